@@ -1,0 +1,90 @@
+//! What is counted: one enum variant is one counter, one field in `status`, one line of
+//! docs/COUNTERS.md. A decision is counted exactly once in each stage that it passes.
+
+/// The stage that a counter belongs to. Sums: all of `Arrival` equals all of `Owner`; all of
+/// `Owner` but [`Counter::OwnerTaken`] equals all of `Detour`; all of `Arrival` equals the
+/// selections of all slots plus [`Counter::Refused`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stage {
+    /// Why the program ran.
+    Arrival,
+    /// What became of the bucket's own worker.
+    Owner,
+    /// Who was asked instead, when it was not the bucket's own.
+    Detour,
+    /// The end of a decision that selected nobody.
+    Verdict,
+    /// Single attempts and mishaps; not one per decision.
+    Incident,
+}
+
+macro_rules! counters {
+    ($($variant:ident $name:literal $stage:ident $help:literal;)*) => {
+        /// A counter of the kernel program: an index into [`crate::layout::Counters::events`].
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        #[repr(u32)]
+        pub enum Counter { $(#[doc = $help] $variant,)* }
+
+        impl Counter {
+            /// All of them, in the order of their indices.
+            pub const ALL: &[Self] = &[$(Self::$variant),*];
+
+            /// The name in `status --json`.
+            #[must_use]
+            pub const fn name(self) -> &'static str {
+                match self { $(Self::$variant => $name),* }
+            }
+
+            /// The stage that it belongs to.
+            #[must_use]
+            pub const fn stage(self) -> Stage {
+                match self { $(Self::$variant => Stage::$stage),* }
+            }
+
+            /// One line for people.
+            #[must_use]
+            pub const fn help(self) -> &'static str {
+                match self { $(Self::$variant => $help),* }
+            }
+        }
+    };
+}
+
+counters! {
+    Packet "arrival_packet" Arrival "a SYN, the ACK that completes a SYN cookie, or a datagram";
+    Migration "arrival_migration" Arrival "a queued connection whose listener closed or was shut down";
+    OwnerTaken "owner_taken" Owner "the worker of the bucket was selected";
+    OwnerNone "owner_none" Owner "the bucket had no worker";
+    OwnerOverloaded "owner_overloaded" Owner "the worker of the bucket was flagged as overloaded";
+    OwnerEjected "owner_ejected" Owner "the worker of the bucket was ejected because it does not accept";
+    OwnerGone "owner_gone" Owner "the socket of the bucket's worker was gone";
+    OwnerClosed "owner_closed" Owner "the service was ending and let nothing new in";
+    DetourCandidate "detour_candidate" Detour "a next candidate of the same key was selected";
+    DetourOwner "detour_owner" Detour "no candidate was fit, so the overloaded owner was selected after all";
+    DetourReady "detour_ready" Detour "any ready worker was selected";
+    DetourHold "detour_hold" Detour "nobody was ready: it waits in the queue of a starting worker";
+    DetourNone "detour_none" Detour "nobody could be selected";
+    Refused "refused" Verdict "answered with RST (TCP) or ICMP port unreachable (UDP)";
+    SelectFailed "select_failed" Incident "single attempts at a socket that failed: its slot was empty";
+    KeyFallback "key_fallback" Incident "the client's address could not be read; the flow was hashed instead";
+}
+
+impl Counter {
+    /// The index in [`crate::layout::Counters::events`].
+    #[must_use]
+    pub const fn index(self) -> usize {
+        self as usize
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn indices_follow_the_order() {
+        for (at, counter) in Counter::ALL.iter().enumerate() {
+            assert_eq!(counter.index(), at);
+        }
+    }
+}

@@ -1,0 +1,39 @@
+//! What `cargo xtask bench decision` compares with: a program that does nothing, and one that
+//! selects a constant slot. Not part of the product.
+#![no_std]
+#![no_main]
+#![expect(unsafe_code, reason = "the names of a section and of a static are fixed")]
+#![expect(missing_docs, unreachable_pub, reason = "aya's macros make public items without docs")]
+
+use aya_ebpf::bindings::sk_action::SK_PASS;
+use aya_ebpf::macros::{map, sk_reuseport};
+use aya_ebpf::maps::ReusePortSockArray;
+use aya_ebpf::programs::SkReuseportContext;
+use reuseport_lb_common::layout::MAX_SLOTS;
+
+#[map]
+static SOCKETS: ReusePortSockArray = ReusePortSockArray::with_max_entries(MAX_SLOTS as u32, 0);
+
+#[unsafe(no_mangle)]
+#[unsafe(link_section = "license")]
+static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";
+
+/// The cost of being called.
+#[sk_reuseport(migrate)]
+pub fn empty(_ctx: SkReuseportContext) -> u32 {
+    SK_PASS
+}
+
+/// The cost of the one helper that nobody can do without.
+#[sk_reuseport(migrate)]
+pub fn bare(ctx: SkReuseportContext) -> u32 {
+    // The outcome is the same either way: the slot is always filled in the benchmark.
+    let _ = SOCKETS.select_reuseport(&ctx, 0);
+    SK_PASS
+}
+
+#[cfg(not(test))]
+#[panic_handler]
+fn panic(_info: &core::panic::PanicInfo<'_>) -> ! {
+    loop {}
+}

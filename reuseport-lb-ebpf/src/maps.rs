@@ -1,0 +1,22 @@
+//! The maps of one group: who writes each, who reads it. All are made anew for every group.
+
+use aya_ebpf::bindings::BPF_F_MMAPABLE;
+use aya_ebpf::macros::map;
+use aya_ebpf::maps::{Array, PerCpuArray, ReusePortSockArray};
+use reuseport_lb_common::layout::{Counters, Load, MAX_SLOTS, Table};
+
+/// Slot → socket. The daemon inserts; the kernel empties a slot whose socket closes.
+#[map]
+pub static SOCKETS: ReusePortSockArray = ReusePortSockArray::with_max_entries(MAX_SLOTS as u32, 0);
+
+/// Bucket → slot, in one value: the daemon writes through mmap, the program reads.
+#[map]
+pub static TABLE: Array<Table> = Array::with_max_entries(1, BPF_F_MMAPABLE);
+
+/// Fitness of slots and the rosters, in one value: the daemon writes through mmap, the program reads.
+#[map]
+pub static LOAD: Array<Load> = Array::with_max_entries(1, BPF_F_MMAPABLE);
+
+/// The program counts, the daemon sums up.
+#[map]
+pub static COUNTERS: PerCpuArray<Counters> = PerCpuArray::with_max_entries(1, 0);

@@ -1,0 +1,204 @@
+//! The command line, as the user wrote it. Not: what it does (`cmd/`).
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::config::Ready;
+use crate::daemon::Paths;
+use crate::kernel::launch;
+use crate::listener::Listener;
+
+const EXAMPLES: &str = "\
+Examples:
+  reuseport-lb run                                              the embedded demo on port 8080
+  reuseport-lb run --listen tcp://127.0.0.1:3000 --workers 3    three embedded workers
+  reuseport-lb run --config /etc/reuseport-lb.toml              your services
+  reuseport-lb status                                           what happens
+
+Exit codes: 0 done, 1 failed, 2 usage or invalid configuration.";
+
+/// Gives every worker of a server its own SO_REUSEPORT socket and picks among them in the kernel by
+/// consistent hashing.
+#[derive(Debug, Parser)]
+#[command(version, after_help = EXAMPLES, max_term_width = 100)]
+pub struct Cli {
+    #[command(flatten)]
+    pub(crate) global: Global,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Global {
+    /// Where the daemon's sockets are
+    #[arg(long, global = true, value_name = "DIR", default_value = "/run/reuseport-lb")]
+    pub(crate) runtime_dir: PathBuf,
+    /// A BPF file system for pins; mounted there if it is not
+    #[arg(long, global = true, value_name = "DIR", default_value = "/sys/fs/bpf")]
+    pub(crate) bpffs: PathBuf,
+    /// Say more; twice: still more
+    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
+    pub(crate) verbose: u8,
+}
+
+impl Global {
+    pub(crate) fn paths(&self) -> Paths {
+        Paths { runtime_dir: self.runtime_dir.clone(), bpffs: self.bpffs.clone() }
+    }
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Run the daemon in the foreground
+    #[command(after_help = "\
+Examples:
+  reuseport-lb run
+  reuseport-lb run --listen tcp://0.0.0.0:8080 --listen udp://0.0.0.0:8080 --workers 8
+  reuseport-lb run --listen tcp://127.0.0.1:3000 --workers 4 -- haproxy -db -f haproxy.cfg
+  reuseport-lb run --config /etc/reuseport-lb.toml
+
+A command gets its sockets as descriptors 3, 4, … in the order of --listen, with LISTEN_FDS,
+LISTEN_PID, LISTEN_FDNAMES, NOTIFY_SOCKET and REUSEPORT_LB_WORKER in its environment.
+Without --config and --listen it listens on tcp and udp of 127.0.0.1:8080 and [::1]:8080.
+SIGTERM, SIGINT and `reuseport-lb stop` end it in order; a second signal ends it at once.")]
+    Run(Run),
+    /// Show services, groups and workers
+    #[command(after_help = "\
+Examples:
+  reuseport-lb status
+  reuseport-lb status web
+  reuseport-lb status --json | jq '.services[].workers[] | {name, state, share}'")]
+    Status(Status),
+    /// Check a configuration file and show what it means; changes nothing
+    #[command(after_help = "\
+Examples:
+  reuseport-lb check /etc/reuseport-lb.toml
+  reuseport-lb check --json /etc/reuseport-lb.toml")]
+    Check(Check),
+    /// Show single decisions as they are made, until Ctrl-C
+    #[command(after_help = "\
+Examples:
+  reuseport-lb trace web
+  reuseport-lb trace web --count 10
+  reuseport-lb trace web --json | jq .worker
+
+Costs a few hundred nanoseconds a decision while it runs, nothing when it does not. A reader that is
+too slow misses decisions, and is told how many.")]
+    Trace(Trace),
+    /// Add or remove workers, and wait until that is done
+    #[command(after_help = "\
+Examples:
+  reuseport-lb scale web 8
+  reuseport-lb scale web 2 --no-wait
+
+New workers get buckets when they are ready. Those with the highest numbers leave: buckets first, then
+the accept queue empties, then SIGTERM, and SIGKILL after drain_timeout.")]
+    Scale(Scale),
+    /// Change the weight of a worker: its share is its weight over the sum of all
+    #[command(after_help = "\
+Examples:
+  reuseport-lb weight web/2 5
+  reuseport-lb weight web/2 0      no new flows for it")]
+    Weight(Weight),
+    /// End the daemon in order, and wait until it is gone
+    #[command(after_help = "\
+Examples:
+  reuseport-lb stop
+  reuseport-lb stop --runtime-dir /run/other")]
+    Stop(Stop),
+    #[command(name = launch::COMMAND, hide = true)]
+    Launch(launch::Arguments),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Run {
+    /// A file with services (docs/CONFIGURATION.md)
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["listen", "workers", "name", "ready", "command"])]
+    pub(crate) config: Option<PathBuf>,
+    /// An address to listen on, like tcp://127.0.0.1:3000 or udp://[::]:53; may be repeated
+    #[arg(long, value_name = "URL")]
+    pub(crate) listen: Vec<Listener>,
+    /// How many workers, at most 1,024
+    #[arg(long, value_name = "N", default_value_t = 4)]
+    pub(crate) workers: usize,
+    /// The name of the service
+    #[arg(long, value_name = "NAME", default_value = "demo")]
+    pub(crate) name: String,
+    /// When a command counts as ready: notify, immediate, or a time, cut short by READY=1
+    #[arg(long, value_name = "WHEN", default_value = "500ms", requires = "command")]
+    pub(crate) ready: Ready,
+    /// The program of a worker, and its arguments; without it the embedded one
+    #[arg(last = true, value_name = "COMMAND")]
+    pub(crate) command: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Status {
+    /// Only this service
+    pub(crate) service: Option<String>,
+    /// As JSON (docs/CONTROL.md)
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Check {
+    /// The configuration file
+    pub(crate) file: PathBuf,
+    /// As JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Trace {
+    /// The service
+    pub(crate) service: String,
+    /// End after this many decisions
+    #[arg(long, value_name = "N")]
+    pub(crate) count: Option<u64>,
+    /// One JSON object a line
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Scale {
+    /// The service
+    pub(crate) service: String,
+    /// How many workers it shall have
+    pub(crate) workers: usize,
+    /// Do not wait until new workers are ready and others are gone
+    #[arg(long)]
+    pub(crate) no_wait: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Weight {
+    /// The worker, like web/2
+    pub(crate) worker: String,
+    /// From 0 to 1,000,000; workers start with 1
+    pub(crate) weight: u32,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Stop {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn global_options_go_before_and_after_the_command() {
+        for line in [["x", "--runtime-dir", "/r", "status"], ["x", "status", "--runtime-dir", "/r"]] {
+            assert_eq!(Cli::parse_from(line).global.runtime_dir, PathBuf::from("/r"));
+        }
+    }
+}

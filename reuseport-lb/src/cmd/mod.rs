@@ -1,0 +1,59 @@
+//! The commands, one file each.
+
+mod check;
+mod client;
+mod run;
+mod scale;
+mod status;
+mod stop;
+mod trace;
+mod weight;
+
+use std::io::IsTerminal;
+
+use anyhow::Result;
+use tracing_subscriber::EnvFilter;
+
+use crate::cli::{Cli, Command};
+use crate::kernel::launch;
+
+/// Does what the command line says.
+pub fn run(cli: Cli) -> Result<()> {
+    log_to_stderr(cli.global.verbose);
+    let paths = cli.global.paths();
+    match cli.command {
+        Command::Run(arguments) => run::run(arguments, &paths),
+        Command::Status(arguments) => status::run(&arguments, &paths),
+        Command::Check(arguments) => check::run(&arguments),
+        Command::Trace(arguments) => trace::run(&arguments, &paths),
+        Command::Scale(arguments) => scale::run(&arguments, &paths),
+        Command::Weight(arguments) => weight::run(&arguments, &paths),
+        Command::Stop(_) => stop::run(&paths),
+        Command::Launch(arguments) => crate::embedded::run(launch::launch(arguments)?),
+    }
+}
+
+/// Prints to standard output; a reader that has gone away (`| head`) is no error.
+fn print(text: &str) -> Result<()> {
+    use std::io::Write;
+    let mut out = std::io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(error.into()),
+        _ => Ok(()),
+    }
+}
+
+fn log_to_stderr(verbose: u8) {
+    let level = match verbose {
+        0 => "reuseport_lb=info,warn",
+        1 => "reuseport_lb=debug,info",
+        _ => "trace",
+    };
+    let filter = EnvFilter::try_from_env("RUST_LOG").unwrap_or_else(|_| EnvFilter::new(level));
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_target(false)
+        .init();
+}

@@ -1,0 +1,39 @@
+//! `trace`: single decisions as they are made.
+
+use anyhow::Result;
+
+use super::client::Client;
+use crate::cli;
+use crate::daemon::Paths;
+use crate::trace::Decision;
+
+pub(super) fn run(arguments: &cli::Trace, paths: &Paths) -> Result<()> {
+    let client = Client::new(paths)?;
+    let mut left = arguments.count.unwrap_or(u64::MAX);
+    client.lines(&format!("/v1/services/{}/trace", arguments.service), |line| {
+        if line.is_empty() {
+            return Ok(left > 0);
+        }
+        match serde_json::from_str::<Decision>(line) {
+            Ok(_) if arguments.json => super::print(&format!("{line}\n"))?,
+            Ok(decision) => super::print(&render(&decision))?,
+            // Only the word of how many were missed is not a decision.
+            Err(_) => eprintln!("reuseport-lb: too slow: {line}"),
+        }
+        left -= 1;
+        Ok(left > 0)
+    })
+}
+
+fn render(decision: &Decision) -> String {
+    let who = match (&decision.worker, decision.slot) {
+        (Some(worker), _) => worker.clone(),
+        (None, Some(slot)) => format!("slot {slot}"),
+        (None, None) => "refused".into(),
+    };
+    let detour = decision.detour.as_ref().map(|detour| format!(" {detour}")).unwrap_or_default();
+    format!(
+        "{} key {:08x} bucket {:5} → {who}  ({} {}{detour})\n",
+        decision.listen, decision.key, decision.bucket, decision.arrival, decision.owner
+    )
+}

@@ -1,0 +1,417 @@
+//! Configuration: as the user wrote it → validated. Not: what a running service does with it.
+
+use std::collections::HashMap;
+use std::num::NonZeroU32;
+use std::path::Path;
+use std::time::Duration;
+
+use serde::de::{Error as _, Visitor};
+use serde::{Deserialize, Deserializer};
+use toml::Spanned;
+
+use crate::listener::Listener;
+
+/// Most workers of one service: half of the slots, so that all can be replaced at once.
+pub const MAX_WORKERS: usize = 1024;
+
+/// Most listeners of one service; each costs every worker a socket.
+pub const MAX_LISTENERS: usize = 64;
+
+/// What was wrong, where, and how to mend it. The command then ends with exit code 2.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct Invalid(pub String);
+
+/// What is hashed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Affinity {
+    /// The 4-tuple: every connection for itself.
+    #[default]
+    Flow,
+    /// The client's address: a client keeps its worker.
+    Source,
+}
+
+impl std::fmt::Display for Affinity {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Flow => "flow",
+            Self::Source => "source",
+        })
+    }
+}
+
+/// What happens to new connections while no worker is ready.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum WhenEmpty {
+    /// They wait in the queue of a starting worker.
+    #[default]
+    Hold,
+    /// RST or ICMP port unreachable.
+    Reject,
+}
+
+/// What happens to the buckets of a worker that crashed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OnCrash {
+    /// They wait for its successor, for `hold_timeout`.
+    #[default]
+    Hold,
+    /// They move to the other workers at once.
+    Migrate,
+}
+
+/// When a worker counts as ready.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Ready {
+    /// When it says `READY=1` (sd_notify(3)).
+    #[default]
+    Notify,
+    /// As soon as its process runs.
+    Immediate,
+    /// After this time, or at `READY=1` if that comes earlier.
+    After(Duration),
+}
+
+/// One validated service.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Service {
+    /// Its name; workers are `name/0`, `name/1`, …
+    pub name: String,
+    /// What it listens on; workers get their sockets in this order.
+    pub listen: Vec<Listener>,
+    /// Program and arguments of a worker; empty: the embedded worker.
+    pub command: Vec<String>,
+    /// How many workers.
+    pub workers: usize,
+    /// What is hashed.
+    pub affinity: Affinity,
+    /// When a worker counts as ready.
+    pub ready: Ready,
+    /// What a crash means for the worker's buckets.
+    pub on_crash: OnCrash,
+    /// How long a crashed worker keeps its buckets.
+    pub hold_timeout: Duration,
+    /// How long a leaving worker may take.
+    pub drain_timeout: Duration,
+    /// What happens while nobody is ready.
+    pub when_empty: WhenEmpty,
+    /// Accept queue of each TCP socket, in connections; the kernel caps it at net.core.somaxconn.
+    pub backlog: u32,
+    /// Whom workers run as.
+    pub user: Option<String>,
+}
+
+impl Service {
+    /// A service with the default of every setting.
+    #[must_use]
+    pub fn new(name: &str, listen: Vec<Listener>, workers: usize) -> Self {
+        Self {
+            name: name.into(),
+            listen,
+            command: Vec::new(),
+            workers,
+            affinity: Affinity::default(),
+            ready: Ready::default(),
+            on_crash: OnCrash::default(),
+            hold_timeout: Duration::from_secs(2),
+            drain_timeout: Duration::from_secs(30),
+            when_empty: WhenEmpty::default(),
+            backlog: 4096,
+            user: None,
+        }
+    }
+
+    /// The service that `reuseport-lb run` serves when told nothing else.
+    #[must_use]
+    pub fn demo() -> Self {
+        let both = |protocol| {
+            [([127, 0, 0, 1], 8080).into(), ([0, 0, 0, 0, 0, 0, 0, 1], 8080).into()]
+                .map(|address| Listener { protocol, address })
+        };
+        let listen = [both(crate::listener::Protocol::Tcp), both(crate::listener::Protocol::Udp)].concat();
+        Self::new("demo", listen, 4)
+    }
+
+    /// Checks what no single key can tell.
+    pub fn validate(&self) -> Result<(), String> {
+        check_name(&self.name)?;
+        check_workers(self.workers)?;
+        if self.listen.is_empty() {
+            return Err(format!("service {:?} listens on nothing: give it `listen = [\"tcp://…\"]`", self.name));
+        }
+        if self.listen.len() > MAX_LISTENERS {
+            return Err(format!("service {:?} has {} listeners; the most is {MAX_LISTENERS}", self.name, self.listen.len()));
+        }
+        Ok(())
+    }
+}
+
+/// Checks a number of workers.
+pub fn check_workers(workers: usize) -> Result<(), String> {
+    if workers > MAX_WORKERS {
+        return Err(format!("{workers} workers are too many: a service has at most {MAX_WORKERS}"));
+    }
+    Ok(())
+}
+
+fn check_name(name: &str) -> Result<(), String> {
+    let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+    if name.is_empty() || name.len() > 64 || !name.chars().all(allowed) || name.starts_with('.') {
+        return Err(format!(
+            "{name:?} is not a name: use 1 to 64 letters, digits, '-', '_' and '.', not '.' at the start"
+        ));
+    }
+    Ok(())
+}
+
+/// Reads and validates a configuration file.
+pub fn read(path: &Path) -> Result<Vec<Service>, Invalid> {
+    let text = std::fs::read_to_string(path)
+        .map_err(|error| Invalid(format!("cannot read {}: {error}", path.display())))?;
+    parse(&text).map_err(|Invalid(error)| Invalid(format!("{}: {error}", path.display())))
+}
+
+/// Validates the text of a configuration.
+pub fn parse(text: &str) -> Result<Vec<Service>, Invalid> {
+    let file: File = toml::from_str(text).map_err(|error| Invalid(located(text, error.span(), error.message())))?;
+    let mut services = Vec::new();
+    let mut names = HashMap::new();
+    let mut addresses: HashMap<Listener, String> = HashMap::new();
+    for written in file.service {
+        let at = |span: std::ops::Range<usize>, message: &str| Invalid(located(text, Some(span), message));
+        let whole = written.span();
+        let (service, spans) = written.into_inner().validated(text)?;
+        service.validate().map_err(|error| {
+            let span = if error.contains("workers") { spans.workers.clone() } else { None };
+            at(span.unwrap_or_else(|| spans.name.clone()), &error)
+        })?;
+        if names.insert(service.name.clone(), ()).is_some() {
+            return Err(at(spans.name, &format!("there are two services {:?}; names must differ", service.name)));
+        }
+        for (listener, span) in service.listen.iter().zip(spans.listen) {
+            if let Some(other) = addresses.insert(*listener, service.name.clone())
+                && listener.address.port() != 0
+            {
+                let message = if other == service.name {
+                    format!("{listener} is listed twice")
+                } else {
+                    format!("{listener} belongs to service {other:?} already; one address has one service")
+                };
+                return Err(at(span, &message));
+            }
+        }
+        let _ = whole;
+        services.push(service);
+    }
+    if services.is_empty() {
+        return Err(Invalid("there is no service in it; add one that starts with [[service]]".into()));
+    }
+    Ok(services)
+}
+
+/// `line 3: message`, with the line itself.
+fn located(text: &str, span: Option<std::ops::Range<usize>>, message: &str) -> String {
+    let message = message.trim();
+    let Some(span) = span else { return message.to_owned() };
+    let before = &text[..span.start.min(text.len())];
+    let number = before.matches('\n').count() + 1;
+    let line = text.lines().nth(number - 1).unwrap_or_default();
+    format!("line {number}: {message}\n  {number} | {}", line.trim_end())
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct File {
+    #[serde(default)]
+    service: Vec<Spanned<Written>>,
+}
+
+/// A service as it is written. Keys that are specified but not built yet are known, to say so.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Written {
+    name: Spanned<String>,
+    listen: Spanned<Vec<Spanned<String>>>,
+    command: Option<Spanned<Vec<String>>>,
+    workers: Option<Spanned<usize>>,
+    #[serde(default)]
+    affinity: Affinity,
+    #[serde(default)]
+    ready: Ready,
+    #[serde(default)]
+    on_crash: OnCrash,
+    hold_timeout: Option<Span>,
+    drain_timeout: Option<Span>,
+    #[serde(default)]
+    when_empty: WhenEmpty,
+    backlog: Option<NonZeroU32>,
+    user: Option<Spanned<String>>,
+    stall_timeout: Option<Spanned<toml::Value>>,
+    overload: Option<Spanned<toml::Value>>,
+    idle_timeout: Option<Spanned<toml::Value>>,
+    watchdog: Option<Spanned<toml::Value>>,
+}
+
+/// Where the keys stand whose values are checked together.
+struct Spans {
+    name: std::ops::Range<usize>,
+    listen: Vec<std::ops::Range<usize>>,
+    workers: Option<std::ops::Range<usize>>,
+}
+
+impl Written {
+    fn validated(self, text: &str) -> Result<(Service, Spans), Invalid> {
+        let at = |span: std::ops::Range<usize>, message: String| Invalid(located(text, Some(span), &message));
+        for (key, value) in [
+            ("stall_timeout", &self.stall_timeout),
+            ("overload", &self.overload),
+            ("idle_timeout", &self.idle_timeout),
+            ("watchdog", &self.watchdog),
+        ] {
+            if let Some(value) = value {
+                return Err(at(value.span(), format!("`{key}` does nothing in this version yet: remove the line")));
+            }
+        }
+        let mut listen = Vec::new();
+        let mut spans = Spans {
+            name: self.name.span(),
+            listen: Vec::new(),
+            workers: self.workers.as_ref().map(Spanned::span),
+        };
+        for url in self.listen.into_inner() {
+            let span = url.span();
+            listen.push(url.into_inner().parse().map_err(|error| at(span.clone(), error))?);
+            spans.listen.push(span);
+        }
+        let mut service =
+            Service::new(self.name.get_ref(), listen, self.workers.map_or(1, Spanned::into_inner));
+        if let Some(command) = self.command {
+            let span = command.span();
+            service.command = command.into_inner();
+            if service.command.first().is_none_or(String::is_empty) {
+                return Err(at(span, "`command` is empty: give a program, or leave the key out".into()));
+            }
+        }
+        if let Some(user) = self.user {
+            let span = user.span();
+            let user = user.into_inner();
+            crate::kernel::host::user(&user).map_err(|error| at(span, format!("{error:#}")))?;
+            service.user = Some(user);
+        }
+        service.affinity = self.affinity;
+        service.ready = self.ready;
+        service.on_crash = self.on_crash;
+        service.when_empty = self.when_empty;
+        service.hold_timeout = self.hold_timeout.map_or(service.hold_timeout, |span| span.0);
+        service.drain_timeout = self.drain_timeout.map_or(service.drain_timeout, |span| span.0);
+        service.backlog = self.backlog.map_or(service.backlog, NonZeroU32::get);
+        Ok((service, spans))
+    }
+}
+
+/// A time like `500ms`, `2s` or `1m 30s`.
+struct Span(Duration);
+
+impl<'de> Deserialize<'de> for Span {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Text;
+        impl Visitor<'_> for Text {
+            type Value = Span;
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str("a time like \"500ms\", \"2s\" or \"1m 30s\"")
+            }
+            fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<Span, E> {
+                duration(text).map(Span).map_err(E::custom)
+            }
+        }
+        deserializer.deserialize_str(Text)
+    }
+}
+
+impl<'de> Deserialize<'de> for Ready {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer)?.parse().map_err(D::Error::custom)
+    }
+}
+
+impl std::str::FromStr for Ready {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "notify" => Ok(Self::Notify),
+            "immediate" => Ok(Self::Immediate),
+            other => duration(other)
+                .map(Self::After)
+                .map_err(|_| format!("{other:?} is not \"notify\", \"immediate\" or a time like \"500ms\"")),
+        }
+    }
+}
+
+fn duration(text: &str) -> Result<Duration, String> {
+    humantime::parse_duration(text)
+        .map_err(|error| format!("{text:?} is not a time ({error}); write it like \"500ms\", \"2s\" or \"1m 30s\""))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MINIMAL: &str = "[[service]]\nname = \"web\"\nlisten = [\"tcp://127.0.0.1:80\"]\n";
+
+    #[test]
+    fn a_minimal_service_has_the_defaults() {
+        let services = parse(MINIMAL).unwrap();
+        assert_eq!(services, [Service::new("web", vec!["tcp://127.0.0.1:80".parse().unwrap()], 1)]);
+    }
+
+    #[test]
+    fn every_key_is_read() {
+        let text = format!(
+            "{MINIMAL}command = [\"./server\", \"--fd\", \"3\"]\nworkers = 4\naffinity = \"source\"\nready = \"500ms\"\n\
+             on_crash = \"migrate\"\nhold_timeout = \"3s\"\ndrain_timeout = \"1m 30s\"\nwhen_empty = \"reject\"\n\
+             backlog = 17\nuser = \"root\"\n"
+        );
+        let service = parse(&text).unwrap().remove(0);
+        assert_eq!(service.command, ["./server", "--fd", "3"]);
+        assert_eq!((service.workers, service.backlog), (4, 17));
+        assert_eq!((service.affinity, service.when_empty), (Affinity::Source, WhenEmpty::Reject));
+        assert_eq!((service.on_crash, service.ready), (OnCrash::Migrate, Ready::After(Duration::from_millis(500))));
+        assert_eq!((service.hold_timeout, service.drain_timeout), (Duration::from_secs(3), Duration::from_secs(90)));
+        assert_eq!(service.user.as_deref(), Some("root"));
+    }
+
+    #[test]
+    fn errors_name_the_line_and_the_fix() {
+        for (added, line, says) in [
+            ("wrokers = 4", 4, "unknown field `wrokers`"),
+            ("workers = \"4\"", 4, "invalid type"),
+            ("workers = 1025", 4, "at most 1024"),
+            ("workers = -1", 4, "invalid value"),
+            ("affinity = \"client\"", 4, "expected `flow` or `source`"),
+            ("ready = \"soon\"", 4, "\"notify\", \"immediate\" or a time"),
+            ("hold_timeout = 2", 4, "a time like"),
+            ("hold_timeout = \"2 parsecs\"", 4, "is not a time"),
+            ("backlog = 0", 4, "nonzero"),
+            ("command = []", 4, "`command` is empty"),
+            ("user = \"no-such-user\"", 4, "no user"),
+            ("stall_timeout = \"1s\"", 4, "does nothing in this version"),
+            ("\n[[service]]\nname = \"web\"\nlisten = [\"tcp://127.0.0.1:81\"]", 6, "two services"),
+            ("\n[[service]]\nname = \"b\"\nlisten = [\"tcp://127.0.0.1:80\"]", 7, "belongs to service \"web\""),
+            ("\n[[service]]\nname = \"b\"\nlisten = [\"tcp://127.0.0.1\"]", 7, "the port"),
+            ("\n[[service]]\nname = \"b/c\"\nlisten = [\"tcp://127.0.0.1:81\"]", 6, "is not a name"),
+            ("\n[[service]]\nname = \"b\"\nlisten = []", 6, "listens on nothing"),
+            ("\n[[service]]\nlisten = []", 5, "missing field `name`"),
+            ("= 4", 4, ""),
+        ] {
+            let Invalid(error) = parse(&format!("{MINIMAL}{added}\n")).unwrap_err();
+            assert!(error.starts_with(&format!("line {line}:")), "{added}: {error}");
+            assert!(error.contains(says), "{added}: {error}");
+        }
+        assert!(parse("").unwrap_err().0.contains("[[service]]"));
+    }
+}

@@ -1,0 +1,231 @@
+//! The daemon: puts services, signals and the control socket together, and ends in order.
+
+use std::fs::{self, DirBuilder, File};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+
+use anyhow::{Context, Result, bail};
+use tokio::net::UnixListener;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::mpsc;
+use tokio::task::{JoinSet, LocalSet};
+use tracing::{info, warn};
+
+use crate::config;
+use crate::control::{self, Services};
+use crate::kernel::bpffs::Pins;
+use crate::kernel::host;
+use crate::notify;
+use crate::service::{Command, Report, Service, Surroundings};
+
+/// Longest path of a UNIX socket: `sun_path` (unix(7)) without its terminating zero.
+const SUN_PATH: usize = 107;
+
+/// Longest name that a notification socket can have: service, number and count of starts.
+const NOTIFY_NAME: usize = 64 + 1 + 4 + 1 + 8;
+
+/// Where a daemon lives.
+#[derive(Clone, Debug)]
+pub struct Paths {
+    /// Its sockets and lock.
+    pub runtime_dir: PathBuf,
+    /// A BPF file system; mounted there if none is.
+    pub bpffs: PathBuf,
+}
+
+impl Paths {
+    /// The socket for administrators.
+    #[must_use]
+    pub fn control(&self) -> PathBuf {
+        self.runtime_dir.join("control.sock")
+    }
+}
+
+/// Runs `services` until SIGTERM, SIGINT or `stop`; a second signal ends it without patience.
+/// Returns when no process, pin or socket file of it is left.
+pub fn run(services: Vec<config::Service>, paths: &Paths) -> Result<()> {
+    host::require_root()?;
+    for service in &services {
+        crate::service::find_command(service).map_err(anyhow::Error::msg)?;
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let open_files = host::raise_open_files();
+    let files = Files::make(paths)?;
+    let pins = Pins::prepare(&paths.bpffs, &paths.runtime_dir)?;
+    let surroundings = Rc::new(Surroundings { pins, runtime_dir: paths.runtime_dir.clone(), open_files });
+    let ended = LocalSet::new().block_on(&runtime, serve(services, &files, surroundings.clone()));
+    surroundings.pins.remove()?;
+    ended
+}
+
+async fn serve(services: Vec<config::Service>, files: &Files, surroundings: Rc<Surroundings>) -> Result<()> {
+    let mut signals = [signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?];
+    let mut hangup = signal(SignalKind::hangup())?;
+    let listener = files.listen()?;
+
+    let mut running = JoinSet::new();
+    let mut all = Vec::new();
+    let mut reports = Vec::new();
+    for service in services {
+        let (name, summary) = (service.name.clone(), summary(&service));
+        let (report, reported) = mpsc::unbounded_channel();
+        let opened = Service::open(service, surroundings.clone(), report)?;
+        let (send, receive) = mpsc::unbounded_channel();
+        reports.push((name.clone(), summary, reported));
+        all.push((name, send));
+        running.spawn_local(opened.run(receive));
+    }
+    let (stop, mut stopped) = mpsc::unbounded_channel();
+    let services = Rc::new(Services { all, stop });
+    tokio::task::spawn_local(control::serve(listener, services.clone()));
+    info!("control socket {}", files.paths.control().display());
+
+    let (verdict, mut verdicts) = mpsc::unbounded_channel();
+    for (name, summary, mut reported) in reports {
+        let verdict = verdict.clone();
+        tokio::task::spawn_local(async move {
+            while let Some(report) = reported.recv().await {
+                match report {
+                    Report::Settled => info!("service {name} is up: {summary}"),
+                    Report::Failed(error) => drop(verdict.send(error)),
+                }
+            }
+        });
+    }
+
+    let mut outcome = Ok(());
+    loop {
+        tokio::select! {
+            () = any(&mut signals) => break,
+            _ = stopped.recv() => break,
+            _ = hangup.recv() => warn!("SIGHUP: there is no reload in this version; nothing changes"),
+            Some(error) = verdicts.recv() => {
+                outcome = Err(error);
+                break;
+            }
+        }
+    }
+    info!("stopping: nothing new is let in, workers finish what they have");
+    let tell = |command: fn() -> Command| {
+        for (_, commands) in &services.all {
+            // A service that has ended already needs no telling.
+            let _ = commands.send(command());
+        }
+    };
+    tell(|| Command::Stop);
+    if outcome.is_err() {
+        tell(|| Command::Kill);
+    }
+    loop {
+        tokio::select! {
+            ended = running.join_next() => match ended {
+                None => break,
+                Some(Err(error)) => outcome = outcome.and(Err(error).context("a service's task failed")),
+                Some(Ok(())) => {}
+            },
+            () = any(&mut signals) => {
+                warn!("a second signal: workers are killed");
+                tell(|| Command::Kill);
+            }
+        }
+    }
+    info!("stopped");
+    outcome
+}
+
+fn summary(service: &config::Service) -> String {
+    let listeners: Vec<String> = service.listen.iter().map(ToString::to_string).collect();
+    let workers = if service.workers == 1 { "1 worker".into() } else { format!("{} workers", service.workers) };
+    format!("{workers} on {}", listeners.join(" "))
+}
+
+async fn any(signals: &mut [Signal; 2]) {
+    let [one, other] = signals;
+    tokio::select! {
+        _ = one.recv() => {}
+        _ = other.recv() => {}
+    }
+}
+
+/// The runtime directory with its lock; removed on drop, as far as it is ours.
+struct Files {
+    paths: Paths,
+    made: bool,
+    _lock: File,
+}
+
+impl Files {
+    fn make(paths: &Paths) -> Result<Self> {
+        let directory = &paths.runtime_dir;
+        let longest = notify::directory(directory).as_os_str().len() + 1 + NOTIFY_NAME;
+        if longest > SUN_PATH {
+            bail!(
+                "the runtime directory {} is too long a path for sockets in it: use one of at most {} bytes",
+                directory.display(),
+                SUN_PATH - (longest - directory.as_os_str().len())
+            );
+        }
+        let made = !directory.exists();
+        let make = |path: &Path, mode| DirBuilder::new().recursive(true).mode(mode).create(path);
+        make(directory, 0o755)
+            .with_context(|| format!("cannot make the runtime directory {}", directory.display()))?;
+        let path = directory.join("daemon.lock");
+        let mut lock = File::options()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .open(&path)
+            .with_context(|| format!("cannot open {}", path.display()))?;
+        if !host::try_lock(&lock).with_context(|| format!("cannot lock {}", path.display()))? {
+            let mut pid = String::new();
+            let _ = lock.read_to_string(&mut pid);
+            bail!(
+                "another reuseport-lb (process {}) runs in {}: stop it with `reuseport-lb stop`, or give this one \
+                 its own --runtime-dir",
+                pid.trim(),
+                directory.display()
+            );
+        }
+        // From here on the directory is ours, and leaving early cleans it up.
+        let files = Self { paths: paths.clone(), made, _lock: lock };
+        files.prepare().with_context(|| format!("cannot prepare the runtime directory {}", directory.display()))?;
+        Ok(files)
+    }
+
+    fn prepare(&self) -> io::Result<()> {
+        self.sweep();
+        let mut lock = &self._lock;
+        lock.set_len(0)?;
+        write!(lock, "{}", std::process::id())?;
+        let notify = notify::directory(&self.paths.runtime_dir);
+        DirBuilder::new().mode(0o711).create(&notify)?;
+        fs::set_permissions(&notify, fs::Permissions::from_mode(0o711))
+    }
+
+    /// Listens on the control socket, for root only from its first moment.
+    fn listen(&self) -> Result<UnixListener> {
+        let path = self.paths.control();
+        host::with_umask(0o177, || UnixListener::bind(&path))
+            .with_context(|| format!("cannot make the control socket {}", path.display()))
+    }
+
+    /// Removes what this or an earlier daemon made; what is missing is no error.
+    fn sweep(&self) {
+        let _ = fs::remove_file(self.paths.control());
+        let _ = fs::remove_dir_all(notify::directory(&self.paths.runtime_dir));
+    }
+}
+
+impl Drop for Files {
+    fn drop(&mut self) {
+        self.sweep();
+        let _ = fs::remove_file(self.paths.runtime_dir.join("daemon.lock"));
+        if self.made {
+            // Only if nobody else has put anything into it.
+            let _ = fs::remove_dir(&self.paths.runtime_dir);
+        }
+    }
+}

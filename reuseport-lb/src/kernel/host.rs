@@ -1,0 +1,66 @@
+//! This process and the kernel that it runs on: rights, limits, version, the lock of a daemon.
+
+use std::fs::File;
+use std::io;
+
+use anyhow::{Result, bail};
+use rustix::fs::{FlockOperation, flock};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
+/// The kernel's release, like `6.1.0-42-amd64`.
+#[must_use]
+pub fn release() -> String {
+    rustix::system::uname().release().to_string_lossy().into_owned()
+}
+
+/// Fails unless this process is root.
+pub fn require_root() -> Result<()> {
+    if !rustix::process::geteuid().is_root() {
+        bail!("not root: loading programs into the kernel needs it; run it with sudo");
+    }
+    Ok(())
+}
+
+/// Raises the limit of open files as far as it goes; returns the old one, for workers.
+pub fn raise_open_files() -> Rlimit {
+    let old = getrlimit(Resource::Nofile);
+    // Best effort: with fewer files there is only room for fewer workers, and that fails clearly.
+    let _ = setrlimit(Resource::Nofile, Rlimit { current: old.maximum, maximum: old.maximum });
+    old
+}
+
+/// Takes the lock on `file` for as long as it is open; false if another process has it.
+pub fn try_lock(file: &File) -> io::Result<bool> {
+    match flock(file, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(true),
+        Err(rustix::io::Errno::WOULDBLOCK) => Ok(false),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// A user that workers run as.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct User {
+    /// As in the password database.
+    pub name: String,
+    /// User id.
+    pub uid: u32,
+    /// Primary group id.
+    pub gid: u32,
+}
+
+/// Looks `name` up in the password database.
+pub fn user(name: &str) -> Result<User> {
+    match nix::unistd::User::from_name(name)? {
+        Some(user) => Ok(User { name: user.name, uid: user.uid.as_raw(), gid: user.gid.as_raw() }),
+        None => bail!("there is no user {name:?} on this machine"),
+    }
+}
+
+/// Runs `act` with a file creation mask, so that what it makes is never wider than that.
+pub fn with_umask<T>(mask: u32, act: impl FnOnce() -> T) -> T {
+    let old = rustix::process::umask(rustix::fs::Mode::from_bits_truncate(mask));
+    let made = act();
+    rustix::process::umask(old);
+    made
+}

@@ -1,0 +1,15 @@
+//! Everything that talks to the kernel: the only module of this crate with system calls and unsafe
+//! code. What to do is decided elsewhere; here it is done, and errors say on which object.
+#![expect(unsafe_code, reason = "this is the module for it; each block says why it is sound")]
+
+pub mod bpffs;
+pub mod datagram;
+pub mod group;
+pub mod host;
+pub mod launch;
+pub mod process;
+pub mod socket;
+pub mod strangers;
+pub mod watch;
+
+mod mapped;

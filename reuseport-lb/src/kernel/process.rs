@@ -1,0 +1,145 @@
+//! Worker processes as the daemon sees them: started, signalled and watched through a pidfd, so that
+//! a reused process id can never be mistaken for a worker.
+
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use anyhow::{Context, Result};
+use rustix::process::{
+    Pid, PidfdFlags, Rlimit, Signal, WaitId, WaitIdOptions, kill_process_group, pidfd_open, pidfd_send_signal, waitid,
+};
+use socket2::Socket;
+use tokio::io::unix::AsyncFd;
+
+use super::host::User;
+use super::watch;
+
+/// How a new worker is to be started.
+pub struct Launch<'a> {
+    /// Like `web/2`; the worker finds it in `REUSEPORT_LB_WORKER`.
+    pub name: &'a str,
+    /// Its sockets and their names, in the order of the service's listeners.
+    pub sockets: Vec<(&'a Socket, String)>,
+    /// The socket that hears its `READY=1`.
+    pub notify: &'a Path,
+    /// Whom it runs as; `None`: as the daemon.
+    pub user: Option<&'a User>,
+    /// Program and arguments; empty: the embedded worker.
+    pub command: &'a [String],
+    /// The limit of open files that the daemon was started with.
+    pub open_files: Rlimit,
+}
+
+/// A process that the daemon watches. Dropping it does not end the process.
+pub struct Process {
+    pid: Pid,
+    pidfd: AsyncFd<OwnedFd>,
+}
+
+/// How a process ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Exit {
+    /// By itself, with this status.
+    Status(i32),
+    /// By this signal.
+    Signal(i32),
+}
+
+impl std::fmt::Display for Exit {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Status(status) => write!(f, "exited with status {status}"),
+            Self::Signal(signal) => match nix::sys::signal::Signal::try_from(*signal) {
+                Ok(name) => write!(f, "was killed by {name}"),
+                Err(_) => write!(f, "was killed by signal {signal}"),
+            },
+        }
+    }
+}
+
+/// Starts a worker: this program again, as `launch`, which inherits the sockets, arranges them as
+/// the worker expects and becomes the command (see [`super::launch`]). Must be called in a tokio runtime.
+pub fn spawn(launch: &Launch<'_>) -> Result<Process> {
+    let fds: Vec<RawFd> = launch.sockets.iter().map(|(socket, _)| socket.as_raw_fd()).collect();
+    let open_files = launch.open_files;
+    let mut command = Command::new("/proc/self/exe");
+    command.arg0("reuseport-lb").args(super::launch::arguments(launch, &fds)).stdin(Stdio::null());
+    // A group of its own: Ctrl-C in the daemon's terminal is not for the worker, and what the
+    // worker leaves behind can be ended with it.
+    command.process_group(0);
+    // SAFETY: between fork and exec only fcntl and setrlimit run, which are async-signal-safe.
+    unsafe {
+        command.pre_exec(move || {
+            for fd in &fds {
+                if libc::fcntl(*fd, libc::F_SETFD, 0) < 0 {
+                    return Err(io::Error::last_os_error());
+                }
+            }
+            rustix::process::setrlimit(rustix::process::Resource::Nofile, open_files)?;
+            Ok(())
+        });
+    }
+    let child = command.spawn().with_context(|| format!("cannot start worker {}", launch.name))?;
+    let pid = Pid::from_child(&child);
+    Process::open(pid)
+}
+
+
+impl Process {
+    fn open(pid: Pid) -> Result<Self> {
+        let pidfd = pidfd_open(pid, PidfdFlags::NONBLOCK).context("cannot watch a process (pidfd_open)")?;
+        Ok(Self { pid, pidfd: watch::readable(pidfd)? })
+    }
+
+    /// The process id.
+    #[must_use]
+    pub fn pid(&self) -> i32 {
+        self.pid.as_raw_nonzero().get()
+    }
+
+    /// Asks it to end (SIGTERM).
+    pub fn terminate(&self) {
+        self.signal(Signal::TERM);
+    }
+
+    /// Ends it and everything that it started in its process group (SIGKILL).
+    pub fn kill(&self) {
+        self.signal(Signal::KILL);
+    }
+
+    fn signal(&self, signal: Signal) {
+        // It may just have ended by itself, which is what the caller wants; anything else that could
+        // go wrong shows when it does not end.
+        let _ = pidfd_send_signal(self.pidfd.get_ref(), signal);
+    }
+
+    /// Waits until the process ends, ends what it left in its process group, and reaps it.
+    pub async fn wait(&self) -> io::Result<Exit> {
+        loop {
+            let mut guard = self.pidfd.readable().await?;
+            let id = || WaitId::PidFd(rustix::fd::AsFd::as_fd(self.pidfd.get_ref()));
+            let look = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
+            if waitid(id(), look)?.is_none() {
+                guard.clear_ready();
+                continue;
+            }
+            // Before it is reaped its id cannot belong to another group.
+            let _ = kill_process_group(self.pid, Signal::KILL);
+            let Some(status) = waitid(id(), WaitIdOptions::EXITED | WaitIdOptions::NOHANG)? else { continue };
+            return Ok(match (status.exit_status(), status.terminating_signal()) {
+                (Some(status), _) => Exit::Status(status),
+                (None, signal) => Exit::Signal(signal.unwrap_or_default()),
+            });
+        }
+    }
+}
+
+/// Whether there is a process with this id.
+#[must_use]
+pub fn exists(pid: u32) -> bool {
+    let pid = i32::try_from(pid).ok().and_then(Pid::from_raw);
+    pid.is_some_and(|pid| rustix::process::test_kill_process(pid) != Err(rustix::io::Errno::SRCH))
+}

@@ -1,0 +1,117 @@
+//! The sockets of a group: made by the daemon, which keeps a duplicate of each, so that a socket
+//! outlives its worker, with its queue.
+
+use std::io;
+use std::mem::MaybeUninit;
+use std::os::fd::AsRawFd;
+
+use anyhow::{Context, Result};
+use serde::Serialize;
+use socket2::{Domain, Protocol as Ip, SockAddr, Socket, Type};
+
+use super::group::Group;
+use crate::listener::{Listener, Protocol};
+
+/// How much waits in a socket and how much can: connections for TCP, bytes for UDP.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Queue {
+    /// Accept queue (`tcpi_unacked`), or memory of queued datagrams (`SK_MEMINFO_RMEM_ALLOC`).
+    pub queue: u32,
+    /// Backlog (`tcpi_sacked`), or receive buffer (`SK_MEMINFO_RCVBUF`).
+    pub backlog: u32,
+}
+
+/// Opens another socket of `group`: bound to the listener's address and, for TCP, listening.
+///
+/// The program is attached to the `first` one before it can receive anything, so that the group
+/// never decides without it; the others inherit it. A socket that has a program already may not
+/// join a group that exists (`inet_csk_bind_conflict`, `udp_lib_lport_inuse`: EADDRINUSE), so if
+/// strangers made the group, the program is attached as soon as the socket is in.
+pub fn open(listener: &Listener, group: &Group, backlog: u32, first: bool) -> Result<Socket> {
+    let opened = match make(listener, group, backlog, first) {
+        Err(error) if first && error.kind() == io::ErrorKind::AddrInUse => make(listener, group, backlog, false),
+        opened => opened,
+    };
+    let socket = opened.map_err(|error| explain(error, listener))?;
+    group.attach(&socket).with_context(|| format!("cannot take over the group of {listener}"))?;
+    Ok(socket)
+}
+
+fn make(listener: &Listener, group: &Group, backlog: u32, attach: bool) -> io::Result<Socket> {
+    let (kind, ip) = match listener.protocol {
+        Protocol::Tcp => (Type::STREAM, Ip::TCP),
+        Protocol::Udp => (Type::DGRAM, Ip::UDP),
+    };
+    let socket = Socket::new(Domain::for_address(listener.address), kind, Some(ip))?;
+    if listener.address.is_ipv6() {
+        socket.set_only_v6(true)?;
+    }
+    if listener.protocol == Protocol::Tcp {
+        // Connections of an earlier server in TIME_WAIT do not keep us out.
+        socket.set_reuse_address(true)?;
+    }
+    socket.set_reuse_port(true)?;
+    let attach = || if attach { group.attach(&socket) } else { Ok(()) };
+    match listener.protocol {
+        Protocol::Tcp => {
+            socket.bind(&SockAddr::from(listener.address))?;
+            attach()?;
+            socket.listen(i32::try_from(backlog).unwrap_or(i32::MAX))?;
+        }
+        Protocol::Udp => {
+            attach()?;
+            socket.bind(&SockAddr::from(listener.address))?;
+        }
+    }
+    Ok(socket)
+}
+
+fn explain(error: io::Error, listener: &Listener) -> anyhow::Error {
+    let port = listener.address.port();
+    let meaning = match error.raw_os_error() {
+        Some(libc::EADDRINUSE) => format!(
+            "the address is in use by a socket without SO_REUSEPORT, or of another user; `ss -ltunp sport = :{port}` \
+             shows which"
+        ),
+        Some(libc::EADDRNOTAVAIL) => "no interface of this machine has that address; `ip address` lists them".into(),
+        Some(libc::EACCES) => format!("port {port} needs root or CAP_NET_BIND_SERVICE"),
+        Some(libc::EAFNOSUPPORT) => "this kernel does not speak that address family".into(),
+        Some(libc::EMFILE) => "too many open files; raise the hard limit (ulimit -Hn, LimitNOFILE=)".into(),
+        _ => "the kernel refused".into(),
+    };
+    anyhow::Error::new(error).context(format!("cannot listen on {listener}: {meaning}"))
+}
+
+/// What waits in `socket`.
+pub fn queue(socket: &Socket, protocol: Protocol) -> io::Result<Queue> {
+    match protocol {
+        Protocol::Tcp => {
+            // SAFETY: `tcp_info` is plain integers; any bytes the kernel writes are valid.
+            let info: libc::tcp_info = unsafe { option(socket, libc::IPPROTO_TCP, libc::TCP_INFO) }?;
+            Ok(Queue { queue: info.tcpi_unacked, backlog: info.tcpi_sacked })
+        }
+        Protocol::Udp => {
+            // SAFETY: as above. SO_MEMINFO gives SK_MEMINFO_VARS words (linux/sock_diag.h).
+            let words: [u32; 9] = unsafe { option(socket, libc::SOL_SOCKET, libc::SO_MEMINFO) }?;
+            Ok(Queue { queue: words[0], backlog: words[1] })
+        }
+    }
+}
+
+/// Reads a socket option; bytes that the kernel does not write are zero.
+///
+/// # Safety
+/// Every bit pattern must be a valid `T`.
+unsafe fn option<T>(socket: &Socket, level: i32, name: i32) -> io::Result<T> {
+    let mut value = MaybeUninit::<T>::zeroed();
+    let mut size = size_of::<T>() as libc::socklen_t;
+    // SAFETY: `value` has room for `size` bytes, and the kernel writes no more than that.
+    let failed = unsafe {
+        libc::getsockopt(socket.as_raw_fd(), level, name, value.as_mut_ptr().cast(), &raw mut size)
+    };
+    if failed != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: initialised with zeros, and any bit pattern is valid (the caller's promise).
+    Ok(unsafe { value.assume_init() })
+}

@@ -1,0 +1,105 @@
+//! Sockets of others on our ports: the kernel's own list (sock_diag, NETLINK_SOCK_DIAG), less ours.
+
+use std::collections::HashSet;
+use std::net::IpAddr;
+
+use anyhow::{Context, Result, bail};
+use netlink_packet_core::{NLM_F_DUMP, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload};
+use netlink_packet_sock_diag::SockDiagMessage;
+use netlink_packet_sock_diag::constants::{AF_INET, AF_INET6, IPPROTO_TCP, IPPROTO_UDP};
+use netlink_packet_sock_diag::inet::{ExtensionFlags, InetRequest, SocketId, StateFlags};
+use netlink_sys::protocols::NETLINK_SOCK_DIAG;
+use netlink_sys::{Socket, SocketAddr};
+
+use crate::listener::{Listener, Protocol};
+
+/// How many sockets that are not in `ours` (by SO_COOKIE) could take packets meant for `listener`:
+/// listening (TCP) or bound (UDP) to its port, on its address, on all addresses, or, if the
+/// listener itself is on all, on any.
+pub fn count(listener: &Listener, ours: &HashSet<u64>) -> Result<usize> {
+    let mut strangers = 0;
+    for family in [AF_INET, AF_INET6] {
+        // An IPv6 socket that is not v6-only takes part in IPv4 as well, never the other way round.
+        if family == AF_INET && listener.address.is_ipv6() {
+            continue;
+        }
+        for (address, cookie) in sockets(family, listener)? {
+            if !ours.contains(&cookie) && overlaps(address, listener.address.ip()) {
+                strangers += 1;
+            }
+        }
+    }
+    Ok(strangers)
+}
+
+fn overlaps(theirs: IpAddr, ours: IpAddr) -> bool {
+    match (theirs.to_canonical(), ours) {
+        (IpAddr::V6(theirs), IpAddr::V4(_)) => theirs.is_unspecified(),
+        (theirs, ours) if theirs.is_ipv4() == ours.is_ipv4() => {
+            theirs == ours || theirs.is_unspecified() || ours.is_unspecified()
+        }
+        _ => false,
+    }
+}
+
+/// Address and cookie of every socket of `family` that listens on, or is bound to, the port.
+fn sockets(family: u8, listener: &Listener) -> Result<Vec<(IpAddr, u64)>> {
+    let (protocol, states) = match listener.protocol {
+        Protocol::Tcp => (IPPROTO_TCP, StateFlags::LISTEN),
+        Protocol::Udp => (IPPROTO_UDP, StateFlags::all()),
+    };
+    let mut socket_id = if family == AF_INET { SocketId::new_v4() } else { SocketId::new_v6() };
+    socket_id.source_port = listener.address.port();
+    let request = InetRequest { family, protocol, extensions: ExtensionFlags::empty(), states, socket_id };
+    let mut header = NetlinkHeader::default();
+    header.flags = NLM_F_REQUEST | NLM_F_DUMP;
+    let mut message = NetlinkMessage::new(header, SockDiagMessage::InetRequest(request).into());
+    message.finalize();
+    let mut bytes = vec![0; message.buffer_len()];
+    message.serialize(&mut bytes);
+
+    let socket = Socket::new(NETLINK_SOCK_DIAG).context("cannot ask the kernel for its sockets (sock_diag)")?;
+    socket.connect(&SocketAddr::new(0, 0)).context("cannot reach the kernel over netlink")?;
+    socket.send(&bytes, 0).context("cannot ask the kernel for its sockets")?;
+
+    let mut found = Vec::new();
+    loop {
+        let (reply, _) = socket.recv_from_full().context("cannot read the kernel's list of sockets")?;
+        let mut rest = &reply[..];
+        while !rest.is_empty() {
+            let message = NetlinkMessage::<SockDiagMessage>::deserialize(rest)
+                .context("cannot understand the kernel's list of sockets")?;
+            let length = message.header.length as usize;
+            match message.payload {
+                NetlinkPayload::InnerMessage(SockDiagMessage::InetResponse(response)) => {
+                    let id = response.header.socket_id;
+                    if id.source_port == listener.address.port() {
+                        found.push((id.source_address, u64::from_ne_bytes(id.cookie)));
+                    }
+                }
+                NetlinkPayload::Done(_) => return Ok(found),
+                NetlinkPayload::Error(error) => {
+                    bail!("the kernel refuses to list its {} sockets: {error}", listener.protocol)
+                }
+                _ => {}
+            }
+            rest = rest.get(length.next_multiple_of(4)..).unwrap_or_default();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_overlap_when_one_of_them_is_all() {
+        let ip = |text: &str| text.parse::<IpAddr>().unwrap();
+        assert!(overlaps(ip("127.0.0.1"), ip("127.0.0.1")));
+        assert!(overlaps(ip("0.0.0.0"), ip("127.0.0.1")));
+        assert!(overlaps(ip("127.0.0.1"), ip("0.0.0.0")));
+        assert!(overlaps(ip("::"), ip("127.0.0.1")));
+        assert!(!overlaps(ip("127.0.0.2"), ip("127.0.0.1")));
+        assert!(!overlaps(ip("::1"), ip("127.0.0.1")));
+    }
+}

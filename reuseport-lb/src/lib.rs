@@ -1,0 +1,18 @@
+//! reuseport-lb: every worker of a server gets its own SO_REUSEPORT socket, and an eBPF program in
+//! the kernel picks the socket by consistent hashing. docs/ARCHITECTURE.md explains the parts.
+
+pub mod cli;
+pub mod cmd;
+pub mod config;
+pub mod control;
+pub mod daemon;
+pub mod embedded;
+pub mod kernel;
+pub mod listener;
+pub mod notify;
+pub mod service;
+pub mod slots;
+pub mod status;
+pub mod table;
+pub mod trace;
+pub mod worker;

@@ -1,0 +1,19 @@
+//! Parse, run, exit. Exit codes: 0 done, 1 failed, 2 usage or invalid configuration.
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use reuseport_lb::cli::Cli;
+use reuseport_lb::cmd;
+use reuseport_lb::config::Invalid;
+
+fn main() -> ExitCode {
+    match cmd::run(Cli::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            // Once, with everything that led to it, on one line.
+            eprintln!("reuseport-lb: {error:#}");
+            ExitCode::from(if error.is::<Invalid>() { 2 } else { 1 })
+        }
+    }
+}

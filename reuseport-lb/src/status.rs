@@ -1,0 +1,208 @@
+//! What `status` says: the JSON that scripts rely on (docs/CONTROL.md), and the same for people.
+
+use std::collections::BTreeMap;
+
+use comfy_table::{CellAlignment, Table, presets};
+use serde::{Deserialize, Serialize};
+
+/// Everything about a daemon.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Status {
+    /// Of the daemon.
+    pub version: String,
+    /// The kernel's release.
+    pub kernel: String,
+    /// The daemon's process id.
+    pub pid: u32,
+    /// Its services.
+    pub services: Vec<Service>,
+}
+
+/// One service.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Service {
+    /// Its name.
+    pub name: String,
+    /// `flow` or `source`.
+    pub affinity: String,
+    /// Buckets that changed their worker since the daemon started.
+    pub moved: u64,
+    /// One per listener.
+    pub groups: Vec<Group>,
+    /// In the order of their numbers.
+    pub workers: Vec<Worker>,
+}
+
+/// One listener's group.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Group {
+    /// Like `tcp://127.0.0.1:8080`.
+    pub listen: String,
+    /// `tcp` or `udp`.
+    pub protocol: String,
+    /// As `bpftool prog` shows it.
+    pub program_id: u32,
+    /// See docs/COUNTERS.md.
+    pub counters: BTreeMap<String, u64>,
+    /// Sockets of others on this port; `null` if the kernel cannot list them.
+    pub strangers: Option<usize>,
+}
+
+/// One worker.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Worker {
+    /// Like `web/2`.
+    pub name: String,
+    /// Its index in the socket arrays.
+    pub slot: u16,
+    /// `starting`, `ready`, `draining`, `held` or `failed`.
+    pub state: String,
+    /// Its process, if it runs.
+    pub pid: Option<i32>,
+    /// Its weight.
+    pub weight: u32,
+    /// Its part of the buckets, from 0 to 1.
+    pub share: f64,
+    /// The same in buckets, of 65,536.
+    pub buckets: u32,
+    /// How often its process was started again.
+    pub restarts: u32,
+    /// One per listener, in their order.
+    pub sockets: Vec<Socket>,
+}
+
+/// One worker's socket.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Socket {
+    /// Like `tcp://127.0.0.1:8080`.
+    pub listen: String,
+    /// SO_COOKIE, as `ss -e` shows it (`sk:`).
+    pub cookie: u64,
+    /// Decisions for it so far.
+    pub selected: u64,
+    /// Connections in its accept queue; for UDP bytes of queued datagrams.
+    pub queue: u32,
+    /// Room in that queue, in the same unit.
+    pub backlog: u32,
+}
+
+/// The same for people: aligned, at most 100 columns for names of up to 24 characters.
+#[must_use]
+pub fn render(status: &Status) -> String {
+    let mut text = format!("reuseport-lb {}, pid {}, Linux {}\n", status.version, status.pid, status.kernel);
+    for service in &status.services {
+        let ready = service.workers.iter().filter(|worker| worker.state == "ready").count();
+        text += &format!(
+            "\nservice {}: {ready} of {} workers ready, affinity {}, {} buckets moved\n",
+            service.name,
+            service.workers.len(),
+            service.affinity,
+            service.moved
+        );
+        text += &groups(service);
+        text += &workers(service);
+    }
+    text
+}
+
+fn groups(service: &Service) -> String {
+    let mut table = plain(["LISTENER", "PROGRAM", "DECISIONS", "REFUSED", "STRANGERS"]);
+    for group in &service.groups {
+        let counter = |name: &str| group.counters.get(name).copied().unwrap_or_default();
+        table.add_row([
+            group.listen.clone(),
+            group.program_id.to_string(),
+            (counter("arrival_packet") + counter("arrival_migration")).to_string(),
+            counter("refused").to_string(),
+            group.strangers.map_or_else(|| "?".into(), |n| n.to_string()),
+        ]);
+    }
+    finish(table, 1)
+}
+
+fn workers(service: &Service) -> String {
+    let mut table = plain(["WORKER", "STATE", "PID", "SLOT", "WEIGHT", "SHARE", "SELECTED", "QUEUE", "RESTARTS"]);
+    for worker in &service.workers {
+        let selected: u64 = worker.sockets.iter().map(|socket| socket.selected).sum();
+        let queue: u64 = worker
+            .sockets
+            .iter()
+            .filter(|socket| socket.listen.starts_with("tcp"))
+            .map(|socket| u64::from(socket.queue))
+            .sum();
+        table.add_row([
+            worker.name.clone(),
+            worker.state.clone(),
+            worker.pid.map_or_else(|| "-".into(), |pid| pid.to_string()),
+            worker.slot.to_string(),
+            worker.weight.to_string(),
+            format!("{:.2} %", worker.share * 100.0),
+            selected.to_string(),
+            queue.to_string(),
+            worker.restarts.to_string(),
+        ]);
+    }
+    finish(table, 2)
+}
+
+fn plain<const N: usize>(header: [&str; N]) -> Table {
+    let mut table = Table::new();
+    table.load_style(presets::NOTHING).set_header(header);
+    table
+}
+
+/// Numbers to the right: all columns but the first `left`.
+fn finish(mut table: Table, left: usize) -> String {
+    for column in table.column_iter_mut().skip(left) {
+        column.set_cell_alignment(CellAlignment::Right);
+    }
+    let lines: Vec<String> = table.lines().map(|line| format!(" {}\n", line.trim_end())).collect();
+    lines.concat()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_status_fits_100_columns() {
+        let socket = Socket {
+            listen: "tcp://[2001:db8:1234:5678:9abc:def0:1234:5678]:65535".into(),
+            cookie: u64::MAX,
+            selected: 12_345_678_901_234,
+            queue: 4096,
+            backlog: 4096,
+        };
+        let worker = Worker {
+            name: "service-of-16-char/1023".into(),
+            slot: 2047,
+            state: "starting".into(),
+            pid: Some(4_194_303),
+            weight: 100_000,
+            share: 1.0,
+            buckets: 65536,
+            restarts: 1000,
+            sockets: vec![socket.clone()],
+        };
+        let counters = [("arrival_packet".to_owned(), 12_345_678_901_234)].into();
+        let group = Group {
+            listen: socket.listen,
+            protocol: "tcp".into(),
+            program_id: 123_456,
+            counters,
+            strangers: Some(0),
+        };
+        let service = Service {
+            name: "service-of-16-char".into(),
+            affinity: "source".into(),
+            moved: 1_000_000,
+            groups: vec![group],
+            workers: vec![worker],
+        };
+        let text =
+            render(&Status { version: "0.1.0".into(), kernel: "6.1".into(), pid: 1, services: vec![service] });
+        println!("{text}");
+        assert!(text.lines().all(|line| line.chars().count() <= 100), "{text}");
+        assert!(text.contains("12345678901234"));
+    }
+}

@@ -1,0 +1,149 @@
+//! Single decisions, as they are made: from the program's log ring to whoever asked for them.
+
+use std::collections::HashMap;
+use std::sync::{Arc, RwLock};
+
+use aya_log::EbpfLogger;
+use reuseport_lb_common::counters::Counter;
+use reuseport_lb_common::layout::BUCKETS;
+use serde::{Deserialize, Serialize};
+use tokio::sync::broadcast;
+
+use crate::kernel::watch;
+
+/// Decisions that may wait for a slow reader; it then misses the oldest.
+const WAITING: usize = 4096;
+
+/// One decision.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Decision {
+    /// The listener that it was made for.
+    pub listen: String,
+    /// A counter of stage arrival: `arrival_packet` or `arrival_migration`.
+    pub arrival: String,
+    /// The hash.
+    pub key: u32,
+    /// Its low 16 bits.
+    pub bucket: u16,
+    /// A counter of stage owner.
+    pub owner: String,
+    /// A counter of stage detour, unless the owner was taken.
+    pub detour: Option<String>,
+    /// The selected slot; `null` if it was refused.
+    pub slot: Option<u16>,
+    /// The worker in that slot.
+    pub worker: Option<String>,
+}
+
+/// Names of workers by their slots, for the lines of a trace.
+pub type Names = Arc<RwLock<HashMap<u16, String>>>;
+
+/// Where a service's decisions go.
+#[derive(Clone)]
+pub struct Tracer {
+    lines: broadcast::Sender<Decision>,
+    names: Names,
+}
+
+impl Default for Tracer {
+    fn default() -> Self {
+        Self { lines: broadcast::Sender::new(WAITING), names: Names::default() }
+    }
+}
+
+impl Tracer {
+    /// Decisions from now on.
+    #[must_use]
+    pub fn subscribe(&self) -> broadcast::Receiver<Decision> {
+        self.lines.subscribe()
+    }
+
+    /// Whether anybody listens.
+    #[must_use]
+    pub fn wanted(&self) -> bool {
+        self.lines.receiver_count() > 0
+    }
+
+    /// Says which worker is in which slot.
+    pub fn rename(&self, names: HashMap<u16, String>) {
+        if let Ok(mut known) = self.names.write() {
+            *known = names;
+        }
+    }
+
+    /// The end of one group's log ring.
+    #[must_use]
+    pub fn sink(&self, listen: String) -> Sink {
+        Sink { listen, tracer: self.clone() }
+    }
+}
+
+/// Turns the numbers of the program's log lines into decisions.
+pub struct Sink {
+    listen: String,
+    tracer: Tracer,
+}
+
+impl log::Log for Sink {
+    fn enabled(&self, _: &log::Metadata<'_>) -> bool {
+        true
+    }
+
+    fn log(&self, record: &log::Record<'_>) {
+        if let Some(decision) = self.read(&record.args().to_string()) {
+            // Nobody may be listening any more.
+            let _ = self.tracer.lines.send(decision);
+        }
+    }
+
+    fn flush(&self) {}
+}
+
+impl Sink {
+    /// The program writes `arrival key owner detour slot`, all as numbers.
+    fn read(&self, line: &str) -> Option<Decision> {
+        let numbers: Vec<u32> = line.split(' ').map_while(|word| word.parse().ok()).collect();
+        let &[arrival, key, owner, detour, slot] = numbers.as_slice() else { return None };
+        let name = |counter: u32| Counter::ALL.get(counter as usize).map(|counter| counter.name().to_owned());
+        let slot = u16::try_from(slot).ok().filter(|slot| *slot != u16::MAX);
+        let names = self.tracer.names.read().ok()?;
+        Some(Decision {
+            listen: self.listen.clone(),
+            arrival: name(arrival)?,
+            key,
+            bucket: (key as usize % BUCKETS) as u16,
+            owner: name(owner)?,
+            detour: name(detour),
+            slot,
+            worker: slot.and_then(|slot| names.get(&slot).cloned()),
+        })
+    }
+}
+
+/// Reads a group's log ring for as long as the runtime lives; costs nothing while it is empty.
+pub async fn follow(log: EbpfLogger<Sink>) -> std::io::Result<()> {
+    let mut log = watch::readable(log)?;
+    loop {
+        let mut guard = log.readable_mut().await?;
+        guard.get_inner_mut().flush();
+        guard.clear_ready();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_become_names() {
+        let tracer = Tracer::default();
+        tracer.rename([(3, "web/1".to_owned())].into());
+        let sink = tracer.sink("tcp://127.0.0.1:80".into());
+        let taken = Counter::OwnerTaken as u32;
+        let line = format!("0 {} {taken} 32 3", 0x0001_0002);
+        let decision = sink.read(&line).unwrap();
+        assert_eq!((decision.bucket, decision.slot, decision.detour), (2, Some(3), None));
+        assert_eq!((decision.owner.as_str(), decision.worker.as_deref()), ("owner_taken", Some("web/1")));
+        assert!(sink.read("something else").is_none());
+    }
+}
