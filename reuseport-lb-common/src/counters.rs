@@ -1,6 +1,8 @@
 //! What is counted: one enum variant is one counter, one field in `status`, one line of
 //! docs/COUNTERS.md. A decision is counted exactly once in each stage that it passes.
 
+use crate::layout::EVENTS;
+
 /// The stage that a counter belongs to. Sums: all of `Arrival` equals all of `Owner`; all of
 /// `Owner` but [`Counter::OwnerTaken`] equals all of `Detour`; all of `Arrival` equals the
 /// selections of all slots plus [`Counter::Refused`].
@@ -58,7 +60,6 @@ counters! {
     OwnerOverloaded "owner_overloaded" Owner "the worker of the bucket was flagged as overloaded";
     OwnerEjected "owner_ejected" Owner "the worker of the bucket was ejected because it does not accept";
     OwnerGone "owner_gone" Owner "the socket of the bucket's worker was gone";
-    OwnerClosed "owner_closed" Owner "the service was ending and let nothing new in";
     DetourCandidate "detour_candidate" Detour "a next candidate of the same key was selected";
     DetourOwner "detour_owner" Detour "no candidate was fit, so the overloaded owner was selected after all";
     DetourReady "detour_ready" Detour "any ready worker was selected";
@@ -67,6 +68,17 @@ counters! {
     Refused "refused" Verdict "answered with RST (TCP) or ICMP port unreachable (UDP)";
     SelectFailed "select_failed" Incident "single attempts at a socket that failed: its slot was empty";
     KeyFallback "key_fallback" Incident "the client's address could not be read; the flow was hashed instead";
+}
+
+/// Fills in the two counters of the fast path, which writes nothing but its slot's selections:
+/// packets that arrived, and owners that were taken. `selected` is the sum over all slots.
+pub fn complete(events: &mut [u64; EVENTS], selected: u64) {
+    use Counter::{DetourCandidate, DetourHold, DetourOwner, DetourReady, Migration, OwnerTaken, Packet, Refused};
+    let [candidate, owner, ready, hold] =
+        [DetourCandidate, DetourOwner, DetourReady, DetourHold].map(|counter| events[counter.index()]);
+    // Read while the program counts, a difference may be off by what is being decided.
+    events[OwnerTaken.index()] = selected.saturating_sub(candidate + owner + ready + hold);
+    events[Packet.index()] = (selected + events[Refused.index()]).saturating_sub(events[Migration.index()]);
 }
 
 impl Counter {
@@ -86,5 +98,16 @@ mod tests {
         for (at, counter) in Counter::ALL.iter().enumerate() {
             assert_eq!(counter.index(), at);
         }
+    }
+
+    #[test]
+    fn the_fast_path_is_what_is_left() {
+        let mut events = [0; EVENTS];
+        for (counter, n) in [(Counter::DetourReady, 2), (Counter::Refused, 3), (Counter::Migration, 4)] {
+            events[counter.index()] = n;
+        }
+        complete(&mut events, 100);
+        assert_eq!(events[Counter::OwnerTaken.index()], 98);
+        assert_eq!(events[Counter::Packet.index()], 99);
     }
 }

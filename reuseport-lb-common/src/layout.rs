@@ -19,20 +19,33 @@ pub const MAX_SLOTS: usize = 2048;
 /// The "slot" of a bucket that belongs to nobody.
 pub const NO_SLOT: u16 = u16::MAX;
 
+/// The bit of [`Entry::current`] that sends a decision off the fast path. [`NO_SLOT`] has it, too,
+/// so the fast path is one load and one comparison.
+pub const CAREFUL: u16 = 1 << 15;
+
 /// What a bucket points to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Entry {
-    /// The slot that gets new flows of this bucket, or [`NO_SLOT`].
+    /// The slot that gets new flows of this bucket, with [`CAREFUL`] if there is more to look at
+    /// first; or [`NO_SLOT`].
     pub current: u16,
     /// The slot whose live flows stay with it, or [`NO_SLOT`] in a steady bucket.
     pub previous: u16,
 }
 
 impl Entry {
-    /// A steady bucket of `slot`.
+    /// A steady bucket of `slot`; `careful` if somebody traces or the slot's worker is not fit.
     #[must_use]
-    pub const fn steady(slot: u16) -> Self {
-        Self { current: slot, previous: NO_SLOT }
+    pub const fn steady(slot: u16, careful: bool) -> Self {
+        let current = if careful { slot | CAREFUL } else { slot };
+        Self { current, previous: NO_SLOT }
+    }
+
+    /// The slot in `current`, or [`NO_SLOT`].
+    #[inline(always)]
+    #[must_use]
+    pub const fn slot(self) -> u16 {
+        if self.current == NO_SLOT { NO_SLOT } else { self.current & !CAREFUL }
     }
 
     const fn to_word(self) -> u32 {
@@ -44,21 +57,19 @@ impl Entry {
     }
 }
 
-/// Bits of [`Table::attention`]: the reasons to leave the fast path.
+/// Bits of [`Table::attention`], which is looked at off the fast path only: what [`CAREFUL`] is for.
 pub mod attention {
     /// Somebody traces: write a log line for every decision.
     pub const TRACE: u32 = 1;
     /// At least one line of [`super::Load`] is overloaded or ejected.
     pub const AVOID: u32 = 1 << 1;
-    /// The service is ending: nothing new is let in.
-    pub const CLOSED: u32 = 1 << 2;
 }
 
 /// The one value of map `TABLE`: written by the daemon through mmap, read by the program.
 #[repr(C, align(64))]
 pub struct Table {
     entries: [Shared<u32>; BUCKETS],
-    /// See [`attention`]; behind the entries, so that one look-up finds both.
+    /// See [`attention`].
     pub attention: Shared<u32>,
 }
 
@@ -106,7 +117,7 @@ impl LoadLine {
         }
     }
 
-    /// Sets the word; [`attention::AVOID`] must be set for the program to look at it.
+    /// Sets the word; the program looks at it for buckets that are [`CAREFUL`], if [`attention::AVOID`] is set.
     pub fn set_fitness(&self, fitness: Fitness) {
         self.fitness.set(fitness as u32);
     }
@@ -196,7 +207,7 @@ const _: () = {
     assert!(size_of::<Table>() == BUCKETS * 4 + 64);
     assert!(size_of::<LoadLine>() == 64);
     assert!(size_of::<Roster>() == 4 + MAX_SLOTS * 2);
-    assert!(MAX_SLOTS.is_power_of_two());
+    assert!(MAX_SLOTS.is_power_of_two() && MAX_SLOTS <= CAREFUL as usize);
     assert!(size_of::<Counters>() <= 32 << 10);
     assert!(crate::counters::Counter::ALL.len() <= EVENTS);
 };
@@ -214,8 +225,16 @@ mod tests {
 
     #[test]
     fn an_entry_survives_the_way_through_its_word() {
-        for entry in [Entry::steady(0), Entry { current: 7, previous: 2047 }, Entry::steady(NO_SLOT)] {
+        let moving = Entry { current: 7, previous: 2047 };
+        for (entry, slot) in [
+            (Entry::steady(0, false), 0),
+            (Entry::steady(2047, true), 2047),
+            (moving, 7),
+            (Entry::steady(NO_SLOT, false), NO_SLOT),
+            (Entry::steady(NO_SLOT, true), NO_SLOT),
+        ] {
             assert_eq!(Entry::from_word(entry.to_word()), entry);
+            assert_eq!(entry.slot(), slot);
         }
     }
 

@@ -4,7 +4,7 @@
 
 use crate::counters::Counter;
 use crate::key;
-use crate::layout::{Fitness, Load, NO_SLOT, Table, attention};
+use crate::layout::{CAREFUL, Entry, Fitness, Load, NO_SLOT, Table, attention};
 
 /// How many other buckets of the same key are tried when the owner cannot be taken.
 pub const CANDIDATES: u32 = 4;
@@ -14,7 +14,7 @@ pub const ROSTER_TRIES: u32 = 8;
 
 /// What a decision needs of its group.
 pub trait Group {
-    /// Buckets and the attention word.
+    /// Buckets, and what to be careful about.
     fn table(&self) -> &Table;
     /// Fitness and rosters; asked for off the fast path only.
     fn load(&self) -> Option<&Load>;
@@ -42,34 +42,40 @@ pub struct Decision {
 /// same key that are fit; an owner that is merely overloaded; any ready worker; with `hold`, a
 /// starting one; else nobody. It is never left to the kernel's own choice, which knows nothing of
 /// readiness and includes sockets of strangers.
-#[inline(always)]
 pub fn decide(key: u32, hold: bool, group: &mut impl Group) -> Decision {
-    let slot = group.table().entry(key).current;
-    let attention = group.table().attention.get();
-    if attention & (attention::AVOID | attention::CLOSED) == 0 && slot != NO_SLOT && group.select(slot) {
-        return Decision { owner: Counter::OwnerTaken, detour: None, slot: Some(slot), failed: 0 };
+    match owner(key, group) {
+        Ok(slot) => Decision { owner: Counter::OwnerTaken, detour: None, slot: Some(slot), failed: 0 },
+        Err(current) => detour(key, current, hold, group),
     }
-    decide_slowly(key, slot, attention, hold, group)
 }
 
+/// The fast path, which nearly every decision takes: the bucket's own worker; or else the bucket's
+/// `current`. Apart from [`detour`], so that the kernel program can keep it short.
 #[inline(always)]
-fn decide_slowly(key: u32, owner: u16, attention: u32, hold: bool, group: &mut impl Group) -> Decision {
-    let avoid = attention & attention::AVOID != 0;
+pub fn owner(key: u32, group: &mut impl Group) -> Result<u16, u16> {
+    let current = group.table().entry(key).current;
+    if current < CAREFUL && group.select(current) { Ok(current) } else { Err(current) }
+}
+
+/// Everything after the fast path, which found `current` in the bucket.
+#[inline(always)]
+pub fn detour(key: u32, current: u16, hold: bool, group: &mut impl Group) -> Decision {
+    let avoid = group.table().attention.get() & attention::AVOID != 0;
+    let owner = Entry { current, previous: NO_SLOT }.slot();
     let mut failed = 0;
-    let why = if attention & attention::CLOSED != 0 {
-        let owner = Counter::OwnerClosed;
-        return Decision { owner, detour: Some(Counter::DetourNone), slot: None, failed };
-    } else if owner == NO_SLOT {
+    let why = if owner == NO_SLOT {
         Counter::OwnerNone
+    } else if current < CAREFUL {
+        failed += 1;
+        Counter::OwnerGone
     } else {
         match fitness(group, avoid, owner) {
             Fitness::Overloaded => Counter::OwnerOverloaded,
             Fitness::Ejected => Counter::OwnerEjected,
-            // Only with `avoid` set has the owner not been tried yet.
-            Fitness::Fit if avoid && group.select(owner) => {
-                return Decision { owner: Counter::OwnerTaken, detour: None, slot: Some(owner), failed };
-            }
             Fitness::Fit => {
+                if group.select(owner) {
+                    return Decision { owner: Counter::OwnerTaken, detour: None, slot: Some(owner), failed };
+                }
                 failed += 1;
                 Counter::OwnerGone
             }
@@ -79,7 +85,7 @@ fn decide_slowly(key: u32, owner: u16, attention: u32, hold: bool, group: &mut i
         |detour, slot, failed| Decision { owner: why, detour: Some(detour), slot: Some(slot), failed };
 
     for nth in 1..=CANDIDATES {
-        let slot = group.table().entry(key::candidate(key, nth)).current;
+        let slot = group.table().entry(key::candidate(key, nth)).slot();
         if slot == NO_SLOT || slot == owner || fitness(group, avoid, slot) != Fitness::Fit {
             continue;
         }
@@ -119,5 +125,170 @@ fn fitness(group: &impl Group, avoid: bool, slot: u16) -> Fitness {
     match group.load() {
         Some(load) if avoid => load.fitness(slot),
         _ => Fitness::Fit,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    extern crate std;
+
+    use std::boxed::Box;
+    use std::collections::BTreeSet;
+    use std::vec::Vec;
+
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::layout::BUCKETS;
+
+    /// A group in memory: which sockets are there, and which were tried.
+    struct Model {
+        table: Box<Table>,
+        load: Box<Load>,
+        sockets: BTreeSet<u16>,
+        tried: Vec<u16>,
+    }
+
+    impl Model {
+        /// Every bucket belongs to one of `slots` in turn, all of which have sockets and are ready.
+        fn new(slots: &[u16]) -> Self {
+            let model = Self {
+                table: Table::boxed(),
+                load: Load::boxed(),
+                sockets: slots.iter().copied().collect(),
+                tried: Vec::new(),
+            };
+            for bucket in 0..BUCKETS {
+                let slot = slots.get(bucket % slots.len().max(1)).copied().unwrap_or(NO_SLOT);
+                model.table.set_entry(bucket as u16, Entry::steady(slot, false));
+            }
+            model.load.ready.set(slots);
+            model
+        }
+
+        fn unfit(&self, slot: u16, fitness: Fitness) {
+            self.load.lines[usize::from(slot)].set_fitness(fitness);
+            self.table.attention.set(attention::AVOID);
+            for bucket in 0..=u16::MAX {
+                if self.table.entry(bucket.into()).slot() == slot {
+                    self.table.set_entry(bucket, Entry::steady(slot, true));
+                }
+            }
+        }
+
+        fn decide(&mut self, key: u32) -> Decision {
+            self.tried.clear();
+            decide(key, true, self)
+        }
+    }
+
+    impl Group for Model {
+        fn table(&self) -> &Table {
+            &self.table
+        }
+
+        fn load(&self) -> Option<&Load> {
+            Some(&self.load)
+        }
+
+        fn select(&mut self, slot: u16) -> bool {
+            self.tried.push(slot);
+            self.sockets.contains(&slot)
+        }
+    }
+
+    #[test]
+    fn the_owner_is_taken_with_one_attempt() {
+        let mut model = Model::new(&[3, 5]);
+        let decision = model.decide(0x7777_0001);
+        assert_eq!((decision.slot, decision.owner, decision.detour), (Some(5), Counter::OwnerTaken, None));
+        assert_eq!(model.tried, [5]);
+    }
+
+    #[test]
+    fn care_alone_changes_nothing() {
+        let mut model = Model::new(&[3, 5]);
+        model.table.attention.set(attention::TRACE);
+        model.table.set_entry(1, Entry::steady(5, true));
+        let decision = model.decide(1);
+        assert_eq!((decision.slot, decision.owner, decision.detour), (Some(5), Counter::OwnerTaken, None));
+        assert_eq!(model.tried, [5]);
+    }
+
+    #[test]
+    fn a_gone_owner_is_replaced_by_a_candidate_of_the_key() {
+        let mut model = Model::new(&[0, 1, 2, 3, 4, 5, 6, 7]);
+        model.sockets.remove(&2);
+        let mut heirs = BTreeSet::new();
+        for key in (2..80_000).step_by(8) {
+            let decision = model.decide(key);
+            assert_eq!(decision.owner, Counter::OwnerGone);
+            assert_eq!(decision.failed as usize, model.tried.len() - 1);
+            assert_eq!(decision, model.decide(key), "the same key has the same heir");
+            heirs.extend(decision.slot);
+        }
+        assert_eq!(heirs.len(), 7, "they spread over all others");
+    }
+
+    #[test]
+    fn an_overloaded_owner_is_passed_over_unless_nobody_is_better() {
+        let mut model = Model::new(&[0, 1]);
+        model.unfit(0, Fitness::Overloaded);
+        let decisions: Vec<Decision> = (0..2000).step_by(2).map(|key| model.decide(key)).collect();
+        assert!(decisions.iter().all(|decision| decision.owner == Counter::OwnerOverloaded));
+        let to = |slot, detour| {
+            decisions.iter().filter(|d| d.slot == Some(slot) && d.detour == Some(detour)).count()
+        };
+        let (other, back) = (to(1, Counter::DetourCandidate), to(0, Counter::DetourOwner));
+        // Four candidates all of slot 0: one key in sixteen.
+        assert_eq!(other + back, 1000);
+        assert!((30..100).contains(&back), "{back}");
+    }
+
+    #[test]
+    fn an_ejected_owner_gets_nothing_while_anybody_is_ready() {
+        let mut model = Model::new(&[0, 1]);
+        model.unfit(0, Fitness::Ejected);
+        model.load.ready.set(&[1]);
+        for key in (0..2000).step_by(2) {
+            let decision = model.decide(key);
+            assert_eq!((decision.slot, decision.owner), (Some(1), Counter::OwnerEjected));
+        }
+    }
+
+    #[test]
+    fn with_nobody_ready_it_waits_or_is_refused() {
+        let mut model = Model::new(&[]);
+        model.load.waiting.set(&[9]);
+        model.sockets.insert(9);
+        let decision = model.decide(7);
+        assert_eq!((decision.slot, decision.detour), (Some(9), Some(Counter::DetourHold)));
+        let decision = decide(7, false, &mut model);
+        assert_eq!((decision.slot, decision.detour), (None, Some(Counter::DetourNone)));
+        assert_eq!(decision.owner, Counter::OwnerNone);
+    }
+
+    proptest! {
+        /// Whatever is gone or unfit: what is selected exists, and nobody is refused while a ready
+        /// worker has a socket.
+        #[test]
+        fn somebody_is_selected_whenever_that_is_possible(
+            slots in prop::collection::btree_set(0..64u16, 1..8),
+            gone in prop::collection::btree_set(0..64u16, 0..8),
+            ejected in prop::option::of(0..64u16),
+            key in any::<u32>(),
+        ) {
+            let slots: Vec<u16> = slots.into_iter().collect();
+            let mut model = Model::new(&slots);
+            if let Some(slot) = ejected {
+                model.unfit(slot, Fitness::Ejected);
+            }
+            model.sockets.retain(|slot| !gone.contains(slot));
+            let decision = model.decide(key);
+            prop_assert_eq!(decision.slot.is_some(), !model.sockets.is_empty());
+            prop_assert!(decision.slot.is_none_or(|slot| model.sockets.contains(&slot)));
+            prop_assert_eq!(decision.detour.is_none(), decision.owner == Counter::OwnerTaken);
+            prop_assert_eq!(decision.failed as usize, model.tried.len() - usize::from(decision.slot.is_some()));
+        }
     }
 }

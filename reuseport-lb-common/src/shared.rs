@@ -40,3 +40,28 @@ impl<T: Copy> Shared<T> {
         Self(UnsafeCell::new(value))
     }
 }
+
+#[cfg(test)]
+#[expect(unsafe_code, reason = "the values are too large for a test's stack")]
+mod boxed {
+    extern crate std;
+    use std::boxed::Box;
+
+    use crate::layout::{Load, Table};
+
+    impl Table {
+        /// As the kernel makes it: all zeros, so every bucket belongs to slot 0.
+        pub(crate) fn boxed() -> Box<Self> {
+            // SAFETY: all fields are `Shared` integers, which are valid when zeroed.
+            unsafe { Box::new_zeroed().assume_init() }
+        }
+    }
+
+    impl Load {
+        /// As the kernel makes it: everybody fit, rosters empty.
+        pub(crate) fn boxed() -> Box<Self> {
+            // SAFETY: as above.
+            unsafe { Box::new_zeroed().assume_init() }
+        }
+    }
+}

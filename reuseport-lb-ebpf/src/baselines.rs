@@ -32,6 +32,13 @@ pub fn bare(ctx: SkReuseportContext) -> u32 {
     SK_PASS
 }
 
+/// The same, of one of the first eight slots by the kernel's hash.
+#[sk_reuseport(migrate)]
+pub fn bare_spread(ctx: SkReuseportContext) -> u32 {
+    let _ = SOCKETS.select_reuseport(&ctx, ctx.hash() & 7);
+    SK_PASS
+}
+
 #[cfg(not(test))]
 #[panic_handler]
 fn panic(_info: &core::panic::PanicInfo<'_>) -> ! {

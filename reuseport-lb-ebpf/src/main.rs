@@ -1,4 +1,4 @@
-//! The SK_REUSEPORT program: gather → decide → count → trace, one exit. Glue only: the decision is
+//! The SK_REUSEPORT program: gather → decide → count → trace. Glue only: the decision is
 //! `reuseport_lb_common::select`.
 #![no_std]
 #![no_main]
@@ -10,12 +10,13 @@ mod maps;
 
 use aya_ebpf::Global;
 use aya_ebpf::bindings::sk_action::{SK_DROP, SK_PASS};
+use aya_ebpf::bindings::sk_reuseport_md;
 use aya_ebpf::macros::sk_reuseport;
 use aya_ebpf::programs::SkReuseportContext;
 use aya_log_ebpf::info;
 use reuseport_lb_common::counters::Counter;
-use reuseport_lb_common::layout::{Counters, EVENTS, Load, MAX_SLOTS, Table, attention};
-use reuseport_lb_common::select::{Decision, Group, decide};
+use reuseport_lb_common::layout::{CAREFUL, Counters, EVENTS, Load, MAX_SLOTS, NO_SLOT, Table, attention};
+use reuseport_lb_common::select::{self, Decision, Group};
 
 /// See `reuseport_lb_common::layout::constant`.
 #[unsafe(no_mangle)]
@@ -31,6 +32,7 @@ static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";
 struct KernelGroup<'a> {
     ctx: &'a SkReuseportContext,
     table: &'a Table,
+    counters: &'a mut Counters,
 }
 
 impl Group for KernelGroup<'_> {
@@ -45,32 +47,72 @@ impl Group for KernelGroup<'_> {
         maps::LOAD.get_ptr(0).map(|load| unsafe { &*load })
     }
 
+    /// Counts what it selects. The counter is read before the helper runs, so that the wait for
+    /// its cache line and the helper's work overlap: 5 ns of 60.
     #[inline(always)]
     fn select(&mut self, slot: u16) -> bool {
-        maps::SOCKETS.select_reuseport(self.ctx, u32::from(slot)).is_ok()
+        let counter = &raw mut self.counters.selected[usize::from(slot) & (MAX_SLOTS - 1)];
+        // SAFETY: a reference's address; volatile only to keep the read where it is.
+        let selected = unsafe { counter.read_volatile() };
+        if maps::SOCKETS.select_reuseport(self.ctx, u32::from(slot)).is_err() {
+            return false;
+        }
+        // SAFETY: as above. Nobody else writes on this CPU.
+        unsafe { counter.write(selected + 1) };
+        true
     }
 }
 
 /// Picks the socket for a packet, or for a connection whose listener is closing.
 #[sk_reuseport(migrate)]
 pub fn reuseport_lb(ctx: SkReuseportContext) -> u32 {
-    // A single-entry array always has its entry; the branch is for the verifier.
+    let migrating = gather::migrating(&ctx);
+    let key = gather::key(&ctx, AFFINITY.load(), migrating);
+    // Single-entry arrays always have their entry; the branches are for the verifier.
     let (Some(table), Some(counters)) = (maps::TABLE.get_ptr(0), maps::COUNTERS.get_ptr_mut(0)) else {
         return SK_DROP;
     };
-    // SAFETY: both values live as long as their maps. The table's fields are `Shared`; the counters
-    // belong to this CPU, and the program is never interrupted by itself (softirqs are off).
+    // SAFETY: the values live as long as their maps. The table's fields are all `Shared`; the
+    // counters belong to this CPU, and the program is never interrupted by itself (softirqs are off).
     let (table, counters) = unsafe { (&*table, &mut *counters) };
-
-    let migrating = gather::migrating(&ctx);
-    let gathered = gather::key(&ctx, AFFINITY.load(), migrating);
-    let key = gathered.unwrap_or_else(|| ctx.hash());
-    let decision = decide(key, HOLD.load() != 0, &mut KernelGroup { ctx: &ctx, table });
-
-    if gathered.is_none() {
+    let key = key.unwrap_or_else(|| {
         add(counters, Counter::KeyFallback, 1);
+        ctx.hash()
+    });
+    let current = if migrating {
+        table.entry(key).current | CAREFUL
+    } else {
+        match select::owner(key, &mut KernelGroup { ctx: &ctx, table, counters }) {
+            // That a packet came and its owner was taken is not counted but follows from the rest.
+            Ok(_) => return SK_PASS,
+            Err(current) => current,
+        }
+    };
+    detour(ctx.md, table, key, current)
+}
+
+/// Off the fast path; a function of its own, so that its registers are its own as well.
+#[inline(never)]
+fn detour(md: *mut sk_reuseport_md, table: &Table, key: u32, current: u16) -> u32 {
+    let ctx = SkReuseportContext::new(md);
+    let Some(counters) = maps::COUNTERS.get_ptr_mut(0) else { return SK_DROP };
+    // SAFETY: as in the caller, which does not use its own reference any more.
+    let counters = unsafe { &mut *counters };
+    let migrating = gather::migrating(&ctx);
+    let mut group = KernelGroup { ctx: &ctx, table, counters };
+    let decision = select::detour(key, current, HOLD.load() != 0, &mut group);
+    let counters = group.counters;
+    if migrating {
+        add(counters, Counter::Migration, 1);
     }
-    count(counters, migrating, &decision);
+    if let Some(detour) = decision.detour {
+        add(counters, decision.owner, 1);
+        add(counters, detour, 1);
+        add(counters, Counter::SelectFailed, u64::from(decision.failed));
+    }
+    if decision.slot.is_none() {
+        add(counters, Counter::Refused, 1);
+    }
     if table.attention.get() & attention::TRACE != 0 {
         trace(&ctx, migrating, key, &decision);
     }
@@ -78,34 +120,20 @@ pub fn reuseport_lb(ctx: SkReuseportContext) -> u32 {
 }
 
 #[inline(always)]
-fn count(counters: &mut Counters, migrating: bool, decision: &Decision) {
-    add(counters, if migrating { Counter::Migration } else { Counter::Packet }, 1);
-    add(counters, decision.owner, 1);
-    match decision.slot {
-        Some(slot) => counters.selected[usize::from(slot) & (MAX_SLOTS - 1)] += 1,
-        None => add(counters, Counter::Refused, 1),
-    }
-    if let Some(detour) = decision.detour {
-        add(counters, detour, 1);
-        add(counters, Counter::SelectFailed, u64::from(decision.failed));
-    }
-}
-
-#[inline(always)]
 fn add(counters: &mut Counters, counter: Counter, by: u64) {
     counters.events[counter.index() & (EVENTS - 1)] += by;
 }
 
-/// Numbers only: names of counters and workers are the reader's to add (see the daemon's trace).
+/// Numbers only: names of counters and workers are the reader's to add (the daemon's trace.rs).
 #[inline(never)]
 fn trace(ctx: &SkReuseportContext, migrating: bool, key: u32, decision: &Decision) {
-    let kind = if migrating { Counter::Migration } else { Counter::Packet } as u32;
+    let arrival = if migrating { Counter::Migration } else { Counter::Packet };
     let detour = match decision.detour {
         Some(detour) => detour as u32,
         None => EVENTS as u32,
     };
-    let slot = u32::from(decision.slot.unwrap_or(u16::MAX));
-    info!(ctx, "{} {} {} {} {}", kind, key, decision.owner as u32, detour, slot);
+    let slot = u32::from(decision.slot.unwrap_or(NO_SLOT));
+    info!(ctx, "{} {} {} {} {}", arrival as u32, key, decision.owner as u32, detour, slot);
 }
 
 #[cfg(not(test))]

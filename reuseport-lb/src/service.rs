@@ -329,7 +329,6 @@ impl Service {
 
     fn stop(&mut self) {
         if !std::mem::replace(&mut self.stopping, true) {
-            self.groups.iter().for_each(Group::close);
             self.leave(&self.workers.keys().copied().collect::<Vec<_>>());
         }
     }

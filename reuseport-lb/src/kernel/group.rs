@@ -10,6 +10,7 @@ use aya::programs::sk_reuseport::SkReuseportError;
 use aya::programs::{ProgramError, SkReuseport};
 use aya::{Ebpf, EbpfLoader};
 use aya_log::EbpfLogger;
+use reuseport_lb_common::counters::complete;
 use reuseport_lb_common::layout::{Counters, EVENTS, Entry, Load, MAX_SLOTS, Table, attention, constant};
 use socket2::Socket;
 
@@ -110,7 +111,7 @@ impl Group {
     /// Points buckets to slots; each takes effect at once, with one store.
     pub fn publish(&self, changes: impl IntoIterator<Item = (u16, u16)>) {
         for (bucket, slot) in changes {
-            self.table.set_entry(bucket, Entry::steady(slot));
+            self.table.set_entry(bucket, Entry::steady(slot, self.tracing()));
         }
     }
 
@@ -120,15 +121,18 @@ impl Group {
         self.load.waiting.set(waiting);
     }
 
-    /// Lets nothing new in from now on: RST and ICMP port unreachable.
-    pub fn close(&self) {
-        self.table.attention.set(self.table.attention.get() | attention::CLOSED);
-    }
-
-    /// Whether every decision is written to the log ring.
+    /// Whether every decision is written to the log ring. Marks all buckets; takes about 50 us.
     pub fn trace(&self, on: bool) {
+        if on == self.tracing() {
+            return;
+        }
         let others = self.table.attention.get() & !attention::TRACE;
         self.table.attention.set(if on { others | attention::TRACE } else { others });
+        self.publish((0..=u16::MAX).map(|bucket| (bucket, self.table.entry(bucket.into()).slot())));
+    }
+
+    fn tracing(&self) -> bool {
+        self.table.attention.get() & attention::TRACE != 0
     }
 
     /// The reader of the program's log ring, which hands each line to `sink`. There is only one.
@@ -149,6 +153,7 @@ impl Group {
             totals.events.iter_mut().zip(cpu.events).for_each(|(sum, n)| *sum += n);
             totals.selected.iter_mut().zip(cpu.selected).for_each(|(sum, n)| *sum += n);
         }
+        complete(&mut totals.events, totals.selected.iter().sum());
         Ok(totals)
     }
 }

@@ -1,0 +1,210 @@
+//! `cargo xtask bench decision`: nanoseconds per decision from the kernel's own statistics, beside
+//! an empty program and a bare select in the same run.
+
+use std::io::ErrorKind;
+use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use aya::maps::ReusePortSockArray;
+use aya::programs::SkReuseport;
+use aya::sys::{Stats, enable_stats};
+use aya::{Ebpf, programs::loaded_programs};
+use reuseport_lb::config::{Affinity, WhenEmpty};
+use reuseport_lb::kernel::group::Group;
+use reuseport_lb::kernel::socket;
+use reuseport_lb::listener::{Listener, Protocol};
+use reuseport_lb::table::{Member, Table};
+use socket2::{Domain, Socket, Type};
+use tests::world::{World, repository};
+
+const WORKERS: u16 = 8;
+/// Times that all groups are made anew: where the kernel puts sockets and maps in memory is worth
+/// several nanoseconds, and luck.
+const SETTINGS: usize = 9;
+/// Rounds in each setting, in which every program takes its turn.
+const ROUNDS: usize = 40;
+const DATAGRAMS: usize = 1_000;
+const CONNECTIONS: usize = 100;
+/// The one client port of the hot cases.
+const CLIENT_PORT: u16 = 50_000;
+
+/// How the load looks.
+#[derive(Clone, Copy, PartialEq)]
+enum Flows {
+    /// One flow: table entry, counters and socket are in the caches.
+    One,
+    /// Another flow each time: another bucket and another socket, mostly not in the caches.
+    Many,
+}
+
+/// A program in the group of some sockets.
+struct Candidate {
+    name: &'static str,
+    program_id: u32,
+    listener: Listener,
+    sockets: Vec<Socket>,
+    _keep: Box<dyn std::any::Any>,
+}
+
+fn main() -> Result<()> {
+    let world = World::new();
+    let _stats = enable_stats(Stats::RunTime).context("cannot switch the kernel's run-time statistics on")?;
+    println!(
+        "ns per decision, from the kernel's run-time statistics; {WORKERS} workers, Linux {}",
+        reuseport_lb::kernel::host::release()
+    );
+    println!("medians (quartiles) of {SETTINGS} settings of {ROUNDS} rounds, all programs by turns\n");
+    for (protocol, unit, flows) in [
+        (Protocol::Udp, DATAGRAMS, Flows::One),
+        (Protocol::Tcp, CONNECTIONS, Flows::One),
+        (Protocol::Udp, DATAGRAMS, Flows::Many),
+        (Protocol::Tcp, CONNECTIONS, Flows::Many),
+    ] {
+        let mut samples: Vec<(&'static str, Vec<f64>)> = Vec::new();
+        for setting in 0..SETTINGS {
+            measure(protocol, unit, flows, setting, &world, &mut samples)?;
+        }
+        let load = if flows == Flows::One { "one flow, hot caches" } else { "many flows, cold caches" };
+        println!("{:38} {:>20} {:>12} {:>10}", format!("{protocol}, {load}"), "measured", "less empty", "x bare");
+        report(&mut samples);
+    }
+    Ok(())
+}
+
+fn measure(
+    protocol: Protocol,
+    unit: usize,
+    flows: Flows,
+    setting: usize,
+    world: &World,
+    samples: &mut Vec<(&'static str, Vec<f64>)>,
+) -> Result<()> {
+    let bare = if flows == Flows::One { ("bare", "bare select") } else { ("bare_spread", "bare select, by hash") };
+    let mut candidates = vec![
+        baseline("empty", "empty program", protocol, 9001)?,
+        baseline(bare.0, bare.1, protocol, 9002)?,
+        ours("ours, affinity flow", Affinity::Flow, protocol, 9003, world)?,
+        ours("ours, affinity source", Affinity::Source, protocol, 9004, world)?,
+    ];
+    samples.resize(candidates.len(), ("", Vec::new()));
+    for round in 0..=ROUNDS {
+        for turn in 0..candidates.len() {
+            let at = (turn + setting + round) % candidates.len();
+            let candidate = &mut candidates[at];
+            let before = run_stats(candidate.program_id)?;
+            match protocol {
+                Protocol::Udp => send(candidate, unit, flows)?,
+                Protocol::Tcp => connect(candidate, unit, flows)?,
+            }
+            let after = run_stats(candidate.program_id)?;
+            let (time, count) = (after.0 - before.0, after.1 - before.1);
+            anyhow::ensure!(count >= unit as u64, "{} ran {count} times of {unit}", candidate.name);
+            // The first round warms the caches.
+            if round > 0 {
+                samples[at].0 = candidate.name;
+                samples[at].1.push(time.as_nanos() as f64 / count as f64);
+            }
+        }
+    }
+    Ok(())
+}
+
+fn report(samples: &mut [(&'static str, Vec<f64>)]) {
+    let mut medians = Vec::new();
+    for (name, samples) in samples {
+        samples.sort_by(f64::total_cmp);
+        let quantile = |part: usize| samples[samples.len() * part / 4];
+        medians.push(quantile(2));
+        let net = quantile(2) - medians[0];
+        let ratio = medians.get(1).map_or_else(|| "-".into(), |bare| format!("{:.2}", net / (bare - medians[0])));
+        let measured = format!("{:.1} ({:.1}-{:.1})", quantile(2), quantile(1), quantile(3));
+        println!("  {name:36} {measured:>20} {net:12.1} {ratio:>10}");
+    }
+    println!();
+}
+
+fn ours(name: &'static str, affinity: Affinity, protocol: Protocol, port: u16, world: &World) -> Result<Candidate> {
+    let listener = Listener { protocol, address: (Ipv4Addr::LOCALHOST, port).into() };
+    let pins = world.bpffs().join(format!("{protocol}{port}"));
+    let _ = std::fs::remove_dir_all(&pins);
+    std::fs::create_dir(&pins)?;
+    let mut group = Group::load(&listener, affinity, WhenEmpty::Hold, &pins)?;
+    let mut sockets = Vec::new();
+    for slot in 0..WORKERS {
+        let socket = socket::open(&listener, &group, 4096, slot == 0)?;
+        group.insert(slot, &socket)?;
+        sockets.push(socket);
+    }
+    let members: Vec<Member> = (0..WORKERS).map(|slot| Member::new(&format!("bench/{slot}"), slot, 1)).collect();
+    group.publish(Table::default().rebalance(&members));
+    let program_id = group.program_id();
+    Ok(Candidate { name, program_id, listener, sockets, _keep: Box::new(group) })
+}
+
+fn baseline(program: &str, name: &'static str, protocol: Protocol, port: u16) -> Result<Candidate> {
+    let object = repository().join("target/ebpf/bpfel-unknown-none/release/baselines");
+    let object = std::fs::read(&object).with_context(|| format!("cannot read {}", object.display()))?;
+    let mut ebpf = Ebpf::load(&object)?;
+    let listener = Listener { protocol, address: (Ipv4Addr::LOCALHOST, port).into() };
+    let kind = if protocol == Protocol::Tcp { Type::STREAM } else { Type::DGRAM };
+    let program: &mut SkReuseport = ebpf.program_mut(program).context("no such program")?.try_into()?;
+    program.load()?;
+    let program_id = program.info()?.id();
+    let mut sockets = Vec::new();
+    for _ in 0..WORKERS {
+        let socket = Socket::new(Domain::IPV4, kind, None)?;
+        socket.set_reuse_port(true)?;
+        socket.bind(&listener.address.into())?;
+        if protocol == Protocol::Tcp {
+            socket.listen(4096)?;
+        }
+        sockets.push(socket);
+    }
+    program.attach(&sockets[0])?;
+    let mut array: ReusePortSockArray<_> = ebpf.take_map("SOCKETS").context("no map")?.try_into()?;
+    for (slot, socket) in sockets.iter().enumerate() {
+        array.set(slot as u32, socket, 0)?;
+    }
+    Ok(Candidate { name, program_id, listener, sockets, _keep: Box::new((ebpf, array)) })
+}
+
+fn run_stats(id: u32) -> Result<(Duration, u64)> {
+    let program = loaded_programs().filter_map(Result::ok).find(|program| program.id() == id).context("the program is gone")?;
+    Ok((program.run_time(), program.run_count()))
+}
+
+fn send(candidate: &Candidate, datagrams: usize, flows: Flows) -> Result<()> {
+    let mut client = UdpSocket::bind((Ipv4Addr::LOCALHOST, CLIENT_PORT))?;
+    for at in 0..datagrams {
+        if flows == Flows::Many && at % 4 == 0 {
+            client = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))?;
+        }
+        client.send_to(b"x", candidate.listener.address)?;
+    }
+    Ok(())
+}
+
+fn connect(candidate: &Candidate, connections: usize, flows: Flows) -> Result<()> {
+    for socket in &candidate.sockets {
+        socket.set_nonblocking(true)?;
+    }
+    for _ in 0..connections {
+        let client = Socket::new(Domain::IPV4, Type::STREAM, None)?;
+        // Closing resets: no port stays in TIME_WAIT.
+        client.set_linger(Some(Duration::ZERO))?;
+        if flows == Flows::One {
+            client.set_reuse_address(true)?;
+            client.bind(&SocketAddr::from((Ipv4Addr::LOCALHOST, CLIENT_PORT)).into())?;
+        }
+        client.connect(&candidate.listener.address.into())?;
+        drop(client);
+        for socket in &candidate.sockets {
+            match socket.accept() {
+                Err(error) if error.kind() != ErrorKind::WouldBlock => return Err(error.into()),
+                _ => {}
+            }
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,177 @@
+//! Clients: connections and datagrams from any address, to the embedded worker.
+
+use std::collections::BTreeMap;
+use std::io::{self, Read, Write};
+use std::net::{IpAddr, SocketAddr, TcpStream, UdpSocket};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use socket2::{Domain, Socket, Type};
+
+/// A request fails that takes longer.
+pub const TIMEOUT: Duration = Duration::from_secs(5);
+
+/// What an embedded worker says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Answer {
+    /// `worker=`
+    pub worker: String,
+    /// `pid=`
+    pub pid: i32,
+    /// `peer=`
+    pub peer: SocketAddr,
+}
+
+impl Answer {
+    fn parse(text: &str) -> io::Result<Self> {
+        let field = |name: &str| text.lines().find_map(|line| line.strip_prefix(name));
+        let parsed = || Some((field("worker=")?, field("pid=")?.parse().ok()?, field("peer=")?.parse().ok()?));
+        match parsed() {
+            Some((worker, pid, peer)) => Ok(Self { worker: worker.into(), pid, peer }),
+            None => Err(io::Error::other(format!("not an answer: {text:?}"))),
+        }
+    }
+}
+
+/// A connection that is kept.
+pub struct Connection(TcpStream);
+
+impl Connection {
+    /// Connects, from `from` if that is given.
+    pub fn open(to: SocketAddr, from: Option<IpAddr>) -> io::Result<Self> {
+        let socket = Socket::new(Domain::for_address(to), Type::STREAM, None)?;
+        if let Some(from) = from {
+            // The port is chosen at connect, so that ports do not run out.
+            nix::sys::socket::setsockopt(&socket, nix::sys::socket::sockopt::IpBindAddressNoPort, &true)?;
+            socket.bind(&SocketAddr::new(from, 0).into())?;
+        }
+        socket.connect_timeout(&to.into(), TIMEOUT)?;
+        let stream = TcpStream::from(socket);
+        stream.set_read_timeout(Some(TIMEOUT))?;
+        stream.set_nodelay(true)?;
+        Ok(Self(stream))
+    }
+
+    /// One request on it.
+    pub fn ask(&mut self) -> io::Result<Answer> {
+        self.0.write_all(b"GET / HTTP/1.1\r\nHost: test\r\n\r\n")?;
+        let mut response = Vec::new();
+        let mut chunk = [0; 1024];
+        loop {
+            let length = self.0.read(&mut chunk)?;
+            if length == 0 {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+            response.extend_from_slice(&chunk[..length]);
+            let text = String::from_utf8_lossy(&response);
+            if let Some((head, body)) = text.split_once("\r\n\r\n") {
+                let mut headers = head.lines().filter_map(|line| line.split_once(": "));
+                let expected = headers.find(|(name, _)| name.eq_ignore_ascii_case("content-length"));
+                if expected.is_some_and(|(_, length)| length.parse() == Ok(body.len())) {
+                    return Answer::parse(body);
+                }
+            }
+        }
+    }
+
+    /// Closes with a reset, so that no port is left in TIME_WAIT.
+    pub fn reset(self) {
+        // The worst that can happen is an ordinary close.
+        let _ = Socket::from(self.0).set_linger(Some(Duration::ZERO));
+    }
+}
+
+/// One connection with one request.
+pub fn ask(to: SocketAddr) -> io::Result<Answer> {
+    ask_from(to, None)
+}
+
+/// The same from a given address.
+pub fn ask_from(to: SocketAddr, from: Option<IpAddr>) -> io::Result<Answer> {
+    let mut connection = Connection::open(to, from)?;
+    let answer = connection.ask();
+    connection.reset();
+    answer
+}
+
+/// One datagram and its answer, from `from` or any address.
+pub fn ask_udp(to: SocketAddr, from: Option<IpAddr>) -> io::Result<Answer> {
+    let any = if to.is_ipv4() { IpAddr::from([0, 0, 0, 0]) } else { IpAddr::from([0u16; 8]) };
+    let socket = UdpSocket::bind((from.unwrap_or(any), 0))?;
+    socket.set_read_timeout(Some(TIMEOUT))?;
+    socket.connect(to)?;
+    socket.send(b"?")?;
+    let mut buffer = [0; 1024];
+    let length = socket.recv(&mut buffer)?;
+    Answer::parse(&String::from_utf8_lossy(&buffer[..length]))
+}
+
+/// How often each worker answered.
+pub type Tally = BTreeMap<String, u64>;
+
+/// Asks `count` times and counts who answered.
+///
+/// # Panics
+/// If a request fails.
+#[must_use]
+pub fn tally(count: usize, mut ask: impl FnMut() -> io::Result<Answer>) -> Tally {
+    let mut tally = Tally::new();
+    for at in 0..count {
+        let answer = ask().unwrap_or_else(|error| panic!("request {at} of {count} failed: {error}"));
+        *tally.entry(answer.worker).or_default() += 1;
+    }
+    tally
+}
+
+/// New connections, one request each, one after the other, until it is ended.
+pub struct Stream {
+    stop: Arc<AtomicBool>,
+    running: JoinHandle<Outcome>,
+}
+
+/// What became of a [`Stream`].
+#[derive(Debug, Default)]
+pub struct Outcome {
+    /// Requests that were answered, by worker.
+    pub answered: Tally,
+    /// What went wrong, one line for each.
+    pub failed: Vec<String>,
+}
+
+impl Stream {
+    /// Starts one, in this thread's namespace.
+    #[must_use]
+    pub fn start(to: SocketAddr) -> Self {
+        let stop = Arc::new(AtomicBool::new(false));
+        let stopped = stop.clone();
+        let running = std::thread::spawn(move || {
+            let mut outcome = Outcome::default();
+            while !stopped.load(Ordering::Relaxed) {
+                let asked = Connection::open(to, None).map_err(|error| format!("connect: {error}"));
+                let answered = asked.and_then(|mut connection| {
+                    let answer = connection.ask().map_err(|error| format!("answer: {error}"));
+                    connection.reset();
+                    answer
+                });
+                match answered {
+                    Ok(answer) => *outcome.answered.entry(answer.worker).or_default() += 1,
+                    Err(error) => outcome.failed.push(error),
+                }
+            }
+            outcome
+        });
+        Self { stop, running }
+    }
+
+    /// Ends it.
+    ///
+    /// # Panics
+    /// If the thread panicked.
+    #[must_use]
+    pub fn end(self) -> Outcome {
+        self.stop.store(true, Ordering::Relaxed);
+        self.running.join().expect("the stream's thread panicked")
+    }
+}

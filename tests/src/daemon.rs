@@ -1,0 +1,252 @@
+//! The daemon under test: the real binary, in a test's world.
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use reuseport_lb::status::{Service, Status, Worker};
+
+use crate::world::{World, repository};
+
+/// Longest time to wait for a state; far beyond what any takes.
+pub const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Waits until `look` finds something.
+///
+/// # Panics
+/// If that takes longer than [`PATIENCE`].
+pub fn until<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
+    let begun = Instant::now();
+    loop {
+        if let Some(found) = look() {
+            return found;
+        }
+        assert!(begun.elapsed() < PATIENCE, "waited {PATIENCE:?} for {what}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// The binary, as users run it.
+///
+/// # Panics
+/// If it is not built.
+#[must_use]
+pub fn binary() -> PathBuf {
+    let binary = repository().join("target/release/reuseport-lb");
+    assert!(binary.is_file(), "{} is not built: run `cargo xtask build`", binary.display());
+    binary
+}
+
+/// A running daemon; stopped on drop, with a look at what it left behind.
+pub struct Daemon {
+    child: Child,
+    paths: Paths,
+}
+
+/// Where a daemon lives.
+#[derive(Clone)]
+pub struct Paths {
+    runtime_dir: PathBuf,
+    bpffs: PathBuf,
+    log: PathBuf,
+}
+
+impl Paths {
+    /// The usual place in a world.
+    #[must_use]
+    pub fn of(world: &World) -> Self {
+        Self { runtime_dir: world.path("run"), bpffs: world.bpffs(), log: world.path("daemon.log") }
+    }
+
+    /// The control socket.
+    #[must_use]
+    pub fn control(&self) -> PathBuf {
+        self.runtime_dir.join("control.sock")
+    }
+
+    /// The binary with these paths and `arguments`.
+    #[must_use]
+    pub fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(binary());
+        command.arg("--runtime-dir").arg(&self.runtime_dir).arg("--bpffs").arg(&self.bpffs).args(arguments);
+        command.stdin(Stdio::null());
+        command
+    }
+
+    /// Runs a command to its end.
+    ///
+    /// # Panics
+    /// If it cannot be started.
+    #[must_use]
+    pub fn output(&self, arguments: &[&str]) -> Output {
+        self.command(arguments).output().expect("cannot run reuseport-lb")
+    }
+
+    /// What a daemon must not leave behind: processes aside, files and pins.
+    #[must_use]
+    pub fn leftovers(&self) -> Vec<PathBuf> {
+        let mut left = Vec::new();
+        for directory in [&self.runtime_dir, &self.bpffs.join("reuseport-lb")] {
+            if directory.exists() {
+                left.push(directory.clone());
+                left.extend(fs::read_dir(directory).into_iter().flatten().flatten().map(|entry| entry.path()));
+            }
+        }
+        left
+    }
+
+    fn status(&self) -> Option<Status> {
+        let output = self.output(&["status", "--json"]);
+        output.status.success().then(|| serde_json::from_slice(&output.stdout).expect("status is not JSON"))
+    }
+}
+
+impl Daemon {
+    /// Starts a daemon and waits until all workers are ready and have buckets.
+    ///
+    /// # Panics
+    /// If it does not get there, with its log.
+    #[must_use]
+    pub fn start(world: &World, arguments: &[&str]) -> Self {
+        let paths = Paths::of(world);
+        let log = File::create(&paths.log).expect("cannot make a log");
+        let child = paths
+            .command(&[&["run"], arguments].concat())
+            .stdout(log.try_clone().expect("cannot share the log"))
+            .stderr(log)
+            .spawn()
+            .expect("cannot start reuseport-lb");
+        let mut daemon = Self { child, paths };
+        until("all workers to be ready", || {
+            if let Ok(Some(status)) = daemon.child.try_wait() {
+                panic!("the daemon ended with {status}:\n{}", daemon.log());
+            }
+            let status = daemon.paths.status()?;
+            status.services.iter().all(settled).then_some(())
+        });
+        daemon
+    }
+
+    /// With a configuration file of this content.
+    #[must_use]
+    pub fn configured(world: &World, configuration: &str) -> Self {
+        let file = world.file("config.toml", configuration);
+        Self::start(world, &["--config", &file.to_string_lossy()])
+    }
+
+    /// Its process id.
+    #[must_use]
+    pub fn pid(&self) -> i32 {
+        i32::try_from(self.child.id()).expect("a process id")
+    }
+
+    /// Where it lives.
+    #[must_use]
+    pub fn paths(&self) -> &Paths {
+        &self.paths
+    }
+
+    /// What it has said so far.
+    #[must_use]
+    pub fn log(&self) -> String {
+        fs::read_to_string(&self.paths.log).unwrap_or_default()
+    }
+
+    /// Its first service.
+    ///
+    /// # Panics
+    /// If it does not answer.
+    #[must_use]
+    pub fn service(&self) -> Service {
+        self.status().services.remove(0)
+    }
+
+    /// Everything.
+    ///
+    /// # Panics
+    /// If it does not answer.
+    #[must_use]
+    pub fn status(&self) -> Status {
+        self.paths.status().unwrap_or_else(|| panic!("no status:\n{}", self.log()))
+    }
+
+    /// Runs a command that must succeed; returns what it printed.
+    ///
+    /// # Panics
+    /// If it fails, with what it said.
+    pub fn run(&self, arguments: &[&str]) -> String {
+        let output = self.paths.output(arguments);
+        let err = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{arguments:?} failed: {err}\n{}", self.log());
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    }
+
+    /// Ends it with SIGTERM and waits.
+    ///
+    /// # Panics
+    /// If it does not end, or leaves anything behind.
+    pub fn stop(mut self) {
+        let workers = self.workers();
+        let status = self.terminate();
+        assert!(status.success(), "the daemon ended with {status}:\n{}", self.log());
+        assert_eq!(self.paths.leftovers(), Vec::<PathBuf>::new());
+        for pid in workers {
+            assert!(!Path::new(&format!("/proc/{pid}")).exists(), "process {pid} is left");
+        }
+    }
+
+    /// The processes of all its workers.
+    #[must_use]
+    pub fn workers(&self) -> Vec<i32> {
+        let status = self.status();
+        status.services.iter().flat_map(|service| &service.workers).filter_map(|worker| worker.pid).collect()
+    }
+
+    fn terminate(&mut self) -> ExitStatus {
+        signal(self.pid(), nix::sys::signal::Signal::SIGTERM);
+        until("the daemon to end", || self.child.try_wait().expect("cannot wait for the daemon"))
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        if let Ok(None) = self.child.try_wait() {
+            signal(self.pid(), nix::sys::signal::Signal::SIGTERM);
+            let begun = Instant::now();
+            while let Ok(None) = self.child.try_wait() {
+                if begun.elapsed() > PATIENCE {
+                    let _ = self.child.kill();
+                }
+                std::thread::sleep(Duration::from_millis(5));
+            }
+        }
+        if std::thread::panicking() {
+            eprintln!("the daemon's log:\n{}", self.log());
+        }
+    }
+}
+
+/// Sends a signal to a process that the test started.
+pub fn signal(pid: i32, signal: nix::sys::signal::Signal) {
+    // It may have ended by itself, which the test then sees.
+    let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), signal);
+}
+
+/// Whether all workers are ready and have their buckets.
+#[must_use]
+pub fn settled(service: &Service) -> bool {
+    service.workers.iter().all(|worker| worker.state == "ready" && worker.buckets > 0)
+}
+
+/// Selections of a worker over all its sockets.
+#[must_use]
+pub fn selected(worker: &Worker) -> u64 {
+    worker.sockets.iter().map(|socket| socket.selected).sum()
+}
+
+/// A counter of a service, over all its groups.
+#[must_use]
+pub fn counter(service: &Service, name: &str) -> u64 {
+    service.groups.iter().map(|group| group.counters[name]).sum()
+}

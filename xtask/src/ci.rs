@@ -1,0 +1,35 @@
+//! `ci`: all that must pass, in the order in which it fails soonest; the tests come last, so that
+//! the run ends with their summary.
+
+use anyhow::Result;
+
+use crate::build::target;
+use crate::shell::{self, cargo, step};
+use crate::{build_ebpf, setup, test, tidy};
+
+pub(crate) fn run() -> Result<()> {
+    let ours = |arguments: &[&str]| {
+        let mut command = cargo(arguments);
+        command.env("CARGO_TARGET_DIR", target());
+        command
+    };
+    step("format", || shell::run(&mut ours(&["fmt", "--all", "--check"])))?;
+    step("tidy", tidy::run)?;
+    build_ebpf::run()?;
+    step("clippy", || {
+        shell::run(&mut ours(&["clippy", "--workspace", "--exclude", "reuseport-lb-ebpf", "--all-targets", "--", "-D", "warnings"]))
+    })?;
+    step("warnings of the kernel program", || {
+        // Clippy is not there for the compiler that builds it.
+        let mut check = setup::run()?.cargo(&[
+            "check", "--release", "--quiet", "--target", "bpfel-unknown-none", "--package", "reuseport-lb-ebpf", "--target-dir",
+            "target/ebpf-check",
+        ])?;
+        shell::run(check.env("RUSTFLAGS", "-D warnings"))
+    })?;
+    step("documentation", || {
+        let mut doc = ours(&["doc", "--workspace", "--exclude", "reuseport-lb-ebpf", "--no-deps", "--quiet"]);
+        shell::run(doc.env("RUSTDOCFLAGS", "-D warnings"))
+    })?;
+    test::run(&[])
+}

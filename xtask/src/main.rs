@@ -1,0 +1,74 @@
+//! `cargo xtask VERB`: one file per verb.
+
+mod bench;
+mod build;
+mod build_ebpf;
+mod ci;
+mod packages;
+mod run;
+mod setup;
+mod shell;
+mod test;
+mod tidy;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+#[derive(Parser)]
+#[command(name = "cargo xtask", about = "What one does with this repository", max_term_width = 100)]
+struct Cli {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Subcommand)]
+enum Verb {
+    /// Get what is needed to build the kernel program (the other verbs do this by themselves)
+    Setup,
+    /// Build the kernel program
+    BuildEbpf,
+    /// Build everything for use: target/release/reuseport-lb
+    Build,
+    /// Build everything and run `reuseport-lb ARGS`, by default `run`
+    Run {
+        /// Arguments of reuseport-lb
+        #[arg(last = true)]
+        arguments: Vec<String>,
+    },
+    /// Run all tests; the privileged ones need root
+    Test {
+        /// Only tests whose name contains this
+        #[arg(last = true)]
+        filter: Vec<String>,
+    },
+    /// Check what the compiler does not: sizes, layers, documents
+    Tidy,
+    /// Measure
+    Bench {
+        /// What
+        what: bench::What,
+    },
+    /// All that must pass: format, clippy, tidy, tests, documentation
+    Ci,
+}
+
+fn main() -> ExitCode {
+    let done = match Cli::parse().verb {
+        Verb::Setup => setup::run().map(drop),
+        Verb::BuildEbpf => build_ebpf::run(),
+        Verb::Build => build::run(),
+        Verb::Run { arguments } => run::run(&arguments),
+        Verb::Test { filter } => test::run(&filter),
+        Verb::Tidy => tidy::run(),
+        Verb::Bench { what } => bench::run(what),
+        Verb::Ci => ci::run(),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("xtask: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

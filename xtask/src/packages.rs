@@ -1,0 +1,109 @@
+//! Packages of Debian and Ubuntu, unpacked into a cache folder: nothing is installed, nothing on
+//! the system changes, and it needs no root.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result, bail};
+
+use crate::shell::{find, quietly, step};
+
+/// Where everything that is not the repository's goes.
+pub(crate) fn cache() -> Result<PathBuf> {
+    let base = std::env::var_os("XDG_CACHE_HOME")
+        .map(PathBuf::from)
+        .or_else(|| std::env::var_os("HOME").map(|home| Path::new(&home).join(".cache")))
+        .context("neither XDG_CACHE_HOME nor HOME is set, so there is no place for a cache")?;
+    let cache = base.join("reuseport-lb");
+    fs::create_dir_all(&cache).with_context(|| format!("cannot make {}", cache.display()))?;
+    Ok(cache)
+}
+
+/// Whether packages can be had this way here.
+pub(crate) fn available() -> bool {
+    ["apt-get", "apt-cache", "dpkg"].iter().all(|program| find(program).is_some())
+}
+
+/// Whether the distribution offers all of `packages`.
+pub(crate) fn offered(packages: &[&str]) -> Result<bool> {
+    update()?;
+    Ok(quietly(apt("apt-cache")?.arg("show").args(packages)).is_ok())
+}
+
+/// The folder into which `packages`, with what they need and the system lacks, are unpacked: `usr/`
+/// and so on below it. Done only once, for as long as the list stays the same.
+pub(crate) fn unpacked(name: &str, packages: &[&str]) -> Result<PathBuf> {
+    let root = cache()?.join(name);
+    let stamp = root.join("complete");
+    let wanted = packages.join(" ");
+    if fs::read_to_string(&stamp).is_ok_and(|have| have == wanted) {
+        return Ok(root);
+    }
+    update()?;
+    // What would be installed is what is missing; conflicts do not matter, nothing is installed.
+    let plan = quietly(
+        apt("apt-get")?.args(["install", "--simulate", "--no-install-recommends", "--yes"]).args(packages),
+    )
+    .with_context(|| format!("this distribution does not offer {wanted}"))?;
+    let mut missing: Vec<&str> =
+        plan.lines().filter_map(|line| line.strip_prefix("Inst ")?.split(' ').next()).collect();
+    // Those that are installed already are unpacked as well: everything is then in one place.
+    missing.extend(packages.iter().filter(|package| !missing.contains(package)).copied().collect::<Vec<_>>());
+
+    let _ = fs::remove_dir_all(&root);
+    let archives = root.join("archives");
+    fs::create_dir_all(&archives).with_context(|| format!("cannot make {}", archives.display()))?;
+    step(&format!("downloading {} packages for {name}", missing.len()), || {
+        quietly(apt("apt-get")?.arg("download").args(&missing).current_dir(&archives))
+    })?;
+    step(&format!("unpacking {name}"), || {
+        for archive in fs::read_dir(&archives)? {
+            quietly(Command::new("dpkg").arg("-x").arg(archive?.path()).arg(&root))?;
+        }
+        Ok(())
+    })?;
+    fs::remove_dir_all(&archives)?;
+    fs::write(&stamp, wanted)?;
+    Ok(root)
+}
+
+/// The folder of libraries of this machine's architecture below `root`.
+pub(crate) fn libraries(root: &Path) -> Result<PathBuf> {
+    let library = root.join("usr/lib");
+    let found = fs::read_dir(&library)
+        .with_context(|| format!("cannot read {}", library.display()))?
+        .filter_map(|entry| Some(entry.ok()?.path()))
+        .find(|path| path.to_string_lossy().ends_with("-linux-gnu"));
+    match found {
+        Some(path) => Ok(path),
+        None => bail!("{} has no folder of libraries", library.display()),
+    }
+}
+
+/// Package lists of our own: the system's may be missing or old, and updating them needs root.
+fn update() -> Result<()> {
+    let lists = cache()?.join("apt/lists");
+    let fresh = fs::metadata(lists.join("fresh"))
+        .and_then(|stamp| stamp.modified())
+        .is_ok_and(|at| at.elapsed().is_ok_and(|age| age.as_secs() < 6 * 3600));
+    if fresh {
+        return Ok(());
+    }
+    fs::create_dir_all(lists.join("partial"))?;
+    step("reading the lists of packages", || quietly(apt("apt-get")?.arg("update")))?;
+    fs::write(lists.join("fresh"), "")?;
+    Ok(())
+}
+
+fn apt(program: &str) -> Result<Command> {
+    let own = cache()?.join("apt");
+    fs::create_dir_all(own.join("cache/archives/partial"))?;
+    let mut command = Command::new(program);
+    command.env("LC_ALL", "C").env("DEBIAN_FRONTEND", "noninteractive");
+    command.arg("-o").arg(format!("Dir::State::Lists={}", own.join("lists").display()));
+    command.arg("-o").arg(format!("Dir::Cache={}", own.join("cache").display()));
+    // Nothing of the system's is written, so its locks are not needed, nor is its sandbox user.
+    command.args(["-o", "Debug::NoLocking=1", "-o", "APT::Sandbox::User=", "-o", "Acquire::Retries=3"]);
+    Ok(command)
+}

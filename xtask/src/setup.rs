@@ -1,0 +1,96 @@
+//! `setup`: the one place that knows what builds the kernel program. A rustup nightly with rust-src
+//! and a bpf-linker where they are; else packages of the distribution, unpacked into a cache.
+
+use std::path::PathBuf;
+use std::process::Command;
+
+use anyhow::{Context, Result, bail};
+
+use crate::packages;
+use crate::shell::{cargo, find, prepend, quietly, step};
+
+/// A compiler with `core` for the BPF target already built, and the LLVM that it was built with.
+const DEBIAN: &[&str] = &["rustc-web", "libstd-rust-web-dev", "libstd-rust-web-dev-bpf", "llvm-22", "llvm-22-dev"];
+
+/// Newer ones want other versions of LLVM.
+const BPF_LINKER: &str = "0.13.0";
+
+/// What builds the kernel program here.
+pub(crate) enum Toolchain {
+    /// rustup's nightly, which builds `core` itself, and a bpf-linker on the PATH.
+    Nightly,
+    /// Debian's packages, unpacked below `root`, and a bpf-linker built against them in `tools`.
+    Unpacked { root: PathBuf, tools: PathBuf },
+}
+
+/// Finds or fetches the toolchain.
+pub(crate) fn run() -> Result<Toolchain> {
+    if find("bpf-linker").is_some() && nightly_has_source() {
+        return Ok(Toolchain::Nightly);
+    }
+    if !packages::available() || !packages::offered(DEBIAN)? {
+        bail!(
+            "building the kernel program needs a nightly Rust with its source and bpf-linker, and this \
+             distribution has no packages of them that are known here. Run\n  \
+             rustup toolchain install nightly --component rust-src\n  cargo install bpf-linker\n\
+             and try again"
+        );
+    }
+    let root = packages::unpacked("toolchain", DEBIAN)?;
+    let tools = packages::cache()?.join(format!("bpf-linker-{BPF_LINKER}"));
+    if !tools.join("bin/bpf-linker").is_file() {
+        step(&format!("building bpf-linker {BPF_LINKER}"), || {
+            let mut install = cargo(&["install", "bpf-linker", "--version", BPF_LINKER, "--locked"]);
+            install.args(["--no-default-features", "--features", "llvm-22", "--root"]).arg(&tools);
+            // Without this it would link against another LLVM of the system, and fail.
+            install.env("LLVM_PREFIX", root.join("usr/lib/llvm-22"));
+            prepend(&mut install, "LD_LIBRARY_PATH", &packages::libraries(&root)?);
+            quietly(&mut install).context("bpf-linker needs a C++ compiler: on Debian, `apt-get install g++`")
+        })?;
+    }
+    Ok(Toolchain::Unpacked { root, tools })
+}
+
+impl Toolchain {
+    /// One line for people.
+    pub(crate) fn describe(&self) -> String {
+        match self {
+            Self::Nightly => "rustup's nightly with rust-src, bpf-linker on the PATH".into(),
+            Self::Unpacked { root, .. } => format!("Debian's packages, unpacked in {}", root.display()),
+        }
+    }
+
+    /// `cargo` that compiles for the BPF target.
+    pub(crate) fn cargo(&self, arguments: &[&str]) -> Result<Command> {
+        let mut command = match self {
+            Self::Nightly => {
+                let mut command = Command::new("cargo");
+                command.arg("+nightly").args(arguments).args(["-Z", "build-std=core"]);
+                command.current_dir(crate::shell::repository());
+                // Set by the cargo that runs this; it would overrule `+nightly`.
+                command.env_remove("RUSTUP_TOOLCHAIN").env_remove("RUSTC").env_remove("CARGO");
+                command
+            }
+            Self::Unpacked { root, tools } => {
+                let mut command = cargo(arguments);
+                command.env("RUSTC", root.join("usr/bin/rustc"));
+                // aya-ebpf uses an unstable feature.
+                command.env("RUSTC_BOOTSTRAP", "1");
+                prepend(&mut command, "LD_LIBRARY_PATH", &packages::libraries(root)?);
+                prepend(&mut command, "PATH", &tools.join("bin"));
+                command
+            }
+        };
+        command.env("RUSTFLAGS", "-C debuginfo=2 -C link-arg=--btf");
+        command.env_remove("CARGO_ENCODED_RUSTFLAGS");
+        Ok(command)
+    }
+}
+
+fn nightly_has_source() -> bool {
+    let Ok(sysroot) = quietly(Command::new("rustc").args(["+nightly", "--print", "sysroot"]).env_remove("RUSTUP_TOOLCHAIN"))
+    else {
+        return false;
+    };
+    PathBuf::from(sysroot.trim()).join("lib/rustlib/src/rust/library/core").is_dir()
+}

@@ -1,0 +1,107 @@
+//! Running other programs, and saying what is going on and for how long.
+
+use std::io::{IsTerminal, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::mpsc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+
+/// A program gets this long before its step is announced: what is done already says nothing.
+const QUIET: Duration = Duration::from_secs(2);
+
+/// The repository.
+pub(crate) fn repository() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap_or(Path::new("/"))
+}
+
+/// Cargo, in the repository.
+pub(crate) fn cargo(arguments: &[&str]) -> Command {
+    let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    command.args(arguments).current_dir(repository());
+    command
+}
+
+/// Runs a command that must succeed, with its output in view.
+pub(crate) fn run(command: &mut Command) -> Result<()> {
+    let status = command.status().with_context(|| format!("cannot run {}", name(command)))?;
+    if !status.success() {
+        bail!("{} failed ({status})", described(command));
+    }
+    Ok(())
+}
+
+/// Runs a command that must succeed; its output is shown only if it does not.
+pub(crate) fn quietly(command: &mut Command) -> Result<String> {
+    let output = command
+        .stdin(Stdio::null())
+        .output()
+        .with_context(|| format!("cannot run {}", name(command)))?;
+    if !output.status.success() {
+        let said = [output.stdout, output.stderr].concat();
+        bail!("{} failed ({}):\n{}", described(command), output.status, String::from_utf8_lossy(&said).trim_end());
+    }
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+/// Does one step of a longer piece of work: says what, counts seconds if it takes long, says how
+/// long it took.
+pub(crate) fn step<T>(what: &str, act: impl FnOnce() -> Result<T>) -> Result<T> {
+    let begun = Instant::now();
+    let (done, ended) = mpsc::channel::<()>();
+    let (announced, live) = (what.to_owned(), std::io::stderr().is_terminal());
+    let watch = std::thread::spawn(move || {
+        let mut wait = QUIET;
+        let mut shown = false;
+        while ended.recv_timeout(wait) == Err(mpsc::RecvTimeoutError::Timeout) {
+            let seconds = begun.elapsed().as_secs();
+            if live {
+                eprint!("\r  {announced} … {seconds} s ");
+                // A terminal that is gone is no reason to stop working.
+                let _ = std::io::stderr().flush();
+            } else if !shown || seconds.is_multiple_of(30) {
+                eprintln!("  {announced} … {seconds} s");
+            }
+            shown = true;
+            wait = Duration::from_secs(1);
+        }
+        shown && live
+    });
+    let result = act();
+    drop(done);
+    let open_line = watch.join().unwrap_or(false);
+    if open_line {
+        eprint!("\r");
+    }
+    if begun.elapsed() >= QUIET {
+        let outcome = if result.is_ok() { "done" } else { "failed" };
+        eprintln!("  {what}: {outcome} after {:.1} s", begun.elapsed().as_secs_f64());
+    }
+    result
+}
+
+/// Where `program` is on the PATH.
+pub(crate) fn find(program: &str) -> Option<PathBuf> {
+    let path = std::env::var_os("PATH")?;
+    std::env::split_paths(&path).map(|directory| directory.join(program)).find(|file| file.is_file())
+}
+
+/// Puts `value` in front of a list of paths in the environment of `command`.
+pub(crate) fn prepend(command: &mut Command, variable: &str, value: &Path) {
+    let old = std::env::var_os(variable).unwrap_or_default();
+    let paths = std::iter::once(value.to_owned()).chain(std::env::split_paths(&old).filter(|p| !p.as_os_str().is_empty()));
+    if let Ok(joined) = std::env::join_paths(paths) {
+        command.env(variable, joined);
+    }
+}
+
+fn name(command: &Command) -> String {
+    command.get_program().to_string_lossy().into_owned()
+}
+
+fn described(command: &Command) -> String {
+    let arguments: Vec<_> = command.get_args().map(|argument| argument.to_string_lossy()).collect();
+    let program = Path::new(command.get_program()).file_name().unwrap_or_default().to_string_lossy();
+    format!("`{program} {}`", arguments.join(" "))
+}

@@ -1,0 +1,125 @@
+//! `tidy`: what the compiler does not check. Each rule says what breaks it and how to mend that.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Result, bail};
+
+use crate::shell::{quietly, repository};
+
+/// Ask at 400 lines, split at this many.
+const LONGEST_FILE: usize = 600;
+/// Kernel-side files are read by the verifier's victims.
+const LONGEST_KERNEL_FILE: usize = 200;
+
+pub(crate) fn run() -> Result<()> {
+    let files = files()?;
+    let mut broken = Vec::new();
+    for (path, text) in &files {
+        sizes(path, text, &mut broken);
+        layers(path, text, &mut broken);
+        heads(path, text, &mut broken);
+        words(path, text, &mut broken);
+    }
+    members(&files, &mut broken);
+    counters(&files, &mut broken);
+    if broken.is_empty() {
+        return Ok(());
+    }
+    bail!("{} rules are broken:\n  {}", broken.len(), broken.join("\n  "))
+}
+
+/// Text files that git knows or would know.
+fn files() -> Result<Vec<(PathBuf, String)>> {
+    let mut list = std::process::Command::new("git");
+    list.args(["ls-files", "--cached", "--others", "--exclude-standard"]).current_dir(repository());
+    let names = quietly(&mut list)?;
+    Ok(names
+        .lines()
+        .filter_map(|name| Some((PathBuf::from(name), fs::read_to_string(repository().join(name)).ok()?)))
+        .collect())
+}
+
+fn sizes(path: &Path, text: &str, broken: &mut Vec<String>) {
+    if path.extension().is_none_or(|extension| extension != "rs") {
+        return;
+    }
+    let most = if path.starts_with("reuseport-lb-ebpf") { LONGEST_KERNEL_FILE } else { LONGEST_FILE };
+    let lines = text.lines().count();
+    if lines > most {
+        broken.push(format!("{} has {lines} lines, more than {most}: split it by what changes together", path.display()));
+    }
+}
+
+/// Unsafe code and system calls have their places; pure modules stay pure.
+fn layers(path: &Path, text: &str, broken: &mut Vec<String>) {
+    let place = path.to_string_lossy();
+    if path.extension().is_none_or(|extension| extension != "rs") {
+        return;
+    }
+    let may_be_unsafe = place.starts_with("reuseport-lb/src/kernel/")
+        || place.starts_with("reuseport-lb-ebpf/")
+        || place == "reuseport-lb-common/src/shared.rs"
+        || place == "reuseport-lb-common/src/layout.rs"
+        || place.starts_with("tests/")
+        || place.starts_with("xtask/");
+    if !may_be_unsafe && text.contains("unsafe {") {
+        broken.push(format!("{place} has unsafe code: it belongs into reuseport-lb/src/kernel/"));
+    }
+    let pure = ["table.rs", "worker.rs", "slots.rs", "listener.rs"].map(|name| format!("reuseport-lb/src/{name}"));
+    if pure.iter().any(|pure| *pure == place) {
+        for word in ["tokio", "crate::kernel", "libc::", "std::fs", "std::process"] {
+            if text.contains(word) {
+                broken.push(format!("{place} is pure and must not use {word}"));
+            }
+        }
+    }
+}
+
+fn heads(path: &Path, text: &str, broken: &mut Vec<String>) {
+    if path.extension().is_some_and(|extension| extension == "rs") && !text.starts_with("//! ") {
+        broken.push(format!("{} does not say in its first line what it is: start it with `//! `", path.display()));
+    }
+}
+
+/// Addresses of registries and paths of one machine have no place in a repository.
+fn words(path: &Path, text: &str, broken: &mut Vec<String>) {
+    // Taken apart, so that this file does not break its own rule.
+    let banned = [["deb.", "debian.org"], ["crates.io", "-index"], ["/work", "/main"], ["index.", "crates.io"]];
+    for word in banned.map(|parts| parts.concat()) {
+        // The lock file names the registry by its nature.
+        if text.contains(&word) && !path.ends_with("Cargo.lock") {
+            broken.push(format!("{} names {word}", path.display()));
+        }
+    }
+}
+
+fn members(files: &[(PathBuf, String)], broken: &mut Vec<String>) {
+    for (path, text) in files.iter().filter(|(path, _)| path.ends_with("Cargo.toml") && path.components().count() == 2) {
+        if !text.contains("[lints]\nworkspace = true") {
+            broken.push(format!("{} does not inherit the lints: add `[lints]` with `workspace = true`", path.display()));
+        }
+    }
+}
+
+/// Every counter has its line in docs/COUNTERS.md, word for word.
+fn counters(files: &[(PathBuf, String)], broken: &mut Vec<String>) {
+    let text = |name: &str| files.iter().find(|(path, _)| path == Path::new(name)).map(|(_, text)| text.as_str());
+    let (Some(source), Some(docs)) = (text("reuseport-lb-common/src/counters.rs"), text("docs/COUNTERS.md")) else {
+        broken.push("docs/COUNTERS.md or reuseport-lb-common/src/counters.rs is missing".into());
+        return;
+    };
+    let Some((_, list)) = source.split_once("\ncounters! {\n") else {
+        broken.push("counters.rs has no list of counters any more: mend tidy".into());
+        return;
+    };
+    for line in list.lines().take_while(|line| *line != "}") {
+        let parts: Vec<&str> = line.split('"').collect();
+        if let [_, name, _, help, _] = parts.as_slice() {
+            let wanted = format!("| `{name}` | {help} |");
+            if !docs.contains(&wanted) {
+                broken.push(format!("docs/COUNTERS.md lacks the line {wanted}"));
+            }
+        }
+    }
+}
