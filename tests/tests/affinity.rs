@@ -1,0 +1,102 @@
+//! `affinity = "source"`: a client keeps its worker, and the kernel agrees with the pure model.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+
+use reuseport_lb::table::{Member, Table};
+use reuseport_lb_common::key::{source_v4, source_v6};
+use tests::client::{ask_from, ask_udp};
+use tests::daemon::{Daemon, counter};
+use tests::world::{World, run};
+
+const CLIENTS: u32 = 200;
+const PORT: u16 = 4000;
+
+fn v4(n: u32) -> IpAddr {
+    Ipv4Addr::from(u32::from(Ipv4Addr::new(127, 1, 0, 1)) + n * 7).into()
+}
+
+fn v6(n: u32) -> IpAddr {
+    Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, 1 + n as u16).into()
+}
+
+fn key(client: IpAddr) -> u32 {
+    match client {
+        IpAddr::V4(v4) => source_v4(v4.octets()),
+        IpAddr::V6(v6) => source_v6(v6.octets()),
+    }
+}
+
+/// The worker that the model gives to each client: tables computed with the same history.
+struct Model {
+    table: Table,
+}
+
+impl Model {
+    fn change(&mut self, workers: u16) -> usize {
+        let members: Vec<Member> = (0..workers).map(|n| Member::new(&format!("web/{n}"), n, 1)).collect();
+        self.table.rebalance(&members).len()
+    }
+
+    fn worker(&self, client: IpAddr) -> String {
+        format!("web/{}", self.table.owners()[key(client) as usize & 0xffff])
+    }
+}
+
+/// Asks `times` over TCP and as often over UDP for each client; each must always meet the model's worker.
+fn check(model: &Model, clients: &[(IpAddr, SocketAddr)], times: usize) -> BTreeMap<IpAddr, String> {
+    let mut met = BTreeMap::new();
+    for (client, to) in clients {
+        let expected = model.worker(*client);
+        for _ in 0..times {
+            assert_eq!(ask_from(*to, Some(*client)).unwrap().worker, expected, "{client} over TCP");
+            assert_eq!(ask_udp(*to, Some(*client)).unwrap().worker, expected, "{client} over UDP");
+        }
+        met.insert(*client, expected);
+    }
+    met
+}
+
+#[test]
+fn a_client_keeps_its_worker_except_for_the_share_that_must_move() {
+    let world = World::new();
+    for n in 0..CLIENTS {
+        // Without duplicate address detection they can be used at once.
+        run("ip", &["-6", "address", "add", &format!("{}/128", v6(n)), "dev", "lo", "nodad"]);
+    }
+    let daemon = Daemon::configured(
+        &world,
+        &format!(
+            "[[service]]\nname = \"web\"\naffinity = \"source\"\nworkers = 4\nlisten = [\"tcp://127.0.0.1:{PORT}\", \
+             \"udp://127.0.0.1:{PORT}\", \"tcp://[::1]:{PORT}\", \"udp://[::1]:{PORT}\"]\n"
+        ),
+    );
+    let clients: Vec<(IpAddr, SocketAddr)> = (0..CLIENTS)
+        .flat_map(|n| [(v4(n), (Ipv4Addr::LOCALHOST, PORT).into()), (v6(n), (Ipv6Addr::LOCALHOST, PORT).into())])
+        .collect();
+    let mut model = Model { table: Table::default() };
+    model.change(4);
+    let first = check(&model, &clients, 100);
+    assert_eq!(first.values().collect::<std::collections::BTreeSet<_>>().len(), 4, "all workers are used");
+
+    let mut before = first.clone();
+    for (workers, minimum) in [(5, 65536 / 5), (7, 65536 * 2 / 7), (3, 65536 * 4 / 7), (4, 65536 / 4)] {
+        let moved = daemon.service().moved;
+        daemon.run(&["scale", "web", &workers.to_string()]);
+        let moved = daemon.service().moved - moved;
+        assert_eq!(moved, model.change(workers) as u64);
+        assert!(moved.abs_diff(minimum) <= 2, "{moved} buckets moved for {workers} workers, the minimum is {minimum}");
+        let after = check(&model, &clients, 20);
+        let changed = before.iter().filter(|(client, worker)| after[client] != **worker).count();
+        println!("{workers} workers: {moved} buckets and {changed} of {} clients moved", clients.len());
+        before = after;
+    }
+    let back = first.iter().filter(|(client, worker)| before[client] == **worker).count();
+    println!("4 → 5 → 7 → 3 → 4: {back} of {} clients are back where they were", clients.len());
+    assert!(back * 100 >= clients.len() * 85, "only {back}");
+
+    let service = daemon.service();
+    assert_eq!(counter(&service, "key_fallback"), 0);
+    assert_eq!(counter(&service, "owner_taken"), u64::from(CLIENTS) * 2 * 2 * (100 + 4 * 20));
+    daemon.stop();
+}

@@ -1,0 +1,77 @@
+//! Workers join and leave under load.
+
+use std::net::SocketAddr;
+
+use tests::client::{Connection, Stream, ask};
+use tests::daemon::{Daemon, counter};
+use tests::world::World;
+
+#[test]
+fn live_connections_stay_and_new_ones_succeed_while_workers_come_and_go() {
+    let world = World::new();
+    let daemon = Daemon::start(&world, &["--listen", "tcp://127.0.0.1:3000", "--workers", "4"]);
+    let to: SocketAddr = "127.0.0.1:3000".parse().unwrap();
+    let mut live = Vec::new();
+    for _ in 0..2_000 {
+        let mut connection = Connection::open(to, None).unwrap();
+        let answer = connection.ask().unwrap();
+        live.push((connection, answer));
+    }
+    let stream = Stream::start(to);
+    let mut members = 4u64;
+    for workers in [5u64, 8, 3] {
+        let moved = daemon.service().moved;
+        let said = daemon.run(&["scale", "demo", &workers.to_string()]);
+        let moved = daemon.service().moved - moved;
+        // Joins take the new ones' share, leaves give theirs away; rounding is at most one a member.
+        let minimum = 65536 * workers.abs_diff(members) / workers.max(members);
+        assert!(moved.abs_diff(minimum) <= 8, "{said}: the minimum is {minimum}");
+        assert!(said.contains(&format!("{moved} of 65536 buckets moved")), "{said}");
+        members = workers;
+
+        let service = daemon.service();
+        assert_eq!(service.workers.len() as u64, workers);
+        let there = |name: &str| service.workers.iter().any(|worker| worker.name == name);
+        live.retain(|(_, answer)| there(&answer.worker));
+        for (connection, first) in &mut live {
+            assert_eq!(connection.ask().unwrap(), *first);
+        }
+        // Exactly even: 65,536 over the workers, to within one bucket.
+        assert!(service.workers.iter().all(|worker| u64::from(worker.buckets).abs_diff(65536 / workers) <= 1));
+        ask(to).unwrap();
+    }
+    assert!(live.len() > 1_000, "three of four workers stayed, with their connections: {}", live.len());
+    let outcome = stream.end();
+    assert_eq!(outcome.failed, Vec::<String>::new());
+    assert_eq!(outcome.answered.len(), 8, "every worker that ever was got some: {:?}", outcome.answered);
+    assert_eq!(counter(&daemon.service(), "refused"), 0);
+    drop(live);
+    daemon.stop();
+}
+
+#[test]
+fn a_worker_that_leaves_hands_over_what_it_has_not_accepted() {
+    let world = World::new();
+    // A worker that never accepts, so that everything stays in its queue.
+    let server = world.file("never.py", "import signal\nsignal.pause()\n");
+    let configuration = format!(
+        "[[service]]\nname = \"web\"\nlisten = [\"tcp://127.0.0.1:3000\"]\nworkers = 2\nready = \"immediate\"\n\
+         drain_timeout = \"300ms\"\ncommand = [\"python3\", \"{}\"]\n",
+        server.display()
+    );
+    let daemon = Daemon::configured(&world, &configuration);
+    let to: SocketAddr = "127.0.0.1:3000".parse().unwrap();
+    let connections: Vec<Connection> = (0..100).map(|_| Connection::open(to, None).unwrap()).collect();
+    let queue = |name: &str| {
+        let service = daemon.service();
+        service.workers.iter().find(|worker| worker.name == name).map_or(0, |worker| worker.sockets[0].queue)
+    };
+    let (stays, leaves) = (queue("web/0"), queue("web/1"));
+    assert_eq!(stays + leaves, 100);
+    assert!(leaves > 10, "{leaves}");
+    daemon.run(&["scale", "web", "1"]);
+    assert_eq!(queue("web/0"), 100, "the queue of the other one holds all of them now");
+    assert_eq!(counter(&daemon.service(), "arrival_migration"), u64::from(leaves));
+    drop(connections);
+    daemon.stop();
+}
