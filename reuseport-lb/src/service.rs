@@ -382,6 +382,8 @@ impl Service {
     fn add(&mut self, number: usize) -> Result<()> {
         let name = format!("{}/{number}", self.config.name);
         let slot = self.slots.take().with_context(|| format!("no slot is free for worker {name}"))?;
+        // Before its sockets can receive anything: what comes first shall wait, not be refused.
+        self.tell_rosters(Some(slot));
         let mut sockets = Vec::new();
         let opened = self.open_sockets(slot, &mut sockets);
         let before = opened.and_then(|()| self.groups.iter().map(Group::totals).collect::<Result<Vec<_>>>());
@@ -547,14 +549,20 @@ impl Service {
 
     /// Tells the program and the tracer who is where.
     fn tell(&self) {
+        self.tell_rosters(None);
+        self.tracer
+            .rename(self.workers.values().map(|worker| (worker.slot, worker.name.clone())).collect::<HashMap<_, _>>());
+    }
+
+    /// Tells the program who is ready and where to wait; `coming` is about to be one of the latter.
+    fn tell_rosters(&self, coming: Option<u16>) {
         let slots = |wanted: fn(&Life) -> bool| -> Vec<u16> {
             self.workers.values().filter(|worker| wanted(&worker.life)).map(|worker| worker.slot).collect()
         };
         let ready = slots(|life| life.state() == State::Ready);
-        let waiting = slots(Life::can_wait);
+        let mut waiting = slots(Life::can_wait);
+        waiting.extend(coming);
         self.groups.iter().for_each(|group| group.set_rosters(&ready, &waiting));
-        self.tracer
-            .rename(self.workers.values().map(|worker| (worker.slot, worker.name.clone())).collect::<HashMap<_, _>>());
     }
 
     fn status(&self) -> Result<status::Service> {

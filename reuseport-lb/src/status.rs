@@ -136,7 +136,7 @@ fn workers(service: &Service) -> String {
             worker.pid.map_or_else(|| "-".into(), |pid| pid.to_string()),
             worker.slot.to_string(),
             worker.weight.to_string(),
-            format!("{:.2} %", worker.share * 100.0),
+            format!("{:.2}%", worker.share * 100.0),
             selected.to_string(),
             queue.to_string(),
             worker.restarts.to_string(),

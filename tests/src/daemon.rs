@@ -196,6 +196,15 @@ impl Daemon {
         }
     }
 
+    /// Ends it with SIGTERM while another one lives on the same bpffs.
+    ///
+    /// # Panics
+    /// If it does not end well.
+    pub fn stop_beside(mut self) {
+        assert!(self.terminate().success(), "{}", self.log());
+        assert!(!self.paths.runtime_dir.exists());
+    }
+
     /// The processes of all its workers.
     #[must_use]
     pub fn workers(&self) -> Vec<i32> {

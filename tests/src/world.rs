@@ -90,3 +90,15 @@ pub fn run(program: &str, arguments: &[&str]) -> String {
 pub fn repository() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap_or(Path::new("/"))
 }
+
+/// Where a program is that tests need.
+///
+/// # Panics
+/// If it is not there, with what to do.
+#[must_use]
+pub fn program(name: &str) -> PathBuf {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let places = std::env::split_paths(&path).chain(["/usr/sbin".into(), "/sbin".into()]);
+    let found = places.map(|directory| directory.join(name)).find(|file| file.is_file());
+    found.unwrap_or_else(|| panic!("there is no {name}: `cargo xtask test` gets it on Debian and Ubuntu, elsewhere install it"))
+}

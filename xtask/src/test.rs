@@ -1,40 +1,69 @@
 //! `test`: unit tests everywhere, and the privileged tests, with the programs that they need.
 
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
 use anyhow::{Result, bail};
 
+use crate::build;
 use crate::packages;
 use crate::run::is_root;
 use crate::shell::{self, cargo, find, prepend};
-use crate::build;
 
 /// Programs of others that tests run, and the packages that have them.
 const NEEDED: &[(&str, &str)] =
-    &[("haproxy", "haproxy"), ("wrk", "wrk"), ("python3", "python3-minimal"), ("curl", "curl"), ("ip", "iproute2"), ("bpftool", "bpftool")];
+    &[("ab", "apache2-utils"), ("haproxy", "haproxy"), ("ip", "iproute2"), ("python3", "python3-minimal")];
 
 pub(crate) fn run(filter: &[String]) -> Result<()> {
     if !is_root()? {
-        bail!("the tests load programs into the kernel: run them as root, with `sudo -E env PATH=$PATH cargo xtask test`");
+        bail!(
+            "the tests load programs into the kernel: run them as root, with `sudo -E env PATH=$PATH cargo xtask test`"
+        );
     }
     build::run()?;
     let mut test = cargo(&["test", "--workspace", "--exclude", "reuseport-lb-ebpf", "--exclude", "xtask"]);
     test.env("CARGO_TARGET_DIR", build::target());
-    let missing: Vec<&str> = NEEDED
-        .iter()
-        .filter(|(program, _)| find(program).is_none() && !std::path::Path::new("/usr/sbin").join(program).is_file())
-        .map(|(_, package)| *package)
-        .collect();
-    if !missing.is_empty() {
-        if !packages::available() {
-            bail!("the tests need programs of the packages {}: install them with your distribution's package manager", missing.join(", "));
-        }
-        let root = packages::unpacked("test-programs", &missing)?;
-        prepend(&mut test, "PATH", &root.join("usr/bin"));
-        prepend(&mut test, "PATH", &root.join("usr/sbin"));
-        // Its own variable: not every process of a test shall load libraries from there.
-        test.env("REUSEPORT_LB_TEST_LIBRARIES", packages::libraries(&root)?);
+    if let Some(programs) = programs()? {
+        prepend(&mut test, "PATH", &programs);
     }
     if !filter.is_empty() {
         test.arg("--").args(filter);
     }
     shell::run(&mut test)
+}
+
+/// The folder of those programs that the system lacks; `None` if it lacks none.
+fn programs() -> Result<Option<PathBuf>> {
+    let on_system = |program: &str| {
+        find(program).is_some() || ["/usr/sbin", "/sbin"].iter().any(|place| Path::new(place).join(program).is_file())
+    };
+    let missing: Vec<_> = NEEDED.iter().filter(|(program, _)| !on_system(program)).collect();
+    if missing.is_empty() {
+        return Ok(None);
+    }
+    let names: Vec<&str> = missing.iter().map(|(_, package)| *package).collect();
+    if !packages::available() {
+        bail!("the tests need {}: install them with your distribution's package manager", names.join(", "));
+    }
+    let root = packages::unpacked("test-programs", &names)?;
+    let folder = root.join("bin-of-tests");
+    fs::create_dir_all(&folder)?;
+    for (program, package) in missing {
+        let places = ["usr/bin", "usr/sbin", "bin", "sbin"].map(|place| root.join(place).join(program));
+        let Some(place) = places.iter().find(|place| place.exists()) else {
+            bail!("package {package} has no {program} where it was expected");
+        };
+        // Each finds its own libraries and modules; nobody else is given them.
+        let script = format!(
+            "#!/bin/sh\nLD_LIBRARY_PATH={} PYTHONHOME={} exec {} \"$@\"\n",
+            packages::libraries(&root)?.display(),
+            root.join("usr").display(),
+            place.display()
+        );
+        let wrapper = folder.join(program);
+        fs::write(&wrapper, script)?;
+        fs::set_permissions(&wrapper, fs::Permissions::from_mode(0o755))?;
+    }
+    Ok(Some(folder))
 }

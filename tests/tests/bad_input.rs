@@ -1,0 +1,226 @@
+//! Bad input gets a clear message and the right exit code, and leaves nothing behind.
+
+use std::io::{Read, Write};
+use std::net::TcpListener;
+use std::os::unix::net::UnixStream;
+use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
+use std::process::{Command, Output};
+use std::time::Duration;
+
+use tests::client::ask;
+use tests::daemon::{Daemon, Paths, binary};
+use tests::world::World;
+
+/// Asserts that `output` is this exit code with exactly one message that says all of `says`.
+#[track_caller]
+fn assert_refused(output: &Output, code: i32, says: &[&str]) {
+    let message = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(code), "{message}");
+    for says in says {
+        assert!(message.contains(says), "{says:?} is not in: {message}");
+    }
+    assert!(!message.contains("panicked"), "{message}");
+}
+
+#[track_caller]
+fn refused(world: &World, arguments: &[&str], code: i32, says: &[&str]) {
+    let paths = Paths::of(world);
+    assert_refused(&paths.output(&[&["run"], arguments].concat()), code, says);
+    assert_eq!(paths.leftovers(), Vec::<PathBuf>::new());
+}
+
+#[test]
+fn wrong_configuration_names_the_line() {
+    let world = World::new();
+    let minimal = "[[service]]\nname = \"web\"\nlisten = [\"tcp://127.0.0.1:3000\"]\n";
+    for (added, says) in [
+        ("wrokers = 4", ["line 4", "unknown field `wrokers`"]),
+        ("workers = \"4\"", ["line 4", "invalid type"]),
+        ("workers = 1025", ["line 4", "at most 1024"]),
+        ("overload = { factor = 2.0 }", ["line 4", "does nothing in this version"]),
+        ("[[service]]\nname = \"b\"\nlisten = [\"tcp://127.0.0.1:3000\"]", ["line 6", "belongs to service \"web\""]),
+        ("[[service]]\nname = \"b\"\nlisten = [\"tpc://127.0.0.1:3001\"]", ["line 6", "neither tcp nor udp"]),
+    ] {
+        let file = world.file("bad.toml", &format!("{minimal}{added}\n"));
+        let file = file.to_string_lossy();
+        refused(&world, &["--config", &file], 2, &says);
+        assert_refused(&Paths::of(&world).output(&["check", &file]), 2, &says);
+    }
+    refused(&world, &["--config", "/no/such/file"], 2, &["cannot read /no/such/file"]);
+}
+
+#[test]
+fn a_right_configuration_is_explained() {
+    let world = World::new();
+    let file = world.file("good.toml", "[[service]]\nname = \"web\"\nlisten = [\"tcp://127.0.0.1:3000\"]\nworkers = 3\n");
+    let output = Paths::of(&world).output(&["check", &file.to_string_lossy()]);
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(output.status.success() && said.contains("is valid") && said.contains("3 x the embedded worker"), "{said}");
+}
+
+#[test]
+fn a_wrong_command_line_is_a_usage_error() {
+    let world = World::new();
+    refused(&world, &["--listen", "127.0.0.1:3000"], 2, &["no tcp:// or udp://"]);
+    refused(&world, &["--listen", "tcp://localhost:3000"], 2, &["names are not looked up"]);
+    refused(&world, &["--workers", "1025"], 2, &["at most 1024"]);
+    refused(&world, &["--workers", "many"], 2, &["invalid value"]);
+    refused(&world, &["--name", "a/b"], 2, &["is not a name"]);
+    refused(&world, &["--listen", "tcp://127.0.0.1:1", "--listen", "tcp://127.0.0.1:1"], 2, &["listed twice"]);
+    refused(&world, &["--config", "x", "--workers", "2"], 2, &["cannot be used with"]);
+}
+
+#[test]
+fn an_address_in_use_is_explained() {
+    let world = World::new();
+    let taken = TcpListener::bind("127.0.0.1:3000").unwrap();
+    let says = ["cannot listen on tcp://127.0.0.1:3000", "in use by a socket without SO_REUSEPORT", "ss -ltunp"];
+    refused(&world, &["--listen", "tcp://127.0.0.1:3001", "--listen", "tcp://127.0.0.1:3000"], 1, &says);
+    drop(taken);
+    refused(&world, &["--listen", "tcp://192.0.2.1:3000"], 1, &["no interface of this machine has that address"]);
+}
+
+#[test]
+fn a_command_that_cannot_serve_ends_the_start() {
+    let world = World::new();
+    let listen = ["--listen", "tcp://127.0.0.1:3000", "--"];
+    let with = |command: &[&'static str]| [&listen, command].concat();
+    refused(&world, &with(&["no-such-command"]), 1, &["command not found", "no-such-command", "PATH"]);
+    refused(&world, &with(&["./no-such-file"]), 1, &["command not found", "there is no executable file"]);
+    let says = ["service demo does not start", "exited with status 0 while the service was being started"];
+    refused(&world, &with(&["true"]), 1, &says);
+    refused(&world, &with(&["sh", "-c", "exit 9"]), 1, &["exited with status 9"]);
+    let immediate = ["--ready", "immediate", "--listen", "tcp://127.0.0.1:3000", "--", "false"];
+    refused(&world, &immediate, 1, &["exited with status 1"]);
+}
+
+#[test]
+fn without_root_it_says_so() {
+    let world = World::new();
+    // The binary may lie where others cannot look.
+    let copy = world.path("reuseport-lb");
+    std::fs::copy(binary(), &copy).unwrap();
+    let output = Command::new(&copy)
+        .arg("run")
+        .arg("--runtime-dir")
+        .arg(world.path("run"))
+        .uid(65534)
+        .gid(65534)
+        .output()
+        .unwrap();
+    assert_refused(&output, 1, &["not root", "sudo"]);
+    assert_eq!(Paths::of(&world).leftovers(), Vec::<PathBuf>::new());
+}
+
+/// Runs the daemon with a kernel that answers every bpf(2) with `errno`.
+#[expect(unsafe_code, reason = "a seccomp filter is applied between fork and exec")]
+fn without_bpf(world: &World, errno: i32) -> Output {
+    use seccompiler::{BpfProgram, SeccompAction, SeccompFilter, TargetArch};
+    let arch: TargetArch = std::env::consts::ARCH.try_into().unwrap();
+    let rules = [(libc::SYS_bpf, vec![])].into_iter().collect();
+    let errno = SeccompAction::Errno(u32::try_from(errno).unwrap());
+    let filter: BpfProgram =
+        SeccompFilter::new(rules, SeccompAction::Allow, errno, arch).unwrap().try_into().unwrap();
+    let mut command = Paths::of(world).command(&["run", "--listen", "tcp://127.0.0.1:3000"]);
+    // SAFETY: the filter was made before the fork; applying it is two system calls.
+    unsafe { command.pre_exec(move || seccompiler::apply_filter(&filter).map_err(std::io::Error::other)) };
+    command.output().unwrap()
+}
+
+#[test]
+fn a_kernel_without_the_program_type_is_explained() {
+    let world = World::new();
+    for (errno, says) in [
+        (libc::EINVAL, "needs Linux 5.14 or later"),
+        (libc::ENOSYS, "no bpf system call"),
+        (libc::EPERM, "CAP_BPF"),
+    ] {
+        assert_refused(&without_bpf(&world, errno), 1, &["service demo", says]);
+        assert_eq!(Paths::of(&world).leftovers(), Vec::<PathBuf>::new());
+    }
+}
+
+#[test]
+fn a_second_daemon_is_refused_and_the_first_goes_on() {
+    let world = World::new();
+    let daemon = Daemon::start(&world, &["--listen", "tcp://127.0.0.1:3000"]);
+    let output = daemon.paths().output(&["run", "--listen", "tcp://127.0.0.1:3001"]);
+    assert_refused(&output, 1, &["another reuseport-lb", &daemon.pid().to_string(), "--runtime-dir"]);
+    ask("127.0.0.1:3000".parse().unwrap()).unwrap();
+    daemon.stop();
+}
+
+#[test]
+fn commands_explain_what_they_cannot_do() {
+    let world = World::new();
+    let paths = Paths::of(&world);
+    assert_refused(&paths.output(&["status"]), 1, &["no daemon runs there", "reuseport-lb run"]);
+    let daemon = Daemon::start(&world, &["--listen", "tcp://127.0.0.1:3000"]);
+    assert_refused(&paths.output(&["status", "web"]), 1, &["no service \"web\"", "there is demo"]);
+    assert_refused(&paths.output(&["trace", "web"]), 1, &["no service \"web\""]);
+    assert_refused(&paths.output(&["scale", "web", "2"]), 1, &["no service \"web\""]);
+    assert_refused(&paths.output(&["scale", "demo", "1025"]), 2, &["at most 1024"]);
+    assert_refused(&paths.output(&["weight", "demo/9", "2"]), 1, &["no worker demo/9"]);
+    assert_refused(&paths.output(&["weight", "demo/0", "1000001"]), 1, &["the most is 1000000"]);
+    assert_refused(&paths.output(&["weight", "demo", "1"]), 1, &["not the name of a worker"]);
+    assert_eq!(daemon.service().moved, 65536);
+    daemon.stop();
+}
+
+/// Sends bytes to the control socket; returns what comes back before it closes.
+fn talk(daemon: &Daemon, bytes: &[u8]) -> String {
+    let mut stream = UnixStream::connect(daemon.paths().control()).unwrap();
+    stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+    stream.set_write_timeout(Some(Duration::from_secs(10))).unwrap();
+    // The daemon may hang up in the middle, which is its right.
+    let _ = stream.write_all(bytes);
+    let mut answer = Vec::new();
+    let _ = stream.read_to_end(&mut answer);
+    String::from_utf8_lossy(&answer).into_owned()
+}
+
+fn post(path: &str, body: &[u8]) -> Vec<u8> {
+    let head = format!("POST {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: {}\r\n\r\n", body.len());
+    [head.as_bytes(), body].concat()
+}
+
+#[test]
+fn garbage_on_the_control_socket_disturbs_nobody() {
+    let world = World::new();
+    let daemon = Daemon::start(&world, &["--listen", "tcp://127.0.0.1:3000"]);
+    let much = vec![b'x'; 10 << 20];
+    assert!(talk(&daemon, b"\0\xff garbage \r\n\r\n").contains("400 Bad Request"));
+    assert!(!talk(&daemon, &much).contains("200 OK"));
+    let answer = talk(&daemon, &post("/v1/services/demo/scale", &much));
+    assert!(answer.contains("400 Bad Request") && answer.contains("at most 65536 bytes"), "{answer}");
+    for (request, says) in [
+        (post("/v1/services/demo/scale", b"{}"), "missing field `workers`"),
+        (post("/v1/services/demo/scale", b"{\"workers\": -1}"), "the JSON that is expected"),
+        (post("/v1/services/demo/scale", b"{\"workers\": 2, \"x\": 1}"), "unknown field"),
+        (post("/v1/services/demo/scale", b"{\"workers\": 5000}"), "at most 1024"),
+        (post("/v1/status", b""), "takes GET"),
+        (b"GET /v1/stop HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n".to_vec(), "takes POST"),
+        (b"GET /nothing HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n".to_vec(), "docs/CONTROL.md"),
+    ] {
+        let answer = talk(&daemon, &request);
+        assert!(answer.contains(says) && answer.contains("HTTP/1.1 4"), "{says:?} is not in: {answer}");
+    }
+    // Held open without a word, while others are served.
+    let silent: Vec<UnixStream> = (0..30).map(|_| UnixStream::connect(daemon.paths().control()).unwrap()).collect();
+    assert_eq!(daemon.service().workers.len(), 4);
+    drop(silent);
+    assert_eq!(daemon.service().moved, 65536);
+    ask("127.0.0.1:3000".parse().unwrap()).unwrap();
+    daemon.stop();
+}
+
+#[test]
+fn the_control_socket_is_for_root_only() {
+    use std::os::unix::fs::MetadataExt;
+    let world = World::new();
+    let daemon = Daemon::start(&world, &["--listen", "tcp://127.0.0.1:3000"]);
+    let mode = std::fs::metadata(daemon.paths().control()).unwrap().mode();
+    assert_eq!(mode & 0o777, 0o600);
+    daemon.stop();
+}

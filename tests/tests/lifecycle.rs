@@ -1,0 +1,210 @@
+//! Starting, readiness, what a worker finds, being idle, and ending.
+
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::Signal;
+use tests::client::{Connection, ask};
+use tests::daemon::{Daemon, Paths, signal, until};
+use tests::world::World;
+
+/// Tells what it finds, then serves: readiness by `READY=1`, 300 ms late.
+const WORKER: &str = r#"
+import os, socket, sys, time
+fds = int(os.environ["LISTEN_FDS"])
+names = os.environ["LISTEN_FDNAMES"].split(":")
+sockets = [socket.socket(fileno=3 + n) for n in range(fds)]
+found = [
+    "worker=" + os.environ["REUSEPORT_LB_WORKER"],
+    "own_pid=%s" % (os.environ["LISTEN_PID"] == str(os.getpid())),
+    "names=" + " ".join(names),
+    "kinds=" + " ".join(s.type.name for s in sockets),
+    "uid=%d gid=%d groups=%s" % (os.getuid(), os.getgid(), os.getgroups()),
+    "fds=" + " ".join(sorted(os.listdir("/proc/self/fd"), key=int)),
+]
+time.sleep(0.3)
+notify = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+notify.sendto(b"STATUS=here\nREADY=1", os.environ["NOTIFY_SOCKET"])
+while True:
+    connection, _ = sockets[0].accept()
+    connection.sendall("\n".join(found).encode())
+    connection.close()
+"#;
+
+fn read_all(to: SocketAddr) -> String {
+    use std::io::Read;
+    let mut text = String::new();
+    let mut stream = std::net::TcpStream::connect(to).unwrap();
+    stream.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+    stream.read_to_string(&mut text).unwrap();
+    text
+}
+
+#[test]
+fn a_command_finds_what_socket_activation_promises() {
+    let world = World::new();
+    let server = world.file("worker.py", WORKER);
+    let configuration = format!(
+        "[[service]]\nname = \"web\"\nlisten = [\"tcp://127.0.0.1:3000\", \"udp://[::1]:3001\"]\nworkers = 2\n\
+         user = \"nobody\"\ncommand = [\"python3\", \"{}\"]\n",
+        server.display()
+    );
+    let daemon = Daemon::configured(&world, &configuration);
+    let found = read_all("127.0.0.1:3000".parse().unwrap());
+    assert!(found.contains("worker=web/"), "{found}");
+    assert!(found.contains("own_pid=True"), "{found}");
+    assert!(found.contains("names=tcp-127.0.0.1-3000 udp-[--1]-3001"), "{found}");
+    assert!(found.contains("kinds=SOCK_STREAM SOCK_DGRAM"), "{found}");
+    assert!(found.contains("uid=65534 gid=65534 groups=[65534]"), "{found}");
+    // Standard streams, the two sockets, and the directory that is being listed.
+    assert!(found.contains("fds=0 1 2 3 4 5"), "{found}");
+    assert_eq!(daemon.service().workers.iter().filter(|worker| worker.state == "ready").count(), 2);
+    daemon.stop();
+}
+
+#[test]
+fn a_starting_worker_has_no_buckets_but_connections_wait_for_it() {
+    let world = World::new();
+    let server = world.file("worker.py", WORKER);
+    let configuration = format!(
+        "[[service]]\nname = \"web\"\nlisten = [\"tcp://127.0.0.1:3000\"]\ncommand = [\"python3\", \"{}\"]\n",
+        server.display()
+    );
+    let daemon = std::thread::scope(|scope| {
+        let early = scope.spawn(|| {
+            // As soon as there is a listener, which is before there is a worker.
+            until("the listener", || std::net::TcpStream::connect("127.0.0.1:3000").ok())
+        });
+        let daemon = Daemon::configured(&world, &configuration);
+        early.join().unwrap();
+        daemon
+    });
+    let service = daemon.service();
+    let counters = &service.groups[0].counters;
+    assert_eq!(counters["detour_hold"], 1);
+    // Between listen() and the socket's entry in the array nothing can be selected yet.
+    assert_eq!(counters["owner_none"], 1 + counters["refused"]);
+    daemon.stop();
+}
+
+#[test]
+fn an_idle_daemon_uses_no_cpu_and_little_memory() {
+    let world = World::new();
+    let daemon = Daemon::start(&world, &["--workers", "8"]);
+    let ticks = || {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", daemon.pid())).unwrap();
+        let fields: Vec<u64> = stat.rsplit(')').next().unwrap().split(' ').filter_map(|f| f.parse().ok()).collect();
+        // utime and stime: fields 14 and 15 of proc_pid_stat(5); the state is no number.
+        fields[10] + fields[11]
+    };
+    let before = ticks();
+    std::thread::sleep(Duration::from_secs(3));
+    assert_eq!(ticks() - before, 0, "clock ticks in 3 s");
+    let status = std::fs::read_to_string(format!("/proc/{}/status", daemon.pid())).unwrap();
+    let resident = status.lines().find_map(|line| line.strip_prefix("VmRSS:")?.trim().strip_suffix(" kB")).unwrap();
+    println!("VmRSS {resident} kB");
+    assert!(resident.trim().parse::<u64>().unwrap() < 20_000, "{resident} kB");
+    daemon.stop();
+}
+
+#[test]
+fn every_way_to_end_leaves_nothing_behind() {
+    let world = World::new();
+    for end in ["SIGTERM", "SIGINT", "stop"] {
+        let daemon = Daemon::start(&world, &[]);
+        let (pid, workers, paths) = (daemon.pid(), daemon.workers(), daemon.paths().clone());
+        match end {
+            "SIGTERM" => signal(pid, Signal::SIGTERM),
+            "SIGINT" => signal(pid, Signal::SIGINT),
+            _ => assert!(daemon.run(&["stop"]).contains("stopped")),
+        }
+        until("everything to be gone", || {
+            let processes = workers.iter().filter(|pid| std::path::Path::new(&format!("/proc/{pid}")).exists());
+            (processes.count() == 0 && paths.leftovers().is_empty()).then_some(())
+        });
+        drop(daemon);
+    }
+}
+
+#[test]
+fn ending_lets_requests_finish_and_lets_nothing_new_in() {
+    let world = World::new();
+    let server = world.file(
+        "slow.py",
+        "import signal, socket, time\nlistener = socket.socket(fileno=3)\nconnection, _ = listener.accept()\n\
+         signal.signal(signal.SIGTERM, lambda *_: None)\nconnection.sendall(b'begun ')\ntime.sleep(1)\n\
+         connection.sendall(b'finished')\n",
+    );
+    let configuration = format!(
+        "[[service]]\nname = \"web\"\nlisten = [\"tcp://127.0.0.1:3000\"]\nready = \"immediate\"\n\
+         command = [\"python3\", \"{}\"]\n",
+        server.display()
+    );
+    let daemon = Daemon::configured(&world, &configuration);
+    let to: SocketAddr = "127.0.0.1:3000".parse().unwrap();
+    let mut stream = std::net::TcpStream::connect(to).unwrap();
+    let mut begun = [0; 6];
+    std::io::Read::read_exact(&mut stream, &mut begun).unwrap();
+    signal(daemon.pid(), Signal::SIGTERM);
+    until("nothing new to be let in", || std::net::TcpStream::connect(to).is_err().then_some(()));
+    let mut rest = String::new();
+    std::io::Read::read_to_string(&mut stream, &mut rest).unwrap();
+    assert_eq!(rest, "finished");
+}
+
+#[test]
+fn a_worker_that_ignores_sigterm_is_killed_after_drain_timeout() {
+    let world = World::new();
+    let server = world.file(
+        "stubborn.sh",
+        "trap '' TERM\nsleep 300 &\necho $! > \"$1\"\nwhile true; do wait; done\n",
+    );
+    let child = world.path("child");
+    let configuration = format!(
+        "[[service]]\nname = \"web\"\nlisten = [\"tcp://127.0.0.1:3000\"]\nready = \"200ms\"\n\
+         drain_timeout = \"500ms\"\ncommand = [\"sh\", \"{}\", \"{}\"]\n",
+        server.display(),
+        child.display()
+    );
+    let daemon = Daemon::configured(&world, &configuration);
+    let grandchild: i32 = std::fs::read_to_string(&child).unwrap().trim().parse().unwrap();
+    let begun = Instant::now();
+    daemon.stop();
+    assert!(begun.elapsed() >= Duration::from_millis(500));
+    until("what the worker started to be gone", || {
+        (!std::path::Path::new(&format!("/proc/{grandchild}")).exists()).then_some(())
+    });
+}
+
+#[test]
+fn two_daemons_live_side_by_side_with_their_own_directories() {
+    let world = World::new();
+    let one = Daemon::start(&world, &["--listen", "tcp://127.0.0.1:3000"]);
+    let other = world.path("other");
+    let mut second = std::process::Command::new(tests::daemon::binary())
+        .args(["run", "--listen", "tcp://127.0.0.1:3001", "--runtime-dir"])
+        .arg(&other)
+        .arg("--bpffs")
+        .arg(world.bpffs())
+        .stderr(std::process::Stdio::null())
+        .spawn()
+        .unwrap();
+    let to = "127.0.0.1:3001".parse().unwrap();
+    until("the second to answer", || ask(to).ok());
+    one.stop_beside();
+    ask(to).unwrap();
+    signal(i32::try_from(second.id()).unwrap(), Signal::SIGTERM);
+    assert!(second.wait().unwrap().success());
+    assert_eq!(Paths::of(&world).leftovers(), Vec::<std::path::PathBuf>::new());
+}
+
+#[test]
+fn idle_connections_do_not_keep_an_embedded_worker_from_ending() {
+    let world = World::new();
+    let daemon = Daemon::start(&world, &["--listen", "tcp://127.0.0.1:3000", "--workers", "1"]);
+    let mut kept = Connection::open("127.0.0.1:3000".parse().unwrap(), None).unwrap();
+    kept.ask().unwrap();
+    let begun = Instant::now();
+    daemon.stop();
+    assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
+}
