@@ -3,8 +3,8 @@
 use std::path::Path;
 
 fn main() {
-    let object = Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("../target/ebpf/bpfel-unknown-none/release/reuseport-lb");
+    let object =
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/ebpf/bpfel-unknown-none/release/reuseport-lb");
     println!("cargo::rerun-if-changed={}", object.display());
     if object.is_file() {
         println!("cargo::rustc-env=REUSEPORT_LB_OBJECT={}", object.display());

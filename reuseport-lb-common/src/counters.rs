@@ -73,7 +73,9 @@ counters! {
 /// Fills in the two counters of the fast path, which writes nothing but its slot's selections:
 /// packets that arrived, and owners that were taken. `selected` is the sum over all slots.
 pub fn complete(events: &mut [u64; EVENTS], selected: u64) {
-    use Counter::{DetourCandidate, DetourHold, DetourOwner, DetourReady, Migration, OwnerTaken, Packet, Refused};
+    use Counter::{
+        DetourCandidate, DetourHold, DetourOwner, DetourReady, Migration, OwnerTaken, Packet, Refused,
+    };
     let [candidate, owner, ready, hold] =
         [DetourCandidate, DetourOwner, DetourReady, DetourHold].map(|counter| events[counter.index()]);
     // Read while the program counts, a difference may be off by what is being decided.

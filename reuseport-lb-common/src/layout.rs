@@ -74,6 +74,12 @@ pub struct Table {
 }
 
 impl Table {
+    /// All zeros, as the kernel makes it.
+    #[must_use]
+    pub const fn zeroed() -> Self {
+        Self { entries: [const { Shared::new(0) }; BUCKETS], attention: Shared::new(0) }
+    }
+
     /// The entry of the bucket that `key` falls into: its low 16 bits.
     #[inline(always)]
     pub fn entry(&self, key: u32) -> Entry {

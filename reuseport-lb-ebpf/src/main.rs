@@ -31,14 +31,13 @@ static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";
 
 struct KernelGroup<'a> {
     ctx: &'a SkReuseportContext,
-    table: &'a Table,
     counters: &'a mut Counters,
 }
 
 impl Group for KernelGroup<'_> {
     #[inline(always)]
     fn table(&self) -> &Table {
-        self.table
+        &maps::TABLE
     }
 
     #[inline(always)]
@@ -68,38 +67,36 @@ impl Group for KernelGroup<'_> {
 pub fn reuseport_lb(ctx: SkReuseportContext) -> u32 {
     let migrating = gather::migrating(&ctx);
     let key = gather::key(&ctx, AFFINITY.load(), migrating);
-    // Single-entry arrays always have their entry; the branches are for the verifier.
-    let (Some(table), Some(counters)) = (maps::TABLE.get_ptr(0), maps::COUNTERS.get_ptr_mut(0)) else {
-        return SK_DROP;
-    };
-    // SAFETY: the values live as long as their maps. The table's fields are all `Shared`; the
-    // counters belong to this CPU, and the program is never interrupted by itself (softirqs are off).
-    let (table, counters) = unsafe { (&*table, &mut *counters) };
+    // A single-entry array always has its entry; the branch is for the verifier.
+    let Some(counters) = maps::COUNTERS.get_ptr_mut(0) else { return SK_DROP };
+    // SAFETY: the value lives as long as its map and belongs to this CPU, and the program is never
+    // interrupted by itself (softirqs are off).
+    let counters = unsafe { &mut *counters };
     let key = key.unwrap_or_else(|| {
         add(counters, Counter::KeyFallback, 1);
         ctx.hash()
     });
     let current = if migrating {
-        table.entry(key).current | CAREFUL
+        maps::TABLE.entry(key).current | CAREFUL
     } else {
-        match select::owner(key, &mut KernelGroup { ctx: &ctx, table, counters }) {
+        match select::owner(key, &mut KernelGroup { ctx: &ctx, counters }) {
             // That a packet came and its owner was taken is not counted but follows from the rest.
             Ok(_) => return SK_PASS,
             Err(current) => current,
         }
     };
-    detour(ctx.md, table, key, current)
+    detour(ctx.md, key, current)
 }
 
 /// Off the fast path; a function of its own, so that its registers are its own as well.
 #[inline(never)]
-fn detour(md: *mut sk_reuseport_md, table: &Table, key: u32, current: u16) -> u32 {
+fn detour(md: *mut sk_reuseport_md, key: u32, current: u16) -> u32 {
     let ctx = SkReuseportContext::new(md);
     let Some(counters) = maps::COUNTERS.get_ptr_mut(0) else { return SK_DROP };
     // SAFETY: as in the caller, which does not use its own reference any more.
     let counters = unsafe { &mut *counters };
     let migrating = gather::migrating(&ctx);
-    let mut group = KernelGroup { ctx: &ctx, table, counters };
+    let mut group = KernelGroup { ctx: &ctx, counters };
     let decision = select::detour(key, current, HOLD.load() != 0, &mut group);
     let counters = group.counters;
     if migrating {
@@ -113,7 +110,7 @@ fn detour(md: *mut sk_reuseport_md, table: &Table, key: u32, current: u16) -> u3
     if decision.slot.is_none() {
         add(counters, Counter::Refused, 1);
     }
-    if table.attention.get() & attention::TRACE != 0 {
+    if maps::TABLE.attention.get() & attention::TRACE != 0 {
         trace(&ctx, migrating, key, &decision);
     }
     if decision.slot.is_some() { SK_PASS } else { SK_DROP }

@@ -9,9 +9,11 @@ use reuseport_lb_common::layout::{Counters, Load, MAX_SLOTS, Table};
 #[map]
 pub static SOCKETS: ReusePortSockArray = ReusePortSockArray::with_max_entries(MAX_SLOTS as u32, 0);
 
-/// Bucket → slot, in one value: the daemon writes through mmap, the program reads.
-#[map]
-pub static TABLE: Array<Table> = Array::with_max_entries(1, BPF_F_MMAPABLE);
+/// Bucket → slot: the daemon writes through mmap, the program reads. A global, so the program has
+/// its address as a constant, where a look-up in a map costs 3 ns. The daemon makes the map behind
+/// it (section `.bss`, one value) itself, because it must be mmapable.
+#[unsafe(no_mangle)]
+pub static TABLE: Table = Table::zeroed();
 
 /// Fitness of slots and the rosters, in one value: the daemon writes through mmap, the program reads.
 #[map]

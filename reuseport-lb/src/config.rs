@@ -141,10 +141,17 @@ impl Service {
         check_name(&self.name)?;
         check_workers(self.workers)?;
         if self.listen.is_empty() {
-            return Err(format!("service {:?} listens on nothing: give it `listen = [\"tcp://…\"]`", self.name));
+            return Err(format!(
+                "service {:?} listens on nothing: give it `listen = [\"tcp://…\"]`",
+                self.name
+            ));
         }
         if self.listen.len() > MAX_LISTENERS {
-            return Err(format!("service {:?} has {} listeners; the most is {MAX_LISTENERS}", self.name, self.listen.len()));
+            return Err(format!(
+                "service {:?} has {} listeners; the most is {MAX_LISTENERS}",
+                self.name,
+                self.listen.len()
+            ));
         }
         Ok(())
     }
@@ -177,7 +184,8 @@ pub fn read(path: &Path) -> Result<Vec<Service>, Invalid> {
 
 /// Validates the text of a configuration.
 pub fn parse(text: &str) -> Result<Vec<Service>, Invalid> {
-    let file: File = toml::from_str(text).map_err(|error| Invalid(located(text, error.span(), error.message())))?;
+    let file: File =
+        toml::from_str(text).map_err(|error| Invalid(located(text, error.span(), error.message())))?;
     let mut services = Vec::new();
     let mut names = HashMap::new();
     let mut addresses: HashMap<Listener, String> = HashMap::new();
@@ -190,7 +198,10 @@ pub fn parse(text: &str) -> Result<Vec<Service>, Invalid> {
             at(span.unwrap_or_else(|| spans.name.clone()), &error)
         })?;
         if names.insert(service.name.clone(), ()).is_some() {
-            return Err(at(spans.name, &format!("there are two services {:?}; names must differ", service.name)));
+            return Err(at(
+                spans.name,
+                &format!("there are two services {:?}; names must differ", service.name),
+            ));
         }
         for (listener, span) in service.listen.iter().zip(spans.listen) {
             if let Some(other) = addresses.insert(*listener, service.name.clone())
@@ -273,7 +284,10 @@ impl Written {
             ("watchdog", &self.watchdog),
         ] {
             if let Some(value) = value {
-                return Err(at(value.span(), format!("`{key}` does nothing in this version yet: remove the line")));
+                return Err(at(
+                    value.span(),
+                    format!("`{key}` does nothing in this version yet: remove the line"),
+                ));
             }
         }
         let mut listen = Vec::new();
@@ -353,8 +367,9 @@ impl std::str::FromStr for Ready {
 }
 
 fn duration(text: &str) -> Result<Duration, String> {
-    humantime::parse_duration(text)
-        .map_err(|error| format!("{text:?} is not a time ({error}); write it like \"500ms\", \"2s\" or \"1m 30s\""))
+    humantime::parse_duration(text).map_err(|error| {
+        format!("{text:?} is not a time ({error}); write it like \"500ms\", \"2s\" or \"1m 30s\"")
+    })
 }
 
 #[cfg(test)]
@@ -380,8 +395,14 @@ mod tests {
         assert_eq!(service.command, ["./server", "--fd", "3"]);
         assert_eq!((service.workers, service.backlog), (4, 17));
         assert_eq!((service.affinity, service.when_empty), (Affinity::Source, WhenEmpty::Reject));
-        assert_eq!((service.on_crash, service.ready), (OnCrash::Migrate, Ready::After(Duration::from_millis(500))));
-        assert_eq!((service.hold_timeout, service.drain_timeout), (Duration::from_secs(3), Duration::from_secs(90)));
+        assert_eq!(
+            (service.on_crash, service.ready),
+            (OnCrash::Migrate, Ready::After(Duration::from_millis(500)))
+        );
+        assert_eq!(
+            (service.hold_timeout, service.drain_timeout),
+            (Duration::from_secs(3), Duration::from_secs(90))
+        );
         assert_eq!(service.user.as_deref(), Some("root"));
     }
 
@@ -401,7 +422,11 @@ mod tests {
             ("user = \"no-such-user\"", 4, "no user"),
             ("stall_timeout = \"1s\"", 4, "does nothing in this version"),
             ("\n[[service]]\nname = \"web\"\nlisten = [\"tcp://127.0.0.1:81\"]", 6, "two services"),
-            ("\n[[service]]\nname = \"b\"\nlisten = [\"tcp://127.0.0.1:80\"]", 7, "belongs to service \"web\""),
+            (
+                "\n[[service]]\nname = \"b\"\nlisten = [\"tcp://127.0.0.1:80\"]",
+                7,
+                "belongs to service \"web\"",
+            ),
             ("\n[[service]]\nname = \"b\"\nlisten = [\"tcp://127.0.0.1\"]", 7, "the port"),
             ("\n[[service]]\nname = \"b/c\"\nlisten = [\"tcp://127.0.0.1:81\"]", 6, "is not a name"),
             ("\n[[service]]\nname = \"b\"\nlisten = []", 6, "listens on nothing"),

@@ -128,7 +128,10 @@ async fn answer(request: Request<Incoming>, services: &Services) -> Answer {
     let (parts, body) = request.into_parts();
     let path: Vec<&str> = parts.uri.path().trim_matches('/').split('/').collect();
     let wrong_method = |allowed: &str| {
-        Err((StatusCode::METHOD_NOT_ALLOWED, format!("{} takes {allowed}, not {}", parts.uri.path(), parts.method)))
+        Err((
+            StatusCode::METHOD_NOT_ALLOWED,
+            format!("{} takes {allowed}, not {}", parts.uri.path(), parts.method),
+        ))
     };
     match (path.as_slice(), &parts.method) {
         (["v1", "status"], &Method::GET) => services.status(None).await,
@@ -158,7 +161,10 @@ async fn answer(request: Request<Incoming>, services: &Services) -> Answer {
         (["v1", "stop"] | ["v1", "services", _, "scale"] | ["v1", "workers", _, _, "weight"], _) => {
             wrong_method("POST")
         }
-        _ => Err((StatusCode::NOT_FOUND, format!("there is no {}; docs/CONTROL.md lists what there is", parts.uri.path()))),
+        _ => Err((
+            StatusCode::NOT_FOUND,
+            format!("there is no {}; docs/CONTROL.md lists what there is", parts.uri.path()),
+        )),
     }
 }
 
@@ -167,7 +173,9 @@ impl Services {
         let known = || self.all.iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>().join(", ");
         match self.all.iter().find(|(candidate, _)| candidate == name) {
             Some((_, commands)) => Ok(commands),
-            None => Err((StatusCode::NOT_FOUND, format!("there is no service {name:?}; there is {}", known()))),
+            None => {
+                Err((StatusCode::NOT_FOUND, format!("there is no service {name:?}; there is {}", known())))
+            }
         }
     }
 
@@ -238,7 +246,8 @@ async fn read<T: for<'a> Deserialize<'a>>(body: Incoming) -> Result<T, (StatusCo
         .await
         .map_err(|_| (StatusCode::REQUEST_TIMEOUT, format!("the body did not arrive within {PATIENCE:?}")))?
         .map_err(|error| bad(format!("cannot read the body (at most {LONGEST_BODY} bytes): {error}")))?;
-    serde_json::from_slice(&whole.to_bytes()).map_err(|error| bad(format!("the body is not the JSON that is expected: {error}")))
+    serde_json::from_slice(&whole.to_bytes())
+        .map_err(|error| bad(format!("the body is not the JSON that is expected: {error}")))
 }
 
 fn json(value: &impl Serialize) -> Response<Body> {

@@ -137,7 +137,8 @@ async fn serve(services: Vec<config::Service>, files: &Files, surroundings: Rc<S
 
 fn summary(service: &config::Service) -> String {
     let listeners: Vec<String> = service.listen.iter().map(ToString::to_string).collect();
-    let workers = if service.workers == 1 { "1 worker".into() } else { format!("{} workers", service.workers) };
+    let workers =
+        if service.workers == 1 { "1 worker".into() } else { format!("{} workers", service.workers) };
     format!("{workers} on {}", listeners.join(" "))
 }
 
@@ -191,7 +192,9 @@ impl Files {
         }
         // From here on the directory is ours, and leaving early cleans it up.
         let files = Self { paths: paths.clone(), made, _lock: lock };
-        files.prepare().with_context(|| format!("cannot prepare the runtime directory {}", directory.display()))?;
+        files
+            .prepare()
+            .with_context(|| format!("cannot prepare the runtime directory {}", directory.display()))?;
         Ok(files)
     }
 

@@ -50,7 +50,9 @@ impl FromStr for Listener {
 
     fn from_str(text: &str) -> Result<Self, String> {
         let wrong = |why: &str| {
-            Err(format!("{text:?} is not a listener: {why}; write it like tcp://127.0.0.1:8080 or udp://[::]:53"))
+            Err(format!(
+                "{text:?} is not a listener: {why}; write it like tcp://127.0.0.1:8080 or udp://[::]:53"
+            ))
         };
         let Some((scheme, address)) = text.split_once("://") else {
             return wrong("it has no tcp:// or udp:// in front");
@@ -78,7 +80,9 @@ impl FromStr for Listener {
         if host.parse::<IpAddr>().is_ok_and(|ip| ip.is_ipv6()) {
             return wrong(&format!("an IPv6 address goes in brackets, [{host}]:{port}"));
         }
-        wrong(&format!("{host:?} is not an IP address (names are not looked up; 0.0.0.0 and [::] are all addresses)"))
+        wrong(&format!(
+            "{host:?} is not an IP address (names are not looked up; 0.0.0.0 and [::] are all addresses)"
+        ))
     }
 }
 

@@ -121,7 +121,8 @@ fn groups(service: &Service) -> String {
 }
 
 fn workers(service: &Service) -> String {
-    let mut table = plain(["WORKER", "STATE", "PID", "SLOT", "WEIGHT", "SHARE", "SELECTED", "QUEUE", "RESTARTS"]);
+    let mut table =
+        plain(["WORKER", "STATE", "PID", "SLOT", "WEIGHT", "SHARE", "SELECTED", "QUEUE", "RESTARTS"]);
     for worker in &service.workers {
         let selected: u64 = worker.sockets.iter().map(|socket| socket.selected).sum();
         let queue: u64 = worker
@@ -199,8 +200,12 @@ mod tests {
             groups: vec![group],
             workers: vec![worker],
         };
-        let text =
-            render(&Status { version: "0.1.0".into(), kernel: "6.1".into(), pid: 1, services: vec![service] });
+        let text = render(&Status {
+            version: "0.1.0".into(),
+            kernel: "6.1".into(),
+            pid: 1,
+            services: vec![service],
+        });
         println!("{text}");
         assert!(text.lines().all(|line| line.chars().count() <= 100), "{text}");
         assert!(text.contains("12345678901234"));

@@ -85,7 +85,8 @@ impl Table {
             }
         }
         let quotas = quotas(&members);
-        let mut surplus: Vec<u32> = had.iter().zip(&quotas).map(|(had, q)| u32::saturating_sub(*had, *q)).collect();
+        let mut surplus: Vec<u32> =
+            had.iter().zip(&quotas).map(|(had, q)| u32::saturating_sub(*had, *q)).collect();
         let mut need: Vec<u32> = had.iter().zip(&quotas).map(|(had, q)| q.saturating_sub(*had)).collect();
 
         loop {
@@ -164,7 +165,8 @@ fn offers(
             orders[*taker].improve(buckets, at as i16, &mut best, &mut argument);
         }
         for ((bucket, rank), at) in buckets.iter().zip(best).zip(argument) {
-            let owners_rank = owner(*bucket).map_or(i32::from(i16::MAX), |o| i32::from(orders[o].rank(*bucket)));
+            let owners_rank =
+                owner(*bucket).map_or(i32::from(i16::MAX), |o| i32::from(orders[o].rank(*bucket)));
             // At least 0: ranks differ by less than 2^16.
             let gain = (owners_rank - i32::from(rank) + (1 << 16)) as u32;
             offers.push(Offer { bucket: *bucket, taker: takers[at as usize] as u16, gain });
@@ -241,7 +243,8 @@ mod tests {
         sorted.sort_by_key(|member| member.seed);
         let unowned = table.owners.iter().filter(|o| sorted.iter().all(|m| m.slot != **o)).count();
         let shares = table.shares();
-        let beyond = |(member, quota): (&Member, u32)| shares[usize::from(member.slot)].saturating_sub(quota) as usize;
+        let beyond =
+            |(member, quota): (&Member, u32)| shares[usize::from(member.slot)].saturating_sub(quota) as usize;
         unowned + sorted.iter().zip(quotas(&sorted)).map(beyond).sum::<usize>()
     }
 

@@ -179,7 +179,10 @@ impl Life {
     /// When it next needs [`Event::Tick`].
     #[must_use]
     pub fn deadline(&self) -> Option<Instant> {
-        [self.ready_at, self.restart_at, self.hold_until, self.drain_until, self.look_at].into_iter().flatten().min()
+        [self.ready_at, self.restart_at, self.hold_until, self.drain_until, self.look_at]
+            .into_iter()
+            .flatten()
+            .min()
     }
 
     /// What to do about `event`.
@@ -265,7 +268,11 @@ impl Life {
 
     fn give_up_buckets(&mut self) -> Vec<Step> {
         self.hold_until = None;
-        if std::mem::replace(&mut self.admitted, false) { vec![Step::Withdraw, Step::Rescue] } else { Vec::new() }
+        if std::mem::replace(&mut self.admitted, false) {
+            vec![Step::Withdraw, Step::Rescue]
+        } else {
+            Vec::new()
+        }
     }
 
     fn leave(&mut self, now: Instant, policy: &Service) -> Vec<Step> {

@@ -66,7 +66,13 @@ fn main() -> Result<()> {
             measure(protocol, unit, flows, setting, &world, &mut samples)?;
         }
         let load = if flows == Flows::One { "one flow, hot caches" } else { "many flows, cold caches" };
-        println!("{:38} {:>20} {:>12} {:>10}", format!("{protocol}, {load}"), "measured", "less empty", "x bare");
+        println!(
+            "{:38} {:>20} {:>12} {:>10}",
+            format!("{protocol}, {load}"),
+            "measured",
+            "less empty",
+            "x bare"
+        );
         report(&mut samples);
     }
     Ok(())
@@ -80,8 +86,9 @@ fn measure(
     world: &World,
     samples: &mut Vec<(&'static str, Vec<f64>)>,
 ) -> Result<()> {
-    let bare = if flows == Flows::One { ("bare", "bare select") } else { ("bare_spread", "bare select, by hash") };
-    let mut candidates = vec![
+    let bare =
+        if flows == Flows::One { ("bare", "bare select") } else { ("bare_spread", "bare select, by hash") };
+    let mut candidates = [
         baseline("empty", "empty program", protocol, 9001)?,
         baseline(bare.0, bare.1, protocol, 9002)?,
         ours("ours, affinity flow", Affinity::Flow, protocol, 9003, world)?,
@@ -117,14 +124,21 @@ fn report(samples: &mut [(&'static str, Vec<f64>)]) {
         let quantile = |part: usize| samples[samples.len() * part / 4];
         medians.push(quantile(2));
         let net = quantile(2) - medians[0];
-        let ratio = medians.get(1).map_or_else(|| "-".into(), |bare| format!("{:.2}", net / (bare - medians[0])));
+        let ratio =
+            medians.get(1).map_or_else(|| "-".into(), |bare| format!("{:.2}", net / (bare - medians[0])));
         let measured = format!("{:.1} ({:.1}-{:.1})", quantile(2), quantile(1), quantile(3));
         println!("  {name:36} {measured:>20} {net:12.1} {ratio:>10}");
     }
     println!();
 }
 
-fn ours(name: &'static str, affinity: Affinity, protocol: Protocol, port: u16, world: &World) -> Result<Candidate> {
+fn ours(
+    name: &'static str,
+    affinity: Affinity,
+    protocol: Protocol,
+    port: u16,
+    world: &World,
+) -> Result<Candidate> {
     let listener = Listener { protocol, address: (Ipv4Addr::LOCALHOST, port).into() };
     let pins = world.bpffs().join(format!("{protocol}{port}"));
     let _ = std::fs::remove_dir_all(&pins);
@@ -136,7 +150,8 @@ fn ours(name: &'static str, affinity: Affinity, protocol: Protocol, port: u16, w
         group.insert(slot, &socket)?;
         sockets.push(socket);
     }
-    let members: Vec<Member> = (0..WORKERS).map(|slot| Member::new(&format!("bench/{slot}"), slot, 1)).collect();
+    let members: Vec<Member> =
+        (0..WORKERS).map(|slot| Member::new(&format!("bench/{slot}"), slot, 1)).collect();
     group.publish(Table::default().rebalance(&members));
     let program_id = group.program_id();
     Ok(Candidate { name, program_id, listener, sockets, _keep: Box::new(group) })
@@ -170,7 +185,10 @@ fn baseline(program: &str, name: &'static str, protocol: Protocol, port: u16) ->
 }
 
 fn run_stats(id: u32) -> Result<(Duration, u64)> {
-    let program = loaded_programs().filter_map(Result::ok).find(|program| program.id() == id).context("the program is gone")?;
+    let program = loaded_programs()
+        .filter_map(Result::ok)
+        .find(|program| program.id() == id)
+        .context("the program is gone")?;
     Ok((program.run_time(), program.run_count()))
 }
 

@@ -27,7 +27,8 @@ pub struct Answer {
 impl Answer {
     fn parse(text: &str) -> io::Result<Self> {
         let field = |name: &str| text.lines().find_map(|line| line.strip_prefix(name));
-        let parsed = || Some((field("worker=")?, field("pid=")?.parse().ok()?, field("peer=")?.parse().ok()?));
+        let parsed =
+            || Some((field("worker=")?, field("pid=")?.parse().ok()?, field("peer=")?.parse().ok()?));
         match parsed() {
             Some((worker, pid, peer)) => Ok(Self { worker: worker.into(), pid, peer }),
             None => Err(io::Error::other(format!("not an answer: {text:?}"))),

@@ -90,7 +90,9 @@ impl Paths {
         for directory in [&self.runtime_dir, &self.bpffs.join("reuseport-lb")] {
             if directory.exists() {
                 left.push(directory.clone());
-                left.extend(fs::read_dir(directory).into_iter().flatten().flatten().map(|entry| entry.path()));
+                left.extend(
+                    fs::read_dir(directory).into_iter().flatten().flatten().map(|entry| entry.path()),
+                );
             }
         }
         left

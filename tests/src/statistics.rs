@@ -2,7 +2,8 @@
 
 /// Values of chi-squared that are exceeded by chance once in a thousand times, for 1 to 10 degrees
 /// of freedom (NIST/SEMATECH e-Handbook of Statistical Methods, 1.3.6.7.4).
-const ONE_IN_A_THOUSAND: [f64; 10] = [10.828, 13.816, 16.266, 18.467, 20.515, 22.458, 24.322, 26.125, 27.877, 29.588];
+const ONE_IN_A_THOUSAND: [f64; 10] =
+    [10.828, 13.816, 16.266, 18.467, 20.515, 22.458, 24.322, 26.125, 27.877, 29.588];
 
 /// Asserts that `seen` is what independent draws with these `shares` give, at the 0.1 % level.
 ///
@@ -19,7 +20,10 @@ pub fn assert_fair(seen: &[u64], shares: &[f64]) {
     let chi_squared: f64 = terms.sum();
     let limit = ONE_IN_A_THOUSAND[seen.len() - 2];
     println!("{seen:?}: chi-squared {chi_squared:.2}, limit {limit}");
-    assert!(chi_squared < limit, "{seen:?} is not spread as {shares:?}: chi-squared {chi_squared:.2} > {limit}");
+    assert!(
+        chi_squared < limit,
+        "{seen:?} is not spread as {shares:?}: chi-squared {chi_squared:.2} > {limit}"
+    );
 }
 
 #[cfg(test)]

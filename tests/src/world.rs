@@ -22,8 +22,12 @@ impl World {
     /// If that is not possible: these tests need root.
     #[must_use]
     pub fn new() -> Self {
-        assert!(nix::unistd::geteuid().is_root(), "these tests need root: run them with `sudo -E cargo xtask test`");
-        unshare(CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWNS).expect("cannot make namespaces of its own");
+        assert!(
+            nix::unistd::geteuid().is_root(),
+            "these tests need root: run them with `sudo -E cargo xtask test`"
+        );
+        unshare(CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWNS)
+            .expect("cannot make namespaces of its own");
         let nothing: Option<&str> = None;
         mount(nothing, "/", nothing, MsFlags::MS_REC | MsFlags::MS_PRIVATE, nothing)
             .expect("cannot keep mounts to itself");
@@ -78,7 +82,9 @@ impl Drop for World {
 /// If it is not there, with what to install, or if it fails, with what it said.
 pub fn run(program: &str, arguments: &[&str]) -> String {
     let output = Command::new(program).args(arguments).output().unwrap_or_else(|error| {
-        panic!("cannot run {program}: {error}; `cargo xtask test` gets what the tests need, on Debian and Ubuntu")
+        panic!(
+            "cannot run {program}: {error}; `cargo xtask test` gets what the tests need, on Debian and Ubuntu"
+        )
     });
     let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     assert!(output.status.success(), "{program} {arguments:?} failed: {out}{err}");
@@ -100,5 +106,7 @@ pub fn program(name: &str) -> PathBuf {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let places = std::env::split_paths(&path).chain(["/usr/sbin".into(), "/sbin".into()]);
     let found = places.map(|directory| directory.join(name)).find(|file| file.is_file());
-    found.unwrap_or_else(|| panic!("there is no {name}: `cargo xtask test` gets it on Debian and Ubuntu, elsewhere install it"))
+    found.unwrap_or_else(|| {
+        panic!("there is no {name}: `cargo xtask test` gets it on Debian and Ubuntu, elsewhere install it")
+    })
 }

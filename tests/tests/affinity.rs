@@ -1,5 +1,7 @@
 //! `affinity = "source"`: a client keeps its worker, and the kernel agrees with the pure model.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on shall panic")]
+
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
@@ -72,7 +74,9 @@ fn a_client_keeps_its_worker_except_for_the_share_that_must_move() {
         ),
     );
     let clients: Vec<(IpAddr, SocketAddr)> = (0..CLIENTS)
-        .flat_map(|n| [(v4(n), (Ipv4Addr::LOCALHOST, PORT).into()), (v6(n), (Ipv6Addr::LOCALHOST, PORT).into())])
+        .flat_map(|n| {
+            [(v4(n), (Ipv4Addr::LOCALHOST, PORT).into()), (v6(n), (Ipv6Addr::LOCALHOST, PORT).into())]
+        })
         .collect();
     let mut model = Model { table: Table::default() };
     model.change(4);
@@ -85,7 +89,10 @@ fn a_client_keeps_its_worker_except_for_the_share_that_must_move() {
         daemon.run(&["scale", "web", &workers.to_string()]);
         let moved = daemon.service().moved - moved;
         assert_eq!(moved, model.change(workers) as u64);
-        assert!(moved.abs_diff(minimum) <= 2, "{moved} buckets moved for {workers} workers, the minimum is {minimum}");
+        assert!(
+            moved.abs_diff(minimum) <= 2,
+            "{moved} buckets moved for {workers} workers, the minimum is {minimum}"
+        );
         let after = check(&model, &clients, 20);
         let changed = before.iter().filter(|(client, worker)| after[client] != **worker).count();
         println!("{workers} workers: {moved} buckets and {changed} of {} clients moved", clients.len());

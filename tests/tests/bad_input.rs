@@ -1,5 +1,7 @@
 //! Bad input gets a clear message and the right exit code, and leaves nothing behind.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on shall panic")]
+
 use std::io::{Read, Write};
 use std::net::TcpListener;
 use std::os::unix::net::UnixStream;
@@ -39,7 +41,10 @@ fn wrong_configuration_names_the_line() {
         ("workers = \"4\"", ["line 4", "invalid type"]),
         ("workers = 1025", ["line 4", "at most 1024"]),
         ("overload = { factor = 2.0 }", ["line 4", "does nothing in this version"]),
-        ("[[service]]\nname = \"b\"\nlisten = [\"tcp://127.0.0.1:3000\"]", ["line 6", "belongs to service \"web\""]),
+        (
+            "[[service]]\nname = \"b\"\nlisten = [\"tcp://127.0.0.1:3000\"]",
+            ["line 6", "belongs to service \"web\""],
+        ),
         ("[[service]]\nname = \"b\"\nlisten = [\"tpc://127.0.0.1:3001\"]", ["line 6", "neither tcp nor udp"]),
     ] {
         let file = world.file("bad.toml", &format!("{minimal}{added}\n"));
@@ -53,10 +58,14 @@ fn wrong_configuration_names_the_line() {
 #[test]
 fn a_right_configuration_is_explained() {
     let world = World::new();
-    let file = world.file("good.toml", "[[service]]\nname = \"web\"\nlisten = [\"tcp://127.0.0.1:3000\"]\nworkers = 3\n");
+    let file = world
+        .file("good.toml", "[[service]]\nname = \"web\"\nlisten = [\"tcp://127.0.0.1:3000\"]\nworkers = 3\n");
     let output = Paths::of(&world).output(&["check", &file.to_string_lossy()]);
     let said = String::from_utf8_lossy(&output.stdout).into_owned();
-    assert!(output.status.success() && said.contains("is valid") && said.contains("3 x the embedded worker"), "{said}");
+    assert!(
+        output.status.success() && said.contains("is valid") && said.contains("3 x the embedded worker"),
+        "{said}"
+    );
 }
 
 #[test]
@@ -67,7 +76,12 @@ fn a_wrong_command_line_is_a_usage_error() {
     refused(&world, &["--workers", "1025"], 2, &["at most 1024"]);
     refused(&world, &["--workers", "many"], 2, &["invalid value"]);
     refused(&world, &["--name", "a/b"], 2, &["is not a name"]);
-    refused(&world, &["--listen", "tcp://127.0.0.1:1", "--listen", "tcp://127.0.0.1:1"], 2, &["listed twice"]);
+    refused(
+        &world,
+        &["--listen", "tcp://127.0.0.1:1", "--listen", "tcp://127.0.0.1:1"],
+        2,
+        &["listed twice"],
+    );
     refused(&world, &["--config", "x", "--workers", "2"], 2, &["cannot be used with"]);
 }
 
@@ -75,10 +89,16 @@ fn a_wrong_command_line_is_a_usage_error() {
 fn an_address_in_use_is_explained() {
     let world = World::new();
     let taken = TcpListener::bind("127.0.0.1:3000").unwrap();
-    let says = ["cannot listen on tcp://127.0.0.1:3000", "in use by a socket without SO_REUSEPORT", "ss -ltunp"];
+    let says =
+        ["cannot listen on tcp://127.0.0.1:3000", "in use by a socket without SO_REUSEPORT", "ss -ltunp"];
     refused(&world, &["--listen", "tcp://127.0.0.1:3001", "--listen", "tcp://127.0.0.1:3000"], 1, &says);
     drop(taken);
-    refused(&world, &["--listen", "tcp://192.0.2.1:3000"], 1, &["no interface of this machine has that address"]);
+    refused(
+        &world,
+        &["--listen", "tcp://192.0.2.1:3000"],
+        1,
+        &["no interface of this machine has that address"],
+    );
 }
 
 #[test]
@@ -181,7 +201,10 @@ fn talk(daemon: &Daemon, bytes: &[u8]) -> String {
 }
 
 fn post(path: &str, body: &[u8]) -> Vec<u8> {
-    let head = format!("POST {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: {}\r\n\r\n", body.len());
+    let head = format!(
+        "POST {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: {}\r\n\r\n",
+        body.len()
+    );
     [head.as_bytes(), body].concat()
 }
 
@@ -207,7 +230,8 @@ fn garbage_on_the_control_socket_disturbs_nobody() {
         assert!(answer.contains(says) && answer.contains("HTTP/1.1 4"), "{says:?} is not in: {answer}");
     }
     // Held open without a word, while others are served.
-    let silent: Vec<UnixStream> = (0..30).map(|_| UnixStream::connect(daemon.paths().control()).unwrap()).collect();
+    let silent: Vec<UnixStream> =
+        (0..30).map(|_| UnixStream::connect(daemon.paths().control()).unwrap()).collect();
     assert_eq!(daemon.service().workers.len(), 4);
     drop(silent);
     assert_eq!(daemon.service().moved, 65536);

@@ -28,7 +28,8 @@ fn haproxy_serves_from_its_socket_with_four_workers() {
     assert!(tests::client::ask(to).unwrap().worker.starts_with("web/"));
 
     let ab = program("ab").to_string_lossy().into_owned();
-    let said = run(&ab, &["-l", "-n", &REQUESTS.to_string(), "-c", "32", "-s", "5", "http://127.0.0.1:3000/"]);
+    let said =
+        run(&ab, &["-l", "-n", &REQUESTS.to_string(), "-c", "32", "-s", "5", "http://127.0.0.1:3000/"]);
     println!("{said}");
     let number = |what: &str| -> u64 {
         let value = said.lines().find_map(|line| line.strip_prefix(what)).expect("a line of ab");

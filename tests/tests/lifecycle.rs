@@ -1,5 +1,7 @@
 //! Starting, readiness, what a worker finds, being idle, and ending.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on shall panic")]
+
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
@@ -93,7 +95,8 @@ fn an_idle_daemon_uses_no_cpu_and_little_memory() {
     let daemon = Daemon::start(&world, &["--workers", "8"]);
     let ticks = || {
         let stat = std::fs::read_to_string(format!("/proc/{}/stat", daemon.pid())).unwrap();
-        let fields: Vec<u64> = stat.rsplit(')').next().unwrap().split(' ').filter_map(|f| f.parse().ok()).collect();
+        let fields: Vec<u64> =
+            stat.rsplit(')').next().unwrap().split(' ').filter_map(|f| f.parse().ok()).collect();
         // utime and stime: fields 14 and 15 of proc_pid_stat(5); the state is no number.
         fields[10] + fields[11]
     };
@@ -101,7 +104,8 @@ fn an_idle_daemon_uses_no_cpu_and_little_memory() {
     std::thread::sleep(Duration::from_secs(3));
     assert_eq!(ticks() - before, 0, "clock ticks in 3 s");
     let status = std::fs::read_to_string(format!("/proc/{}/status", daemon.pid())).unwrap();
-    let resident = status.lines().find_map(|line| line.strip_prefix("VmRSS:")?.trim().strip_suffix(" kB")).unwrap();
+    let resident =
+        status.lines().find_map(|line| line.strip_prefix("VmRSS:")?.trim().strip_suffix(" kB")).unwrap();
     println!("VmRSS {resident} kB");
     assert!(resident.trim().parse::<u64>().unwrap() < 20_000, "{resident} kB");
     daemon.stop();
@@ -119,7 +123,8 @@ fn every_way_to_end_leaves_nothing_behind() {
             _ => assert!(daemon.run(&["stop"]).contains("stopped")),
         }
         until("everything to be gone", || {
-            let processes = workers.iter().filter(|pid| std::path::Path::new(&format!("/proc/{pid}")).exists());
+            let processes =
+                workers.iter().filter(|pid| std::path::Path::new(&format!("/proc/{pid}")).exists());
             (processes.count() == 0 && paths.leftovers().is_empty()).then_some(())
         });
         drop(daemon);
@@ -155,10 +160,8 @@ fn ending_lets_requests_finish_and_lets_nothing_new_in() {
 #[test]
 fn a_worker_that_ignores_sigterm_is_killed_after_drain_timeout() {
     let world = World::new();
-    let server = world.file(
-        "stubborn.sh",
-        "trap '' TERM\nsleep 300 &\necho $! > \"$1\"\nwhile true; do wait; done\n",
-    );
+    let server =
+        world.file("stubborn.sh", "trap '' TERM\nsleep 300 &\necho $! > \"$1\"\nwhile true; do wait; done\n");
     let child = world.path("child");
     let configuration = format!(
         "[[service]]\nname = \"web\"\nlisten = [\"tcp://127.0.0.1:3000\"]\nready = \"200ms\"\n\

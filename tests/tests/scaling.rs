@@ -37,7 +37,9 @@ fn live_connections_stay_and_new_ones_succeed_while_workers_come_and_go() {
             assert_eq!(connection.ask().unwrap(), *first);
         }
         // Exactly even: 65,536 over the workers, to within one bucket.
-        assert!(service.workers.iter().all(|worker| u64::from(worker.buckets).abs_diff(65536 / workers) <= 1));
+        assert!(
+            service.workers.iter().all(|worker| u64::from(worker.buckets).abs_diff(65536 / workers) <= 1)
+        );
         ask(to).unwrap();
     }
     assert!(live.len() > 1_000, "three of four workers stayed, with their connections: {}", live.len());

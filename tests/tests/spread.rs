@@ -47,7 +47,8 @@ fn ten_thousand_connections_are_spread_fairly_and_counted_exactly() {
 #[test]
 fn weights_are_shares_for_connections_and_datagrams() {
     let world = World::new();
-    let arguments = ["--listen", "tcp://127.0.0.1:3000", "--listen", "udp://127.0.0.1:3000", "--workers", "3"];
+    let arguments =
+        ["--listen", "tcp://127.0.0.1:3000", "--listen", "udp://127.0.0.1:3000", "--workers", "3"];
     let daemon = Daemon::start(&world, &arguments);
     let moved = daemon.service().moved;
     daemon.run(&["weight", "demo/1", "2"]);

@@ -1,5 +1,7 @@
 //! Processes that bind our port get nothing, and are counted.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on shall panic")]
+
 use std::io::ErrorKind;
 use std::net::SocketAddr;
 
@@ -25,7 +27,10 @@ fn check(daemon: &Daemon, to: SocketAddr, strangers: &[Socket; 2]) {
     let answered: u64 = tally(10_000, || ask_udp(to, None)).values().sum();
     assert_eq!(answered, 10_000);
     assert_eq!(strangers[0].accept().unwrap_err().kind(), ErrorKind::WouldBlock);
-    assert_eq!(strangers[1].recv(&mut [std::mem::MaybeUninit::uninit(); 8]).unwrap_err().kind(), ErrorKind::WouldBlock);
+    assert_eq!(
+        strangers[1].recv(&mut [std::mem::MaybeUninit::uninit(); 8]).unwrap_err().kind(),
+        ErrorKind::WouldBlock
+    );
     let service = daemon.service();
     assert_eq!(service.groups.iter().map(|group| group.strangers).collect::<Vec<_>>(), [Some(1), Some(1)]);
     assert_eq!(counter(&service, "owner_taken"), 20_000);

@@ -10,7 +10,14 @@ pub(crate) fn run() -> Result<()> {
     let toolchain = setup::run()?;
     let build = || {
         toolchain.cargo(&[
-            "build", "--release", "--quiet", "--target", "bpfel-unknown-none", "--package", "reuseport-lb-ebpf", "--target-dir",
+            "build",
+            "--release",
+            "--quiet",
+            "--target",
+            "bpfel-unknown-none",
+            "--package",
+            "reuseport-lb-ebpf",
+            "--target-dir",
             "target/ebpf",
         ])
     };

@@ -17,12 +17,28 @@ pub(crate) fn run() -> Result<()> {
     step("tidy", tidy::run)?;
     build_ebpf::run()?;
     step("clippy", || {
-        shell::run(&mut ours(&["clippy", "--workspace", "--exclude", "reuseport-lb-ebpf", "--all-targets", "--", "-D", "warnings"]))
+        shell::run(&mut ours(&[
+            "clippy",
+            "--workspace",
+            "--exclude",
+            "reuseport-lb-ebpf",
+            "--all-targets",
+            "--",
+            "-D",
+            "warnings",
+        ]))
     })?;
     step("warnings of the kernel program", || {
         // Clippy is not there for the compiler that builds it.
         let mut check = setup::run()?.cargo(&[
-            "check", "--release", "--quiet", "--target", "bpfel-unknown-none", "--package", "reuseport-lb-ebpf", "--target-dir",
+            "check",
+            "--release",
+            "--quiet",
+            "--target",
+            "bpfel-unknown-none",
+            "--package",
+            "reuseport-lb-ebpf",
+            "--target-dir",
             "target/ebpf-check",
         ])?;
         shell::run(check.env("RUSTFLAGS", "-D warnings"))

@@ -10,7 +10,8 @@ use crate::packages;
 use crate::shell::{cargo, find, prepend, quietly, step};
 
 /// A compiler with `core` for the BPF target already built, and the LLVM that it was built with.
-const DEBIAN: &[&str] = &["rustc-web", "libstd-rust-web-dev", "libstd-rust-web-dev-bpf", "llvm-22", "llvm-22-dev"];
+const DEBIAN: &[&str] =
+    &["rustc-web", "libstd-rust-web-dev", "libstd-rust-web-dev-bpf", "llvm-22", "llvm-22-dev"];
 
 /// Newer ones want other versions of LLVM.
 const BPF_LINKER: &str = "0.13.0";
@@ -88,8 +89,9 @@ impl Toolchain {
 }
 
 fn nightly_has_source() -> bool {
-    let Ok(sysroot) = quietly(Command::new("rustc").args(["+nightly", "--print", "sysroot"]).env_remove("RUSTUP_TOOLCHAIN"))
-    else {
+    let Ok(sysroot) = quietly(
+        Command::new("rustc").args(["+nightly", "--print", "sysroot"]).env_remove("RUSTUP_TOOLCHAIN"),
+    ) else {
         return false;
     };
     PathBuf::from(sysroot.trim()).join("lib/rustlib/src/rust/library/core").is_dir()

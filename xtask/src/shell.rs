@@ -34,13 +34,16 @@ pub(crate) fn run(command: &mut Command) -> Result<()> {
 
 /// Runs a command that must succeed; its output is shown only if it does not.
 pub(crate) fn quietly(command: &mut Command) -> Result<String> {
-    let output = command
-        .stdin(Stdio::null())
-        .output()
-        .with_context(|| format!("cannot run {}", name(command)))?;
+    let output =
+        command.stdin(Stdio::null()).output().with_context(|| format!("cannot run {}", name(command)))?;
     if !output.status.success() {
         let said = [output.stdout, output.stderr].concat();
-        bail!("{} failed ({}):\n{}", described(command), output.status, String::from_utf8_lossy(&said).trim_end());
+        bail!(
+            "{} failed ({}):\n{}",
+            described(command),
+            output.status,
+            String::from_utf8_lossy(&said).trim_end()
+        );
     }
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
@@ -90,7 +93,8 @@ pub(crate) fn find(program: &str) -> Option<PathBuf> {
 /// Puts `value` in front of a list of paths in the environment of `command`.
 pub(crate) fn prepend(command: &mut Command, variable: &str, value: &Path) {
     let old = std::env::var_os(variable).unwrap_or_default();
-    let paths = std::iter::once(value.to_owned()).chain(std::env::split_paths(&old).filter(|p| !p.as_os_str().is_empty()));
+    let paths = std::iter::once(value.to_owned())
+        .chain(std::env::split_paths(&old).filter(|p| !p.as_os_str().is_empty()));
     if let Ok(joined) = std::env::join_paths(paths) {
         command.env(variable, joined);
     }

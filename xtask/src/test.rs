@@ -36,7 +36,8 @@ pub(crate) fn run(filter: &[String]) -> Result<()> {
 /// The folder of those programs that the system lacks; `None` if it lacks none.
 fn programs() -> Result<Option<PathBuf>> {
     let on_system = |program: &str| {
-        find(program).is_some() || ["/usr/sbin", "/sbin"].iter().any(|place| Path::new(place).join(program).is_file())
+        find(program).is_some()
+            || ["/usr/sbin", "/sbin"].iter().any(|place| Path::new(place).join(program).is_file())
     };
     let missing: Vec<_> = NEEDED.iter().filter(|(program, _)| !on_system(program)).collect();
     if missing.is_empty() {

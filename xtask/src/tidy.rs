@@ -47,7 +47,10 @@ fn sizes(path: &Path, text: &str, broken: &mut Vec<String>) {
     let most = if path.starts_with("reuseport-lb-ebpf") { LONGEST_KERNEL_FILE } else { LONGEST_FILE };
     let lines = text.lines().count();
     if lines > most {
-        broken.push(format!("{} has {lines} lines, more than {most}: split it by what changes together", path.display()));
+        broken.push(format!(
+            "{} has {lines} lines, more than {most}: split it by what changes together",
+            path.display()
+        ));
     }
 }
 
@@ -66,7 +69,8 @@ fn layers(path: &Path, text: &str, broken: &mut Vec<String>) {
     if !may_be_unsafe && text.contains("unsafe {") {
         broken.push(format!("{place} has unsafe code: it belongs into reuseport-lb/src/kernel/"));
     }
-    let pure = ["table.rs", "worker.rs", "slots.rs", "listener.rs"].map(|name| format!("reuseport-lb/src/{name}"));
+    let pure =
+        ["table.rs", "worker.rs", "slots.rs", "listener.rs"].map(|name| format!("reuseport-lb/src/{name}"));
     if pure.iter().any(|pure| *pure == place) {
         for word in ["tokio", "crate::kernel", "libc::", "std::fs", "std::process"] {
             if text.contains(word) {
@@ -78,14 +82,18 @@ fn layers(path: &Path, text: &str, broken: &mut Vec<String>) {
 
 fn heads(path: &Path, text: &str, broken: &mut Vec<String>) {
     if path.extension().is_some_and(|extension| extension == "rs") && !text.starts_with("//! ") {
-        broken.push(format!("{} does not say in its first line what it is: start it with `//! `", path.display()));
+        broken.push(format!(
+            "{} does not say in its first line what it is: start it with `//! `",
+            path.display()
+        ));
     }
 }
 
 /// Addresses of registries and paths of one machine have no place in a repository.
 fn words(path: &Path, text: &str, broken: &mut Vec<String>) {
     // Taken apart, so that this file does not break its own rule.
-    let banned = [["deb.", "debian.org"], ["crates.io", "-index"], ["/work", "/main"], ["index.", "crates.io"]];
+    let banned =
+        [["deb.", "debian.org"], ["crates.io", "-index"], ["/work", "/main"], ["index.", "crates.io"]];
     for word in banned.map(|parts| parts.concat()) {
         // The lock file names the registry by its nature.
         if text.contains(&word) && !path.ends_with("Cargo.lock") {
@@ -95,17 +103,24 @@ fn words(path: &Path, text: &str, broken: &mut Vec<String>) {
 }
 
 fn members(files: &[(PathBuf, String)], broken: &mut Vec<String>) {
-    for (path, text) in files.iter().filter(|(path, _)| path.ends_with("Cargo.toml") && path.components().count() == 2) {
+    for (path, text) in
+        files.iter().filter(|(path, _)| path.ends_with("Cargo.toml") && path.components().count() == 2)
+    {
         if !text.contains("[lints]\nworkspace = true") {
-            broken.push(format!("{} does not inherit the lints: add `[lints]` with `workspace = true`", path.display()));
+            broken.push(format!(
+                "{} does not inherit the lints: add `[lints]` with `workspace = true`",
+                path.display()
+            ));
         }
     }
 }
 
 /// Every counter has its line in docs/COUNTERS.md, word for word.
 fn counters(files: &[(PathBuf, String)], broken: &mut Vec<String>) {
-    let text = |name: &str| files.iter().find(|(path, _)| path == Path::new(name)).map(|(_, text)| text.as_str());
-    let (Some(source), Some(docs)) = (text("reuseport-lb-common/src/counters.rs"), text("docs/COUNTERS.md")) else {
+    let text =
+        |name: &str| files.iter().find(|(path, _)| path == Path::new(name)).map(|(_, text)| text.as_str());
+    let (Some(source), Some(docs)) = (text("reuseport-lb-common/src/counters.rs"), text("docs/COUNTERS.md"))
+    else {
         broken.push("docs/COUNTERS.md or reuseport-lb-common/src/counters.rs is missing".into());
         return;
     };

@@ -22,12 +22,18 @@ pub(super) fn run(arguments: &cli::Check) -> Result<()> {
         })
     });
     if arguments.json {
-        return super::print(&(serde_json::to_string_pretty(&json!({ "services": described.collect::<Vec<_>>() }))? + "\n"));
+        return super::print(
+            &(serde_json::to_string_pretty(&json!({ "services": described.collect::<Vec<_>>() }))? + "\n"),
+        );
     }
     let mut text = format!("{} is valid\n", arguments.file.display());
     for service in &services {
-        let command = if service.command.is_empty() { "the embedded worker".into() } else { service.command.join(" ") };
-        text += &format!("  service {}: {} x {command}, affinity {}\n", service.name, service.workers, service.affinity);
+        let command =
+            if service.command.is_empty() { "the embedded worker".into() } else { service.command.join(" ") };
+        text += &format!(
+            "  service {}: {} x {command}, affinity {}\n",
+            service.name, service.workers, service.affinity
+        );
         for listener in &service.listen {
             text += &format!("    {listener}\n");
         }

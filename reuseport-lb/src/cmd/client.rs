@@ -73,7 +73,9 @@ impl Client {
         tokio::task::spawn(connection);
         let request = Request::builder().method(method).uri(path).header("host", "localhost");
         let response = sender
-            .send_request(request.body(Full::new(body)).with_context(|| format!("{path} is not a valid path"))?)
+            .send_request(
+                request.body(Full::new(body)).with_context(|| format!("{path} is not a valid path"))?,
+            )
             .await
             .context("the daemon did not answer")?;
         if response.status().is_success() {

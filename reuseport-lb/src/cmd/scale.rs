@@ -23,15 +23,24 @@ pub(super) fn run(arguments: &cli::Scale, paths: &Paths) -> Result<()> {
     }
     loop {
         let now = find(client.status(Some(service))?)?;
-        let settled = |worker: &status::Worker| worker.state == "ready" && (worker.buckets > 0 || worker.weight == 0);
+        let settled =
+            |worker: &status::Worker| worker.state == "ready" && (worker.buckets > 0 || worker.weight == 0);
         if now.workers.len() == scaled.after && now.workers.iter().all(settled) {
             let moved = now.moved - before.moved;
-            let line = format!("{service}: {} → {} workers, {moved} of 65536 buckets moved\n", scaled.before, scaled.after);
+            let line = format!(
+                "{service}: {} → {} workers, {moved} of 65536 buckets moved\n",
+                scaled.before, scaled.after
+            );
             return super::print(&line);
         }
         let known = |name: &str| before.workers.iter().any(|worker| worker.name == name);
-        if let Some(worker) = now.workers.iter().find(|worker| worker.state == "failed" && !known(&worker.name)) {
-            bail!("worker {} ends before it is ready, again and again; the daemon's log says how", worker.name);
+        if let Some(worker) =
+            now.workers.iter().find(|worker| worker.state == "failed" && !known(&worker.name))
+        {
+            bail!(
+                "worker {} ends before it is ready, again and again; the daemon's log says how",
+                worker.name
+            );
         }
         std::thread::sleep(LOOK);
     }

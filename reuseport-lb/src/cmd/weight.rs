@@ -12,6 +12,7 @@ pub(super) fn run(arguments: &cli::Weight, paths: &Paths) -> Result<()> {
         bail!("{worker:?} is not the name of a worker; `reuseport-lb status` lists them, like web/2");
     }
     let wanted = control::Weight { weight: arguments.weight };
-    let control::Weight { weight } = Client::new(paths)?.post(&format!("/v1/workers/{worker}/weight"), &wanted)?;
+    let control::Weight { weight } =
+        Client::new(paths)?.post(&format!("/v1/workers/{worker}/weight"), &wanted)?;
     super::print(&format!("{worker}: weight {weight}\n"))
 }

@@ -10,7 +10,7 @@ use anyhow::{Context, Result, bail};
 use rustix::mount::{MountFlags, mount};
 
 /// `f_type` of a BPF file system (include/uapi/linux/magic.h).
-const BPF_FS_MAGIC: i64 = 0xcafe_4a11;
+const BPF_FS_MAGIC: rustix::fs::FsWord = 0xcafe_4a11;
 
 /// The pins of one daemon.
 pub struct Pins {
@@ -60,7 +60,7 @@ impl Pins {
 
 fn is_bpffs(path: &Path) -> Result<bool> {
     match rustix::fs::statfs(path) {
-        Ok(stat) => Ok(i64::from(stat.f_type) == BPF_FS_MAGIC),
+        Ok(stat) => Ok(stat.f_type == BPF_FS_MAGIC),
         Err(rustix::io::Errno::NOENT) => {
             bail!("{} does not exist: make the directory, or give another with --bpffs", path.display())
         }

@@ -5,7 +5,7 @@ use std::io;
 use std::path::Path;
 
 use anyhow::{Context, Result, bail};
-use aya::maps::{Map, MapData, PerCpuArray, ReusePortSockArray};
+use aya::maps::{Array, Map, MapData, PerCpuArray, ReusePortSockArray};
 use aya::programs::sk_reuseport::SkReuseportError;
 use aya::programs::{ProgramError, SkReuseport};
 use aya::{Ebpf, EbpfLoader};
@@ -22,6 +22,12 @@ use crate::listener::Listener;
 static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("REUSEPORT_LB_OBJECT"));
 
 const PROGRAM: &str = "reuseport_lb";
+
+/// The section that the program's global `TABLE` is in, alone.
+const TABLE_SECTION: &str = ".bss";
+
+/// include/uapi/linux/bpf.h
+const BPF_F_MMAPABLE: u32 = 1 << 10;
 
 /// Program and maps of one listener. Dropping it leaves pins, attachment and sockets as they are.
 pub struct Group {
@@ -52,7 +58,9 @@ impl Group {
             (Affinity::Source, true) => constant::SOURCE_V6,
         };
         let hold = u32::from(when_empty == WhenEmpty::Hold);
+        let table = make_table(&pins.join("TABLE"))?;
         let mut ebpf = EbpfLoader::new()
+            .map_pin_path(TABLE_SECTION, pins.join("TABLE"))
             .override_global(constant::AFFINITY, &affinity, true)
             .override_global(constant::HOLD, &hold, true)
             .load(OBJECT)
@@ -74,8 +82,9 @@ impl Group {
         };
         let sockets = take("SOCKETS")?.try_into()?;
         let counters = take("COUNTERS")?.try_into()?;
-        // SAFETY: maps.rs of the kernel program declares the two with exactly these values.
-        let (table, load) = unsafe { (mapped(take("TABLE")?)?, mapped(take("LOAD")?)?) };
+        let Map::Array(load) = take("LOAD")? else { bail!("map LOAD of the object is not an array") };
+        // SAFETY: maps.rs of the kernel program declares the map with this value of `Shared` fields.
+        let load = unsafe { Mapped::new(load.fd()) }?;
         let group = Self { ebpf, sockets, table, load, counters, program_id };
         group.publish((0..=u16::MAX).map(|bucket| (bucket, reuseport_lb_common::layout::NO_SLOT)));
         Ok(group)
@@ -83,7 +92,8 @@ impl Group {
 
     /// Makes the program decide for the group that `socket` is in, or will be in.
     pub fn attach(&self, socket: &Socket) -> io::Result<()> {
-        let program = self.ebpf.program(PROGRAM).ok_or_else(|| io::Error::other("the object has no program"))?;
+        let program =
+            self.ebpf.program(PROGRAM).ok_or_else(|| io::Error::other("the object has no program"))?;
         let attached = <&SkReuseport>::try_from(program).and_then(|program| program.attach(socket));
         attached.map_err(|error| match error {
             ProgramError::SkReuseportError(SkReuseportError::SetsockoptError { io_error, .. }) => io_error,
@@ -158,12 +168,15 @@ impl Group {
     }
 }
 
-/// # Safety
-/// `map` must be an mmapable array of one entry whose value is a `T` of `Shared` fields only.
-unsafe fn mapped<T: Sync>(map: Map) -> Result<Mapped<T>> {
-    let Map::Array(data) = map else { bail!("the object's {map:?} is not an array") };
-    // SAFETY: passed on to the caller.
-    unsafe { Mapped::new(data.fd()) }
+/// Makes and pins the map behind the program's global `TABLE`, which aya would make, but not
+/// mmapable; it finds the pin and takes that instead.
+fn make_table(pin: &Path) -> Result<Mapped<Table>> {
+    let map = Array::<MapData, [u8; size_of::<Table>()]>::create(1, BPF_F_MMAPABLE)
+        .map_err(|error| explained(error.into(), "create its BPF maps"))?;
+    map.pin(pin).with_context(|| format!("cannot pin the table at {}", pin.display()))?;
+    let map = MapData::from_pin(pin).context("cannot open the table that was just pinned")?;
+    // SAFETY: the one value of the map has the size of a `Table`, whose fields are all `Shared`.
+    unsafe { Mapped::new(map.fd()) }
 }
 
 fn is_not_found(error: &aya::maps::MapError) -> bool {
@@ -205,7 +218,8 @@ mod tests {
             (libc::EINVAL, "5.14 or later"),
             (libc::ENOMEM, "memory.max"),
         ] {
-            let error = explained(io::Error::from_raw_os_error(errno).into(), "load its SK_REUSEPORT program");
+            let error =
+                explained(io::Error::from_raw_os_error(errno).into(), "load its SK_REUSEPORT program");
             assert!(error.to_string().contains(says), "{error}");
         }
     }

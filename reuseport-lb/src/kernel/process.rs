@@ -9,7 +9,8 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result};
 use rustix::process::{
-    Pid, PidfdFlags, Rlimit, Signal, WaitId, WaitIdOptions, kill_process_group, pidfd_open, pidfd_send_signal, waitid,
+    Pid, PidfdFlags, Rlimit, Signal, WaitId, WaitIdOptions, kill_process_group, pidfd_open,
+    pidfd_send_signal, waitid,
 };
 use socket2::Socket;
 use tokio::io::unix::AsyncFd;
@@ -86,7 +87,6 @@ pub fn spawn(launch: &Launch<'_>) -> Result<Process> {
     let pid = Pid::from_child(&child);
     Process::open(pid)
 }
-
 
 impl Process {
     fn open(pid: Pid) -> Result<Self> {

@@ -29,7 +29,9 @@ pub struct Queue {
 /// strangers made the group, the program is attached as soon as the socket is in.
 pub fn open(listener: &Listener, group: &Group, backlog: u32, first: bool) -> Result<Socket> {
     let opened = match make(listener, group, backlog, first) {
-        Err(error) if first && error.kind() == io::ErrorKind::AddrInUse => make(listener, group, backlog, false),
+        Err(error) if first && error.kind() == io::ErrorKind::AddrInUse => {
+            make(listener, group, backlog, false)
+        }
         opened => opened,
     };
     let socket = opened.map_err(|error| explain(error, listener))?;
@@ -73,7 +75,9 @@ fn explain(error: io::Error, listener: &Listener) -> anyhow::Error {
             "the address is in use by a socket without SO_REUSEPORT, or of another user; `ss -ltunp sport = :{port}` \
              shows which"
         ),
-        Some(libc::EADDRNOTAVAIL) => "no interface of this machine has that address; `ip address` lists them".into(),
+        Some(libc::EADDRNOTAVAIL) => {
+            "no interface of this machine has that address; `ip address` lists them".into()
+        }
         Some(libc::EACCES) => format!("port {port} needs root or CAP_NET_BIND_SERVICE"),
         Some(libc::EAFNOSUPPORT) => "this kernel does not speak that address family".into(),
         Some(libc::EMFILE) => "too many open files; raise the hard limit (ulimit -Hn, LimitNOFILE=)".into(),

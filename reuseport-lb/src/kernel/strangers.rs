@@ -58,7 +58,8 @@ fn sockets(family: u8, listener: &Listener) -> Result<Vec<(IpAddr, u64)>> {
     let mut bytes = vec![0; message.buffer_len()];
     message.serialize(&mut bytes);
 
-    let socket = Socket::new(NETLINK_SOCK_DIAG).context("cannot ask the kernel for its sockets (sock_diag)")?;
+    let socket =
+        Socket::new(NETLINK_SOCK_DIAG).context("cannot ask the kernel for its sockets (sock_diag)")?;
     socket.connect(&SocketAddr::new(0, 0)).context("cannot reach the kernel over netlink")?;
     socket.send(&bytes, 0).context("cannot ask the kernel for its sockets")?;
 

@@ -1,15 +1,19 @@
 //! One service: its groups, its table and its workers, and the task that owns them all. Not: what
 //! to do when (`worker.rs`) or how the kernel is told (`kernel/`).
 
-use std::collections::{BTreeMap, HashMap, HashSet};
-use std::path::{Path, PathBuf};
+mod membership;
+mod report;
+mod start;
+
+pub use start::find_command;
+
+use std::collections::{BTreeMap, HashMap};
+use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow};
-use reuseport_lb_common::counters::Counter;
-use reuseport_lb_common::layout::BUCKETS;
 use rustix::process::Rlimit;
 use socket2::Socket;
 use tokio::sync::{broadcast, mpsc, oneshot};
@@ -17,17 +21,16 @@ use tracing::{info, warn};
 
 use crate::config::{self, Ready};
 use crate::kernel::bpffs::Pins;
-use crate::kernel::group::{Group, Totals};
+use crate::kernel::group::Group;
 use crate::kernel::host::{self, User};
-use crate::kernel::process::{self, Exit, Launch, Process};
+use crate::kernel::process::{Exit, Process};
 use crate::kernel::socket;
-use crate::kernel::strangers;
 use crate::listener::{Listener, Protocol};
-use crate::notify::{self, Notify};
+use crate::notify::Notify;
 use crate::slots::Slots;
 use crate::status;
 use crate::table::{Member, Table};
-use crate::trace::{self, Decision, Tracer};
+use crate::trace::{Decision, Tracer};
 use crate::worker::{Event, Life, State, Step};
 
 /// A worker that is ready waits this long for others that are starting, so that buckets move once
@@ -116,7 +119,8 @@ pub struct Service {
     slots: Slots,
     workers: BTreeMap<usize, Worker>,
     incarnations: u64,
-    happenings: (mpsc::UnboundedSender<(Whom, Happening)>, mpsc::UnboundedReceiver<(Whom, Happening)>),
+    happen: mpsc::UnboundedSender<(Whom, Happening)>,
+    happened: mpsc::UnboundedReceiver<(Whom, Happening)>,
     tracer: Tracer,
     reports: mpsc::UnboundedSender<Report>,
     settled: bool,
@@ -156,6 +160,7 @@ impl Service {
             config.user = host::user("nobody").ok().map(|user| user.name);
         }
         let user = config.user.as_deref().map(host::user).transpose()?;
+        let (happen, happened) = mpsc::unbounded_channel();
         let mut service = Self {
             user,
             surroundings,
@@ -167,7 +172,8 @@ impl Service {
             slots: Slots::default(),
             workers: BTreeMap::new(),
             incarnations: 0,
-            happenings: mpsc::unbounded_channel(),
+            happen,
+            happened,
             tracer: Tracer::default(),
             reports,
             settled: false,
@@ -178,21 +184,6 @@ impl Service {
         };
         service.open_groups().with_context(|| format!("service {}", service.config.name))?;
         Ok(service)
-    }
-
-    fn open_groups(&mut self) -> Result<()> {
-        for listener in &self.config.listen {
-            let pins = self.surroundings.pins.directory(&self.config.name, &listener.plain_name())?;
-            self.groups.push(Group::load(listener, self.config.affinity, self.config.when_empty, &pins)?);
-        }
-        for number in 0..self.config.workers {
-            self.add(number)?;
-        }
-        for (group, listener) in self.groups.iter_mut().zip(&self.listeners) {
-            let log = group.take_log(self.tracer.sink(listener.to_string()))?;
-            tokio::task::spawn_local(trace::follow(log));
-        }
-        Ok(())
     }
 
     /// Serves until it is told to stop and every worker is gone.
@@ -212,7 +203,7 @@ impl Service {
                     Some(command) => self.obey(command),
                     None => self.stop(),
                 },
-                Some((whom, happening)) = self.happenings.1.recv() => self.happened(whom, happening),
+                Some((whom, happening)) = self.happened.recv() => self.happened(whom, happening),
                 () = sleep_until(deadline) => self.tick(),
             }
         }
@@ -265,7 +256,8 @@ impl Service {
     fn fail_start(&mut self, why: &str) {
         if !self.settled && !self.stopping {
             let hint = "its own output, if any, is above; `ready` says when a worker counts as started";
-            let report = anyhow!("{why} ({hint})").context(format!("service {} does not start", self.config.name));
+            let report =
+                anyhow!("{why} ({hint})").context(format!("service {} does not start", self.config.name));
             let _ = self.reports.send(Report::Failed(report));
         }
     }
@@ -319,7 +311,11 @@ impl Service {
             self.workers.values().filter_map(|worker| worker.life.ready_since()).max().map(|at| at + SETTLING)
         };
         let own = [self.join_at, self.nag_at, settling];
-        self.workers.values().filter_map(|worker| worker.life.deadline()).chain(own.into_iter().flatten()).min()
+        self.workers
+            .values()
+            .filter_map(|worker| worker.life.deadline())
+            .chain(own.into_iter().flatten())
+            .min()
     }
 
     fn each(&mut self, event: Event) {
@@ -378,53 +374,11 @@ impl Service {
         }
     }
 
-    /// Opens the sockets of a new worker; nothing is left behind if that fails.
-    fn add(&mut self, number: usize) -> Result<()> {
-        let name = format!("{}/{number}", self.config.name);
-        let slot = self.slots.take().with_context(|| format!("no slot is free for worker {name}"))?;
-        // Before its sockets can receive anything: what comes first shall wait, not be refused.
-        self.tell_rosters(Some(slot));
-        let mut sockets = Vec::new();
-        let opened = self.open_sockets(slot, &mut sockets);
-        let before = opened.and_then(|()| self.groups.iter().map(Group::totals).collect::<Result<Vec<_>>>());
-        match before {
-            Ok(totals) => {
-                let selected_before = totals.iter().map(|totals| totals.selected[usize::from(slot)]).collect();
-                let life = Life::default();
-                let worker = Worker { name, slot, weight: 1, life, sockets, selected_before, process: None };
-                self.workers.insert(number, worker);
-                Ok(())
-            }
-            Err(error) => {
-                // The sockets close, which empties their slots.
-                self.slots.free(slot);
-                Err(error.context(format!("worker {name} gets no sockets")))
-            }
-        }
-    }
-
-    fn open_sockets(&mut self, slot: u16, sockets: &mut Vec<Socket>) -> Result<()> {
-        let first = self.workers.is_empty();
-        for (group, listener) in self.groups.iter_mut().zip(&mut self.listeners) {
-            let socket = socket::open(listener, group, self.config.backlog, first)?;
-            if listener.address.port() == 0 {
-                // The kernel has chosen a port; the other workers share it.
-                listener.address = socket
-                    .local_addr()?
-                    .as_socket()
-                    .with_context(|| format!("{listener} has no IP address"))?;
-            }
-            group.insert(slot, &socket)?;
-            sockets.push(socket);
-        }
-        Ok(())
-    }
-
     fn spawn(&mut self, number: usize) {
         self.incarnations += 1;
         let whom = Whom { number, incarnation: self.incarnations };
         let Some(worker) = self.workers.get_mut(&number) else { return };
-        match start(worker, whom, &self.config, self.user.as_ref(), &self.surroundings, &self.happenings.0) {
+        match start::start(worker, whom, &self.config, self.user.as_ref(), &self.surroundings, &self.happen) {
             Ok(running) => worker.process = Some(running),
             Err(error) => {
                 let why = format!("{error:#}");
@@ -435,123 +389,12 @@ impl Service {
         }
     }
 
-    /// A worker became ready: buckets move at once, or a moment later together with other joins.
-    fn admit(&mut self) {
-        let others = |worker: &Worker| worker.life.state() == State::Starting && !worker.life.admitted();
-        if self.workers.values().any(others) {
-            self.join_at.get_or_insert_with(|| Instant::now() + JOIN_TOGETHER);
-        } else {
-            self.rebalance();
-        }
-        self.settle(Instant::now());
-    }
-
-    /// Makes the table of those workers that are admitted now, and publishes what changes.
-    fn rebalance(&mut self) {
-        self.join_at = None;
-        let admitted = self.workers.values().filter(|worker| worker.life.admitted());
-        let members: Vec<Member> = admitted.map(|worker| Member::new(&worker.name, worker.slot, worker.weight)).collect();
-        if members == self.members {
-            return;
-        }
-        let changes = self.table.rebalance(&members);
-        self.members = members;
-        for group in &self.groups {
-            group.publish(changes.iter().copied());
-        }
-        self.moved += changes.len() as u64;
-        info!(service = self.config.name, members = self.members.len(), buckets = changes.len(), "buckets moved");
-    }
-
-    /// Hands what is queued to others: `shutdown` makes the kernel migrate it, then the socket goes
-    /// back into service.
-    fn rescue(&mut self, number: usize) {
-        let Some(worker) = self.workers.get(&number) else { return };
-        // Without anybody to take it, the queue is better off waiting.
-        if self.members.is_empty() {
-            return;
-        }
-        for ((socket, group), listener) in worker.sockets.iter().zip(&mut self.groups).zip(&self.listeners) {
-            if listener.protocol == Protocol::Udp {
-                continue;
-            }
-            let mut again = || -> Result<()> {
-                socket.shutdown(std::net::Shutdown::Both)?;
-                socket.listen(i32::try_from(self.config.backlog).unwrap_or(i32::MAX))?;
-                group.insert(worker.slot, socket)
-            };
-            if let Err(error) = again() {
-                warn!(worker = worker.name, "cannot put {listener} back into service: {error:#}");
-            }
-        }
-    }
-
-    fn release(&mut self, number: usize) {
-        let Some(worker) = self.workers.remove(&number) else { return };
-        for ((socket, group), listener) in worker.sockets.iter().zip(&mut self.groups).zip(&self.listeners) {
-            if listener.protocol == Protocol::Tcp {
-                // The kernel hands what is still queued to the others; then the slot is empty.
-                if let Err(error) = socket.shutdown(std::net::Shutdown::Both) {
-                    warn!(worker = worker.name, "cannot shut {listener} down: {error}");
-                }
-            }
-            if let Err(error) = group.remove(worker.slot) {
-                warn!(worker = worker.name, "{error:#}");
-            }
-        }
-        self.slots.free(worker.slot);
-    }
-
-    fn scale(&mut self, to: usize) -> Result<Scaled, String> {
-        config::check_workers(to)?;
-        if self.stopping {
-            return Err(format!("service {} is ending", self.config.name));
-        }
-        let staying: Vec<usize> = self
-            .workers
-            .iter()
-            .filter(|(_, worker)| worker.life.state() != State::Draining)
-            .map(|(number, _)| *number)
-            .collect();
-        let before = staying.len();
-        if to < before {
-            self.leave(&staying[to..]);
-        }
-        let free: Vec<usize> =
-            (0..).filter(|number| !self.workers.contains_key(number)).take(to.saturating_sub(before)).collect();
-        for (done, number) in free.iter().enumerate() {
-            if let Err(error) = self.add(*number) {
-                self.leave(&free[..done]);
-                return Err(format!("{error:#}"));
-            }
-        }
-        for number in free {
-            self.happen(number, Event::Start);
-        }
-        self.config.workers = to;
-        info!(service = self.config.name, "scaled from {before} to {to} workers");
-        Ok(Scaled { before, after: to })
-    }
-
-    fn weigh(&mut self, number: usize, weight: u32) -> Result<(), String> {
-        let name = format!("{}/{number}", self.config.name);
-        let Some(worker) = self.workers.get_mut(&number) else {
-            return Err(format!("there is no worker {name}"));
-        };
-        if weight > MAX_WEIGHT {
-            return Err(format!("weight {weight} is too large: the most is {MAX_WEIGHT}"));
-        }
-        worker.weight = weight;
-        info!(worker = name, "its weight is {weight} now");
-        self.rebalance();
-        Ok(())
-    }
-
     /// Tells the program and the tracer who is where.
     fn tell(&self) {
         self.tell_rosters(None);
-        self.tracer
-            .rename(self.workers.values().map(|worker| (worker.slot, worker.name.clone())).collect::<HashMap<_, _>>());
+        self.tracer.rename(
+            self.workers.values().map(|worker| (worker.slot, worker.name.clone())).collect::<HashMap<_, _>>(),
+        );
     }
 
     /// Tells the program who is ready and where to wait; `coming` is about to be one of the latter.
@@ -564,59 +407,6 @@ impl Service {
         waiting.extend(coming);
         self.groups.iter().for_each(|group| group.set_rosters(&ready, &waiting));
     }
-
-    fn status(&self) -> Result<status::Service> {
-        let totals = self.groups.iter().map(Group::totals).collect::<Result<Vec<Totals>>>()?;
-        let shares = self.table.shares();
-        Ok(status::Service {
-            name: self.config.name.clone(),
-            affinity: self.config.affinity.to_string(),
-            moved: self.moved,
-            groups: (0..self.groups.len()).map(|at| self.group_status(at, &totals[at])).collect(),
-            workers: self.workers.values().map(|worker| self.worker_status(worker, &totals, &shares)).collect(),
-        })
-    }
-
-    fn group_status(&self, at: usize, totals: &Totals) -> status::Group {
-        let listener = &self.listeners[at];
-        let ours: HashSet<u64> =
-            self.workers.values().filter_map(|worker| worker.sockets[at].cookie().ok()).collect();
-        let counter = |counter: &Counter| (counter.name().to_owned(), totals.events[counter.index()]);
-        status::Group {
-            listen: listener.to_string(),
-            protocol: listener.protocol.to_string(),
-            program_id: self.groups[at].program_id(),
-            counters: Counter::ALL.iter().map(counter).collect(),
-            strangers: strangers::count(listener, &ours)
-                .inspect_err(|error| warn!("cannot look for strangers on {listener}: {error:#}"))
-                .ok(),
-        }
-    }
-
-    fn worker_status(&self, worker: &Worker, totals: &[Totals], shares: &[u32]) -> status::Worker {
-        let slot = usize::from(worker.slot);
-        let sockets = worker.sockets.iter().enumerate().map(|(at, socket)| {
-            let queue = socket::queue(socket, self.listeners[at].protocol).unwrap_or_default();
-            status::Socket {
-                listen: self.listeners[at].to_string(),
-                cookie: socket.cookie().unwrap_or_default(),
-                selected: totals[at].selected[slot] - worker.selected_before[at],
-                queue: queue.queue,
-                backlog: queue.backlog,
-            }
-        });
-        status::Worker {
-            name: worker.name.clone(),
-            slot: worker.slot,
-            state: worker.life.state().to_string(),
-            pid: worker.process.as_ref().map(|running| running.process.pid()),
-            weight: worker.weight,
-            share: f64::from(shares[slot]) / BUCKETS as f64,
-            buckets: shares[slot],
-            restarts: worker.life.restarts(),
-            sockets: sockets.collect(),
-        }
-    }
 }
 
 impl Worker {
@@ -626,54 +416,6 @@ impl Worker {
                 || socket::queue(socket, listener.protocol).map_or(true, |queue| queue.queue == 0)
         })
     }
-}
-
-fn start(
-    worker: &Worker,
-    whom: Whom,
-    config: &config::Service,
-    user: Option<&User>,
-    surroundings: &Surroundings,
-    happenings: &mpsc::UnboundedSender<(Whom, Happening)>,
-) -> Result<Running> {
-    let path = notify::path(&surroundings.runtime_dir, &worker.name, whom.incarnation);
-    let ready = happenings.clone();
-    let notify = Notify::open(path, user, move || drop(ready.send((whom, Happening::SaidReady))))?;
-    let sockets = worker.sockets.iter().zip(config.listen.iter().map(Listener::plain_name)).collect();
-    let process = Arc::new(process::spawn(&Launch {
-        name: &worker.name,
-        sockets,
-        notify: notify.path(),
-        user,
-        command: &config.command,
-        open_files: surroundings.open_files,
-    })?);
-    let (watched, ended) = (process.clone(), happenings.clone());
-    tokio::task::spawn_local(async move {
-        let exit = watched.wait().await.unwrap_or_else(|error| {
-            warn!("cannot watch process {}: {error}", watched.pid());
-            Exit::Status(0)
-        });
-        let _ = ended.send((whom, Happening::Ended(exit)));
-    });
-    Ok(Running { incarnation: whom.incarnation, process, _notify: notify })
-}
-
-/// Checks that `command` can be found, before anything is started for it.
-pub fn find_command(service: &config::Service) -> Result<(), String> {
-    let Some(program) = service.command.first() else { return Ok(()) };
-    which::which(program).map(drop).map_err(|_| {
-        let where_to = if program.contains('/') {
-            format!("there is no executable file {program}, seen from {}", current_directory().display())
-        } else {
-            format!("no executable {program} in the directories of PATH")
-        };
-        format!("service {}: command not found: {where_to}", service.name)
-    })
-}
-
-fn current_directory() -> PathBuf {
-    std::env::current_dir().unwrap_or_else(|_| Path::new(".").into())
 }
 
 async fn sleep_until(deadline: Option<Instant>) {
