@@ -18,7 +18,7 @@ use crate::control::{self, Services};
 use crate::kernel::bpffs::Pins;
 use crate::kernel::host;
 use crate::notify;
-use crate::service::{Command, Report, Service, Surroundings};
+use crate::service::{Command, Service, Surroundings};
 
 /// Longest path of a UNIX socket: `sun_path` (unix(7)) without its terminating zero.
 const SUN_PATH: usize = 107;
@@ -67,13 +67,11 @@ async fn serve(services: Vec<config::Service>, files: &Files, surroundings: Rc<S
 
     let mut running = JoinSet::new();
     let mut all = Vec::new();
-    let mut reports = Vec::new();
+    let (fail, mut failures) = mpsc::unbounded_channel();
     for service in services {
-        let (name, summary) = (service.name.clone(), summary(&service));
-        let (report, reported) = mpsc::unbounded_channel();
-        let opened = Service::open(service, surroundings.clone(), report)?;
+        let name = service.name.clone();
+        let opened = Service::open(service, surroundings.clone(), fail.clone())?;
         let (send, receive) = mpsc::unbounded_channel();
-        reports.push((name.clone(), summary, reported));
         all.push((name, send));
         running.spawn_local(opened.run(receive));
     }
@@ -82,26 +80,13 @@ async fn serve(services: Vec<config::Service>, files: &Files, surroundings: Rc<S
     tokio::task::spawn_local(control::serve(listener, services.clone()));
     info!("control socket {}", files.paths.control().display());
 
-    let (verdict, mut verdicts) = mpsc::unbounded_channel();
-    for (name, summary, mut reported) in reports {
-        let verdict = verdict.clone();
-        tokio::task::spawn_local(async move {
-            while let Some(report) = reported.recv().await {
-                match report {
-                    Report::Settled => info!("service {name} is up: {summary}"),
-                    Report::Failed(error) => drop(verdict.send(error)),
-                }
-            }
-        });
-    }
-
     let mut outcome = Ok(());
     loop {
         tokio::select! {
             () = any(&mut signals) => break,
             _ = stopped.recv() => break,
             _ = hangup.recv() => warn!("SIGHUP: there is no reload in this version; nothing changes"),
-            Some(error) = verdicts.recv() => {
+            Some(error) = failures.recv() => {
                 outcome = Err(error);
                 break;
             }
@@ -133,13 +118,6 @@ async fn serve(services: Vec<config::Service>, files: &Files, surroundings: Rc<S
     }
     info!("stopped");
     outcome
-}
-
-fn summary(service: &config::Service) -> String {
-    let listeners: Vec<String> = service.listen.iter().map(ToString::to_string).collect();
-    let workers =
-        if service.workers == 1 { "1 worker".into() } else { format!("{} workers", service.workers) };
-    format!("{workers} on {}", listeners.join(" "))
 }
 
 async fn any(signals: &mut [Signal; 2]) {

@@ -73,14 +73,6 @@ pub struct Scaled {
     pub after: usize,
 }
 
-/// What a service tells the daemon.
-pub enum Report {
-    /// Every worker became ready.
-    Settled,
-    /// It could not be brought up.
-    Failed(anyhow::Error),
-}
-
 /// What happened to one process of a worker.
 pub enum Happening {
     /// It said `READY=1`.
@@ -119,10 +111,10 @@ pub struct Service {
     slots: Slots,
     workers: BTreeMap<usize, Worker>,
     incarnations: u64,
-    happen: mpsc::UnboundedSender<(Whom, Happening)>,
-    happened: mpsc::UnboundedReceiver<(Whom, Happening)>,
+    sender: mpsc::UnboundedSender<(Whom, Happening)>,
+    receiver: mpsc::UnboundedReceiver<(Whom, Happening)>,
     tracer: Tracer,
-    reports: mpsc::UnboundedSender<Report>,
+    failures: mpsc::UnboundedSender<anyhow::Error>,
     settled: bool,
     stopping: bool,
     join_at: Option<Instant>,
@@ -153,14 +145,14 @@ impl Service {
     pub fn open(
         mut config: config::Service,
         surroundings: Rc<Surroundings>,
-        reports: mpsc::UnboundedSender<Report>,
+        failures: mpsc::UnboundedSender<anyhow::Error>,
     ) -> Result<Self> {
         if config.command.is_empty() && config.user.is_none() {
             // The embedded worker needs no rights at all.
             config.user = host::user("nobody").ok().map(|user| user.name);
         }
         let user = config.user.as_deref().map(host::user).transpose()?;
-        let (happen, happened) = mpsc::unbounded_channel();
+        let (sender, receiver) = mpsc::unbounded_channel();
         let mut service = Self {
             user,
             surroundings,
@@ -172,10 +164,10 @@ impl Service {
             slots: Slots::default(),
             workers: BTreeMap::new(),
             incarnations: 0,
-            happen,
-            happened,
+            sender,
+            receiver,
             tracer: Tracer::default(),
-            reports,
+            failures,
             settled: false,
             stopping: false,
             join_at: None,
@@ -203,7 +195,7 @@ impl Service {
                     Some(command) => self.obey(command),
                     None => self.stop(),
                 },
-                Some((whom, happening)) = self.happened.recv() => self.happened(whom, happening),
+                Some((whom, happening)) = self.receiver.recv() => self.happened(whom, happening),
                 () = sleep_until(deadline) => self.tick(),
             }
         }
@@ -258,7 +250,7 @@ impl Service {
             let hint = "its own output, if any, is above; `ready` says when a worker counts as started";
             let report =
                 anyhow!("{why} ({hint})").context(format!("service {} does not start", self.config.name));
-            let _ = self.reports.send(Report::Failed(report));
+            let _ = self.failures.send(report);
         }
     }
 
@@ -300,8 +292,17 @@ impl Service {
         if !self.settled && !self.stopping && self.workers.values().all(settled) {
             self.settled = true;
             self.nag_at = None;
-            let _ = self.reports.send(Report::Settled);
+            info!("service {} is up: {}", self.config.name, self.summary());
         }
+    }
+
+    fn summary(&self) -> String {
+        let listeners: Vec<String> = self.listeners.iter().map(ToString::to_string).collect();
+        let workers = match self.workers.len() {
+            1 => "1 worker".into(),
+            n => format!("{n} workers"),
+        };
+        format!("{workers} on {}", listeners.join(" "))
     }
 
     fn deadline(&self) -> Option<Instant> {
@@ -371,21 +372,6 @@ impl Service {
     fn with_process(&self, number: usize, act: impl Fn(&Process)) {
         if let Some(running) = self.workers.get(&number).and_then(|worker| worker.process.as_ref()) {
             act(&running.process);
-        }
-    }
-
-    fn spawn(&mut self, number: usize) {
-        self.incarnations += 1;
-        let whom = Whom { number, incarnation: self.incarnations };
-        let Some(worker) = self.workers.get_mut(&number) else { return };
-        match start::start(worker, whom, &self.config, self.user.as_ref(), &self.surroundings, &self.happen) {
-            Ok(running) => worker.process = Some(running),
-            Err(error) => {
-                let why = format!("{error:#}");
-                warn!(worker = worker.name, "{why}");
-                self.fail_start(&why);
-                self.happen(number, Event::Ended { killed: false });
-            }
         }
     }
 

@@ -4,45 +4,60 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::Result;
-use tokio::sync::mpsc;
 use tracing::warn;
 
-use super::{Happening, Running, Surroundings, Whom, Worker};
+use super::{Happening, Running, Service, Whom, Worker};
 use crate::config;
-use crate::kernel::host::User;
 use crate::kernel::process::{self, Exit, Launch};
 use crate::listener::Listener;
 use crate::notify::{self, Notify};
+use crate::worker::Event;
 
-pub(super) fn start(
-    worker: &Worker,
-    whom: Whom,
-    config: &config::Service,
-    user: Option<&User>,
-    surroundings: &Surroundings,
-    happenings: &mpsc::UnboundedSender<(Whom, Happening)>,
-) -> Result<Running> {
-    let path = notify::path(&surroundings.runtime_dir, &worker.name, whom.incarnation);
-    let ready = happenings.clone();
-    let notify = Notify::open(path, user, move || drop(ready.send((whom, Happening::SaidReady))))?;
-    let sockets = worker.sockets.iter().zip(config.listen.iter().map(Listener::plain_name)).collect();
-    let process = Arc::new(process::spawn(&Launch {
-        name: &worker.name,
-        sockets,
-        notify: notify.path(),
-        user,
-        command: &config.command,
-        open_files: surroundings.open_files,
-    })?);
-    let (watched, ended) = (process.clone(), happenings.clone());
-    tokio::task::spawn_local(async move {
-        let exit = watched.wait().await.unwrap_or_else(|error| {
-            warn!("cannot watch process {}: {error}", watched.pid());
-            Exit::Status(0)
+impl Service {
+    /// Starts the process of a worker; if that fails, it is as if it had ended at once.
+    pub(super) fn spawn(&mut self, number: usize) {
+        self.incarnations += 1;
+        let whom = Whom { number, incarnation: self.incarnations };
+        let Some(worker) = self.workers.get(&number) else { return };
+        match self.start(worker, whom) {
+            Ok(running) => {
+                if let Some(worker) = self.workers.get_mut(&number) {
+                    worker.process = Some(running);
+                }
+            }
+            Err(error) => {
+                let why = format!("{error:#}");
+                warn!(worker = worker.name, "{why}");
+                self.fail_start(&why);
+                self.happen(number, Event::Ended { killed: false });
+            }
+        }
+    }
+
+    fn start(&self, worker: &Worker, whom: Whom) -> Result<Running> {
+        let user = self.user.as_ref();
+        let path = notify::path(&self.surroundings.runtime_dir, &worker.name, whom.incarnation);
+        let ready = self.sender.clone();
+        let notify = Notify::open(path, user, move || drop(ready.send((whom, Happening::SaidReady))))?;
+        let names = self.listeners.iter().map(Listener::plain_name);
+        let process = Arc::new(process::spawn(&Launch {
+            name: &worker.name,
+            sockets: worker.sockets.iter().zip(names).collect(),
+            notify: notify.path(),
+            user,
+            command: &self.config.command,
+            open_files: self.surroundings.open_files,
+        })?);
+        let (watched, ended) = (process.clone(), self.sender.clone());
+        tokio::task::spawn_local(async move {
+            let exit = watched.wait().await.unwrap_or_else(|error| {
+                warn!("cannot watch process {}: {error}", watched.pid());
+                Exit::Status(0)
+            });
+            let _ = ended.send((whom, Happening::Ended(exit)));
         });
-        let _ = ended.send((whom, Happening::Ended(exit)));
-    });
-    Ok(Running { incarnation: whom.incarnation, process, _notify: notify })
+        Ok(Running { incarnation: whom.incarnation, process, _notify: notify })
+    }
 }
 
 /// Checks that `command` can be found, before anything is started for it.
