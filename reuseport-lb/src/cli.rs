@@ -43,8 +43,10 @@ pub(crate) struct Global {
 }
 
 impl Global {
-    pub(crate) fn paths(&self) -> Paths {
-        Paths { runtime_dir: self.runtime_dir.clone(), bpffs: self.bpffs.clone() }
+    /// Absolute, because workers are told of files in them, wherever they go.
+    pub(crate) fn paths(&self) -> std::io::Result<Paths> {
+        let absolute = |path: &PathBuf| std::path::absolute(path);
+        Ok(Paths { runtime_dir: absolute(&self.runtime_dir)?, bpffs: absolute(&self.bpffs)? })
     }
 }
 
@@ -92,8 +94,8 @@ Examples:
   reuseport-lb scale web 8
   reuseport-lb scale web 2 --no-wait
 
-New workers get buckets when they are ready. Those with the highest numbers leave: buckets first, then
-the accept queue empties, then SIGTERM, and SIGKILL after drain_timeout.")]
+New workers get buckets when they are ready. Those with the highest numbers leave: their buckets
+move, their queue empties, then SIGTERM, and SIGKILL after drain_timeout.")]
     Scale(Scale),
     /// Change the weight of a worker: its share is its weight over the sum of all
     #[command(after_help = "\
@@ -114,7 +116,7 @@ Examples:
 #[derive(Debug, Args)]
 pub(crate) struct Run {
     /// A file with services (docs/CONFIGURATION.md)
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["listen", "workers", "name", "ready", "command"])]
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["listen", "workers", "name", "ready", "user", "command"])]
     pub(crate) config: Option<PathBuf>,
     /// An address to listen on, like tcp://127.0.0.1:3000 or udp://[::]:53; may be repeated
     #[arg(long, value_name = "URL")]
@@ -128,6 +130,9 @@ pub(crate) struct Run {
     /// When a command counts as ready: notify, immediate, or a time, cut short by READY=1
     #[arg(long, value_name = "WHEN", default_value = "500ms", requires = "command")]
     pub(crate) ready: Ready,
+    /// Whom the workers of a command run as; without it as the daemon
+    #[arg(long, value_name = "USER", requires = "command")]
+    pub(crate) user: Option<String>,
     /// The program of a worker, and its arguments; without it the embedded one
     #[arg(last = true, value_name = "COMMAND")]
     pub(crate) command: Vec<String>,
@@ -156,7 +161,7 @@ pub(crate) struct Trace {
     /// The service
     pub(crate) service: String,
     /// End after this many decisions
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     pub(crate) count: Option<u64>,
     /// One JSON object a line
     #[arg(long)]

@@ -17,6 +17,9 @@ pub const MAX_WORKERS: usize = 1024;
 /// Most listeners of one service; each costs every worker a socket.
 pub const MAX_LISTENERS: usize = 64;
 
+/// Longest time that a setting may say.
+const LONGEST_TIME: Duration = Duration::from_secs(366 * 24 * 3600);
+
 /// What was wrong, where, and how to mend it. The command then ends with exit code 2.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
@@ -367,9 +370,13 @@ impl std::str::FromStr for Ready {
 }
 
 fn duration(text: &str) -> Result<Duration, String> {
-    humantime::parse_duration(text).map_err(|error| {
+    let time = humantime::parse_duration(text).map_err(|error| {
         format!("{text:?} is not a time ({error}); write it like \"500ms\", \"2s\" or \"1m 30s\"")
-    })
+    })?;
+    if time > LONGEST_TIME {
+        return Err(format!("{text:?} is too long a time: the most is one year"));
+    }
+    Ok(time)
 }
 
 #[cfg(test)]
@@ -417,6 +424,7 @@ mod tests {
             ("ready = \"soon\"", 4, "\"notify\", \"immediate\" or a time"),
             ("hold_timeout = 2", 4, "a time like"),
             ("hold_timeout = \"2 parsecs\"", 4, "is not a time"),
+            ("hold_timeout = \"40000y\"", 4, "one year"),
             ("backlog = 0", 4, "nonzero"),
             ("command = []", 4, "`command` is empty"),
             ("user = \"no-such-user\"", 4, "no user"),

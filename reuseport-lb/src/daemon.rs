@@ -1,8 +1,9 @@
 //! The daemon: puts services, signals and the control socket together, and ends in order.
 
+use std::cell::RefCell;
 use std::fs::{self, DirBuilder, File};
-use std::io::{self, Read, Write};
-use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::io::{self, IsTerminal, Read, Write};
+use std::os::unix::fs::{DirBuilderExt, FileTypeExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
@@ -23,8 +24,8 @@ use crate::service::{Command, Service, Surroundings};
 /// Longest path of a UNIX socket: `sun_path` (unix(7)) without its terminating zero.
 const SUN_PATH: usize = 107;
 
-/// Longest name that a notification socket can have: service, number and count of starts.
-const NOTIFY_NAME: usize = 64 + 1 + 4 + 1 + 8;
+/// Longest name of a notification socket: a count of starts.
+const NOTIFY_NAME: usize = 12;
 
 /// Where a daemon lives.
 #[derive(Clone, Debug)]
@@ -49,12 +50,17 @@ pub fn run(services: Vec<config::Service>, paths: &Paths) -> Result<()> {
     host::require_root()?;
     for service in &services {
         crate::service::find_command(service).map_err(anyhow::Error::msg)?;
+        if !service.command.is_empty() && service.user.is_none() {
+            warn!("service {}: its workers run as root; `user` says whom else they may run as", service.name);
+        }
     }
+    host::expect_children();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let open_files = host::raise_open_files();
     let files = Files::make(paths)?;
     let pins = Pins::prepare(&paths.bpffs, &paths.runtime_dir)?;
-    let surroundings = Rc::new(Surroundings { pins, runtime_dir: paths.runtime_dir.clone(), open_files });
+    let (ours, runtime_dir) = (RefCell::default(), paths.runtime_dir.clone());
+    let surroundings = Rc::new(Surroundings { pins, ours, runtime_dir, open_files });
     let ended = LocalSet::new().block_on(&runtime, serve(services, &files, surroundings.clone()));
     surroundings.pins.remove()?;
     ended
@@ -64,6 +70,7 @@ async fn serve(services: Vec<config::Service>, files: &Files, surroundings: Rc<S
     let mut signals = [signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?];
     let mut hangup = signal(SignalKind::hangup())?;
     let listener = files.listen()?;
+    let interactive = io::stderr().is_terminal();
 
     let mut running = JoinSet::new();
     let mut all = Vec::new();
@@ -85,7 +92,18 @@ async fn serve(services: Vec<config::Service>, files: &Files, surroundings: Rc<S
         tokio::select! {
             () = any(&mut signals) => break,
             _ = stopped.recv() => break,
-            _ = hangup.recv() => warn!("SIGHUP: there is no reload in this version; nothing changes"),
+            // A service ends only when it is told to.
+            Some(ended) = running.join_next() => {
+                outcome = ended.context("a service's task failed");
+                break;
+            }
+            // A terminal that was closed; without one, it is the usual word for "read your files again".
+            _ = hangup.recv() => {
+                if interactive {
+                    break;
+                }
+                warn!("SIGHUP: there is no reload in this version; nothing changes");
+            }
             Some(error) = failures.recv() => {
                 outcome = Err(error);
                 break;
@@ -149,6 +167,10 @@ impl Files {
         let made = !directory.exists();
         let make = |path: &Path, mode| DirBuilder::new().recursive(true).mode(mode).create(path);
         make(directory, 0o755)
+            .and_then(|()| {
+                // Workers of other users go through it, whatever the umask is.
+                if made { fs::set_permissions(directory, fs::Permissions::from_mode(0o755)) } else { Ok(()) }
+            })
             .with_context(|| format!("cannot make the runtime directory {}", directory.display()))?;
         let path = directory.join("daemon.lock");
         let mut lock = File::options()
@@ -182,7 +204,7 @@ impl Files {
         lock.set_len(0)?;
         write!(lock, "{}", std::process::id())?;
         let notify = notify::directory(&self.paths.runtime_dir);
-        DirBuilder::new().mode(0o711).create(&notify)?;
+        DirBuilder::new().recursive(true).mode(0o711).create(&notify)?;
         fs::set_permissions(&notify, fs::Permissions::from_mode(0o711))
     }
 
@@ -196,7 +218,14 @@ impl Files {
     /// Removes what this or an earlier daemon made; what is missing is no error.
     fn sweep(&self) {
         let _ = fs::remove_file(self.paths.control());
-        let _ = fs::remove_dir_all(notify::directory(&self.paths.runtime_dir));
+        let notify = notify::directory(&self.paths.runtime_dir);
+        for entry in fs::read_dir(&notify).into_iter().flatten().flatten() {
+            // Somebody may have put something else there.
+            if entry.file_type().is_ok_and(|kind| kind.is_socket()) {
+                let _ = fs::remove_file(entry.path());
+            }
+        }
+        let _ = fs::remove_dir(notify);
     }
 }
 

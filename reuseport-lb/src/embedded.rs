@@ -122,7 +122,10 @@ async fn answer(socket: UdpSocket, name: Rc<str>, mut stopping: watch::Receiver<
         tokio::select! {
             biased;
             received = socket.async_io(Interest::READABLE, || datagram::receive(&socket, &mut buffer)) => {
-                if let Ok((_, path)) = received {
+                // Answers of another worker are not answered: two of them would never stop.
+                if let Ok((length, path)) = received
+                    && !buffer[..length].starts_with(b"worker=")
+                {
                     // A client that cannot be reached is its own problem; nothing else is lost.
                     let _ = datagram::answer(&socket, &path, body(&name, path.peer).as_bytes());
                 }

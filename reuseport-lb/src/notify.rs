@@ -5,6 +5,7 @@ use std::fs;
 use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use anyhow::{Context, Result};
 use tokio::net::UnixDatagram;
@@ -21,10 +22,11 @@ pub struct Notify {
     listening: JoinHandle<()>,
 }
 
-/// Where the socket of the `incarnation`th process of the service's daemon is.
+/// A path for another socket.
 #[must_use]
-pub fn path(runtime_dir: &Path, worker: &str, incarnation: u64) -> PathBuf {
-    directory(runtime_dir).join(format!("{}.{incarnation}", worker.replace('/', ".")))
+pub fn path(runtime_dir: &Path) -> PathBuf {
+    static COUNT: AtomicU64 = AtomicU64::new(0);
+    directory(runtime_dir).join(COUNT.fetch_add(1, Ordering::Relaxed).to_string())
 }
 
 /// Where all of them are.

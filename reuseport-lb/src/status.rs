@@ -27,6 +27,8 @@ pub struct Service {
     pub affinity: String,
     /// Buckets that changed their worker since the daemon started.
     pub moved: u64,
+    /// How many workers it shall have.
+    pub wanted: usize,
     /// One per listener.
     pub groups: Vec<Group>,
     /// In the order of their numbers.
@@ -61,6 +63,8 @@ pub struct Worker {
     pub pid: Option<i32>,
     /// Its weight.
     pub weight: u32,
+    /// Whether it takes part in the table; new workers do from when they are ready.
+    pub member: bool,
     /// Its part of the buckets, from 0 to 1.
     pub share: f64,
     /// The same in buckets, of 65,536.
@@ -180,6 +184,7 @@ mod tests {
             state: "starting".into(),
             pid: Some(4_194_303),
             weight: 100_000,
+            member: true,
             share: 1.0,
             buckets: 65536,
             restarts: 1000,
@@ -197,6 +202,7 @@ mod tests {
             name: "service-of-16-char".into(),
             affinity: "source".into(),
             moved: 1_000_000,
+            wanted: 1,
             groups: vec![group],
             workers: vec![worker],
         };

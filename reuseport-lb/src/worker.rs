@@ -29,8 +29,15 @@ const FAILED_AFTER: u32 = 8;
 /// A failed worker is still tried, this often: what it lacked may have come back.
 const FAILED_PAUSE: Duration = Duration::from_secs(30);
 
-/// How often the accept queue of a draining worker is looked at.
-const LOOK: Duration = Duration::from_millis(2);
+/// A worker that was killed after it had been ready for this long is not to blame for it.
+const NOT_ITS_FAULT: Duration = Duration::from_millis(100);
+
+/// How often the queue of a draining worker is looked at.
+const LOOK: Duration = Duration::from_millis(5);
+
+/// A draining worker is told to end when its queue has been empty for this long: handshakes that
+/// had begun before its buckets moved still end in its queue.
+const EMPTY_FOR: Duration = Duration::from_millis(100);
 
 /// What `status` shows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -74,8 +81,11 @@ pub enum Event {
     },
     /// It shall leave.
     Leave,
-    /// Nothing is left in its accept queues.
-    QueueEmpty,
+    /// Its queues were looked at.
+    Looked {
+        /// Whether nothing waits in them.
+        empty: bool,
+    },
     /// Time has passed.
     Tick,
     /// No more patience.
@@ -91,8 +101,10 @@ pub enum Step {
     Admit,
     /// It may not own buckets any longer.
     Withdraw,
-    /// Hand its queued connections to other workers.
+    /// Its process is gone: hand its queued connections to other workers, and listen again.
     Rescue,
+    /// Its process does not accept any more: hand its queued connections to other workers, for good.
+    HandOver,
     /// SIGTERM.
     Terminate,
     /// SIGKILL.
@@ -118,6 +130,9 @@ pub struct Life {
     hold_until: Option<Instant>,
     drain_until: Option<Instant>,
     look_at: Option<Instant>,
+    /// Since when its queues are empty (before SIGTERM) or not empty (after it).
+    seen_since: Option<Instant>,
+    terminated: bool,
 }
 
 impl Default for Life {
@@ -135,6 +150,8 @@ impl Default for Life {
             hold_until: None,
             drain_until: None,
             look_at: None,
+            seen_since: None,
+            terminated: false,
         }
     }
 }
@@ -164,10 +181,10 @@ impl Life {
         self.restarts
     }
 
-    /// Whether its queue is being watched until it is empty.
+    /// Whether it is time for [`Event::Looked`].
     #[must_use]
-    pub fn emptying(&self) -> bool {
-        self.look_at.is_some()
+    pub fn wants_look(&self, now: Instant) -> bool {
+        self.look_at.is_some_and(|at| at <= now)
     }
 
     /// Since when it is ready.
@@ -191,14 +208,11 @@ impl Life {
         match event {
             Event::Start => self.spawn(now, policy),
             Event::SaidReady if self.running && matches!(self.state, State::Starting | State::Failed) => {
-                self.ready(now)
+                self.ready(now, policy)
             }
             Event::Ended { killed } if self.running => self.ended(killed, now, policy),
             Event::Leave => self.leave(now, policy),
-            Event::QueueEmpty if self.emptying() => {
-                self.look_at = None;
-                vec![Step::Terminate]
-            }
+            Event::Looked { empty } if self.look_at.is_some() => self.looked(empty, now, policy),
             Event::Kill if self.running => vec![Step::Kill],
             Event::Tick => self.tick(now, policy),
             _ => Vec::new(),
@@ -214,18 +228,22 @@ impl Life {
         let mut steps = vec![Step::Spawn];
         match policy.ready {
             Ready::Notify => {}
-            Ready::Immediate => steps.extend(self.ready(now)),
+            // After a crash it must first show that it runs.
+            Ready::Immediate if self.streak > 0 => self.ready_at = Some(now + PROVEN),
+            Ready::Immediate => steps.extend(self.ready(now, policy)),
             Ready::After(time) => self.ready_at = Some(now + time),
         }
         steps
     }
 
-    fn ready(&mut self, now: Instant) -> Vec<Step> {
+    fn ready(&mut self, now: Instant, policy: &Service) -> Vec<Step> {
         self.state = State::Ready;
         self.ready_since = Some(now);
         self.ready_at = None;
         self.hold_until = None;
-        self.unready_exits = 0;
+        if policy.ready != Ready::Immediate || self.streak > 0 {
+            self.unready_exits = 0;
+        }
         if std::mem::replace(&mut self.admitted, true) { Vec::new() } else { vec![Step::Admit] }
     }
 
@@ -236,17 +254,21 @@ impl Life {
             return vec![Step::Release];
         }
         let was_ready = self.ready_since.take();
-        if was_ready.is_some_and(|since| now - since >= PROVEN) {
+        let ready_for = was_ready.map(|since| now - since);
+        if ready_for.is_some_and(|time| time >= PROVEN) {
             self.streak = 0;
+            self.unready_exits = 0;
         }
         let pause = match self.streak {
             0 => Duration::ZERO,
             n => (FIRST_PAUSE * 2u32.saturating_pow(n - 1)).min(LONGEST_PAUSE),
         };
-        if !(killed && was_ready.is_some()) {
+        if !(killed && ready_for.is_some_and(|time| time >= NOT_ITS_FAULT)) {
             self.streak += 1;
         }
-        self.unready_exits += u32::from(was_ready.is_none());
+        // Ready at once says nothing before it has run for a while.
+        let unproven = policy.ready == Ready::Immediate && ready_for.is_some_and(|time| time < PROVEN);
+        self.unready_exits += u32::from(was_ready.is_none() || unproven);
         self.restarts += 1;
         if self.unready_exits >= FAILED_AFTER {
             self.state = State::Failed;
@@ -268,10 +290,11 @@ impl Life {
 
     fn give_up_buckets(&mut self) -> Vec<Step> {
         self.hold_until = None;
-        if std::mem::replace(&mut self.admitted, false) {
-            vec![Step::Withdraw, Step::Rescue]
-        } else {
-            Vec::new()
+        match (std::mem::replace(&mut self.admitted, false), self.running) {
+            (false, _) => Vec::new(),
+            // What is queued is the running successor's, and shutting its socket down would break it.
+            (true, true) => vec![Step::Withdraw],
+            (true, false) => vec![Step::Withdraw, Step::Rescue],
         }
     }
 
@@ -292,11 +315,35 @@ impl Life {
         vec![Step::Withdraw]
     }
 
+    fn looked(&mut self, empty: bool, now: Instant, policy: &Service) -> Vec<Step> {
+        self.look_at = Some(now + LOOK);
+        if empty == self.terminated {
+            self.seen_since = None;
+            return Vec::new();
+        }
+        let since = *self.seen_since.get_or_insert(now);
+        if now - since < EMPTY_FOR {
+            return Vec::new();
+        }
+        if self.terminated {
+            self.look_at = None;
+            return vec![Step::HandOver];
+        }
+        self.terminate(now, policy)
+    }
+
+    fn terminate(&mut self, now: Instant, policy: &Service) -> Vec<Step> {
+        self.terminated = true;
+        self.seen_since = None;
+        self.drain_until = Some(now + policy.drain_timeout);
+        vec![Step::Terminate]
+    }
+
     fn tick(&mut self, now: Instant, policy: &Service) -> Vec<Step> {
         let due = |at: Option<Instant>| at.is_some_and(|at| at <= now);
         let mut steps = Vec::new();
         if due(self.ready_at) {
-            steps.extend(self.ready(now));
+            steps.extend(self.ready(now, policy));
         }
         if due(self.hold_until) {
             steps.extend(self.give_up_buckets());
@@ -308,9 +355,14 @@ impl Life {
             self.look_at = Some(now + LOOK);
         }
         if due(self.drain_until) {
-            self.drain_until = None;
-            self.look_at = None;
-            steps.push(Step::Kill);
+            if self.terminated {
+                self.drain_until = None;
+                self.look_at = None;
+                steps.push(Step::Kill);
+            } else {
+                steps.extend(self.terminate(now, policy));
+                steps.push(Step::HandOver);
+            }
         }
         steps
     }
@@ -379,8 +431,34 @@ mod tests {
         assert_eq!(it.life.state(), State::Held);
         assert!(it.life.admitted());
         assert_eq!(it.wait(), (Duration::ZERO, vec![Step::Spawn]));
-        assert_eq!(it.wait(), (it.policy.hold_timeout, vec![Step::Withdraw, Step::Rescue]));
+        // Its successor runs, so its socket is left alone.
+        assert_eq!(it.wait(), (it.policy.hold_timeout, vec![Step::Withdraw]));
         assert_eq!(it.on(READY), [Step::Admit]);
+    }
+
+    #[test]
+    fn a_queue_without_a_process_is_rescued_after_the_timeout() {
+        let mut it = Trial::new(|policy| policy.hold_timeout = Duration::from_millis(10));
+        let _ = (it.on(Event::Start), it.on(READY), it.crash(), it.wait());
+        let _ = (it.on(READY), it.crash());
+        assert_eq!(it.wait(), (Duration::from_millis(10), vec![Step::Withdraw, Step::Rescue]));
+    }
+
+    #[test]
+    fn running_at_once_must_be_proven_after_a_crash() {
+        let mut it = Trial::new(|policy| policy.ready = Ready::Immediate);
+        assert_eq!(it.on(Event::Start), [Step::Spawn, Step::Admit]);
+        let _ = it.crash();
+        assert_eq!(it.wait(), (Duration::ZERO, vec![Step::Spawn]));
+        assert_eq!(it.life.state(), State::Starting);
+        for _ in 0..6 {
+            let _ = it.crash();
+            // Its buckets go to others in between.
+            while !it.wait().1.contains(&Step::Spawn) {}
+        }
+        assert!(!it.life.admitted());
+        let _ = it.crash();
+        assert_eq!(it.life.state(), State::Failed);
     }
 
     #[test]
@@ -413,7 +491,9 @@ mod tests {
         let mut it = Trial::new(|_| {});
         let _ = it.on(Event::Start);
         for _ in 0..100 {
-            let _ = (it.on(READY), it.on(Event::Ended { killed: true }));
+            let _ = it.on(READY);
+            it.now += NOT_ITS_FAULT;
+            let _ = it.on(Event::Ended { killed: true });
             assert_eq!(it.wait(), (Duration::ZERO, vec![Step::Spawn]));
         }
         assert_eq!(it.life.restarts(), 100);
@@ -435,22 +515,44 @@ mod tests {
         assert_eq!(it.on(READY), [Step::Admit]);
     }
 
+    fn look(it: &mut Trial, empty: bool) -> Vec<Step> {
+        it.now = it.life.deadline().unwrap();
+        it.on(Event::Looked { empty })
+    }
+
     #[test]
     fn it_leaves_in_order() {
         let mut it = Trial::new(|_| {});
         let _ = (it.on(Event::Start), it.on(READY));
         assert_eq!(it.on(Event::Leave), [Step::Withdraw]);
-        assert_eq!(it.wait(), (LOOK, vec![]));
-        assert_eq!(it.on(Event::QueueEmpty), [Step::Terminate]);
-        assert_eq!(it.on(Event::QueueEmpty), []);
+        let begun = it.now;
+        assert_eq!(look(&mut it, true), []);
+        assert_eq!(look(&mut it, false), [], "somebody came late");
+        let ended = (0..100).map(|_| look(&mut it, true)).find(|steps| !steps.is_empty());
+        assert_eq!(ended, Some(vec![Step::Terminate]));
+        assert!(it.now - begun >= EMPTY_FOR, "it was empty for a while");
         assert_eq!(it.crash(), [Step::Release]);
     }
 
     #[test]
-    fn it_is_killed_when_it_does_not_leave() {
+    fn what_still_comes_after_sigterm_is_handed_over() {
         let mut it = Trial::new(|_| {});
-        let _ = (it.on(Event::Start), it.on(READY), it.on(Event::Leave), it.on(Event::QueueEmpty));
-        assert_eq!(it.wait(), (it.policy.drain_timeout, vec![Step::Kill]));
+        let _ = (it.on(Event::Start), it.on(READY), it.on(Event::Leave));
+        while look(&mut it, true).is_empty() {}
+        assert_eq!(look(&mut it, true), []);
+        let handed = (0..100).map(|_| look(&mut it, false)).find(|steps| !steps.is_empty());
+        assert_eq!(handed, Some(vec![Step::HandOver]));
+        assert!(!it.life.wants_look(it.now + LOOK));
+    }
+
+    #[test]
+    fn it_is_terminated_and_then_killed_when_it_does_not_leave() {
+        let mut it = Trial::new(|_| {});
+        let _ = (it.on(Event::Start), it.on(READY), it.on(Event::Leave));
+        it.now += it.policy.drain_timeout;
+        assert_eq!(it.on(Event::Tick), [Step::Terminate, Step::HandOver]);
+        it.now += it.policy.drain_timeout;
+        assert_eq!(it.on(Event::Tick), [Step::Kill]);
         assert_eq!(it.on(Event::Ended { killed: true }), [Step::Release]);
     }
 

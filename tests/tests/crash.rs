@@ -1,5 +1,7 @@
 //! Workers die, and what they had not accepted lives on.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on shall panic")]
+
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -66,10 +68,11 @@ fn what_is_queued_waits_for_the_successor_on_the_same_socket() {
 #[test]
 fn with_migrate_the_others_take_buckets_and_queue_at_once() {
     let world = World::new();
-    // It ends when its first connection is there, and cannot be started again.
+    // The successor of the victim does not serve.
     let server = world.file(
         "once.py",
-        "import os, socket, sys, time\nif os.path.exists(sys.argv[1]): time.sleep(60)\n\
+        "import os, socket, sys, time\n\
+         if os.path.exists(sys.argv[1]) and os.environ['REUSEPORT_LB_WORKER'] == 'web/1': time.sleep(60)\n\
          listener = socket.socket(fileno=3)\nwhile True:\n    listener.accept()[0].sendall(b'hello')\n",
     );
     let flag = world.path("flag");
@@ -131,4 +134,81 @@ fn ready_workers_are_not_disturbed_by_one_that_is_killed() {
     assert_eq!(connection.ask().unwrap().pid, workers[1]);
     ask(to).unwrap();
     daemon.stop();
+}
+
+#[test]
+fn a_successor_that_is_late_keeps_its_socket_and_its_queue() {
+    let world = World::new();
+    let server = world.file(
+        "late.py",
+        "import os, socket, sys, time\nif os.path.exists(sys.argv[1]): time.sleep(1.5)\n\
+         listener = socket.socket(fileno=3)\n\
+         notify = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)\n\
+         notify.sendto(b'READY=1', os.environ['NOTIFY_SOCKET'])\n\
+         while True:\n    listener.accept()[0].sendall(os.environ['REUSEPORT_LB_WORKER'].encode())\n",
+    );
+    let flag = world.path("flag");
+    let configuration = format!(
+        "[[service]]\nname = \"web\"\nlisten = [\"tcp://127.0.0.1:3000\"]\nworkers = 2\nhold_timeout = \"300ms\"\n\
+         command = [\"python3\", \"{}\", \"{}\"]\n",
+        server.display(),
+        flag.display()
+    );
+    let daemon = Daemon::configured(&world, &configuration);
+    std::fs::write(&flag, "").unwrap();
+    let victim = daemon.service().workers.remove(1);
+    signal(victim.pid.unwrap(), Signal::SIGKILL);
+    until("its buckets to move after hold_timeout", || {
+        let worker = daemon.service().workers.remove(1);
+        (worker.buckets == 0 && worker.state == "starting").then_some(())
+    });
+    // Shutting the socket down would have broken the successor that already has it.
+    assert_eq!(counter(&daemon.service(), "arrival_migration"), 0);
+    until("the successor to be ready", || Some(daemon.service()).filter(settled));
+    let to: SocketAddr = "127.0.0.1:3000".parse().unwrap();
+    let mut seen = std::collections::BTreeSet::new();
+    for _ in 0..40 {
+        let mut name = String::new();
+        std::io::Read::read_to_string(&mut timely(to), &mut name).unwrap();
+        seen.insert(name);
+    }
+    assert_eq!(seen.len(), 2, "{seen:?}");
+    daemon.stop();
+}
+
+#[test]
+fn a_successor_gets_a_usable_socket_whatever_its_predecessor_did_to_it() {
+    let world = World::new();
+    let server = world.file(
+        "vandal.py",
+        "import os, socket, sys\ntcp, udp = socket.socket(fileno=3), socket.socket(fileno=4)\n\
+         if not os.path.exists(sys.argv[1]):\n    open(sys.argv[1], 'w').close()\n    tcp.accept()\n    \
+         tcp.shutdown(socket.SHUT_RDWR)\n    udp.connect(('127.0.0.1', 9))\n    sys.exit(1)\n\
+         tcp.accept()[0].sendall(b'tcp')\nudp.sendto(b'udp', udp.recvfrom(9)[1])\nimport time\ntime.sleep(60)\n",
+    );
+    let configuration = format!(
+        "[[service]]\nname = \"web\"\nlisten = [\"tcp://127.0.0.1:3000\", \"udp://127.0.0.1:3000\"]\nready = \"100ms\"\n\
+         command = [\"python3\", \"{}\", \"{}\"]\n",
+        server.display(),
+        world.path("flag").display()
+    );
+    let daemon = Daemon::configured(&world, &configuration);
+    let to: SocketAddr = "127.0.0.1:3000".parse().unwrap();
+    drop(std::net::TcpStream::connect(to).unwrap());
+    until("the successor", || Some(daemon.service()).filter(|s| s.workers[0].restarts == 1 && settled(s)));
+    let mut said = String::new();
+    std::io::Read::read_to_string(&mut std::io::Read::take(timely(to), 3), &mut said).unwrap();
+    assert_eq!(said, "tcp");
+    let udp = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+    udp.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+    udp.send_to(b"?", to).unwrap();
+    assert_eq!(udp.recv(&mut [0; 9]).unwrap(), 3);
+    assert_eq!(daemon.log().matches("is back in service").count(), 2, "{}", daemon.log());
+}
+
+/// A connection on which reading does not take for ever.
+fn timely(to: SocketAddr) -> std::net::TcpStream {
+    let stream = std::net::TcpStream::connect(to).unwrap();
+    stream.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+    stream
 }

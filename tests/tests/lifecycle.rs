@@ -211,3 +211,37 @@ fn idle_connections_do_not_keep_an_embedded_worker_from_ending() {
     daemon.stop();
     assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
 }
+
+#[test]
+fn what_a_shell_wrapper_started_may_finish() {
+    let world = World::new();
+    let server = world.file(
+        "graceful.py",
+        "import signal, sys, time\ndef end(*_):\n    time.sleep(0.3)\n    open(sys.argv[1], 'w').write('finished')\n    \
+         sys.exit(0)\nsignal.signal(signal.SIGTERM, end)\nsignal.pause()\n",
+    );
+    let note = world.path("note");
+    let command = format!("python3 {} {}; echo never", server.display(), note.display());
+    let arguments = ["--listen", "tcp://127.0.0.1:3000", "--workers", "1", "--", "sh", "-c", &command];
+    let daemon = Daemon::start(&world, &arguments);
+    daemon.stop();
+    assert_eq!(std::fs::read_to_string(note).unwrap(), "finished");
+}
+
+#[test]
+fn a_narrow_umask_and_a_relative_directory_do_no_harm() {
+    let world = World::new();
+    let child = std::process::Command::new("sh")
+        .args([
+            "-c",
+            "umask 077; exec \"$0\" run --listen tcp://127.0.0.1:3000 --runtime-dir run --bpffs bpf",
+        ])
+        .arg(tests::daemon::binary())
+        .current_dir(world.path("."))
+        .spawn();
+    let mut child = child.unwrap();
+    until("an answer", || ask("127.0.0.1:3000".parse().unwrap()).ok());
+    signal(i32::try_from(child.id()).unwrap(), Signal::SIGTERM);
+    assert!(child.wait().unwrap().success());
+    assert_eq!(Paths::of(&world).leftovers(), Vec::<std::path::PathBuf>::new());
+}

@@ -77,3 +77,61 @@ fn a_worker_that_leaves_hands_over_what_it_has_not_accepted() {
     drop(connections);
     daemon.stop();
 }
+
+#[test]
+fn datagrams_that_are_queued_are_answered_before_their_worker_leaves() {
+    let world = World::new();
+    let server = world.file(
+        "slow.py",
+        "import socket, time\nudp = socket.socket(fileno=3)\nwhile True:\n    data, peer = udp.recvfrom(9)\n    \
+         time.sleep(0.005)\n    udp.sendto(data, peer)\n",
+    );
+    let configuration = format!(
+        "[[service]]\nname = \"web\"\nlisten = [\"udp://127.0.0.1:3000\"]\nworkers = 2\nready = \"200ms\"\n\
+         command = [\"python3\", \"{}\"]\n",
+        server.display()
+    );
+    let daemon = Daemon::configured(&world, &configuration);
+    let clients: Vec<std::net::UdpSocket> = (0..100)
+        .map(|_| {
+            let client = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+            client.set_read_timeout(Some(std::time::Duration::from_secs(5))).unwrap();
+            client.send_to(b"?", "127.0.0.1:3000").unwrap();
+            client
+        })
+        .collect();
+    daemon.run(&["scale", "web", "1"]);
+    let answered = clients.iter().filter(|client| client.recv(&mut [0; 9]).is_ok()).count();
+    assert_eq!(answered, 100);
+    daemon.stop();
+}
+
+#[test]
+fn without_any_weight_all_workers_are_equal() {
+    let world = World::new();
+    let daemon = Daemon::start(&world, &["--listen", "tcp://127.0.0.1:3000", "--workers", "2"]);
+    daemon.run(&["weight", "demo/0", "0"]);
+    assert_eq!(daemon.service().workers[1].buckets, 65536);
+    daemon.run(&["weight", "demo/1", "0"]);
+    assert_eq!(daemon.service().workers[0].buckets, 32768);
+    daemon.run(&["scale", "demo", "1"]);
+    assert_eq!(daemon.service().workers[0].buckets, 65536);
+    ask("127.0.0.1:3000".parse().unwrap()).unwrap();
+    daemon.stop();
+}
+
+#[test]
+fn a_service_can_be_scaled_to_nothing_and_back() {
+    let world = World::new();
+    let daemon = Daemon::start(&world, &["--listen", "tcp://127.0.0.1:3000", "--workers", "2"]);
+    let to: SocketAddr = "127.0.0.1:3000".parse().unwrap();
+    daemon.run(&["scale", "demo", "0"]);
+    assert!(ask(to).is_err());
+    daemon.run(&["scale", "demo", "3"]);
+    ask(to).unwrap();
+    // A worker that is not to blame for a start does not end the daemon either.
+    let victim = daemon.service().workers[0].pid.unwrap();
+    tests::daemon::signal(victim, nix::sys::signal::Signal::SIGKILL);
+    tests::daemon::until("all to be back", || Some(daemon.service()).filter(tests::daemon::settled));
+    daemon.stop();
+}

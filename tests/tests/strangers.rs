@@ -60,3 +60,32 @@ fn a_stranger_that_was_there_first_gets_nothing_any_more() {
     check(&daemon, to, &strangers);
     daemon.stop();
 }
+
+#[test]
+fn a_stranger_is_left_as_it_was_when_the_daemon_ends() {
+    let world = World::new();
+    let to: SocketAddr = "127.0.0.1:3000".parse().unwrap();
+    let strangers = [stranger(to, Type::STREAM), stranger(to, Type::DGRAM)];
+    let daemon = Daemon::start(&world, &LISTENERS);
+    assert!(
+        daemon.log().contains("1 other sockets are on the port of tcp://127.0.0.1:3000"),
+        "{}",
+        daemon.log()
+    );
+    daemon.stop();
+    let client = std::net::TcpStream::connect(to).unwrap();
+    strangers[0].accept().unwrap();
+    drop(client);
+    let client = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+    client.send_to(b"?", to).unwrap();
+    assert_eq!(strangers[1].recv(&mut [std::mem::MaybeUninit::uninit(); 8]).unwrap(), 1);
+}
+
+#[test]
+fn our_own_other_listeners_are_no_strangers() {
+    let world = World::new();
+    let daemon =
+        Daemon::start(&world, &["--listen", "tcp://0.0.0.0:3000", "--listen", "tcp://127.0.0.1:3000"]);
+    assert!(daemon.service().groups.iter().all(|group| group.strangers == Some(0)));
+    daemon.stop();
+}

@@ -1,6 +1,7 @@
 //! The commands' side of the control socket.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail};
 use http_body_util::{BodyExt, Full};
@@ -16,6 +17,9 @@ use crate::control::Failure;
 use crate::daemon::Paths;
 use crate::status::Status;
 
+/// The daemon answers within milliseconds.
+const PATIENCE: Duration = Duration::from_secs(10);
+
 /// Speaks to the daemon of one runtime directory; a connection for each request.
 pub(super) struct Client {
     path: PathBuf,
@@ -30,12 +34,17 @@ impl Client {
 
     pub(super) fn status(&self, service: Option<&str>) -> Result<Status> {
         let path = service.map_or_else(|| "/v1/status".into(), |service| format!("/v1/status/{service}"));
-        self.runtime.block_on(async { whole(self.request("GET", &path, Bytes::new()).await?).await })
+        self.soon(async { whole(self.request("GET", &path, Bytes::new()).await?).await })
     }
 
     pub(super) fn post<T: DeserializeOwned>(&self, path: &str, body: &impl Serialize) -> Result<T> {
         let body = Bytes::from(serde_json::to_vec(body)?);
-        self.runtime.block_on(async { whole(self.request("POST", path, body).await?).await })
+        self.soon(async { whole(self.request("POST", path, body).await?).await })
+    }
+
+    fn soon<T>(&self, request: impl Future<Output = Result<T>>) -> Result<T> {
+        let answer = self.runtime.block_on(async { tokio::time::timeout(PATIENCE, request).await });
+        answer.with_context(|| format!("the daemon does not answer within {PATIENCE:?}; is it stopped?"))?
     }
 
     /// Hands each line of an endless answer to `act`, until that returns false.

@@ -20,7 +20,7 @@ use crate::kernel::launch;
 /// Does what the command line says.
 pub fn run(cli: Cli) -> Result<()> {
     log_to_stderr(cli.global.verbose);
-    let paths = cli.global.paths();
+    let paths = cli.global.paths()?;
     match cli.command {
         Command::Run(arguments) => run::run(arguments, &paths),
         Command::Status(arguments) => status::run(&arguments, &paths),
@@ -33,13 +33,13 @@ pub fn run(cli: Cli) -> Result<()> {
     }
 }
 
-/// Prints to standard output; a reader that has gone away (`| head`) is no error.
+/// Prints to standard output; a reader that has gone away (`| head`) ends the command.
 fn print(text: &str) -> Result<()> {
     use std::io::Write;
     let mut out = std::io::stdout().lock();
     match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
-        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(error.into()),
-        _ => Ok(()),
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => std::process::exit(0),
+        written => Ok(written?),
     }
 }
 

@@ -22,6 +22,10 @@ fn service(arguments: cli::Run) -> Result<Service, String> {
     if !arguments.command.is_empty() {
         service.command = arguments.command;
         service.ready = arguments.ready;
+        if let Some(user) = &arguments.user {
+            crate::kernel::host::user(user).map_err(|error| format!("--user: {error:#}"))?;
+        }
+        service.user = arguments.user;
     }
     if !arguments.listen.is_empty() {
         service.listen = arguments.listen;

@@ -23,20 +23,18 @@ pub(super) fn run(arguments: &cli::Scale, paths: &Paths) -> Result<()> {
     }
     loop {
         let now = find(client.status(Some(service))?)?;
-        let settled =
-            |worker: &status::Worker| worker.state == "ready" && (worker.buckets > 0 || worker.weight == 0);
-        if now.workers.len() == scaled.after && now.workers.iter().all(settled) {
+        if now.wanted != scaled.after {
+            bail!("somebody else has scaled {service} to {} workers meanwhile", now.wanted);
+        }
+        let new = |worker: &&status::Worker| !before.workers.iter().any(|known| known.name == worker.name);
+        if now.workers.len() == scaled.after && now.workers.iter().filter(new).all(|worker| worker.member) {
             let moved = now.moved - before.moved;
-            let line = format!(
+            return super::print(&format!(
                 "{service}: {} → {} workers, {moved} of 65536 buckets moved\n",
                 scaled.before, scaled.after
-            );
-            return super::print(&line);
+            ));
         }
-        let known = |name: &str| before.workers.iter().any(|worker| worker.name == name);
-        if let Some(worker) =
-            now.workers.iter().find(|worker| worker.state == "failed" && !known(&worker.name))
-        {
+        if let Some(worker) = now.workers.iter().filter(new).find(|worker| worker.state == "failed") {
             bail!(
                 "worker {} ends before it is ready, again and again; the daemon's log says how",
                 worker.name

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use rustix::mount::{MountFlags, mount};
+use xxhash_rust::xxh3::xxh3_64;
 
 /// `f_type` of a BPF file system (include/uapi/linux/magic.h).
 const BPF_FS_MAGIC: rustix::fs::FsWord = 0xcafe_4a11;
@@ -68,7 +69,20 @@ fn is_bpffs(path: &Path) -> Result<bool> {
     }
 }
 
-/// A bpffs reserves names with a dot, and a path is one name here.
+/// A bpffs reserves names with a dot, and a path is one name here; the hash keeps names apart that
+/// then look the same.
 fn escape(name: &str) -> String {
-    name.trim_matches('/').replace(['.', '/', ':'], "-")
+    format!("{}-{:016x}", name.trim_matches('/').replace(['.', '/', ':'], "-"), xxh3_64(name.as_bytes()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_stay_apart_without_dots() {
+        assert_ne!(escape("/run/a.b"), escape("/run/a-b"));
+        assert!(!escape("/run/a.b").contains(['.', '/']));
+        assert!(escape("/").len() > 1);
+    }
 }

@@ -101,6 +101,11 @@ impl Group {
         })
     }
 
+    /// Leaves the group that `socket` is in to the kernel's own choice again.
+    pub fn detach(&self, socket: &Socket) -> io::Result<()> {
+        SkReuseport::detach(socket).map_err(io::Error::other)
+    }
+
     /// Puts a listening (TCP) or bound (UDP) socket of this group into `slot`.
     pub fn insert(&mut self, slot: u16, socket: &Socket) -> Result<()> {
         self.sockets

@@ -64,3 +64,11 @@ pub fn with_umask<T>(mask: u32, act: impl FnOnce() -> T) -> T {
     rustix::process::umask(old);
     made
 }
+
+/// Makes the ends of children known to this process, even if its parent ignored its own (SIGCHLD).
+pub fn expect_children() {
+    // SAFETY: no handler is installed; the default one is restored.
+    unsafe {
+        libc::signal(libc::SIGCHLD, libc::SIG_DFL);
+    }
+}

@@ -73,10 +73,21 @@ pub fn launch(arguments: Arguments) -> Result<Embedded> {
         become_user(user).with_context(|| format!("cannot become user {user:?}"))?;
     }
     let Some((program, rest)) = arguments.command.split_first() else {
+        // A runtime needs some descriptors of its own.
+        super::host::raise_open_files();
         let Arguments { name, fds, notify, .. } = arguments;
         return Ok(Embedded { name, sockets: fds.len(), notify });
     };
-    let error = Command::new(program)
+    let mut command = Command::new(program);
+    if let Some(user) = arguments.user.as_deref().and_then(|name| nix::unistd::User::from_name(name).ok()?) {
+        command.env("USER", &user.name).env("LOGNAME", &user.name);
+        command.env("HOME", &user.dir).env("SHELL", &user.shell);
+    }
+    // What the daemon's own unit was told is not for its workers.
+    for variable in ["WATCHDOG_USEC", "WATCHDOG_PID", "LISTEN_PIDFDID", "FDSTORE"] {
+        command.env_remove(variable);
+    }
+    let error = command
         .args(rest)
         .env("LISTEN_FDS", arguments.fds.len().to_string())
         .env("LISTEN_PID", std::process::id().to_string())

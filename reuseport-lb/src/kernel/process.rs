@@ -2,15 +2,17 @@
 //! a reused process id can never be mistaken for a worker.
 
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use rustix::process::{
     Pid, PidfdFlags, Rlimit, Signal, WaitId, WaitIdOptions, kill_process_group, pidfd_open,
-    pidfd_send_signal, waitid,
+    test_kill_process_group, waitid,
 };
 use socket2::Socket;
 use tokio::io::unix::AsyncFd;
@@ -34,10 +36,17 @@ pub struct Launch<'a> {
     pub open_files: Rlimit,
 }
 
-/// A process that the daemon watches. Dropping it does not end the process.
+/// How often the rest of a process group is looked at that is ending.
+const LOOK: Duration = Duration::from_millis(5);
+
+/// A process that the daemon watches.
 pub struct Process {
     pid: Pid,
     pidfd: AsyncFd<OwnedFd>,
+    /// Asked to end: what it started may finish as well.
+    ending: AtomicBool,
+    /// Reaped, and nothing of its group is left.
+    gone: AtomicBool,
 }
 
 /// How a process ended.
@@ -83,15 +92,19 @@ pub fn spawn(launch: &Launch<'_>) -> Result<Process> {
             Ok(())
         });
     }
-    let child = command.spawn().with_context(|| format!("cannot start worker {}", launch.name))?;
-    let pid = Pid::from_child(&child);
-    Process::open(pid)
+    let mut child = command.spawn().with_context(|| format!("cannot start worker {}", launch.name))?;
+    Process::open(Pid::from_child(&child)).inspect_err(|_| {
+        // Nobody would watch it.
+        let _ = child.kill();
+        let _ = child.wait();
+    })
 }
 
 impl Process {
     fn open(pid: Pid) -> Result<Self> {
         let pidfd = pidfd_open(pid, PidfdFlags::NONBLOCK).context("cannot watch a process (pidfd_open)")?;
-        Ok(Self { pid, pidfd: watch::readable(pidfd)? })
+        let pidfd = watch::readable(pidfd)?;
+        Ok(Self { pid, pidfd, ending: AtomicBool::new(false), gone: AtomicBool::new(false) })
     }
 
     /// The process id.
@@ -100,40 +113,61 @@ impl Process {
         self.pid.as_raw_nonzero().get()
     }
 
-    /// Asks it to end (SIGTERM).
+    /// Asks it and what it started in its process group to end (SIGTERM).
     pub fn terminate(&self) {
-        self.signal(Signal::TERM);
+        self.ending.store(true, Ordering::Relaxed);
+        self.signal_group(Signal::TERM);
     }
 
-    /// Ends it and everything that it started in its process group (SIGKILL).
+    /// Ends it and what it started in its process group (SIGKILL).
     pub fn kill(&self) {
-        self.signal(Signal::KILL);
+        self.signal_group(Signal::KILL);
     }
 
-    fn signal(&self, signal: Signal) {
-        // It may just have ended by itself, which is what the caller wants; anything else that could
-        // go wrong shows when it does not end.
-        let _ = pidfd_send_signal(self.pidfd.get_ref(), signal);
+    fn signal_group(&self, signal: Signal) {
+        if !self.gone.load(Ordering::Relaxed) {
+            // It may just have ended by itself, which is what the caller wants; anything else that
+            // could go wrong shows when it does not end.
+            let _ = kill_process_group(self.pid, signal);
+        }
     }
 
-    /// Waits until the process ends, ends what it left in its process group, and reaps it.
+    /// Waits until the process ends, and reaps it. What is left of its process group is killed; or,
+    /// if it was asked to end, waited for.
     pub async fn wait(&self) -> io::Result<Exit> {
+        let exit = self.leader_ended().await?;
+        if !self.ending.load(Ordering::Relaxed) {
+            self.kill();
+        }
+        // The group's id is not given to anybody else while it has a member.
+        while test_kill_process_group(self.pid).is_ok() {
+            tokio::time::sleep(LOOK).await;
+        }
+        self.gone.store(true, Ordering::Relaxed);
+        Ok(exit)
+    }
+
+    async fn leader_ended(&self) -> io::Result<Exit> {
         loop {
             let mut guard = self.pidfd.readable().await?;
-            let id = || WaitId::PidFd(rustix::fd::AsFd::as_fd(self.pidfd.get_ref()));
-            let look = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
-            if waitid(id(), look)?.is_none() {
+            let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG;
+            let Some(status) = waitid(WaitId::PidFd(self.pidfd.get_ref().as_fd()), options)? else {
                 guard.clear_ready();
                 continue;
-            }
-            // Before it is reaped its id cannot belong to another group.
-            let _ = kill_process_group(self.pid, Signal::KILL);
-            let Some(status) = waitid(id(), WaitIdOptions::EXITED | WaitIdOptions::NOHANG)? else { continue };
+            };
             return Ok(match (status.exit_status(), status.terminating_signal()) {
                 (Some(status), _) => Exit::Status(status),
                 (None, signal) => Exit::Signal(signal.unwrap_or_default()),
             });
         }
+    }
+}
+
+impl Drop for Process {
+    /// Nobody watches it any more, so it must not go on: this happens only when the start fails or
+    /// a task panics.
+    fn drop(&mut self) {
+        self.kill();
     }
 }
 

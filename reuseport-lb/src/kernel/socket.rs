@@ -39,6 +39,22 @@ pub fn open(listener: &Listener, group: &Group, backlog: u32, first: bool) -> Re
     Ok(socket)
 }
 
+/// Stops listening: the kernel hands what is queued to whom the program picks. No error if it does
+/// not listen any more.
+pub fn shut_down(socket: &Socket) -> Result<()> {
+    match socket.shutdown(std::net::Shutdown::Both) {
+        Err(error) if error.kind() != io::ErrorKind::NotConnected => Err(error).context("shutdown failed"),
+        _ => Ok(()),
+    }
+}
+
+/// Puts a socket that does not listen any more back into service and into its slot.
+pub fn listen_again(socket: &Socket, group: &mut Group, slot: u16, backlog: u32) -> Result<()> {
+    socket.listen(i32::try_from(backlog).unwrap_or(i32::MAX)).context("listen failed")?;
+    group.remove(slot)?;
+    group.insert(slot, socket)
+}
+
 fn make(listener: &Listener, group: &Group, backlog: u32, attach: bool) -> io::Result<Socket> {
     let (kind, ip) = match listener.protocol {
         Protocol::Tcp => (Type::STREAM, Ip::TCP),

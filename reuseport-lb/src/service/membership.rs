@@ -9,7 +9,7 @@ use tracing::{info, warn};
 use super::{JOIN_TOGETHER, MAX_WEIGHT, Scaled, Service, Worker};
 use crate::config;
 use crate::kernel::group::Group;
-use crate::kernel::socket;
+use crate::kernel::{socket, strangers};
 use crate::listener::Protocol;
 use crate::table::Member;
 use crate::trace;
@@ -18,11 +18,22 @@ use crate::worker::{Event, Life, State};
 impl Service {
     pub(super) fn open_groups(&mut self) -> Result<()> {
         for listener in &self.config.listen {
-            let pins = self.surroundings.pins.directory(&self.config.name, &listener.plain_name())?;
+            // Two listeners may be written alike: with port 0, which becomes another port each.
+            let name = format!("{}-{}", self.groups.len(), listener.plain_name());
+            let pins = self.surroundings.pins.directory(&self.config.name, &name)?;
             self.groups.push(Group::load(listener, self.config.affinity, self.config.when_empty, &pins)?);
         }
         for number in 0..self.config.workers {
             self.add(number)?;
+        }
+        for listener in self.listeners.iter().filter(|_| !self.workers.is_empty()) {
+            if let Ok(strangers @ 1..) = strangers::count(listener, &self.surroundings.ours.borrow()) {
+                warn!(
+                    "{strangers} other sockets are on the port of {listener} (`ss -ltunp sport = :{}`): those in its \
+                     group get nothing from now on",
+                    listener.address.port()
+                );
+            }
         }
         for (group, listener) in self.groups.iter_mut().zip(&self.listeners) {
             let log = group.take_log(self.tracer.sink(listener.to_string()))?;
@@ -38,12 +49,16 @@ impl Service {
         // Before its sockets can receive anything: what comes first shall wait, not be refused.
         self.tell_rosters(Some(slot));
         let mut sockets = Vec::new();
-        let opened = self.open_sockets(slot, &mut sockets);
-        let before = opened.and_then(|()| self.groups.iter().map(Group::totals).collect::<Result<Vec<_>>>());
-        match before {
-            Ok(totals) => {
-                let selected_before =
-                    totals.iter().map(|totals| totals.selected[usize::from(slot)]).collect();
+        let selected_before = self
+            .groups
+            .iter()
+            .map(|group| Ok(group.totals()?.selected[usize::from(slot)]))
+            .collect::<Result<Vec<u64>>>();
+        let opened =
+            selected_before.and_then(|before| self.open_sockets(slot, &mut sockets).map(|()| before));
+        self.surroundings.ours.borrow_mut().extend(sockets.iter().filter_map(|socket| socket.cookie().ok()));
+        match opened {
+            Ok(selected_before) => {
                 let life = Life::default();
                 let worker = Worker { name, slot, weight: 1, life, sockets, selected_before, process: None };
                 self.workers.insert(number, worker);
@@ -51,6 +66,7 @@ impl Service {
             }
             Err(error) => {
                 // The sockets close, which empties their slots.
+                self.disown(&sockets);
                 self.slots.free(slot);
                 Err(error.context(format!("worker {name} gets no sockets")))
             }
@@ -82,7 +98,6 @@ impl Service {
         } else {
             self.rebalance();
         }
-        self.settle(Instant::now());
     }
 
     /// Makes the table of those workers that are admitted now, and publishes what changes.
@@ -120,30 +135,89 @@ impl Service {
             if listener.protocol == Protocol::Udp {
                 continue;
             }
-            let mut again = || -> Result<()> {
-                socket.shutdown(std::net::Shutdown::Both)?;
-                socket.listen(i32::try_from(self.config.backlog).unwrap_or(i32::MAX))?;
-                group.insert(worker.slot, socket)
-            };
-            if let Err(error) = again() {
+            let again = socket::shut_down(socket)
+                .and_then(|()| socket::listen_again(socket, group, worker.slot, self.config.backlog));
+            if let Err(error) = again {
                 warn!(worker = worker.name, "cannot put {listener} back into service: {error:#}");
             }
         }
     }
 
+    /// Hands what is queued to others for good: the process that has the sockets is ending.
+    pub(super) fn hand_over(&self, number: usize) {
+        let Some(worker) = self.workers.get(&number).filter(|_| !self.members.is_empty()) else { return };
+        for (socket, listener) in worker.sockets.iter().zip(&self.listeners) {
+            if listener.protocol == Protocol::Tcp
+                && let Err(error) = socket::shut_down(socket)
+            {
+                warn!(worker = worker.name, "cannot hand over the queue of {listener}: {error:#}");
+            }
+        }
+    }
+
+    /// Before a process gets its sockets: puts right what its predecessor did to them. A listener
+    /// that was shut down and a UDP socket that was connected have lost their slots.
+    pub(super) fn repair(&mut self, number: usize) {
+        let Some(worker) = self.workers.get_mut(&number) else { return };
+        for ((place, group), listener) in worker.sockets.iter_mut().zip(&mut self.groups).zip(&self.listeners)
+        {
+            let repaired = match listener.protocol {
+                Protocol::Tcp if !place.is_listener().unwrap_or(true) => {
+                    socket::listen_again(place, group, worker.slot, self.config.backlog)
+                }
+                Protocol::Udp if place.peer_addr().is_ok() => {
+                    socket::open(listener, group, self.config.backlog, false).and_then(|socket| {
+                        group.remove(worker.slot)?;
+                        group.insert(worker.slot, &socket)?;
+                        let mut ours = self.surroundings.ours.borrow_mut();
+                        ours.extend(socket.cookie().ok());
+                        place.cookie().ok().map(|cookie| ours.remove(&cookie));
+                        *place = socket;
+                        Ok(())
+                    })
+                }
+                _ => continue,
+            };
+            match repaired {
+                Ok(()) => warn!(
+                    worker = worker.name,
+                    "the socket of {listener} was unusable and is back in service"
+                ),
+                Err(error) => {
+                    warn!(worker = worker.name, "cannot put {listener} back into service: {error:#}")
+                }
+            }
+        }
+    }
+
+    fn disown(&self, sockets: &[Socket]) {
+        let mut ours = self.surroundings.ours.borrow_mut();
+        for cookie in sockets.iter().filter_map(|socket| socket.cookie().ok()) {
+            ours.remove(&cookie);
+        }
+    }
+
     pub(super) fn release(&mut self, number: usize) {
         let Some(worker) = self.workers.remove(&number) else { return };
+        let last = self.workers.is_empty();
         for ((socket, group), listener) in worker.sockets.iter().zip(&mut self.groups).zip(&self.listeners) {
+            if last && !matches!(strangers::count(listener, &self.surroundings.ours.borrow()), Ok(0)) {
+                // Others in the group go on without us, as before.
+                if let Err(error) = group.detach(socket) {
+                    warn!("cannot leave the group of {listener} to others: {error}");
+                }
+            }
             if listener.protocol == Protocol::Tcp {
                 // The kernel hands what is still queued to the others; then the slot is empty.
-                if let Err(error) = socket.shutdown(std::net::Shutdown::Both) {
-                    warn!(worker = worker.name, "cannot shut {listener} down: {error}");
+                if let Err(error) = socket::shut_down(socket) {
+                    warn!(worker = worker.name, "cannot shut {listener} down: {error:#}");
                 }
             }
             if let Err(error) = group.remove(worker.slot) {
                 warn!(worker = worker.name, "{error:#}");
             }
         }
+        self.disown(&worker.sockets);
         self.slots.free(worker.slot);
     }
 
@@ -152,6 +226,8 @@ impl Service {
         if self.stopping {
             return Err(format!("service {} is ending", self.config.name));
         }
+        // Whatever becomes of it, the service has been started.
+        self.settled = true;
         let staying: Vec<usize> = self
             .workers
             .iter()

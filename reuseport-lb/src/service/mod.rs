@@ -7,7 +7,8 @@ mod start;
 
 pub use start::find_command;
 
-use std::collections::{BTreeMap, HashMap};
+use std::cell::RefCell;
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -25,7 +26,7 @@ use crate::kernel::group::Group;
 use crate::kernel::host::{self, User};
 use crate::kernel::process::{Exit, Process};
 use crate::kernel::socket;
-use crate::listener::{Listener, Protocol};
+use crate::listener::Listener;
 use crate::notify::Notify;
 use crate::slots::Slots;
 use crate::status;
@@ -92,6 +93,8 @@ struct Whom {
 pub struct Surroundings {
     /// Where pins go.
     pub pins: Pins,
+    /// SO_COOKIE of every socket of every service; all others on our ports are strangers.
+    pub ours: RefCell<HashSet<u64>>,
     /// Where notification sockets go.
     pub runtime_dir: PathBuf,
     /// The limit of open files for workers.
@@ -185,6 +188,7 @@ impl Service {
             self.happen(number, Event::Start);
         }
         loop {
+            self.settle();
             self.tell();
             if self.stopping && self.workers.is_empty() {
                 return;
@@ -236,12 +240,24 @@ impl Service {
                     info!(worker = name, "it {exit} and is gone");
                 } else {
                     warn!(worker = name, "it {exit}");
-                    self.fail_start(&format!("worker {name} {exit} while the service was being started"));
+                    if self.is_first_start(whom.number) {
+                        self.fail_start(&format!("worker {name} {exit} while the service was being started"));
+                    }
                 }
                 let killed = exit == Exit::Signal(libc::SIGKILL);
                 self.happen(whom.number, Event::Ended { killed });
             }
         }
+    }
+
+    /// Whether a worker has never served: its end is then part of the start, not a crash.
+    fn is_first_start(&self, number: usize) -> bool {
+        let Some(worker) = self.workers.get(&number) else { return false };
+        worker.life.restarts() == 0
+            && worker
+                .life
+                .ready_since()
+                .is_none_or(|since| self.config.ready == Ready::Immediate && since.elapsed() < SETTLING)
     }
 
     /// An error before the service is up ends the start; later it is a crash like any other.
@@ -264,8 +280,11 @@ impl Service {
             .collect();
         for number in due {
             let Some(worker) = self.workers.get(&number) else { continue };
-            let empty = worker.life.emptying() && worker.queue_is_empty(&self.listeners);
-            self.happen(number, if empty { Event::QueueEmpty } else { Event::Tick });
+            if worker.life.wants_look(now) {
+                let empty = worker.queue_is_empty(&self.listeners);
+                self.happen(number, Event::Looked { empty });
+            }
+            self.happen(number, Event::Tick);
         }
         if self.join_at.is_some_and(|at| at <= now) {
             self.rebalance();
@@ -279,11 +298,11 @@ impl Service {
                 );
             }
         }
-        self.settle(now);
     }
 
     /// Notices that all workers have been started.
-    fn settle(&mut self, now: Instant) {
+    fn settle(&mut self) {
+        let now = Instant::now();
         let settled = |worker: &Worker| match (self.config.ready, worker.life.ready_since()) {
             (_, None) => false,
             (Ready::Immediate, Some(since)) => now - since >= SETTLING,
@@ -306,7 +325,7 @@ impl Service {
     }
 
     fn deadline(&self) -> Option<Instant> {
-        let settling = if self.settled || self.config.ready != Ready::Immediate {
+        let settling = if self.settled || self.stopping || self.config.ready != Ready::Immediate {
             None
         } else {
             self.workers.values().filter_map(|worker| worker.life.ready_since()).max().map(|at| at + SETTLING)
@@ -362,6 +381,7 @@ impl Service {
                 Step::Admit => self.admit(),
                 Step::Withdraw => self.rebalance(),
                 Step::Rescue => self.rescue(number),
+                Step::HandOver => self.hand_over(number),
                 Step::Terminate => self.with_process(number, Process::terminate),
                 Step::Kill => self.with_process(number, Process::kill),
                 Step::Release => self.release(number),
@@ -388,7 +408,12 @@ impl Service {
         let slots = |wanted: fn(&Life) -> bool| -> Vec<u16> {
             self.workers.values().filter(|worker| wanted(&worker.life)).map(|worker| worker.slot).collect()
         };
-        let ready = slots(|life| life.state() == State::Ready);
+        let mut ready = slots(|life| life.state() == State::Ready);
+        let unwanted =
+            |slot: &u16| self.workers.values().any(|worker| worker.slot == *slot && worker.weight == 0);
+        if !ready.iter().all(unwanted) {
+            ready.retain(|slot| !unwanted(slot));
+        }
         let mut waiting = slots(Life::can_wait);
         waiting.extend(coming);
         self.groups.iter().for_each(|group| group.set_rosters(&ready, &waiting));
@@ -398,8 +423,7 @@ impl Service {
 impl Worker {
     fn queue_is_empty(&self, listeners: &[Listener]) -> bool {
         self.sockets.iter().zip(listeners).all(|(socket, listener)| {
-            listener.protocol == Protocol::Udp
-                || socket::queue(socket, listener.protocol).map_or(true, |queue| queue.queue == 0)
+            socket::queue(socket, listener.protocol).map_or(true, |queue| queue.queue == 0)
         })
     }
 }

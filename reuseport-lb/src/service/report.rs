@@ -1,7 +1,5 @@
 //! What a service says of itself, for `status`.
 
-use std::collections::HashSet;
-
 use anyhow::Result;
 use reuseport_lb_common::counters::Counter;
 use reuseport_lb_common::layout::BUCKETS;
@@ -20,6 +18,7 @@ impl Service {
             name: self.config.name.clone(),
             affinity: self.config.affinity.to_string(),
             moved: self.moved,
+            wanted: self.config.workers,
             groups: (0..self.groups.len()).map(|at| self.group_status(at, &totals[at])).collect(),
             workers: self
                 .workers
@@ -31,15 +30,13 @@ impl Service {
 
     pub(super) fn group_status(&self, at: usize, totals: &Totals) -> status::Group {
         let listener = &self.listeners[at];
-        let ours: HashSet<u64> =
-            self.workers.values().filter_map(|worker| worker.sockets[at].cookie().ok()).collect();
         let counter = |counter: &Counter| (counter.name().to_owned(), totals.events[counter.index()]);
         status::Group {
             listen: listener.to_string(),
             protocol: listener.protocol.to_string(),
             program_id: self.groups[at].program_id(),
             counters: Counter::ALL.iter().map(counter).collect(),
-            strangers: strangers::count(listener, &ours)
+            strangers: strangers::count(listener, &self.surroundings.ours.borrow())
                 .inspect_err(|error| warn!("cannot look for strangers on {listener}: {error:#}"))
                 .ok(),
         }
@@ -63,6 +60,7 @@ impl Service {
             state: worker.life.state().to_string(),
             pid: worker.process.as_ref().map(|running| running.process.pid()),
             weight: worker.weight,
+            member: self.members.iter().any(|member| member.slot() == worker.slot),
             share: f64::from(shares[slot]) / BUCKETS as f64,
             buckets: shares[slot],
             restarts: worker.life.restarts(),

@@ -16,6 +16,7 @@ use crate::worker::Event;
 impl Service {
     /// Starts the process of a worker; if that fails, it is as if it had ended at once.
     pub(super) fn spawn(&mut self, number: usize) {
+        self.repair(number);
         self.incarnations += 1;
         let whom = Whom { number, incarnation: self.incarnations };
         let Some(worker) = self.workers.get(&number) else { return };
@@ -36,7 +37,7 @@ impl Service {
 
     fn start(&self, worker: &Worker, whom: Whom) -> Result<Running> {
         let user = self.user.as_ref();
-        let path = notify::path(&self.surroundings.runtime_dir, &worker.name, whom.incarnation);
+        let path = notify::path(&self.surroundings.runtime_dir);
         let ready = self.sender.clone();
         let notify = Notify::open(path, user, move || drop(ready.send((whom, Happening::SaidReady))))?;
         let names = self.listeners.iter().map(Listener::plain_name);
