@@ -3,7 +3,7 @@
 use std::cell::RefCell;
 use std::fs::{self, DirBuilder, File};
 use std::io::{self, IsTerminal, Read, Write};
-use std::os::unix::fs::{DirBuilderExt, FileTypeExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
@@ -138,6 +138,35 @@ async fn serve(services: Vec<config::Service>, files: &Files, surroundings: Rc<S
     outcome
 }
 
+/// Takes the lock of a runtime directory, for as long as the file is open.
+fn lock(directory: &Path) -> Result<File> {
+    let path = directory.join("daemon.lock");
+    loop {
+        let mut lock = File::options()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .open(&path)
+            .with_context(|| format!("cannot open {}", path.display()))?;
+        if !host::try_lock(&lock).with_context(|| format!("cannot lock {}", path.display()))? {
+            let mut pid = String::new();
+            let _ = lock.read_to_string(&mut pid);
+            bail!(
+                "another reuseport-lb (process {}) runs in {}: stop it with `reuseport-lb stop`, or give this one \
+                 its own --runtime-dir",
+                pid.trim(),
+                directory.display()
+            );
+        }
+        // A daemon that ended meanwhile has removed the file: then this is the lock of nothing.
+        let ours = lock.metadata().context("cannot look at the lock")?.ino();
+        if fs::metadata(&path).is_ok_and(|there| there.ino() == ours) {
+            return Ok(lock);
+        }
+    }
+}
+
 async fn any(signals: &mut [Signal; 2]) {
     let [one, other] = signals;
     tokio::select! {
@@ -172,24 +201,7 @@ impl Files {
                 if made { fs::set_permissions(directory, fs::Permissions::from_mode(0o755)) } else { Ok(()) }
             })
             .with_context(|| format!("cannot make the runtime directory {}", directory.display()))?;
-        let path = directory.join("daemon.lock");
-        let mut lock = File::options()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .open(&path)
-            .with_context(|| format!("cannot open {}", path.display()))?;
-        if !host::try_lock(&lock).with_context(|| format!("cannot lock {}", path.display()))? {
-            let mut pid = String::new();
-            let _ = lock.read_to_string(&mut pid);
-            bail!(
-                "another reuseport-lb (process {}) runs in {}: stop it with `reuseport-lb stop`, or give this one \
-                 its own --runtime-dir",
-                pid.trim(),
-                directory.display()
-            );
-        }
+        let lock = lock(directory)?;
         // From here on the directory is ours, and leaving early cleans it up.
         let files = Self { paths: paths.clone(), made, _lock: lock };
         files

@@ -22,7 +22,8 @@ pub(crate) fn run(filter: &[String]) -> Result<()> {
         );
     }
     build::run()?;
-    let mut test = cargo(&["test", "--workspace", "--exclude", "reuseport-lb-ebpf", "--exclude", "xtask"]);
+    let mut test =
+        cargo(&["test", "--workspace", "--exclude", "reuseport-lb-ebpf", "--exclude", "xtask", "--tests"]);
     test.env("CARGO_TARGET_DIR", build::target());
     if let Some(programs) = programs()? {
         prepend(&mut test, "PATH", &programs);

@@ -45,6 +45,8 @@ pub struct Process {
     pidfd: AsyncFd<OwnedFd>,
     /// Asked to end: what it started may finish as well.
     ending: AtomicBool,
+    /// Ended, and its group need not be waited for.
+    killed: AtomicBool,
     /// Reaped, and nothing of its group is left.
     gone: AtomicBool,
 }
@@ -104,7 +106,8 @@ impl Process {
     fn open(pid: Pid) -> Result<Self> {
         let pidfd = pidfd_open(pid, PidfdFlags::NONBLOCK).context("cannot watch a process (pidfd_open)")?;
         let pidfd = watch::readable(pidfd)?;
-        Ok(Self { pid, pidfd, ending: AtomicBool::new(false), gone: AtomicBool::new(false) })
+        let [ending, killed, gone] = [false; 3].map(AtomicBool::new);
+        Ok(Self { pid, pidfd, ending, killed, gone })
     }
 
     /// The process id.
@@ -121,6 +124,7 @@ impl Process {
 
     /// Ends it and what it started in its process group (SIGKILL).
     pub fn kill(&self) {
+        self.killed.store(true, Ordering::Relaxed);
         self.signal_group(Signal::KILL);
     }
 
@@ -141,6 +145,14 @@ impl Process {
         }
         // The group's id is not given to anybody else while it has a member.
         while test_kill_process_group(self.pid).is_ok() {
+            // Where this process is the init of a container, orphans are its to reap.
+            while let Ok(Some(_)) =
+                waitid(WaitId::Pgid(Some(self.pid)), WaitIdOptions::EXITED | WaitIdOptions::NOHANG)
+            {
+            }
+            if self.killed.load(Ordering::Relaxed) {
+                break;
+            }
             tokio::time::sleep(LOOK).await;
         }
         self.gone.store(true, Ordering::Relaxed);
