@@ -85,8 +85,8 @@ Examples:
   reuseport-lb trace web --count 10
   reuseport-lb trace web --json | jq .worker
 
-Costs a few hundred nanoseconds a decision while it runs, nothing when it does not. A reader that is
-too slow misses decisions, and is told how many.")]
+While it runs, every decision leaves the fast path and writes a log line; it costs nothing when it
+does not. A reader that is too slow misses decisions, and is told how many.")]
     Trace(Trace),
     /// Add or remove workers, and wait until that is done
     #[command(after_help = "\

@@ -75,6 +75,8 @@ pub fn launch(arguments: Arguments) -> Result<Embedded> {
     let Some((program, rest)) = arguments.command.split_first() else {
         // A runtime needs some descriptors of its own.
         super::host::raise_open_files();
+        // It was started as /proc/self/exe, which tells nobody anything in `top`.
+        nix::sys::prctl::set_name(c"reuseport-lb").context("cannot set the name of the process")?;
         let Arguments { name, fds, notify, .. } = arguments;
         return Ok(Embedded { name, sockets: fds.len(), notify });
     };

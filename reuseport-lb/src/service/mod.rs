@@ -355,7 +355,9 @@ impl Service {
         let mut all = Vec::new();
         for number in numbers {
             if let Some(worker) = self.workers.get_mut(number) {
+                let before = worker.life.state();
                 all.push((*number, worker.life.on(Event::Leave, now, &self.config)));
+                info!(worker = worker.name, slot = worker.slot, "{before} → {}", worker.life.state());
             }
         }
         for (number, steps) in all {
