@@ -64,10 +64,13 @@ impl Tracer {
         self.lines.receiver_count() > 0
     }
 
-    /// Says which worker is in which slot.
-    pub fn rename(&self, names: HashMap<u16, String>) {
-        if let Ok(mut known) = self.names.write() {
-            *known = names;
+    /// Says which worker is in a slot, if any.
+    pub fn rename(&self, slot: u16, name: Option<&str>) {
+        if let Ok(mut names) = self.names.write() {
+            match name {
+                Some(name) => names.insert(slot, name.to_owned()),
+                None => names.remove(&slot),
+            };
         }
     }
 
@@ -137,7 +140,7 @@ mod tests {
     #[test]
     fn numbers_become_names() {
         let tracer = Tracer::default();
-        tracer.rename([(3, "web/1".to_owned())].into());
+        tracer.rename(3, Some("web/1"));
         let sink = tracer.sink("tcp://127.0.0.1:80".into());
         let taken = Counter::OwnerTaken as u32;
         let line = format!("0 {} {taken} 32 3", 0x0001_0002);

@@ -130,7 +130,7 @@ fn ready_workers_are_not_disturbed_by_one_that_is_killed() {
             break connection;
         }
     };
-    std::thread::sleep(Duration::from_millis(50));
+    until("the other one to be back", || Some(daemon.service()).filter(settled));
     assert_eq!(connection.ask().unwrap().pid, workers[1]);
     ask(to).unwrap();
     daemon.stop();

@@ -8,19 +8,7 @@ use crate::shell::{self, quietly, repository, step};
 
 pub(crate) fn run() -> Result<()> {
     let toolchain = setup::run()?;
-    let build = || {
-        toolchain.cargo(&[
-            "build",
-            "--release",
-            "--quiet",
-            "--target",
-            "bpfel-unknown-none",
-            "--package",
-            "reuseport-lb-ebpf",
-            "--target-dir",
-            "target/ebpf",
-        ])
-    };
+    let build = || toolchain.cargo("build", "target/ebpf");
     let fresh = repository().join("target/ebpf/bpfel-unknown-none/release/reuseport-lb").is_file();
     if !fresh {
         eprintln!("  kernel program: {}", toolchain.describe());

@@ -30,17 +30,7 @@ pub(crate) fn run() -> Result<()> {
     })?;
     step("warnings of the kernel program", || {
         // Clippy is not there for the compiler that builds it.
-        let mut check = setup::run()?.cargo(&[
-            "check",
-            "--release",
-            "--quiet",
-            "--target",
-            "bpfel-unknown-none",
-            "--package",
-            "reuseport-lb-ebpf",
-            "--target-dir",
-            "target/ebpf-check",
-        ])?;
+        let mut check = setup::run()?.cargo("check", "target/ebpf-check")?;
         shell::run(check.env("RUSTFLAGS", "-D warnings"))
     })?;
     step("documentation", || {

@@ -61,8 +61,19 @@ impl Toolchain {
         }
     }
 
-    /// `cargo` that compiles for the BPF target.
-    pub(crate) fn cargo(&self, arguments: &[&str]) -> Result<Command> {
+    /// `cargo VERB` of the kernel program for the BPF target, with its own `target` folder.
+    pub(crate) fn cargo(&self, verb: &str, target: &str) -> Result<Command> {
+        let arguments = &[
+            verb,
+            "--release",
+            "--quiet",
+            "--target",
+            "bpfel-unknown-none",
+            "--package",
+            "reuseport-lb-ebpf",
+            "--target-dir",
+            target,
+        ];
         let mut command = match self {
             Self::Nightly => {
                 let mut command = Command::new("cargo");

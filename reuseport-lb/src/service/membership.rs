@@ -59,6 +59,7 @@ impl Service {
         self.surroundings.ours.borrow_mut().extend(sockets.iter().filter_map(|socket| socket.cookie().ok()));
         match opened {
             Ok(selected_before) => {
+                self.tracer.rename(slot, Some(&name));
                 let life = Life::default();
                 let worker = Worker { name, slot, weight: 1, life, sockets, selected_before, process: None };
                 self.workers.insert(number, worker);
@@ -218,6 +219,7 @@ impl Service {
             }
         }
         self.disown(&worker.sockets);
+        self.tracer.rename(worker.slot, None);
         self.slots.free(worker.slot);
     }
 

@@ -8,7 +8,7 @@ mod start;
 pub use start::find_command;
 
 use std::cell::RefCell;
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashSet};
 use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -189,7 +189,7 @@ impl Service {
         }
         loop {
             self.settle();
-            self.tell();
+            self.tell_rosters(None);
             if self.stopping && self.workers.is_empty() {
                 return;
             }
@@ -328,7 +328,9 @@ impl Service {
         let settling = if self.settled || self.stopping || self.config.ready != Ready::Immediate {
             None
         } else {
-            self.workers.values().filter_map(|worker| worker.life.ready_since()).max().map(|at| at + SETTLING)
+            let last = self.workers.values().filter_map(|worker| worker.life.ready_since()).max();
+            // A moment that has passed without settling is nothing to wait for.
+            last.map(|at| at + SETTLING).filter(|at| *at > Instant::now())
         };
         let own = [self.join_at, self.nag_at, settling];
         self.workers
@@ -397,27 +399,15 @@ impl Service {
         }
     }
 
-    /// Tells the program and the tracer who is where.
-    fn tell(&self) {
-        self.tell_rosters(None);
-        self.tracer.rename(
-            self.workers.values().map(|worker| (worker.slot, worker.name.clone())).collect::<HashMap<_, _>>(),
-        );
-    }
-
     /// Tells the program who is ready and where to wait; `coming` is about to be one of the latter.
     fn tell_rosters(&self, coming: Option<u16>) {
-        let slots = |wanted: fn(&Life) -> bool| -> Vec<u16> {
-            self.workers.values().filter(|worker| wanted(&worker.life)).map(|worker| worker.slot).collect()
-        };
-        let mut ready = slots(|life| life.state() == State::Ready);
-        let unwanted =
-            |slot: &u16| self.workers.values().any(|worker| worker.slot == *slot && worker.weight == 0);
-        if !ready.iter().all(unwanted) {
-            ready.retain(|slot| !unwanted(slot));
-        }
-        let mut waiting = slots(Life::can_wait);
-        waiting.extend(coming);
+        let ready = || self.workers.values().filter(|worker| worker.life.state() == State::Ready);
+        // Those of weight 0 only where there is nobody else.
+        let anybody = ready().all(|worker| worker.weight == 0);
+        let wanted = ready().filter(|worker| anybody || worker.weight > 0);
+        let ready: Vec<u16> = wanted.map(|worker| worker.slot).collect();
+        let waiting = self.workers.values().filter(|worker| worker.life.can_wait()).map(|worker| worker.slot);
+        let waiting: Vec<u16> = waiting.chain(coming).collect();
         self.groups.iter().for_each(|group| group.set_rosters(&ready, &waiting));
     }
 }
