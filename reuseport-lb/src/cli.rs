@@ -1,13 +1,15 @@
 //! The command line, as the user wrote it. Not: what it does (`cmd/`).
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 
-use crate::config::Ready;
+use crate::config::{self, Ready};
 use crate::daemon::Paths;
 use crate::kernel::launch;
 use crate::listener::Listener;
+use crate::service::MAX_WEIGHT;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -65,6 +67,17 @@ LISTEN_PID, LISTEN_FDNAMES, NOTIFY_SOCKET and REUSEPORT_LB_WORKER in its environ
 Without --config and --listen it listens on tcp and udp of 127.0.0.1:8080 and [::1]:8080.
 SIGTERM, SIGINT and `reuseport-lb stop` end it in order; a second signal ends it at once.")]
     Run(Run),
+    /// Join a running daemon as a worker, from anywhere, and become a command
+    #[command(after_help = "\
+Examples:
+  reuseport-lb exec web -- ./server
+  reuseport-lb exec web --name 7 -- ./server          worker web/7, in whose buckets it comes back
+  reuseport-lb exec web --weight 3 -- haproxy -db -f haproxy.cfg
+
+The command gets its sockets as descriptors 3, 4, … and finds LISTEN_FDS, LISTEN_PID, LISTEN_FDNAMES,
+NOTIFY_SOCKET and REUSEPORT_LB_WORKER in its environment, as from `run` (docs/JOIN.md). It keeps the
+process id and the user. The worker leaves when the process ends, or when it says STOPPING=1.")]
+    Exec(Exec),
     /// Show services, groups and workers
     #[command(after_help = "\
 Examples:
@@ -103,10 +116,37 @@ Examples:
   reuseport-lb weight web/2 5
   reuseport-lb weight web/2 0      no new flows for it")]
     Weight(Weight),
+    /// Let a worker leave in order, and wait until it is gone
+    #[command(after_help = "\
+Examples:
+  reuseport-lb drain web/2
+  reuseport-lb drain web/2 --timeout 5s
+
+Its buckets move, its queue empties, then SIGTERM, and SIGKILL if it is still there after the timeout.
+It is not replaced: the service has one worker less until `scale` or `reload`.")]
+    Drain(Drain),
+    /// Replace the process of a worker, or of all workers of a service, without losing a connection
+    #[command(after_help = "\
+Examples:
+  reuseport-lb restart web
+  reuseport-lb restart web --parallel 4
+  reuseport-lb restart web/2
+
+A new process is started beside each old one. When it is ready, and the first one also after a trial,
+it takes over, and the old one leaves in order. If it does not become ready, it is stopped, the old one
+stays, and nobody else is replaced.")]
+    Restart(Restart),
+    /// Read the configuration again, and apply it whole, or not at all
+    #[command(after_help = "\
+Examples:
+  reuseport-lb reload
+  kill -HUP $(pidof reuseport-lb)      the same; the outcome is in the log")]
+    Reload(Reload),
     /// End the daemon in order, and wait until it is gone
     #[command(after_help = "\
 Examples:
   reuseport-lb stop
+  reuseport-lb stop --keep             workers go on without it, until the next daemon takes them over
   reuseport-lb stop --runtime-dir /run/other")]
     Stop(Stop),
     #[command(name = launch::COMMAND, hide = true)]
@@ -135,6 +175,21 @@ pub(crate) struct Run {
     pub(crate) user: Option<String>,
     /// The program of a worker, and its arguments; without it the embedded one
     #[arg(last = true, value_name = "COMMAND")]
+    pub(crate) command: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Exec {
+    /// The service
+    pub(crate) service: String,
+    /// Which worker to be, like web/7 or 7; without it the lowest number that is free
+    #[arg(long, value_name = "WORKER")]
+    pub(crate) name: Option<String>,
+    /// Its share is its weight over the sum of all; from 0 to 1,000,000
+    #[arg(long, value_name = "W", default_value_t = 1, value_parser = clap::value_parser!(u32).range(..=i64::from(MAX_WEIGHT)))]
+    pub(crate) weight: u32,
+    /// The program, and its arguments
+    #[arg(last = true, required = true, value_name = "COMMAND")]
     pub(crate) command: Vec<String>,
 }
 
@@ -188,7 +243,41 @@ pub(crate) struct Weight {
 }
 
 #[derive(Debug, Args)]
-pub(crate) struct Stop {}
+pub(crate) struct Drain {
+    /// The worker, like web/2
+    pub(crate) worker: String,
+    /// Until SIGTERM, and again until SIGKILL; without it the service's drain_timeout
+    #[arg(long, value_name = "TIME", value_parser = config::duration)]
+    pub(crate) timeout: Option<Duration>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Restart {
+    /// The service, like web, or the worker, like web/2
+    pub(crate) what: String,
+    /// So many at a time, once the first has stood its trial
+    #[arg(long, value_name = "N", default_value = "1", value_parser = clap::value_parser!(u16).range(1..))]
+    pub(crate) parallel: u16,
+    /// How long a new process may take to become ready
+    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = config::duration)]
+    pub(crate) timeout: Duration,
+    /// How long the first new process must have been ready before it takes over
+    #[arg(long, value_name = "TIME", default_value = "2s", value_parser = config::duration)]
+    pub(crate) trial: Duration,
+    /// One JSON object a line
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Reload {}
+
+#[derive(Debug, Args)]
+pub(crate) struct Stop {
+    /// End the daemon only: workers, sockets and buckets stay for the next one
+    #[arg(long)]
+    pub(crate) keep: bool,
+}
 
 #[cfg(test)]
 mod tests {

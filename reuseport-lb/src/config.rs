@@ -1,15 +1,19 @@
 //! Configuration: as the user wrote it → validated. Not: what a running service does with it.
 
+mod values;
+
+pub use values::{Overload, Ready, duration};
+
 use std::collections::HashMap;
 use std::num::NonZeroU32;
 use std::path::Path;
 use std::time::Duration;
 
-use serde::de::{Error as _, Visitor};
-use serde::{Deserialize, Deserializer};
+use serde::{Deserialize, Serialize};
 use toml::Spanned;
 
 use crate::listener::Listener;
+use values::{Limit, Patience, Span};
 
 /// Most workers of one service: half of the slots, so that all can be replaced at once.
 pub const MAX_WORKERS: usize = 1024;
@@ -17,16 +21,13 @@ pub const MAX_WORKERS: usize = 1024;
 /// Most listeners of one service; each costs every worker a socket.
 pub const MAX_LISTENERS: usize = 64;
 
-/// Longest time that a setting may say.
-const LONGEST_TIME: Duration = Duration::from_secs(366 * 24 * 3600);
-
 /// What was wrong, where, and how to mend it. The command then ends with exit code 2.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 pub struct Invalid(pub String);
 
 /// What is hashed.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Affinity {
     /// The 4-tuple: every connection for itself.
@@ -46,7 +47,7 @@ impl std::fmt::Display for Affinity {
 }
 
 /// What happens to new connections while no worker is ready.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum WhenEmpty {
     /// They wait in the queue of a starting worker.
@@ -57,7 +58,7 @@ pub enum WhenEmpty {
 }
 
 /// What happens to the buckets of a worker that crashed.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum OnCrash {
     /// They wait for its successor, for `hold_timeout`.
@@ -67,28 +68,18 @@ pub enum OnCrash {
     Migrate,
 }
 
-/// When a worker counts as ready.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Ready {
-    /// When it says `READY=1` (sd_notify(3)).
-    #[default]
-    Notify,
-    /// As soon as its process runs.
-    Immediate,
-    /// After this time, or at `READY=1` if that comes earlier.
-    After(Duration),
-}
-
 /// One validated service.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Service {
     /// Its name; workers are `name/0`, `name/1`, …
     pub name: String,
     /// What it listens on; workers get their sockets in this order.
     pub listen: Vec<Listener>,
-    /// Program and arguments of a worker; empty: the embedded worker.
+    /// Program and arguments of a worker; may be empty.
     pub command: Vec<String>,
-    /// How many workers.
+    /// Its workers are the embedded ones; it has no command then.
+    pub embedded: bool,
+    /// How many workers of its own; others may come by themselves.
     pub workers: usize,
     /// What is hashed.
     pub affinity: Affinity,
@@ -100,6 +91,12 @@ pub struct Service {
     pub hold_timeout: Duration,
     /// How long a leaving worker may take.
     pub drain_timeout: Duration,
+    /// How long a TCP worker with a queue may accept nothing; `None`: for ever.
+    pub stall_timeout: Option<Duration>,
+    /// When a TCP worker's queue is too deep; `None`: never.
+    pub overload: Option<Overload>,
+    /// How often a worker must say `WATCHDOG=1`; `None`: it need not.
+    pub watchdog: Option<Duration>,
     /// What happens while nobody is ready.
     pub when_empty: WhenEmpty,
     /// Accept queue of each TCP socket, in connections; the kernel caps it at net.core.somaxconn.
@@ -116,12 +113,16 @@ impl Service {
             name: name.into(),
             listen,
             command: Vec::new(),
+            embedded: false,
             workers,
             affinity: Affinity::default(),
             ready: Ready::default(),
             on_crash: OnCrash::default(),
             hold_timeout: Duration::from_secs(2),
             drain_timeout: Duration::from_secs(30),
+            stall_timeout: Some(Duration::from_secs(1)),
+            overload: Some(Overload::default()),
+            watchdog: None,
             when_empty: WhenEmpty::default(),
             backlog: 4096,
             user: None,
@@ -136,7 +137,7 @@ impl Service {
                 .map(|address| Listener { protocol, address })
         };
         let listen = [both(crate::listener::Protocol::Tcp), both(crate::listener::Protocol::Udp)].concat();
-        Self::new("demo", listen, 4)
+        Self { embedded: true, ..Self::new("demo", listen, 4) }
     }
 
     /// Checks what no single key can tell.
@@ -264,10 +265,10 @@ struct Written {
     when_empty: WhenEmpty,
     backlog: Option<NonZeroU32>,
     user: Option<Spanned<String>>,
-    stall_timeout: Option<Spanned<toml::Value>>,
-    overload: Option<Spanned<toml::Value>>,
+    stall_timeout: Option<Patience>,
+    overload: Option<Limit>,
+    watchdog: Option<Patience>,
     idle_timeout: Option<Spanned<toml::Value>>,
-    watchdog: Option<Spanned<toml::Value>>,
 }
 
 /// Where the keys stand whose values are checked together.
@@ -280,18 +281,11 @@ struct Spans {
 impl Written {
     fn validated(self, text: &str) -> Result<(Service, Spans), Invalid> {
         let at = |span: std::ops::Range<usize>, message: String| Invalid(located(text, Some(span), &message));
-        for (key, value) in [
-            ("stall_timeout", &self.stall_timeout),
-            ("overload", &self.overload),
-            ("idle_timeout", &self.idle_timeout),
-            ("watchdog", &self.watchdog),
-        ] {
-            if let Some(value) = value {
-                return Err(at(
-                    value.span(),
-                    format!("`{key}` does nothing in this version yet: remove the line"),
-                ));
-            }
+        if let Some(value) = &self.idle_timeout {
+            return Err(at(
+                value.span(),
+                "`idle_timeout` does nothing in this version yet: remove the line".into(),
+            ));
         }
         let mut listen = Vec::new();
         let mut spans = Spans {
@@ -304,8 +298,10 @@ impl Written {
             listen.push(url.into_inner().parse().map_err(|error| at(span.clone(), error))?);
             spans.listen.push(span);
         }
-        let mut service =
-            Service::new(self.name.get_ref(), listen, self.workers.map_or(1, Spanned::into_inner));
+        // Without a command its workers come by themselves, unless the file asks for embedded ones.
+        let workers = self.workers.map_or(usize::from(self.command.is_some()), Spanned::into_inner);
+        let mut service = Service::new(self.name.get_ref(), listen, workers);
+        service.embedded = self.command.is_none() && workers > 0;
         if let Some(command) = self.command {
             let span = command.span();
             service.command = command.into_inner();
@@ -325,62 +321,18 @@ impl Written {
         service.when_empty = self.when_empty;
         service.hold_timeout = self.hold_timeout.map_or(service.hold_timeout, |span| span.0);
         service.drain_timeout = self.drain_timeout.map_or(service.drain_timeout, |span| span.0);
+        service.stall_timeout = self.stall_timeout.map_or(service.stall_timeout, |patience| patience.0);
+        service.overload = self.overload.map_or(service.overload, |limit| limit.0);
+        service.watchdog = self.watchdog.map_or(service.watchdog, |patience| patience.0);
         service.backlog = self.backlog.map_or(service.backlog, NonZeroU32::get);
         Ok((service, spans))
     }
 }
 
-/// A time like `500ms`, `2s` or `1m 30s`.
-struct Span(Duration);
-
-impl<'de> Deserialize<'de> for Span {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Text;
-        impl Visitor<'_> for Text {
-            type Value = Span;
-            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-                f.write_str("a time like \"500ms\", \"2s\" or \"1m 30s\"")
-            }
-            fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<Span, E> {
-                duration(text).map(Span).map_err(E::custom)
-            }
-        }
-        deserializer.deserialize_str(Text)
-    }
-}
-
-impl<'de> Deserialize<'de> for Ready {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        String::deserialize(deserializer)?.parse().map_err(D::Error::custom)
-    }
-}
-
-impl std::str::FromStr for Ready {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        match text {
-            "notify" => Ok(Self::Notify),
-            "immediate" => Ok(Self::Immediate),
-            other => duration(other)
-                .map(Self::After)
-                .map_err(|_| format!("{other:?} is not \"notify\", \"immediate\" or a time like \"500ms\"")),
-        }
-    }
-}
-
-fn duration(text: &str) -> Result<Duration, String> {
-    let time = humantime::parse_duration(text).map_err(|error| {
-        format!("{text:?} is not a time ({error}); write it like \"500ms\", \"2s\" or \"1m 30s\"")
-    })?;
-    if time > LONGEST_TIME {
-        return Err(format!("{text:?} is too long a time: the most is one year"));
-    }
-    Ok(time)
-}
-
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     const MINIMAL: &str = "[[service]]\nname = \"web\"\nlisten = [\"tcp://127.0.0.1:80\"]\n";
@@ -388,7 +340,20 @@ mod tests {
     #[test]
     fn a_minimal_service_has_the_defaults() {
         let services = parse(MINIMAL).unwrap();
-        assert_eq!(services, [Service::new("web", vec!["tcp://127.0.0.1:80".parse().unwrap()], 1)]);
+        assert_eq!(services, [Service::new("web", vec!["tcp://127.0.0.1:80".parse().unwrap()], 0)]);
+        let service = &services[0];
+        assert_eq!(service.stall_timeout, Some(Duration::from_secs(1)));
+        assert_eq!(service.overload, Some(Overload { factor: 2.0, floor: 16 }));
+        assert_eq!(service.watchdog, None);
+    }
+
+    #[test]
+    fn workers_of_its_own_need_a_command_or_a_number() {
+        for (added, workers) in
+            [("", 0), ("workers = 3", 3), ("command = [\"x\"]", 1), ("command = [\"x\"]\nworkers = 0", 0)]
+        {
+            assert_eq!(parse(&format!("{MINIMAL}{added}\n")).unwrap()[0].workers, workers, "{added}");
+        }
     }
 
     #[test]
@@ -396,7 +361,8 @@ mod tests {
         let text = format!(
             "{MINIMAL}command = [\"./server\", \"--fd\", \"3\"]\nworkers = 4\naffinity = \"source\"\nready = \"500ms\"\n\
              on_crash = \"migrate\"\nhold_timeout = \"3s\"\ndrain_timeout = \"1m 30s\"\nwhen_empty = \"reject\"\n\
-             backlog = 17\nuser = \"root\"\n"
+             backlog = 17\nuser = \"root\"\nstall_timeout = \"250ms\"\noverload = {{ factor = 3, floor = 40 }}\n\
+             watchdog = \"10ms\"\n"
         );
         let service = parse(&text).unwrap().remove(0);
         assert_eq!(service.command, ["./server", "--fd", "3"]);
@@ -411,6 +377,63 @@ mod tests {
             (Duration::from_secs(3), Duration::from_secs(90))
         );
         assert_eq!(service.user.as_deref(), Some("root"));
+        assert_eq!(
+            (service.stall_timeout, service.watchdog),
+            (Some(Duration::from_millis(250)), Some(Duration::from_millis(10)))
+        );
+        assert_eq!(service.overload, Some(Overload { factor: 3.0, floor: 40 }));
+    }
+
+    #[test]
+    fn what_can_be_off_is_off() {
+        let text = format!("{MINIMAL}stall_timeout = \"off\"\noverload = \"off\"\nwatchdog = \"off\"\n");
+        let service = parse(&text).unwrap().remove(0);
+        assert_eq!((service.stall_timeout, service.overload, service.watchdog), (None, None, None));
+    }
+
+    #[test]
+    fn an_overload_table_says_what_differs_from_the_default() {
+        for (added, factor, floor) in [
+            ("overload = {}", 2.0, 16),
+            ("overload = { floor = 1 }", 2.0, 1),
+            ("overload = { factor = 1.0 }", 1.0, 16),
+            ("[service.overload]\nfactor = 1.5", 1.5, 16),
+        ] {
+            let service = parse(&format!("{MINIMAL}{added}\n")).unwrap().remove(0);
+            assert_eq!(service.overload, Some(Overload { factor, floor }), "{added}");
+        }
+    }
+
+    #[test]
+    fn a_service_survives_json() {
+        let mut service = Service::demo();
+        for ready in [Ready::Notify, Ready::Immediate, Ready::After(Duration::new(90_061, 123_456_789))] {
+            service.ready = ready;
+            let text = serde_json::to_string(&service).unwrap();
+            assert!(text.contains("\"tcp://[::1]:8080\""), "{text}");
+            assert_eq!(serde_json::from_str::<Service>(&text).unwrap(), service);
+        }
+        service.command = vec!["./server".into(), "\"--fd\"".into()];
+        service.affinity = Affinity::Source;
+        service.on_crash = OnCrash::Migrate;
+        service.when_empty = WhenEmpty::Reject;
+        service.user = Some("root".into());
+        service.watchdog = Some(Duration::from_millis(10));
+        for overload in [None, Some(Overload { factor: 4.0 / 3.0, floor: u32::MAX })] {
+            service.overload = overload;
+            service.stall_timeout = overload.map(|_| Duration::new(1, 1));
+            let text = serde_json::to_string(&service).unwrap();
+            assert_eq!(serde_json::from_str::<Service>(&text).unwrap(), service);
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn a_factor_survives_json(factor in 1.0..f64::MAX) {
+            let overload = Overload { factor, floor: 1 };
+            let text = serde_json::to_string(&overload).unwrap();
+            prop_assert_eq!(serde_json::from_str::<Overload>(&text).unwrap(), overload);
+        }
     }
 
     #[test]
@@ -428,7 +451,24 @@ mod tests {
             ("backlog = 0", 4, "nonzero"),
             ("command = []", 4, "`command` is empty"),
             ("user = \"no-such-user\"", 4, "no user"),
-            ("stall_timeout = \"1s\"", 4, "does nothing in this version"),
+            ("idle_timeout = \"1s\"", 4, "does nothing in this version"),
+            ("stall_timeout = \"9ms\"", 4, "the least is 10ms"),
+            ("stall_timeout = \"0s\"", 4, "\"off\" turns it off"),
+            ("stall_timeout = \"never\"", 4, "is not a time"),
+            ("stall_timeout = 1", 4, "\"off\" or a time like"),
+            ("stall_timeout = false", 4, "\"off\" or a time like"),
+            ("watchdog = \"on\"", 4, "is not a time"),
+            ("watchdog = \"1ms\"", 4, "the least is 10ms"),
+            ("overload = \"on\"", 4, "\"off\" or a table like"),
+            ("overload = 2.0", 4, "\"off\" or a table like"),
+            ("overload = { factor = 0.9 }", 4, "from 1.0 on"),
+            ("overload = { factor = nan }", 4, "from 1.0 on"),
+            ("overload = { factor = inf }", 4, "from 1.0 on"),
+            ("overload = { factor = \"2\" }", 4, "invalid type"),
+            ("overload = { floor = 0 }", 4, "nonzero"),
+            ("overload = { floor = -1 }", 4, "invalid value"),
+            ("overload = { roof = 1 }", 4, "unknown field `roof`"),
+            ("workers = 1\n[service.overload]\nfloor = 1\nfactor = 0", 7, "from 1.0 on"),
             ("\n[[service]]\nname = \"web\"\nlisten = [\"tcp://127.0.0.1:81\"]", 6, "two services"),
             (
                 "\n[[service]]\nname = \"b\"\nlisten = [\"tcp://127.0.0.1:80\"]",

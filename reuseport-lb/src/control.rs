@@ -1,15 +1,17 @@
 //! `control.sock`: HTTP/1.1 and JSON for administrators (docs/CONTROL.md). Not: what a request does.
-//! Requests are bounded in size, number and time; a bad one gets an error and disturbs nobody.
+//! Requests are bounded in size, number (`crowd.rs`) and time; a bad one gets an error and disturbs
+//! nobody.
 
+use std::cell::Cell;
 use std::convert::Infallible;
 use std::rc::Rc;
-use std::sync::Arc;
 use std::time::Duration;
 
 use http_body_util::combinators::BoxBody;
 use http_body_util::{BodyExt, Full, Limited, channel::Channel};
 use hyper::body::{Bytes, Frame, Incoming};
 use hyper::header::{ALLOW, CONTENT_TYPE, HeaderValue};
+use hyper::http::request::Parts;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
@@ -17,9 +19,11 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use serde::{Deserialize, Serialize};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::broadcast::error::RecvError;
-use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot};
 
-use crate::service::Command;
+use crate::crowd::{self, Guest};
+use crate::registry::{End, Registry, Wish};
+use crate::service::{self, Command, TRIAL};
 use crate::status::Status;
 
 /// Longest body of a request.
@@ -31,19 +35,8 @@ const LONGEST_HEAD: usize = 16 << 10;
 /// How long a request may take to arrive.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// Connections at a time; others wait.
-const CONNECTIONS: usize = 64;
-
 /// How often a silent trace checks that its reader is still there.
 const HEARTBEAT: Duration = Duration::from_secs(1);
-
-/// The services of a daemon, and how to end it.
-pub struct Services {
-    /// By name, in the order of the configuration.
-    pub all: Vec<(String, mpsc::UnboundedSender<Command>)>,
-    /// Ends the daemon.
-    pub stop: mpsc::UnboundedSender<()>,
-}
 
 /// Body of `POST /v1/services/NAME/scale`.
 #[derive(Debug, Serialize, Deserialize)]
@@ -59,6 +52,48 @@ pub struct Scale {
 pub struct Weight {
     /// From 0 (no new flows) to 1,000,000.
     pub weight: u32,
+}
+
+/// Body of `POST /v1/workers/NAME/drain`.
+#[derive(Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Drain {
+    /// Until SIGTERM, and again until SIGKILL; without it the service's `drain_timeout`.
+    #[serde(default)]
+    pub timeout_ms: Option<u64>,
+}
+
+/// Body of `POST /v1/services/NAME/restart` and `POST /v1/workers/NAME/restart`.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Restart {
+    /// So many at a time.
+    pub parallel: usize,
+    /// How long a new process may take to become ready.
+    pub timeout_ms: u64,
+    /// How long the first one must have been ready before it takes over.
+    pub trial_ms: u64,
+}
+
+impl Default for Restart {
+    fn default() -> Self {
+        Self { parallel: 1, timeout_ms: 30_000, trial_ms: TRIAL.as_millis() as u64 }
+    }
+}
+
+/// Body of `POST /v1/stop`.
+#[derive(Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Stop {
+    /// Workers, sockets and buckets stay for the next daemon.
+    pub keep: bool,
+}
+
+/// Answer to `POST /v1/reload`.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Reloaded {
+    /// What changed, one line a service.
+    pub changes: String,
 }
 
 /// Answer to `POST /v1/stop`.
@@ -79,157 +114,232 @@ type Body = BoxBody<Bytes, Infallible>;
 type Answer = Result<Response<Body>, (StatusCode, String)>;
 
 /// Answers requests for as long as the runtime lives.
-pub async fn serve(listener: UnixListener, services: Rc<Services>) {
-    let room = Arc::new(Semaphore::new(CONNECTIONS));
-    loop {
-        let Ok(permit) = room.clone().acquire_owned().await else { return };
-        match listener.accept().await {
-            Ok((stream, _)) => {
-                let services = services.clone();
-                tokio::task::spawn_local(async move {
-                    converse(stream, services).await;
-                    drop(permit);
-                });
-            }
-            // Out of descriptors, say: the next may do, but not at once.
-            Err(error) => {
-                tracing::warn!("cannot accept on the control socket: {error}");
-                tokio::time::sleep(Duration::from_millis(100)).await;
-            }
-        }
-    }
+pub async fn serve(listener: UnixListener, services: Rc<Registry>) {
+    crowd::serve(listener, "control socket", |stream, guest| converse(stream, guest, services.clone())).await;
 }
 
-async fn converse(stream: UnixStream, services: Rc<Services>) {
+async fn converse(stream: UnixStream, guest: Guest, services: Rc<Registry>) {
+    let guest = Rc::new(guest);
+    let answered = Rc::new(Cell::new(false));
+    let (visitor, seen) = (guest.clone(), answered.clone());
     let respond = service_fn(move |request| {
-        let services = services.clone();
+        let (services, guest, answered) = (services.clone(), visitor.clone(), seen.clone());
         async move {
-            Ok::<_, Infallible>(answer(request, &services).await.unwrap_or_else(|(code, error)| {
-                let mut response = json(&Failure { error });
-                *response.status_mut() = code;
-                if code == StatusCode::METHOD_NOT_ALLOWED {
-                    response.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, POST"));
-                }
-                response
-            }))
+            let answer = answer(request, &services, &guest).await;
+            answered.set(true);
+            Ok::<_, Infallible>(answer.unwrap_or_else(|(code, error)| failure(code, error)))
         }
     });
-    let connection = http1::Builder::new()
+    let mut connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(PATIENCE)
         .max_buf_size(LONGEST_HEAD)
         .serve_connection(TokioIo::new(stream), respond);
-    if let Err(error) = connection.await {
-        tracing::debug!("control socket: {error}");
+    tokio::select! {
+        biased;
+        ended = &mut connection => if let Err(error) = ended {
+            tracing::debug!("control socket: {error}");
+        },
+        () = guest.sent_away() => {
+            // Where an answer may have begun, another one in it would only confuse.
+            if !answered.get() {
+                // What there is no room for, nobody is waiting for.
+                let _ = connection.into_parts().io.inner().try_write(crowded().as_bytes());
+            }
+        }
     }
 }
 
-async fn answer(request: Request<Incoming>, services: &Services) -> Answer {
+/// What a connection is told that has to go, as it stands on the wire.
+fn crowded() -> String {
+    let error = format!(
+        "{} newer connections wait as well, so this one had to go: send the request at once",
+        crowd::MOST
+    );
+    let body = serde_json::to_string(&Failure { error }).unwrap_or_default() + "\n";
+    let length = body.len();
+    format!(
+        "HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/json\r\nconnection: close\r\n\
+         content-length: {length}\r\n\r\n{body}"
+    )
+}
+
+/// The method that a path takes; none if there is no such path.
+fn method(path: &[&str]) -> Option<Method> {
+    match path {
+        ["v1", "status"] | ["v1", "status", _] | ["v1", "services", _, "trace"] => Some(Method::GET),
+        ["v1", "stop" | "reload"]
+        | ["v1", "services", _, "scale" | "restart"]
+        | ["v1", "workers", _, _, "weight" | "drain" | "restart"] => Some(Method::POST),
+        _ => None,
+    }
+}
+
+async fn answer(request: Request<Incoming>, services: &Registry, guest: &Guest) -> Answer {
     let (parts, body) = request.into_parts();
-    let path: Vec<&str> = parts.uri.path().trim_matches('/').split('/').collect();
-    let wrong_method = |allowed: &str| {
-        Err((
-            StatusCode::METHOD_NOT_ALLOWED,
-            format!("{} takes {allowed}, not {}", parts.uri.path(), parts.method),
-        ))
-    };
-    match (path.as_slice(), &parts.method) {
-        (["v1", "status"], &Method::GET) => services.status(None).await,
-        (["v1", "status", service], &Method::GET) => services.status(Some(service)).await,
-        (["v1", "services", service, "trace"], &Method::GET) => services.trace(service).await,
-        (["v1", "services", service, "scale"], &Method::POST) => {
-            let Scale { workers } = read(body).await?;
-            let (send, receive) = oneshot::channel();
-            services.ask(service, Command::Scale(workers, send))?;
-            Ok(json(&done(receive).await?))
+    let path: Vec<&str> = parts.uri.path().trim_start_matches('/').split('/').collect();
+    let Some(allowed) = method(&path) else { return Err(no_such_path(&parts)) };
+    if parts.method != allowed {
+        let error = format!("{} takes {allowed}, not {}", parts.uri.path(), parts.method);
+        let mut response = failure(StatusCode::METHOD_NOT_ALLOWED, error);
+        let allowed = HeaderValue::from_str(allowed.as_str());
+        response.headers_mut().extend(allowed.map(|allowed| (ALLOW, allowed)));
+        return Ok(response);
+    }
+    let body = read(body).await?;
+    guest.busy();
+    let answer = match path.as_slice() {
+        ["v1", "status"] => status(services, None).await,
+        ["v1", "status", service] => status(services, Some(service)).await,
+        ["v1", "services", service, "trace"] => match trace(services, service).await {
+            // It goes on for as long as somebody reads it, which is in nobody's way.
+            Ok(stream) => return Ok(stream),
+            refused => refused,
+        },
+        ["v1", "services", service, "scale"] => {
+            let Scale { workers } = parse(&body)?;
+            let scaled = ask(services, service, |answer| Command::Scale(workers, answer)).await?;
+            Ok(json(&scaled))
         }
-        (["v1", "workers", service, number, "weight"], &Method::POST) => {
-            let Ok(number) = number.parse() else {
-                return Err((StatusCode::NOT_FOUND, format!("there is no worker {service}/{number}")));
-            };
-            let Weight { weight } = read(body).await?;
-            let (send, receive) = oneshot::channel();
-            services.ask(service, Command::Weight(number, weight, send))?;
-            done(receive).await?;
-            Ok(json(&Weight { weight }))
+        ["v1", "services", service, "restart"] => restart(services, service, None, &body),
+        ["v1", "workers", service, number, what] => match (number.parse(), *what) {
+            (Err(_), _) => Err((StatusCode::NOT_FOUND, format!("there is no worker {service}/{number}"))),
+            (Ok(number), "restart") => restart(services, service, Some(number), &body),
+            (Ok(number), "drain") => {
+                let Drain { timeout_ms } = parse_or_default(&body)?;
+                let patience = timeout_ms.map(Duration::from_millis);
+                let drained = ask(services, service, |answer| Command::Drain(number, patience, answer));
+                Ok(json(&drained.await?))
+            }
+            (Ok(number), _) => {
+                let Weight { weight } = parse(&body)?;
+                ask(services, service, |answer| Command::Weight(number, weight, answer)).await?;
+                Ok(json(&Weight { weight }))
+            }
+        },
+        ["v1", "reload"] => {
+            let (answer, receive) = oneshot::channel();
+            // A daemon that is ending drops the wish.
+            let _ = services.wishes.send(Wish::Reload(answer));
+            Ok(json(&Reloaded { changes: done(receive).await? }))
         }
-        (["v1", "stop"], &Method::POST) => {
-            let _ = services.stop.send(());
+        ["v1", "stop"] => {
+            let Stop { keep } = parse_or_default(&body)?;
+            let _ = services.wishes.send(Wish::End(if keep { End::Keep } else { End::InOrder }));
             Ok(json(&Stopping { pid: std::process::id() }))
         }
-        (["v1", "status"] | ["v1", "status", _] | ["v1", "services", _, "trace"], _) => wrong_method("GET"),
-        (["v1", "stop"] | ["v1", "services", _, "scale"] | ["v1", "workers", _, _, "weight"], _) => {
-            wrong_method("POST")
-        }
-        _ => Err((
-            StatusCode::NOT_FOUND,
-            format!("there is no {}; docs/CONTROL.md lists what there is", parts.uri.path()),
-        )),
-    }
+        _ => Err(no_such_path(&parts)),
+    };
+    // From here on it keeps us waiting: until it has read the answer, and for its next request.
+    guest.wait();
+    answer
 }
 
-impl Services {
-    fn find(&self, name: &str) -> Result<&mpsc::UnboundedSender<Command>, (StatusCode, String)> {
-        let known = || self.all.iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>().join(", ");
-        match self.all.iter().find(|(candidate, _)| candidate == name) {
-            Some((_, commands)) => Ok(commands),
-            None => {
-                Err((StatusCode::NOT_FOUND, format!("there is no service {name:?}; there is {}", known())))
-            }
-        }
-    }
+fn no_such_path(parts: &Parts) -> (StatusCode, String) {
+    let path = parts.uri.path();
+    (StatusCode::NOT_FOUND, format!("there is no {path}; docs/CONTROL.md lists what there is"))
+}
 
-    fn ask(&self, service: &str, command: Command) -> Result<(), (StatusCode, String)> {
-        self.find(service)?.send(command).map_err(|_| ended())
-    }
+fn failure(code: StatusCode, error: String) -> Response<Body> {
+    let mut response = json(&Failure { error });
+    *response.status_mut() = code;
+    response
+}
 
-    async fn status(&self, only: Option<&str>) -> Answer {
-        let mut services = Vec::new();
-        let wanted = self.all.iter().filter(|(name, _)| only.is_none_or(|only| only == name));
-        if let Some(only) = only {
-            self.find(only)?;
-        }
-        for (name, _) in wanted {
-            let (send, receive) = oneshot::channel();
-            self.ask(name, Command::Status(send))?;
-            let status = receive.await.map_err(|_| ended())?;
-            services.push(status.map_err(|error| (StatusCode::INTERNAL_SERVER_ERROR, format!("{error:#}")))?);
-        }
-        Ok(json(&Status {
-            version: env!("CARGO_PKG_VERSION").into(),
-            kernel: crate::kernel::host::release(),
-            pid: std::process::id(),
-            services,
-        }))
-    }
+fn find(services: &Registry, name: &str) -> Result<mpsc::UnboundedSender<Command>, (StatusCode, String)> {
+    services.find(name).map_err(|error| (StatusCode::NOT_FOUND, error))
+}
 
-    /// One JSON object a line for every decision, until the reader goes away; empty lines in between.
-    async fn trace(&self, service: &str) -> Answer {
-        let commands = self.find(service)?.clone();
+/// Asks a service for something and waits for what it says.
+async fn ask<T>(
+    services: &Registry,
+    service: &str,
+    command: impl FnOnce(oneshot::Sender<Result<T, String>>) -> Command,
+) -> Result<T, (StatusCode, String)> {
+    let (send, receive) = oneshot::channel();
+    find(services, service)?.send(command(send)).map_err(|_| ended())?;
+    done(receive).await
+}
+
+async fn status(services: &Registry, only: Option<&str>) -> Answer {
+    if let Some(only) = only {
+        find(services, only)?;
+    }
+    let mut told = Vec::new();
+    for name in services.names().iter().filter(|name| only.is_none_or(|only| only == *name)) {
         let (send, receive) = oneshot::channel();
-        commands.send(Command::Trace(send)).map_err(|_| ended())?;
-        let mut decisions = receive.await.map_err(|_| ended())?;
-        let (mut sender, body) = Channel::<Bytes, Infallible>::new(16);
-        tokio::task::spawn_local(async move {
-            let mut heartbeat = tokio::time::interval(HEARTBEAT);
-            loop {
-                let line = tokio::select! {
-                    decision = decisions.recv() => match decision {
-                        Ok(decision) => serde_json::to_string(&decision).unwrap_or_default(),
-                        Err(RecvError::Lagged(missed)) => format!("{{\"missed\":{missed}}}"),
-                        Err(RecvError::Closed) => break,
-                    },
-                    _ = heartbeat.tick() => String::new(),
-                };
-                if sender.send(Frame::data(Bytes::from(line + "\n"))).await.is_err() {
-                    break;
-                }
+        // One that has ended since the names were listed is not there any more.
+        let Ok(commands) = services.find(name) else { continue };
+        let _ = commands.send(Command::Status(send));
+        match receive.await {
+            Ok(status) => {
+                told.push(status.map_err(|error| (StatusCode::INTERNAL_SERVER_ERROR, format!("{error:#}")))?);
             }
-            drop(decisions);
-            let _ = commands.send(Command::TraceEnded);
-        });
-        Ok(Response::new(body.boxed()))
+            Err(_) => continue,
+        }
     }
+    Ok(json(&Status {
+        version: env!("CARGO_PKG_VERSION").into(),
+        kernel: crate::kernel::host::release(),
+        pid: std::process::id(),
+        services: told,
+    }))
+}
+
+/// One JSON object a line for every step, and one at the end.
+fn restart(services: &Registry, service: &str, only: Option<usize>, body: &[u8]) -> Answer {
+    let Restart { parallel, timeout_ms, trial_ms } = parse_or_default(body)?;
+    if parallel == 0 {
+        return Err(bad("`parallel` must be at least 1".into()));
+    }
+    let (timeout, trial) = (Duration::from_millis(timeout_ms), Duration::from_millis(trial_ms));
+    let (progress, told) = mpsc::unbounded_channel();
+    let wish = service::Wish { only, parallel, timeout, trial };
+    find(services, service)?.send(Command::Restart(wish, progress)).map_err(|_| ended())?;
+    Ok(lines(told))
+}
+
+/// What comes, one JSON object a line, to its end.
+fn lines<T: Serialize + 'static>(mut told: mpsc::UnboundedReceiver<T>) -> Response<Body> {
+    let (mut sender, body) = Channel::<Bytes, Infallible>::new(16);
+    tokio::task::spawn_local(async move {
+        while let Some(one) = told.recv().await {
+            let line = serde_json::to_string(&one).unwrap_or_default() + "\n";
+            if sender.send(Frame::data(Bytes::from(line))).await.is_err() {
+                // Nobody reads any more; what was begun goes on.
+                break;
+            }
+        }
+    });
+    Response::new(body.boxed())
+}
+
+/// One JSON object a line for every decision, until the reader goes away; empty lines in between.
+async fn trace(services: &Registry, service: &str) -> Answer {
+    let commands = find(services, service)?;
+    let (send, receive) = oneshot::channel();
+    commands.send(Command::Trace(send)).map_err(|_| ended())?;
+    let mut decisions = receive.await.map_err(|_| ended())?;
+    let (mut sender, body) = Channel::<Bytes, Infallible>::new(16);
+    tokio::task::spawn_local(async move {
+        let mut heartbeat = tokio::time::interval(HEARTBEAT);
+        loop {
+            let line = tokio::select! {
+                decision = decisions.recv() => match decision {
+                    Ok(decision) => serde_json::to_string(&decision).unwrap_or_default(),
+                    Err(RecvError::Lagged(missed)) => format!("{{\"missed\":{missed}}}"),
+                    Err(RecvError::Closed) => break,
+                },
+                _ = heartbeat.tick() => String::new(),
+            };
+            if sender.send(Frame::data(Bytes::from(line + "\n"))).await.is_err() {
+                break;
+            }
+        }
+        drop(decisions);
+        let _ = commands.send(Command::TraceEnded);
+    });
+    Ok(Response::new(body.boxed()))
 }
 
 async fn done<T>(receive: oneshot::Receiver<Result<T, String>>) -> Result<T, (StatusCode, String)> {
@@ -240,14 +350,34 @@ fn ended() -> (StatusCode, String) {
     (StatusCode::SERVICE_UNAVAILABLE, "the service is ending".into())
 }
 
-async fn read<T: for<'a> Deserialize<'a>>(body: Incoming) -> Result<T, (StatusCode, String)> {
-    let bad = |error: String| (StatusCode::BAD_REQUEST, error);
+async fn read(body: Incoming) -> Result<Bytes, (StatusCode, String)> {
     let whole = tokio::time::timeout(PATIENCE, Limited::new(body, LONGEST_BODY).collect())
         .await
         .map_err(|_| (StatusCode::REQUEST_TIMEOUT, format!("the body did not arrive within {PATIENCE:?}")))?
         .map_err(|error| bad(format!("cannot read the body (at most {LONGEST_BODY} bytes): {error}")))?;
-    serde_json::from_slice(&whole.to_bytes())
-        .map_err(|error| bad(format!("the body is not the JSON that is expected: {error}")))
+    Ok(whole.to_bytes())
+}
+
+fn parse<'a, T: Deserialize<'a>>(body: &'a [u8]) -> Result<T, (StatusCode, String)> {
+    object(body).map_err(|error| bad(format!("the body is not the JSON that is expected: {error}")))
+}
+
+/// Reads a JSON object. A list of its values would do for serde as well: `[]` wherever all parts have
+/// defaults.
+pub(crate) fn object<'a, T: Deserialize<'a>>(text: &'a [u8]) -> serde_json::Result<T> {
+    if text.trim_ascii_start().starts_with(b"[") {
+        return Err(serde::de::Error::custom("a list, where an object belongs"));
+    }
+    serde_json::from_slice(text)
+}
+
+/// Where every part has a default, nothing at all will do.
+fn parse_or_default<'a, T: Deserialize<'a> + Default>(body: &'a [u8]) -> Result<T, (StatusCode, String)> {
+    if body.trim_ascii().is_empty() || body.trim_ascii() == b"null" { Ok(T::default()) } else { parse(body) }
+}
+
+fn bad(error: String) -> (StatusCode, String) {
+    (StatusCode::BAD_REQUEST, error)
 }
 
 fn json(value: &impl Serialize) -> Response<Body> {
@@ -255,4 +385,84 @@ fn json(value: &impl Serialize) -> Response<Body> {
     let mut response = Response::new(Full::new(Bytes::from(text)).boxed());
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::{Read, Write};
+    use std::os::linux::net::SocketAddrExt;
+    use std::os::unix::net::{SocketAddr, UnixListener as StdListener, UnixStream as StdStream};
+
+    /// Serves nothing but errors, at an abstract address, while `clients` run in a thread.
+    fn with_server(name: &str, clients: impl FnOnce(&dyn Fn() -> StdStream) + Send + 'static) {
+        let name = format!("reuseport-lb-{name}-{}", std::process::id());
+        let address = SocketAddr::from_abstract_name(name).unwrap();
+        let listener = StdListener::bind_addr(&address).unwrap();
+        listener.set_nonblocking(true).unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        tokio::task::LocalSet::new().block_on(&runtime, async {
+            let listener = UnixListener::from_std(listener).unwrap();
+            let services = Registry::new(mpsc::unbounded_channel().0);
+            tokio::task::spawn_local(serve(listener, services));
+            tokio::task::spawn_blocking(move || clients(&|| StdStream::connect_addr(&address).unwrap()))
+                .await
+                .unwrap();
+        });
+    }
+
+    fn ask(mut stream: StdStream, request: &str) -> String {
+        write!(stream, "{request} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        answer
+    }
+
+    #[test]
+    fn a_wrong_method_is_told_the_right_one() {
+        with_server("method", |connect| {
+            for (request, allowed) in
+                [("GET /v1/stop", "POST"), ("DELETE /v1/status", "GET"), ("POST /v1/services/x/trace", "GET")]
+            {
+                let answer = ask(connect(), request);
+                let allow = format!("\r\nallow: {allowed}\r\n");
+                assert!(answer.starts_with("HTTP/1.1 405") && answer.contains(&allow), "{answer}");
+            }
+        });
+    }
+
+    #[test]
+    fn nothing_is_not_everything() {
+        with_server("nothing", |connect| {
+            assert!(ask(connect(), "GET /v1/status").starts_with("HTTP/1.1 200"));
+            for path in ["/v1/status/", "/v1/status/x", "/v1/", "/"] {
+                assert!(ask(connect(), &format!("GET {path}")).starts_with("HTTP/1.1 404"), "{path}");
+            }
+        });
+    }
+
+    #[test]
+    fn a_list_is_no_object() {
+        assert_eq!(parse::<Scale>(b" {\"workers\":9}").unwrap().workers, 9);
+        for body in ["[9]", " [9]", "[]", "9", "\"9\""] {
+            let (code, error) = parse::<Scale>(body.as_bytes()).unwrap_err();
+            assert!(code == StatusCode::BAD_REQUEST && error.contains("JSON"), "{body}: {error}");
+        }
+        assert!(parse_or_default::<Drain>(b"").is_ok() && parse_or_default::<Drain>(b" null\n").is_ok());
+        assert!(parse_or_default::<Drain>(b"[]").unwrap_err().1.contains("a list"));
+    }
+
+    #[test]
+    fn silent_connections_keep_nobody_out() {
+        with_server("silent", |connect| {
+            let mut silent: Vec<StdStream> = (0..crowd::MOST + 50).map(|_| connect()).collect();
+            for stream in silent.iter_mut().rev().take(10) {
+                stream.write_all(b"GET /v1/status HT").unwrap();
+            }
+            assert!(ask(connect(), "GET /v1/status").starts_with("HTTP/1.1 200"));
+            let mut answer = String::new();
+            silent[0].read_to_string(&mut answer).unwrap();
+            assert!(answer.starts_with("HTTP/1.1 503") && answer.contains("had to go"), "{answer}");
+        });
+    }
 }

@@ -2,30 +2,38 @@
 
 use std::cell::RefCell;
 use std::fs::{self, DirBuilder, File};
-use std::io::{self, IsTerminal, Read, Write};
-use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, PermissionsExt};
+use std::io::{self, IsTerminal, Read, Seek, SeekFrom, Write};
+use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use tokio::net::UnixListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::mpsc;
-use tokio::task::{JoinSet, LocalSet};
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::LocalSet;
 use tracing::{info, warn};
 
 use crate::config;
-use crate::control::{self, Services};
-use crate::kernel::bpffs::Pins;
-use crate::kernel::host;
+use crate::control;
+use crate::join;
+use crate::kernel::bpffs::{Pins, all_pins};
+use crate::kernel::host::{self, Access};
+use crate::kernel::rights;
 use crate::notify;
-use crate::service::{Command, Service, Surroundings};
+use crate::registry::{End, Occasion, Registry, Wish};
+use crate::service::{self, Command, Service, Surroundings};
+use crate::state;
+use crate::supervisor::{self, Starting};
 
 /// Longest path of a UNIX socket: `sun_path` (unix(7)) without its terminating zero.
 const SUN_PATH: usize = 107;
 
-/// Longest name of a notification socket: a count of starts.
-const NOTIFY_NAME: usize = 12;
+/// Follows the process id in the lock file if the runtime directory goes with the daemon.
+const MADE: &str = "\n(the runtime directory is its own)";
+
+/// Longest name of a notification socket: the daemon's process id and a count of starts.
+const NOTIFY_NAME: usize = 18;
 
 /// Where a daemon lives.
 #[derive(Clone, Debug)]
@@ -44,98 +52,240 @@ impl Paths {
     }
 }
 
-/// Runs `services` until SIGTERM, SIGINT or `stop`; a second signal ends it without patience.
-/// Returns when no process, pin or socket file of it is left.
-pub fn run(services: Vec<config::Service>, paths: &Paths) -> Result<()> {
-    host::require_root()?;
+/// Where services come from.
+pub enum Source {
+    /// A file, which can be read again.
+    File(PathBuf),
+    /// The command line.
+    Arguments(Box<config::Service>),
+}
+
+impl Source {
+    fn read(&self) -> Result<Vec<config::Service>, config::Invalid> {
+        match self {
+            Self::File(file) => config::read(file),
+            Self::Arguments(service) => Ok(vec![(**service).clone()]),
+        }
+    }
+}
+
+/// Runs the services of `source` until SIGTERM, SIGINT or `stop`; a second signal ends it without
+/// patience. Returns when no process, pin or socket file of it is left; or, told to keep them, at once.
+pub fn run(source: &Source, paths: &Paths) -> Result<()> {
+    let services = source.read()?;
+    rights::require()?;
     for service in &services {
         crate::service::find_command(service).map_err(anyhow::Error::msg)?;
-        if !service.command.is_empty() && service.user.is_none() {
-            warn!("service {}: its workers run as root; `user` says whom else they may run as", service.name);
-        }
     }
     host::expect_children();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let open_files = host::raise_open_files();
-    let files = Files::make(paths)?;
+    let mut files = Files::make(paths)?;
     let pins = Pins::prepare(&paths.bpffs, &paths.runtime_dir)?;
     let (ours, runtime_dir) = (RefCell::default(), paths.runtime_dir.clone());
-    let surroundings = Rc::new(Surroundings { pins, ours, runtime_dir, open_files });
-    let ended = LocalSet::new().block_on(&runtime, serve(services, &files, surroundings.clone()));
+    let (failures, failed) = mpsc::unbounded_channel();
+    let starting = Starting::default();
+    let surroundings = Rc::new(Surroundings {
+        pins,
+        ours,
+        addresses: RefCell::default(),
+        runtime_dir,
+        open_files,
+        failures,
+        starting,
+    });
+    let daemon = Daemon { source, files: &files, surroundings: surroundings.clone() };
+    let end = LocalSet::new().block_on(&runtime, daemon.serve(services, failed));
+    if matches!(end, Ok(End::Keep | End::Failed)) {
+        files.keep = true;
+        anyhow::ensure!(matches!(end, Ok(End::Keep)), "the start failed; see above");
+        return Ok(());
+    }
     surroundings.pins.remove()?;
-    ended
+    end.map(drop)
 }
 
-async fn serve(services: Vec<config::Service>, files: &Files, surroundings: Rc<Surroundings>) -> Result<()> {
-    let mut signals = [signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?];
-    let mut hangup = signal(SignalKind::hangup())?;
-    let listener = files.listen()?;
-    let interactive = io::stderr().is_terminal();
+struct Daemon<'a> {
+    source: &'a Source,
+    files: &'a Files,
+    surroundings: Rc<Surroundings>,
+}
 
-    let mut running = JoinSet::new();
-    let mut all = Vec::new();
-    let (fail, mut failures) = mpsc::unbounded_channel();
-    for service in services {
-        let name = service.name.clone();
-        let opened = Service::open(service, surroundings.clone(), fail.clone())?;
-        let (send, receive) = mpsc::unbounded_channel();
-        all.push((name, send));
-        running.spawn_local(opened.run(receive));
-    }
-    let (stop, mut stopped) = mpsc::unbounded_channel();
-    let services = Rc::new(Services { all, stop });
-    tokio::task::spawn_local(control::serve(listener, services.clone()));
-    info!("control socket {}", files.paths.control().display());
+impl Daemon<'_> {
+    async fn serve(
+        self,
+        services: Vec<config::Service>,
+        mut failures: mpsc::UnboundedReceiver<anyhow::Error>,
+    ) -> Result<End> {
+        let mut signals = [signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?];
+        let mut hangup = signal(SignalKind::hangup())?;
+        let control = self.files.listen()?;
+        let join = join::listen(&join::path(&self.files.paths.runtime_dir))?;
+        let interactive = io::stderr().is_terminal();
 
-    let mut outcome = Ok(());
-    loop {
-        tokio::select! {
-            () = any(&mut signals) => break,
-            _ = stopped.recv() => break,
-            // A service ends only when it is told to.
-            Some(ended) = running.join_next() => {
-                outcome = ended.context("a service's task failed");
-                break;
-            }
-            // A terminal that was closed; without one, it is the usual word for "read your files again".
-            _ = hangup.recv() => {
-                if interactive {
+        let (wishes, mut wished) = mpsc::unbounded_channel();
+        let registry = Registry::new(wishes);
+        // Not ready before there is somebody to talk to.
+        self.surroundings.starting.begun();
+        self.take_over(&registry);
+        if let Err(error) = registry.apply(services, Occasion::Start, &self.surroundings).await {
+            return self.fail(&registry, anyhow::Error::msg(error)).await;
+        }
+        if let Err(error) = give_up_rights(&self.files.paths) {
+            return self.fail(&registry, error).await;
+        }
+        tokio::task::spawn_local(control::serve(control, registry.clone()));
+        tokio::task::spawn_local(supervisor::stay_alive());
+        let (guests, requests) = mpsc::unbounded_channel();
+        tokio::task::spawn_local(join::serve(join, guests));
+        tokio::task::spawn_local(registry.clone().pass_on(requests));
+        info!("control socket {}", self.files.paths.control().display());
+        self.surroundings.starting.done();
+
+        let mut outcome = Ok(End::InOrder);
+        loop {
+            tokio::select! {
+                () = any(&mut signals) => break,
+                Some(wish) = wished.recv() => match wish {
+                    Wish::End(end) => {
+                        outcome = Ok(end);
+                        break;
+                    }
+                    Wish::Reload(answer) => self.reload(&registry, answer),
+                },
+                () = registry.ended.notified() => {
+                    if let Some(error) = registry.broken() {
+                        outcome = Err(anyhow!(error));
+                        break;
+                    }
+                }
+                // A terminal that was closed; without one, it is the usual word for "read your files again".
+                _ = hangup.recv() => {
+                    if interactive {
+                        break;
+                    }
+                    let (answer, told) = oneshot::channel();
+                    self.reload(&registry, answer);
+                    tokio::task::spawn_local(async move {
+                        // Both outcomes are in the log already.
+                        let _ = told.await;
+                    });
+                }
+                Some(error) = failures.recv() => {
+                    outcome = Err(error);
                     break;
                 }
-                warn!("SIGHUP: there is no reload in this version; nothing changes");
             }
-            Some(error) = failures.recv() => {
-                outcome = Err(error);
-                break;
+        }
+        supervisor::stopping();
+        if matches!(outcome, Ok(End::Keep)) {
+            info!("ending; workers, sockets and buckets stay for the next daemon");
+            registry.tell(|| Command::Keep);
+        } else {
+            info!("stopping: nothing new is let in, workers finish what they have");
+            registry.tell(|| Command::Stop);
+        }
+        if outcome.is_err() {
+            registry.tell(|| Command::Kill);
+        }
+        while !registry.is_empty() {
+            tokio::select! {
+                () = registry.ended.notified() => {}
+                () = any(&mut signals) => {
+                    warn!("a second signal: workers are killed");
+                    registry.tell(|| Command::Kill);
+                }
+            }
+        }
+        info!("stopped");
+        match registry.broken() {
+            Some(error) => outcome.and(Err(anyhow!(error))),
+            None => outcome,
+        }
+    }
+
+    /// The start failed. What was taken over is nobody's fault, and stays.
+    async fn fail(&self, registry: &Registry, error: anyhow::Error) -> Result<End> {
+        let kept = registry.is_taken_over();
+        registry.tell(|| if kept { Command::Keep } else { Command::Kill });
+        while !registry.is_empty() {
+            registry.ended.notified().await;
+        }
+        if !kept {
+            return Err(error);
+        }
+        warn!("{error:#}; the workers of the daemon before go on without one");
+        Ok(End::Failed)
+    }
+
+    /// Goes on with what an earlier daemon left.
+    fn take_over(&self, registry: &Rc<Registry>) {
+        let (states, wrong) = state::read_all(&self.surroundings.runtime_dir, &host::boot());
+        for wrong in wrong {
+            warn!("a state file cannot be used, so its service is not taken over: {wrong}");
+        }
+        let names: Vec<&str> = states.iter().map(|state| state.config.name.as_str()).collect();
+        self.surroundings.pins.sweep(&names);
+        for state in states {
+            let name = state.config.name.clone();
+            match Service::take_over(state.clone(), self.surroundings.clone()) {
+                Ok(service) => registry.add_taken_over(name, service),
+                Err(error) => {
+                    warn!("{error:#}; it is started anew, and its old workers are told to end");
+                    service::abandon(&state, &self.surroundings);
+                }
             }
         }
     }
-    info!("stopping: nothing new is let in, workers finish what they have");
-    let tell = |command: fn() -> Command| {
-        for (_, commands) in &services.all {
-            // A service that has ended already needs no telling.
-            let _ = commands.send(command());
-        }
-    };
-    tell(|| Command::Stop);
-    if outcome.is_err() {
-        tell(|| Command::Kill);
-    }
-    loop {
-        tokio::select! {
-            ended = running.join_next() => match ended {
-                None => break,
-                Some(Err(error)) => outcome = outcome.and(Err(error).context("a service's task failed")),
-                Some(Ok(())) => {}
-            },
-            () = any(&mut signals) => {
-                warn!("a second signal: workers are killed");
-                tell(|| Command::Kill);
+
+    fn reload(&self, registry: &Rc<Registry>, answer: oneshot::Sender<Result<String, String>>) {
+        let services = match self.source {
+            Source::File(_) => self.source.read().map_err(|error| format!("nothing is changed: {error}")),
+            Source::Arguments(_) => {
+                Err("there is no configuration file: the daemon was started without --config".into())
             }
-        }
+        };
+        let (registry, surroundings) = (registry.clone(), self.surroundings.clone());
+        supervisor::reloading();
+        tokio::task::spawn_local(async move {
+            let outcome = match services {
+                Ok(services) => registry.apply(services, Occasion::Reload, &surroundings).await,
+                Err(error) => Err(error),
+            };
+            supervisor::ready();
+            match &outcome {
+                Ok(changes) => info!("reloaded: {}", changes.replace('\n', "; ")),
+                Err(error) => warn!("reload failed: {error}"),
+            }
+            // Whoever asked may have gone away.
+            let _ = answer.send(outcome);
+        });
     }
-    info!("stopped");
-    outcome
+}
+
+/// Gives up the rights that nothing needs from here on, if the daemon's own files do without: root
+/// enters the folders of others by a right that it no longer has then.
+fn give_up_rights(paths: &Paths) -> Result<()> {
+    let (inside, run) = (Access::WRITE_OK | Access::EXEC_OK, Access::EXEC_OK);
+    let files = [
+        (paths.runtime_dir.clone(), inside),
+        (notify::directory(&paths.runtime_dir), inside),
+        (state::directory(&paths.runtime_dir), inside),
+        (all_pins(&paths.bpffs), inside),
+        ("/proc/self/exe".into(), run),
+    ];
+    rights::drop_the_rest(|| files.into_iter().try_for_each(|(path, what)| within_reach(path, what)))
+}
+
+fn within_reach(path: PathBuf, what: Access) -> Result<()> {
+    host::reaches(&path, what).with_context(|| {
+        let place = fs::read_link(&path).unwrap_or(path);
+        format!(
+            "{} is out of reach for the daemon, which gives up the right to override permissions (CAP_DAC_OVERRIDE): \
+             put it where its user (root, if run with sudo) may go without",
+            place.display()
+        )
+    })
 }
 
 /// Takes the lock of a runtime directory, for as long as the file is open.
@@ -147,6 +297,8 @@ fn lock(directory: &Path) -> Result<File> {
             .write(true)
             .create(true)
             .truncate(false)
+            .mode(0o644)
+            .custom_flags(libc::O_NOFOLLOW)
             .open(&path)
             .with_context(|| format!("cannot open {}", path.display()))?;
         if !host::try_lock(&lock).with_context(|| format!("cannot lock {}", path.display()))? {
@@ -155,7 +307,7 @@ fn lock(directory: &Path) -> Result<File> {
             bail!(
                 "another reuseport-lb (process {}) runs in {}: stop it with `reuseport-lb stop`, or give this one \
                  its own --runtime-dir",
-                pid.trim(),
+                pid.lines().next().unwrap_or_default(),
                 directory.display()
             );
         }
@@ -165,6 +317,37 @@ fn lock(directory: &Path) -> Result<File> {
             return Ok(lock);
         }
     }
+}
+
+/// What is in the runtime directory is believed by the next daemon, which is root.
+fn check_owner(directory: &Path) -> Result<()> {
+    let about = fs::metadata(directory)
+        .with_context(|| format!("cannot look at the runtime directory {}", directory.display()))?;
+    let others = about.mode() & 0o022 != 0;
+    if others || (about.uid() != 0 && about.uid() != host::own_uid()) {
+        bail!(
+            "others than its user may write the runtime directory {}: give one that belongs to the daemon's user \
+             alone (`chmod go-w`, `chown`), or one that does not exist yet",
+            directory.display()
+        );
+    }
+    Ok(())
+}
+
+/// Whether the daemon with process id `pid` has the lock of this runtime directory.
+#[must_use]
+pub fn is_locked(directory: &Path, pid: u32) -> bool {
+    let Ok(mut file) = File::open(directory.join("daemon.lock")) else { return false };
+    let mut text = String::new();
+    let said = file.read_to_string(&mut text).is_ok() && text.lines().next() == Some(&pid.to_string());
+    // It is free again as soon as this file is closed.
+    said && matches!(host::try_lock(&file), Ok(false))
+}
+
+/// Whether the file says that the directory is a daemon's own.
+fn said_made(mut lock: &File) -> bool {
+    let mut text = String::new();
+    lock.read_to_string(&mut text).is_ok() && text.ends_with(MADE)
 }
 
 async fn any(signals: &mut [Signal; 2]) {
@@ -179,6 +362,8 @@ async fn any(signals: &mut [Signal; 2]) {
 struct Files {
     paths: Paths,
     made: bool,
+    /// The next daemon needs some of it.
+    keep: bool,
     _lock: File,
 }
 
@@ -201,9 +386,12 @@ impl Files {
                 if made { fs::set_permissions(directory, fs::Permissions::from_mode(0o755)) } else { Ok(()) }
             })
             .with_context(|| format!("cannot make the runtime directory {}", directory.display()))?;
+        check_owner(directory)?;
         let lock = lock(directory)?;
+        // Or an earlier daemon did, which had no chance to remove it.
+        let made = made || said_made(&lock);
         // From here on the directory is ours, and leaving early cleans it up.
-        let files = Self { paths: paths.clone(), made, _lock: lock };
+        let files = Self { paths: paths.clone(), made, keep: false, _lock: lock };
         files
             .prepare()
             .with_context(|| format!("cannot prepare the runtime directory {}", directory.display()))?;
@@ -214,10 +402,15 @@ impl Files {
         self.sweep();
         let mut lock = &self._lock;
         lock.set_len(0)?;
-        write!(lock, "{}", std::process::id())?;
+        let made = if self.made { MADE } else { "" };
+        lock.seek(SeekFrom::Start(0))?;
+        write!(lock, "{}{made}", std::process::id())?;
         let notify = notify::directory(&self.paths.runtime_dir);
         DirBuilder::new().recursive(true).mode(0o711).create(&notify)?;
-        fs::set_permissions(&notify, fs::Permissions::from_mode(0o711))
+        fs::set_permissions(&notify, fs::Permissions::from_mode(0o711))?;
+        let state = state::directory(&self.paths.runtime_dir);
+        DirBuilder::new().recursive(true).mode(0o700).create(&state)?;
+        fs::set_permissions(&state, fs::Permissions::from_mode(0o700))
     }
 
     /// Listens on the control socket, for root only from its first moment.
@@ -230,6 +423,7 @@ impl Files {
     /// Removes what this or an earlier daemon made; what is missing is no error.
     fn sweep(&self) {
         let _ = fs::remove_file(self.paths.control());
+        let _ = fs::remove_file(join::path(&self.paths.runtime_dir));
         let notify = notify::directory(&self.paths.runtime_dir);
         for entry in fs::read_dir(&notify).into_iter().flatten().flatten() {
             // Somebody may have put something else there.
@@ -244,6 +438,11 @@ impl Files {
 impl Drop for Files {
     fn drop(&mut self) {
         self.sweep();
+        if self.keep {
+            return;
+        }
+        // Only if no service has left anything in it.
+        let _ = fs::remove_dir(state::directory(&self.paths.runtime_dir));
         let _ = fs::remove_file(self.paths.runtime_dir.join("daemon.lock"));
         if self.made {
             // Only if nobody else has put anything into it.

@@ -1,11 +1,12 @@
 //! The embedded worker: a process of its own that answers TCP with an HTTP/1.1 response and UDP with
 //! a datagram, whose body says who answered whom. It speaks the same protocols as any other worker.
 
+use std::cell::Cell;
 use std::convert::Infallible;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener};
 use std::rc::Rc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use http_body_util::Full;
@@ -18,18 +19,26 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulShutdown;
 use socket2::Type;
 use tokio::io::Interest;
-use tokio::net::{TcpListener, TcpStream, UdpSocket, UnixDatagram};
+use tokio::net::{TcpStream, UdpSocket, UnixDatagram};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
+use tokio::time::Interval;
 
 use crate::kernel::datagram;
 use crate::kernel::launch::{Embedded, inherited};
+use crate::kernel::watch::readable;
 
 /// How long a connection may take to send its next request.
 const PATIENCE: Duration = Duration::from_secs(300);
 
 /// How long connections may take to finish once the worker is told to end.
 const FINISHING: Duration = Duration::from_secs(10);
+
+/// A worker that is told to end still accepts until nobody has come for this long,
+const QUIET: Duration = Duration::from_millis(100);
+
+/// but no longer than this.
+const LINGERING: Duration = Duration::from_secs(2);
 
 /// Serves until SIGTERM; then answers what is queued and what has begun, and returns.
 pub fn run(embedded: Embedded) -> Result<()> {
@@ -44,21 +53,37 @@ async fn serve(embedded: Embedded) -> Result<()> {
     let name: Rc<str> = embedded.name.into();
     let graceful = Rc::new(GracefulShutdown::new());
     let mut serving = Vec::new();
+    let accepted = Rc::new(Cell::new(Instant::now()));
     for socket in inherited(embedded.sockets) {
         socket.set_nonblocking(true)?;
         let (name, stopping) = (name.clone(), stopping.clone());
         serving.push(if socket.r#type()? == Type::STREAM {
-            let listener = TcpListener::from_std(socket.into())?;
-            tokio::task::spawn_local(accept(listener, name, graceful.clone(), stopping))
+            let listener = TcpListener::from(socket);
+            tokio::task::spawn_local(accept(listener, name, graceful.clone(), accepted.clone(), stopping))
         } else {
             datagram::want_destination(&socket)?;
             tokio::task::spawn_local(answer(UdpSocket::from_std(socket.into())?, name, stopping))
         });
     }
-    let ready = UnixDatagram::unbound()?;
-    ready.send_to(b"READY=1", &embedded.notify).await.context("cannot say READY=1 to the daemon")?;
+    let daemon = UnixDatagram::unbound()?;
+    daemon.send_to(b"READY=1", &embedded.notify).await.context("cannot say READY=1 to the daemon")?;
 
-    terminate.recv().await;
+    let mut pings = embedded.watchdog.map(|time| tokio::time::interval(time / 2));
+    loop {
+        tokio::select! {
+            _ = terminate.recv() => break,
+            () = next(&mut pings) => drop(daemon.try_send_to(b"WATCHDOG=1", &embedded.notify)),
+        }
+    }
+    // There may be no daemon just now, and who told us to end may have been somebody else. Then new
+    // connections stop coming only now, and those that have just come must get to their request.
+    let _ = daemon.try_send_to(b"STOPPING=1", &embedded.notify);
+    let begun = Instant::now();
+    while begun.elapsed() < LINGERING
+        && let Some(rest) = QUIET.checked_sub(accepted.get().elapsed())
+    {
+        tokio::time::sleep(rest).await;
+    }
     stop.send(true)?;
     for task in serving {
         task.await??;
@@ -70,25 +95,43 @@ async fn serve(embedded: Embedded) -> Result<()> {
     Ok(())
 }
 
+async fn next(pings: &mut Option<Interval>) {
+    match pings {
+        Some(pings) => drop(pings.tick().await),
+        None => std::future::pending().await,
+    }
+}
+
 /// Accepts connections; when stopping, those that are queued already and then no more.
 async fn accept(
     listener: TcpListener,
     name: Rc<str>,
     graceful: Rc<GracefulShutdown>,
+    last: Rc<Cell<Instant>>,
     mut stopping: watch::Receiver<bool>,
 ) -> io::Result<()> {
+    let mut listener = readable(listener)?;
     loop {
-        tokio::select! {
+        let mut ready = tokio::select! {
             biased;
-            accepted = listener.accept() => match accepted {
-                Ok((stream, peer)) => converse(stream, peer, name.clone(), &graceful),
-                // The client went away again, or there is no room: the next one may do.
-                Err(error) => {
-                    tracing::debug!("cannot accept: {error}");
-                    tokio::time::sleep(Duration::from_millis(10)).await;
-                }
-            },
+            ready = listener.readable() => ready?,
             _ = stopping.wait_for(|stop| *stop) => return Ok(()),
+        };
+        let hung_up = ready.ready().is_read_closed();
+        match ready.try_io(|listener| listener.get_ref().accept()) {
+            Ok(Ok((stream, peer))) => {
+                last.set(Instant::now());
+                stream.set_nonblocking(true)?;
+                converse(TcpStream::from_std(stream)?, peer, name.clone(), &graceful);
+            }
+            // The client went away again, or there is no room: the next one may do.
+            Ok(Err(error)) => {
+                tracing::debug!("cannot accept: {error}");
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+            // It was shut down and listens again, which tokio would never notice.
+            Err(_) if hung_up => listener = readable(listener.into_inner())?,
+            Err(_) => {}
         }
     }
 }

@@ -1,6 +1,7 @@
 //! What workers say about themselves, in systemd's words (sd_notify(3)): one socket per process,
 //! so that it does not matter which of a worker's processes says it.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io;
 use std::os::unix::fs::PermissionsExt;
@@ -11,14 +12,35 @@ use anyhow::{Context, Result};
 use tokio::net::UnixDatagram;
 use tokio::task::JoinHandle;
 
-use crate::kernel::host::User;
-
 /// Longest message that is read; systemd's own limit is 4,096 bytes as well.
 const LONGEST: usize = 4096;
+
+/// What a worker says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Said {
+    /// `READY=1`
+    Ready,
+    /// `STOPPING=1`
+    Stopping,
+    /// `WATCHDOG=1`
+    Alive,
+}
+
+impl Said {
+    fn read(line: &[u8]) -> Option<Self> {
+        match line {
+            b"READY=1" => Some(Self::Ready),
+            b"STOPPING=1" => Some(Self::Stopping),
+            b"WATCHDOG=1" => Some(Self::Alive),
+            _ => None,
+        }
+    }
+}
 
 /// A process's notification socket; closed and removed on drop.
 pub struct Notify {
     path: PathBuf,
+    owner: Option<(u32, u32)>,
     listening: JoinHandle<()>,
 }
 
@@ -26,7 +48,9 @@ pub struct Notify {
 #[must_use]
 pub fn path(runtime_dir: &Path) -> PathBuf {
     static COUNT: AtomicU64 = AtomicU64::new(0);
-    directory(runtime_dir).join(COUNT.fetch_add(1, Ordering::Relaxed).to_string())
+    // Workers of an earlier daemon keep the paths that they know: none is used again.
+    let count = COUNT.fetch_add(1, Ordering::Relaxed);
+    directory(runtime_dir).join(format!("{}-{count}", std::process::id()))
 }
 
 /// Where all of them are.
@@ -36,8 +60,8 @@ pub fn directory(runtime_dir: &Path) -> PathBuf {
 }
 
 impl Notify {
-    /// Listens at `path`, where only `user` may send; calls `ready` for every `READY=1`.
-    pub fn open(path: PathBuf, user: Option<&User>, ready: impl Fn() + 'static) -> Result<Self> {
+    /// Listens at `path`, where only the user and group `owner` may send; hands what is said to `hear`.
+    pub fn open(path: PathBuf, owner: Option<(u32, u32)>, hear: impl Fn(Said) + 'static) -> Result<Self> {
         let open = || -> io::Result<UnixDatagram> {
             match fs::remove_file(&path) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
@@ -45,8 +69,8 @@ impl Notify {
             }
             let socket = UnixDatagram::bind(&path)?;
             fs::set_permissions(&path, fs::Permissions::from_mode(0o600))?;
-            if let Some(user) = user {
-                std::os::unix::fs::chown(&path, Some(user.uid), Some(user.gid))?;
+            if let Some((uid, gid)) = owner {
+                std::os::unix::fs::chown(&path, Some(uid), Some(gid))?;
             }
             Ok(socket)
         };
@@ -55,12 +79,19 @@ impl Notify {
         let listening = tokio::task::spawn_local(async move {
             let mut message = [0; LONGEST];
             while let Ok(length) = socket.recv(&mut message).await {
-                if message[..length].split(|byte| *byte == b'\n').any(|line| line == b"READY=1") {
-                    ready();
-                }
+                // Saying it twice at once means nothing more.
+                let said: BTreeSet<Said> =
+                    message[..length].split(|byte| *byte == b'\n').filter_map(Said::read).collect();
+                said.into_iter().for_each(&hear);
             }
         });
-        Ok(Self { path, listening })
+        Ok(Self { path, owner, listening })
+    }
+
+    /// The user and group that may send.
+    #[must_use]
+    pub fn owner(&self) -> Option<(u32, u32)> {
+        self.owner
     }
 
     /// For NOTIFY_SOCKET.

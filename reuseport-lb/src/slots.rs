@@ -17,6 +17,12 @@ impl Default for Slots {
 }
 
 impl Slots {
+    /// All but those that somebody has.
+    #[must_use]
+    pub fn without(taken: &[u16]) -> Self {
+        Self { free: (0..MAX_SLOTS as u16).filter(|slot| !taken.contains(slot)).collect() }
+    }
+
     /// The slot that has been free for the longest time.
     pub fn take(&mut self) -> Option<u16> {
         self.free.pop_front()

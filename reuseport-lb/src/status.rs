@@ -57,7 +57,7 @@ pub struct Worker {
     pub name: String,
     /// Its index in the socket arrays.
     pub slot: u16,
-    /// `starting`, `ready`, `draining`, `held` or `failed`.
+    /// `starting`, `ready`, `draining`, `held`, `stalled` or `failed`.
     pub state: String,
     /// Its process, if it runs.
     pub pid: Option<i32>,
@@ -71,6 +71,14 @@ pub struct Worker {
     pub buckets: u32,
     /// How often its process was started again.
     pub restarts: u32,
+    /// Whether it came by itself, with `exec` say.
+    pub joined: bool,
+    /// Whether it is still to take over from the worker of the same name.
+    pub successor: bool,
+    /// Whether its queue is so much deeper than the others' that new connections avoid it.
+    pub overloaded: bool,
+    /// What its last process wrote before it ended by its own fault.
+    pub last_words: Vec<String>,
     /// One per listener, in their order.
     pub sockets: Vec<Socket>,
 }
@@ -137,7 +145,7 @@ fn workers(service: &Service) -> String {
             .sum();
         table.add_row([
             worker.name.clone(),
-            worker.state.clone(),
+            state(worker),
             worker.pid.map_or_else(|| "-".into(), |pid| pid.to_string()),
             worker.slot.to_string(),
             worker.weight.to_string(),
@@ -147,7 +155,25 @@ fn workers(service: &Service) -> String {
             worker.restarts.to_string(),
         ]);
     }
-    finish(table, 2)
+    let mut text = finish(table, 2);
+    for worker in service.workers.iter().filter(|worker| !worker.last_words.is_empty()) {
+        text += &format!(" {} wrote before it ended:\n", worker.name);
+        worker.last_words.iter().for_each(|line| text += &format!("   {}\n", shorten(line, 96)));
+    }
+    text
+}
+
+/// A successor has the name of the worker that it is to replace.
+fn state(worker: &Worker) -> String {
+    match (worker.successor, worker.overloaded) {
+        (true, _) => "successor".into(),
+        (_, true) => "overloaded".into(),
+        _ => worker.state.clone(),
+    }
+}
+
+fn shorten(line: &str, most: usize) -> String {
+    line.chars().take(most).collect()
 }
 
 fn plain<const N: usize>(header: [&str; N]) -> Table {
@@ -188,6 +214,10 @@ mod tests {
             share: 1.0,
             buckets: 65536,
             restarts: 1000,
+            joined: false,
+            successor: false,
+            overloaded: false,
+            last_words: Vec::new(),
             sockets: vec![socket.clone()],
         };
         let counters = [("arrival_packet".to_owned(), 12_345_678_901_234)].into();

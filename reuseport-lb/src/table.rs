@@ -51,6 +51,13 @@ impl Default for Table {
 }
 
 impl Table {
+    /// A table that is there already: the slot of each bucket.
+    #[must_use]
+    pub fn of(owners: Vec<u16>) -> Self {
+        debug_assert_eq!(owners.len(), BUCKETS, "one owner a bucket");
+        Self { owners }
+    }
+
     /// The slot of each bucket, [`NO_SLOT`] for none.
     #[must_use]
     pub fn owners(&self) -> &[u16] {

@@ -11,7 +11,7 @@ use aya::programs::SkReuseport;
 use aya::sys::{Stats, enable_stats};
 use aya::{Ebpf, programs::loaded_programs};
 use reuseport_lb::config::{Affinity, WhenEmpty};
-use reuseport_lb::kernel::group::Group;
+use reuseport_lb::kernel::group::{Group, Policy};
 use reuseport_lb::kernel::socket;
 use reuseport_lb::listener::{Listener, Protocol};
 use reuseport_lb::table::{Member, Table};
@@ -143,10 +143,10 @@ fn ours(
     let pins = world.bpffs().join(format!("{protocol}{port}"));
     let _ = std::fs::remove_dir_all(&pins);
     std::fs::create_dir(&pins)?;
-    let mut group = Group::load(&listener, affinity, WhenEmpty::Hold, &pins)?;
+    let mut group = Group::load(&listener, Policy { affinity, when_empty: WhenEmpty::Hold }, &pins)?;
     let mut sockets = Vec::new();
     for slot in 0..WORKERS {
-        let socket = socket::open(&listener, &group, 4096, slot == 0)?;
+        let socket = socket::open(&group, 4096, slot == 0)?;
         group.insert(slot, &socket)?;
         sockets.push(socket);
     }

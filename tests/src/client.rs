@@ -13,6 +13,9 @@ use socket2::{Domain, Socket, Type};
 /// A request fails that takes longer.
 pub const TIMEOUT: Duration = Duration::from_secs(5);
 
+/// What a client sends.
+pub(crate) const REQUEST: &[u8] = b"GET / HTTP/1.1\r\nHost: test\r\n\r\n";
+
 /// What an embedded worker says.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Answer {
@@ -33,6 +36,31 @@ impl Answer {
             Some((worker, pid, peer)) => Ok(Self { worker: worker.into(), pid, peer }),
             None => Err(io::Error::other(format!("not an answer: {text:?}"))),
         }
+    }
+}
+
+/// A whole HTTP response.
+pub(crate) struct Response {
+    /// Its body.
+    pub(crate) answer: Answer,
+    /// Whether the server closes the connection after it.
+    pub(crate) closes: bool,
+}
+
+impl Response {
+    /// Nothing while a part of it is missing.
+    pub(crate) fn parse(received: &[u8]) -> io::Result<Option<Self>> {
+        let text = String::from_utf8_lossy(received);
+        let Some((head, body)) = text.split_once("\r\n\r\n") else { return Ok(None) };
+        let header = |name: &str| {
+            let mut headers = head.lines().filter_map(|line| line.split_once(": "));
+            headers.find(|(header, _)| header.eq_ignore_ascii_case(name)).map(|(_, value)| value)
+        };
+        if header("content-length").is_none_or(|length| length.parse() != Ok(body.len())) {
+            return Ok(None);
+        }
+        let closes = header("connection").is_some_and(|value| value.eq_ignore_ascii_case("close"));
+        Answer::parse(body).map(|answer| Some(Self { answer, closes }))
     }
 }
 
@@ -57,7 +85,7 @@ impl Connection {
 
     /// One request on it.
     pub fn ask(&mut self) -> io::Result<Answer> {
-        self.0.write_all(b"GET / HTTP/1.1\r\nHost: test\r\n\r\n")?;
+        self.0.write_all(REQUEST)?;
         let mut response = Vec::new();
         let mut chunk = [0; 1024];
         loop {
@@ -66,13 +94,8 @@ impl Connection {
                 return Err(io::ErrorKind::UnexpectedEof.into());
             }
             response.extend_from_slice(&chunk[..length]);
-            let text = String::from_utf8_lossy(&response);
-            if let Some((head, body)) = text.split_once("\r\n\r\n") {
-                let mut headers = head.lines().filter_map(|line| line.split_once(": "));
-                let expected = headers.find(|(name, _)| name.eq_ignore_ascii_case("content-length"));
-                if expected.is_some_and(|(_, length)| length.parse() == Ok(body.len())) {
-                    return Answer::parse(body);
-                }
+            if let Some(response) = Response::parse(&response)? {
+                return Ok(response.answer);
             }
         }
     }

@@ -1,7 +1,7 @@
 //! The daemon under test: the real binary, in a test's world.
 
 use std::fs::{self, File};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::time::{Duration, Instant};
 
@@ -111,21 +111,38 @@ impl Daemon {
     /// If it does not get there, with its log.
     #[must_use]
     pub fn start(world: &World, arguments: &[&str]) -> Self {
+        Self::start_as(world, Paths::of(world).command(&[&["run"], arguments].concat()))
+    }
+
+    /// With a command line of [`Paths::of`] that the caller has changed to its needs.
+    ///
+    /// # Panics
+    /// If it does not get there, with its log.
+    #[must_use]
+    pub fn start_as(world: &World, command: Command) -> Self {
+        Self::start_until(world, command, settled)
+    }
+
+    /// The same, but waits only until each service is as `there` wants it.
+    ///
+    /// # Panics
+    /// If it does not get there, with its log.
+    #[must_use]
+    pub fn start_until(world: &World, mut command: Command, there: impl Fn(&Service) -> bool) -> Self {
         let paths = Paths::of(world);
-        let log = File::create(&paths.log).expect("cannot make a log");
-        let child = paths
-            .command(&[&["run"], arguments].concat())
+        let log = File::options().create(true).append(true).open(&paths.log).expect("cannot make a log");
+        let child = command
             .stdout(log.try_clone().expect("cannot share the log"))
             .stderr(log)
             .spawn()
             .expect("cannot start reuseport-lb");
         let mut daemon = Self { child, paths };
-        until("all workers to be ready", || {
+        until("the services to be up", || {
             if let Ok(Some(status)) = daemon.child.try_wait() {
                 panic!("the daemon ended with {status}:\n{}", daemon.log());
             }
             let status = daemon.paths.status()?;
-            status.services.iter().all(settled).then_some(())
+            status.services.iter().all(&there).then_some(())
         });
         daemon
     }
@@ -194,8 +211,17 @@ impl Daemon {
         assert!(status.success(), "the daemon ended with {status}:\n{}", self.log());
         assert_eq!(self.paths.leftovers(), Vec::<PathBuf>::new());
         for pid in workers {
-            assert!(!Path::new(&format!("/proc/{pid}")).exists(), "process {pid} is left");
+            assert!(!is_alive(pid), "process {pid} is left");
         }
+    }
+
+    /// Ends it with SIGKILL; its workers stay, and another daemon may be started in the same world.
+    ///
+    /// # Panics
+    /// If it does not end.
+    pub fn kill(mut self) {
+        signal(self.pid(), nix::sys::signal::Signal::SIGKILL);
+        until("the daemon to be dead", || self.child.try_wait().expect("cannot wait for the daemon"));
     }
 
     /// Ends it with SIGTERM while another one lives on the same bpffs.
@@ -236,6 +262,14 @@ impl Drop for Daemon {
             eprintln!("the daemon's log:\n{}", self.log());
         }
     }
+}
+
+/// Whether a process runs; one that has ended but was not noticed by its parent does not.
+#[must_use]
+pub fn is_alive(pid: i32) -> bool {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    let state = stat.rsplit_once(") ").and_then(|(_, rest)| rest.chars().next());
+    !matches!(state, None | Some('Z' | 'X'))
 }
 
 /// Sends a signal to a process that the test started.

@@ -1,6 +1,12 @@
-//! The test kit: a world of its own for each test, the daemon in it, and clients.
+//! The test kit: a world of its own for each test, the daemon in it, clients and load.
 
 pub mod client;
 pub mod daemon;
+pub mod fault;
+pub mod guests;
+pub mod load;
+pub mod plain;
+pub mod server;
 pub mod statistics;
+pub mod traces;
 pub mod world;

@@ -40,7 +40,9 @@ fn wrong_configuration_names_the_line() {
         ("wrokers = 4", ["line 4", "unknown field `wrokers`"]),
         ("workers = \"4\"", ["line 4", "invalid type"]),
         ("workers = 1025", ["line 4", "at most 1024"]),
-        ("overload = { factor = 2.0 }", ["line 4", "does nothing in this version"]),
+        ("idle_timeout = \"60s\"", ["line 4", "does nothing in this version"]),
+        ("overload = { factor = 0.5 }", ["line 4", "from 1.0 on"]),
+        ("stall_timeout = \"1ms\"", ["line 4", "the least is 10ms"]),
         (
             "[[service]]\nname = \"b\"\nlisten = [\"tcp://127.0.0.1:3000\"]",
             ["line 6", "belongs to service \"web\""],
@@ -183,7 +185,7 @@ fn commands_explain_what_they_cannot_do() {
     assert_refused(&paths.output(&["scale", "demo", "1025"]), 2, &["at most 1024"]);
     assert_refused(&paths.output(&["weight", "demo/9", "2"]), 1, &["no worker demo/9"]);
     assert_refused(&paths.output(&["weight", "demo/0", "1000001"]), 1, &["the most is 1000000"]);
-    assert_refused(&paths.output(&["weight", "demo", "1"]), 1, &["not the name of a worker"]);
+    assert_refused(&paths.output(&["weight", "demo", "1"]), 2, &["not a worker", "like web/2"]);
     assert_eq!(daemon.service().moved, 65536);
     daemon.stop();
 }

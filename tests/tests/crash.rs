@@ -206,6 +206,32 @@ fn a_successor_gets_a_usable_socket_whatever_its_predecessor_did_to_it() {
     assert_eq!(daemon.log().matches("is back in service").count(), 2, "{}", daemon.log());
 }
 
+#[test]
+fn a_port_that_the_kernel_chose_stays() {
+    let world = World::new();
+    let daemon = Daemon::configured(
+        &world,
+        "[[service]]\nname = \"web\"\nlisten = [\"tcp://127.0.0.1:0\"]\nworkers = 2\non_crash = \"migrate\"\n",
+    );
+    let service = daemon.service();
+    let to: SocketAddr = service.groups[0].listen.strip_prefix("tcp://").unwrap().parse().unwrap();
+    for victim in service.workers {
+        // Its socket is shut down, and listens again.
+        signal(victim.pid.unwrap(), Signal::SIGKILL);
+        until("its successor", || {
+            Some(daemon.service())
+                .filter(|it| settled(it) && !it.workers.iter().any(|it| it.pid == victim.pid))
+        });
+    }
+    let mut seen = std::collections::BTreeSet::new();
+    until("both to answer", || {
+        seen.insert(ask(to).unwrap().worker);
+        (seen.len() == 2).then_some(())
+    });
+    assert_eq!(counter(&daemon.service(), "select_failed"), 0);
+    daemon.stop();
+}
+
 /// A connection on which reading does not take for ever.
 fn timely(to: SocketAddr) -> std::net::TcpStream {
     let stream = std::net::TcpStream::connect(to).unwrap();

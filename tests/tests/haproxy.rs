@@ -10,18 +10,9 @@ const REQUESTS: u64 = 20_000;
 #[test]
 fn haproxy_serves_from_its_socket_with_four_workers() {
     let world = World::new();
-    // Every worker says who it is.
-    let haproxy = world.file(
-        "haproxy.cfg",
-        "global\n  maxconn 4000\ndefaults\n  mode http\n  timeout client 30s\n  timeout http-keep-alive 30s\n\
-         frontend f\n  bind fd@3\n  http-request return status 200 content-type text/plain lf-string \
-         \"worker=%[env(REUSEPORT_LB_WORKER)]\\npid=%pid\\npeer=%[src]:%[src_port]\\n\"\n",
-    );
     let configuration = format!(
-        "[[service]]\nname = \"web\"\nlisten = [\"tcp://127.0.0.1:3000\"]\nworkers = 4\nready = \"500ms\"\n\
-         command = [{:?}, \"-db\", \"-f\", {:?}]\n",
-        program("haproxy"),
-        haproxy
+        "[[service]]\nname = \"web\"\nlisten = [\"tcp://127.0.0.1:3000\"]\nworkers = 4\nready = \"500ms\"\n{}",
+        tests::server::haproxy(&world)
     );
     let daemon = Daemon::configured(&world, &configuration);
     let to: SocketAddr = "127.0.0.1:3000".parse().unwrap();

@@ -12,8 +12,13 @@ use crate::run::is_root;
 use crate::shell::{self, cargo, find, prepend};
 
 /// Programs of others that tests run, and the packages that have them.
-const NEEDED: &[(&str, &str)] =
-    &[("ab", "apache2-utils"), ("haproxy", "haproxy"), ("ip", "iproute2"), ("python3", "python3-minimal")];
+const NEEDED: &[(&str, &str)] = &[
+    ("ab", "apache2-utils"),
+    ("haproxy", "haproxy"),
+    ("ip", "iproute2"),
+    ("python3", "python3-minimal"),
+    ("systemd-analyze", "systemd"),
+];
 
 pub(crate) fn run(filter: &[String]) -> Result<()> {
     if !is_root()? {
@@ -56,10 +61,13 @@ fn programs() -> Result<Option<PathBuf>> {
         let Some(place) = places.iter().find(|place| place.exists()) else {
             bail!("package {package} has no {program} where it was expected");
         };
-        // Each finds its own libraries and modules; nobody else is given them.
+        // Each finds its own libraries and modules; nobody else is given them. systemd's are in a
+        // folder of their own.
+        let libraries = packages::libraries(&root)?;
         let script = format!(
-            "#!/bin/sh\nLD_LIBRARY_PATH={} PYTHONHOME={} exec {} \"$@\"\n",
-            packages::libraries(&root)?.display(),
+            "#!/bin/sh\nLD_LIBRARY_PATH={}:{} PYTHONHOME={} exec {} \"$@\"\n",
+            libraries.display(),
+            libraries.join("systemd").display(),
             root.join("usr").display(),
             place.display()
         );

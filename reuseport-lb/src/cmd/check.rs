@@ -1,10 +1,12 @@
 //! `check`: is this configuration file right, and what does it mean?
 
+use std::time::Duration;
+
 use anyhow::Result;
 use serde_json::json;
 
 use crate::cli;
-use crate::config::{self, Invalid};
+use crate::config::{self, Invalid, Overload, Service};
 use crate::service::find_command;
 
 pub(super) fn run(arguments: &cli::Check) -> Result<()> {
@@ -12,31 +14,46 @@ pub(super) fn run(arguments: &cli::Check) -> Result<()> {
     for service in &services {
         find_command(service).map_err(Invalid)?;
     }
-    let described = services.iter().map(|service| {
-        json!({
-            "name": service.name,
-            "listen": service.listen.iter().map(ToString::to_string).collect::<Vec<_>>(),
-            "workers": service.workers,
-            "affinity": service.affinity.to_string(),
-            "command": service.command,
-        })
-    });
     if arguments.json {
-        return super::print(
-            &(serde_json::to_string_pretty(&json!({ "services": described.collect::<Vec<_>>() }))? + "\n"),
-        );
+        let described: Vec<_> = services.iter().map(as_json).collect();
+        return super::print(&(serde_json::to_string_pretty(&json!({ "services": described }))? + "\n"));
     }
-    let mut text = format!("{} is valid\n", arguments.file.display());
-    for service in &services {
-        let command =
-            if service.command.is_empty() { "the embedded worker".into() } else { service.command.join(" ") };
-        text += &format!(
-            "  service {}: {} x {command}, affinity {}\n",
-            service.name, service.workers, service.affinity
-        );
-        for listener in &service.listen {
-            text += &format!("    {listener}\n");
-        }
+    let described: String = services.iter().map(as_text).collect();
+    super::print(&format!("{} is valid\n{described}", arguments.file.display()))
+}
+
+fn as_json(service: &Service) -> serde_json::Value {
+    json!({
+        "name": service.name,
+        "listen": service.listen,
+        "workers": service.workers,
+        "affinity": service.affinity,
+        "command": service.command,
+        "stall_timeout": time(service.stall_timeout),
+        "overload": service.overload.map_or_else(|| json!("off"), |overload| json!(overload)),
+        "watchdog": time(service.watchdog),
+    })
+}
+
+fn as_text(service: &Service) -> String {
+    let workers = match (service.workers, service.command.is_empty()) {
+        (0, true) => "workers come by themselves (`reuseport-lb exec`)".into(),
+        (workers, true) => format!("{workers} x the embedded worker"),
+        (workers, false) => format!("{workers} x {}", service.command.join(" ")),
+    };
+    let mut text = format!("  service {}: {workers}, affinity {}\n", service.name, service.affinity);
+    for listener in &service.listen {
+        text += &format!("    {listener}\n");
     }
-    super::print(&text)
+    let overload = service.overload.as_ref().map_or_else(|| "off".into(), Overload::to_string);
+    text += &format!(
+        "    stall_timeout {}, overload {overload}, watchdog {}\n",
+        time(service.stall_timeout),
+        time(service.watchdog)
+    );
+    text
+}
+
+fn time(time: Option<Duration>) -> String {
+    time.map_or_else(|| "off".into(), |time| humantime::format_duration(time).to_string())
 }

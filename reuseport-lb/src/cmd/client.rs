@@ -42,15 +42,41 @@ impl Client {
         self.soon(async { whole(self.request("POST", path, body).await?).await })
     }
 
+    /// The same for what takes its time.
+    pub(super) fn post_patiently<T: DeserializeOwned>(&self, path: &str, body: &impl Serialize) -> Result<T> {
+        let body = Bytes::from(serde_json::to_vec(body)?);
+        self.runtime.block_on(async { whole(self.request("POST", path, body).await?).await })
+    }
+
     fn soon<T>(&self, request: impl Future<Output = Result<T>>) -> Result<T> {
         let answer = self.runtime.block_on(async { tokio::time::timeout(PATIENCE, request).await });
         answer.with_context(|| format!("the daemon does not answer within {PATIENCE:?}; is it stopped?"))?
     }
 
     /// Hands each line of an endless answer to `act`, until that returns false.
-    pub(super) fn lines(&self, path: &str, mut act: impl FnMut(&str) -> Result<bool>) -> Result<()> {
+    pub(super) fn lines(&self, path: &str, act: impl FnMut(&str) -> Result<bool>) -> Result<()> {
+        self.stream("GET", path, Bytes::new(), act)
+    }
+
+    /// The same for what is posted.
+    pub(super) fn post_lines(
+        &self,
+        path: &str,
+        body: &impl Serialize,
+        act: impl FnMut(&str) -> Result<bool>,
+    ) -> Result<()> {
+        self.stream("POST", path, Bytes::from(serde_json::to_vec(body)?), act)
+    }
+
+    fn stream(
+        &self,
+        method: &str,
+        path: &str,
+        body: Bytes,
+        mut act: impl FnMut(&str) -> Result<bool>,
+    ) -> Result<()> {
         self.runtime.block_on(async {
-            let mut body = self.request("GET", path, Bytes::new()).await?.into_body();
+            let mut body = self.request(method, path, body).await?.into_body();
             let mut pending = Vec::new();
             while let Some(frame) = body.frame().await {
                 let Ok(data) = frame.context("the daemon went away")?.into_data() else { continue };

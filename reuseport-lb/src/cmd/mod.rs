@@ -2,6 +2,10 @@
 
 mod check;
 mod client;
+mod drain;
+mod exec;
+mod reload;
+mod restart;
 mod run;
 mod scale;
 mod status;
@@ -23,14 +27,32 @@ pub fn run(cli: Cli) -> Result<()> {
     let paths = cli.global.paths()?;
     match cli.command {
         Command::Run(arguments) => run::run(arguments, &paths),
+        Command::Exec(arguments) => exec::run(&arguments, &paths),
         Command::Status(arguments) => status::run(&arguments, &paths),
         Command::Check(arguments) => check::run(&arguments),
         Command::Trace(arguments) => trace::run(&arguments, &paths),
         Command::Scale(arguments) => scale::run(&arguments, &paths),
         Command::Weight(arguments) => weight::run(&arguments, &paths),
-        Command::Stop(_) => stop::run(&paths),
+        Command::Drain(arguments) => drain::run(&arguments, &paths),
+        Command::Restart(arguments) => restart::run(&arguments, &paths),
+        Command::Reload(_) => reload::run(&paths),
+        Command::Stop(arguments) => stop::run(&arguments, &paths),
         Command::Launch(arguments) => crate::embedded::run(launch::launch(arguments)?),
     }
+}
+
+/// The worker `text`, as a path of the control socket.
+fn worker_path(text: &str, what: &str) -> Result<String, crate::config::Invalid> {
+    let wrong = || {
+        let hint = "write it like web/2, as `reuseport-lb status` does";
+        crate::config::Invalid(format!("{text:?} is not a worker: {hint}"))
+    };
+    let (service, number) = text.split_once('/').ok_or_else(wrong)?;
+    let digits = !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit());
+    if service.is_empty() || !digits {
+        return Err(wrong());
+    }
+    Ok(format!("/v1/workers/{service}/{number}/{what}"))
 }
 
 /// Prints to standard output; a reader that has gone away (`| head`) ends the command.

@@ -3,15 +3,15 @@
 use anyhow::Result;
 
 use crate::cli;
-use crate::config::{self, Invalid, Service};
-use crate::daemon::{self, Paths};
+use crate::config::{Invalid, Service};
+use crate::daemon::{self, Paths, Source};
 
 pub(super) fn run(arguments: cli::Run, paths: &Paths) -> Result<()> {
-    let services = match &arguments.config {
-        Some(file) => config::read(file)?,
-        None => vec![service(arguments).map_err(Invalid)?],
+    let source = match &arguments.config {
+        Some(file) => Source::File(std::path::absolute(file)?),
+        None => Source::Arguments(Box::new(service(arguments).map_err(Invalid)?)),
     };
-    daemon::run(services, paths)
+    daemon::run(&source, paths)
 }
 
 /// The one service that the command line describes.
@@ -21,6 +21,7 @@ fn service(arguments: cli::Run) -> Result<Service, String> {
     service.workers = arguments.workers;
     if !arguments.command.is_empty() {
         service.command = arguments.command;
+        service.embedded = false;
         service.ready = arguments.ready;
         if let Some(user) = &arguments.user {
             crate::kernel::host::user(user).map_err(|error| format!("--user: {error:#}"))?;

@@ -26,15 +26,17 @@ pub(super) fn run(arguments: &cli::Scale, paths: &Paths) -> Result<()> {
         if now.wanted != scaled.after {
             bail!("somebody else has scaled {service} to {} workers meanwhile", now.wanted);
         }
+        // Those that came by themselves do not count.
+        let own = || now.workers.iter().filter(|worker| !worker.joined);
         let new = |worker: &&status::Worker| !before.workers.iter().any(|known| known.name == worker.name);
-        if now.workers.len() == scaled.after && now.workers.iter().filter(new).all(|worker| worker.member) {
+        if own().count() == scaled.after && own().filter(new).all(|worker| worker.member) {
             let moved = now.moved - before.moved;
             return super::print(&format!(
                 "{service}: {} → {} workers, {moved} of 65536 buckets moved\n",
                 scaled.before, scaled.after
             ));
         }
-        if let Some(worker) = now.workers.iter().filter(new).find(|worker| worker.state == "failed") {
+        if let Some(worker) = own().filter(new).find(|worker| worker.state == "failed") {
             bail!(
                 "worker {} ends before it is ready, again and again; the daemon's log says how",
                 worker.name

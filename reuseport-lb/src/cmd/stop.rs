@@ -5,17 +5,19 @@ use std::time::Duration;
 use anyhow::Result;
 
 use super::client::Client;
-use crate::control::Stopping;
-use crate::daemon::Paths;
+use crate::cli;
+use crate::control::{self, Stopping};
+use crate::daemon::{self, Paths};
 
 const LOOK: Duration = Duration::from_millis(10);
 
-pub(super) fn run(paths: &Paths) -> Result<()> {
+pub(super) fn run(arguments: &cli::Stop, paths: &Paths) -> Result<()> {
     let client = Client::new(paths)?;
-    let Stopping { pid } = client.post("/v1/stop", &())?;
-    // The lock goes last, so nothing is left when it is gone.
-    while paths.runtime_dir.join("daemon.lock").exists() && crate::kernel::process::exists(pid) {
+    let Stopping { pid } = client.post("/v1/stop", &control::Stop { keep: arguments.keep })?;
+    // The lock goes last, so nothing is left when it is gone, or with --keep when it is free.
+    while daemon::is_locked(&paths.runtime_dir, pid) && crate::kernel::process::exists(pid) {
         std::thread::sleep(LOOK);
     }
-    super::print(&format!("stopped (process {pid})\n"))
+    let what = if arguments.keep { "stopped, its workers go on" } else { "stopped" };
+    super::print(&format!("{what} (process {pid})\n"))
 }

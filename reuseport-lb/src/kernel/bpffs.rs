@@ -20,15 +20,13 @@ pub struct Pins {
 
 impl Pins {
     /// The place for the pins of the daemon with this runtime directory, on the bpffs at `bpffs`,
-    /// which is mounted if it is not. Pins that a dead daemon left there are removed.
+    /// which is mounted if it is not. Pins that an earlier daemon left there stay.
     pub fn prepare(bpffs: &Path, runtime_dir: &Path) -> Result<Self> {
         if !is_bpffs(bpffs)? {
             mount("bpf", bpffs, "bpf", MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC, None)
-                .with_context(|| format!("cannot mount a BPF file system on {}", bpffs.display()))?;
+                .map_err(|error| explained(error, bpffs))?;
         }
-        let pins = Self { root: bpffs.join("reuseport-lb").join(escape(&runtime_dir.to_string_lossy())) };
-        pins.remove()?;
-        Ok(pins)
+        Ok(Self { root: all_pins(bpffs).join(escape(&runtime_dir.to_string_lossy())) })
     }
 
     /// Makes the directory for one listener of a service.
@@ -40,6 +38,28 @@ impl Pins {
             .create(&directory)
             .with_context(|| format!("cannot make the directory {} for pins", directory.display()))?;
         Ok(directory)
+    }
+
+    /// Removes the pins of one listener of a service; what is left goes with the daemon.
+    pub fn forget(&self, service: &str, listener: &str) {
+        let service = self.root.join(escape(service));
+        let _ = fs::remove_dir_all(service.join(escape(listener)));
+        let _ = fs::remove_dir(service);
+    }
+
+    /// Removes the pins of all services but these.
+    pub fn sweep(&self, services: &[&str]) {
+        let stay: Vec<String> = services.iter().map(|service| escape(service)).collect();
+        for entry in fs::read_dir(&self.root).into_iter().flatten().flatten() {
+            if !stay.iter().any(|name| **name == *entry.file_name()) {
+                let _ = fs::remove_dir_all(entry.path());
+            }
+        }
+    }
+
+    /// Removes the pins of one service.
+    pub fn forget_service(&self, service: &str) {
+        let _ = fs::remove_dir_all(self.root.join(escape(service)));
     }
 
     /// Removes every pin of this daemon.
@@ -59,6 +79,12 @@ impl Pins {
     }
 }
 
+/// Where the pins of all daemons are.
+#[must_use]
+pub fn all_pins(bpffs: &Path) -> PathBuf {
+    bpffs.join("reuseport-lb")
+}
+
 fn is_bpffs(path: &Path) -> Result<bool> {
     match rustix::fs::statfs(path) {
         Ok(stat) => Ok(stat.f_type == BPF_FS_MAGIC),
@@ -67,6 +93,17 @@ fn is_bpffs(path: &Path) -> Result<bool> {
         }
         Err(error) => Err(error).with_context(|| format!("cannot look at {}", path.display())),
     }
+}
+
+fn explained(error: rustix::io::Errno, bpffs: &Path) -> anyhow::Error {
+    let place = bpffs.display();
+    anyhow::Error::new(error).context(match error {
+        rustix::io::Errno::PERM => format!(
+            "no BPF file system is mounted on {place}, and mounting it needs CAP_SYS_ADMIN: `mount -t bpf bpf \
+             {place}` as root, or give the place of another with --bpffs"
+        ),
+        _ => format!("cannot mount a BPF file system on {place}"),
+    })
 }
 
 /// A bpffs reserves names with a dot, and a path is one name here; the hash keeps names apart that

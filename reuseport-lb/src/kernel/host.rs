@@ -1,10 +1,12 @@
-//! This process and the kernel that it runs on: rights, limits, version, the lock of a daemon.
+//! This process and the kernel that it runs on: limits, version, the lock of a daemon.
 
 use std::fs::File;
 use std::io;
+use std::path::Path;
 
 use anyhow::{Result, bail};
-use rustix::fs::{FlockOperation, flock};
+pub use rustix::fs::Access;
+use rustix::fs::{AtFlags, CWD, FlockOperation, accessat, flock};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 /// The kernel's release, like `6.1.0-42-amd64`.
@@ -13,12 +15,27 @@ pub fn release() -> String {
     rustix::system::uname().release().to_string_lossy().into_owned()
 }
 
-/// Fails unless this process is root.
-pub fn require_root() -> Result<()> {
-    if !rustix::process::geteuid().is_root() {
-        bail!("not root: loading programs into the kernel needs it; run it with sudo");
-    }
-    Ok(())
+/// An id of this boot of the kernel; empty if it does not tell.
+#[must_use]
+pub fn boot() -> String {
+    std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default().trim().to_owned()
+}
+
+/// The user that this process acts as.
+#[must_use]
+pub fn own_uid() -> u32 {
+    rustix::process::geteuid().as_raw()
+}
+
+/// Whether this process is root.
+#[must_use]
+pub fn is_root() -> bool {
+    rustix::process::geteuid().is_root()
+}
+
+/// Whether this process may do `what` with `path`, by the rights that it has now.
+pub fn reaches(path: &Path, what: Access) -> io::Result<()> {
+    Ok(accessat(CWD, path, what, AtFlags::EACCESS)?)
 }
 
 /// Raises the limit of open files as far as it goes; returns the old one, for workers.

@@ -1,19 +1,22 @@
 //! The child's side of starting a worker: sockets to descriptors 3, 4, …, rights down to the
-//! worker's user, systemd's variables set, and then `exec`.
+//! worker's user, systemd's variables set, and then `exec`. The command `exec` ends the same way.
 //!
 //! It is a program of its own because `LISTEN_PID` must be the worker's process id, which nobody
 //! knows before the fork, and because little is allowed between fork and exec.
 
-use std::io;
-use std::os::fd::RawFd;
+use std::io::{self, Read};
+use std::os::fd::{IntoRawFd, RawFd};
 use std::os::unix::process::CommandExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use nix::unistd::{Gid, Uid, initgroups, setgid, setuid};
+use socket2::Socket;
 
 use super::process::Launch;
+use super::rights;
 
 /// The first descriptor that a worker gets (SD_LISTEN_FDS_START, sd_listen_fds(3)).
 pub const FIRST_FD: RawFd = 3;
@@ -35,6 +38,9 @@ pub struct Arguments {
     notify: PathBuf,
     #[arg(long)]
     user: Option<String>,
+    /// In microseconds.
+    #[arg(long)]
+    watchdog: Option<u64>,
     #[arg(last = true)]
     command: Vec<String>,
 }
@@ -50,6 +56,9 @@ pub(super) fn arguments(launch: &Launch<'_>, fds: &[RawFd]) -> Vec<std::ffi::OsS
     if let Some(user) = launch.user {
         arguments.extend(["--user".into(), user.name.clone().into()]);
     }
+    if let Some(watchdog) = launch.watchdog {
+        arguments.extend(["--watchdog".into(), watchdog.as_micros().to_string().into()]);
+    }
     arguments.push("--".into());
     arguments.extend(launch.command.iter().map(Into::into));
     arguments
@@ -63,52 +72,140 @@ pub struct Embedded {
     pub sockets: usize,
     /// The socket to say `READY=1` to.
     pub notify: PathBuf,
+    /// How often it has to say `WATCHDOG=1`.
+    pub watchdog: Option<Duration>,
 }
 
 /// Becomes the worker: does not return if there is a command, else returns what the embedded
 /// worker needs.
 pub fn launch(arguments: Arguments) -> Result<Embedded> {
-    arrange(&arguments.fds).context("cannot arrange the worker's sockets")?;
+    wait_for_go().context("the daemon is gone")?;
+    let end = arrange(&arguments.fds).context("cannot arrange the worker's sockets")?;
+    check(raw::close_from(end)).context("cannot close what the worker does not need")?;
     if let Some(user) = &arguments.user {
         become_user(user).with_context(|| format!("cannot become user {user:?}"))?;
+    }
+    // The embedded worker needs none, even as root; a command that is root's gets root's at exec.
+    if arguments.command.is_empty() || !super::host::is_root() {
+        rights::drop_all().context("cannot give up the daemon's rights (capset)")?;
     }
     let Some((program, rest)) = arguments.command.split_first() else {
         // A runtime needs some descriptors of its own.
         super::host::raise_open_files();
         // It was started as /proc/self/exe, which tells nobody anything in `top`.
         nix::sys::prctl::set_name(c"reuseport-lb").context("cannot set the name of the process")?;
-        let Arguments { name, fds, notify, .. } = arguments;
-        return Ok(Embedded { name, sockets: fds.len(), notify });
+        let Arguments { name, fds, notify, watchdog, .. } = arguments;
+        let watchdog = watchdog.map(Duration::from_micros);
+        return Ok(Embedded { name, sockets: fds.len(), notify, watchdog });
     };
     let mut command = Command::new(program);
     if let Some(user) = arguments.user.as_deref().and_then(|name| nix::unistd::User::from_name(name).ok()?) {
         command.env("USER", &user.name).env("LOGNAME", &user.name);
         command.env("HOME", &user.dir).env("SHELL", &user.shell);
     }
-    // What the daemon's own unit was told is not for its workers.
-    for variable in ["WATCHDOG_USEC", "WATCHDOG_PID", "LISTEN_PIDFDID", "FDSTORE"] {
-        command.env_remove(variable);
-    }
-    let error = command
-        .args(rest)
-        .env("LISTEN_FDS", arguments.fds.len().to_string())
-        .env("LISTEN_PID", std::process::id().to_string())
-        .env("LISTEN_FDNAMES", &arguments.fd_names)
-        .env("NOTIFY_SOCKET", &arguments.notify)
-        .env("REUSEPORT_LB_WORKER", &arguments.name)
-        .exec();
-    Err(error).with_context(|| format!("cannot run {program:?} for worker {}", arguments.name))
+    command.args(rest);
+    Err(become_command(command, &arguments.identity()))
 }
 
-/// Moves `fds` to [`FIRST_FD`] and the following, whatever their numbers are, and keeps no other.
-fn arrange(fds: &[RawFd]) -> io::Result<()> {
+impl Arguments {
+    fn identity(&self) -> Identity<'_> {
+        Identity {
+            name: &self.name,
+            sockets: self.fds.len(),
+            socket_names: &self.fd_names,
+            notify: &self.notify,
+            watchdog: self.watchdog.map(Duration::from_micros),
+        }
+    }
+}
+
+/// Waits until the daemon has written down that this process is there: if it dies before, nobody
+/// would know of this one.
+fn wait_for_go() -> Result<()> {
+    io::stdin().lock().read_exact(&mut [0])?;
+    // Workers read nothing from there.
+    let nothing = std::fs::File::open("/dev/null").context("cannot open /dev/null")?;
+    nix::unistd::dup2_stdin(nothing).context("cannot replace the standard input")?;
+    Ok(())
+}
+
+/// What a worker's process learns about itself from its environment.
+struct Identity<'a> {
+    name: &'a str,
+    sockets: usize,
+    /// Colon-separated.
+    socket_names: &'a str,
+    notify: &'a Path,
+    watchdog: Option<Duration>,
+}
+
+/// Makes this process `command`, as the worker that it is; returns only why that failed.
+fn become_command(mut command: Command, worker: &Identity<'_>) -> anyhow::Error {
+    let pid = std::process::id().to_string();
+    // What a unit of its own was told would mislead it here.
+    for variable in crate::supervisor::OURS {
+        command.env_remove(variable);
+    }
+    if let Some(watchdog) = worker.watchdog {
+        command.env("WATCHDOG_USEC", watchdog.as_micros().to_string()).env("WATCHDOG_PID", &pid);
+    }
+    command
+        .env("LISTEN_FDS", worker.sockets.to_string())
+        .env("LISTEN_PID", &pid)
+        .env("LISTEN_FDNAMES", worker.socket_names)
+        .env("NOTIFY_SOCKET", worker.notify)
+        .env("REUSEPORT_LB_WORKER", worker.name);
+    let error = command.exec();
+    anyhow::Error::new(error).context(format!(
+        "cannot run {:?} for worker {}",
+        command.get_program(),
+        worker.name
+    ))
+}
+
+/// The worker that this process has become by joining.
+pub struct Joined {
+    /// Like `web/7`.
+    pub name: String,
+    /// Its sockets and their names, in the order of the service's listeners.
+    pub sockets: Vec<(String, Socket)>,
+    /// The socket that hears its `READY=1`.
+    pub notify: PathBuf,
+    /// It has to say `WATCHDOG=1` more often than this.
+    pub watchdog: Option<Duration>,
+}
+
+/// Makes this process `command`, a program and its arguments, as a worker that has joined; returns
+/// only why that failed. Then whatever had descriptor 3 or one of the following is gone, so the
+/// process can only end.
+///
+/// Other descriptors that this process has inherited are passed on, as by `env` and `nice`.
+pub fn become_joined(worker: Joined, command: &[String]) -> anyhow::Error {
+    let Joined { name, sockets, notify, watchdog } = worker;
+    let Some((program, rest)) = command.split_first() else {
+        return anyhow::anyhow!("there is no command for worker {name}");
+    };
+    let (names, sockets): (Vec<String>, Vec<Socket>) = sockets.into_iter().unzip();
+    let fds: Vec<RawFd> = sockets.into_iter().map(IntoRawFd::into_raw_fd).collect();
+    if let Err(error) = arrange(&fds) {
+        return anyhow::Error::new(error).context("cannot arrange the worker's sockets");
+    }
+    let mut command = Command::new(program);
+    command.args(rest);
+    let (socket_names, sockets) = (&*names.join(":"), fds.len());
+    become_command(command, &Identity { name: &name, sockets, socket_names, notify: &notify, watchdog })
+}
+
+/// Moves `fds` to [`FIRST_FD`] and the following, whatever their numbers are. Returns the number after
+/// the last.
+fn arrange(fds: &[RawFd]) -> io::Result<RawFd> {
     let end = FIRST_FD + fds.len() as RawFd;
     // First all out of the way, then each to its place: no place is taken by one still to be moved.
     let moved = fds.iter().map(|fd| check(raw::move_above(*fd, end))).collect::<io::Result<Vec<_>>>()?;
     for (place, fd) in (FIRST_FD..).zip(moved) {
         check(raw::put(fd, place))?;
     }
-    check(raw::close_from(end)).map(drop)
+    Ok(end)
 }
 
 fn check(result: i32) -> io::Result<i32> {
@@ -116,7 +213,8 @@ fn check(result: i32) -> io::Result<i32> {
 }
 
 mod raw {
-    //! Descriptors by number: this process has just started, and nothing else in it owns any.
+    //! Descriptors by number: this process has just started, or is about to become another program,
+    //! and nothing else in it owns any.
     use std::os::fd::RawFd;
 
     pub(super) fn move_above(fd: RawFd, end: RawFd) -> i32 {
@@ -145,9 +243,84 @@ fn become_user(name: &str) -> Result<()> {
 }
 
 /// The sockets that this process, an embedded worker, was given.
-pub fn inherited(sockets: usize) -> Vec<socket2::Socket> {
+pub fn inherited(sockets: usize) -> Vec<Socket> {
     use std::os::fd::FromRawFd;
     let end = FIRST_FD + sockets as RawFd;
     // SAFETY: `arrange` has put an open socket at each of these numbers, and this is called once.
-    (FIRST_FD..end).map(|fd| unsafe { socket2::Socket::from_raw_fd(fd) }).collect()
+    (FIRST_FD..end).map(|fd| unsafe { Socket::from_raw_fd(fd) }).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::TcpListener;
+
+    /// Says what a command finds: its environment, then its descriptors.
+    const SCRIPT: &str =
+        "echo pid=$$; env; for fd in /proc/$$/fd/*; do echo fd${fd##*/}=$(readlink $fd); done";
+
+    /// Runs itself once more, as the process that becomes the command.
+    #[test]
+    fn a_worker_that_joined_becomes_its_command() {
+        const CHILD: &str = "REUSEPORT_LB_TEST_CHILD";
+        if let Ok(program) = std::env::var(CHILD) {
+            let sockets: Vec<TcpListener> =
+                (0..3).map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect();
+            // Named by their addresses, and not in the order of their descriptors.
+            let named =
+                |socket: TcpListener| (socket.local_addr().unwrap().port().to_string(), socket.into());
+            let worker = Joined {
+                name: "web/7".into(),
+                sockets: sockets.into_iter().rev().map(named).collect(),
+                notify: "/x/notify/1".into(),
+                watchdog: Some(Duration::from_millis(1500)),
+            };
+            for (name, socket) in &worker.sockets {
+                use std::os::fd::AsRawFd;
+                let link = std::fs::read_link(format!("/proc/self/fd/{}", socket.as_raw_fd())).unwrap();
+                println!("{name}={}", link.display());
+            }
+            let error = become_joined(worker, &[program, "-c".into(), SCRIPT.into()]);
+            println!("{error:#}");
+            std::process::exit(1);
+        }
+        let become_command = |program: &str| {
+            let this = "kernel::launch::tests::a_worker_that_joined_becomes_its_command";
+            let output = Command::new(std::env::current_exe().unwrap())
+                .args(["--exact", this, "--nocapture"])
+                .env(CHILD, program)
+                .env("FDSTORE", "1")
+                .output()
+                .unwrap();
+            (output.status.code(), String::from_utf8(output.stdout).unwrap())
+        };
+        let (code, said) = become_command("sh");
+        assert_eq!(code, Some(0), "{said}");
+        let find = |key: &str| {
+            let line = said.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix('='));
+            line.unwrap_or_else(|| panic!("no {key} in {said}"))
+        };
+        for (key, value) in [
+            ("LISTEN_FDS", "3"),
+            ("LISTEN_PID", find("pid")),
+            ("NOTIFY_SOCKET", "/x/notify/1"),
+            ("REUSEPORT_LB_WORKER", "web/7"),
+            ("WATCHDOG_USEC", "1500000"),
+            ("WATCHDOG_PID", find("pid")),
+        ] {
+            assert_eq!(find(key), value, "{key}");
+        }
+        assert!(!said.contains("FDSTORE"));
+        let names: Vec<&str> = find("LISTEN_FDNAMES").split(':').collect();
+        assert_eq!(names.len(), 3);
+        for (name, fd) in names.iter().zip(["fd3", "fd4", "fd5"]) {
+            let socket = find(name);
+            assert_eq!(socket, find(fd));
+            // Passed on once: this line and the command's.
+            assert_eq!(said.matches(&format!("={socket}\n")).count(), 2, "{said}");
+        }
+        let (code, said) = become_command("/no/such/program");
+        assert_eq!(code, Some(1));
+        assert!(said.contains("cannot run \"/no/such/program\" for worker web/7: No such file"), "{said}");
+    }
 }

@@ -1,24 +1,27 @@
 //! Worker processes as the daemon sees them: started, signalled and watched through a pidfd, so that
 //! a reused process id can never be mistaken for a worker.
 
-use std::io;
+use std::cell::Cell;
+use std::io::{self, PipeWriter, Write};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
-use std::process::{Command, Stdio};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{
     Pid, PidfdFlags, Rlimit, Signal, WaitId, WaitIdOptions, kill_process_group, pidfd_open,
-    test_kill_process_group, waitid,
+    pidfd_send_signal, test_kill_process_group, waitid,
 };
+use serde::{Deserialize, Serialize};
 use socket2::Socket;
 use tokio::io::unix::AsyncFd;
 
 use super::host::User;
-use super::watch;
+use super::output::Output;
+use super::{signs, watch};
 
 /// How a new worker is to be started.
 pub struct Launch<'a> {
@@ -34,26 +37,48 @@ pub struct Launch<'a> {
     pub command: &'a [String],
     /// The limit of open files that the daemon was started with.
     pub open_files: Rlimit,
+    /// How often it must say `WATCHDOG=1`.
+    pub watchdog: Option<Duration>,
+    /// Where its output goes; `None`: where the daemon's goes.
+    pub output: Option<&'a Output>,
 }
 
 /// How often the rest of a process group is looked at that is ending.
 const LOOK: Duration = Duration::from_millis(5);
 
-/// A process that the daemon watches.
+/// A process that the daemon watches. Dropping it ends the watching, not the process.
 pub struct Process {
     pid: Pid,
     pidfd: AsyncFd<OwnedFd>,
+    kin: Kin,
+    /// Clock ticks from boot to its start: tells it from a later process with the same id.
+    started: u64,
     /// Asked to end: what it started may finish as well.
-    ending: AtomicBool,
+    ending: Cell<bool>,
     /// Ended, and its group need not be waited for.
-    killed: AtomicBool,
+    killed: Cell<bool>,
     /// Reaped, and nothing of its group is left.
-    gone: AtomicBool,
+    gone: Cell<bool>,
+    /// It waits for a byte of this before it becomes the worker.
+    go: Cell<Option<PipeWriter>>,
+}
+
+/// What a process is to the daemon.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kin {
+    /// Its child, with a process group of its own.
+    Child,
+    /// The child of an earlier daemon, with a process group of its own.
+    Orphan,
+    /// A process of somebody else: nothing but itself is ours.
+    Guest,
 }
 
 /// How a process ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Exit {
+    /// Only its parent knows how.
+    Unknown,
     /// By itself, with this status.
     Status(i32),
     /// By this signal.
@@ -63,6 +88,7 @@ pub enum Exit {
 impl std::fmt::Display for Exit {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
+            Self::Unknown => f.write_str("ended"),
             Self::Status(status) => write!(f, "exited with status {status}"),
             Self::Signal(signal) => match nix::sys::signal::Signal::try_from(*signal) {
                 Ok(name) => write!(f, "was killed by {name}"),
@@ -76,9 +102,17 @@ impl std::fmt::Display for Exit {
 /// the worker expects and becomes the command (see [`super::launch`]). Must be called in a tokio runtime.
 pub fn spawn(launch: &Launch<'_>) -> Result<Process> {
     let fds: Vec<RawFd> = launch.sockets.iter().map(|(socket, _)| socket.as_raw_fd()).collect();
+    let (wait, go) = std::io::pipe().context("cannot make a pipe")?;
     let open_files = launch.open_files;
     let mut command = Command::new("/proc/self/exe");
-    command.arg0("reuseport-lb").args(super::launch::arguments(launch, &fds)).stdin(Stdio::null());
+    command.arg0("reuseport-lb").args(super::launch::arguments(launch, &fds)).stdin(wait);
+    if let Some(output) = launch.output {
+        command.stdout(output.stdio()?).stderr(output.stdio()?);
+    }
+    // What the daemon's own service manager wants to hear is not the worker's to say.
+    for variable in crate::supervisor::OURS {
+        command.env_remove(variable);
+    }
     // A group of its own: Ctrl-C in the daemon's terminal is not for the worker, and what the
     // worker leaves behind can be ended with it.
     command.process_group(0);
@@ -95,19 +129,56 @@ pub fn spawn(launch: &Launch<'_>) -> Result<Process> {
         });
     }
     let mut child = command.spawn().with_context(|| format!("cannot start worker {}", launch.name))?;
-    Process::open(Pid::from_child(&child)).inspect_err(|_| {
+    let pid = Pid::from_child(&child);
+    watched(pid).and_then(|pidfd| Process::new(pid, pidfd, Kin::Child, Some(go))).inspect_err(|_| {
         // Nobody would watch it.
         let _ = child.kill();
         let _ = child.wait();
     })
 }
 
+/// What a process is known by, to find it again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Identity {
+    /// The process id.
+    pub pid: i32,
+    /// Clock ticks from boot to its start.
+    pub started: u64,
+}
+
 impl Process {
-    fn open(pid: Pid) -> Result<Self> {
-        let pidfd = pidfd_open(pid, PidfdFlags::NONBLOCK).context("cannot watch a process (pidfd_open)")?;
+    fn new(pid: Pid, pidfd: OwnedFd, kin: Kin, go: Option<PipeWriter>) -> Result<Self> {
+        let started = start_time(pid).context("cannot read when a process was started")?;
         let pidfd = watch::readable(pidfd)?;
-        let [ending, killed, gone] = [false; 3].map(AtomicBool::new);
-        Ok(Self { pid, pidfd, ending, killed, gone })
+        let [ending, killed, gone] = [false; 3].map(Cell::new);
+        Ok(Self { pid, pidfd, kin, started, ending, killed, gone, go: Cell::new(go) })
+    }
+
+    /// A process that joined by itself.
+    pub fn guest(pid: i32, pidfd: OwnedFd) -> Result<Self> {
+        let pid = Pid::from_raw(pid).context("a process without an id")?;
+        Self::new(pid, pidfd, Kin::Guest, None)
+    }
+
+    /// A process that an earlier daemon watched; `None` if it is gone.
+    #[must_use]
+    pub fn find(identity: Identity, kin: Kin) -> Option<Self> {
+        let pid = Pid::from_raw(identity.pid)?;
+        let found = Self::new(pid, watched(pid).ok()?, kin, None).ok()?;
+        // One that has ended and waits for its parent counts as gone.
+        (found.identity() == identity && !ended(found.pidfd.get_ref())).then_some(found)
+    }
+
+    /// Whether it leads a process group, all of which is the worker.
+    #[must_use]
+    pub fn is_leader(&self) -> bool {
+        self.kin != Kin::Guest
+    }
+
+    /// What it is known by.
+    #[must_use]
+    pub fn identity(&self) -> Identity {
+        Identity { pid: self.pid(), started: self.started }
     }
 
     /// The process id.
@@ -118,21 +189,48 @@ impl Process {
 
     /// Asks it and what it started in its process group to end (SIGTERM).
     pub fn terminate(&self) {
-        self.ending.store(true, Ordering::Relaxed);
-        self.signal_group(Signal::TERM);
+        self.ending.set(true);
+        self.signal(Signal::TERM);
     }
 
     /// Ends it and what it started in its process group (SIGKILL).
     pub fn kill(&self) {
-        self.killed.store(true, Ordering::Relaxed);
-        self.signal_group(Signal::KILL);
+        self.killed.set(true);
+        self.signal(Signal::KILL);
     }
 
-    fn signal_group(&self, signal: Signal) {
-        if !self.gone.load(Ordering::Relaxed) {
+    /// Lets it become the worker. If the daemon dies before that, it ends.
+    pub fn let_go(&self) {
+        if let Some(mut go) = self.go.take() {
+            // It may have ended.
+            let _ = go.write_all(&[1]);
+        }
+    }
+
+    /// Keeps it from running (SIGSTOP) until [`Process::resume`]. It may still finish what it is just
+    /// doing in the kernel.
+    pub fn suspend(&self) {
+        self.signal(Signal::STOP);
+    }
+
+    /// Lets it run again (SIGCONT).
+    pub fn resume(&self) {
+        self.signal(Signal::CONT);
+    }
+
+    /// It is to end by itself; what it started may finish as well.
+    pub fn expect_end(&self) {
+        self.ending.set(true);
+    }
+
+    fn signal(&self, signal: Signal) {
+        if !self.gone.get() {
             // It may just have ended by itself, which is what the caller wants; anything else that
             // could go wrong shows when it does not end.
-            let _ = kill_process_group(self.pid, signal);
+            let _ = match self.kin {
+                Kin::Guest => pidfd_send_signal(self.pidfd.get_ref(), signal),
+                Kin::Child | Kin::Orphan => kill_process_group(self.pid, signal),
+            };
         }
     }
 
@@ -140,28 +238,46 @@ impl Process {
     /// if it was asked to end, waited for.
     pub async fn wait(&self) -> io::Result<Exit> {
         let exit = self.leader_ended().await?;
-        if !self.ending.load(Ordering::Relaxed) {
+        if self.kin == Kin::Guest {
+            self.gone.set(true);
+            return Ok(exit);
+        }
+        if !self.ending.get() {
             self.kill();
         }
         // The group's id is not given to anybody else while it has a member.
-        while test_kill_process_group(self.pid).is_ok() {
+        while self.group_lives() {
             // Where this process is the init of a container, orphans are its to reap.
             while let Ok(Some(_)) =
                 waitid(WaitId::Pgid(Some(self.pid)), WaitIdOptions::EXITED | WaitIdOptions::NOHANG)
             {
             }
-            if self.killed.load(Ordering::Relaxed) {
+            if self.killed.get() {
                 break;
             }
             tokio::time::sleep(LOOK).await;
         }
-        self.gone.store(true, Ordering::Relaxed);
+        self.gone.set(true);
         Ok(exit)
+    }
+
+    /// Whether anybody of its process group is left. Orphans that have ended may stay for a while,
+    /// until whoever inherited them has noticed.
+    fn group_lives(&self) -> bool {
+        test_kill_process_group(self.pid).is_ok()
+            && (self.kin == Kin::Child || signs::of_group(self.pid()).is_some())
     }
 
     async fn leader_ended(&self) -> io::Result<Exit> {
         loop {
             let mut guard = self.pidfd.readable().await?;
+            if self.kin != Kin::Child {
+                if ended(self.pidfd.get_ref()) {
+                    return Ok(Exit::Unknown);
+                }
+                guard.clear_ready();
+                continue;
+            }
             let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG;
             let Some(status) = waitid(WaitId::PidFd(self.pidfd.get_ref().as_fd()), options)? else {
                 guard.clear_ready();
@@ -175,12 +291,25 @@ impl Process {
     }
 }
 
-impl Drop for Process {
-    /// Nobody watches it any more, so it must not go on: this happens only when the start fails or
-    /// a task panics.
-    fn drop(&mut self) {
-        self.kill();
-    }
+fn watched(pid: Pid) -> Result<OwnedFd> {
+    pidfd_open(pid, PidfdFlags::NONBLOCK).context("cannot watch a process (pidfd_open)")
+}
+
+fn ended(pidfd: &OwnedFd) -> bool {
+    let mut wanted = [PollFd::new(pidfd, PollFlags::IN)];
+    poll(&mut wanted, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })).is_ok_and(|ready| ready > 0)
+}
+
+/// Field 22 of /proc/PID/stat (proc_pid_stat(5)).
+fn start_time(pid: Pid) -> Result<u64> {
+    let stat = std::fs::read_to_string(format!("/proc/{}/stat", pid.as_raw_nonzero()))?;
+    // The name may contain anything, but it is the last in parentheses.
+    let (_, rest) = stat.rsplit_once(')').context("no name in /proc/PID/stat")?;
+    rest.split_whitespace()
+        .nth(19)
+        .context("too few fields in /proc/PID/stat")?
+        .parse()
+        .context("not a number")
 }
 
 /// Whether there is a process with this id.

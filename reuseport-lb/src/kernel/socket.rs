@@ -27,7 +27,8 @@ pub struct Queue {
 /// never decides without it; the others inherit it. A socket that has a program already may not
 /// join a group that exists (`inet_csk_bind_conflict`, `udp_lib_lport_inuse`: EADDRINUSE), so if
 /// strangers made the group, the program is attached as soon as the socket is in.
-pub fn open(listener: &Listener, group: &Group, backlog: u32, first: bool) -> Result<Socket> {
+pub fn open(group: &Group, backlog: u32, first: bool) -> Result<Socket> {
+    let listener = group.listener();
     let opened = match make(listener, group, backlog, first) {
         Err(error) if first && error.kind() == io::ErrorKind::AddrInUse => {
             make(listener, group, backlog, false)
@@ -37,6 +38,37 @@ pub fn open(listener: &Listener, group: &Group, backlog: u32, first: bool) -> Re
     let socket = opened.map_err(|error| explain(error, listener))?;
     group.attach(&socket).with_context(|| format!("cannot take over the group of {listener}"))?;
     Ok(socket)
+}
+
+/// The address of a listener whose port the kernel chooses. Bound to port 0 itself, a socket would
+/// get another port each time that it listens again.
+pub fn choose_port(listener: &Listener) -> Result<Listener> {
+    let chosen = unbound(listener).and_then(|socket| {
+        socket.bind(&SockAddr::from(listener.address))?;
+        socket.local_addr()
+    });
+    let address = chosen.map_err(|error| explain(error, listener))?;
+    let address = address.as_socket().with_context(|| format!("{listener} has no IP address"))?;
+    Ok(Listener { address, ..*listener })
+}
+
+/// Fails if the address of `group` cannot be had; nothing is received meanwhile.
+pub fn probe(group: &Group) -> Result<()> {
+    let listener = group.listener();
+    let bound = unbound(listener).and_then(|socket| {
+        // Only a TCP socket can be bound without taking part in the group.
+        let bind = || socket.bind(&SockAddr::from(listener.address));
+        if listener.protocol == Protocol::Tcp { bind() } else { group.attach(&socket).and_then(|()| bind()) }
+    });
+    match bound {
+        // A UDP group that is there already: then the address can be had.
+        Err(error) if listener.protocol == Protocol::Udp && error.kind() == io::ErrorKind::AddrInUse => {
+            unbound(listener)
+                .and_then(|socket| socket.bind(&SockAddr::from(listener.address)))
+                .map_err(|error| explain(error, listener))
+        }
+        bound => bound.map_err(|error| explain(error, listener)),
+    }
 }
 
 /// Stops listening: the kernel hands what is queued to whom the program picks. No error if it does
@@ -51,11 +83,13 @@ pub fn shut_down(socket: &Socket) -> Result<()> {
 /// Puts a socket that does not listen any more back into service and into its slot.
 pub fn listen_again(socket: &Socket, group: &mut Group, slot: u16, backlog: u32) -> Result<()> {
     socket.listen(i32::try_from(backlog).unwrap_or(i32::MAX)).context("listen failed")?;
+    // If nobody else listened, the group is a new one. (Attached before, it could not listen again.)
+    group.attach(socket).context("cannot attach the program again")?;
     group.remove(slot)?;
     group.insert(slot, socket)
 }
 
-fn make(listener: &Listener, group: &Group, backlog: u32, attach: bool) -> io::Result<Socket> {
+fn unbound(listener: &Listener) -> io::Result<Socket> {
     let (kind, ip) = match listener.protocol {
         Protocol::Tcp => (Type::STREAM, Ip::TCP),
         Protocol::Udp => (Type::DGRAM, Ip::UDP),
@@ -69,6 +103,11 @@ fn make(listener: &Listener, group: &Group, backlog: u32, attach: bool) -> io::R
         socket.set_reuse_address(true)?;
     }
     socket.set_reuse_port(true)?;
+    Ok(socket)
+}
+
+fn make(listener: &Listener, group: &Group, backlog: u32, attach: bool) -> io::Result<Socket> {
+    let socket = unbound(listener)?;
     let attach = || if attach { group.attach(&socket) } else { Ok(()) };
     match listener.protocol {
         Protocol::Tcp => {

@@ -1,6 +1,7 @@
 //! Waiting for a descriptor in tokio, for types that keep one descriptor for all their life.
 
 use std::io;
+use std::net::TcpListener;
 use std::os::fd::{AsRawFd, OwnedFd};
 
 use aya_log::EbpfLogger;
@@ -15,6 +16,8 @@ pub unsafe trait Steady: AsRawFd {}
 
 // SAFETY: it is the descriptor's owner.
 unsafe impl Steady for OwnedFd {}
+// SAFETY: as above.
+unsafe impl Steady for TcpListener {}
 // SAFETY: it owns the ring's map, which it never replaces.
 unsafe impl<T> Steady for EbpfLogger<T> {}
 

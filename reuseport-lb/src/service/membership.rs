@@ -1,99 +1,135 @@
-//! Who belongs to a service: sockets and slots of workers that come and go, and their buckets.
+//! Who belongs to a service: workers that come and go, their sockets and slots, and their buckets.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
+use reuseport_lb_common::layout::Fitness;
+use serde::{Deserialize, Serialize};
 use socket2::Socket;
+use tokio::sync::oneshot;
 use tracing::{info, warn};
 
-use super::{JOIN_TOGETHER, MAX_WEIGHT, Scaled, Service, Worker};
+use super::Service;
+use super::workers::{Farewell, Id, Place, Worker};
 use crate::config;
-use crate::kernel::group::Group;
 use crate::kernel::{socket, strangers};
 use crate::listener::Protocol;
 use crate::table::Member;
-use crate::trace;
-use crate::worker::{Event, Life, State};
+use crate::worker::{Event, Origin, State};
+
+/// A worker that is ready waits this long for others that are starting, so that buckets move once
+/// for all of them.
+const JOIN_TOGETHER: Duration = Duration::from_millis(200);
+
+/// Largest weight of a worker; the smallest is 0, which means no new flows.
+pub const MAX_WEIGHT: u32 = 1_000_000;
+
+/// What [`super::Command::Scale`] has begun.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Scaled {
+    /// Workers before, without those that are leaving.
+    pub before: usize,
+    /// Workers to come.
+    pub after: usize,
+}
+
+/// How a worker left.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Drained {
+    /// Like `web/2`.
+    pub worker: String,
+    /// From the moment when its buckets moved away until nothing of it was left.
+    pub seconds: f64,
+    /// Connections (TCP) and bytes (UDP) that waited for it then.
+    pub queue: u64,
+    /// Connections that others got, because it did not accept them.
+    pub handed_over: u64,
+    /// How its process ended; `null` if it had none, or goes on without us.
+    pub end: Option<String>,
+}
 
 impl Service {
-    pub(super) fn open_groups(&mut self) -> Result<()> {
-        for listener in &self.config.listen {
-            // Two listeners may be written alike: with port 0, which becomes another port each.
-            let name = format!("{}-{}", self.groups.len(), listener.plain_name());
-            let pins = self.surroundings.pins.directory(&self.config.name, &name)?;
-            self.groups.push(Group::load(listener, self.config.affinity, self.config.when_empty, &pins)?);
-        }
-        for number in 0..self.config.workers {
-            self.add(number)?;
-        }
-        for listener in self.listeners.iter().filter(|_| !self.workers.is_empty()) {
-            if let Ok(strangers @ 1..) = strangers::count(listener, &self.surroundings.ours.borrow()) {
-                warn!(
-                    "{strangers} other sockets are on the port of {listener} (`ss -ltunp sport = :{}`): those in its \
-                     group get nothing from now on",
-                    listener.address.port()
-                );
-            }
-        }
-        for (group, listener) in self.groups.iter_mut().zip(&self.listeners) {
-            let log = group.take_log(self.tracer.sink(listener.to_string()))?;
-            tokio::task::spawn_local(trace::follow(log));
-        }
-        Ok(())
+    /// A worker that does not exist yet.
+    pub(super) fn next_id(&mut self, number: usize) -> Id {
+        self.count += 1;
+        Id { number, instance: self.count }
     }
 
-    /// Opens the sockets of a new worker; nothing is left behind if that fails.
-    pub(super) fn add(&mut self, number: usize) -> Result<()> {
-        let name = format!("{}/{number}", self.config.name);
+    /// The worker that serves under a number; one that leaves only if there is no other.
+    pub(super) fn id_of(&self, number: usize) -> Option<Id> {
+        let all = self.workers.values().filter(|worker| worker.id.number == number && !worker.trial);
+        all.max_by_key(|worker| (worker.stays(), worker.id.instance)).map(|worker| worker.id)
+    }
+
+    pub(super) fn name_of(&self, number: usize) -> String {
+        format!("{}/{number}", self.config.name)
+    }
+
+    /// Opens the sockets of a new worker in a slot of its own; nothing is left behind if that fails.
+    pub(super) fn add(&mut self, number: usize, origin: Origin, weight: u32) -> Result<Id> {
+        let name = self.name_of(number);
         let slot = self.slots.take().with_context(|| format!("no slot is free for worker {name}"))?;
         // Before its sockets can receive anything: what comes first shall wait, not be refused.
         self.tell_rosters(Some(slot));
-        let mut sockets = Vec::new();
-        let selected_before = self
-            .groups
-            .iter()
-            .map(|group| Ok(group.totals()?.selected[usize::from(slot)]))
-            .collect::<Result<Vec<u64>>>();
-        let opened =
-            selected_before.and_then(|before| self.open_sockets(slot, &mut sockets).map(|()| before));
-        self.surroundings.ours.borrow_mut().extend(sockets.iter().filter_map(|socket| socket.cookie().ok()));
-        match opened {
-            Ok(selected_before) => {
+        let mut places = Vec::new();
+        match self.open_places(slot, true, &mut places) {
+            Ok(()) => {
                 self.tracer.rename(slot, Some(&name));
-                let life = Life::default();
-                let worker = Worker { name, slot, weight: 1, life, sockets, selected_before, process: None };
-                self.workers.insert(number, worker);
-                Ok(())
+                Ok(self.insert(number, origin, weight, slot, places))
             }
             Err(error) => {
                 // The sockets close, which empties their slots.
-                self.disown(&sockets);
+                self.disown(&places);
                 self.slots.free(slot);
                 Err(error.context(format!("worker {name} gets no sockets")))
             }
         }
     }
 
-    pub(super) fn open_sockets(&mut self, slot: u16, sockets: &mut Vec<Socket>) -> Result<()> {
-        let first = self.workers.is_empty();
-        for (group, listener) in self.groups.iter_mut().zip(&mut self.listeners) {
-            let socket = socket::open(listener, group, self.config.backlog, first)?;
-            if listener.address.port() == 0 {
-                // The kernel has chosen a port; the other workers share it.
-                listener.address = socket
-                    .local_addr()?
-                    .as_socket()
-                    .with_context(|| format!("{listener} has no IP address"))?;
+    pub(super) fn insert(
+        &mut self,
+        number: usize,
+        origin: Origin,
+        weight: u32,
+        slot: u16,
+        places: Vec<Place>,
+    ) -> Id {
+        let id = self.next_id(number);
+        let new = Worker::new(id, self.name_of(number), slot, origin, places);
+        let worker = Worker { release: self.release, weight, ..new };
+        self.workers.insert(id, worker);
+        self.unsaved = true;
+        id
+    }
+
+    /// Opens a socket for each listener; with `enter`, into `slot`.
+    pub(super) fn open_places(&mut self, slot: u16, enter: bool, places: &mut Vec<Place>) -> Result<()> {
+        for door in self.doors.iter_mut().filter(|door| door.wanted) {
+            let here = |place: &Place| place.listener == *door.group.listener();
+            let first = !self.workers.values().any(|worker| worker.places.iter().any(here));
+            let selected_before = door.group.totals()?.selected[usize::from(slot)];
+            let socket = door.open(self.config.backlog, first)?;
+            self.surroundings.ours.borrow_mut().extend(socket.cookie().ok());
+            let listener = *door.group.listener();
+            places.push(Place { listener, socket, selected_before, selected_after: None });
+            if enter && let Some(place) = places.last() {
+                door.group.insert(slot, &place.socket)?;
             }
-            group.insert(slot, &socket)?;
-            sockets.push(socket);
         }
         Ok(())
     }
 
     /// A worker became ready: buckets move at once, or a moment later together with other joins.
-    pub(super) fn admit(&mut self) {
-        let others = |worker: &Worker| worker.life.state() == State::Starting && !worker.life.admitted();
+    pub(super) fn admit(&mut self, id: Id) {
+        if self.workers.get(&id).is_some_and(|worker| worker.trial) {
+            return self.rollout_saw_ready(id);
+        }
+        let others = |worker: &Worker| {
+            worker.is_member()
+                && worker.life.state() == State::Starting
+                && !worker.life.admitted()
+                && worker.life.origin() == Origin::Started
+        };
         if self.workers.values().any(others) {
             self.join_at.get_or_insert_with(|| Instant::now() + JOIN_TOGETHER);
         } else {
@@ -104,7 +140,7 @@ impl Service {
     /// Makes the table of those workers that are admitted now, and publishes what changes.
     pub(super) fn rebalance(&mut self) {
         self.join_at = None;
-        let admitted = self.workers.values().filter(|worker| worker.life.admitted());
+        let admitted = self.workers.values().filter(|worker| worker.is_member() && worker.life.admitted());
         let members: Vec<Member> =
             admitted.map(|worker| Member::new(&worker.name, worker.slot, worker.weight)).collect();
         if members == self.members {
@@ -112,10 +148,11 @@ impl Service {
         }
         let changes = self.table.rebalance(&members);
         self.members = members;
-        for group in &self.groups {
-            group.publish(changes.iter().copied());
+        for door in &self.doors {
+            door.group.publish(changes.iter().copied());
         }
         self.moved += changes.len() as u64;
+        self.unsaved = true;
         info!(
             service = self.config.name,
             members = self.members.len(),
@@ -126,54 +163,66 @@ impl Service {
 
     /// Hands what is queued to others: `shutdown` makes the kernel migrate it, then the socket goes
     /// back into service.
-    pub(super) fn rescue(&mut self, number: usize) {
-        let Some(worker) = self.workers.get(&number) else { return };
+    pub(super) fn rescue(&mut self, id: Id) {
+        let Some(worker) = self.workers.get(&id).filter(|worker| worker.holds_slot) else { return };
         // Without anybody to take it, the queue is better off waiting.
         if self.members.is_empty() {
             return;
         }
-        for ((socket, group), listener) in worker.sockets.iter().zip(&mut self.groups).zip(&self.listeners) {
-            if listener.protocol == Protocol::Udp {
+        for place in worker.places.iter().filter(|place| place.listener.protocol == Protocol::Tcp) {
+            let Some(door) = self.doors.iter_mut().find(|door| *door.group.listener() == place.listener)
+            else {
                 continue;
-            }
-            let again = socket::shut_down(socket)
-                .and_then(|()| socket::listen_again(socket, group, worker.slot, self.config.backlog));
+            };
+            let again = socket::shut_down(&place.socket).and_then(|()| {
+                socket::listen_again(&place.socket, &mut door.group, worker.slot, self.config.backlog)
+            });
             if let Err(error) = again {
-                warn!(worker = worker.name, "cannot put {listener} back into service: {error:#}");
+                warn!(worker = worker.name, "cannot put {} back into service: {error:#}", place.listener);
             }
         }
     }
 
-    /// Hands what is queued to others for good: the process that has the sockets is ending.
-    pub(super) fn hand_over(&self, number: usize) {
-        let Some(worker) = self.workers.get(&number).filter(|_| !self.members.is_empty()) else { return };
-        for (socket, listener) in worker.sockets.iter().zip(&self.listeners) {
-            if listener.protocol == Protocol::Tcp
-                && let Err(error) = socket::shut_down(socket)
-            {
-                warn!(worker = worker.name, "cannot hand over the queue of {listener}: {error:#}");
+    /// Hands what is queued to others for good: the process that has the sockets does not accept, or
+    /// waits for this to end.
+    pub(super) fn hand_over(&mut self, id: Id) {
+        let alone = self.members.is_empty();
+        let Some(worker) = self.workers.get_mut(&id) else { return };
+        for place in worker.places.iter().filter(|place| place.listener.protocol == Protocol::Tcp) {
+            let queue = queued(&place.socket);
+            // Without anybody to take it, the queue is better off waiting; and so is what comes to one
+            // that returns.
+            if alone && (queue > 0 || worker.life.origin() == Origin::Started) {
+                continue;
+            }
+            worker.farewell.handed_over += queue;
+            if let Err(error) = socket::shut_down(&place.socket) {
+                warn!(worker = worker.name, "cannot hand over the queue of {}: {error:#}", place.listener);
             }
         }
     }
 
     /// Before a process gets its sockets: puts right what its predecessor did to them. A listener
     /// that was shut down and a UDP socket that was connected have lost their slots.
-    pub(super) fn repair(&mut self, number: usize) {
-        let Some(worker) = self.workers.get_mut(&number) else { return };
-        for ((place, group), listener) in worker.sockets.iter_mut().zip(&mut self.groups).zip(&self.listeners)
-        {
-            let repaired = match listener.protocol {
-                Protocol::Tcp if !place.is_listener().unwrap_or(true) => {
-                    socket::listen_again(place, group, worker.slot, self.config.backlog)
+    pub(super) fn repair(&mut self, id: Id) {
+        let Some(worker) = self.workers.get_mut(&id).filter(|worker| worker.holds_slot) else { return };
+        for place in &mut worker.places {
+            let Some(door) = self.doors.iter_mut().find(|door| *door.group.listener() == place.listener)
+            else {
+                continue;
+            };
+            let repaired = match place.listener.protocol {
+                Protocol::Tcp if !place.socket.is_listener().unwrap_or(true) => {
+                    socket::listen_again(&place.socket, &mut door.group, worker.slot, self.config.backlog)
                 }
-                Protocol::Udp if place.peer_addr().is_ok() => {
-                    socket::open(listener, group, self.config.backlog, false).and_then(|socket| {
-                        group.remove(worker.slot)?;
-                        group.insert(worker.slot, &socket)?;
+                Protocol::Udp if place.socket.peer_addr().is_ok() => {
+                    socket::open(&door.group, self.config.backlog, false).and_then(|socket| {
+                        door.group.remove(worker.slot)?;
+                        door.group.insert(worker.slot, &socket)?;
                         let mut ours = self.surroundings.ours.borrow_mut();
                         ours.extend(socket.cookie().ok());
-                        place.cookie().ok().map(|cookie| ours.remove(&cookie));
-                        *place = socket;
+                        place.socket.cookie().ok().map(|cookie| ours.remove(&cookie));
+                        place.socket = socket;
                         Ok(())
                     })
                 }
@@ -182,45 +231,94 @@ impl Service {
             match repaired {
                 Ok(()) => warn!(
                     worker = worker.name,
-                    "the socket of {listener} was unusable and is back in service"
+                    "the socket of {} was unusable and is back in service", place.listener
                 ),
                 Err(error) => {
-                    warn!(worker = worker.name, "cannot put {listener} back into service: {error:#}")
+                    warn!(worker = worker.name, "cannot put {} back into service: {error:#}", place.listener)
                 }
             }
         }
     }
 
-    fn disown(&self, sockets: &[Socket]) {
+    pub(super) fn disown(&self, places: &[Place]) {
         let mut ours = self.surroundings.ours.borrow_mut();
-        for cookie in sockets.iter().filter_map(|socket| socket.cookie().ok()) {
+        for cookie in places.iter().filter_map(|place| place.socket.cookie().ok()) {
             ours.remove(&cookie);
         }
     }
 
-    pub(super) fn release(&mut self, number: usize) {
-        let Some(worker) = self.workers.remove(&number) else { return };
-        let last = self.workers.is_empty();
-        for ((socket, group), listener) in worker.sockets.iter().zip(&mut self.groups).zip(&self.listeners) {
-            if last && !matches!(strangers::count(listener, &self.surroundings.ours.borrow()), Ok(0)) {
+    /// Nothing of the worker is left after this.
+    pub(super) fn release(&mut self, id: Id) {
+        let Some(mut worker) = self.workers.remove(&id) else { return };
+        self.unsaved = true;
+        for place in &worker.places {
+            let here = |other: &Worker| other.places.iter().any(|other| other.listener == place.listener);
+            let last = !self.workers.values().any(here);
+            let door = self.doors.iter_mut().find(|door| *door.group.listener() == place.listener);
+            if last
+                && let Some(door) = &door
+                && !matches!(strangers::count(&place.listener, &self.surroundings.ours.borrow()), Ok(0))
+            {
                 // Others in the group go on without us, as before.
-                if let Err(error) = group.detach(socket) {
-                    warn!("cannot leave the group of {listener} to others: {error}");
+                if let Err(error) = door.group.detach(&place.socket) {
+                    warn!("cannot leave the group of {} to others: {error}", place.listener);
                 }
             }
-            if listener.protocol == Protocol::Tcp {
+            if place.listener.protocol == Protocol::Tcp {
+                worker.farewell.handed_over += queued(&place.socket);
                 // The kernel hands what is still queued to the others; then the slot is empty.
-                if let Err(error) = socket::shut_down(socket) {
-                    warn!(worker = worker.name, "cannot shut {listener} down: {error:#}");
+                if let Err(error) = socket::shut_down(&place.socket) {
+                    warn!(worker = worker.name, "cannot shut {} down: {error:#}", place.listener);
                 }
             }
-            if let Err(error) = group.remove(worker.slot) {
-                warn!(worker = worker.name, "{error:#}");
+            if worker.holds_slot
+                && let Some(door) = door
+            {
+                door.group.set_fitness(worker.slot, Fitness::Fit);
+                if let Err(error) = door.group.remove(worker.slot) {
+                    warn!(worker = worker.name, "{error:#}");
+                }
             }
         }
-        self.disown(&worker.sockets);
-        self.tracer.rename(worker.slot, None);
-        self.slots.free(worker.slot);
+        self.disown(&worker.places);
+        let _ = self.health.forget(id);
+        if worker.holds_slot {
+            self.tracer.rename(worker.slot, None);
+            self.slots.free(worker.slot);
+        }
+        info!(worker = worker.name, "it is gone");
+        worker.farewell.tell(&worker.name);
+        self.rollout_saw_release(id);
+        if self.rollout.is_none() {
+            self.prune_doors();
+        }
+    }
+
+    /// All of these leave at once, so that buckets move once.
+    pub(super) fn leave(&mut self, ids: &[Id], patience: Option<Duration>) {
+        let now = Instant::now();
+        let mut all = Vec::new();
+        for id in ids {
+            if let Some(worker) = self.workers.get_mut(id) {
+                let before = worker.life.state();
+                if before != State::Draining {
+                    worker.farewell.begun = Some(now);
+                    worker.farewell.queue = worker.queue();
+                }
+                all.push((*id, worker.life.on(Event::Leave { patience }, now, &self.config)));
+                info!(worker = worker.name, slot = worker.slot, "{before} → {}", worker.life.state());
+            }
+        }
+        for (id, steps) in all {
+            self.take(id, steps);
+        }
+    }
+
+    /// Workers that count for `scale`, in the order of their numbers.
+    pub(super) fn staying(&self) -> Vec<Id> {
+        let counts =
+            |worker: &&Worker| !worker.trial && worker.life.origin() == Origin::Started && worker.stays();
+        self.workers.values().filter(counts).map(|worker| worker.id).collect()
     }
 
     pub(super) fn scale(&mut self, to: usize) -> Result<Scaled, String> {
@@ -228,47 +326,100 @@ impl Service {
         if self.stopping {
             return Err(format!("service {} is ending", self.config.name));
         }
+        if to > 0 && self.config.command.is_empty() && !self.config.embedded {
+            return Err(format!(
+                "service {} has no command: its workers come by themselves, with `reuseport-lb exec {}`",
+                self.config.name, self.config.name
+            ));
+        }
         // Whatever becomes of it, the service has been started.
-        self.settled = true;
-        let staying: Vec<usize> = self
-            .workers
-            .iter()
-            .filter(|(_, worker)| worker.life.state() != State::Draining)
-            .map(|(number, _)| *number)
-            .collect();
+        self.is_up();
+        let staying = self.staying();
         let before = staying.len();
         if to < before {
-            self.leave(&staying[to..]);
+            self.leave(&staying[to..], None);
         }
-        let free: Vec<usize> = (0..)
-            .filter(|number| !self.workers.contains_key(number))
-            .take(to.saturating_sub(before))
-            .collect();
-        for (done, number) in free.iter().enumerate() {
-            if let Err(error) = self.add(*number) {
-                self.leave(&free[..done]);
-                return Err(format!("{error:#}"));
+        let free: Vec<usize> = self.free_numbers().take(to.saturating_sub(before)).collect();
+        let mut added = Vec::new();
+        for number in free {
+            match self.add(number, Origin::Started, 1) {
+                Ok(id) => added.push(id),
+                Err(error) => {
+                    self.leave(&added, None);
+                    return Err(format!("{error:#}"));
+                }
             }
         }
-        for number in free {
-            self.happen(number, Event::Start);
+        for id in added {
+            self.happen(id, Event::Start);
         }
         self.config.workers = to;
+        self.unsaved = true;
         info!(service = self.config.name, "scaled from {before} to {to} workers");
         Ok(Scaled { before, after: to })
     }
 
+    pub(super) fn free_numbers(&self) -> impl Iterator<Item = usize> {
+        (0..).filter(|number| !self.workers.keys().any(|id| id.number == *number))
+    }
+
     pub(super) fn weigh(&mut self, number: usize, weight: u32) -> Result<(), String> {
-        let name = format!("{}/{number}", self.config.name);
-        let Some(worker) = self.workers.get_mut(&number) else {
-            return Err(format!("there is no worker {name}"));
-        };
+        let id = self.id_of(number).ok_or_else(|| self.unknown(number))?;
         if weight > MAX_WEIGHT {
             return Err(format!("weight {weight} is too large: the most is {MAX_WEIGHT}"));
         }
-        worker.weight = weight;
-        info!(worker = name, "its weight is {weight} now");
+        if let Some(worker) = self.workers.get_mut(&id) {
+            worker.weight = weight;
+            info!(worker = worker.name, "its weight is {weight} now");
+        }
+        self.unsaved = true;
         self.rebalance();
         Ok(())
     }
+
+    pub(super) fn drain(
+        &mut self,
+        number: usize,
+        patience: Option<Duration>,
+        answer: oneshot::Sender<Result<Drained, String>>,
+    ) {
+        let Some(id) = self.id_of(number) else {
+            return drop(answer.send(Err(self.unknown(number))));
+        };
+        let Some(worker) = self.workers.get_mut(&id) else { return };
+        worker.farewell.waiting.push(answer);
+        if worker.stays() && worker.life.origin() == Origin::Started {
+            // It is not replaced.
+            self.config.workers = self.config.workers.saturating_sub(1);
+        }
+        self.is_up();
+        self.leave(&[id], patience);
+    }
+
+    pub(super) fn unknown(&self, number: usize) -> String {
+        let known: Vec<&str> = self.workers.values().map(|worker| worker.name.as_str()).collect();
+        let known = if known.is_empty() { "nobody".into() } else { known.join(", ") };
+        format!("there is no worker {}; there is {known}", self.name_of(number))
+    }
+}
+
+impl Farewell {
+    fn tell(self, name: &str) {
+        let drained = Drained {
+            worker: name.to_owned(),
+            seconds: self.begun.map_or(0.0, |begun| begun.elapsed().as_secs_f64()),
+            queue: self.queue,
+            handed_over: self.handed_over,
+            end: self.end,
+        };
+        for waiting in self.waiting {
+            // Whoever asked may have gone away.
+            let _ = waiting.send(Ok(drained.clone()));
+        }
+    }
+}
+
+/// Connections that wait in a listening socket.
+fn queued(socket: &Socket) -> u64 {
+    socket::queue(socket, Protocol::Tcp).map_or(0, |queue| u64::from(queue.queue))
 }

@@ -1,51 +1,61 @@
 //! One service: its groups, its table and its workers, and the task that owns them all. Not: what
-//! to do when (`worker.rs`) or how the kernel is told (`kernel/`).
+//! to do when (`worker.rs`, `health.rs`) or how the kernel is told (`kernel/`).
 
+mod attend;
+mod door;
+mod guests;
 mod membership;
+mod reload;
 mod report;
+mod rollout;
 mod start;
+mod takeover;
+mod workers;
 
-pub use start::find_command;
+pub use membership::{Drained, MAX_WEIGHT, Scaled};
+pub use reload::{Prepare, TRIAL};
+pub use rollout::{Progress, Wish};
+pub use start::{find_command, find_program};
+pub use takeover::abandon;
 
 use std::cell::RefCell;
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::path::PathBuf;
 use std::rc::Rc;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Result, anyhow};
 use rustix::process::Rlimit;
-use socket2::Socket;
 use tokio::sync::{broadcast, mpsc, oneshot};
 use tracing::{info, warn};
 
 use crate::config::{self, Ready};
+use crate::health::{Health, Status};
+use crate::join;
 use crate::kernel::bpffs::Pins;
-use crate::kernel::group::Group;
 use crate::kernel::host::{self, User};
 use crate::kernel::process::{Exit, Process};
-use crate::kernel::socket;
 use crate::listener::Listener;
-use crate::notify::Notify;
+use crate::notify::Said;
 use crate::slots::Slots;
+use crate::state::StateFile;
 use crate::status;
+use crate::supervisor::Starting;
 use crate::table::{Member, Table};
 use crate::trace::{Decision, Tracer};
-use crate::worker::{Event, Life, State, Step};
-
-/// A worker that is ready waits this long for others that are starting, so that buckets move once
-/// for all of them.
-const JOIN_TOGETHER: Duration = Duration::from_millis(200);
+use crate::worker::{Event, Origin, State, Step};
+use door::Door;
+use rollout::Rollout;
+use workers::{Id, Worker};
 
 /// A worker that counts as ready at once must also run for this long before the start is a success.
 const SETTLING: Duration = Duration::from_secs(1);
 
+/// Whom embedded workers run as, unless they are told.
+const NOBODY: &str = "nobody";
+
 /// After this time without `READY=1` the log says what may be wrong.
 const NAG_AFTER: Duration = Duration::from_secs(5);
-
-/// Largest weight of a worker; the smallest is 0, which means no new flows.
-const MAX_WEIGHT: u32 = 1_000_000;
 
 /// What a service is asked to do.
 pub enum Command {
@@ -55,6 +65,18 @@ pub enum Command {
     Scale(usize, oneshot::Sender<Result<Scaled, String>>),
     /// Give the worker with this number this weight.
     Weight(usize, u32, oneshot::Sender<Result<(), String>>),
+    /// Let the worker with this number leave, with so much patience; answered when it is gone.
+    Drain(usize, Option<Duration>, oneshot::Sender<Result<Drained, String>>),
+    /// Replace workers, and tell how it goes.
+    Restart(Wish, mpsc::UnboundedSender<Progress>),
+    /// Let a process in.
+    Join(join::Request),
+    /// Make ready for other settings, so that nothing can fail any more.
+    Prepare(Box<Prepare>, oneshot::Sender<Result<(), String>>),
+    /// Apply what was prepared; answered, with what changed, when it is done.
+    Commit(oneshot::Sender<Result<String, String>>),
+    /// Forget what was prepared.
+    Abort,
     /// Report single decisions.
     Trace(oneshot::Sender<broadcast::Receiver<Decision>>),
     /// A subscriber of [`Command::Trace`] is gone.
@@ -63,29 +85,22 @@ pub enum Command {
     Stop,
     /// End now.
     Kill,
-}
-
-/// What [`Command::Scale`] has begun.
-#[derive(Clone, Debug, serde::Serialize, serde::Deserialize)]
-pub struct Scaled {
-    /// Workers before, without those that are leaving.
-    pub before: usize,
-    /// Workers to come.
-    pub after: usize,
+    /// End, and leave everything to the next daemon.
+    Keep,
 }
 
 /// What happened to one process of a worker.
-pub enum Happening {
-    /// It said `READY=1`.
-    SaidReady,
-    /// It ended.
+enum Happening {
+    Said(Said),
     Ended(Exit),
+    /// It joined, but was not there any more to hear it.
+    Lost,
 }
 
-/// Which worker something happened to: its number, and which of its processes.
+/// Which process something happened to: its worker, and which of that worker's processes.
 #[derive(Clone, Copy, PartialEq, Eq)]
 struct Whom {
-    number: usize,
+    id: Id,
     incarnation: u64,
 }
 
@@ -95,107 +110,119 @@ pub struct Surroundings {
     pub pins: Pins,
     /// SO_COOKIE of every socket of every service; all others on our ports are strangers.
     pub ours: RefCell<HashSet<u64>>,
-    /// Where notification sockets go.
+    /// Which service serves an address, once for each of its groups.
+    pub addresses: RefCell<Vec<(Listener, String)>>,
+    /// Where notification sockets and state files go.
     pub runtime_dir: PathBuf,
     /// The limit of open files for workers.
     pub open_files: Rlimit,
+    /// Errors while a service starts; they end the daemon.
+    pub failures: mpsc::UnboundedSender<anyhow::Error>,
+    /// Tells the service manager when all services are up.
+    pub starting: Starting,
 }
 
 /// The state of one service; owned by its task.
 pub struct Service {
     config: config::Service,
+    /// What the configuration said, before `scale` and `drain`.
+    configured: config::Service,
     user: Option<User>,
     surroundings: Rc<Surroundings>,
-    groups: Vec<Group>,
-    listeners: Vec<Listener>,
+    /// One per listener, in their order.
+    doors: Vec<Door>,
     table: Table,
     members: Vec<Member>,
     moved: u64,
     slots: Slots,
-    workers: BTreeMap<usize, Worker>,
-    incarnations: u64,
+    workers: BTreeMap<Id, Worker>,
+    /// Counts up with each worker and each process.
+    count: u64,
+    /// Counts up with each change of what workers are started as.
+    release: u64,
+    rollout: Option<Rollout>,
+    prepared: Option<reload::Prepared>,
+    health: Health<Id>,
+    look_at: Option<Instant>,
+    /// Decisions for each worker when something last waited.
+    selected: BTreeMap<Id, u64>,
+    /// Who said `WATCHDOG=1` since the last look.
+    pings: BTreeSet<Id>,
     sender: mpsc::UnboundedSender<(Whom, Happening)>,
     receiver: mpsc::UnboundedReceiver<(Whom, Happening)>,
     tracer: Tracer,
-    failures: mpsc::UnboundedSender<anyhow::Error>,
     settled: bool,
     stopping: bool,
     join_at: Option<Instant>,
     nag_at: Option<Instant>,
-}
-
-struct Worker {
-    name: String,
-    slot: u16,
-    weight: u32,
-    life: Life,
-    /// One per listener, in their order.
-    sockets: Vec<Socket>,
-    /// What the counters of the slot said when this worker got it, per listener.
-    selected_before: Vec<u64>,
-    process: Option<Running>,
-}
-
-struct Running {
-    incarnation: u64,
-    process: Arc<Process>,
-    /// Its end closes the notification socket.
-    _notify: Notify,
+    state_file: StateFile,
+    /// Workers whose process ended while there was no daemon.
+    ended_meanwhile: Vec<Id>,
+    /// Something changed that the next daemon must know.
+    unsaved: bool,
 }
 
 impl Service {
-    /// Loads a program for each listener and opens the sockets of all workers; starts no process.
-    pub fn open(
-        mut config: config::Service,
-        surroundings: Rc<Surroundings>,
-        failures: mpsc::UnboundedSender<anyhow::Error>,
-    ) -> Result<Self> {
-        if config.command.is_empty() && config.user.is_none() {
+    fn empty(mut config: config::Service, surroundings: Rc<Surroundings>) -> Result<Self> {
+        let configured = config.clone();
+        if config.embedded && config.user.is_none() {
             // The embedded worker needs no rights at all.
-            config.user = host::user("nobody").ok().map(|user| user.name);
+            config.user = host::user(NOBODY).ok().map(|user| user.name);
         }
         let user = config.user.as_deref().map(host::user).transpose()?;
         let (sender, receiver) = mpsc::unbounded_channel();
-        let mut service = Self {
+        Ok(Self {
             user,
-            surroundings,
-            groups: Vec::new(),
-            listeners: config.listen.clone(),
+            doors: Vec::new(),
             table: Table::default(),
             members: Vec::new(),
             moved: 0,
             slots: Slots::default(),
             workers: BTreeMap::new(),
-            incarnations: 0,
+            count: 0,
+            release: 0,
+            rollout: None,
+            prepared: None,
+            health: Health::default(),
+            look_at: None,
+            selected: BTreeMap::new(),
+            pings: BTreeSet::new(),
             sender,
             receiver,
             tracer: Tracer::default(),
-            failures,
             settled: false,
             stopping: false,
             join_at: None,
             nag_at: (config.ready == Ready::Notify).then(|| Instant::now() + NAG_AFTER),
+            state_file: StateFile::new(&surroundings.runtime_dir, &config.name),
+            ended_meanwhile: Vec::new(),
+            unsaved: true,
+            configured,
             config,
-        };
-        service.open_groups().with_context(|| format!("service {}", service.config.name))?;
-        Ok(service)
+            surroundings,
+        })
     }
 
-    /// Serves until it is told to stop and every worker is gone.
+    /// Serves until it is told to stop and every worker is gone, or to keep everything as it is.
     pub async fn run(mut self, mut commands: mpsc::UnboundedReceiver<Command>) {
-        let numbers: Vec<usize> = self.workers.keys().copied().collect();
-        for number in numbers {
-            self.happen(number, Event::Start);
-        }
+        self.start_workers();
+        self.replace_outdated();
         loop {
+            self.advance_rollout(Instant::now());
             self.settle();
             self.tell_rosters(None);
+            self.save();
+            self.let_go();
             if self.stopping && self.workers.is_empty() {
+                self.is_up();
+                self.state_file.remove();
+                self.pull_down();
                 return;
             }
             let deadline = self.deadline();
             tokio::select! {
                 command = commands.recv() => match command {
+                    Some(Command::Keep) => return self.keep(),
                     Some(command) => self.obey(command),
                     None => self.stop(),
                 },
@@ -206,19 +233,26 @@ impl Service {
     }
 
     fn obey(&mut self, command: Command) {
+        // Whoever asked may have gone away meanwhile.
         match command {
             Command::Status(answer) => drop(answer.send(self.status())),
             Command::Scale(to, answer) => drop(answer.send(self.scale(to))),
             Command::Weight(number, weight, answer) => drop(answer.send(self.weigh(number, weight))),
+            Command::Drain(number, patience, answer) => self.drain(number, patience, answer),
+            Command::Restart(wish, progress) => self.restart(wish, progress),
+            Command::Join(request) => self.join(request),
+            Command::Prepare(wish, answer) => drop(answer.send(self.prepare(*wish))),
+            Command::Commit(answer) => self.commit(answer),
+            Command::Abort => self.forget_prepared(),
             Command::Trace(answer) => {
-                self.groups.iter().for_each(|group| group.trace(true));
+                self.doors.iter().for_each(|door| door.group.trace(true));
                 drop(answer.send(self.tracer.subscribe()));
             }
             Command::TraceEnded => {
                 let wanted = self.tracer.wanted();
-                self.groups.iter().for_each(|group| group.trace(wanted));
+                self.doors.iter().for_each(|door| door.group.trace(wanted));
             }
-            Command::Stop => self.stop(),
+            Command::Stop | Command::Keep => self.stop(),
             Command::Kill => {
                 self.stop();
                 self.each(Event::Kill);
@@ -227,33 +261,60 @@ impl Service {
     }
 
     fn happened(&mut self, whom: Whom, happening: Happening) {
-        let Some(worker) = self.workers.get_mut(&whom.number) else { return };
+        let Some(worker) = self.workers.get_mut(&whom.id) else { return };
         if worker.process.as_ref().is_none_or(|running| running.incarnation != whom.incarnation) {
             return;
         }
         match happening {
-            Happening::SaidReady => self.happen(whom.number, Event::SaidReady),
-            Happening::Ended(exit) => {
-                worker.process = None;
-                let name = worker.name.clone();
-                if worker.life.state() == State::Draining {
-                    info!(worker = name, "it {exit} and is gone");
-                } else {
-                    warn!(worker = name, "it {exit}");
-                    if self.is_first_start(whom.number) {
-                        self.fail_start(&format!("worker {name} {exit} while the service was being started"));
-                    }
+            Happening::Said(said) => {
+                if worker.life.state() != State::Draining {
+                    worker.alive(self.config.watchdog);
                 }
-                let killed = exit == Exit::Signal(libc::SIGKILL);
-                self.happen(whom.number, Event::Ended { killed });
+                match said {
+                    Said::Ready => self.happen(whom.id, Event::SaidReady),
+                    Said::Stopping => self.said_stopping(whom.id),
+                    Said::Alive => self.pinged(whom.id),
+                }
             }
+            Happening::Ended(exit) => self.ended(whom.id, exit),
+            Happening::Lost => self.ended(whom.id, Exit::Unknown),
         }
     }
 
+    fn said_stopping(&mut self, id: Id) {
+        self.rollout_saw_end(id, "is ending");
+        self.happen(id, Event::SaidStopping);
+        if self.workers.get(&id).is_some_and(|worker| worker.life.state() == State::Draining) {
+            self.with_process(id, Process::expect_end);
+        }
+    }
+
+    fn ended(&mut self, id: Id, exit: Exit) {
+        let Some(worker) = self.workers.get_mut(&id) else { return };
+        let hung = std::mem::take(&mut worker.hung);
+        worker.end_of_process(exit);
+        let name = worker.name.clone();
+        if worker.trial {
+            warn!(worker = name, "its successor {exit}");
+        } else if worker.life.state() == State::Draining {
+            info!(worker = name, "it {exit}");
+        } else {
+            warn!(worker = name, "it {exit}");
+            if self.is_first_start(id) {
+                self.fail_start(&format!("worker {name} {exit} while the service was being started"));
+            }
+        }
+        self.forget_health(id);
+        self.rollout_saw_end(id, &exit.to_string());
+        let killed = exit == Exit::Signal(libc::SIGKILL) && !hung;
+        self.happen(id, Event::Ended { killed });
+    }
+
     /// Whether a worker has never served: its end is then part of the start, not a crash.
-    fn is_first_start(&self, number: usize) -> bool {
-        let Some(worker) = self.workers.get(&number) else { return false };
-        worker.life.restarts() == 0
+    fn is_first_start(&self, id: Id) -> bool {
+        let Some(worker) = self.workers.get(&id) else { return false };
+        worker.life.origin() == Origin::Started
+            && worker.life.restarts() == 0
             && worker
                 .life
                 .ready_since()
@@ -262,32 +323,35 @@ impl Service {
 
     /// An error before the service is up ends the start; later it is a crash like any other.
     fn fail_start(&mut self, why: &str) {
-        if !self.settled && !self.stopping {
+        if !self.settled && !self.stopping && !self.surroundings.starting.is_over() {
             let hint = "its own output, if any, is above; `ready` says when a worker counts as started";
             let report =
                 anyhow!("{why} ({hint})").context(format!("service {} does not start", self.config.name));
-            let _ = self.failures.send(report);
+            let _ = self.surroundings.failures.send(report);
         }
     }
 
     fn tick(&mut self) {
         let now = Instant::now();
-        let due: Vec<usize> = self
+        let due: Vec<Id> = self
             .workers
             .iter()
             .filter(|(_, worker)| worker.life.deadline().is_some_and(|at| at <= now))
-            .map(|(number, _)| *number)
+            .map(|(id, _)| *id)
             .collect();
-        for number in due {
-            let Some(worker) = self.workers.get(&number) else { continue };
+        for id in due {
+            let Some(worker) = self.workers.get(&id) else { continue };
             if worker.life.wants_look(now) {
-                let empty = worker.queue_is_empty(&self.listeners);
-                self.happen(number, Event::Looked { empty });
+                let queue = worker.queue();
+                self.happen(id, Event::Looked { queue });
             }
-            self.happen(number, Event::Tick);
+            self.happen(id, Event::Tick);
         }
         if self.join_at.is_some_and(|at| at <= now) {
             self.rebalance();
+        }
+        if self.look_at.is_some_and(|at| at <= now) {
+            self.attend(now);
         }
         if self.nag_at.is_some_and(|at| at <= now) {
             self.nag_at = None;
@@ -304,19 +368,33 @@ impl Service {
     fn settle(&mut self) {
         let now = Instant::now();
         let settled = |worker: &Worker| match (self.config.ready, worker.life.ready_since()) {
+            _ if worker.life.origin() == Origin::Joined => true,
             (_, None) => false,
             (Ready::Immediate, Some(since)) => now - since >= SETTLING,
             _ => true,
         };
-        if !self.settled && !self.stopping && self.workers.values().all(settled) {
-            self.settled = true;
-            self.nag_at = None;
+        if !self.settled && !self.stopping && self.own().all(settled) {
+            self.is_up();
             info!("service {} is up: {}", self.config.name, self.summary());
         }
     }
 
+    /// Workers that it starts itself: what becomes of others says nothing about the start.
+    fn own(&self) -> impl Iterator<Item = &Worker> {
+        self.workers.values().filter(|worker| worker.life.origin() == Origin::Started)
+    }
+
+    /// From here on an exit is a crash and not a failed start.
+    fn is_up(&mut self) {
+        if !std::mem::replace(&mut self.settled, true) {
+            self.nag_at = None;
+            self.surroundings.starting.done();
+        }
+    }
+
     fn summary(&self) -> String {
-        let listeners: Vec<String> = self.listeners.iter().map(ToString::to_string).collect();
+        let listeners: Vec<String> =
+            self.doors.iter().map(|door| door.group.listener().to_string()).collect();
         let workers = match self.workers.len() {
             1 => "1 worker".into(),
             n => format!("{n} workers"),
@@ -324,15 +402,17 @@ impl Service {
         format!("{workers} on {}", listeners.join(" "))
     }
 
-    fn deadline(&self) -> Option<Instant> {
+    fn deadline(&mut self) -> Option<Instant> {
         let settling = if self.settled || self.stopping || self.config.ready != Ready::Immediate {
             None
         } else {
-            let last = self.workers.values().filter_map(|worker| worker.life.ready_since()).max();
+            let last = self.own().filter_map(|worker| worker.life.ready_since()).max();
             // A moment that has passed without settling is nothing to wait for.
             last.map(|at| at + SETTLING).filter(|at| *at > Instant::now())
         };
-        let own = [self.join_at, self.nag_at, settling];
+        self.plan_look();
+        let rollout = self.rollout.as_ref().and_then(Rollout::deadline);
+        let own = [self.join_at, self.nag_at, settling, rollout, self.look_at];
         self.workers
             .values()
             .filter_map(|worker| worker.life.deadline())
@@ -341,82 +421,69 @@ impl Service {
     }
 
     fn each(&mut self, event: Event) {
-        let numbers: Vec<usize> = self.workers.keys().copied().collect();
-        numbers.into_iter().for_each(|number| self.happen(number, event));
+        let all: Vec<Id> = self.workers.keys().copied().collect();
+        all.into_iter().for_each(|id| self.happen(id, event));
     }
 
     fn stop(&mut self) {
         if !std::mem::replace(&mut self.stopping, true) {
-            self.leave(&self.workers.keys().copied().collect::<Vec<_>>());
+            self.end_rollout("the service is ending");
+            self.leave(&self.workers.keys().copied().collect::<Vec<_>>(), None);
         }
     }
 
-    /// All of `numbers` leave at once, so that buckets move once.
-    fn leave(&mut self, numbers: &[usize]) {
-        let now = Instant::now();
-        let mut all = Vec::new();
-        for number in numbers {
-            if let Some(worker) = self.workers.get_mut(number) {
-                let before = worker.life.state();
-                all.push((*number, worker.life.on(Event::Leave, now, &self.config)));
-                info!(worker = worker.name, slot = worker.slot, "{before} → {}", worker.life.state());
-            }
-        }
-        for (number, steps) in all {
-            self.take(number, steps);
-        }
-    }
-
-    fn happen(&mut self, number: usize, event: Event) {
-        let Some(worker) = self.workers.get_mut(&number) else { return };
+    fn happen(&mut self, id: Id, event: Event) {
+        let Some(worker) = self.workers.get_mut(&id) else { return };
         let before = worker.life.state();
         let steps = worker.life.on(event, Instant::now(), &self.config);
         let after = worker.life.state();
+        if before != after && after == State::Ready {
+            worker.alive(self.config.watchdog);
+        }
         if before != after {
             info!(worker = worker.name, slot = worker.slot, "{before} → {after}");
+            self.unsaved = true;
         }
-        self.take(number, steps);
+        self.take(id, steps);
     }
 
-    fn take(&mut self, number: usize, steps: Vec<Step>) {
+    fn take(&mut self, id: Id, steps: Vec<Step>) {
+        self.unsaved |= !steps.is_empty();
         for step in steps {
             match step {
-                Step::Spawn => self.spawn(number),
-                Step::Admit => self.admit(),
+                Step::Spawn => self.spawn(id),
+                Step::Admit => self.admit(id),
                 Step::Withdraw => self.rebalance(),
-                Step::Rescue => self.rescue(number),
-                Step::HandOver => self.hand_over(number),
-                Step::Terminate => self.with_process(number, Process::terminate),
-                Step::Kill => self.with_process(number, Process::kill),
-                Step::Release => self.release(number),
+                Step::Rescue => self.rescue(id),
+                Step::HandOver => self.hand_over(id),
+                Step::Terminate => self.with_process(id, Process::terminate),
+                Step::Kill => self.with_process(id, Process::kill),
+                Step::Release => self.release(id),
             }
         }
     }
 
-    fn with_process(&self, number: usize, act: impl Fn(&Process)) {
-        if let Some(running) = self.workers.get(&number).and_then(|worker| worker.process.as_ref()) {
+    fn with_process(&self, id: Id, act: impl Fn(&Process)) {
+        if let Some(running) = self.workers.get(&id).and_then(|worker| worker.process.as_ref()) {
             act(&running.process);
         }
     }
 
     /// Tells the program who is ready and where to wait; `coming` is about to be one of the latter.
     fn tell_rosters(&self, coming: Option<u16>) {
-        let ready = || self.workers.values().filter(|worker| worker.life.state() == State::Ready);
+        let members = || self.workers.values().filter(|worker| worker.is_member());
+        let fit = |worker: &&Worker| worker.life.state() == State::Ready;
+        let awake = |worker: &&Worker| self.health.status(worker.id) != Status::Stalled;
+        // Those that do not accept only where nobody does.
+        let stuck = !members().filter(fit).any(|worker| awake(&worker));
+        let ready = || members().filter(fit).filter(|worker| stuck || awake(worker));
         // Those of weight 0 only where there is nobody else.
         let anybody = ready().all(|worker| worker.weight == 0);
-        let wanted = ready().filter(|worker| anybody || worker.weight > 0);
-        let ready: Vec<u16> = wanted.map(|worker| worker.slot).collect();
-        let waiting = self.workers.values().filter(|worker| worker.life.can_wait()).map(|worker| worker.slot);
+        let ready: Vec<u16> =
+            ready().filter(|worker| anybody || worker.weight > 0).map(|worker| worker.slot).collect();
+        let waiting = members().filter(|worker| worker.life.can_wait()).map(|worker| worker.slot);
         let waiting: Vec<u16> = waiting.chain(coming).collect();
-        self.groups.iter().for_each(|group| group.set_rosters(&ready, &waiting));
-    }
-}
-
-impl Worker {
-    fn queue_is_empty(&self, listeners: &[Listener]) -> bool {
-        self.sockets.iter().zip(listeners).all(|(socket, listener)| {
-            socket::queue(socket, listener.protocol).map_or(true, |queue| queue.queue == 0)
-        })
+        self.doors.iter().for_each(|door| door.group.set_rosters(&ready, &waiting));
     }
 }
 

@@ -5,21 +5,30 @@ use reuseport_lb_common::counters::Counter;
 use reuseport_lb_common::layout::BUCKETS;
 use tracing::warn;
 
-use super::{Service, Worker};
-use crate::kernel::group::{Group, Totals};
+use super::Service;
+use super::door::Door;
+use super::workers::{Place, Worker};
+use crate::health::Status;
+use crate::kernel::group::Totals;
 use crate::kernel::{socket, strangers};
 use crate::status;
+use crate::worker::{Origin, State};
 
 impl Service {
     pub(super) fn status(&self) -> Result<status::Service> {
-        let totals = self.groups.iter().map(Group::totals).collect::<Result<Vec<Totals>>>()?;
+        let totals = self.doors.iter().map(|door| door.group.totals()).collect::<Result<Vec<Totals>>>()?;
         let shares = self.table.shares();
         Ok(status::Service {
             name: self.config.name.clone(),
             affinity: self.config.affinity.to_string(),
             moved: self.moved,
             wanted: self.config.workers,
-            groups: (0..self.groups.len()).map(|at| self.group_status(at, &totals[at])).collect(),
+            groups: self
+                .doors
+                .iter()
+                .zip(&totals)
+                .map(|(door, totals)| self.group_status(door, totals))
+                .collect(),
             workers: self
                 .workers
                 .values()
@@ -28,13 +37,13 @@ impl Service {
         })
     }
 
-    pub(super) fn group_status(&self, at: usize, totals: &Totals) -> status::Group {
-        let listener = &self.listeners[at];
+    fn group_status(&self, door: &Door, totals: &Totals) -> status::Group {
+        let listener = door.group.listener();
         let counter = |counter: &Counter| (counter.name().to_owned(), totals.events[counter.index()]);
         status::Group {
             listen: listener.to_string(),
             protocol: listener.protocol.to_string(),
-            program_id: self.groups[at].program_id(),
+            program_id: door.group.program_id(),
             counters: Counter::ALL.iter().map(counter).collect(),
             strangers: strangers::count(listener, &self.surroundings.ours.borrow())
                 .inspect_err(|error| warn!("cannot look for strangers on {listener}: {error:#}"))
@@ -42,14 +51,22 @@ impl Service {
         }
     }
 
-    pub(super) fn worker_status(&self, worker: &Worker, totals: &[Totals], shares: &[u32]) -> status::Worker {
+    fn worker_status(&self, worker: &Worker, totals: &[Totals], shares: &[u32]) -> status::Worker {
         let slot = usize::from(worker.slot);
-        let sockets = worker.sockets.iter().enumerate().map(|(at, socket)| {
-            let queue = socket::queue(socket, self.listeners[at].protocol).unwrap_or_default();
+        let buckets = if worker.holds_slot { shares[slot] } else { 0 };
+        let selected = |place: &Place| {
+            place.selected_after.unwrap_or_else(|| {
+                let at = self.doors.iter().position(|door| *door.group.listener() == place.listener);
+                let now = at.map_or(0, |at| totals[at].selected[slot]);
+                if worker.holds_slot { now.saturating_sub(place.selected_before) } else { 0 }
+            })
+        };
+        let sockets = worker.places.iter().map(|place| {
+            let queue = socket::queue(&place.socket, place.listener.protocol).unwrap_or_default();
             status::Socket {
-                listen: self.listeners[at].to_string(),
-                cookie: socket.cookie().unwrap_or_default(),
-                selected: totals[at].selected[slot] - worker.selected_before[at],
+                listen: place.listener.to_string(),
+                cookie: place.socket.cookie().unwrap_or_default(),
+                selected: selected(place),
                 queue: queue.queue,
                 backlog: queue.backlog,
             }
@@ -57,14 +74,25 @@ impl Service {
         status::Worker {
             name: worker.name.clone(),
             slot: worker.slot,
-            state: worker.life.state().to_string(),
+            state: self.state_shown(worker),
             pid: worker.process.as_ref().map(|running| running.process.pid()),
             weight: worker.weight,
-            member: self.members.iter().any(|member| member.slot() == worker.slot),
-            share: f64::from(shares[slot]) / BUCKETS as f64,
-            buckets: shares[slot],
+            member: self.members.iter().any(|member| member.slot() == worker.slot) && worker.is_member(),
+            share: f64::from(buckets) / BUCKETS as f64,
+            buckets,
             restarts: worker.life.restarts(),
+            joined: worker.life.origin() == Origin::Joined,
+            successor: worker.trial,
+            overloaded: self.health.status(worker.id) == Status::Overloaded,
+            last_words: worker.last_words.clone(),
             sockets: sockets.collect(),
         }
+    }
+
+    fn state_shown(&self, worker: &Worker) -> String {
+        if worker.life.state() == State::Ready && self.health.status(worker.id) == Status::Stalled {
+            return "stalled".into();
+        }
+        worker.life.state().to_string()
     }
 }

@@ -1,36 +1,98 @@
-//! Starting a worker's process, and being told what becomes of it.
+//! Starting a service, and the processes of its workers, and being told what becomes of them.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::rc::Rc;
 
 use anyhow::Result;
+use tokio::task::JoinHandle;
 use tracing::warn;
 
-use super::{Happening, Running, Service, Whom, Worker};
+use super::door::Door;
+use super::workers::{Id, Running, Worker};
+use super::{Happening, Service, Surroundings, Whom};
 use crate::config;
-use crate::kernel::process::{self, Exit, Launch};
-use crate::listener::Listener;
+use crate::kernel::output::Output;
+use crate::kernel::process::{self, Exit, Launch, Process};
+use crate::kernel::strangers;
 use crate::notify::{self, Notify};
-use crate::worker::Event;
+use crate::worker::{Event, Origin, State};
 
 impl Service {
+    /// Loads a program for each listener and opens the sockets of all workers; starts no process.
+    pub fn open(config: config::Service, surroundings: Rc<Surroundings>) -> Result<Self> {
+        let mut service = Self::empty(config, surroundings)?;
+        service.surroundings.starting.begun();
+        if let Err(error) = service.open_doors() {
+            let name = service.config.name.clone();
+            service.discard();
+            return Err(error.context(format!("service {name}")));
+        }
+        Ok(service)
+    }
+
+    /// Takes back what [`Service::open`] made.
+    pub fn discard(mut self) {
+        let ids: Vec<Id> = self.workers.keys().copied().collect();
+        ids.into_iter().for_each(|id| self.release(id));
+        self.is_up();
+        self.pull_down();
+    }
+
+    fn open_doors(&mut self) -> Result<()> {
+        for listener in &self.config.listen {
+            self.count += 1;
+            let door = Door::make(&self.config, listener, self.count, &self.surroundings, &self.tracer)?;
+            self.doors.push(door);
+        }
+        for number in 0..self.config.workers {
+            self.add(number, Origin::Started, 1)?;
+        }
+        if !self.workers.is_empty() {
+            self.doors.iter().for_each(|door| self.look_for_strangers(door));
+        }
+        Ok(())
+    }
+
+    fn look_for_strangers(&self, door: &Door) {
+        let listener = door.group.listener();
+        if let Ok(strangers @ 1..) = strangers::count(listener, &self.surroundings.ours.borrow()) {
+            warn!(
+                "{strangers} other sockets are on the port of {listener} (`ss -ltunp sport = :{}`): those in its \
+                 group get nothing from now on",
+                listener.address.port()
+            );
+        }
+    }
+
+    /// Starts every worker that has no process.
+    pub(super) fn start_workers(&mut self) {
+        let idle = |worker: &&Worker| worker.process.is_none() && worker.life.state() == State::Starting;
+        let idle: Vec<Id> = self.workers.values().filter(idle).map(|worker| worker.id).collect();
+        for id in idle {
+            self.happen(id, Event::Start);
+        }
+    }
+
     /// Starts the process of a worker; if that fails, it is as if it had ended at once.
-    pub(super) fn spawn(&mut self, number: usize) {
-        self.repair(number);
-        self.incarnations += 1;
-        let whom = Whom { number, incarnation: self.incarnations };
-        let Some(worker) = self.workers.get(&number) else { return };
+    pub(super) fn spawn(&mut self, id: Id) {
+        self.repair(id);
+        self.count += 1;
+        let whom = Whom { id, incarnation: self.count };
+        let Some(worker) = self.workers.get(&id) else { return };
         match self.start(worker, whom) {
             Ok(running) => {
-                if let Some(worker) = self.workers.get_mut(&number) {
+                let release = self.release;
+                if let Some(worker) = self.workers.get_mut(&id) {
                     worker.process = Some(running);
+                    worker.release = release;
                 }
             }
             Err(error) => {
                 let why = format!("{error:#}");
                 warn!(worker = worker.name, "{why}");
                 self.fail_start(&why);
-                self.happen(number, Event::Ended { killed: false });
+                self.rollout_saw_end(id, "could not be started");
+                self.happen(id, Event::Ended { killed: false });
             }
         }
     }
@@ -38,39 +100,64 @@ impl Service {
     fn start(&self, worker: &Worker, whom: Whom) -> Result<Running> {
         let user = self.user.as_ref();
         let path = notify::path(&self.surroundings.runtime_dir);
-        let ready = self.sender.clone();
-        let notify = Notify::open(path, user, move || drop(ready.send((whom, Happening::SaidReady))))?;
-        let names = self.listeners.iter().map(Listener::plain_name);
-        let process = Arc::new(process::spawn(&Launch {
+        let notify = self.listen_to(whom, path, user.map(|user| (user.uid, user.gid)))?;
+        let output = if worker.life.is_suspect() { Some(Output::new()?) } else { None };
+        let process = Rc::new(process::spawn(&Launch {
             name: &worker.name,
-            sockets: worker.sockets.iter().zip(names).collect(),
+            sockets: worker.places.iter().map(|place| (&place.socket, place.listener.plain_name())).collect(),
             notify: notify.path(),
             user,
             command: &self.config.command,
             open_files: self.surroundings.open_files,
+            watchdog: self.config.watchdog,
+            output: output.as_ref(),
         })?);
-        let (watched, ended) = (process.clone(), self.sender.clone());
+        let watching = self.watch(whom, process.clone());
+        Ok(Running { incarnation: whom.incarnation, process, notify, output, watching })
+    }
+
+    /// Hears what a process says.
+    pub(super) fn listen_to(&self, whom: Whom, path: PathBuf, owner: Option<(u32, u32)>) -> Result<Notify> {
+        let said = self.sender.clone();
+        Notify::open(path, owner, move |what| drop(said.send((whom, Happening::Said(what)))))
+    }
+
+    /// Notices the end of a process.
+    pub(super) fn watch(&self, whom: Whom, process: Rc<Process>) -> JoinHandle<()> {
+        let ended = self.sender.clone();
         tokio::task::spawn_local(async move {
-            let exit = watched.wait().await.unwrap_or_else(|error| {
-                warn!("cannot watch process {}: {error}", watched.pid());
-                Exit::Status(0)
+            let exit = process.wait().await.unwrap_or_else(|error| {
+                warn!("cannot watch process {}: {error}", process.pid());
+                Exit::Unknown
             });
             let _ = ended.send((whom, Happening::Ended(exit)));
-        });
-        Ok(Running { incarnation: whom.incarnation, process, _notify: notify })
+        })
+    }
+
+    /// Lets processes begin that were started: now that they are written down, another daemon would
+    /// find them.
+    pub(super) fn let_go(&self) {
+        for running in self.workers.values().filter_map(|worker| worker.process.as_ref()) {
+            running.process.let_go();
+        }
     }
 }
 
 /// Checks that `command` can be found, before anything is started for it.
 pub fn find_command(service: &config::Service) -> Result<(), String> {
     let Some(program) = service.command.first() else { return Ok(()) };
+    find_program(program).map_err(|error| format!("service {}: {error}", service.name))
+}
+
+/// Checks that there is such a program, by path or in PATH.
+pub fn find_program(program: &str) -> Result<(), String> {
     which::which(program).map(drop).map_err(|_| {
         let where_to = if program.contains('/') {
             format!("there is no executable file {program}, seen from {}", current_directory().display())
         } else {
             format!("no executable {program} in the directories of PATH")
         };
-        format!("service {}: command not found: {where_to}", service.name)
+        format!("command not found: {where_to}")
     })
 }
 

@@ -1,0 +1,74 @@
+//! A server that joins a running daemon by itself, with nothing in front of it: answers each TCP
+//! connection with its worker's name, and leaves in order on SIGTERM.
+//!
+//! ```text
+//! reuseport-lb run --config web.toml
+//! cargo run --example joined_server -- web
+//! ```
+
+use std::error::Error;
+use std::time::Duration;
+
+use reuseport_lb::member::{JoinOptions, Member};
+use tokio::io::AsyncWriteExt;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::task::JoinSet;
+
+/// How long queued connections are still accepted once the worker leaves.
+const LAST_CALL: Duration = Duration::from_secs(1);
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> Result<(), Box<dyn Error>> {
+    let mut arguments = std::env::args().skip(1);
+    let mut options =
+        JoinOptions::new(&arguments.next().ok_or("usage: joined_server SERVICE [RUNTIME_DIR]")?);
+    if let Some(directory) = arguments.next() {
+        options.runtime_dir = directory.into();
+    }
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut member = Member::join(&options)?;
+    let listeners = member.take_tcp();
+    let name: &'static str = member.name().to_owned().leak();
+    let mut accepting = JoinSet::new();
+    for (_, listener) in listeners {
+        listener.set_nonblocking(true)?;
+        accepting.spawn(accept(TcpListener::from_std(listener)?, name));
+    }
+    member.ready()?;
+    println!("{name} serves");
+
+    // Without a watchdog nobody minds.
+    let every = member.watchdog_interval().unwrap_or(Duration::from_secs(60));
+    let mut pulse = tokio::time::interval(every / 2);
+    loop {
+        tokio::select! {
+            _ = terminate.recv() => break,
+            // The next one may do.
+            _ = pulse.tick() => drop(member.watchdog()),
+        }
+    }
+    member.leave()?;
+    let all = async { while accepting.join_next().await.is_some() {} };
+    // What comes later than this, the daemon hands to the others.
+    let _ = tokio::time::timeout(LAST_CALL, all).await;
+    println!("{name} leaves");
+    Ok(())
+}
+
+/// Serves until the listener is shut down.
+async fn accept(listener: TcpListener, name: &'static str) {
+    loop {
+        match listener.accept().await {
+            Ok((stream, _)) => drop(tokio::spawn(answer(stream, name))),
+            // EINVAL: the daemon has shut it down, since this worker has left.
+            Err(error) if error.kind() == std::io::ErrorKind::InvalidInput => return,
+            // The client went away again, or there is no room: the next one may do.
+            Err(_) => tokio::time::sleep(Duration::from_millis(10)).await,
+        }
+    }
+}
+
+async fn answer(mut stream: TcpStream, name: &str) -> std::io::Result<()> {
+    stream.write_all(format!("worker={name}\n").as_bytes()).await
+}

@@ -1,0 +1,19 @@
+//! `drain`: a worker leaves in order; waits until nothing of it is left.
+
+use anyhow::Result;
+
+use super::client::Client;
+use crate::daemon::Paths;
+use crate::service::Drained;
+use crate::{cli, control};
+
+pub(super) fn run(arguments: &cli::Drain, paths: &Paths) -> Result<()> {
+    let path = super::worker_path(&arguments.worker, "drain")?;
+    let timeout_ms = arguments.timeout.map(|timeout| timeout.as_millis() as u64);
+    let drained: Drained = Client::new(paths)?.post_patiently(&path, &control::Drain { timeout_ms })?;
+    let Drained { worker, seconds, queue, handed_over, end } = drained;
+    let end = end.map_or_else(|| "it had no process".into(), |end| format!("it {end}"));
+    super::print(&format!(
+        "{worker}: {queue} waited for it, {handed_over} of those were handed over, {end}; gone after {seconds:.1} s\n"
+    ))
+}

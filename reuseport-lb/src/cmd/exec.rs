@@ -1,0 +1,46 @@
+//! `exec`: this process joins a running daemon as a worker, and becomes the command.
+
+use anyhow::Result;
+
+use crate::config::Invalid;
+use crate::daemon::Paths;
+use crate::kernel::launch;
+use crate::member::{JoinOptions, Member};
+use crate::{cli, join, service};
+
+pub(super) fn run(arguments: &cli::Exec, paths: &Paths) -> Result<()> {
+    let cli::Exec { service, weight, command, .. } = arguments;
+    let worker =
+        arguments.name.as_deref().map(|name| full_name(service, name)).transpose().map_err(Invalid)?;
+    // Before joining: a worker that cannot start would only come and go.
+    let program = command.first().map_or("", String::as_str);
+    service::find_program(program).map_err(anyhow::Error::msg)?;
+    let member = Member::join(&JoinOptions {
+        runtime_dir: paths.runtime_dir.clone(),
+        service: service.clone(),
+        worker,
+        weight: *weight,
+    })?;
+    Err(launch::become_joined(member.into(), command))
+}
+
+/// `web/7`, from that or from `7`.
+fn full_name(service: &str, name: &str) -> Result<String, String> {
+    let full = if name.contains('/') { name.into() } else { format!("{service}/{name}") };
+    join::number(service, &full).map_err(|error| format!("--name: {error}, or like 7"))?;
+    Ok(full)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_worker_is_named_in_full_or_by_number() {
+        assert_eq!(full_name("web", "web/7").unwrap(), "web/7");
+        assert_eq!(full_name("web", "7").unwrap(), "web/7");
+        for wrong in ["api/7", "web/", "", "x", "web/07", "-1", "web/7/1"] {
+            assert!(full_name("web", wrong).unwrap_err().contains("like web/7"), "{wrong}");
+        }
+    }
+}

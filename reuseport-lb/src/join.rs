@@ -1,0 +1,239 @@
+//! `join.sock`: processes that the daemon did not start become workers (docs/JOIN.md). Not: who may,
+//! and what becomes of them, which the receiver of [`Request`] decides; nor the other side (`member.rs`).
+//! Requests are bounded in size, number (`crowd.rs`) and time; a bad one gets an error.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use serde::{Deserialize, Serialize};
+use socket2::Socket;
+use tokio::io::{AsyncReadExt, Interest};
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::{mpsc, oneshot};
+
+use crate::control::{self, Failure};
+use crate::crowd::{self, Guest};
+use crate::kernel::host;
+use crate::kernel::passing::{self, Peer};
+use crate::service::MAX_WEIGHT;
+
+/// Longest request with its newline, in bytes.
+pub const LONGEST_REQUEST: usize = 4096;
+
+/// How long a request may take to arrive, and an answer to be read.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// A process that wants to be a worker.
+#[derive(Debug)]
+pub struct Request {
+    /// Of which service.
+    pub service: String,
+    /// Which worker of it; `None`: any.
+    pub number: Option<usize>,
+    /// Up to [`MAX_WEIGHT`].
+    pub weight: u32,
+    /// Who asks.
+    pub peer: Peer,
+    /// What it is told; the text of an error names the fix.
+    pub answer: oneshot::Sender<Result<Place, String>>,
+    /// Says that the answer has been sent; ends without a word if it could not be: then the place is
+    /// nobody's, though the process may live on.
+    pub delivered: oneshot::Receiver<()>,
+}
+
+/// The place of a worker that has joined.
+#[derive(Debug)]
+pub struct Place {
+    /// Its name, like `web/7`.
+    pub worker: String,
+    /// The socket that hears its `READY=1`.
+    pub notify: PathBuf,
+    /// The names of its sockets.
+    pub names: Vec<String>,
+    /// Its sockets, in the order of the service's listeners.
+    pub sockets: Vec<Socket>,
+    /// It has to say `WATCHDOG=1` more often than this.
+    pub watchdog: Option<Duration>,
+}
+
+/// A request as it is written.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Ask {
+    pub(crate) service: String,
+    #[serde(default)]
+    pub(crate) worker: Option<String>,
+    #[serde(default = "one")]
+    pub(crate) weight: u32,
+}
+
+/// An answer as it is written.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(untagged)]
+pub(crate) enum Answer {
+    Joined { worker: String, notify: PathBuf, names: Vec<String>, watchdog_usec: Option<u64> },
+    Refused(Failure),
+}
+
+fn one() -> u32 {
+    1
+}
+
+/// Where the socket is.
+#[must_use]
+pub fn path(runtime_dir: &Path) -> PathBuf {
+    runtime_dir.join("join.sock")
+}
+
+/// Listens where everybody may connect; whom a service takes is checked for each request.
+pub fn listen(path: &Path) -> Result<UnixListener> {
+    host::with_umask(0o111, || UnixListener::bind(path))
+        .with_context(|| format!("cannot make the join socket {}", path.display()))
+}
+
+/// The number of `worker`, a name like `web/7`, in `service`.
+pub(crate) fn number(service: &str, worker: &str) -> Result<usize, String> {
+    let number = worker.strip_prefix(service).and_then(|rest| rest.strip_prefix('/'));
+    number
+        // Each worker has one name only: no sign, no zeros in front.
+        .filter(|digits| digits.bytes().all(|byte| byte.is_ascii_digit()))
+        .filter(|digits| *digits == "0" || !digits.starts_with('0'))
+        .and_then(|digits| digits.parse().ok())
+        .ok_or_else(|| {
+            format!("{worker:?} is not the name of a worker of {service:?}: write it like {service}/7")
+        })
+}
+
+/// Hands each valid request on, for as long as the runtime lives.
+pub async fn serve(listener: UnixListener, requests: mpsc::UnboundedSender<Request>) {
+    crowd::serve(listener, "join socket", |stream, guest| converse(stream, guest, requests.clone())).await;
+}
+
+async fn converse(mut stream: UnixStream, guest: Guest, requests: mpsc::UnboundedSender<Request>) {
+    // First of all, as `Peer::of` wants it.
+    let peer = Peer::of(&stream);
+    let asked = tokio::select! {
+        biased;
+        asked = hear(&mut stream) => asked,
+        () = guest.sent_away() => Err(format!(
+            "{} newer connections wait as well, so this one had to go: send the request at once",
+            crowd::MOST
+        )),
+        () = tokio::time::sleep(PATIENCE) => Err(format!("the request did not arrive within {PATIENCE:?}")),
+    };
+    let outcome = match (asked, peer) {
+        // It went away without a word.
+        (Ok(None), _) => return,
+        (Ok(Some(_)), Err(error)) => Err(format!("cannot tell who asks: {error}")),
+        (Ok(Some((ask, number))), Ok(peer)) => {
+            guest.busy();
+            settle(ask, number, peer, &requests).await
+        }
+        (Err(error), _) => Err(error),
+    };
+    // One that has to go must not push another one out.
+    if !guest.is_sent_away() {
+        guest.wait();
+    }
+    let telling = async {
+        let error = match outcome {
+            Ok((place, delivered)) => match hand_over(&stream, place).await {
+                Ok(()) => {
+                    let _ = delivered.send(());
+                    return;
+                }
+                Err(error) => format!("cannot hand the sockets over: {error}"),
+            },
+            Err(error) => error,
+        };
+        let answer = Answer::Refused(Failure { error });
+        if let Err(error) = tell(&stream, &answer, &[]).await {
+            tracing::debug!("join socket: cannot answer: {error}");
+        }
+    };
+    tokio::select! {
+        biased;
+        () = telling => {}
+        () = guest.sent_away() => {}
+        () = tokio::time::sleep(PATIENCE) => {}
+    }
+}
+
+/// Reads the one line of a request; `None` if there is none.
+async fn hear(stream: &mut UnixStream) -> Result<Option<(Ask, Option<usize>)>, String> {
+    let mut buffer = [0; LONGEST_REQUEST];
+    let mut length = 0;
+    loop {
+        let more = match stream.read(&mut buffer[length..]).await {
+            Ok(0) if length > 0 => return Err("the request has no newline at its end".into()),
+            Ok(0) | Err(_) => return Ok(None),
+            Ok(more) => more,
+        };
+        let end = buffer[length..length + more].iter().position(|byte| *byte == b'\n');
+        match end.map(|end| length + end) {
+            Some(end) if end + 1 < length + more => {
+                return Err("there is more behind the newline: one request for each connection".into());
+            }
+            Some(end) => return parse(&buffer[..end]).map(Some),
+            None => length += more,
+        }
+        if length == buffer.len() {
+            return Err(format!("the request is longer than {LONGEST_REQUEST} bytes"));
+        }
+    }
+}
+
+fn parse(line: &[u8]) -> Result<(Ask, Option<usize>), String> {
+    let ask: Ask = control::object(line).map_err(|error| {
+        format!(
+            "the request is not the JSON that docs/JOIN.md describes, like {{\"service\":\"web\"}}: {error}"
+        )
+    })?;
+    let number = ask.worker.as_deref().map(|worker| number(&ask.service, worker)).transpose()?;
+    if ask.weight > MAX_WEIGHT {
+        return Err(format!("weight {} is too large: the most is {MAX_WEIGHT}", ask.weight));
+    }
+    Ok((ask, number))
+}
+
+/// Asks for a place.
+async fn settle(
+    ask: Ask,
+    number: Option<usize>,
+    peer: Peer,
+    requests: &mpsc::UnboundedSender<Request>,
+) -> Result<(Place, oneshot::Sender<()>), String> {
+    let ending = || String::from("the daemon is ending: join the next one");
+    let (answer, answered) = oneshot::channel();
+    let (deliver, delivered) = oneshot::channel();
+    let Ask { service, weight, .. } = ask;
+    let request = Request { service, number, weight, peer, answer, delivered };
+    requests.send(request).map_err(|_| ending())?;
+    let place = answered.await.map_err(|_| ending())??;
+    Ok((place, deliver))
+}
+
+async fn hand_over(stream: &UnixStream, place: Place) -> io::Result<()> {
+    let Place { worker, notify, names, sockets, watchdog } = place;
+    let watchdog_usec = watchdog.map(|watchdog| u64::try_from(watchdog.as_micros()).unwrap_or(u64::MAX));
+    let fds: Vec<BorrowedFd<'_>> = sockets.iter().map(AsFd::as_fd).collect();
+    tell(stream, &Answer::Joined { worker, notify, names, watchdog_usec }, &fds).await
+}
+
+/// Writes one line, and with its first byte `fds`.
+async fn tell(stream: &UnixStream, answer: &Answer, fds: &[BorrowedFd<'_>]) -> io::Result<()> {
+    let line = serde_json::to_string(answer)? + "\n";
+    let mut left = line.as_bytes();
+    while !left.is_empty() {
+        let fds = if left.len() == line.len() { fds } else { &[] };
+        let sent = stream.async_io(Interest::WRITABLE, || passing::send(stream, left, fds)).await?;
+        left = &left[sent..];
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,269 @@
+//! Descriptors that go from one process to another, and who is at the other end of a UNIX stream.
+//! Not: what is said there (`join.rs`, `member.rs`).
+
+use std::io::{self, IoSlice, IoSliceMut};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
+
+use nix::sys::socket::{getsockopt, sockopt};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::{Errno, retry_on_intr};
+use rustix::net::{
+    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
+    SendAncillaryMessage, SendFlags, recvmsg, sendmsg,
+};
+use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open};
+use socket2::Socket;
+
+/// Most descriptors of one message: the kernel's SCM_MAX_FD.
+pub const MOST: usize = 253;
+
+/// Sends `bytes`, of which there must be some, and with the first of them `fds`. Returns how many
+/// bytes were sent; the rest is to be sent without descriptors.
+pub fn send(stream: impl AsFd, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> io::Result<usize> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MOST))];
+    let mut control = SendAncillaryBuffer::new(&mut space);
+    let wrong = |why: String| Err(io::Error::new(io::ErrorKind::InvalidInput, why));
+    if bytes.is_empty() {
+        return wrong("descriptors need at least one byte to travel with".into());
+    }
+    if fds.len() > MOST || (!fds.is_empty() && !control.push(SendAncillaryMessage::ScmRights(fds))) {
+        return wrong(format!("{} descriptors are too many for one message: at most {MOST}", fds.len()));
+    }
+    let sent = retry_on_intr(|| sendmsg(&stream, &[IoSlice::new(bytes)], &mut control, SendFlags::NOSIGNAL))?;
+    Ok(sent)
+}
+
+/// Receives bytes, 0 at the end of the stream, and the descriptors that came with them; they are
+/// closed at exec.
+pub fn receive(stream: impl AsFd, buffer: &mut [u8]) -> io::Result<(usize, Vec<OwnedFd>)> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MOST))];
+    let mut control = RecvAncillaryBuffer::new(&mut space);
+    let received = retry_on_intr(|| {
+        recvmsg(&stream, &mut [IoSliceMut::new(buffer)], &mut control, RecvFlags::CMSG_CLOEXEC)
+    })?;
+    let mut fds = Vec::new();
+    for message in control.drain() {
+        if let RecvAncillaryMessage::ScmRights(rights) = message {
+            fds.extend(rights);
+        }
+    }
+    if received.flags.contains(ReturnFlags::CTRUNC) {
+        return Err(io::Error::other(
+            "not all descriptors could be taken: too many open files; raise the limit (ulimit -n, LimitNOFILE=)",
+        ));
+    }
+    Ok((received.bytes, fds))
+}
+
+/// The process that connected a UNIX stream, as it was then.
+#[derive(Debug)]
+pub struct Peer {
+    /// Its effective user id.
+    pub uid: u32,
+    /// Its effective group id.
+    pub gid: u32,
+    /// Its process id, as this process sees it.
+    pub pid: i32,
+    /// That very process, whoever has its process id later; readable when it has ended.
+    pub pidfd: OwnedFd,
+}
+
+impl Peer {
+    /// Who connected `stream`. To be asked as soon as it is accepted: before Linux 6.5 the process is
+    /// found by its id, which somebody else may have later.
+    pub fn of(stream: impl AsFd) -> io::Result<Self> {
+        let credentials = getsockopt(&stream, sockopt::PeerCredentials)?;
+        let (uid, gid, pid) = (credentials.uid(), credentials.gid(), credentials.pid());
+        // The kernel says 0 for what this process cannot see.
+        if pid == 0 {
+            return Err(io::Error::new(
+                io::ErrorKind::Unsupported,
+                "the process is in a PID namespace that the daemon does not see: run the daemon in the host's",
+            ));
+        }
+        let pidfd = match getsockopt(&stream, sockopt::PeerPidfd) {
+            // Linux 6.5 brought it.
+            Err(nix::Error::ENOPROTOOPT) => by_id(pid, &stream)?,
+            Err(nix::Error::ESRCH | nix::Error::EINVAL) => return Err(gone()),
+            answer => answer?,
+        };
+        Ok(Self { uid, gid, pid, pidfd })
+    }
+}
+
+/// The process `pid`, if `stream` is still connected: then it has not gone, and the id is still its
+/// own. (A process that ends and leaves the stream to a child deceives this.)
+fn by_id(pid: i32, stream: impl AsFd) -> io::Result<OwnedFd> {
+    let pid = Pid::from_raw(pid).ok_or_else(gone)?;
+    let pidfd = match pidfd_open(pid, PidfdFlags::empty()) {
+        Err(Errno::SRCH) => return Err(gone()),
+        opened => opened?,
+    };
+    let mut ends = [PollFd::new(&stream, PollFlags::empty())];
+    retry_on_intr(|| poll(&mut ends, Some(&Timespec::default())))?;
+    if ends[0].revents().intersects(PollFlags::HUP | PollFlags::ERR) { Err(gone()) } else { Ok(pidfd) }
+}
+
+fn gone() -> io::Error {
+    io::Error::new(io::ErrorKind::NotFound, "the process that connected has ended")
+}
+
+/// A duplicate of one descriptor of a process, if it has that.
+#[must_use]
+pub fn descriptor_of(pid: i32, fd: RawFd) -> Option<OwnedFd> {
+    let process = pidfd_open(Pid::from_raw(pid)?, PidfdFlags::empty()).ok()?;
+    pidfd_getfd(&process, fd, PidfdGetfdFlags::empty()).ok()
+}
+
+/// How many descriptors a process has room for (FDSize in /proc/PID/status); 0 if it is gone.
+fn table_size(pid: i32) -> RawFd {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let size = status.lines().find_map(|line| line.strip_prefix("FDSize:"));
+    size.and_then(|size| size.trim().parse().ok()).unwrap_or_default()
+}
+
+/// The same for a process and, with `group`, all others of the process group that it leads: what it
+/// started may have its sockets, and not itself.
+pub fn sockets_of_group(pid: i32, group: bool, wanted: &[u64]) -> io::Result<Vec<(u64, Socket)>> {
+    let mut found = sockets_of(pid, wanted)?;
+    if !group {
+        return Ok(found);
+    }
+    for entry in std::fs::read_dir("/proc")?.flatten() {
+        let Some(other) = entry.file_name().to_str().and_then(|name| name.parse::<i32>().ok()) else {
+            continue;
+        };
+        let missing: Vec<u64> =
+            wanted.iter().copied().filter(|cookie| !found.iter().any(|(have, _)| have == cookie)).collect();
+        if missing.is_empty() {
+            break;
+        }
+        let leader = nix::unistd::Pid::from_raw(pid);
+        if other != pid && nix::unistd::getpgid(Some(nix::unistd::Pid::from_raw(other))) == Ok(leader) {
+            // It may have ended meanwhile.
+            found.extend(sockets_of(other, &missing).unwrap_or_default());
+        }
+    }
+    Ok(found)
+}
+
+/// Duplicates of those sockets of the process `pid` whose SO_COOKIE is `wanted`, with it; each once.
+/// A process that has ended, or ends meanwhile, gives what was found.
+pub fn sockets_of(pid: i32, wanted: &[u64]) -> io::Result<Vec<(u64, Socket)>> {
+    let mut found: Vec<(u64, Socket)> = Vec::new();
+    let process = match Pid::from_raw(pid).map(|pid| pidfd_open(pid, PidfdFlags::empty())) {
+        None | Some(Err(Errno::SRCH)) => return Ok(found),
+        Some(opened) => opened?,
+    };
+    // Should the id be somebody else's by now, then `process` has ended and gives nothing.
+    // Its numbers are tried one by one: /proc/PID/fd of another user's process is closed to one who
+    // has CAP_SYS_PTRACE alone.
+    for fd in 0..table_size(pid) {
+        if found.len() == wanted.len() {
+            break;
+        }
+        let socket = match pidfd_getfd(&process, fd, PidfdGetfdFlags::empty()) {
+            Err(Errno::BADF) => continue,
+            Err(Errno::SRCH) => break,
+            taken => Socket::from(taken?),
+        };
+        // Closed and opened again as something else: not a socket any more.
+        let Ok(cookie) = socket.cookie() else { continue };
+        if wanted.contains(&cookie) && !found.iter().any(|(known, _)| *known == cookie) {
+            found.push((cookie, socket));
+        }
+    }
+    Ok(found)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rustix::io::{FdFlags, fcntl_getfd};
+    use std::net::{TcpListener, TcpStream};
+    use std::os::unix::net::UnixStream;
+    use std::process::Command;
+
+    fn cookie(socket: impl AsFd) -> u64 {
+        socket2::SockRef::from(&socket).cookie().unwrap()
+    }
+
+    #[test]
+    fn descriptors_arrive_once_in_order_and_closed_at_exec() {
+        let (here, there) = UnixStream::pair().unwrap();
+        let listeners: Vec<TcpListener> =
+            (0..64).map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect();
+        let fds: Vec<BorrowedFd<'_>> = listeners.iter().map(AsFd::as_fd).collect();
+        assert_eq!(send(&here, b"hello", &fds).unwrap(), 5);
+        let mut buffer = [0; 2];
+        let (length, received) = receive(&there, &mut buffer).unwrap();
+        assert_eq!((length, &buffer), (2, b"he"));
+        let known: Vec<u64> = listeners.iter().map(cookie).collect();
+        assert_eq!(received.iter().map(cookie).collect::<Vec<_>>(), known);
+        assert!(received.iter().all(|fd| fcntl_getfd(fd).unwrap().contains(FdFlags::CLOEXEC)));
+        let mut buffer = [0; 8];
+        assert!(matches!(receive(&there, &mut buffer).unwrap(), (3, fds) if fds.is_empty()));
+        drop(here);
+        assert_eq!(receive(&there, &mut buffer).unwrap().0, 0);
+    }
+
+    #[test]
+    fn what_cannot_be_sent_is_refused() {
+        let (here, there) = UnixStream::pair().unwrap();
+        let many = vec![here.as_fd(); MOST + 1];
+        assert!(send(&here, b"x", &many).unwrap_err().to_string().contains("at most 253"));
+        assert!(send(&here, b"", &many[..1]).unwrap_err().to_string().contains("one byte"));
+        assert_eq!(send(&here, b"x", &many[..MOST]).unwrap(), 1);
+        assert_eq!(receive(&there, &mut [0; 8]).unwrap().1.len(), MOST);
+        drop(there);
+        assert_eq!(send(&here, b"x", &[]).unwrap_err().kind(), io::ErrorKind::BrokenPipe);
+    }
+
+    #[test]
+    fn the_peer_is_who_connected() {
+        let (here, there) = UnixStream::pair().unwrap();
+        let peer = Peer::of(&here).unwrap();
+        assert_eq!(peer.pid, std::process::id() as i32);
+        assert_eq!((peer.uid, peer.gid), (nix::unistd::geteuid().as_raw(), nix::unistd::getegid().as_raw()));
+        // As on kernels before 6.5.
+        let by_id = by_id(peer.pid, &here).unwrap();
+        assert!(fcntl_getfd(&by_id).unwrap().contains(FdFlags::CLOEXEC));
+        drop(there);
+        assert_eq!(super::by_id(peer.pid, &here).unwrap_err().kind(), io::ErrorKind::NotFound);
+    }
+
+    #[test]
+    fn a_process_that_has_ended_is_not_mistaken_for_another() {
+        let (here, _there) = UnixStream::pair().unwrap();
+        let mut child = Command::new("true").spawn().unwrap();
+        let pid = child.id() as i32;
+        child.wait().unwrap();
+        assert_eq!(by_id(pid, &here).unwrap_err().kind(), io::ErrorKind::NotFound);
+        assert!(sockets_of(pid, &[1]).unwrap().is_empty());
+    }
+
+    #[test]
+    fn sockets_of_another_process_are_found_by_cookie() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let (address, wanted) = (listener.local_addr().unwrap(), cookie(&listener));
+        let other = TcpListener::bind("127.0.0.1:0").unwrap();
+        let mut command = Command::new("sleep");
+        command.arg("100").stdin(OwnedFd::from(listener)).stdout(OwnedFd::from(other.try_clone().unwrap()));
+        let mut child = command.spawn().unwrap();
+        let pid = child.id() as i32;
+        // What the command holds is the parent's.
+        drop(command);
+        let found = sockets_of(pid, &[wanted, u64::MAX]).unwrap();
+        assert_eq!(found.iter().map(|(cookie, _)| *cookie).collect::<Vec<_>>(), [wanted]);
+        assert!(sockets_of(pid, &[]).unwrap().is_empty());
+        child.kill().unwrap();
+        child.wait().unwrap();
+        // It outlives the process, and still listens.
+        let (_, socket) = found.into_iter().next().unwrap();
+        assert_eq!(cookie(&socket), wanted);
+        assert!(fcntl_getfd(&socket).unwrap().contains(FdFlags::CLOEXEC));
+        let client = TcpStream::connect(address).unwrap();
+        assert_eq!(TcpListener::from(socket).accept().unwrap().1, client.local_addr().unwrap());
+    }
+}

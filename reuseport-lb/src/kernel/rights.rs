@@ -1,0 +1,154 @@
+//! The rights of the daemon: which capabilities it needs, whether it has them, and giving up all
+//! others. Not: the rights of workers, which come from their user alone (`launch.rs`).
+
+use anyhow::{Context, Result, bail};
+use rustix::process::geteuid;
+use rustix::thread::{
+    CapabilitySet, CapabilitySets, capabilities, clear_ambient_capability_set,
+    configure_capability_in_ambient_set, set_capabilities,
+};
+
+/// A capability that the daemon needs.
+pub struct Needed {
+    /// What the kernel calls it.
+    pub capability: CapabilitySet,
+    /// What people call it.
+    pub name: &'static str,
+    /// What for, and what happens without it.
+    pub reason: &'static str,
+}
+
+/// All that the daemon needs, on a BPF file system that is mounted and that it may write to; tried one
+/// by one (`tests/rights.rs`). It keeps them for life: a reload loads programs, a new worker needs
+/// sockets and a user. Not among them, and not needed: CAP_NET_ADMIN (programs of this type do
+/// without), CAP_SYS_RESOURCE (since Linux 5.11 maps are not locked memory), CAP_DAC_OVERRIDE and
+/// CAP_FOWNER (its files are its own). Mounting the BPF file system would need CAP_SYS_ADMIN.
+pub const NEEDED: &[Needed] = &[
+    Needed { capability: CapabilitySet::BPF, name: "CAP_BPF", reason: "makes maps, loads and pins programs" },
+    Needed {
+        capability: CapabilitySet::PERFMON,
+        name: "CAP_PERFMON",
+        reason: "lets the verifier take the program as the compiler made it, at full speed",
+    },
+    Needed {
+        capability: CapabilitySet::NET_BIND_SERVICE,
+        name: "CAP_NET_BIND_SERVICE",
+        reason: "listens on ports below 1024",
+    },
+    Needed {
+        capability: CapabilitySet::SETUID,
+        name: "CAP_SETUID",
+        reason: "starts workers as their `user`",
+    },
+    Needed {
+        capability: CapabilitySet::SETGID,
+        name: "CAP_SETGID",
+        reason: "starts workers with the groups of their `user`",
+    },
+    Needed { capability: CapabilitySet::KILL, name: "CAP_KILL", reason: "ends workers of other users" },
+    Needed {
+        capability: CapabilitySet::CHOWN,
+        name: "CAP_CHOWN",
+        reason: "gives a worker's notification socket to its user",
+    },
+    Needed {
+        capability: CapabilitySet::SYS_PTRACE,
+        name: "CAP_SYS_PTRACE",
+        reason: "takes over sockets of running workers with pidfd_getfd",
+    },
+];
+
+/// What an ordinary user's daemon hands to the child that becomes a worker of another user.
+const PASSED_ON: [CapabilitySet; 2] = [CapabilitySet::SETUID, CapabilitySet::SETGID];
+
+/// [`NEEDED`] as a set.
+fn needed() -> CapabilitySet {
+    NEEDED.iter().map(|needed| needed.capability).collect()
+}
+
+/// Fails unless this process has all of [`NEEDED`]; says which are missing and how to get them.
+pub fn require() -> Result<()> {
+    let have = capabilities(None).context("cannot look at the capabilities of this process")?.effective;
+    match complaint(have, geteuid().is_root()) {
+        Some(complaint) => bail!(complaint),
+        None => Ok(()),
+    }
+}
+
+fn complaint(have: CapabilitySet, root: bool) -> Option<String> {
+    let missing: Vec<&Needed> = NEEDED.iter().filter(|needed| !have.contains(needed.capability)).collect();
+    if missing.is_empty() {
+        return None;
+    }
+    let list: Vec<String> =
+        missing.iter().map(|needed| format!("{} ({})", needed.name, needed.reason)).collect();
+    let list = list.join(", ");
+    if root {
+        return Some(format!(
+            "root lacks rights here: {list}; add them to CapabilityBoundingSet= of the unit, or to what the \
+             container may do (--cap-add)"
+        ));
+    }
+    let all: Vec<&str> = NEEDED.iter().map(|needed| needed.name).collect();
+    Some(format!(
+        "not root, and without {list}: run it with sudo, or with AmbientCapabilities={} in its unit, or give the \
+         file its rights with `setcap {}=ep`",
+        all.join(" "),
+        all.join(",").to_lowercase()
+    ))
+}
+
+/// Gives up all rights but [`NEEDED`], for good, if `check` is happy with those alone; if it is not,
+/// nothing is given up, so that what was made can be removed. There must be no other thread yet.
+///
+/// What a program gets when it is executed stays as it is (the bounding set): a worker that is to
+/// run as root gets root's rights at exec. A daemon of another user passes on only what it takes to
+/// become a worker's user.
+pub fn drop_the_rest(check: impl FnOnce() -> Result<()>) -> Result<()> {
+    const FAILED: &str = "cannot give up the rights that are not needed (capset)";
+    let before = capabilities(None).context(FAILED)?;
+    set_capabilities(None, CapabilitySets { effective: needed(), ..before }).context(FAILED)?;
+    if let Err(error) = check() {
+        set_capabilities(None, before).context(FAILED)?;
+        return Err(error);
+    }
+    keep(needed(), geteuid().is_root()).context(FAILED)
+}
+
+fn keep(kept: CapabilitySet, root: bool) -> rustix::io::Result<()> {
+    let passed_on = if root { CapabilitySet::empty() } else { PASSED_ON.into_iter().collect() };
+    clear_ambient_capability_set()?;
+    set_capabilities(None, CapabilitySets { effective: kept, permitted: kept, inheritable: passed_on })?;
+    passed_on.iter().try_for_each(|capability| configure_capability_in_ambient_set(capability, true))
+}
+
+/// Gives up every right, for a worker that is not root. A change of user does that only when it
+/// starts from root; from another user, all capabilities stay.
+pub(super) fn drop_all() -> rustix::io::Result<()> {
+    let none = CapabilitySet::empty();
+    clear_ambient_capability_set()?;
+    set_capabilities(None, CapabilitySets { effective: none, permitted: none, inheritable: none })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_missing_is_named_with_its_reason() {
+        assert_eq!(complaint(needed(), true), None);
+        assert_eq!(complaint(CapabilitySet::all(), false), None);
+        for one in NEEDED {
+            for root in [true, false] {
+                let says = complaint(needed() - one.capability, root).unwrap_or_default();
+                assert!(says.contains(&format!("{} ({})", one.name, one.reason)), "{says}");
+                assert_eq!(says.matches('(').count(), if root { 2 } else { 1 }, "{says}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_passed_on_is_among_what_is_kept() {
+        assert!(needed().contains(PASSED_ON.into_iter().collect()));
+    }
+}

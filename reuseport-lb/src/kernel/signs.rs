@@ -1,0 +1,182 @@
+//! Signs of life of a process, from /proc. Not: what they mean (`health.rs`).
+//!
+//! A process id may have been given to another process once nobody waits for the old one any more;
+//! ask only about processes that are known to be there.
+
+use std::fs;
+
+/// What a process, or a group of them, shows at one moment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Signs {
+    /// It is stopped: by a signal (`T`) or a debugger (`t`). A group is when all of it is.
+    pub stopped: bool,
+    /// How often its threads gave up the processor by themselves, so far. A thread that ends takes
+    /// its part with it, so any change is a sign of life, not only a rise.
+    pub switches: u64,
+}
+
+/// The signs of process `pid` with all its threads; `None` if it is gone, or a zombie.
+#[must_use]
+pub fn of_process(pid: i32) -> Option<Signs> {
+    let stat = Stat::read(pid)?;
+    let mut switches = 0u64;
+    let mut threads = 0;
+    for task in fs::read_dir(format!("/proc/{pid}/task")).ok()? {
+        // A thread may end while this goes on.
+        let Ok(status) = fs::read(task.ok()?.path().join("status")) else { continue };
+        threads += 1;
+        switches += voluntary(&status).unwrap_or_default();
+    }
+    // A first thread that has ended is a zombie until the others have, too.
+    if threads == 0 || (threads == 1 && matches!(stat.state, b'Z' | b'X')) {
+        return None;
+    }
+    Some(Signs { stopped: matches!(stat.state, b'T' | b't'), switches })
+}
+
+/// The signs of all processes of process group `group`. Reads the whole of /proc.
+#[must_use]
+pub fn of_group(group: i32) -> Option<Signs> {
+    let everybody = fs::read_dir("/proc").ok()?;
+    let pids = everybody.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<i32>().ok());
+    let members = pids.filter(|pid| Stat::read(*pid).is_some_and(|stat| stat.group == group));
+    members.filter_map(of_process).reduce(|all, one| Signs {
+        stopped: all.stopped && one.stopped,
+        switches: all.switches + one.switches,
+    })
+}
+
+/// The fields of /proc/PID/stat that count here (proc_pid_stat(5)).
+#[derive(Debug, PartialEq, Eq)]
+struct Stat {
+    state: u8,
+    group: i32,
+}
+
+impl Stat {
+    fn read(pid: i32) -> Option<Self> {
+        Self::parse(&fs::read(format!("/proc/{pid}/stat")).ok()?)
+    }
+
+    /// The second field is a name in parentheses, which may have any bytes in it, `)` and line ends
+    /// as well; nothing behind it has parentheses.
+    fn parse(stat: &[u8]) -> Option<Self> {
+        let name_end = stat.iter().rposition(|byte| *byte == b')')?;
+        let mut fields = std::str::from_utf8(&stat[name_end + 1..]).ok()?.split_ascii_whitespace();
+        let state = *fields.next()?.as_bytes().first()?;
+        let group = fields.nth(1)?.parse().ok()?;
+        Some(Self { state, group })
+    }
+}
+
+/// In /proc/PID/task/TID/status, where line ends in names are escaped.
+fn voluntary(status: &[u8]) -> Option<u64> {
+    let line = status
+        .split(|byte| *byte == b'\n')
+        .find_map(|line| line.strip_prefix(b"voluntary_ctxt_switches:"))?;
+    std::str::from_utf8(line).ok()?.trim().parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::{Child, Command};
+    use std::time::{Duration, Instant};
+
+    use rustix::process::{Pid, Signal, kill_process};
+
+    use super::*;
+
+    struct Running(Child);
+
+    impl Running {
+        fn start(program: &str, arguments: &[&str]) -> Self {
+            use std::os::unix::process::CommandExt;
+            Self(Command::new(program).args(arguments).process_group(0).spawn().unwrap())
+        }
+
+        fn pid(&self) -> i32 {
+            self.0.id().cast_signed()
+        }
+
+        fn signal(&self, signal: Signal) {
+            kill_process(Pid::from_child(&self.0), signal).unwrap();
+        }
+    }
+
+    impl Drop for Running {
+        fn drop(&mut self) {
+            let _ = self.0.kill();
+            let _ = self.0.wait();
+        }
+    }
+
+    fn wait_until(what: impl Fn() -> bool) {
+        let start = Instant::now();
+        while !what() {
+            assert!(start.elapsed() < Duration::from_secs(10), "it does not happen");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    #[test]
+    fn a_name_cannot_hide_the_state() {
+        let parsed = |text: &[u8]| Stat::parse(text).map(|stat| (char::from(stat.state), stat.group));
+        assert_eq!(parsed(b"7 (sleep) T 1 42 7 0 -1 4194304"), Some(('T', 42)));
+        assert_eq!(parsed(b"7 (a) R 1 (\n) S 1 42 7 0 -1"), Some(('S', 42)));
+        assert_eq!(parsed(b"7 (\xff\xfe) t 1 42 7"), Some(('t', 42)));
+        assert_eq!(parsed(b"7 (sleep) T 1"), None);
+        assert_eq!(parsed(b""), None);
+        assert_eq!(
+            voluntary(b"Name:\tx\nvoluntary_ctxt_switches:\t17\nnonvoluntary_ctxt_switches:\t3\n"),
+            Some(17)
+        );
+        assert_eq!(voluntary(b"Name:\tx\nnonvoluntary_ctxt_switches:\t3\n"), None);
+    }
+
+    #[test]
+    fn a_stopped_process_is_seen_and_a_dead_one_is_gone() {
+        let mut sleep = Running::start("sleep", &["60"]);
+        let pid = sleep.pid();
+        wait_until(|| of_process(pid).is_some_and(|signs| !signs.stopped && signs.switches > 0));
+        sleep.signal(Signal::STOP);
+        wait_until(|| of_process(pid).is_some_and(|signs| signs.stopped));
+        let before = of_process(pid);
+        std::thread::sleep(Duration::from_millis(30));
+        assert_eq!(of_process(pid), before);
+        sleep.signal(Signal::CONT);
+        wait_until(|| of_process(pid).is_some_and(|signs| !signs.stopped && Some(signs) != before));
+        sleep.signal(Signal::KILL);
+        // A zombie until it is waited for.
+        wait_until(|| of_process(pid).is_none());
+        sleep.0.wait().unwrap();
+        assert_eq!(of_process(pid), None);
+        assert_eq!(of_process(0), None);
+    }
+
+    #[test]
+    fn a_process_that_does_something_shows_it_with_any_of_its_threads() {
+        let me = std::process::id().cast_signed();
+        let before = of_process(me);
+        std::thread::spawn(|| std::thread::sleep(Duration::from_millis(20))).join().unwrap();
+
+        wait_until(|| of_process(me).is_some_and(|signs| !signs.stopped && Some(signs) != before));
+    }
+
+    #[test]
+    fn a_group_is_stopped_when_all_of_it_is() {
+        let shell = Running::start("sh", &["-c", "sleep 60 & sleep 61; true"]);
+        let pid = shell.pid();
+        wait_until(|| {
+            let (group, alone) = (of_group(pid), of_process(pid));
+            group.zip(alone).is_some_and(|(group, alone)| group.switches > alone.switches + 1)
+        });
+        shell.signal(Signal::STOP);
+        wait_until(|| of_process(pid).is_some_and(|signs| signs.stopped));
+        assert!(of_group(pid).is_some_and(|signs| !signs.stopped));
+        let group = Pid::from_child(&shell.0);
+        rustix::process::kill_process_group(group, Signal::STOP).unwrap();
+        wait_until(|| of_group(pid).is_some_and(|signs| signs.stopped));
+        rustix::process::kill_process_group(group, Signal::KILL).unwrap();
+        wait_until(|| of_group(pid).is_none());
+    }
+}

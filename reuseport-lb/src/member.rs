@@ -1,0 +1,390 @@
+//! Being a worker of a daemon that runs already, from within any Rust program: [`Member`]. The other
+//! side is `join.rs`; docs/JOIN.md describes what they say to each other.
+//!
+//! Everything here blocks for a short time only and needs no runtime.
+//!
+//! ```no_run
+//! use reuseport_lb::member::{JoinOptions, Member};
+//!
+//! fn main() -> Result<(), Box<dyn std::error::Error>> {
+//!     let mut member = Member::join(&JoinOptions::new("web"))?;
+//!     let (_name, listener) = member.take_tcp().remove(0);
+//!     // From here on the daemon sends clients here.
+//!     member.ready()?;
+//!     loop {
+//!         let (_stream, peer) = listener.accept()?;
+//!         println!("{} serves {peer}", member.name());
+//!     }
+//! }
+//! ```
+
+use std::io::{self, Write};
+use std::net::{TcpListener, UdpSocket};
+use std::os::unix::net::{UnixDatagram, UnixStream};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use socket2::{Domain, SockAddr, Socket, Type};
+
+use crate::control::Failure;
+use crate::join::{self, Answer, Ask, LONGEST_REQUEST};
+use crate::kernel::launch::Joined;
+use crate::kernel::passing;
+
+/// Where a daemon is that was not told otherwise.
+const RUNTIME_DIR: &str = "/run/reuseport-lb";
+
+/// The daemon answers within milliseconds.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Longest answer that is read: 64 sockets take less than 8 KiB.
+const LONGEST_ANSWER: usize = 64 << 10;
+
+/// Why a process could not join, or could not tell the daemon something.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum JoinError {
+    /// Nobody listens on the join socket.
+    #[error(
+        "cannot reach {path}: no daemon runs there; start one with `reuseport-lb run`, or give its runtime \
+         directory"
+    )]
+    NoDaemon {
+        /// The join socket.
+        path: PathBuf,
+        /// What the kernel says.
+        source: io::Error,
+    },
+    /// The join socket, or the way to it, is closed to this user.
+    #[error("cannot reach {path}: this user may not use it; join as the service's user, or as root")]
+    NotPermitted {
+        /// The join socket.
+        path: PathBuf,
+        /// What the kernel says.
+        source: io::Error,
+    },
+    /// The daemon says no; the text says why, and what to do.
+    #[error("the daemon refuses: {0}")]
+    Refused(String),
+    /// Anything else.
+    #[error("{what}")]
+    Failed {
+        /// What was tried, and how to mend it where that is known.
+        what: String,
+        /// What the kernel says.
+        source: io::Error,
+    },
+}
+
+impl JoinError {
+    fn failed(what: impl Into<String>) -> impl FnOnce(io::Error) -> Self {
+        |source| Self::Failed { what: what.into(), source }
+    }
+}
+
+/// What worker to become.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct JoinOptions {
+    /// The daemon's runtime directory.
+    pub runtime_dir: PathBuf,
+    /// The service.
+    pub service: String,
+    /// Which worker of it, like `web/7`; `None`: the lowest that is free.
+    pub worker: Option<String>,
+    /// Its share is its weight over the sum of all; from 0 (no new flows) to 1,000,000.
+    pub weight: u32,
+}
+
+impl JoinOptions {
+    /// Any worker of `service`, with weight 1, of the daemon in `/run/reuseport-lb`.
+    #[must_use]
+    pub fn new(service: &str) -> Self {
+        Self { runtime_dir: RUNTIME_DIR.into(), service: service.into(), worker: None, weight: 1 }
+    }
+}
+
+/// This process as a worker. It is one until the process ends: the daemon watches the process, and a
+/// dropped `Member` changes nothing but that its sockets are closed here; the daemon has its own.
+#[derive(Debug)]
+pub struct Member {
+    name: String,
+    notify: PathBuf,
+    watchdog: Option<Duration>,
+    listeners: Vec<(String, Socket)>,
+    voice: UnixDatagram,
+}
+
+impl Member {
+    /// Asks the daemon for a place among the workers of a service. Nothing arrives at its sockets
+    /// before [`ready`](Self::ready), unless nobody else is ready.
+    pub fn join(options: &JoinOptions) -> Result<Self, JoinError> {
+        let path = join::path(&options.runtime_dir);
+        let stream = connect(&path).map_err(|source| match source.kind() {
+            io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => {
+                JoinError::NoDaemon { path, source }
+            }
+            io::ErrorKind::PermissionDenied => JoinError::NotPermitted { path, source },
+            io::ErrorKind::WouldBlock => JoinError::failed(stuck(&path))(source),
+            _ => JoinError::failed(format!("cannot connect to {}", path.display()))(source),
+        })?;
+        Self::over(&stream, options)
+    }
+
+    /// Speaks with the daemon at the other end of `stream`.
+    pub(crate) fn over(mut stream: &UnixStream, options: &JoinOptions) -> Result<Self, JoinError> {
+        let path = join::path(&options.runtime_dir);
+        let JoinOptions { service, worker, weight, .. } = options.clone();
+        let request = serde_json::to_string(&Ask { service, worker, weight })
+            .map_err(|error| JoinError::failed("cannot write the request")(error.into()))?;
+        if request.len() >= LONGEST_REQUEST {
+            return Err(JoinError::Refused("the name of the service or of the worker is too long".into()));
+        }
+        // Where the daemon has hung up already, it has said why.
+        let written = stream.write_all((request + "\n").as_bytes());
+        let (line, fds) = hear(stream).map_err(|source| match source.kind() {
+            io::ErrorKind::WouldBlock => JoinError::failed(stuck(&path))(source),
+            _ => JoinError::failed(format!("no answer from {}", path.display()))(
+                written.err().unwrap_or(source),
+            ),
+        })?;
+        let answer = serde_json::from_slice(&line).map_err(|error| {
+            JoinError::failed("the daemon's answer is not what this version expects")(error.into())
+        })?;
+        let (name, notify, names, watchdog_usec) = match answer {
+            Answer::Joined { worker, notify, names, watchdog_usec } => (worker, notify, names, watchdog_usec),
+            Answer::Refused(Failure { error }) => return Err(JoinError::Refused(error)),
+        };
+        if names.len() != fds.len() {
+            let why = format!("{} sockets with {} names", fds.len(), names.len());
+            return Err(JoinError::failed("the daemon's answer is broken")(io::Error::other(why)));
+        }
+        let listeners: Vec<(String, Socket)> =
+            names.into_iter().zip(fds.into_iter().map(Socket::from)).collect();
+        let own = || -> io::Result<UnixDatagram> {
+            for (_, socket) in &listeners {
+                // Whatever an earlier worker in this place has made of it.
+                socket.set_nonblocking(false)?;
+            }
+            let voice = UnixDatagram::unbound()?;
+            voice.set_nonblocking(true)?;
+            Ok(voice)
+        };
+        let voice = own().map_err(JoinError::failed("cannot prepare the worker's sockets"))?;
+        let watchdog = watchdog_usec.map(Duration::from_micros);
+        Ok(Self { name, notify, watchdog, listeners, voice })
+    }
+
+    /// Like `web/7`.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The socket that hears [`ready`](Self::ready), for NOTIFY_SOCKET.
+    #[must_use]
+    pub fn notify(&self) -> &Path {
+        &self.notify
+    }
+
+    /// If there is one: [`watchdog`](Self::watchdog) has to be called more often than this; half of
+    /// it is usual.
+    #[must_use]
+    pub fn watchdog_interval(&self) -> Option<Duration> {
+        self.watchdog
+    }
+
+    /// The sockets that have not been taken, with their names (`tcp-127.0.0.1-80`), in the order of
+    /// the service's listeners. They block.
+    pub fn listeners(&self) -> impl Iterator<Item = (&str, &Socket)> {
+        self.listeners.iter().map(|(name, socket)| (name.as_str(), socket))
+    }
+
+    /// Takes all sockets.
+    pub fn take(&mut self) -> Vec<(String, Socket)> {
+        std::mem::take(&mut self.listeners)
+    }
+
+    /// Takes the TCP listeners.
+    pub fn take_tcp(&mut self) -> Vec<(String, TcpListener)> {
+        self.take_kind(Type::STREAM)
+    }
+
+    /// Takes the UDP sockets.
+    pub fn take_udp(&mut self) -> Vec<(String, UdpSocket)> {
+        self.take_kind(Type::DGRAM)
+    }
+
+    fn take_kind<T: From<Socket>>(&mut self, kind: Type) -> Vec<(String, T)> {
+        let taken = self.listeners.extract_if(.., |(_, socket)| socket.r#type().is_ok_and(|its| its == kind));
+        taken.map(|(name, socket)| (name, socket.into())).collect()
+    }
+
+    /// Says `READY=1`: from now on the worker gets its share of new flows.
+    pub fn ready(&self) -> Result<(), JoinError> {
+        self.say("READY=1", PATIENCE)
+    }
+
+    /// Says `WATCHDOG=1`: the worker is not stuck. Does not wait; if it fails because the daemon
+    /// does not read at the moment, the next one may do.
+    pub fn watchdog(&self) -> Result<(), JoinError> {
+        self.say("WATCHDOG=1", Duration::ZERO)
+    }
+
+    /// Says `STOPPING=1`: the daemon moves the worker's buckets to the others, waits until its queue
+    /// is empty, hands over what comes in late, and forgets the worker.
+    ///
+    /// So keep accepting until the listener says that it is shut down (`accept` fails with EINVAL),
+    /// or at least for a moment; finish the connections that are open; then end the process. A
+    /// process that just ends loses no queued connection either: the daemon hands them over.
+    pub fn leave(&self) -> Result<(), JoinError> {
+        self.say("STOPPING=1", PATIENCE)
+    }
+
+    fn say(&self, word: &str, patience: Duration) -> Result<(), JoinError> {
+        let (path, end) = (self.notify.display(), Instant::now() + patience);
+        let what = |why: &str| format!("cannot say {word} to {path}: {why}");
+        if !self.notify.is_absolute() {
+            let error = io::ErrorKind::InvalidInput.into();
+            return Err(JoinError::failed(what("not the absolute path of a socket"))(error));
+        }
+        loop {
+            let error = match self.voice.send_to(word.as_bytes(), &self.notify) {
+                Ok(_) => return Ok(()),
+                Err(error) => error,
+            };
+            let why = match error.kind() {
+                io::ErrorKind::Interrupted => continue,
+                io::ErrorKind::WouldBlock if Instant::now() < end => {
+                    std::thread::sleep(Duration::from_millis(10));
+                    continue;
+                }
+                io::ErrorKind::WouldBlock => "the daemon does not read it; is it stopped?",
+                io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => {
+                    "the daemon does not listen there any more; if it has ended, join the next one"
+                }
+                io::ErrorKind::PermissionDenied => "only the user that has joined may, and root",
+                io::ErrorKind::InvalidInput => {
+                    "no socket can have this path; give the daemon another runtime directory"
+                }
+                _ => "it could not be sent",
+            };
+            return Err(JoinError::failed(what(why))(error));
+        }
+    }
+}
+
+/// Nothing of it but this is open any more.
+impl From<Member> for Joined {
+    fn from(member: Member) -> Self {
+        let Member { name, notify, watchdog, listeners, .. } = member;
+        Self { name, sockets: listeners, notify, watchdog }
+    }
+}
+
+fn connect(path: &Path) -> io::Result<UnixStream> {
+    let address = SockAddr::unix(path)?;
+    let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+    // Also for connect(2), where the queue of a daemon that is stopped is full.
+    socket.set_write_timeout(Some(PATIENCE))?;
+    socket.set_read_timeout(Some(PATIENCE))?;
+    while let Err(error) = socket.connect(&address) {
+        if error.kind() != io::ErrorKind::Interrupted {
+            return Err(error);
+        }
+    }
+    Ok(socket.into())
+}
+
+fn stuck(path: &Path) -> String {
+    format!("the daemon does not answer on {} within {PATIENCE:?}; is it stopped?", path.display())
+}
+
+/// Reads a line, without its newline, and the descriptors that come with it.
+fn hear(stream: &UnixStream) -> io::Result<(Vec<u8>, Vec<std::os::fd::OwnedFd>)> {
+    let (mut line, mut fds) = (Vec::new(), Vec::new());
+    let mut buffer = [0; 4096];
+    while line.len() < LONGEST_ANSWER {
+        let (length, came) = passing::receive(stream, &mut buffer)?;
+        if length == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        fds.extend(came);
+        line.extend_from_slice(&buffer[..length]);
+        if let Some(end) = line.iter().position(|byte| *byte == b'\n') {
+            line.truncate(end);
+            return Ok((line, fds));
+        }
+    }
+    Err(io::Error::other("the answer is too long"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn member(notify: &Path) -> Member {
+        let voice = UnixDatagram::unbound().unwrap();
+        voice.set_nonblocking(true).unwrap();
+        let sockets = [
+            ("tcp-a", Socket::from(TcpListener::bind("127.0.0.1:0").unwrap())),
+            ("udp-b", Socket::from(UdpSocket::bind("127.0.0.1:0").unwrap())),
+            ("tcp-c", Socket::from(TcpListener::bind("127.0.0.1:0").unwrap())),
+        ];
+        let listeners = sockets.map(|(name, socket)| (name.into(), socket)).into();
+        Member { name: "web/7".into(), notify: notify.into(), watchdog: None, listeners, voice }
+    }
+
+    #[test]
+    fn sockets_are_taken_by_kind() {
+        let mut member = member(Path::new("/x"));
+        assert_eq!(member.listeners().map(|(name, _)| name).collect::<Vec<_>>(), ["tcp-a", "udp-b", "tcp-c"]);
+        let tcp: Vec<String> = member.take_tcp().into_iter().map(|(name, _)| name).collect();
+        assert_eq!(tcp, ["tcp-a", "tcp-c"]);
+        assert_eq!(member.listeners().count(), 1);
+        assert_eq!(member.take_udp().len(), 1);
+        assert!(member.take().is_empty());
+    }
+
+    #[test]
+    fn what_cannot_hear_is_named() {
+        let long = format!("/{}", "x".repeat(200));
+        for (path, says) in [
+            ("\0abstract", "not the absolute path"),
+            ("@abstract", "not the absolute path"),
+            ("", "not the absolute path"),
+            (&long, "no socket can have this path"),
+            ("/no/such/socket", "does not listen there any more"),
+        ] {
+            let error = member(Path::new(path)).ready().unwrap_err().to_string();
+            assert!(error.contains(says) && error.contains("READY=1"), "{path:?}: {error}");
+        }
+    }
+
+    #[test]
+    fn its_words_are_those_of_systemd() {
+        let path = std::env::temp_dir().join(format!("reuseport-lb-member-{}", std::process::id()));
+        let _ = std::fs::remove_file(&path);
+        let socket = UnixDatagram::bind(&path).unwrap();
+        let member = member(&path);
+        member.ready().unwrap();
+        member.watchdog().unwrap();
+        member.leave().unwrap();
+        let mut buffer = [0; 64];
+        for word in ["READY=1", "WATCHDOG=1", "STOPPING=1"] {
+            let length = socket.recv(&mut buffer).unwrap();
+            assert_eq!(&buffer[..length], word.as_bytes());
+        }
+        // Nobody reads: the watchdog does not wait.
+        let error = std::iter::repeat_with(|| member.watchdog()).take(100_000).find_map(Result::err);
+        assert!(error.unwrap().to_string().contains("is it stopped?"));
+        std::fs::remove_file(&path).unwrap();
+    }
+
+    #[test]
+    fn without_a_daemon_it_says_so() {
+        let options = JoinOptions { runtime_dir: "/no/such/directory".into(), ..JoinOptions::new("web") };
+        let error = Member::join(&options).unwrap_err();
+        assert!(matches!(error, JoinError::NoDaemon { .. }));
+        assert!(error.to_string().contains("/no/such/directory/join.sock: no daemon runs there"), "{error}");
+    }
+}

@@ -1,0 +1,285 @@
+//! The services of a daemon: starting them, changing them together, and ending them. Not: what one
+//! of them does (`service/`).
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+
+use tokio::sync::{Notify, mpsc, oneshot};
+use tracing::{info, warn};
+
+use crate::config;
+use crate::join;
+use crate::kernel::host;
+use crate::service::{Command, Prepare, Service, Surroundings, find_command};
+
+/// How the daemon ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    /// Workers finish; nothing is left.
+    InOrder,
+    /// Workers, sockets and buckets stay for the next daemon.
+    Keep,
+    /// As [`End::Keep`], because the start failed.
+    Failed,
+}
+
+/// When the configuration is applied.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Occasion {
+    /// The daemon starts: services that were taken over keep what `scale` and `drain` did if their
+    /// configuration is the same, and what takes its time goes on in the background.
+    Start,
+    /// Somebody asked, and waits.
+    Reload,
+}
+
+/// What the daemon is asked to do.
+pub enum Wish {
+    /// End.
+    End(End),
+    /// Read the configuration again; answered when that is done.
+    Reload(oneshot::Sender<Result<String, String>>),
+}
+
+/// All services.
+pub struct Registry {
+    all: RefCell<Vec<Entry>>,
+    changing: Cell<bool>,
+    taken_over: Cell<bool>,
+    /// A service's task has ended.
+    pub ended: Notify,
+    /// One that panicked.
+    broken: RefCell<Option<String>>,
+    /// To the daemon.
+    pub wishes: mpsc::UnboundedSender<Wish>,
+}
+
+/// What was begun.
+#[derive(Default)]
+struct Changes {
+    lines: Vec<String>,
+    removed: Vec<String>,
+    answers: Vec<(String, oneshot::Receiver<Result<String, String>>)>,
+}
+
+struct Entry {
+    name: String,
+    commands: mpsc::UnboundedSender<Command>,
+}
+
+impl Registry {
+    /// No services yet.
+    #[must_use]
+    pub fn new(wishes: mpsc::UnboundedSender<Wish>) -> Rc<Self> {
+        Rc::new(Self {
+            all: RefCell::default(),
+            changing: Cell::new(false),
+            taken_over: Cell::new(false),
+            ended: Notify::new(),
+            broken: RefCell::default(),
+            wishes,
+        })
+    }
+
+    /// Starts a service.
+    pub fn add(self: &Rc<Self>, name: String, service: Service) {
+        let (commands, receive) = mpsc::unbounded_channel();
+        self.all.borrow_mut().push(Entry { name: name.clone(), commands });
+        let task = tokio::task::spawn_local(service.run(receive));
+        let registry = self.clone();
+        tokio::task::spawn_local(async move {
+            if let Err(error) = task.await {
+                *registry.broken.borrow_mut() = Some(format!("the task of service {name} failed: {error}"));
+            }
+            registry.all.borrow_mut().retain(|entry| entry.name != name);
+            registry.ended.notify_waiters();
+            registry.ended.notify_one();
+        });
+    }
+
+    /// Starts a service that an earlier daemon left.
+    pub fn add_taken_over(self: &Rc<Self>, name: String, service: Service) {
+        self.taken_over.set(true);
+        self.add(name, service);
+    }
+
+    /// Whether an earlier daemon left any of them.
+    #[must_use]
+    pub fn is_taken_over(&self) -> bool {
+        self.taken_over.get()
+    }
+
+    /// Whether every service has ended.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.all.borrow().is_empty()
+    }
+
+    /// What is wrong with a service that ended without being told to.
+    #[must_use]
+    pub fn broken(&self) -> Option<String> {
+        self.broken.borrow().clone()
+    }
+
+    /// Tells all services.
+    pub fn tell(&self, command: impl Fn() -> Command) {
+        for entry in self.all.borrow().iter() {
+            // One that has ended already needs no telling.
+            let _ = entry.commands.send(command());
+        }
+    }
+
+    /// Names, in the order in which they were added.
+    #[must_use]
+    pub fn names(&self) -> Vec<String> {
+        self.all.borrow().iter().map(|entry| entry.name.clone()).collect()
+    }
+
+    /// How to tell the service `name` something; the error lists who is there.
+    pub fn find(&self, name: &str) -> Result<mpsc::UnboundedSender<Command>, String> {
+        let all = self.all.borrow();
+        match all.iter().find(|entry| entry.name == name) {
+            Some(entry) => Ok(entry.commands.clone()),
+            None if all.is_empty() => Err(format!("there is no service {name:?}; there is none at all")),
+            None => {
+                let known: Vec<&str> = all.iter().map(|entry| entry.name.as_str()).collect();
+                Err(format!("there is no service {name:?}; there is {}", known.join(", ")))
+            }
+        }
+    }
+
+    /// Hands requests to join on to their services.
+    pub async fn pass_on(self: Rc<Self>, mut requests: mpsc::UnboundedReceiver<join::Request>) {
+        while let Some(request) = requests.recv().await {
+            match self.find(&request.service) {
+                // A service that is just ending drops the request, which says so to its sender.
+                Ok(commands) => drop(commands.send(Command::Join(request))),
+                Err(error) => drop(request.answer.send(Err(error))),
+            }
+        }
+    }
+
+    /// Makes the services be these: new ones are started, others changed or ended. If anything
+    /// cannot be done, nothing is. Returns what changed, one line a service.
+    pub async fn apply(
+        self: &Rc<Self>,
+        wanted: Vec<config::Service>,
+        occasion: Occasion,
+        surroundings: &Rc<Surroundings>,
+    ) -> Result<String, String> {
+        if self.changing.replace(true) {
+            return Err("the configuration is being changed already: try again when that is done".into());
+        }
+        let begun = self.begin(wanted, occasion, surroundings).await;
+        match (begun, occasion) {
+            (Err(error), _) => {
+                self.changing.set(false);
+                Err(error)
+            }
+            (Ok(changes), Occasion::Reload) => self.finish(changes).await,
+            (Ok(changes), Occasion::Start) => {
+                let registry = self.clone();
+                tokio::task::spawn_local(async move {
+                    match registry.finish(changes).await {
+                        Ok(changes) => info!("configured: {}", changes.replace('\n', "; ")),
+                        Err(error) => warn!("the configuration is not what serves: {error}"),
+                    }
+                });
+                Ok(String::new())
+            }
+        }
+    }
+
+    /// Everything that can fail; then what is new serves, and the rest is told.
+    async fn begin(
+        self: &Rc<Self>,
+        wanted: Vec<config::Service>,
+        occasion: Occasion,
+        surroundings: &Rc<Surroundings>,
+    ) -> Result<Changes, String> {
+        let mut prepared = Vec::new();
+        let mut opened = Vec::new();
+        let names: Vec<String> = wanted.iter().map(|service| service.name.clone()).collect();
+        let if_changed = occasion == Occasion::Start;
+        let outcome = self.prepare(wanted, if_changed, surroundings, &mut prepared, &mut opened).await;
+        if let Err(error) = outcome {
+            for (_, commands) in prepared {
+                let _ = commands.send(Command::Abort);
+            }
+            opened.into_iter().for_each(|(_, service): (String, Service)| service.discard());
+            return Err(error);
+        }
+        let mut changes = Changes::default();
+        for (name, service) in opened {
+            changes.lines.push(format!("{name}: new"));
+            self.add(name, service);
+        }
+        changes.removed = self.names().into_iter().filter(|name| !names.contains(name)).collect();
+        for name in &changes.removed {
+            info!(service = name, "it is not in the configuration any more");
+            self.end(name);
+            changes.lines.push(format!("{name}: ended"));
+        }
+        for (name, commands) in prepared {
+            let (answer, receive) = oneshot::channel();
+            let _ = commands.send(Command::Commit(answer));
+            changes.answers.push((name, receive));
+        }
+        Ok(changes)
+    }
+
+    /// Waits for workers that are replaced or leave.
+    async fn finish(&self, changes: Changes) -> Result<String, String> {
+        let Changes { mut lines, removed, answers } = changes;
+        let mut errors = Vec::new();
+        for (name, answer) in answers {
+            match answer.await {
+                Ok(Ok(line)) => lines.push(line),
+                Ok(Err(error)) => errors.push(error),
+                Err(_) => errors.push(format!("service {name} ended meanwhile")),
+            }
+        }
+        while removed.iter().any(|name| self.names().contains(name)) {
+            self.ended.notified().await;
+        }
+        self.changing.set(false);
+        if errors.is_empty() { Ok(lines.join("\n")) } else { Err(errors.join("; ")) }
+    }
+
+    async fn prepare(
+        &self,
+        wanted: Vec<config::Service>,
+        if_changed: bool,
+        surroundings: &Rc<Surroundings>,
+        prepared: &mut Vec<(String, mpsc::UnboundedSender<Command>)>,
+        opened: &mut Vec<(String, Service)>,
+    ) -> Result<(), String> {
+        wanted.iter().try_for_each(find_command)?;
+        // New ones last: they take part in the kernel's groups from then on.
+        let (known, new): (Vec<_>, Vec<_>) =
+            wanted.into_iter().partition(|config| self.find(&config.name).is_ok());
+        for config in known.into_iter().chain(new) {
+            let name = config.name.clone();
+            let Ok(commands) = self.find(&name) else {
+                if !config.command.is_empty() && config.user.is_none() {
+                    let whom = if host::is_root() { "root" } else { "the daemon's own user" };
+                    warn!("service {name}: its workers run as {whom}; `user` says whom else they may run as");
+                }
+                let service = Service::open(config, surroundings.clone());
+                opened.push((name, service.map_err(|error| format!("{error:#}"))?));
+                continue;
+            };
+            let (answer, receive) = oneshot::channel();
+            let _ = commands.send(Command::Prepare(Box::new(Prepare { config, if_changed }), answer));
+            receive.await.map_err(|_| format!("service {name} is just ending: try again"))??;
+            prepared.push((name, commands));
+        }
+        Ok(())
+    }
+
+    fn end(&self, name: &str) {
+        for entry in self.all.borrow().iter().filter(|entry| entry.name == name) {
+            let _ = entry.commands.send(Command::Stop);
+        }
+    }
+}

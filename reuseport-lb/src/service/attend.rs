@@ -1,0 +1,198 @@
+//! Looking after workers: their queues, their watchdogs and what they write. Not: what a look means
+//! (`health.rs`).
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use reuseport_lb_common::layout::Fitness;
+use tokio::sync::mpsc;
+use tracing::{info, warn};
+
+use super::Service;
+use super::rollout::Wish;
+use super::workers::{Id, Worker};
+use crate::health::{Change, Sample, Signs, Status};
+use crate::kernel::process::Process;
+use crate::kernel::{signs, socket};
+use crate::listener::Protocol;
+use crate::worker::{Origin, State};
+
+/// How often the output of workers that are suspect is passed on.
+const FORWARD: Duration = Duration::from_millis(500);
+
+/// How long a process may take to be suspended; within that it is busy in the kernel.
+const SUSPENDING: Duration = Duration::from_millis(3);
+
+/// How long the successor of a worker that does not accept may take to become ready.
+const START: Duration = Duration::from_secs(30);
+
+impl Service {
+    /// Sets the time of the next look, without putting one off that is planned.
+    pub(super) fn plan_look(&mut self) {
+        let now = Instant::now();
+        let queues = self.workers.values().any(|worker| judged(worker) && has_tcp(worker));
+        let judge = if queues { self.health.pause(&self.config) } else { None };
+        let running = || self.workers.values().filter_map(|worker| worker.process.as_ref());
+        let forward = running().any(|running| running.output.is_some()).then_some(FORWARD);
+        let pause = [judge, forward].into_iter().flatten().min().map(|pause| now + pause);
+        let served = self.workers.values().filter(|worker| worker.life.state() != State::Draining);
+        let bite = served.filter_map(|worker| worker.bite_at).min();
+        self.look_at = [self.look_at, pause, bite].into_iter().flatten().min();
+    }
+
+    pub(super) fn attend(&mut self, now: Instant) {
+        self.look_at = None;
+        self.judge(now);
+        self.bite(now);
+        for running in self.workers.values_mut().filter_map(|worker| worker.process.as_mut()) {
+            if let Some(output) = &mut running.output {
+                output.forward();
+            }
+        }
+    }
+
+    /// It said `WATCHDOG=1`.
+    pub(super) fn pinged(&mut self, id: Id) {
+        self.pings.insert(id);
+    }
+
+    fn judge(&mut self, now: Instant) {
+        let samples = self.look_at_queues();
+        let pings = std::mem::take(&mut self.pings);
+        let signs = |id: Id| {
+            let seen = signs_of(&self.workers.get(&id)?.process.as_ref()?.process)?;
+            Some(Signs { stopped: seen.stopped, switches: seen.switches, pinged: pings.contains(&id) })
+        };
+        for change in self.health.look(&samples, signs, now, &self.config) {
+            match change {
+                Change::Overloaded(id) => self.set_fitness(id, Fitness::Overloaded),
+                Change::Fit(id) => self.set_fitness(id, Fitness::Fit),
+                Change::Stalled(id) => {
+                    self.set_fitness(id, Fitness::Ejected);
+                    self.tell_rosters(None);
+                    self.rescue_living(id);
+                    warn!(
+                        worker = self.name_of(id.number),
+                        "it does not accept: others get what waits for it"
+                    );
+                }
+                Change::Rescue(id) => self.rescue_living(id),
+                Change::Recovered(id) => {
+                    self.set_fitness(id, Fitness::Fit);
+                    info!(worker = self.name_of(id.number), "it shows signs of life and is taken back");
+                }
+                Change::Replace(id) => self.replace_stuck(id),
+            }
+        }
+    }
+
+    fn look_at_queues(&mut self) -> Vec<Sample<Id>> {
+        let mut samples = Vec::new();
+        for worker in self.workers.values().filter(|worker| judged(worker) && has_tcp(worker)) {
+            let (mut waiting, mut full) = (0, false);
+            for place in worker.places.iter().filter(|place| place.listener.protocol == Protocol::Tcp) {
+                // One that was closed or shut down has nothing waiting.
+                let queue = socket::queue(&place.socket, Protocol::Tcp).unwrap_or_default();
+                waiting += queue.queue;
+                full |= queue.queue > 0 && queue.queue >= queue.backlog;
+            }
+            samples.push(Sample { worker: worker.id, queue: waiting, full, selected: 0 });
+        }
+        // Reading the counters of all CPUs costs more than all else here.
+        if samples.iter().any(|sample| sample.queue > 0) {
+            self.selected = self.count_selected();
+        }
+        for sample in &mut samples {
+            sample.selected = self.selected.get(&sample.worker).copied().unwrap_or_default();
+        }
+        samples
+    }
+
+    fn count_selected(&self) -> BTreeMap<Id, u64> {
+        let tcp = self.doors.iter().filter(|door| door.group.listener().protocol == Protocol::Tcp);
+        let totals: Vec<_> = tcp.filter_map(|door| door.group.totals().ok()).collect();
+        let of = |worker: &Worker| totals.iter().map(|total| total.selected[usize::from(worker.slot)]).sum();
+        self.workers.values().map(|worker| (worker.id, of(worker))).collect()
+    }
+
+    /// Says to the program whether new connections shall avoid a worker.
+    fn set_fitness(&mut self, id: Id, fitness: Fitness) {
+        let Some(worker) = self.workers.get(&id).filter(|worker| worker.holds_slot) else { return };
+        for door in self.doors.iter_mut().filter(|door| door.group.listener().protocol == Protocol::Tcp) {
+            door.group.set_fitness(worker.slot, fitness);
+        }
+    }
+
+    /// Hands over what waits for a worker whose process is there. It must not run while its listener
+    /// is shut down: what then sees a hang-up may never accept again (HAProxy), or do nothing else any
+    /// more (tokio, whose `accept` does not come back).
+    fn rescue_living(&mut self, id: Id) {
+        let Some(worker) = self.workers.get(&id) else { return };
+        let process = worker.process.as_ref().map(|running| running.process.clone());
+        let ours = process.filter(|process| process.is_leader());
+        // One that is stopped already is somebody else's to resume; so is a guest.
+        let runs = ours.filter(|process| signs_of(process).is_some_and(|signs| !signs.stopped));
+        if let Some(process) = &runs {
+            process.suspend();
+            let begun = Instant::now();
+            while begun.elapsed() < SUSPENDING && signs_of(process).is_some_and(|signs| !signs.stopped) {}
+        }
+        // It may just have come back.
+        if worker.queue() > 0 {
+            self.rescue(id);
+        }
+        if let Some(process) = runs {
+            process.resume();
+        }
+    }
+
+    /// It has another process, or none.
+    pub(super) fn forget_health(&mut self, id: Id) {
+        if self.health.forget(id) != Status::Fit {
+            self.set_fitness(id, Fitness::Fit);
+        }
+    }
+
+    fn replace_stuck(&mut self, id: Id) {
+        let Some(worker) = self.workers.get(&id) else { return };
+        let busy = self.rollout.is_some() || self.prepared.is_some() || self.stopping;
+        if worker.life.origin() == Origin::Joined || busy {
+            warn!(worker = worker.name, "it stalls again and again; a new process may help");
+            return;
+        }
+        warn!(worker = worker.name, "it stalls again and again: it gets a new process");
+        let wish = Wish { only: Some(id.number), parallel: 1, timeout: START, trial: Duration::ZERO };
+        self.replace(wish, [id.number].into(), None, mpsc::unbounded_channel().0);
+    }
+
+    /// Ends what has not said `WATCHDOG=1` in time; it is then started again.
+    fn bite(&mut self, now: Instant) {
+        // One that leaves finishes what it has, and need not say that it is alive.
+        let due = |worker: &&mut Worker| {
+            worker.bite_at.is_some_and(|at| at <= now) && worker.life.state() != State::Draining
+        };
+        for worker in self.workers.values_mut().filter(due) {
+            worker.bite_at = None;
+            worker.hung = true;
+            warn!(worker = worker.name, "no WATCHDOG=1 in time: it is killed");
+            if let Some(running) = &worker.process {
+                Process::kill(&running.process);
+            }
+        }
+    }
+}
+
+/// Of all that the worker is.
+fn signs_of(process: &Process) -> Option<signs::Signs> {
+    let pid = process.pid();
+    if process.is_leader() { signs::of_group(pid) } else { signs::of_process(pid) }
+}
+
+/// Whether its queue says anything.
+fn judged(worker: &Worker) -> bool {
+    worker.is_member() && worker.life.state() == State::Ready
+}
+
+fn has_tcp(worker: &Worker) -> bool {
+    worker.places.iter().any(|place| place.listener.protocol == Protocol::Tcp)
+}

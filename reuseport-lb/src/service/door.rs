@@ -1,0 +1,123 @@
+//! A listener of a service: its group in the kernel and the reader of that group's log.
+
+use std::rc::Rc;
+
+use anyhow::{Result, bail};
+use tokio::task::JoinHandle;
+
+use super::{Service, Surroundings};
+use crate::config;
+use crate::kernel::group::{Group, Policy};
+use crate::kernel::socket;
+use crate::listener::Listener;
+use crate::trace::{self, Tracer};
+
+/// One listener.
+pub(super) struct Door {
+    /// As the configuration says, perhaps with port 0.
+    pub(super) asked: Listener,
+    pub(super) group: Group,
+    /// Whether workers that are started from now on get a socket of it.
+    pub(super) wanted: bool,
+    /// The name of its directory of pins.
+    pub(super) name: String,
+    reader: JoinHandle<std::io::Result<()>>,
+    service: String,
+    surroundings: Rc<Surroundings>,
+}
+
+impl Drop for Door {
+    fn drop(&mut self) {
+        self.reader.abort();
+        let entry = (self.asked, self.service.clone());
+        let mut addresses = self.surroundings.addresses.borrow_mut();
+        if let Some(at) = addresses.iter().position(|known| *known == entry) {
+            addresses.swap_remove(at);
+        }
+    }
+}
+
+impl Door {
+    /// Makes a group for `listener`; `at` tells listeners apart that are written alike: with port 0,
+    /// which becomes another port each.
+    pub(super) fn make(
+        config: &config::Service,
+        listener: &Listener,
+        at: u64,
+        surroundings: &Rc<Surroundings>,
+        tracer: &Tracer,
+    ) -> Result<Self> {
+        let taken = surroundings.addresses.borrow();
+        if let Some((_, other)) =
+            taken.iter().find(|(it, other)| it == listener && it.address.port() != 0 && *other != config.name)
+        {
+            bail!(
+                "{listener} is still served by service {other}: take it from that service first, and reload before \
+                 you give it to {}",
+                config.name
+            );
+        }
+        drop(taken);
+        let name = format!("{at}-{}", listener.plain_name());
+        let pins = surroundings.pins.directory(&config.name, &name)?;
+        let group = Group::load(listener, policy(config), &pins)?;
+        Self::with(config, *listener, group, name, surroundings, tracer)
+    }
+
+    /// Goes on with the group of an earlier daemon, or of the same with another policy. It decides
+    /// only once it is attached.
+    pub(super) fn take_over(
+        config: &config::Service,
+        (asked, bound): (&Listener, &Listener),
+        name: &str,
+        layout: u32,
+        surroundings: &Rc<Surroundings>,
+        tracer: &Tracer,
+    ) -> Result<Self> {
+        let pins = surroundings.pins.directory(&config.name, name)?;
+        let group = Group::take_over(bound, policy(config), &pins, layout)?;
+        Self::with(config, *asked, group, name.to_owned(), surroundings, tracer)
+    }
+
+    fn with(
+        config: &config::Service,
+        asked: Listener,
+        mut group: Group,
+        name: String,
+        surroundings: &Rc<Surroundings>,
+        tracer: &Tracer,
+    ) -> Result<Self> {
+        let log = group.take_log(tracer.sink(group.listener().to_string()))?;
+        let reader = tokio::task::spawn_local(trace::follow(log));
+        let (service, surroundings) = (config.name.clone(), surroundings.clone());
+        surroundings.addresses.borrow_mut().push((asked, service.clone()));
+        Ok(Self { asked, group, wanted: true, name, reader, service, surroundings })
+    }
+
+    /// Opens another socket of the group; before the first one the kernel may choose a port.
+    pub(super) fn open(&mut self, backlog: u32, first: bool) -> Result<socket2::Socket> {
+        if self.group.listener().address.port() == 0 {
+            self.group.bound(socket::choose_port(self.group.listener())?);
+        }
+        socket::open(&self.group, backlog, first)
+    }
+}
+
+/// What a service's programs are made for.
+pub(super) fn policy(config: &config::Service) -> Policy {
+    Policy { affinity: config.affinity, when_empty: config.when_empty }
+}
+
+impl Service {
+    /// The group behind `listener`, unless it is gone.
+    pub(super) fn door(&mut self, listener: &Listener) -> Option<&mut Door> {
+        self.doors.iter_mut().find(|door| door.group.listener() == listener)
+    }
+
+    /// Removes the pins of all groups.
+    pub(super) fn pull_down(&mut self) {
+        for door in std::mem::take(&mut self.doors) {
+            self.surroundings.pins.forget(&self.config.name, &door.name);
+        }
+    }
+}

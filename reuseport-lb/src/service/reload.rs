@@ -1,0 +1,313 @@
+//! Other settings for a service that runs: first everything that can fail, then the rest. What did
+//! not change is not touched.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use reuseport_lb_common::layout::LAYOUT_VERSION;
+use tokio::sync::{mpsc, oneshot};
+use tracing::warn;
+
+use super::door::{Door, policy};
+use super::workers::{Id, Place};
+use super::{NOBODY, Progress, Service, Wish};
+use crate::config;
+use crate::kernel::host::{self, User};
+use crate::kernel::socket;
+use crate::listener::{Listener, Protocol};
+
+/// How long a worker with other settings may take to become ready.
+const START: Duration = Duration::from_secs(30);
+
+/// How long the first worker of another command is watched before it takes over.
+pub const TRIAL: Duration = Duration::from_secs(2);
+
+/// Other settings.
+pub struct Prepare {
+    /// As configured.
+    pub config: config::Service,
+    /// Only if that is not what was configured before: what `scale` and `drain` did then stays.
+    pub if_changed: bool,
+}
+
+/// What [`super::Command::Prepare`] has made.
+pub(super) struct Prepared {
+    configured: config::Service,
+    config: config::Service,
+    user: Option<User>,
+    /// New groups, and groups that are there with another policy.
+    doors: Vec<Door>,
+}
+
+impl Service {
+    /// Makes everything that can fail.
+    pub(super) fn prepare(&mut self, wish: Prepare) -> Result<(), String> {
+        let Prepare { config: configured, if_changed } = wish;
+        let mut config = configured.clone();
+        self.forget_prepared();
+        if if_changed && configured == self.configured {
+            return Ok(());
+        }
+        if self.stopping {
+            return Err(format!("service {} is ending", self.config.name));
+        }
+        if self.rollout.is_some() {
+            return Err(format!(
+                "workers of service {} are being replaced right now: try again when that is done",
+                self.config.name
+            ));
+        }
+        if config.embedded && config.user.is_none() {
+            config.user = host::user(NOBODY).ok().map(|user| user.name);
+        }
+        let prepare = || -> Result<Prepared> {
+            let user = config.user.as_deref().map(host::user).transpose()?;
+            let mut known: Vec<&Door> = self.doors.iter().collect();
+            let mut doors = Vec::new();
+            let mut count = self.count;
+            for listener in &config.listen {
+                let door = match known.iter().position(|door| door.asked == *listener) {
+                    None => {
+                        count += 1;
+                        let door = Door::make(&config, listener, count, &self.surroundings, &self.tracer)?;
+                        socket::probe(&door.group)?;
+                        door
+                    }
+                    Some(at) => {
+                        let door = known.remove(at);
+                        if policy(&config) == policy(&self.config) {
+                            continue;
+                        }
+                        let which = (&door.asked, door.group.listener());
+                        Door::take_over(
+                            &config,
+                            which,
+                            &door.name,
+                            LAYOUT_VERSION,
+                            &self.surroundings,
+                            &self.tracer,
+                        )?
+                    }
+                };
+                doors.push(door);
+            }
+            Ok(Prepared { configured: configured.clone(), config: config.clone(), user, doors })
+        };
+        let prepared = prepare()
+            .with_context(|| format!("service {}", config.name))
+            .map_err(|error| format!("{error:#}"))?;
+        self.count += prepared.doors.len() as u64;
+        self.prepared = Some(prepared);
+        Ok(())
+    }
+
+    /// Nothing of what was prepared is left.
+    pub(super) fn forget_prepared(&mut self) {
+        let Some(prepared) = self.prepared.take() else { return };
+        for door in prepared.doors {
+            if !self.doors.iter().any(|known| known.name == door.name) {
+                self.surroundings.pins.forget(&self.config.name, &door.name);
+            }
+        }
+    }
+
+    /// Applies what was prepared.
+    pub(super) fn commit(&mut self, answer: oneshot::Sender<Result<String, String>>) {
+        let Some(Prepared { configured, config, user, doors }) = self.prepared.take() else {
+            return drop(answer.send(Ok(format!("{}: not changed", self.config.name))));
+        };
+        let before = std::mem::replace(&mut self.config, config);
+        let old_configured = std::mem::replace(&mut self.configured, configured);
+        let old_user = std::mem::replace(&mut self.user, user);
+        let mut changes = Vec::new();
+        for door in doors {
+            changes.push(self.put_up(door));
+        }
+        self.want_listeners();
+        if before.backlog != self.config.backlog {
+            self.set_backlog();
+        }
+        let old_release = self.release;
+        let same = as_started(&before) == as_started(&self.config);
+        let (wanted, workers) = (self.config.workers, self.staying().len());
+        self.config.workers = workers;
+        if !same {
+            self.release += 1;
+        }
+        if wanted != workers {
+            match self.scale(wanted) {
+                Ok(scaled) => changes.push(format!("{} → {} workers", scaled.before, scaled.after)),
+                Err(error) => changes.push(error),
+            }
+        } else if before != self.config && changes.is_empty() {
+            changes.push("settings changed".into());
+        }
+        self.unsaved = true;
+        let outdated = self.outdated();
+        let name = self.config.name.clone();
+        if same || outdated.is_empty() {
+            let summary = if changes.is_empty() { "not changed".into() } else { changes.join(", ") };
+            self.prune_doors();
+            return drop(answer.send(Ok(format!("{name}: {summary}"))));
+        }
+        // Another program may not work; other listeners do not make it another program.
+        let program = (&before.command, &before.user) == (&self.config.command, &self.config.user);
+        let trial = if program { Duration::ZERO } else { TRIAL };
+        let (progress, mut told) = mpsc::unbounded_channel();
+        let undo = Undo { config: before, configured: old_configured, user: old_user, release: old_release };
+        let wish = Wish { only: None, parallel: 1, timeout: START, trial };
+        self.replace(wish, outdated, Some(undo), progress);
+        tokio::task::spawn_local(async move {
+            let mut outcome = Err("the service ended meanwhile".into());
+            while let Some(progress) = told.recv().await {
+                if let Progress::Done { replaced, error } = progress {
+                    outcome = match error {
+                        None => {
+                            changes.push(format!("{replaced} workers replaced"));
+                            Ok(format!("{name}: {}", changes.join(", ")))
+                        }
+                        Some(error) => Err(format!(
+                            "service {name} goes on with its old command, user and listeners: {error}"
+                        )),
+                    };
+                    break;
+                }
+            }
+            let _ = answer.send(outcome);
+        });
+    }
+
+    /// The new processes did not work: what a process is started with is as before, also for those
+    /// that have been replaced already.
+    pub(super) fn undo(&mut self, undo: Undo) {
+        let Undo { config, configured, user, release } = undo;
+        warn!(service = config.name, "back to the old command, user and listeners");
+        // Not what it was: other settings have changed, and a start with the old file changes them back.
+        self.configured = config::Service {
+            listen: configured.listen,
+            command: configured.command,
+            embedded: configured.embedded,
+            user: configured.user,
+            watchdog: configured.watchdog,
+            ..self.configured.clone()
+        };
+        self.config.listen = config.listen;
+        self.config.command = config.command;
+        self.config.embedded = config.embedded;
+        self.config.user = config.user;
+        self.config.watchdog = config.watchdog;
+        self.user = user;
+        self.release = release;
+        self.want_listeners();
+        self.unsaved = true;
+        self.replace_outdated();
+        self.prune_doors();
+    }
+
+    /// Workers that were not started as they would be now.
+    fn outdated(&self) -> VecDeque<usize> {
+        let old = |id: &Id| self.workers.get(id).is_some_and(|worker| worker.release != self.release);
+        self.staying().into_iter().filter(old).map(|id| id.number).collect()
+    }
+
+    /// Begins to replace them, unless somebody is being replaced.
+    pub(super) fn replace_outdated(&mut self) {
+        let outdated = self.outdated();
+        if self.rollout.is_none() && !outdated.is_empty() {
+            let wish = Wish { only: None, parallel: 1, timeout: START, trial: TRIAL };
+            self.replace(wish, outdated, None, mpsc::unbounded_channel().0);
+        }
+    }
+
+    /// A group that is new, or has another policy.
+    fn put_up(&mut self, mut door: Door) -> String {
+        let bound = *door.group.listener();
+        let Some(at) = self.doors.iter().position(|old| old.name == door.name) else {
+            door.group.publish((0..=u16::MAX).zip(self.table.owners().iter().copied()));
+            self.doors.push(door);
+            return format!("{bound} added");
+        };
+        door.group.publish((0..=u16::MAX).zip(self.table.owners().iter().copied()));
+        for (slot, fitness) in self.doors[at].group.unfit() {
+            door.group.set_fitness(slot, fitness);
+        }
+        door.group.trace(self.tracer.wanted());
+        let old = std::mem::replace(&mut self.doors[at], door);
+        self.tell_rosters(None);
+        let attached = self.attach_door(at).and_then(|()| self.doors[at].group.settle());
+        match attached {
+            Ok(()) => format!("{bound} decides anew"),
+            Err(error) => {
+                self.doors[at] = old;
+                format!("{bound} decides as before: {error:#}")
+            }
+        }
+    }
+
+    /// Makes the program of a door decide for its group, if that has any socket.
+    pub(super) fn attach_door(&self, at: usize) -> Result<()> {
+        let group = &self.doors[at].group;
+        // Through a socket that was shut down the program would get a group of its own.
+        let lives = |place: &&Place| {
+            place.listener == *group.listener()
+                && (place.listener.protocol == Protocol::Udp || place.socket.is_listener().unwrap_or(false))
+        };
+        let place = self.workers.values().flat_map(|worker| &worker.places).find(lives);
+        place.map_or(Ok(()), |place| {
+            let listener = group.listener();
+            group.attach(&place.socket).with_context(|| format!("cannot take over the group of {listener}"))
+        })
+    }
+
+    /// Marks which doors workers get sockets of from now on, and puts them in the order of `listen`.
+    fn want_listeners(&mut self) {
+        let mut left: Vec<Door> = std::mem::take(&mut self.doors);
+        for listener in &self.config.listen {
+            let at = left.iter().position(|door| door.asked == *listener);
+            if let Some(mut door) = at.map(|at| left.remove(at)) {
+                door.wanted = true;
+                self.doors.push(door);
+            }
+        }
+        left.iter_mut().for_each(|door| door.wanted = false);
+        self.doors.append(&mut left);
+    }
+
+    /// Takes down doors that nobody needs any more.
+    pub(super) fn prune_doors(&mut self) {
+        let used = |listener: &Listener| {
+            self.workers.values().any(|it| it.places.iter().any(|place| place.listener == *listener))
+        };
+        let unused = |door: &Door| !door.wanted && !used(door.group.listener());
+        let gone: Vec<usize> = (0..self.doors.len()).rev().filter(|at| unused(&self.doors[*at])).collect();
+        for at in gone {
+            let door = self.doors.remove(at);
+            self.surroundings.pins.forget(&self.config.name, &door.name);
+            self.unsaved = true;
+        }
+    }
+
+    fn set_backlog(&self) {
+        let places = self.workers.values().flat_map(|worker| &worker.places);
+        for place in places.filter(|place| place.listener.protocol == Protocol::Tcp) {
+            // Listening again is how listen(2) changes it; one that does not listen is not our business.
+            if place.socket.is_listener().unwrap_or(false) {
+                let _ = place.socket.listen(i32::try_from(self.config.backlog).unwrap_or(i32::MAX));
+            }
+        }
+    }
+}
+
+/// What a reload that failed goes back to.
+pub(super) struct Undo {
+    config: config::Service,
+    configured: config::Service,
+    user: Option<User>,
+    release: u64,
+}
+
+/// What a process is started with: the settings that a running worker cannot be told.
+fn as_started(config: &config::Service) -> impl PartialEq {
+    (config.listen.clone(), config.command.clone(), config.embedded, config.user.clone(), config.watchdog)
+}

@@ -1,0 +1,318 @@
+//! From one daemon to the next: what is written down for it, and going on with what the last one
+//! left: maps, sockets and processes. Traffic does not notice.
+
+use std::path::Path;
+use std::rc::Rc;
+use std::time::Instant;
+
+use anyhow::{Context, Result};
+use reuseport_lb_common::layout::{LAYOUT_VERSION, NO_SLOT};
+use tracing::{info, warn};
+
+use super::door::Door;
+use super::workers::{Id, Place, Running, Worker};
+use super::{Service, Surroundings, Whom};
+use crate::kernel::output::Output;
+use crate::kernel::passing;
+use crate::kernel::process::{Kin, Process};
+use crate::kernel::{host, socket};
+use crate::listener::Protocol;
+use crate::slots::Slots;
+use crate::state::{self, State};
+use crate::table::{Member, Table};
+use crate::worker::{self, Event, Life, Origin};
+
+impl Service {
+    /// Writes down what the next daemon must know, if that has changed.
+    pub(super) fn save(&mut self) {
+        if std::mem::take(&mut self.unsaved) {
+            let state = self.to_state();
+            self.state_file.write(&state);
+        }
+    }
+
+    /// Ends without touching anything that serves.
+    pub(super) fn keep(mut self) {
+        self.end_rollout("the daemon ends");
+        // Nobody but the daemon has their sockets, so others take what waits there.
+        let idle = self.workers.values().filter(|worker| worker.process.is_none());
+        for id in idle.map(|worker| worker.id).collect::<Vec<Id>>() {
+            self.hand_over(id);
+        }
+        self.unsaved = true;
+        self.save();
+        info!(service = self.config.name, "its workers go on without a daemon");
+    }
+
+    fn to_state(&self) -> State {
+        State {
+            version: State::version(),
+            layout: LAYOUT_VERSION,
+            boot: host::boot(),
+            config: self.config.clone(),
+            configured: self.configured.clone(),
+            moved: self.moved,
+            count: self.count,
+            release: self.release,
+            doors: self.doors.iter().map(door_state).collect(),
+            workers: self.workers.values().map(worker_state).collect(),
+        }
+    }
+
+    /// Goes on with a service that an earlier daemon left.
+    pub fn take_over(state: State, surroundings: Rc<Surroundings>) -> Result<Self> {
+        let name = state.config.name.clone();
+        let mut service = Self::empty(state.config, surroundings)?;
+        service.configured = state.configured;
+        (service.moved, service.count, service.release) = (state.moved, state.count, state.release);
+        service.settled = true;
+        service.surroundings.starting.serves();
+        service.nag_at = None;
+        service
+            .adopt(&state.doors, state.workers, state.layout)
+            .with_context(|| format!("service {name} cannot be taken over from the daemon before"))?;
+        Ok(service)
+    }
+
+    fn adopt(&mut self, doors: &[state::Door], workers: Vec<state::Worker>, layout: u32) -> Result<()> {
+        for door in doors {
+            let which = (&door.asked, &door.bound);
+            let (around, tracer) = (&self.surroundings, &self.tracer);
+            let mut made = Door::take_over(&self.config, which, &door.name, layout, around, tracer)?;
+            made.wanted = door.wanted;
+            self.doors.push(made);
+        }
+        let slots = workers.iter().filter(|worker| worker.holds_slot).map(|worker| worker.slot);
+        self.slots = Slots::without(&slots.collect::<Vec<u16>>());
+        for written in workers {
+            let id = Id { number: written.number, instance: written.instance };
+            self.adopt_worker(id, written)?;
+        }
+        if layout != LAYOUT_VERSION {
+            // Their counters begin anew.
+            let places = self.workers.values_mut().flat_map(|worker| &mut worker.places);
+            places.for_each(|place| place.selected_before = 0);
+        }
+        self.adopt_table(layout);
+        self.tell_rosters(None);
+        // Now the new program knows all that the old one knew.
+        for at in 0..self.doors.len() {
+            self.attach_door(at)?;
+            self.doors[at].group.settle()?;
+        }
+        for id in std::mem::take(&mut self.ended_meanwhile) {
+            warn!(worker = self.name_of(id.number), "it ended while there was no daemon");
+            self.happen(id, Event::Ended { killed: false });
+        }
+        self.rebalance();
+        self.prune_doors();
+        let running = self.workers.values().filter(|worker| worker.process.is_some()).count();
+        info!(service = self.config.name, workers = running, "taken over from the daemon before");
+        Ok(())
+    }
+
+    /// Buckets are where they were; without a table that can be read they are given anew.
+    fn adopt_table(&mut self, layout: u32) {
+        if layout != LAYOUT_VERSION {
+            warn!(
+                service = self.config.name,
+                "its maps had layout {layout} and have {LAYOUT_VERSION} now: buckets are given anew, counters are zero"
+            );
+            return;
+        }
+        let Some(door) = self.doors.first() else { return };
+        let mut owners = door.group.owners();
+        let mut known = vec![false; usize::from(NO_SLOT) + 1];
+        for worker in self.workers.values().filter(|worker| worker.holds_slot) {
+            known[usize::from(worker.slot)] = true;
+        }
+        owners.iter_mut().filter(|owner| !known[usize::from(**owner)]).for_each(|owner| *owner = NO_SLOT);
+        // All groups have the same, also if the daemon died while it was telling them.
+        for door in &self.doors {
+            door.group.publish((0..=u16::MAX).zip(owners.iter().copied()));
+        }
+        let of = |worker: &Worker| Member::new(&worker.name, worker.slot, worker.weight);
+        let admitted = self.workers.values().filter(|worker| worker.is_member() && worker.life.admitted());
+        self.members = admitted.map(of).collect();
+        let had = owners.clone();
+        self.table = Table::of(owners);
+        // Exact again, if a change was being published.
+        let changes = self.table.rebalance(&self.members);
+        if !changes.is_empty() {
+            self.doors.iter().for_each(|door| door.group.publish(changes.iter().copied()));
+            let moved = changes.iter().filter(|(bucket, to)| had[usize::from(*bucket)] != *to).count();
+            self.moved += moved as u64;
+        }
+    }
+
+    fn adopt_worker(&mut self, id: Id, written: state::Worker) -> Result<()> {
+        let name = self.name_of(id.number);
+        let left = written.life;
+        let guest = left.origin == Origin::Joined;
+        let leaves = left.state == worker::State::Draining;
+        let kin = if guest { Kin::Guest } else { Kin::Orphan };
+        let process = written.process.and_then(|identity| Process::find(identity, kin));
+        let mut places = self.find_places(&written, process.as_ref(), &name)?;
+        // A successor that had not taken over, and who leaves and is gone, leave nothing.
+        let forget = written.trial || (process.is_none() && (guest || (leaves && !left.returns)));
+        if forget || (process.is_none() && !written.holds_slot) {
+            if let Some(process) = process {
+                process.terminate();
+            }
+            self.disown(&places);
+            if written.holds_slot {
+                self.slots.free(written.slot);
+                self.doors.iter_mut().try_for_each(|door| door.group.remove(written.slot))?;
+            }
+            return Ok(());
+        }
+        // One that leaves has closed what it needs no more.
+        let lost = places.len() < written.places.len() && !leaves;
+        if written.holds_slot && (lost || process.is_none()) {
+            places = self.reopen(&written, places)?;
+        }
+        if written.holds_slot && !leaves {
+            self.put_back(&places, written.slot, &name);
+            self.tracer.rename(written.slot, Some(&name));
+        }
+        let mut worker = Worker {
+            holds_slot: written.holds_slot,
+            release: written.release,
+            weight: written.weight,
+            life: Life::taken_over(&left, Instant::now(), &self.config),
+            ..Worker::new(id, name, written.slot, left.origin, places)
+        };
+        match (process, written.notify) {
+            (Some(process), Some((path, owner))) => {
+                self.count += 1;
+                let whom = Whom { id, incarnation: self.count };
+                let notify = self.listen_to(whom, path, owner)?;
+                let process = Rc::new(process);
+                let watching = self.watch(whom, process.clone());
+                let output = passing::descriptor_of(process.pid(), 1).and_then(Output::resume);
+                // It listens no more; or its READY=1 was lost, if it said that: another one takes its
+                // place. A guest is not ours to end.
+                let unready = matches!(left.state, worker::State::Starting | worker::State::Failed);
+                if !guest && (lost || unready) {
+                    process.terminate();
+                }
+                let incarnation = whom.incarnation;
+                worker.process = Some(Running { incarnation, process, notify, output, watching });
+                if written.watched {
+                    worker.alive(self.config.watchdog);
+                }
+            }
+            // It ended while nobody looked, or never had one.
+            _ if left.running => self.ended_meanwhile.push(id),
+            _ => {}
+        }
+        self.workers.insert(id, worker);
+        Ok(())
+    }
+
+    /// The sockets of a worker, from its process.
+    fn find_places(
+        &self,
+        written: &state::Worker,
+        process: Option<&Process>,
+        name: &str,
+    ) -> Result<Vec<Place>> {
+        let Some(process) = process else { return Ok(Vec::new()) };
+        let cookies: Vec<u64> = written.places.iter().map(|place| place.cookie).collect();
+        let mut sockets = passing::sockets_of_group(process.pid(), process.is_leader(), &cookies)
+            .with_context(|| format!("cannot get the sockets of worker {name}"))?;
+        let mut places = Vec::new();
+        for place in &written.places {
+            let at = sockets.iter().position(|(cookie, _)| *cookie == place.cookie);
+            let Some(socket) = at.map(|at| sockets.swap_remove(at).1) else { continue };
+            self.surroundings.ours.borrow_mut().insert(place.cookie);
+            let (listener, selected_before) = (place.listener, place.selected_before);
+            let selected_after = (!written.holds_slot).then_some(0);
+            places.push(Place { listener, socket, selected_before, selected_after });
+        }
+        Ok(places)
+    }
+
+    /// Puts sockets into their slot that are not there: the daemon may have died while it was
+    /// replacing a worker, or rescuing a queue.
+    fn put_back(&mut self, places: &[Place], slot: u16, name: &str) {
+        let backlog = self.config.backlog;
+        for place in places {
+            let Some(door) = self.door(&place.listener) else { continue };
+            let tcp = place.listener.protocol == Protocol::Tcp;
+            let done = if tcp && !place.socket.is_listener().unwrap_or(true) {
+                socket::listen_again(&place.socket, &mut door.group, slot, backlog)
+            } else {
+                door.group.insert_if_missing(slot, &place.socket)
+            };
+            if let Err(error) = done {
+                warn!(worker = name, "cannot put {} back into service: {error:#}", place.listener);
+            }
+        }
+    }
+
+    /// New sockets in the slot of a worker whose old ones are gone.
+    fn reopen(&mut self, written: &state::Worker, mut places: Vec<Place>) -> Result<Vec<Place>> {
+        let mut all = Vec::new();
+        for wanted in &written.places {
+            if let Some(at) = places.iter().position(|place| place.listener == wanted.listener) {
+                all.push(places.swap_remove(at));
+                continue;
+            }
+            let here = |place: &Place| place.listener == wanted.listener;
+            let first = !self.workers.values().any(|worker| worker.places.iter().any(here));
+            let backlog = self.config.backlog;
+            let Some(door) = self.door(&wanted.listener) else { continue };
+            let socket = socket::open(&door.group, backlog, first)?;
+            door.group.remove(written.slot)?;
+            door.group.insert(written.slot, &socket)?;
+            self.surroundings.ours.borrow_mut().extend(socket.cookie().ok());
+            let (listener, selected_before) = (wanted.listener, wanted.selected_before);
+            all.push(Place { listener, socket, selected_before, selected_after: None });
+        }
+        Ok(all)
+    }
+}
+
+/// Ends what an earlier daemon left of a service that cannot be taken over.
+pub fn abandon(state: &State, surroundings: &Surroundings) {
+    for worker in &state.workers {
+        let kin = if worker.life.origin == Origin::Joined { Kin::Guest } else { Kin::Orphan };
+        if let Some(process) = worker.process.and_then(|identity| Process::find(identity, kin)) {
+            process.terminate();
+        }
+    }
+    surroundings.pins.forget_service(&state.config.name);
+}
+
+fn door_state(door: &Door) -> state::Door {
+    state::Door {
+        asked: door.asked,
+        bound: *door.group.listener(),
+        name: door.name.clone(),
+        wanted: door.wanted,
+    }
+}
+
+fn worker_state(worker: &Worker) -> state::Worker {
+    let place = |place: &Place| state::Place {
+        listener: place.listener,
+        cookie: place.socket.cookie().unwrap_or_default(),
+        selected_before: place.selected_before,
+    };
+    let running = worker.process.as_ref();
+    state::Worker {
+        number: worker.id.number,
+        instance: worker.id.instance,
+        slot: worker.slot,
+        holds_slot: worker.holds_slot,
+        trial: worker.trial,
+        release: worker.release,
+        weight: worker.weight,
+        life: worker.life.left(),
+        watched: worker.bite_at.is_some(),
+        process: running.map(|running| running.process.identity()),
+        notify: running.map(|running| (Path::to_owned(running.notify.path()), running.notify.owner())),
+        places: worker.places.iter().map(place).collect(),
+    }
+}

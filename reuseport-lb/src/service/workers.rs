@@ -1,0 +1,144 @@
+//! A worker as its service knows it: its place in the service, its sockets and its process.
+
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use socket2::Socket;
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
+
+use super::membership::Drained;
+use crate::kernel::output::Output;
+use crate::kernel::process::{Exit, Process};
+use crate::kernel::socket;
+use crate::listener::Listener;
+use crate::notify::Notify;
+use crate::worker::{Life, Origin, State};
+
+/// Which worker. A successor has the number of the worker that it is to replace, and both are there
+/// for a while.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Id {
+    pub(super) number: usize,
+    /// A later one has a higher one.
+    pub(super) instance: u64,
+}
+
+/// One worker.
+pub(super) struct Worker {
+    pub(super) id: Id,
+    pub(super) name: String,
+    pub(super) slot: u16,
+    /// Whether `slot` is its own: not yet, or not any more, if another worker of its name has it.
+    pub(super) holds_slot: bool,
+    /// It is to replace another, and has no part in the service before it has shown that it works.
+    pub(super) trial: bool,
+    /// The service's `release` that it was started with.
+    pub(super) release: u64,
+    pub(super) weight: u32,
+    pub(super) life: Life,
+    /// One per listener, in their order.
+    pub(super) places: Vec<Place>,
+    pub(super) process: Option<Running>,
+    /// When its watchdog bites.
+    pub(super) bite_at: Option<Instant>,
+    /// It was killed because it hung.
+    pub(super) hung: bool,
+    /// What its last process wrote before it ended by its own fault.
+    pub(super) last_words: Vec<String>,
+    pub(super) farewell: Farewell,
+}
+
+/// One socket of a worker.
+pub(super) struct Place {
+    pub(super) listener: Listener,
+    pub(super) socket: Socket,
+    /// What the counter of the slot said when this worker got it.
+    pub(super) selected_before: u64,
+    /// What it had been selected for when it lost the slot.
+    pub(super) selected_after: Option<u64>,
+}
+
+/// A worker's process.
+pub(super) struct Running {
+    pub(super) incarnation: u64,
+    pub(super) process: Rc<Process>,
+    /// Its end closes the notification socket.
+    pub(super) notify: Notify,
+    /// Kept if its predecessor ended by its own fault.
+    pub(super) output: Option<Output>,
+    /// Waits for its end.
+    pub(super) watching: JoinHandle<()>,
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // A child that ends later must be reaped; a guest is not ours.
+        if !self.process.is_leader() {
+            self.watching.abort();
+        }
+    }
+}
+
+/// How a worker leaves, for those who wait for it.
+#[derive(Default)]
+pub(super) struct Farewell {
+    pub(super) begun: Option<Instant>,
+    pub(super) queue: u64,
+    pub(super) handed_over: u64,
+    pub(super) end: Option<String>,
+    pub(super) waiting: Vec<oneshot::Sender<Result<Drained, String>>>,
+}
+
+impl Worker {
+    /// A worker in a slot of its own that does not run yet.
+    pub(super) fn new(id: Id, name: String, slot: u16, origin: Origin, places: Vec<Place>) -> Self {
+        Self {
+            id,
+            name,
+            slot,
+            holds_slot: true,
+            trial: false,
+            release: 0,
+            weight: 1,
+            life: Life::new(origin),
+            places,
+            process: None,
+            bite_at: None,
+            hung: false,
+            last_words: Vec::new(),
+            farewell: Farewell::default(),
+        }
+    }
+
+    /// Whether it takes part in the service, as far as its life allows.
+    pub(super) fn is_member(&self) -> bool {
+        self.holds_slot && !self.trial
+    }
+
+    /// Whether it will be there: it serves, or will again.
+    pub(super) fn stays(&self) -> bool {
+        self.life.state() != State::Draining || self.life.returns()
+    }
+
+    /// What waits in all of its sockets: connections, or bytes of datagrams.
+    pub(super) fn queue(&self) -> u64 {
+        let one = |place: &Place| socket::queue(&place.socket, place.listener.protocol);
+        // A socket that cannot be asked any more has nothing that could be waited for.
+        self.places.iter().filter_map(|place| one(place).ok()).map(|queue| u64::from(queue.queue)).sum()
+    }
+
+    /// It has shown that it is alive.
+    pub(super) fn alive(&mut self, watchdog: Option<Duration>) {
+        self.bite_at = watchdog.map(|time| Instant::now() + time);
+    }
+
+    pub(super) fn end_of_process(&mut self, exit: Exit) {
+        if let Some(mut output) = self.process.take().and_then(|mut running| running.output.take()) {
+            output.forward();
+            self.last_words = output.last_lines();
+        }
+        self.bite_at = None;
+        self.farewell.end = Some(exit.to_string());
+    }
+}

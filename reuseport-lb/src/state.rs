@@ -1,0 +1,294 @@
+//! What the next daemon must know about a service: a file per service, written as a whole, twice.
+//! Not: how it goes on from there (`service/takeover.rs`).
+//!
+//! Each copy is written beside itself and renamed, and carries a checksum: whatever byte a write is
+//! cut off at, one whole copy is left.
+
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+use tracing::warn;
+use xxhash_rust::xxh3::xxh3_64;
+
+use crate::config;
+use crate::kernel::process::Identity;
+use crate::listener::Listener;
+use crate::worker;
+
+/// Changes when an older daemon could misread the file.
+const VERSION: u32 = 1;
+
+/// One service.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct State {
+    /// Of this format.
+    pub version: u32,
+    /// `LAYOUT_VERSION` of the maps.
+    pub layout: u32,
+    /// The kernel's boot; nothing survives another one.
+    pub boot: String,
+    /// Settings as they are.
+    pub config: config::Service,
+    /// Settings as they were configured, before `scale` and `drain`.
+    pub configured: config::Service,
+    /// Buckets that changed their worker so far.
+    pub moved: u64,
+    /// Serial numbers used so far.
+    pub count: u64,
+    /// See `service::Service`.
+    pub release: u64,
+    /// In the order of `config.listen`, and then those that are no longer wanted.
+    pub doors: Vec<Door>,
+    /// All of them.
+    pub workers: Vec<Worker>,
+}
+
+/// One listener.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Door {
+    /// As configured.
+    pub asked: Listener,
+    /// With the port that the kernel chose.
+    pub bound: Listener,
+    /// The name of its directory of pins.
+    pub name: String,
+    /// Whether new workers get sockets of it.
+    pub wanted: bool,
+}
+
+/// One worker.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Worker {
+    /// Its number, for its name.
+    pub number: usize,
+    /// Its serial number.
+    pub instance: u64,
+    /// Its slot.
+    pub slot: u16,
+    /// Whether that is its own.
+    pub holds_slot: bool,
+    /// Whether it is on trial.
+    pub trial: bool,
+    /// What it was started with.
+    pub release: u64,
+    /// Its weight.
+    pub weight: u32,
+    /// Where it is in its life.
+    pub life: worker::Left,
+    /// Whether its watchdog runs.
+    pub watched: bool,
+    /// Its process, if it runs.
+    pub process: Option<Identity>,
+    /// The path of its notification socket, and the user and group that own it.
+    pub notify: Option<(PathBuf, Option<(u32, u32)>)>,
+    /// Its sockets.
+    pub places: Vec<Place>,
+}
+
+/// One socket of a worker.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Place {
+    /// Its listener, as bound.
+    pub listener: Listener,
+    /// SO_COOKIE.
+    pub cookie: u64,
+    /// See `service::workers::Place`.
+    pub selected_before: u64,
+}
+
+impl State {
+    /// The current version of the format.
+    #[must_use]
+    pub fn version() -> u32 {
+        VERSION
+    }
+}
+
+/// The file of one service.
+pub struct StateFile {
+    directory: PathBuf,
+    service: String,
+    complained: bool,
+}
+
+impl StateFile {
+    /// Of the service with this name.
+    #[must_use]
+    pub fn new(runtime_dir: &Path, service: &str) -> Self {
+        Self { directory: directory(runtime_dir), service: service.to_owned(), complained: false }
+    }
+
+    /// Writes both copies. Where that fails (a full disk, say) the service goes on, and says so once.
+    pub fn write(&mut self, state: &State) {
+        let written = serialized(state).and_then(|text| {
+            self.copies().iter().try_for_each(|copy| {
+                let new = copy.with_extension("new");
+                let _ = fs::remove_file(&new);
+                let mut file = File::options().write(true).create_new(true).mode(0o600).open(&new)?;
+                file.write_all(&text)?;
+                fs::rename(&new, copy)
+            })
+        });
+        match written {
+            Ok(()) => self.complained = false,
+            Err(error) if !self.complained => {
+                self.complained = true;
+                warn!(
+                    "cannot write the state of service {} to {}: {error}; the service goes on, but another daemon \
+                     could not take it over as it is now",
+                    self.service,
+                    self.directory.display()
+                );
+            }
+            Err(_) => {}
+        }
+    }
+
+    /// Removes all copies.
+    pub fn remove(&self) {
+        for copy in self.copies() {
+            // What is missing needs no removing.
+            let _ = fs::remove_file(&copy);
+            let _ = fs::remove_file(copy.with_extension("new"));
+        }
+    }
+
+    fn copies(&self) -> [PathBuf; 2] {
+        ["state", "copy"].map(|kind| self.directory.join(format!("{}.{kind}", self.service)))
+    }
+}
+
+/// Where all of them are.
+#[must_use]
+pub fn directory(runtime_dir: &Path) -> PathBuf {
+    runtime_dir.join("state")
+}
+
+/// What an earlier daemon left in this runtime directory: the whole copies of this boot, and what is
+/// wrong with others.
+#[must_use]
+pub fn read_all(runtime_dir: &Path, boot: &str) -> (Vec<State>, Vec<String>) {
+    let mut names: Vec<String> = fs::read_dir(directory(runtime_dir))
+        .into_iter()
+        .flatten()
+        .flatten()
+        .filter_map(|entry| {
+            let path = entry.path();
+            let kind = path.extension()?;
+            (kind == "state" || kind == "copy").then(|| path.file_stem()?.to_str().map(str::to_owned))?
+        })
+        .collect();
+    names.sort();
+    names.dedup();
+    let (mut states, mut wrong) = (Vec::new(), Vec::new());
+    for name in names {
+        let file = StateFile::new(runtime_dir, &name);
+        let read = file.copies().map(|copy| fs::read(copy).map_err(|error| error.to_string()));
+        let read = read.map(|bytes| bytes.and_then(|bytes| parse(&bytes)));
+        match read {
+            [Ok(state), _] | [Err(_), Ok(state)] if state.boot == boot => states.push(state),
+            [Ok(_), _] | [Err(_), Ok(_)] => file.remove(),
+            [Err(one), Err(other)] => wrong.push(format!("service {name}: {one}; its copy: {other}")),
+        }
+    }
+    (states, wrong)
+}
+
+fn serialized(state: &State) -> io::Result<Vec<u8>> {
+    let json = serde_json::to_vec(state)?;
+    let mut text = format!("{:016x}\n", xxh3_64(&json)).into_bytes();
+    text.extend(json);
+    Ok(text)
+}
+
+fn parse(bytes: &[u8]) -> Result<State, String> {
+    let (sum, json) = bytes.split_at_checked(17).ok_or("it is cut off")?;
+    if sum != format!("{:016x}\n", xxh3_64(json)).as_bytes() {
+        return Err("its checksum is wrong, so it is cut off or damaged".into());
+    }
+    #[derive(Deserialize)]
+    struct Version {
+        version: u32,
+    }
+    let Version { version } = serde_json::from_slice(json).map_err(|error| error.to_string())?;
+    if version != VERSION {
+        return Err(format!("it has version {version}, and this reuseport-lb reads version {VERSION}"));
+    }
+    serde_json::from_slice(json).map_err(|error| error.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn state() -> State {
+        let listener: Listener = "tcp://127.0.0.1:80".parse().unwrap();
+        let config = config::Service::new("web", vec![listener], 1);
+        let place = Place { listener, cookie: u64::MAX, selected_before: 7 };
+        let worker = Worker {
+            number: 3,
+            instance: 9,
+            slot: 17,
+            holds_slot: true,
+            trial: false,
+            release: 0,
+            weight: 5,
+            life: worker::Life::new(worker::Origin::Joined).left(),
+            watched: true,
+            process: Some(Identity { pid: 1, started: 2 }),
+            notify: Some(("/run/notify/1".into(), Some((33, 33)))),
+            places: vec![place],
+        };
+        let door = Door { asked: listener, bound: listener, name: "1-tcp".into(), wanted: true };
+        State {
+            version: VERSION,
+            layout: 1,
+            boot: "b".into(),
+            configured: config.clone(),
+            config,
+            moved: 1,
+            count: 2,
+            release: 0,
+            doors: vec![door],
+            workers: vec![worker],
+        }
+    }
+
+    #[test]
+    fn it_is_read_as_it_was_written() {
+        let text = serialized(&state()).unwrap();
+        assert_eq!(parse(&text), Ok(state()));
+    }
+
+    #[test]
+    fn a_copy_that_is_cut_off_at_any_byte_is_not_believed() {
+        let text = serialized(&state()).unwrap();
+        assert!((0..text.len()).all(|length| parse(&text[..length]).is_err()));
+        let mut damaged = text.clone();
+        damaged[100] ^= 1;
+        assert!(parse(&damaged).is_err());
+    }
+
+    #[test]
+    fn the_other_copy_is_read_then() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut file = StateFile::new(directory.path(), "web");
+        fs::create_dir(state::directory(directory.path())).unwrap();
+        for broken in [0, 1] {
+            file.write(&state());
+            fs::write(&file.copies()[broken], "nonsense").unwrap();
+            assert_eq!(read_all(directory.path(), "b").0, [state()]);
+        }
+        fs::write(&file.copies()[0], "nonsense").unwrap();
+        let (states, wrong) = read_all(directory.path(), "b");
+        assert!(states.is_empty() && wrong[0].contains("service web"), "{wrong:?}");
+        file.write(&state());
+        assert!(read_all(directory.path(), "another boot").0.is_empty());
+        assert_eq!(fs::read_dir(state::directory(directory.path())).unwrap().count(), 0);
+    }
+
+    use crate::state;
+}

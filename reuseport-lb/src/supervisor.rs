@@ -1,0 +1,152 @@
+//! What the daemon says to its own service manager (sd_notify(3)); nothing if it has none. Not: what
+//! workers say to the daemon (`notify.rs`).
+//!
+//! A word that does not get through at once is lost rather than waited for: no service manager can
+//! hold the daemon up.
+
+use std::cell::Cell;
+use std::io;
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::net::{SocketAddr, UnixDatagram};
+use std::time::Duration;
+
+use rustix::time::{ClockId, clock_gettime};
+use tracing::warn;
+
+/// Variables of the daemon's own that are not for its workers.
+pub const OURS: [&str; 5] = ["NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", "LISTEN_PIDFDID", "FDSTORE"];
+
+/// How many services are not up yet; the last one makes the daemon ready.
+#[derive(Default)]
+pub struct Starting {
+    services: Cell<usize>,
+    over: Cell<bool>,
+}
+
+impl Starting {
+    /// One more service is being started.
+    pub fn begun(&self) {
+        self.services.set(self.services.get() + 1);
+    }
+
+    /// There is something that serves already, which a service that does not start must not end.
+    pub fn serves(&self) {
+        self.over.set(true);
+    }
+
+    /// Whether the daemon's start is over: all services were up, or some were before it.
+    #[must_use]
+    pub fn is_over(&self) -> bool {
+        self.over.get()
+    }
+
+    /// A service is up, or will not be: nobody waits for it any more.
+    pub fn done(&self) {
+        self.services.set(self.services.get().saturating_sub(1));
+        if self.services.get() == 0 {
+            self.over.set(true);
+            ready();
+        } else {
+            tell(&format!("STATUS={} services are starting", self.services.get()));
+        }
+    }
+}
+
+/// Every service is up, or a reload has ended, however it ended.
+pub fn ready() {
+    tell("READY=1\nSTATUS=all services are up");
+}
+
+/// The configuration is being read again; [`ready`] must follow.
+pub fn reloading() {
+    // Type=notify-reload takes it for the answer to its signal only with the time.
+    let now = clock_gettime(ClockId::Monotonic);
+    let microseconds = now.tv_sec * 1_000_000 + now.tv_nsec / 1000;
+    tell(&format!("RELOADING=1\nMONOTONIC_USEC={microseconds}\nSTATUS=reading the configuration"));
+}
+
+/// The daemon is about to end.
+pub fn stopping() {
+    tell("STOPPING=1\nSTATUS=stopping");
+}
+
+/// Says again and again that the daemon is alive, if its service manager wants to hear it. Never
+/// returns. It is a task of the daemon's only thread, so when that hangs, it falls silent.
+pub async fn stay_alive() {
+    let variable = |name| std::env::var(name).ok();
+    match watchdog(variable("WATCHDOG_USEC"), variable("WATCHDOG_PID"), std::process::id()) {
+        Some(patience) => loop {
+            alive();
+            tokio::time::sleep(patience / 2).await;
+        },
+        None => std::future::pending().await,
+    }
+}
+
+/// The watchdog's ping.
+fn alive() {
+    tell("WATCHDOG=1");
+}
+
+/// How long the service manager waits for a ping, if it waits for ours (sd_watchdog_enabled(3)).
+fn watchdog(patience: Option<String>, whose: Option<String>, own: u32) -> Option<Duration> {
+    if whose.is_some_and(|pid| pid.parse() != Ok(own)) {
+        return None;
+    }
+    // Below a millisecond it would do nothing else.
+    patience?.parse().ok().filter(|microseconds| *microseconds >= 1000).map(Duration::from_micros)
+}
+
+fn tell(words: &str) {
+    let Some(socket) = std::env::var_os("NOTIFY_SOCKET") else { return };
+    if let Err(error) = send(socket.as_bytes(), words) {
+        warn!("cannot tell the service manager at {}: {error}", socket.to_string_lossy());
+    }
+}
+
+fn send(socket: &[u8], words: &str) -> io::Result<()> {
+    let address = match socket.strip_prefix(b"@") {
+        Some(name) => SocketAddr::from_abstract_name(name)?,
+        None => SocketAddr::from_pathname(std::ffi::OsStr::from_bytes(socket))?,
+    };
+    let sender = UnixDatagram::unbound()?;
+    sender.set_nonblocking(true)?;
+    sender.send_to_addr(words.as_bytes(), &address).map(drop)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_watchdog_is_ours_or_nobodys() {
+        let of = |usec: &str, pid: Option<&str>| watchdog(Some(usec.into()), pid.map(Into::into), 7);
+        assert_eq!(of("2000000", None), Some(Duration::from_secs(2)));
+        assert_eq!(of("2000000", Some("7")), Some(Duration::from_secs(2)));
+        assert_eq!(of("2000000", Some("8")), None);
+        assert_eq!(of("2000000", Some("x")), None);
+        assert_eq!(of("0", None), None);
+        assert_eq!(of("soon", None), None);
+        assert_eq!(watchdog(None, None, 7), None);
+    }
+
+    #[test]
+    fn paths_and_abstract_names_are_reached_and_a_full_socket_does_not_block() {
+        let name = format!("reuseport-lb-test-{}", std::process::id());
+        let path = std::env::temp_dir().join(&name);
+        let abstract_address = SocketAddr::from_abstract_name(&name).expect("an address");
+        for (socket, receiver) in [
+            (format!("@{name}"), UnixDatagram::bind_addr(&abstract_address)),
+            (path.to_string_lossy().into_owned(), UnixDatagram::bind(&path)),
+        ] {
+            let receiver = receiver.expect("a socket");
+            send(socket.as_bytes(), "READY=1").expect("sent");
+            let mut heard = [0; 16];
+            assert_eq!(receiver.recv(&mut heard).map(|length| &heard[..length]).ok(), Some(&b"READY=1"[..]));
+            let full = std::iter::repeat_with(|| send(socket.as_bytes(), "WATCHDOG=1")).find_map(Result::err);
+            assert_eq!(full.map(|error| error.kind()), Some(io::ErrorKind::WouldBlock));
+        }
+        std::fs::remove_file(path).expect("removed");
+    }
+}

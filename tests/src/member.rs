@@ -1,0 +1,34 @@
+//! A worker that joins with the library and does, word by word, what its standard input says:
+//! `ready`, `accept`, `leave`. Prints its name first and then a line for each word. For tests.
+
+use std::io::{BufRead, Write};
+use std::path::PathBuf;
+
+use anyhow::{Context, Result, bail};
+use reuseport_lb::member::{JoinOptions, Member};
+
+fn main() -> Result<()> {
+    let mut arguments = std::env::args().skip(1);
+    let mut next = || arguments.next().context("usage: member RUNTIME_DIR SERVICE WEIGHT");
+    let runtime_dir = PathBuf::from(next()?);
+    let service = next()?;
+    let weight = next()?.parse()?;
+    let mut member = Member::join(&JoinOptions { runtime_dir, weight, ..JoinOptions::new(&service) })?;
+    let (_, listener) = member.take_tcp().pop().context("no listener")?;
+    println!("{}", member.name());
+    for word in std::io::stdin().lock().lines() {
+        match word?.as_str() {
+            "ready" => member.ready().map(|()| println!("ready"))?,
+            "leave" => member.leave().map(|()| println!("leaves"))?,
+            "accept" => match listener.accept() {
+                Ok((mut stream, peer)) => {
+                    writeln!(stream, "{}", member.name())?;
+                    println!("{peer}");
+                }
+                Err(error) => println!("{}", error.raw_os_error().unwrap_or_default()),
+            },
+            other => bail!("{other:?} is not a word"),
+        }
+    }
+    Ok(())
+}

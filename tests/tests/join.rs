@@ -1,0 +1,474 @@
+//! Processes that the daemon did not start join a service, serve, and leave.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on shall panic")]
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::hash::{BuildHasher, Hasher, RandomState};
+use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::os::unix::net::UnixStream;
+use std::os::unix::process::CommandExt;
+use std::process::{Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::Signal;
+use reuseport_lb::status::Service;
+use reuseport_lb_common::layout::MAX_SLOTS;
+use tests::client::ask;
+use tests::daemon::{Daemon, Paths, counter, settled, until};
+use tests::guests::{Guest, Guests, Manner, USER};
+use tests::load::{Failure, Load, Stage};
+use tests::traces::Traces;
+use tests::world::World;
+
+/// Guests may join, and there is a worker that always stays. What is queued waits for as long as
+/// the tests like.
+const SERVICE: &str = "[[service]]\nname = \"web\"\nlisten = [\"tcp://127.0.0.1:3000\"]\nworkers = 1\n\
+    user = \"nobody\"\nstall_timeout = \"off\"\n";
+
+/// Only guests.
+const GUESTS_ONLY: &str =
+    "[[service]]\nname = \"web\"\nlisten = [\"tcp://127.0.0.1:3000\"]\nuser = \"nobody\"\n";
+
+fn address() -> SocketAddr {
+    "127.0.0.1:3000".parse().unwrap()
+}
+
+/// Numbers by chance (splitmix64); the same seed gives the same ones.
+struct Dice(u64);
+
+impl Dice {
+    fn new() -> Self {
+        let chance = || RandomState::new().build_hasher().finish();
+        let seed = std::env::var("SEED").map_or_else(|_| chance(), |seed| seed.parse().unwrap());
+        println!("SEED={seed}");
+        Self(seed)
+    }
+
+    fn below(&mut self, end: usize) -> usize {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        usize::try_from(mixed ^ (mixed >> 31)).unwrap() % end
+    }
+
+    fn one_of<T: Copy>(&mut self, all: &[T]) -> T {
+        all[self.below(all.len())]
+    }
+}
+
+/// Asserts that the workers of `weights` have their quotas of the 65,536 buckets, by largest
+/// remainder, and all others nothing.
+#[track_caller]
+fn assert_exact(service: &Service, weights: &BTreeMap<String, u64>) {
+    let sum: u64 = weights.values().sum();
+    let (mut up, mut down, mut total) = (Vec::new(), Vec::new(), 0);
+    for worker in &service.workers {
+        let Some(weight) = weights.get(&worker.name) else {
+            assert_eq!((worker.buckets, worker.member), (0, false), "{} has a share", worker.name);
+            continue;
+        };
+        assert_eq!((&*worker.state, u64::from(worker.weight)), ("ready", *weight), "{}", worker.name);
+        let due = 65536 * weight;
+        match u64::from(worker.buckets).checked_sub(due / sum) {
+            Some(0) => down.push(due % sum),
+            Some(1) => up.push(due % sum),
+            _ => panic!("{} has {} buckets, with {weights:?}", worker.name, worker.buckets),
+        }
+        assert_eq!(worker.share, f64::from(worker.buckets) / 65536.0);
+        total += u64::from(worker.buckets);
+    }
+    assert_eq!((total, up.len() + down.len()), (65536, weights.len()), "{weights:?}");
+    assert!(up.iter().min().zip(down.iter().max()).is_none_or(|(up, down)| up >= down), "{weights:?}");
+    assert_eq!(service.groups[0].strangers, Some(0));
+}
+
+/// A guest as the test knows it.
+struct Known {
+    guest: Guest,
+    weight: u64,
+    manner: Manner,
+}
+
+#[test]
+fn a_hundred_joins_and_leaves_keep_the_shares_exact_and_leave_nothing_behind() {
+    let world = World::new();
+    let daemon = Daemon::configured(&world, SERVICE);
+    let guests = Guests::new(&world);
+    daemon.run(&["weight", "web/0", "7"]);
+    let mut dice = Dice::new();
+    let before = Traces::of(&world, &daemon);
+    let load = Load::to(address()).clients(8).kept(0).pause(Duration::from_millis(4)).start();
+
+    let mut known: BTreeMap<String, Known> = BTreeMap::new();
+    let weights = |known: &BTreeMap<String, Known>| -> BTreeMap<String, u64> {
+        let ready = known.iter().filter(|(_, known)| known.manner != Manner::Hangs);
+        ready.map(|(name, known)| (name.clone(), known.weight)).chain([("web/0".into(), 7)]).collect()
+    };
+    let (mut joined, mut hung, mut kills, mut polite, mut most) = (0, 0, Vec::new(), 0, 0);
+    while joined < 100 || !known.is_empty() {
+        if joined < 100 && known.len() < 12 && (known.is_empty() || dice.below(2) == 0) {
+            let weight = dice.one_of(&[0, 1, 1, 2, 3, 10, 99, 1000]);
+            let manner = dice.one_of(&[Manner::Hangs, Manner::Abrupt, Manner::Polite, Manner::Polite]);
+            let free = |name: &String| !known.contains_key(name);
+            let lowest = (1..).map(|number| format!("web/{number}")).find(free).unwrap();
+            let wished =
+                Some(format!("web/{}", 20 + dice.below(20))).filter(|_| dice.below(3) == 0).filter(free);
+            let weight_text = weight.to_string();
+            let mut arguments = vec!["web", "--weight", &weight_text];
+            arguments.extend(wished.iter().flat_map(|name| ["--name", name]));
+            let guest = guests.join(&arguments, manner);
+            let state = if manner == Manner::Hangs { "starting" } else { "ready" };
+            let service = until("a guest", || {
+                let service = daemon.service();
+                let there = guest.worker(&service).is_some_and(|worker| worker.state == state);
+                there.then_some(service)
+            });
+            let name = guest.worker(&service).unwrap().name.clone();
+            assert_eq!(name, wished.unwrap_or(lowest));
+            known.insert(name, Known { guest, weight, manner });
+            assert_exact(&service, &weights(&known));
+            joined += 1;
+            hung += usize::from(manner == Manner::Hangs);
+            most = most.max(known.len());
+        } else {
+            let name = known.keys().nth(dice.below(known.len())).unwrap().clone();
+            let Known { guest, manner, .. } = known.remove(&name).unwrap();
+            let kill = dice.below(3) == 0;
+            if kill && manner != Manner::Hangs {
+                kills.push(Instant::now());
+            }
+            polite += usize::from(!kill && manner == Manner::Polite);
+            guest.tell(if kill { Signal::SIGKILL } else { Signal::SIGTERM });
+            // From the first moment when it is not ready any more nothing is its own.
+            let service = until("a guest to leave", || {
+                let service = daemon.service();
+                let stays = |state: &str| matches!(state, "ready" | "starting");
+                let there = guest.worker(&service).is_some_and(|worker| stays(&worker.state));
+                (!there).then_some(service)
+            });
+            assert_exact(&service, &weights(&known));
+            until("a guest to be gone", || guest.worker(&daemon.service()).is_none().then_some(()));
+            assert_eq!(guest.end().success(), !kill && manner != Manner::Hangs);
+        }
+    }
+
+    let report = load.end();
+    println!(
+        "{joined} joined, {most} at most at a time, {hung} hung, {polite} said STOPPING=1, {} killed while ready",
+        kills.len()
+    );
+    println!("{report}");
+    // A guest answers one connection after the other: a kill breaks one that it had accepted, at most.
+    let broken = |failure: &Failure| {
+        let soon = |kill: &Instant| (*kill..*kill + Duration::from_secs(1)).contains(&failure.at);
+        matches!(failure.stage, Stage::Send | Stage::Answer)
+            && matches!(
+                failure.kind,
+                ErrorKind::ConnectionReset | ErrorKind::UnexpectedEof | ErrorKind::BrokenPipe
+            )
+            && kills.iter().any(soon)
+    };
+    let unexpected: Vec<String> = report.failed_except(broken).iter().map(ToString::to_string).collect();
+    assert_eq!(unexpected, Vec::<String>::new());
+    assert!(report.failed.len() <= kills.len(), "{} failed, {} kills", report.failed.len(), kills.len());
+    assert!(report.answered.len() > 10, "guests served as well: {:?}", report.answered);
+    let service = daemon.service();
+    assert_eq!(counter(&service, "refused"), 0);
+    before.assert_same(&world, &daemon);
+
+    let guest = guests.join(&["web"], Manner::Abrupt);
+    until("one more", || guest.worker(&daemon.service()).filter(|worker| worker.state == "ready").map(drop));
+    guest.tell(Signal::SIGTERM);
+    assert!(guest.end().success());
+    daemon.stop();
+}
+
+/// Joins many times, says so, and ends with its standard input.
+const MANY: &str = "import os, socket, sys\nfor _ in range(int(sys.argv[2])):\n    \
+    with socket.socket(socket.AF_UNIX) as stream:\n        stream.connect(sys.argv[1])\n        \
+    stream.sendall(b'{\"service\":\"web\"}\\n')\n        line, fds, _, _ = socket.recv_fds(stream, 65536, 64)\n        \
+    [os.close(fd) for fd in fds]\n        if b'error' in line: print(line.decode(), end='')\n\
+    print('done', flush=True)\nsys.stdin.read()\n";
+
+#[test]
+fn no_slot_is_lost_however_many_come_and_go() {
+    let world = World::new();
+    let daemon = Daemon::configured(&world, SERVICE);
+    let many = world.file("many.py", MANY);
+    let begun = Instant::now();
+    let mut seen = BTreeSet::new();
+    // As many as there can be. Then, since a freed slot is used again last, all others, in parts.
+    let rounds = [1025].into_iter().chain([255; 8]).chain([7]);
+    for (round, asked) in rounds.enumerate() {
+        if round == 1 {
+            seen.clear();
+        }
+        let mut command = Command::new("python3");
+        command.arg(&many).arg(world.path("run/join.sock")).arg(asked.to_string());
+        command.uid(USER).gid(USER).stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut child = command.spawn().unwrap();
+        let said: Vec<String> = BufReader::new(child.stdout.take().unwrap())
+            .lines()
+            .map(Result::unwrap)
+            .take_while(|line| line != "done")
+            .collect();
+        // The service's own worker counts.
+        let taken = asked.min(1023);
+        assert_eq!(said.len(), asked - taken, "{said:?}");
+        assert!(said.iter().all(|line| line.contains("1025 workers are too many")), "{said:?}");
+        let service = daemon.service();
+        assert_eq!(service.workers.len(), 1 + taken);
+        seen.extend(service.workers.iter().map(|worker| worker.slot));
+        drop(child.stdin.take());
+        assert!(child.wait().unwrap().success());
+        until("all to be gone", || (daemon.service().workers.len() == 1).then_some(()));
+    }
+    println!("3,070 came and went in {:?}", begun.elapsed());
+    assert_eq!(seen.len(), MAX_SLOTS);
+    daemon.stop();
+}
+
+/// Asserts that `output` is this exit code with one message that says all of `says`.
+#[track_caller]
+fn assert_refused(output: &Output, code: i32, says: &[&str]) {
+    let message = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(code), "{message}");
+    assert!(says.iter().all(|says| message.contains(says)) && !message.contains("panicked"), "{message}");
+    assert_eq!(output.stdout, b"");
+}
+
+#[test]
+fn whoever_may_not_or_asks_for_what_cannot_be_is_told_why() {
+    let world = World::new();
+    let own = "[[service]]\nname = \"own\"\nlisten = [\"tcp://127.0.0.1:3001\"]\nworkers = 1\n\
+        ready = \"immediate\"\ncommand = [\"sleep\", \"1000\"]\n";
+    let daemon = Daemon::configured(&world, &format!("{SERVICE}{own}"));
+    let guests = Guests::new(&world);
+    let before = Traces::of(&world, &daemon);
+    let pid = daemon.service().workers[0].pid.unwrap().to_string();
+    let other = USER - 1;
+    let sleep = |arguments: &[&'static str]| [&["exec"], arguments, &["--", "sleep", "1000"]].concat();
+    let cases: &[(u32, i32, Vec<&str>, &[&str])] = &[
+        (other, 1, sleep(&["web"]), &["user id 65533 may not join service web", "root and user nobody"]),
+        (USER, 1, sleep(&["own"]), &["user id 65534 may not join service own", "only root", "has no `user`"]),
+        (0, 1, sleep(&["wbe"]), &["no service \"wbe\"", "there is web, own"]),
+        (USER, 1, sleep(&["web", "--name", "0"]), &["a worker web/0 already", &pid, "another --name"]),
+        (USER, 1, sleep(&["web", "--name", "web/1024"]), &["web/1024 cannot be", "from 0 to 1023"]),
+        (USER, 2, sleep(&["web", "--name", "own/1"]), &["\"own/1\" is not the name of a worker of \"web\""]),
+        (USER, 2, sleep(&["web", "--weight", "1000001"]), &["1000001 is not in 0..=1000000"]),
+        (USER, 1, vec!["exec", "web", "--", "no-such-command"], &["command not found", "no-such-command"]),
+        (USER, 1, vec!["exec", "web", "--", "/etc/passwd"], &["command not found", "no executable file"]),
+        (USER, 2, vec!["exec", "web"], &["required", "COMMAND"]),
+        (USER, 1, vec!["status"], &["control.sock", "only root may", "sudo"]),
+        (USER, 1, vec!["scale", "web", "3"], &["control.sock", "only root may", "sudo"]),
+        (USER, 1, vec!["drain", "web/0"], &["control.sock", "only root may", "sudo"]),
+        (USER, 1, vec!["stop"], &["control.sock", "only root may", "sudo"]),
+    ];
+    for (uid, code, arguments, says) in cases {
+        assert_refused(&guests.command(*uid, arguments).output().unwrap(), *code, says);
+    }
+    let mut nowhere = Command::new(world.path("reuseport-lb"));
+    nowhere.args(["--runtime-dir", "/no/such/directory", "exec", "web", "--", "sleep", "1000"]);
+    assert_refused(&nowhere.output().unwrap(), 1, &["/no/such/directory/join.sock", "no daemon runs there"]);
+    // What the command would not let through.
+    for (line, says) in [
+        ("{\"service\":\"web\",\"weight\":1000001}\n", "weight 1000001 is too large: the most is 1000000"),
+        ("{\"service\":\"web\",\"worker\":\"own/1\"}\n", "not the name of a worker"),
+        ("{\"service\":\"web\",\"wait\":1}\n", "unknown field `wait`"),
+    ] {
+        let mut stream = UnixStream::connect(world.path("run/join.sock")).unwrap();
+        stream.write_all(line.as_bytes()).unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        assert!(
+            answer.starts_with("{\"error\":\"") && answer.contains(&says.replace('"', "\\\"")),
+            "{answer}"
+        );
+    }
+    assert!(!daemon.log().contains("joins"), "{}", daemon.log());
+    assert_eq!(daemon.service().moved, 65536);
+    before.assert_same(&world, &daemon);
+    daemon.stop();
+}
+
+#[test]
+fn a_shell_that_becomes_the_server_is_still_the_worker_until_it_ends() {
+    let world = World::new();
+    let daemon = Daemon::configured(&world, SERVICE);
+    let guests = Guests::new(&world);
+    let shell = "test $LISTEN_PID = $$ && exec python3 \"$0\" abrupt";
+    let command = ["sh", "-c", shell, &guests.server()];
+    let guest = guests.exec(&["web", "--name", "web/7", "--weight", "3"], &command);
+    let by_number = guests.exec(&["web", "--name", "9"], &command);
+    let service =
+        until("both to serve", || Some(daemon.service()).filter(|s| s.workers.len() == 3 && settled(s)));
+    let worker = guest.worker(&service).unwrap();
+    assert_eq!((&*worker.name, worker.weight, worker.joined), ("web/7", 3, true));
+    assert_eq!(by_number.worker(&service).unwrap().name, "web/9");
+    let command_line = fs::read_to_string(format!("/proc/{}/cmdline", guest.pid())).unwrap();
+    assert!(command_line.starts_with("python3\0"), "{command_line:?}");
+    let weights = [("web/0", 1), ("web/7", 3), ("web/9", 1)].map(|(name, weight)| (name.into(), weight));
+    assert_exact(&service, &weights.into());
+    let answer =
+        until("it to answer", || Some(ask(address()).unwrap()).filter(|answer| answer.worker == "web/7"));
+    assert_eq!(answer.pid, guest.pid());
+    guest.tell(Signal::SIGTERM);
+    assert!(guest.end().success());
+    until("it to be gone", || (daemon.service().workers.len() == 2).then_some(()));
+    by_number.tell(Signal::SIGKILL);
+    until("it to be gone", || (daemon.service().workers.len() == 1).then_some(()));
+    assert_eq!(daemon.service().workers[0].buckets, 65536);
+    daemon.stop();
+}
+
+#[test]
+fn drain_ends_a_worker_that_joined() {
+    let world = World::new();
+    let daemon = Daemon::configured(&world, SERVICE);
+    let guests = Guests::new(&world);
+    let deaf = "import signal, time\nsignal.signal(signal.SIGTERM, signal.SIG_IGN)\nprint('deaf', flush=True)\ntime.sleep(1000)";
+    for (manner, ready) in
+        [(Some(Manner::Abrupt), 2), (Some(Manner::Polite), 2), (Some(Manner::Hangs), 1), (None, 1)]
+    {
+        let guest = match manner {
+            Some(manner) => guests.join(&["web"], manner),
+            None => guests.exec(&["web"], &["python3", "-c", deaf]),
+        };
+        until("the guest", || {
+            let service = daemon.service();
+            let count = service.workers.iter().filter(|worker| worker.state == "ready").count();
+            (service.workers.len() == 2 && count == ready).then_some(())
+        });
+        if manner.is_none() {
+            // SigIgn has the bit of SIGTERM (proc_pid_status(5)).
+            until("it to be deaf", || {
+                let status = fs::read_to_string(format!("/proc/{}/status", guest.pid())).unwrap();
+                let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:\t")).unwrap();
+                (u64::from_str_radix(ignored, 16).unwrap() & 1 << 14 != 0).then_some(())
+            });
+        }
+        let begun = Instant::now();
+        let said = daemon.run(&["drain", "web/1", "--timeout", "1s"]);
+        println!("{manner:?}: {said}");
+        assert!(said.starts_with("web/1: 0 waited for it, 0 of those were handed over, it ended"), "{said}");
+        let took = begun.elapsed();
+        assert_eq!(took > Duration::from_secs(1), manner.is_none(), "{manner:?}: {took:?}");
+        use std::os::unix::process::ExitStatusExt;
+        let end = guest.end();
+        let expected = match manner {
+            Some(Manner::Abrupt | Manner::Polite) => None,
+            Some(Manner::Hangs) => Some(libc::SIGTERM),
+            None => Some(libc::SIGKILL),
+        };
+        assert_eq!(end.signal(), expected, "{manner:?}: {end}");
+        let service = daemon.service();
+        assert_eq!((service.workers.len(), service.wanted), (1, 1));
+    }
+    daemon.stop();
+}
+
+#[test]
+fn a_service_of_guests_only_serves_while_they_are_there_and_refuses_when_nobody_is() {
+    let world = World::new();
+    let daemon = Daemon::configured(&world, GUESTS_ONLY);
+    let guests = Guests::new(&world);
+    let before = Traces::of(&world, &daemon);
+    let refused = || TcpStream::connect(address()).unwrap_err().kind();
+    for round in 0..3 {
+        assert_eq!(refused(), ErrorKind::ConnectionRefused);
+        // Somebody is coming: clients wait.
+        let hanging = guests.join(&["web"], Manner::Hangs);
+        until("it to come", || hanging.worker(&daemon.service()).map(drop));
+        let mut early = TcpStream::connect(address()).unwrap();
+        early.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+        early.write_all(b"GET / HTTP/1.1\r\n\r\n").unwrap();
+        assert_eq!(daemon.service().workers[0].sockets[0].queue, 1);
+        let one = guests.join(&["web"], Manner::Polite);
+        let other = guests.join(&["web"], Manner::Abrupt);
+        let both = || daemon.service().workers.iter().filter(|worker| worker.buckets == 32768).count() == 2;
+        until("two to serve", || both().then_some(()));
+        // It gives up, and those who waited for it are answered by others.
+        hanging.tell(Signal::SIGKILL);
+        let mut answer = String::new();
+        early.read_to_string(&mut answer).unwrap();
+        assert!(answer.contains("\nworker=web/"), "{answer}");
+        for _ in 0..20 {
+            ask(address()).unwrap();
+        }
+        for guest in [one, other] {
+            ask(address()).unwrap();
+            guest.tell(Signal::SIGTERM);
+            assert!(guest.end().success());
+            until("it to be gone", || (daemon.service().workers.len() < 2).then_some(()));
+        }
+        until("all to be gone", || daemon.service().workers.is_empty().then_some(()));
+        println!("round {round}: {:?}", daemon.service().groups[0].counters);
+    }
+    assert_eq!(refused(), ErrorKind::ConnectionRefused);
+    assert_refused(
+        &daemon.paths().output(&["scale", "web", "2"]),
+        1,
+        &["service web has no command", "reuseport-lb exec web"],
+    );
+    before.assert_same(&world, &daemon);
+    daemon.stop();
+}
+
+#[test]
+fn guests_do_not_count_for_scale() {
+    let world = World::new();
+    let daemon = Daemon::configured(&world, SERVICE);
+    let guests = Guests::new(&world);
+    let ready = guests.join(&["web", "--name", "1"], Manner::Polite);
+    let hanging = guests.join(&["web", "--name", "2"], Manner::Hangs);
+    until("both", || {
+        let service = daemon.service();
+        let there = |guest: &Guest| guest.worker(&service).map(|worker| worker.state.clone());
+        (there(&ready)? == "ready" && there(&hanging)? == "starting").then_some(())
+    });
+    for (to, names) in [(3, "web/0 web/1 web/2 web/3 web/4"), (0, "web/1 web/2"), (1, "web/0 web/1 web/2")] {
+        let said = daemon.run(&["scale", "web", &to.to_string()]);
+        assert!(said.contains(&format!("→ {to} workers")), "{said}");
+        let workers = daemon.service().workers;
+        assert_eq!(workers.iter().map(|worker| &*worker.name).collect::<Vec<_>>().join(" "), names);
+        assert!(workers.iter().all(|worker| worker.joined == ["web/1", "web/2"].contains(&&*worker.name)));
+    }
+    drop((ready, hanging));
+    daemon.stop();
+}
+
+#[test]
+fn what_becomes_of_guests_says_nothing_about_the_start_of_a_service() {
+    let world = World::new();
+    let gate = world.path("gate");
+    let server = world.file(
+        "late.py",
+        "import os, socket, sys, time\nwhile not os.path.exists(sys.argv[1]): time.sleep(0.01)\n\
+         notify = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)\n\
+         notify.sendto(b'READY=1', os.environ['NOTIFY_SOCKET'])\ntime.sleep(1000)\n",
+    );
+    let configuration = format!(
+        "[[service]]\nname = \"web\"\nlisten = [\"tcp://127.0.0.1:3000\"]\nuser = \"nobody\"\n\
+         command = [\"python3\", \"{}\", \"{}\"]\n",
+        server.display(),
+        gate.display()
+    );
+    let guests = Guests::new(&world);
+    let file = world.file("config.toml", &configuration);
+    let command = Paths::of(&world).command(&["run", "--config", &file.to_string_lossy()]);
+    let is = |service: &Service, state: &str| service.workers.first().is_some_and(|own| own.state == state);
+    let daemon = Daemon::start_until(&world, command, |service| is(service, "starting"));
+    // One ends before it has been ready, one never gets there.
+    assert!(guests.exec(&["web"], &["true"]).end().success());
+    until("it to be gone", || daemon.log().contains("it is gone").then_some(()));
+    let hanging = guests.join(&["web"], Manner::Hangs);
+    until("the other", || hanging.worker(&daemon.service()).map(drop));
+    assert!(!daemon.log().contains("is up"), "{}", daemon.log());
+    fs::write(&gate, "").unwrap();
+    until("the service to be up", || daemon.log().contains("service web is up").then_some(()));
+    assert!(is(&daemon.service(), "ready"));
+    drop(hanging);
+    daemon.stop();
+}

@@ -1,0 +1,164 @@
+//! Programs that join with the library.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on shall panic")]
+
+use std::collections::BTreeMap;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use nix::sys::signal::Signal;
+use reuseport_lb::status::Service;
+use tests::daemon::{Daemon, counter, settled, signal, until};
+use tests::traces::Traces;
+use tests::world::World;
+
+/// What is queued waits for as long as the tests like.
+const SERVICE: &str = "[[service]]\nname = \"web\"\nlisten = [\"tcp://127.0.0.1:3000\"]\nworkers = 1\n\
+    stall_timeout = \"off\"\n";
+
+/// Only guests.
+const GUESTS_ONLY: &str = "[[service]]\nname = \"web\"\nlisten = [\"tcp://127.0.0.1:3000\"]\n";
+
+fn address() -> SocketAddr {
+    "127.0.0.1:3000".parse().unwrap()
+}
+
+/// A process that joins with the library, step by step.
+struct Puppet {
+    child: Child,
+    input: ChildStdin,
+    output: BufReader<ChildStdout>,
+}
+
+impl Puppet {
+    /// Starts one, and waits until it has joined with this name.
+    fn join(world: &World, weight: u32, name: &str) -> Self {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_member"));
+        command.arg(world.path("run")).args(["web", &weight.to_string()]);
+        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+        let (input, output) = (child.stdin.take().unwrap(), BufReader::new(child.stdout.take().unwrap()));
+        let mut puppet = Self { child, input, output };
+        assert_eq!(puppet.hear(), name);
+        puppet
+    }
+
+    fn hear(&mut self) -> String {
+        let mut line = String::new();
+        self.output.read_line(&mut line).unwrap();
+        line.trim_end().to_owned()
+    }
+
+    fn say(&mut self, word: &str) -> String {
+        writeln!(self.input, "{word}").unwrap();
+        self.hear()
+    }
+}
+
+impl Drop for Puppet {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+#[test]
+fn a_member_of_the_library_gets_its_share_and_hands_over_what_it_has_not_accepted() {
+    let world = World::new();
+    let daemon = Daemon::configured(&world, SERVICE);
+    let before = Traces::of(&world, &daemon);
+    let shares = || -> Vec<u32> { daemon.service().workers.iter().map(|worker| worker.buckets).collect() };
+    for round in 1..=3 {
+        let mut puppet = Puppet::join(&world, 3, "web/1");
+        assert_eq!(shares(), [65536, 0]);
+        assert_eq!(puppet.say("ready"), "ready");
+        until("its share", || (shares() == [16384, 49152]).then_some(()));
+        let mut clients: Vec<TcpStream> = (0..40).map(|_| TcpStream::connect(address()).unwrap()).collect();
+        let queued = daemon.service().workers[1].sockets[0].queue;
+        assert!(queued > 5, "{queued}");
+        let served = puppet.say("accept");
+        assert_eq!(puppet.say("leave"), "leaves");
+        until("it to be gone", || (shares() == [65536]).then_some(()));
+        let (mut by_member, mut by_other) = (0, 0);
+        for client in &mut clients {
+            client.write_all(b"GET / HTTP/1.1\r\nConnection: close\r\n\r\n").unwrap();
+            client.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+            let mut answer = Vec::new();
+            // Who closes with unread bytes resets, after its answer.
+            let _ = client.read_to_end(&mut answer);
+            if client.local_addr().unwrap().to_string() == served {
+                assert_eq!(answer, b"web/1\n");
+                by_member += 1;
+            } else {
+                assert!(String::from_utf8_lossy(&answer).contains("worker=web/0\n"), "{answer:?}");
+                by_other += 1;
+            }
+        }
+        assert_eq!((by_member, by_other), (1, 39));
+        let handed_over = counter(&daemon.service(), "arrival_migration");
+        println!("{queued} queued, 1 accepted, {handed_over} handed over until now");
+        assert!(handed_over >= round * 5, "{handed_over}");
+        // Its listener was shut down, and the process lives on.
+        assert_eq!(puppet.say("accept"), libc::EINVAL.to_string());
+        assert!(puppet.child.try_wait().unwrap().is_none());
+    }
+    before.assert_same(&world, &daemon);
+    daemon.stop();
+}
+
+/// `joined_server`, the example.
+fn example(world: &World) -> Child {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_joined-server"));
+    command.arg("web").arg(world.path("run")).stdout(Stdio::piped()).spawn().unwrap()
+}
+
+#[test]
+fn servers_that_are_made_like_the_example_replace_each_other_and_lose_nothing() {
+    let world = World::new();
+    let daemon = Daemon::configured(&world, GUESTS_ONLY);
+    let ready = |count| {
+        let all = |service: &Service| service.workers.len() == count && settled(service);
+        until("the servers", || Some(daemon.service()).filter(all));
+    };
+    let mut servers = vec![example(&world), example(&world)];
+    ready(2);
+    let stop = AtomicBool::new(false);
+    let asking = || {
+        let mut answered: BTreeMap<String, u64> = BTreeMap::new();
+        while !stop.load(Ordering::Relaxed) {
+            let mut stream = TcpStream::connect(address()).expect("cannot connect");
+            stream.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+            let mut said = String::new();
+            stream.read_to_string(&mut said).expect("no answer");
+            assert!(said.starts_with("worker=web/"), "{said:?}");
+            *answered.entry(said).or_default() += 1;
+        }
+        answered
+    };
+    std::thread::scope(|scope| {
+        let clients: Vec<_> = (0..3).map(|_| scope.spawn(asking)).collect();
+        for round in 0..5 {
+            servers.push(example(&world));
+            ready(3);
+            let mut oldest = servers.remove(0);
+            signal(oldest.id().try_into().unwrap(), Signal::SIGTERM);
+            let end = until("it to end", || oldest.try_wait().unwrap());
+            let mut said = String::new();
+            oldest.stdout.unwrap().read_to_string(&mut said).unwrap();
+            assert!(end.success() && said.ends_with(" leaves\n"), "round {round}: {end}: {said}");
+            ready(2);
+        }
+        stop.store(true, Ordering::Relaxed);
+        for client in clients {
+            println!("answered: {:?}", client.join().unwrap());
+        }
+    });
+    assert_eq!(counter(&daemon.service(), "refused"), 0);
+    for mut server in servers {
+        signal(server.id().try_into().unwrap(), Signal::SIGTERM);
+        assert!(until("it to end", || server.try_wait().unwrap()).success());
+    }
+    daemon.stop();
+}

@@ -1,0 +1,163 @@
+//! The configuration is read again: what changed is applied, what did not is not touched.
+
+use std::net::SocketAddr;
+
+use nix::sys::signal::Signal;
+use tests::client::{ask, ask_udp};
+use tests::daemon::{Daemon, settled, signal, until};
+use tests::fault::times;
+use tests::load::{Ending, Load};
+use tests::world::World;
+
+fn to(port: u16) -> SocketAddr {
+    ([127, 0, 0, 1], port).into()
+}
+
+const WEB: &str = "[[service]]\nname = \"web\"\nlisten = [\"tcp://127.0.0.1:3000\"]\nworkers = 2\n";
+
+#[test]
+fn listeners_and_services_come_and_go_and_nothing_else_notices() {
+    let world = World::new();
+    let small = WEB.to_owned();
+    let large = format!(
+        "{}[[service]]\nname = \"api\"\nlisten = [\"tcp://127.0.0.1:3002\", \"udp://127.0.0.1:3002\"]\nworkers = 2\n",
+        WEB.replace("3000\"]", "3000\", \"tcp://127.0.0.1:3001\"]")
+    );
+    let stays = "[[service]]\nname = \"stays\"\nlisten = [\"tcp://127.0.0.1:3009\"]\nworkers = 2\n";
+    let daemon = Daemon::configured(&world, &(small.clone() + stays));
+    let before = daemon.status().services.remove(1);
+    let load = Load::to(to(3000)).kept(100).start();
+    let quiet = Load::to(to(3009)).clients(2).kept(50).start();
+    for turn in 0..times(4) {
+        let text = if turn % 2 == 0 { &large } else { &small };
+        let _ = world.file("config.toml", &(text.clone() + stays));
+        let said = daemon.run(&["reload"]);
+        assert!(said.contains("2 workers replaced") && said.contains("stays: not changed"), "{said}");
+        let status = daemon.status();
+        if turn % 2 == 0 {
+            assert_eq!(status.services[0].groups.len(), 2);
+            for port in [3000, 3001, 3002] {
+                ask(to(port)).unwrap();
+            }
+            ask_udp(to(3002), None).unwrap();
+        } else {
+            assert_eq!((status.services.len(), status.services[0].groups.len()), (2, 1));
+            assert!(ask(to(3001)).is_err() && ask(to(3002)).is_err());
+            ask(to(3000)).unwrap();
+        }
+    }
+    let report = load.end();
+    println!("{} reloads: {report}", times(4));
+    assert!(report.failed.is_empty(), "{:?}", report.failed);
+    assert!(report.ended.iter().all(|ended| ended.how != Ending::Reset), "{:?}", report.ended);
+    let report = quiet.end();
+    assert!(report.failed.is_empty() && report.ended.is_empty(), "{report}");
+    let after = daemon.status().services.into_iter().find(|service| service.name == "stays").unwrap();
+    let pids = |service: &reuseport_lb::status::Service| -> Vec<Option<i32>> {
+        service.workers.iter().map(|worker| worker.pid).collect()
+    };
+    assert_eq!((pids(&after), after.moved), (pids(&before), before.moved), "it was not touched");
+    daemon.stop();
+}
+
+#[test]
+fn an_invalid_file_changes_nothing() {
+    let world = World::new();
+    let daemon = Daemon::configured(&world, WEB);
+    let before = daemon.status();
+    let load = Load::to(to(3000)).clients(4).kept(20).start();
+    let occupied = std::net::TcpListener::bind("127.0.0.1:3005").unwrap();
+    let wrong = [
+        ("wrong".to_owned(), "line 1"),
+        (format!("{WEB}wrokers = 3\n"), "line 5: unknown field `wrokers`"),
+        (WEB.replace("workers = 2", "workers = 5000"), "at most 1024"),
+        (format!("{WEB}user = \"no-such-user\"\n"), "no user"),
+        (format!("{WEB}command = [\"no-such-program\"]\n"), "no executable no-such-program"),
+        (WEB.replace("3000\"]", "3000\", \"tcp://127.0.0.1:3005\"]"), "in use"),
+        (
+            format!(
+                "{}[[service]]\nname = \"b\"\nlisten = [\"tcp://127.0.0.1:3005\"]\nworkers = 1\n",
+                WEB.replace("= 2", "= 7")
+            ),
+            "in use",
+        ),
+        (
+            "[[service]]\nname = \"other\"\nlisten = [\"tcp://127.0.0.1:3000\"]\nworkers = 1\n".to_owned(),
+            "still served by service web",
+        ),
+    ];
+    for turn in 0..times(8) {
+        let (text, says) = &wrong[turn % wrong.len()];
+        let _ = world.file("config.toml", text);
+        let output = daemon.paths().output(&["reload"]);
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{text}: {said}");
+        assert!(said.contains(says), "{text}: {said}");
+    }
+    drop(occupied);
+    let after = daemon.status();
+    let report = load.end();
+    assert!(report.failed.is_empty() && report.ended.is_empty(), "{report}");
+    assert_eq!(after.services.len(), 1);
+    let of = |it: &reuseport_lb::status::Worker| (it.name.clone(), it.pid, it.buckets);
+    let workers =
+        |status: &reuseport_lb::status::Status| status.services[0].workers.iter().map(of).collect::<Vec<_>>();
+    assert_eq!(workers(&after), workers(&before));
+    assert_eq!(after.services[0].groups[0].program_id, before.services[0].groups[0].program_id);
+    daemon.stop();
+}
+
+#[test]
+fn settings_change_in_place() {
+    let world = World::new();
+    let daemon = Daemon::configured(&world, WEB);
+    let before = daemon.service();
+    let load = Load::to(to(3000)).clients(8).kept(20).start();
+    let _ = world.file(
+        "config.toml",
+        &(WEB.replace("= 2", "= 3") + "affinity = \"source\"\nbacklog = 100\ndrain_timeout = \"3s\"\n"),
+    );
+    // By a signal this time.
+    signal(daemon.pid(), Signal::SIGHUP);
+    let after =
+        until("three workers", || Some(daemon.service()).filter(|it| it.workers.len() == 3 && settled(it)));
+    let report = load.end();
+    assert!(report.failed.is_empty() && report.ended.is_empty(), "{report}");
+    assert_eq!(after.affinity, "source");
+    assert!(after.workers.iter().all(|worker| worker.sockets[0].backlog == 100), "{:?}", after.workers);
+    assert_eq!(after.workers[0].pid, before.workers[0].pid, "no process was replaced");
+    assert_ne!(after.groups[0].program_id, before.groups[0].program_id);
+    let who = ask(to(3000)).unwrap().worker;
+    assert!((0..30).all(|_| ask(to(3000)).unwrap().worker == who), "one client, one worker");
+    daemon.stop();
+}
+
+#[test]
+fn a_new_command_that_does_not_work_is_taken_back() {
+    let world = World::new();
+    let daemon = Daemon::configured(&world, WEB);
+    let before = daemon.workers();
+    let load = Load::to(to(3000)).clients(4).kept(20).start();
+    let _ = world.file("config.toml", &format!("{WEB}command = [\"sh\", \"-c\", \"exit 4\"]\n"));
+    let output = daemon.paths().output(&["reload"]);
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains("exited with status 4") && said.contains("goes on with its old command"), "{said}");
+    assert_eq!(daemon.workers(), before);
+    // A crash is answered with the old command, too.
+    signal(before[0], Signal::SIGKILL);
+    until("a successor", || Some(daemon.service()).filter(|it| settled(it) && it.workers[0].restarts == 1));
+    let report = load.end();
+    let connects = report.failed_except(|it| it.stage != tests::load::Stage::Connect);
+    assert!(connects.is_empty(), "{connects:?}");
+    daemon.stop();
+}
+
+#[test]
+fn without_a_file_there_is_nothing_to_read_again() {
+    let world = World::new();
+    let daemon = Daemon::start(&world, &["--listen", "tcp://127.0.0.1:3000", "--workers", "1"]);
+    let output = daemon.paths().output(&["reload"]);
+    assert!(String::from_utf8_lossy(&output.stderr).contains("without --config"));
+    daemon.stop();
+}

@@ -1,0 +1,160 @@
+//! Workers are replaced, one by one, and nobody notices; a release that does not work takes over
+//! from nobody.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on shall panic")]
+
+use std::net::SocketAddr;
+use std::path::Path;
+
+use tests::daemon::{Daemon, settled, until};
+use tests::fault::times;
+use tests::load::{Ending, Load};
+use tests::world::World;
+
+fn to() -> SocketAddr {
+    "127.0.0.1:3000".parse().unwrap()
+}
+
+/// Rolling restarts under load; what became of it.
+fn roll(daemon: &Daemon, restarts: usize) -> tests::load::Report {
+    let load = Load::to(to()).start();
+    let before = daemon.service();
+    for _ in 0..restarts {
+        let old = daemon.workers();
+        let said = daemon.run(&["restart", &before.name]);
+        assert!(said.ends_with(&format!("{}: 4 replaced\n", before.name)), "{said}");
+        let new = daemon.workers();
+        assert!(new.len() == 4 && new.iter().all(|pid| !old.contains(pid)), "{old:?} → {new:?}");
+    }
+    let after = daemon.service();
+    let report = load.end();
+    println!("{restarts} restarts of {}: {report}", before.name);
+    assert_eq!(after.moved, before.moved, "a worker that is replaced in place moves no bucket");
+    for (old, new) in before.workers.iter().zip(&after.workers) {
+        assert_eq!((&old.name, old.slot, old.buckets), (&new.name, new.slot, new.buckets));
+        assert!(new.sockets[0].selected >= old.sockets[0].selected, "the name goes on counting");
+    }
+    assert!(report.failed.is_empty(), "{:?}", report.failed);
+    report
+}
+
+#[test]
+fn rolling_restarts_of_embedded_workers_lose_nothing() {
+    let world = World::new();
+    let daemon = Daemon::start(&world, &["--listen", "tcp://127.0.0.1:3000", "--workers", "4"]);
+    let report = roll(&daemon, times(3));
+    // A kept connection ends when its worker does, in order.
+    assert!(report.ended.iter().all(|ended| ended.how != Ending::Reset), "{:?}", report.ended);
+    assert!(!report.ended.is_empty());
+    daemon.stop();
+}
+
+#[test]
+fn rolling_restarts_of_haproxy_lose_nothing() {
+    let world = World::new();
+    let configuration = format!(
+        "[[service]]\nname = \"web\"\nlisten = [\"tcp://127.0.0.1:3000\"]\nworkers = 4\nready = \"200ms\"\n{}",
+        tests::server::haproxy(&world)
+    );
+    let daemon = Daemon::configured(&world, &configuration);
+    roll(&daemon, times(2));
+    daemon.stop();
+}
+
+/// A server that does what the file `release` beside it says when it is started.
+fn releases(world: &World, ready: &str) -> String {
+    let server = world.file(
+        "server.py",
+        "import os, socket, sys, threading, time\n\
+         release = open(os.path.join(os.path.dirname(sys.argv[0]), 'release')).read()\n\
+         if release == 'exits': sys.exit(3)\n\
+         if release == 'hangs': time.sleep(600)\n\
+         listener = socket.socket(fileno=3)\n\
+         ready = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)\n\
+         ready.sendto(b'READY=1', os.environ['NOTIFY_SOCKET'])\n\
+         if release == 'crashes':\n    time.sleep(1)\n    os.abort()\n\
+         def serve(stream, peer):\n    \
+             while True:\n        \
+                 if not stream.recv(4096): return\n        \
+                 body = b'worker=%s\\npid=%d\\npeer=%s:%d\\n' % (os.environ['REUSEPORT_LB_WORKER'].encode(), os.getpid(), peer[0].encode(), peer[1])\n        \
+                 stream.sendall(b'HTTP/1.1 200 OK\\r\\nContent-Length: %d\\r\\n\\r\\n' % len(body) + body)\n\
+         while True:\n    threading.Thread(target=serve, args=listener.accept(), daemon=True).start()\n",
+    );
+    let _ = world.file("release", "good");
+    format!(
+        "[[service]]\nname = \"web\"\nlisten = [\"tcp://127.0.0.1:3000\"]\nworkers = 4\nready = \"{ready}\"\n\
+         command = [\"python3\", \"{}\"]\n",
+        server.display()
+    )
+}
+
+#[test]
+fn a_release_that_does_not_work_takes_over_from_nobody() {
+    let world = World::new();
+    let daemon = Daemon::configured(&world, &releases(&world, "notify"));
+    let before = daemon.workers();
+    let load = Load::to(to()).clients(8).kept(50).start();
+    for (release, says) in [
+        ("exits", "the new web/0 exited with status 3 before it was ready"),
+        ("hangs", "the new web/0 was not ready within 1s"),
+        ("crashes", "the new web/0 was killed by SIGABRT soon after it was ready"),
+    ] {
+        let _ = world.file("release", release);
+        let output = daemon.paths().output(&["restart", "web", "--timeout", "1s"]);
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{release}: {said}");
+        assert!(said.contains(says) && said.contains("the old one stays"), "{release}: {said}");
+        until("the new one to be gone", || (daemon.workers() == before).then_some(()));
+    }
+    let _ = world.file("release", "good");
+    daemon.run(&["restart", "web/2"]);
+    let after = daemon.workers();
+    assert_eq!(after.iter().filter(|pid| before.contains(pid)).count(), 3, "one was replaced");
+    let report = load.end();
+    println!("{report}");
+    assert!(report.failed.is_empty(), "{:?}", report.failed);
+    assert_eq!(report.ended.iter().filter(|ended| ended.pid != before[2]).count(), 0);
+    daemon.stop();
+}
+
+#[test]
+fn with_udp_a_successor_gets_a_slot_of_its_own() {
+    let world = World::new();
+    let daemon = Daemon::start(
+        &world,
+        &["--listen", "tcp://127.0.0.1:3000", "--listen", "udp://127.0.0.1:3000", "--workers", "3"],
+    );
+    let before = daemon.service();
+    let load = Load::to(to()).clients(8).kept(20).start();
+    daemon.run(&["restart", "demo", "--parallel", "3", "--trial", "100ms"]);
+    let after = until("the old ones to be gone", || {
+        Some(daemon.service()).filter(|service| service.workers.len() == 3 && settled(service))
+    });
+    assert!(load.end().failed.is_empty());
+    for (old, new) in before.workers.iter().zip(&after.workers) {
+        assert!(old.name == new.name && old.slot != new.slot && old.pid != new.pid);
+    }
+    assert_eq!(after.moved, before.moved + 65536, "each bucket went to its worker's successor");
+    tests::client::ask_udp(to(), None).unwrap();
+    daemon.stop();
+}
+
+#[test]
+fn what_cannot_be_restarted_is_said() {
+    let world = World::new();
+    let daemon = Daemon::start(&world, &["--listen", "tcp://127.0.0.1:3000", "--workers", "2"]);
+    for (arguments, code, says) in [
+        (["restart", "web"], 1, "no service \"web\""),
+        (["restart", "demo/7"], 1, "no worker demo/7; there is demo/0, demo/1"),
+        (["restart", "demo/x"], 2, "not a worker"),
+        (["drain", "demo"], 2, "not a worker"),
+        (["drain", "demo/7"], 1, "no worker demo/7"),
+    ] {
+        let output = daemon.paths().output(&arguments);
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(code), "{arguments:?}: {said}");
+        assert!(said.contains(says), "{arguments:?}: {said}");
+    }
+    assert!(daemon.workers().iter().all(|pid| Path::new(&format!("/proc/{pid}")).exists()));
+    daemon.stop();
+}

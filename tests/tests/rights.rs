@@ -1,0 +1,363 @@
+//! The daemon with no more rights than it needs, what workers get of them, and what it tells its
+//! service manager.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on shall panic")]
+
+use std::fs;
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, chown};
+use std::os::unix::net::UnixDatagram;
+use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::Signal;
+use nix::unistd::{Gid, Uid};
+use reuseport_lb::kernel::rights::NEEDED;
+use rustix::thread::{
+    CapabilitySet, CapabilitySets, capability_is_in_bounding_set, configure_capability_in_ambient_set,
+    remove_capability_from_bounding_set, set_capabilities, set_keep_capabilities,
+};
+use tests::client::ask;
+use tests::daemon::{Daemon, Paths, binary, signal, until};
+use tests::world::{World, program, repository};
+
+/// An ordinary user, who need not be in the password database.
+const ORDINARY: u32 = 12345;
+
+/// A port that not everybody may listen on, workers of others, one of a command, one of the daemon's own.
+const SERVICES: &str = r#"
+[[service]]
+name = "web"
+listen = ["tcp://127.0.0.1:80", "udp://127.0.0.1:80"]
+workers = 2
+user = "daemon"
+
+[[service]]
+name = "other"
+listen = ["tcp://127.0.0.1:81"]
+workers = 1
+user = "nobody"
+ready = "immediate"
+command = ["sleep", "1000"]
+
+[[service]]
+name = "own"
+listen = ["tcp://127.0.0.1:82"]
+workers = 1
+ready = "immediate"
+command = ["sleep", "1000"]
+"#;
+
+fn needed() -> CapabilitySet {
+    NEEDED.iter().map(|needed| needed.capability).collect()
+}
+
+/// Makes `command` run as `uid` with these capabilities, and no way to get others.
+#[expect(unsafe_code, reason = "rights are changed between fork and exec")]
+fn limit(command: &mut Command, uid: u32, to: CapabilitySet) {
+    let limited = move || -> io::Result<()> {
+        for number in 0..CapabilitySet::all().bits().count_ones() {
+            let one = CapabilitySet::from_bits_retain(1 << number);
+            // A kernel that does not know it yet has nothing to take away.
+            if !to.contains(one) && capability_is_in_bounding_set(one).unwrap_or(false) {
+                remove_capability_from_bounding_set(one)?;
+            }
+        }
+        if uid != 0 {
+            set_keep_capabilities(true)?;
+            nix::unistd::setgroups(&[])?;
+            nix::unistd::setgid(Gid::from_raw(uid))?;
+            nix::unistd::setuid(Uid::from_raw(uid))?;
+        }
+        set_capabilities(None, CapabilitySets { effective: to, permitted: to, inheritable: to })?;
+        if uid != 0 {
+            to.iter().try_for_each(|one| configure_capability_in_ambient_set(one, true))?;
+        }
+        Ok(())
+    };
+    // SAFETY: system calls only; nothing is allocated.
+    unsafe { command.pre_exec(limited) };
+}
+
+/// The daemon's command line in a world that belongs to `uid`, with these capabilities.
+fn command(world: &World, uid: u32, to: CapabilitySet, arguments: &[&str]) -> Command {
+    for path in [world.path("."), world.bpffs()] {
+        chown(path, Some(uid), Some(uid)).unwrap();
+    }
+    // The binary may lie where others cannot look.
+    let copy = world.path("reuseport-lb");
+    if !copy.exists() {
+        // By another process: this one's children would keep the file open for writing.
+        tests::world::run("cp", &[&*binary().to_string_lossy(), &*copy.to_string_lossy()]);
+    }
+    let usual = Paths::of(world).command(arguments);
+    let mut command = Command::new(copy);
+    command.args(usual.get_args()).current_dir("/").stdin(std::process::Stdio::null());
+    limit(&mut command, uid, to);
+    command
+}
+
+fn with_configuration(world: &World, uid: u32, content: &str) -> Daemon {
+    let file = world.file("config.toml", content);
+    Daemon::start_as(world, command(world, uid, needed(), &["run", "--config", &file.to_string_lossy()]))
+}
+
+/// A line of `/proc/PID/status`.
+fn status(pid: i32, field: &str) -> String {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    status
+        .lines()
+        .find_map(|line| line.strip_prefix(field))
+        .unwrap()
+        .trim_start_matches(':')
+        .trim()
+        .to_owned()
+}
+
+fn capabilities(pid: i32, set: &str) -> CapabilitySet {
+    CapabilitySet::from_bits_retain(u64::from_str_radix(&status(pid, set), 16).unwrap())
+}
+
+fn workers(daemon: &Daemon, service: &str) -> Vec<i32> {
+    let services = daemon.status().services;
+    let service = services.iter().find(|one| one.name == service).unwrap();
+    service.workers.iter().filter_map(|worker| worker.pid).collect()
+}
+
+/// What holds for root with these rights and for an ordinary user with them.
+fn serves(uid: u32) {
+    let world = World::new();
+    let daemon = with_configuration(&world, uid, SERVICES);
+    assert_eq!(status(daemon.pid(), "Uid").split_whitespace().next(), Some(&*uid.to_string()));
+    for set in ["CapEff", "CapPrm"] {
+        assert_eq!(capabilities(daemon.pid(), set), needed(), "{set}");
+    }
+    ask("127.0.0.1:80".parse().unwrap()).unwrap();
+    daemon.run(&["scale", "web", "4"]);
+    daemon.run(&["scale", "web", "3"]);
+    ask("127.0.0.1:80".parse().unwrap()).unwrap();
+
+    let web = workers(&daemon, "web");
+    assert_eq!(web.len(), 3);
+    let mut without_rights = [web, workers(&daemon, "other")].concat();
+    if uid != 0 {
+        without_rights.extend(workers(&daemon, "own"));
+    }
+    for pid in &without_rights {
+        for set in ["CapInh", "CapPrm", "CapEff", "CapAmb"] {
+            assert_eq!(capabilities(*pid, set), CapabilitySet::empty(), "{set} of a worker");
+        }
+    }
+    let own = workers(&daemon, "own");
+    assert_eq!(status(own[0], "Uid").split_whitespace().next(), Some(&*uid.to_string()));
+
+    // The next daemon needs no more than that to take all of it over.
+    let before = workers(&daemon, "web");
+    daemon.kill();
+    let daemon = with_configuration(&world, uid, SERVICES);
+    assert_eq!(workers(&daemon, "web"), before);
+    daemon.run(&["restart", "web/0", "--trial", "10ms"]);
+    ask("127.0.0.1:80".parse().unwrap()).unwrap();
+    daemon.stop();
+}
+
+#[test]
+fn root_with_only_what_is_needed_serves() {
+    serves(0);
+}
+
+#[test]
+fn an_ordinary_user_with_only_what_is_needed_serves() {
+    serves(ORDINARY);
+}
+
+#[test]
+fn root_gives_up_what_is_not_needed_and_its_workers_get_roots_rights_at_exec() {
+    let world = World::new();
+    let file = world.file("config.toml", SERVICES);
+    let daemon = Daemon::start(&world, &["--config", &file.to_string_lossy()]);
+    for set in ["CapEff", "CapPrm"] {
+        assert_eq!(capabilities(daemon.pid(), set), needed(), "{set}");
+    }
+    let bounding = capabilities(std::process::id().try_into().unwrap(), "CapBnd");
+    assert_eq!(capabilities(daemon.pid(), "CapBnd"), bounding);
+    assert_eq!(capabilities(workers(&daemon, "own")[0], "CapEff"), bounding);
+    daemon.stop();
+}
+
+#[test]
+fn each_missing_right_is_named() {
+    for uid in [0, ORDINARY] {
+        let world = World::new();
+        for one in NEEDED {
+            let output = command(&world, uid, needed() - one.capability, &["run"]).output().unwrap();
+            let says = String::from_utf8_lossy(&output.stderr);
+            assert_eq!(output.status.code(), Some(1), "{says}");
+            for other in NEEDED {
+                let named = says.contains(&format!("{} ({})", other.name, other.reason));
+                assert_eq!(named, other.name == one.name, "without {}: {says}", one.name);
+            }
+        }
+        assert_eq!(Paths::of(&world).leftovers(), Vec::<PathBuf>::new());
+    }
+}
+
+#[test]
+fn a_place_that_only_its_owner_may_enter_is_refused_and_left_as_it_was() {
+    let world = World::new();
+    let private = world.path("private");
+    fs::DirBuilder::new().mode(0o700).create(&private).unwrap();
+    chown(&private, Some(ORDINARY), None).unwrap();
+    let output = Command::new(binary())
+        .args(["run", "--listen", "tcp://127.0.0.1:3000", "--runtime-dir"])
+        .arg(private.join("run"))
+        .arg("--bpffs")
+        .arg(world.bpffs())
+        .output()
+        .unwrap();
+    let says = String::from_utf8_lossy(&output.stderr);
+    assert!(!output.status.success() && says.contains("out of reach"), "{says}");
+    assert!(says.contains("CAP_DAC_OVERRIDE"), "{says}");
+    assert_eq!(fs::read_dir(private).unwrap().count(), 0);
+    assert_eq!(Paths::of(&world).leftovers(), Vec::<PathBuf>::new());
+}
+
+#[test]
+fn without_the_right_to_mount_it_asks_for_a_bpf_file_system() {
+    let world = World::new();
+    let plain = world.path("plain");
+    fs::create_dir(&plain).unwrap();
+    let mut command = Command::new(binary());
+    command.arg("run").arg("--runtime-dir").arg(world.path("run")).arg("--bpffs").arg(&plain);
+    limit(&mut command, 0, needed());
+    let output = command.output().unwrap();
+    let says = String::from_utf8_lossy(&output.stderr);
+    assert!(!output.status.success() && says.contains("CAP_SYS_ADMIN"), "{says}");
+    assert!(says.contains(&format!("mount -t bpf bpf {}", plain.display())), "{says}");
+}
+
+/// A service manager's ear.
+struct Manager {
+    path: PathBuf,
+    socket: UnixDatagram,
+}
+
+impl Manager {
+    fn new(world: &World) -> Self {
+        let path = world.path("manager.sock");
+        let socket = UnixDatagram::bind(&path).unwrap();
+        Self { path, socket }
+    }
+
+    /// The next message, unless there is none within `patience`.
+    fn hear(&self, patience: Duration) -> Option<String> {
+        self.socket.set_read_timeout(Some(patience)).unwrap();
+        let mut message = [0; 4096];
+        let length = self.socket.recv(&mut message).ok()?;
+        Some(String::from_utf8_lossy(&message[..length]).into_owned())
+    }
+
+    /// The first message with this line.
+    fn hear_of(&self, line: &str) -> String {
+        until(line, || self.hear(Duration::from_secs(30)).filter(|said| said.lines().any(|one| one == line)))
+    }
+}
+
+/// Ready after 300 ms.
+const SLOW: &str = "import os, socket, time\ntime.sleep(0.3)\n\
+    socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM).sendto(b'READY=1', os.environ['NOTIFY_SOCKET'])\ntime.sleep(1000)\n";
+
+#[test]
+fn the_service_manager_hears_when_all_is_up_that_it_lives_and_when_it_ends() {
+    let world = World::new();
+    let manager = Manager::new(&world);
+    let server = world.file("slow.py", SLOW);
+    let configuration = format!(
+        "[[service]]\nname = \"fast\"\nlisten = [\"tcp://127.0.0.1:3000\"]\nworkers = 1\n\
+         [[service]]\nname = \"slow\"\nlisten = [\"tcp://127.0.0.1:3001\"]\nworkers = 1\nuser = \"nobody\"\n\
+         command = [\"python3\", \"{}\"]\n",
+        server.display()
+    );
+    let file = world.file("config.toml", &configuration);
+    let mut command = Paths::of(&world).command(&["run", "--config", &file.to_string_lossy()]);
+    command.env("NOTIFY_SOCKET", &manager.path).env("WATCHDOG_USEC", "200000");
+    let begun = Instant::now();
+    let daemon = Daemon::start_as(&world, command);
+    manager.hear_of("READY=1");
+    assert!(begun.elapsed() >= Duration::from_millis(300));
+    for worker in daemon.workers() {
+        let environment = fs::read(format!("/proc/{worker}/environ")).unwrap();
+        let environment = String::from_utf8_lossy(&environment);
+        assert!(!environment.contains("manager.sock") && !environment.contains("WATCHDOG"), "{environment}");
+    }
+
+    let waits = Duration::from_secs(2);
+    for _ in 0..5 {
+        assert_eq!(manager.hear(waits).as_deref(), Some("WATCHDOG=1"));
+    }
+    // A daemon that hangs says nothing.
+    signal(daemon.pid(), Signal::SIGSTOP);
+    until("the daemon to stand still", || status(daemon.pid(), "State").starts_with('T').then_some(()));
+    while manager.hear(Duration::from_millis(1)).is_some() {}
+    assert_eq!(manager.hear(Duration::from_millis(500)), None);
+    signal(daemon.pid(), Signal::SIGCONT);
+    assert_eq!(manager.hear(waits).as_deref(), Some("WATCHDOG=1"));
+
+    daemon.stop();
+    manager.hear_of("STOPPING=1");
+}
+
+#[test]
+fn pings_for_another_process_and_a_deaf_manager_do_no_harm() {
+    let world = World::new();
+    let manager = Manager::new(&world);
+    let mut command = Paths::of(&world).command(&["run", "--listen", "tcp://127.0.0.1:3000"]);
+    command.env("NOTIFY_SOCKET", &manager.path).env("WATCHDOG_USEC", "2000").env("WATCHDOG_PID", "1");
+    let daemon = Daemon::start_as(&world, command);
+    manager.hear_of("READY=1");
+    assert_eq!(manager.hear(Duration::from_millis(100)), None);
+    daemon.stop();
+
+    // Far more than its queue takes, and nobody reads.
+    let mut command = Paths::of(&world).command(&["run", "--listen", "tcp://127.0.0.1:3000"]);
+    command.env("NOTIFY_SOCKET", &manager.path).env("WATCHDOG_USEC", "2000");
+    let daemon = Daemon::start_as(&world, command);
+    until("a full queue", || daemon.log().contains("cannot tell the service manager").then_some(()));
+    ask("127.0.0.1:3000".parse().unwrap()).unwrap();
+    daemon.stop();
+}
+
+#[test]
+fn systemd_takes_the_units_as_they_are() {
+    let world = World::new();
+    let units = world.path("units");
+    fs::create_dir(&units).unwrap();
+    let mut verify = Command::new(program("systemd-analyze"));
+    verify.args(["verify", "--man=no"]);
+    for name in ["reuseport-lb.service", "reuseport-lb-worker@.service"] {
+        let unit = fs::read_to_string(repository().join("reuseport-lb/systemd").join(name)).unwrap();
+        let unit = unit.replace("/usr/bin/reuseport-lb", &binary().to_string_lossy());
+        fs::write(units.join(name), unit).unwrap();
+        verify.arg(units.join(name));
+    }
+    // What every system has; so it does not depend on what this one has.
+    fs::write(units.join("sysinit.target"), "[Unit]\nDescription=stub\n").unwrap();
+    let output = verify.env("SYSTEMD_UNIT_PATH", &units).output().unwrap();
+    let says = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success() && says.is_empty(), "{says}");
+}
+
+#[test]
+fn unit_and_documentation_list_the_same_rights() {
+    let text = |path: &str| fs::read_to_string(repository().join(path)).unwrap();
+    let names: Vec<&str> = NEEDED.iter().map(|needed| needed.name).collect();
+    let line = format!("\nCapabilityBoundingSet={}\n", names.join(" "));
+    assert!(text("reuseport-lb/systemd/reuseport-lb.service").contains(&line), "{line}");
+    let documentation = text("docs/SYSTEMD.md");
+    for one in NEEDED {
+        let line = format!("| `{}` | {} |", one.name, one.reason);
+        assert!(documentation.contains(&line), "docs/SYSTEMD.md lacks the line {line}");
+    }
+}

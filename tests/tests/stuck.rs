@@ -1,0 +1,275 @@
+//! Workers that hang, are slow, or do not say that they are alive.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on shall panic")]
+
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::Signal;
+use tests::client::{Connection, ask};
+use tests::daemon::{Daemon, counter, settled, signal, until};
+use tests::fault::{freeze, times};
+use tests::load::{Load, Report};
+use tests::plain::Plain;
+use tests::world::World;
+
+/// How long a worker is stopped; a whole run has more patience.
+fn stop() -> Duration {
+    Duration::from_secs(times(2).clamp(2, 5) as u64)
+}
+
+fn to() -> SocketAddr {
+    "127.0.0.1:3000".parse().unwrap()
+}
+
+/// Stops process `pid` under load; what its clients saw, and those that it had accepted.
+fn stopped(to: SocketAddr, pid: i32) -> (Report, BTreeSet<SocketAddr>) {
+    let load = Load::to(to).kept(0).start();
+    std::thread::sleep(Duration::from_millis(300));
+    let accepted = freeze(pid);
+    std::thread::sleep(stop());
+    signal(pid, Signal::SIGCONT);
+    std::thread::sleep(Duration::from_millis(500));
+    (load.end(), accepted)
+}
+
+#[test]
+fn what_waits_for_a_stopped_worker_is_served_by_others_in_time() {
+    let world = World::new();
+    let daemon = Daemon::configured(
+        &world,
+        "[[service]]\nname = \"web\"\nlisten = [\"tcp://127.0.0.1:3000\"]\nworkers = 4\nstall_timeout = \"300ms\"\n",
+    );
+    let victim = daemon.service().workers[2].pid.unwrap();
+    let watched = std::thread::scope(|scope| {
+        let watching = scope.spawn(|| {
+            let seen = until("it to be stalled", || {
+                Some(daemon.service()).filter(|it| it.workers[2].state == "stalled")
+            });
+            (seen, until("it to be taken back", || Some(daemon.service()).filter(settled)))
+        });
+        let (report, accepted) = stopped(to(), victim);
+        println!("ours: {report}; {} accepted by the stopped worker", accepted.len());
+        let mine = |local: Option<SocketAddr>| local.is_some_and(|local| accepted.contains(&local));
+        let failed = report.failed_except(|failure| mine(failure.local));
+        assert!(failed.is_empty(), "{failed:?}");
+        let limit = Duration::from_millis(300 + 250);
+        let late: Vec<_> = report.slow.iter().filter(|slow| slow.took > limit && !mine(slow.local)).collect();
+        assert!(late.is_empty(), "{late:?}");
+        watching.join().unwrap()
+    });
+    let (stalled, back) = watched;
+    assert!(counter(&stalled, "arrival_migration") > 0 || counter(&back, "arrival_migration") > 0);
+    assert!(counter(&back, "owner_ejected") > 0, "new connections avoided it");
+    assert_eq!((back.moved, back.workers[2].restarts, back.workers[2].pid), (65536, 0, Some(victim)));
+    until("it to serve again", || (ask(to()).unwrap().pid == victim).then_some(()));
+    daemon.stop();
+
+    // The same with plain SO_REUSEPORT: a quarter of the clients hangs.
+    let plain = Plain::start(&world, 3001, 4);
+    let (report, accepted) = stopped(plain.address(), plain.pids()[2]);
+    println!("plain: {report}; {} accepted by the stopped worker", accepted.len());
+    let waited = |slow: &&tests::load::Slow| {
+        slow.took > Duration::from_millis(550) && slow.local.is_none_or(|local| !accepted.contains(&local))
+    };
+    assert!(report.slow.iter().filter(waited).count() + report.failed.len() >= 8, "{:?}", report.slow);
+}
+
+#[test]
+fn a_worker_that_runs_but_does_not_accept_hands_its_queue_over_and_comes_back() {
+    let world = World::new();
+    // It does not accept for a while, but runs; and it says what its poll object sees of the listener.
+    let server = world.file(
+        "busy.py",
+        "import os, select, socket, sys, time\nlistener = socket.socket(fileno=3)\nlistener.setblocking(False)\n\
+         poll = select.epoll()\npoll.register(listener, select.EPOLLIN | select.EPOLLET)\n\
+         sick = os.environ['REUSEPORT_LB_WORKER'] == 'web/0'\nlog = open(sys.argv[1], 'a')\n\
+         if sick:\n    \
+             until = time.time() + 0.7\n    \
+             while time.time() < until:\n        \
+                 for _, events in poll.poll(0):\n            \
+                     if events & select.EPOLLHUP: log.write('hang-up\\n'); log.flush()\n\
+         poll.unregister(listener)\npoll.register(listener, select.EPOLLIN)\n\
+         while True:\n    \
+             poll.poll()\n    \
+             try: stream, peer = listener.accept()\n    \
+             except BlockingIOError: continue\n    \
+             stream.setblocking(True)\n    \
+             stream.recv(4096)\n    \
+             body = b'worker=%s\\npid=%d\\npeer=%s:%d\\n' % (os.environ['REUSEPORT_LB_WORKER'].encode(), os.getpid(), peer[0].encode(), peer[1])\n    \
+             stream.sendall(b'HTTP/1.1 200 OK\\r\\nContent-Length: %d\\r\\nConnection: close\\r\\n\\r\\n' % len(body) + body)\n    \
+             stream.close()\n",
+    );
+    let log = world.file("seen.log", "");
+    let daemon = Daemon::configured(
+        &world,
+        &format!(
+            "[[service]]\nname = \"web\"\nlisten = [\"tcp://127.0.0.1:3000\"]\nworkers = 2\nready = \"immediate\"\n\
+             stall_timeout = \"200ms\"\ncommand = [\"python3\", \"{}\", \"{}\"]\n",
+            server.display(),
+            log.display()
+        ),
+    );
+    let load = Load::to(to()).kept(0).clients(8).start();
+    until("a queue to be handed over", || {
+        (counter(&daemon.service(), "arrival_migration") > 0).then_some(())
+    });
+    until("it to be taken back and to serve", || (ask(to()).unwrap().worker == "web/0").then_some(()));
+    let report = load.end();
+    println!("{report}");
+    assert!(report.failed.is_empty(), "{:?}", report.failed);
+    assert_eq!(std::fs::read_to_string(log).unwrap(), "", "it was stopped while its listener was shut down");
+    daemon.stop();
+}
+
+#[test]
+fn a_slow_worker_gets_less() {
+    let world = World::new();
+    let server = world.file(
+        "slow.py",
+        "import os, socket, time\nlistener = socket.socket(fileno=3)\n\
+         slow = os.environ['REUSEPORT_LB_WORKER'] == 'web/0'\n\
+         while True:\n    stream, peer = listener.accept()\n    \
+             if slow: time.sleep(0.02)\n    \
+             stream.recv(4096)\n    \
+             body = b'worker=%s\\npid=%d\\npeer=%s:%d\\n' % (os.environ['REUSEPORT_LB_WORKER'].encode(), os.getpid(), peer[0].encode(), peer[1])\n    \
+             stream.sendall(b'HTTP/1.1 200 OK\\r\\nContent-Length: %d\\r\\nConnection: close\\r\\n\\r\\n' % len(body) + body)\n    \
+             stream.close()\n",
+    );
+    let configuration = |overload: &str| {
+        format!(
+            "[[service]]\nname = \"web\"\nlisten = [\"tcp://127.0.0.1:3000\"]\nworkers = 2\nready = \"200ms\"\n\
+             overload = {overload}\nstall_timeout = \"off\"\ncommand = [\"python3\", \"{}\"]\n",
+            server.display()
+        )
+    };
+    let run = |overload: &str| {
+        let daemon = Daemon::configured(&world, &configuration(overload));
+        let load = Load::to(to()).kept(0).clients(24).start();
+        std::thread::sleep(Duration::from_secs(2));
+        let report = load.end();
+        let service = daemon.service();
+        daemon.stop();
+        println!("overload = {overload}: {report}");
+        assert!(report.failed.is_empty(), "{:?}", report.failed);
+        (report, counter(&service, "owner_overloaded"))
+    };
+    let (without, none) = run("\"off\"");
+    let (with, avoided) = run("{ factor = 2.0, floor = 4 }");
+    assert!(none == 0 && avoided > 0, "{none} {avoided}");
+    assert!(with.requests > without.requests * 2, "{} and {}", with.requests, without.requests);
+}
+
+#[test]
+fn a_worker_that_leaves_out_its_watchdog_is_started_again() {
+    let world = World::new();
+    let server = world.file(
+        "dog.py",
+        "import os, socket, sys, time\nlistener = socket.socket(fileno=3)\n\
+         said = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)\n\
+         assert int(os.environ['WATCHDOG_PID']) == os.getpid()\n\
+         pause = int(os.environ['WATCHDOG_USEC']) / 2e6\n\
+         said.sendto(b'READY=1', os.environ['NOTIFY_SOCKET'])\n\
+         first = not os.path.exists(sys.argv[1])\nopen(sys.argv[1], 'w').close()\n\
+         for beat in range(10**6):\n    \
+             time.sleep(pause)\n    \
+             if first and beat > 3: time.sleep(600)\n    \
+             said.sendto(b'WATCHDOG=1', os.environ['NOTIFY_SOCKET'])\n",
+    );
+    let daemon = Daemon::configured(
+        &world,
+        &format!(
+            "[[service]]\nname = \"web\"\nlisten = [\"tcp://127.0.0.1:3000\"]\nworkers = 1\nwatchdog = \"200ms\"\n\
+             command = [\"python3\", \"{}\", \"{}\"]\n",
+            server.display(),
+            world.path("flag").display()
+        ),
+    );
+    let begun = Instant::now();
+    let before = daemon.workers();
+    let after = until("another process", || {
+        Some(daemon.service()).filter(|it| it.workers[0].restarts == 1 && settled(it))
+    });
+    assert!(begun.elapsed() > Duration::from_millis(200), "it had said that it was alive for a while");
+    assert_ne!(after.workers[0].pid, before.first().copied());
+    assert!(daemon.log().contains("no WATCHDOG=1 in time"), "{}", daemon.log());
+    std::thread::sleep(Duration::from_millis(600));
+    assert_eq!(daemon.service().workers[0].restarts, 1, "who says that it is alive is left alone");
+    daemon.stop();
+}
+
+#[test]
+fn a_stuck_worker_that_leaves_hands_its_queue_over_before_its_time() {
+    let world = World::new();
+    let daemon = Daemon::configured(
+        &world,
+        "[[service]]\nname = \"web\"\nlisten = [\"tcp://127.0.0.1:3000\"]\nworkers = 2\nstall_timeout = \"400ms\"\n",
+    );
+    let victim = daemon.service().workers[1].pid.unwrap();
+    signal(victim, Signal::SIGSTOP);
+    let mut waiting: Vec<Connection> = (0..40).map(|_| Connection::open(to(), None).unwrap()).collect();
+    let begun = Instant::now();
+    let said = daemon.run(&["drain", "web/1", "--timeout", "2s"]);
+    println!("{said} after {:?}", begun.elapsed());
+    assert!(said.contains("handed over") && !said.contains(" 0 of those"), "{said}");
+    assert!(said.contains("was killed by SIGKILL"), "{said}");
+    for connection in &mut waiting {
+        assert_ne!(connection.ask().unwrap().pid, victim);
+    }
+    assert_eq!(daemon.service().wanted, 1, "a drained worker is not replaced");
+    daemon.stop();
+}
+
+#[test]
+fn a_worker_that_is_told_to_end_by_somebody_else_comes_back_and_loses_nothing() {
+    let world = World::new();
+    let daemon = Daemon::start(&world, &["--listen", "tcp://127.0.0.1:3000", "--workers", "3"]);
+    let load = Load::to(to()).kept(30).start();
+    for turn in 0..times(3).min(20) {
+        let before = daemon.service();
+        let victim = &before.workers[turn % 3];
+        signal(victim.pid.unwrap(), Signal::SIGTERM);
+        until("its successor", || {
+            Some(daemon.service()).filter(|it| settled(it) && it.workers[turn % 3].pid != victim.pid)
+        });
+    }
+    let report = load.end();
+    println!("{report}");
+    assert!(report.failed.is_empty(), "{:?}", report.failed);
+    assert_eq!(
+        daemon.service().workers.iter().map(|it| it.restarts as usize).sum::<usize>(),
+        times(3).min(20)
+    );
+    daemon.stop();
+}
+
+#[test]
+fn a_failed_worker_says_what_it_wrote() {
+    let world = World::new();
+    let server = world.file(
+        "broken.py",
+        "import os, sys\n\
+         if os.path.exists(sys.argv[1]): sys.exit('no database at db.example')\n\
+         open(sys.argv[1], 'w').close()\nimport socket, time\n\
+         said = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)\n\
+         said.sendto(b'READY=1', os.environ['NOTIFY_SOCKET'])\ntime.sleep(0.1)\n",
+    );
+    let daemon = Daemon::configured(
+        &world,
+        &format!(
+            "[[service]]\nname = \"web\"\nlisten = [\"tcp://127.0.0.1:3000\"]\nworkers = 1\n\
+             command = [\"python3\", \"{}\", \"{}\"]\n",
+            server.display(),
+            world.path("flag").display()
+        ),
+    );
+    let worker = until("it to have failed", || {
+        daemon.service().workers.into_iter().find(|worker| worker.state == "failed")
+    });
+    assert_eq!(worker.last_words, ["no database at db.example"]);
+    let shown = daemon.run(&["status"]);
+    assert!(shown.contains("web/0 wrote before it ended:\n   no database at db.example"), "{shown}");
+    assert!(daemon.log().contains("no database at db.example"), "it is in the log as well");
+    daemon.stop();
+}
