@@ -478,13 +478,14 @@ fn what_is_turned_off_is_undone() {
 #[test]
 fn looks_are_rare_while_nothing_waits() {
     let mut it = Trial::new(2);
-    assert_eq!(it.health.pause(&it.policy), Some(ms(100)));
+    it.policy.stall_timeout = Some(ms(1_000));
+    assert_eq!(it.health.pause(&it.policy), Some(IDLE_PAUSE));
     it.queues([1, 0]);
     assert_eq!(it.health.pause(&it.policy), Some(ms(10)));
     it.policy.stall_timeout = None;
     assert_eq!(it.health.pause(&it.policy), Some(ms(10)));
     it.queues([0, 0]);
-    assert_eq!(it.health.pause(&it.policy), Some(ms(100)));
+    assert_eq!(it.health.pause(&it.policy), Some(IDLE_PAUSE));
     it.policy.stall_timeout = Some(ms(20));
     assert_eq!(it.health.pause(&it.policy), Some(ms(5)));
 }
