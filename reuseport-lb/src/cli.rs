@@ -5,11 +5,10 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 
-use crate::config::{self, Ready};
+use crate::config::{self, MAX_WEIGHT, Ready};
 use crate::daemon::Paths;
 use crate::kernel::launch;
 use crate::listener::Listener;
-use crate::service::MAX_WEIGHT;
 
 const EXAMPLES: &str = "\
 Examples:

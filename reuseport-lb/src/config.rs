@@ -18,6 +18,9 @@ use values::{Limit, Patience, Span};
 /// Most workers of one service: half of the slots, so that all can be replaced at once.
 pub const MAX_WORKERS: usize = 1024;
 
+/// Largest weight of a worker; the smallest is 0, which means no new flows.
+pub const MAX_WEIGHT: u32 = 1_000_000;
+
 /// Most listeners of one service; each costs every worker a socket.
 pub const MAX_LISTENERS: usize = 64;
 
@@ -165,6 +168,14 @@ impl Service {
 pub fn check_workers(workers: usize) -> Result<(), String> {
     if workers > MAX_WORKERS {
         return Err(format!("{workers} workers are too many: a service has at most {MAX_WORKERS}"));
+    }
+    Ok(())
+}
+
+/// Checks the weight of a worker.
+pub fn check_weight(weight: u32) -> Result<(), String> {
+    if weight > MAX_WEIGHT {
+        return Err(format!("weight {weight} is too large: the most is {MAX_WEIGHT}"));
     }
     Ok(())
 }

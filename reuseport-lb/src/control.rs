@@ -23,7 +23,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::crowd::{self, Guest};
 use crate::registry::{End, Registry, Wish};
-use crate::service::{self, Command, TRIAL};
+use crate::service::{self, Command, START, TRIAL};
 use crate::status::Status;
 
 /// Longest body of a request.
@@ -77,7 +77,7 @@ pub struct Restart {
 
 impl Default for Restart {
     fn default() -> Self {
-        Self { parallel: 1, timeout_ms: 30_000, trial_ms: TRIAL.as_millis() as u64 }
+        Self { parallel: 1, timeout_ms: START.as_millis() as u64, trial_ms: TRIAL.as_millis() as u64 }
     }
 }
 
@@ -152,11 +152,7 @@ async fn converse(stream: UnixStream, guest: Guest, services: Rc<Registry>) {
 
 /// What a connection is told that has to go, as it stands on the wire.
 fn crowded() -> String {
-    let error = format!(
-        "{} newer connections wait as well, so this one had to go: send the request at once",
-        crowd::MOST
-    );
-    let body = serde_json::to_string(&Failure { error }).unwrap_or_default() + "\n";
+    let body = serde_json::to_string(&Failure { error: crowd::why_sent_away() }).unwrap_or_default() + "\n";
     let length = body.len();
     format!(
         "HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/json\r\nconnection: close\r\n\

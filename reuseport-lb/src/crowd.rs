@@ -15,6 +15,12 @@ use tokio::sync::Notify;
 /// Connections of one socket that may keep us waiting at a time.
 pub const MOST: usize = 256;
 
+/// What somebody is told who has to go.
+#[must_use]
+pub fn why_sent_away() -> String {
+    format!("{MOST} newer connections wait as well, so this one had to go: send the request at once")
+}
+
 /// The guests of one socket.
 #[derive(Clone)]
 pub struct Crowd(Rc<Inner>);

@@ -164,12 +164,8 @@ impl Daemon<'_> {
                     if interactive {
                         break;
                     }
-                    let (answer, told) = oneshot::channel();
-                    self.reload(&registry, answer);
-                    tokio::task::spawn_local(async move {
-                        // Both outcomes are in the log already.
-                        let _ = told.await;
-                    });
+                    // Nobody waits for the answer; the log has it.
+                    self.reload(&registry, oneshot::channel().0);
                 }
                 Some(error) = failures.recv() => {
                     outcome = Err(error);
@@ -206,7 +202,7 @@ impl Daemon<'_> {
 
     /// The start failed. What was taken over is nobody's fault, and stays.
     async fn fail(&self, registry: &Registry, error: anyhow::Error) -> Result<End> {
-        let kept = registry.is_taken_over();
+        let kept = self.surroundings.starting.is_over();
         registry.tell(|| if kept { Command::Keep } else { Command::Kill });
         while !registry.is_empty() {
             registry.ended.notified().await;
@@ -229,7 +225,7 @@ impl Daemon<'_> {
         for state in states {
             let name = state.config.name.clone();
             match Service::take_over(state.clone(), self.surroundings.clone()) {
-                Ok(service) => registry.add_taken_over(name, service),
+                Ok(service) => registry.add(name, service),
                 Err(error) => {
                     warn!("{error:#}; it is started anew, and its old workers are told to end");
                     service::abandon(&state, &self.surroundings);

@@ -14,11 +14,11 @@ use tokio::io::{AsyncReadExt, Interest};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{mpsc, oneshot};
 
+use crate::config;
 use crate::control::{self, Failure};
 use crate::crowd::{self, Guest};
 use crate::kernel::host;
 use crate::kernel::passing::{self, Peer};
-use crate::service::MAX_WEIGHT;
 
 /// Longest request with its newline, in bytes.
 pub const LONGEST_REQUEST: usize = 4096;
@@ -33,7 +33,7 @@ pub struct Request {
     pub service: String,
     /// Which worker of it; `None`: any.
     pub number: Option<usize>,
-    /// Up to [`MAX_WEIGHT`].
+    /// Up to [`config::MAX_WEIGHT`].
     pub weight: u32,
     /// Who asks.
     pub peer: Peer,
@@ -118,10 +118,7 @@ async fn converse(mut stream: UnixStream, guest: Guest, requests: mpsc::Unbounde
     let asked = tokio::select! {
         biased;
         asked = hear(&mut stream) => asked,
-        () = guest.sent_away() => Err(format!(
-            "{} newer connections wait as well, so this one had to go: send the request at once",
-            crowd::MOST
-        )),
+        () = guest.sent_away() => Err(crowd::why_sent_away()),
         () = tokio::time::sleep(PATIENCE) => Err(format!("the request did not arrive within {PATIENCE:?}")),
     };
     let outcome = match (asked, peer) {
@@ -193,9 +190,7 @@ fn parse(line: &[u8]) -> Result<(Ask, Option<usize>), String> {
         )
     })?;
     let number = ask.worker.as_deref().map(|worker| number(&ask.service, worker)).transpose()?;
-    if ask.weight > MAX_WEIGHT {
-        return Err(format!("weight {} is too large: the most is {MAX_WEIGHT}", ask.weight));
-    }
+    config::check_weight(ask.weight)?;
     Ok((ask, number))
 }
 

@@ -45,7 +45,6 @@ pub enum Wish {
 pub struct Registry {
     all: RefCell<Vec<Entry>>,
     changing: Cell<bool>,
-    taken_over: Cell<bool>,
     /// A service's task has ended.
     pub ended: Notify,
     /// One that panicked.
@@ -74,7 +73,6 @@ impl Registry {
         Rc::new(Self {
             all: RefCell::default(),
             changing: Cell::new(false),
-            taken_over: Cell::new(false),
             ended: Notify::new(),
             broken: RefCell::default(),
             wishes,
@@ -95,18 +93,6 @@ impl Registry {
             registry.ended.notify_waiters();
             registry.ended.notify_one();
         });
-    }
-
-    /// Starts a service that an earlier daemon left.
-    pub fn add_taken_over(self: &Rc<Self>, name: String, service: Service) {
-        self.taken_over.set(true);
-        self.add(name, service);
-    }
-
-    /// Whether an earlier daemon left any of them.
-    #[must_use]
-    pub fn is_taken_over(&self) -> bool {
-        self.taken_over.get()
     }
 
     /// Whether every service has ended.

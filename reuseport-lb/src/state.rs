@@ -19,7 +19,7 @@ use crate::listener::Listener;
 use crate::worker;
 
 /// Changes when an older daemon could misread the file.
-const VERSION: u32 = 1;
+pub const VERSION: u32 = 1;
 
 /// One service.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -97,14 +97,6 @@ pub struct Place {
     pub cookie: u64,
     /// See `service::workers::Place`.
     pub selected_before: u64,
-}
-
-impl State {
-    /// The current version of the format.
-    #[must_use]
-    pub fn version() -> u32 {
-        VERSION
-    }
 }
 
 /// The file of one service.

@@ -267,9 +267,14 @@ impl Drop for Daemon {
 /// Whether a process runs; one that has ended but was not noticed by its parent does not.
 #[must_use]
 pub fn is_alive(pid: i32) -> bool {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    let state = stat.rsplit_once(") ").and_then(|(_, rest)| rest.chars().next());
-    !matches!(state, None | Some('Z' | 'X'))
+    !matches!(state(pid), None | Some('Z' | 'X'))
+}
+
+/// The state of a process, like `S` or `T` (proc_pid_stat(5)).
+#[must_use]
+pub fn state(pid: i32) -> Option<char> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    stat.rsplit_once(") ")?.1.chars().next()
 }
 
 /// Sends a signal to a process that the test started.

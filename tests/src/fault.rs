@@ -7,7 +7,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 
 use nix::sys::signal::Signal;
 
-use crate::daemon::{signal, until};
+use crate::daemon::{signal, state, until};
 
 /// How often a test repeats what it does: `few`, unless `REUSEPORT_LB_TIMES` says more.
 #[must_use]
@@ -19,12 +19,7 @@ pub fn times(few: usize) -> usize {
 #[must_use]
 pub fn freeze(pid: i32) -> BTreeSet<SocketAddr> {
     signal(pid, Signal::SIGSTOP);
-    let stat = format!("/proc/{pid}/stat");
-    until("a process to be stopped", || {
-        let stat = fs::read_to_string(&stat).unwrap_or_default();
-        let state = stat.rsplit_once(") ").and_then(|(_, rest)| rest.chars().next());
-        (state.is_none() || state == Some('T')).then_some(())
-    });
+    until("a process to be stopped", || matches!(state(pid), None | Some('T')).then_some(()));
     accepted(pid)
 }
 

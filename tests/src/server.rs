@@ -1,6 +1,28 @@
 //! Servers that are not ours, as commands of a service.
 
+use std::path::PathBuf;
+
 use crate::world::{World, program};
+
+/// For Python: answers a request like the embedded worker does.
+const ANSWER: &str = r#"import os
+def answer(stream, peer, header=''):
+    body = f'worker={os.environ["REUSEPORT_LB_WORKER"]}\npid={os.getpid()}\npeer={peer[0]}:{peer[1]}\n'
+    stream.sendall(f'HTTP/1.1 200 OK\r\nContent-Length: {len(body)}\r\n{header}\r\n{body}'.encode())
+
+def answer_and_close(stream, peer):
+    stream.recv(4096)
+    answer(stream, peer, 'Connection: close\r\n')
+    stream.close()
+
+"#;
+
+/// A Python program that can `answer(stream, peer)` to a request like the embedded worker does; and
+/// `answer_and_close`, one request a connection.
+#[must_use]
+pub fn python(world: &World, name: &str, source: &str) -> PathBuf {
+    world.file(name, &(ANSWER.to_owned() + source))
+}
 
 /// The `command = …` of an HAProxy that says who answers, like the embedded worker does.
 #[must_use]

@@ -63,9 +63,10 @@ fn rolling_restarts_of_haproxy_lose_nothing() {
 
 /// A server that does what the file `release` beside it says when it is started.
 fn releases(world: &World, ready: &str) -> String {
-    let server = world.file(
+    let server = tests::server::python(
+        world,
         "server.py",
-        "import os, socket, sys, threading, time\n\
+        "import socket, sys, threading, time\n\
          release = open(os.path.join(os.path.dirname(sys.argv[0]), 'release')).read()\n\
          if release == 'exits': sys.exit(3)\n\
          if release == 'hangs': time.sleep(600)\n\
@@ -76,8 +77,7 @@ fn releases(world: &World, ready: &str) -> String {
          def serve(stream, peer):\n    \
              while True:\n        \
                  if not stream.recv(4096): return\n        \
-                 body = b'worker=%s\\npid=%d\\npeer=%s:%d\\n' % (os.environ['REUSEPORT_LB_WORKER'].encode(), os.getpid(), peer[0].encode(), peer[1])\n        \
-                 stream.sendall(b'HTTP/1.1 200 OK\\r\\nContent-Length: %d\\r\\n\\r\\n' % len(body) + body)\n\
+                 answer(stream, peer)\n\
          while True:\n    threading.Thread(target=serve, args=listener.accept(), daemon=True).start()\n",
     );
     let _ = world.file("release", "good");

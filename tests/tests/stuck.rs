@@ -80,7 +80,8 @@ fn what_waits_for_a_stopped_worker_is_served_by_others_in_time() {
 fn a_worker_that_runs_but_does_not_accept_hands_its_queue_over_and_comes_back() {
     let world = World::new();
     // It does not accept for a while, but runs; and it says what its poll object sees of the listener.
-    let server = world.file(
+    let server = tests::server::python(
+        &world,
         "busy.py",
         "import os, select, socket, sys, time\nlistener = socket.socket(fileno=3)\nlistener.setblocking(False)\n\
          poll = select.epoll()\npoll.register(listener, select.EPOLLIN | select.EPOLLET)\n\
@@ -96,10 +97,7 @@ fn a_worker_that_runs_but_does_not_accept_hands_its_queue_over_and_comes_back() 
              try: stream, peer = listener.accept()\n    \
              except BlockingIOError: continue\n    \
              stream.setblocking(True)\n    \
-             stream.recv(4096)\n    \
-             body = b'worker=%s\\npid=%d\\npeer=%s:%d\\n' % (os.environ['REUSEPORT_LB_WORKER'].encode(), os.getpid(), peer[0].encode(), peer[1])\n    \
-             stream.sendall(b'HTTP/1.1 200 OK\\r\\nContent-Length: %d\\r\\nConnection: close\\r\\n\\r\\n' % len(body) + body)\n    \
-             stream.close()\n",
+             answer_and_close(stream, peer)\n",
     );
     let log = world.file("seen.log", "");
     let daemon = Daemon::configured(
@@ -126,16 +124,14 @@ fn a_worker_that_runs_but_does_not_accept_hands_its_queue_over_and_comes_back() 
 #[test]
 fn a_slow_worker_gets_less() {
     let world = World::new();
-    let server = world.file(
+    let server = tests::server::python(
+        &world,
         "slow.py",
         "import os, socket, time\nlistener = socket.socket(fileno=3)\n\
          slow = os.environ['REUSEPORT_LB_WORKER'] == 'web/0'\n\
          while True:\n    stream, peer = listener.accept()\n    \
              if slow: time.sleep(0.02)\n    \
-             stream.recv(4096)\n    \
-             body = b'worker=%s\\npid=%d\\npeer=%s:%d\\n' % (os.environ['REUSEPORT_LB_WORKER'].encode(), os.getpid(), peer[0].encode(), peer[1])\n    \
-             stream.sendall(b'HTTP/1.1 200 OK\\r\\nContent-Length: %d\\r\\nConnection: close\\r\\n\\r\\n' % len(body) + body)\n    \
-             stream.close()\n",
+             answer_and_close(stream, peer)\n",
     );
     let configuration = |overload: &str| {
         format!(

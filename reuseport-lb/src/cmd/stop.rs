@@ -15,7 +15,7 @@ pub(super) fn run(arguments: &cli::Stop, paths: &Paths) -> Result<()> {
     let client = Client::new(paths)?;
     let Stopping { pid } = client.post("/v1/stop", &control::Stop { keep: arguments.keep })?;
     // The lock goes last, so nothing is left when it is gone, or with --keep when it is free.
-    while daemon::is_locked(&paths.runtime_dir, pid) && crate::kernel::process::exists(pid) {
+    while daemon::is_locked(&paths.runtime_dir, pid) {
         std::thread::sleep(LOOK);
     }
     let what = if arguments.keep { "stopped, its workers go on" } else { "stopped" };

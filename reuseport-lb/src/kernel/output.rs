@@ -59,7 +59,8 @@ impl Output {
 
     /// Passes on to our standard error what was written since the last time.
     pub fn forward(&mut self) {
-        let mut new = vec![0; LARGE as usize];
+        let size = self.file.metadata().map_or(0, |about| about.len());
+        let mut new = vec![0; size.saturating_sub(self.read).min(LARGE) as usize];
         // Not by seeking: the position is the writers' as well.
         let length = self.file.read_at(&mut new, self.read).unwrap_or_default();
         new.truncate(length);

@@ -15,6 +15,8 @@ use rustix::net::{
 use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open};
 use socket2::Socket;
 
+use super::signs;
+
 /// Most descriptors of one message: the kernel's SCM_MAX_FD.
 pub const MOST: usize = 253;
 
@@ -130,20 +132,14 @@ pub fn sockets_of_group(pid: i32, group: bool, wanted: &[u64]) -> io::Result<Vec
     if !group {
         return Ok(found);
     }
-    for entry in std::fs::read_dir("/proc")?.flatten() {
-        let Some(other) = entry.file_name().to_str().and_then(|name| name.parse::<i32>().ok()) else {
-            continue;
-        };
+    for other in signs::members(pid).filter(|other| *other != pid) {
         let missing: Vec<u64> =
             wanted.iter().copied().filter(|cookie| !found.iter().any(|(have, _)| have == cookie)).collect();
         if missing.is_empty() {
             break;
         }
-        let leader = nix::unistd::Pid::from_raw(pid);
-        if other != pid && nix::unistd::getpgid(Some(nix::unistd::Pid::from_raw(other))) == Ok(leader) {
-            // It may have ended meanwhile.
-            found.extend(sockets_of(other, &missing).unwrap_or_default());
-        }
+        // It may have ended meanwhile.
+        found.extend(sockets_of(other, &missing).unwrap_or_default());
     }
     Ok(found)
 }

@@ -21,7 +21,8 @@ use tokio::io::unix::AsyncFd;
 
 use super::host::User;
 use super::output::Output;
-use super::{signs, watch};
+use super::signs::{self, Stat};
+use super::watch;
 
 /// How a new worker is to be started.
 pub struct Launch<'a> {
@@ -148,7 +149,8 @@ pub struct Identity {
 
 impl Process {
     fn new(pid: Pid, pidfd: OwnedFd, kin: Kin, go: Option<PipeWriter>) -> Result<Self> {
-        let started = start_time(pid).context("cannot read when a process was started")?;
+        let started = Stat::read(pid.as_raw_nonzero().get()).and_then(|stat| stat.started);
+        let started = started.context("cannot read when a process was started")?;
         let pidfd = watch::readable(pidfd)?;
         let [ending, killed, gone] = [false; 3].map(Cell::new);
         Ok(Self { pid, pidfd, kin, started, ending, killed, gone, go: Cell::new(go) })
@@ -298,23 +300,4 @@ fn watched(pid: Pid) -> Result<OwnedFd> {
 fn ended(pidfd: &OwnedFd) -> bool {
     let mut wanted = [PollFd::new(pidfd, PollFlags::IN)];
     poll(&mut wanted, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })).is_ok_and(|ready| ready > 0)
-}
-
-/// Field 22 of /proc/PID/stat (proc_pid_stat(5)).
-fn start_time(pid: Pid) -> Result<u64> {
-    let stat = std::fs::read_to_string(format!("/proc/{}/stat", pid.as_raw_nonzero()))?;
-    // The name may contain anything, but it is the last in parentheses.
-    let (_, rest) = stat.rsplit_once(')').context("no name in /proc/PID/stat")?;
-    rest.split_whitespace()
-        .nth(19)
-        .context("too few fields in /proc/PID/stat")?
-        .parse()
-        .context("not a number")
-}
-
-/// Whether there is a process with this id.
-#[must_use]
-pub fn exists(pid: u32) -> bool {
-    let pid = i32::try_from(pid).ok().and_then(Pid::from_raw);
-    pid.is_some_and(|pid| rustix::process::test_kill_process(pid) != Err(rustix::io::Errno::SRCH))
 }

@@ -37,24 +37,30 @@ pub fn of_process(pid: i32) -> Option<Signs> {
 /// The signs of all processes of process group `group`. Reads the whole of /proc.
 #[must_use]
 pub fn of_group(group: i32) -> Option<Signs> {
-    let everybody = fs::read_dir("/proc").ok()?;
-    let pids = everybody.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<i32>().ok());
-    let members = pids.filter(|pid| Stat::read(*pid).is_some_and(|stat| stat.group == group));
-    members.filter_map(of_process).reduce(|all, one| Signs {
+    members(group).filter_map(of_process).reduce(|all, one| Signs {
         stopped: all.stopped && one.stopped,
         switches: all.switches + one.switches,
     })
 }
 
+/// The ids of all processes of process group `group`. Reads the whole of /proc.
+pub(super) fn members(group: i32) -> impl Iterator<Item = i32> {
+    let everybody = fs::read_dir("/proc").into_iter().flatten();
+    let pids = everybody.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<i32>().ok());
+    pids.filter(move |pid| Stat::read(*pid).is_some_and(|stat| stat.group == group))
+}
+
 /// The fields of /proc/PID/stat that count here (proc_pid_stat(5)).
 #[derive(Debug, PartialEq, Eq)]
-struct Stat {
+pub(super) struct Stat {
     state: u8,
     group: i32,
+    /// Clock ticks from boot to its start.
+    pub(super) started: Option<u64>,
 }
 
 impl Stat {
-    fn read(pid: i32) -> Option<Self> {
+    pub(super) fn read(pid: i32) -> Option<Self> {
         Self::parse(&fs::read(format!("/proc/{pid}/stat")).ok()?)
     }
 
@@ -65,7 +71,8 @@ impl Stat {
         let mut fields = std::str::from_utf8(&stat[name_end + 1..]).ok()?.split_ascii_whitespace();
         let state = *fields.next()?.as_bytes().first()?;
         let group = fields.nth(1)?.parse().ok()?;
-        Some(Self { state, group })
+        let started = fields.nth(16).and_then(|ticks| ticks.parse().ok());
+        Some(Self { state, group, started })
     }
 }
 

@@ -23,9 +23,6 @@ const FORWARD: Duration = Duration::from_millis(500);
 /// How long a process may take to be suspended; within that it is busy in the kernel.
 const SUSPENDING: Duration = Duration::from_millis(3);
 
-/// How long the successor of a worker that does not accept may take to become ready.
-const START: Duration = Duration::from_secs(30);
-
 impl Service {
     /// Sets the time of the next look, without putting one off that is planned.
     pub(super) fn plan_look(&mut self) {
@@ -161,7 +158,7 @@ impl Service {
             return;
         }
         warn!(worker = worker.name, "it stalls again and again: it gets a new process");
-        let wish = Wish { only: Some(id.number), parallel: 1, timeout: START, trial: Duration::ZERO };
+        let wish = Wish { only: Some(id.number), ..Wish::in_turn(Duration::ZERO) };
         self.replace(wish, [id.number].into(), None, mpsc::unbounded_channel().0);
     }
 

@@ -10,6 +10,7 @@ use crate::config;
 use crate::kernel::group::{Group, Policy};
 use crate::kernel::socket;
 use crate::listener::Listener;
+use crate::table::Table;
 use crate::trace::{self, Tracer};
 
 /// One listener.
@@ -94,6 +95,11 @@ impl Door {
         Ok(Self { asked, group, wanted: true, name, reader, service, surroundings })
     }
 
+    /// Points all buckets to where the table says.
+    pub(super) fn publish(&self, table: &Table) {
+        self.group.publish((0..=u16::MAX).zip(table.owners().iter().copied()));
+    }
+
     /// Opens another socket of the group; before the first one the kernel may choose a port.
     pub(super) fn open(&mut self, backlog: u32, first: bool) -> Result<socket2::Socket> {
         if self.group.listener().address.port() == 0 {
@@ -103,17 +109,17 @@ impl Door {
     }
 }
 
+/// The door of `listener`, unless it is gone.
+pub(super) fn door_of<'a>(doors: &'a mut [Door], listener: &Listener) -> Option<&'a mut Door> {
+    doors.iter_mut().find(|door| door.group.listener() == listener)
+}
+
 /// What a service's programs are made for.
 pub(super) fn policy(config: &config::Service) -> Policy {
     Policy { affinity: config.affinity, when_empty: config.when_empty }
 }
 
 impl Service {
-    /// The group behind `listener`, unless it is gone.
-    pub(super) fn door(&mut self, listener: &Listener) -> Option<&mut Door> {
-        self.doors.iter_mut().find(|door| door.group.listener() == listener)
-    }
-
     /// Removes the pins of all groups.
     pub(super) fn pull_down(&mut self) {
         for door in std::mem::take(&mut self.doors) {

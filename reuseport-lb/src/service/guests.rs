@@ -1,12 +1,9 @@
 //! Workers that come by themselves: `exec`, and the library's `Member`.
 
-use std::rc::Rc;
-
 use anyhow::{Context, Result};
 use tracing::{info, warn};
 
-use super::membership::MAX_WEIGHT;
-use super::workers::{Id, Running};
+use super::workers::Id;
 use super::{Happening, Service, Whom};
 use crate::config;
 use crate::join::{Place, Request};
@@ -18,7 +15,7 @@ impl Service {
     /// Lets a process in, or tells it why not.
     pub(super) fn join(&mut self, request: Request) {
         let Request { number, weight, peer, answer, delivered, .. } = request;
-        let admitted = self.check_guest(peer.uid, number, weight);
+        let admitted = self.check_guest(peer.uid, number);
         let joined = admitted.and_then(|number| {
             let id = self.add(number, Origin::Joined, weight).map_err(|error| format!("{error:#}"))?;
             let owner = (peer.uid, peer.gid);
@@ -47,7 +44,7 @@ impl Service {
     }
 
     /// The number that it gets.
-    fn check_guest(&self, uid: u32, number: Option<usize>, weight: u32) -> Result<usize, String> {
+    fn check_guest(&self, uid: u32, number: Option<usize>) -> Result<usize, String> {
         let name = &self.config.name;
         let allowed = self.user.as_ref();
         if uid != 0 && allowed.is_none_or(|user| user.uid != uid) {
@@ -59,9 +56,6 @@ impl Service {
         }
         if self.stopping {
             return Err(format!("service {name} is ending"));
-        }
-        if weight > MAX_WEIGHT {
-            return Err(format!("weight {weight} is too large: the most is {MAX_WEIGHT}"));
         }
         config::check_workers(self.workers.len() + 1)?;
         let Some(number) = number else { return Ok(self.free_numbers().next().unwrap_or_default()) };
@@ -91,9 +85,8 @@ impl Service {
 
     /// Watches its process and hears what it says.
     fn seat(&mut self, id: Id, process: Result<Process>, owner: (u32, u32)) -> Result<(Whom, Place)> {
-        let process = Rc::new(process?);
-        self.count += 1;
-        let whom = Whom { id, incarnation: self.count };
+        let process = process?;
+        let whom = self.next_whom(id);
         let path = notify::path(&self.surroundings.runtime_dir);
         let notify = self.listen_to(whom, path.clone(), Some(owner))?;
         let worker = self.workers.get(&id).context("the worker is gone")?;
@@ -110,8 +103,7 @@ impl Service {
             sockets,
             watchdog: self.config.watchdog,
         };
-        let watching = self.watch(whom, process.clone());
-        let running = Running { incarnation: whom.incarnation, process, notify, output: None, watching };
+        let running = self.running(whom, process, notify, None);
         if let Some(worker) = self.workers.get_mut(&id) {
             worker.process = Some(running);
         }

@@ -10,6 +10,7 @@ use tokio::sync::oneshot;
 use tracing::{info, warn};
 
 use super::Service;
+use super::door::door_of;
 use super::workers::{Farewell, Id, Place, Worker};
 use crate::config;
 use crate::kernel::{socket, strangers};
@@ -20,9 +21,6 @@ use crate::worker::{Event, Origin, State};
 /// A worker that is ready waits this long for others that are starting, so that buckets move once
 /// for all of them.
 const JOIN_TOGETHER: Duration = Duration::from_millis(200);
-
-/// Largest weight of a worker; the smallest is 0, which means no new flows.
-pub const MAX_WEIGHT: u32 = 1_000_000;
 
 /// What [`super::Command::Scale`] has begun.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -71,15 +69,12 @@ impl Service {
         let slot = self.slots.take().with_context(|| format!("no slot is free for worker {name}"))?;
         // Before its sockets can receive anything: what comes first shall wait, not be refused.
         self.tell_rosters(Some(slot));
-        let mut places = Vec::new();
-        match self.open_places(slot, true, &mut places) {
-            Ok(()) => {
+        match self.open_places(slot, true) {
+            Ok(places) => {
                 self.tracer.rename(slot, Some(&name));
                 Ok(self.insert(number, origin, weight, slot, places))
             }
             Err(error) => {
-                // The sockets close, which empties their slots.
-                self.disown(&places);
                 self.slots.free(slot);
                 Err(error.context(format!("worker {name} gets no sockets")))
             }
@@ -102,21 +97,34 @@ impl Service {
         id
     }
 
-    /// Opens a socket for each listener; with `enter`, into `slot`.
-    pub(super) fn open_places(&mut self, slot: u16, enter: bool, places: &mut Vec<Place>) -> Result<()> {
-        for door in self.doors.iter_mut().filter(|door| door.wanted) {
-            let here = |place: &Place| place.listener == *door.group.listener();
-            let first = !self.workers.values().any(|worker| worker.places.iter().any(here));
-            let selected_before = door.group.totals()?.selected[usize::from(slot)];
-            let socket = door.open(self.config.backlog, first)?;
-            self.surroundings.ours.borrow_mut().extend(socket.cookie().ok());
-            let listener = *door.group.listener();
-            places.push(Place { listener, socket, selected_before, selected_after: None });
-            if enter && let Some(place) = places.last() {
-                door.group.insert(slot, &place.socket)?;
+    /// Opens a socket for each listener; with `enter`, into `slot`. Nothing is left behind if one fails:
+    /// the others close, which empties their slots.
+    pub(super) fn open_places(&mut self, slot: u16, enter: bool) -> Result<Vec<Place>> {
+        let mut places = Vec::new();
+        for at in (0..self.doors.len()).filter(|at| self.doors[*at].wanted).collect::<Vec<usize>>() {
+            match self.open_place(at, slot, enter) {
+                Ok(place) => places.push(place),
+                Err(error) => {
+                    self.disown(&places);
+                    return Err(error);
+                }
             }
         }
-        Ok(())
+        Ok(places)
+    }
+
+    /// Opens a socket at the door with this index; with `enter`, into `slot`.
+    pub(super) fn open_place(&mut self, at: usize, slot: u16, enter: bool) -> Result<Place> {
+        let door = &mut self.doors[at];
+        let here = |place: &Place| place.listener == *door.group.listener();
+        let first = !self.workers.values().any(|worker| worker.places.iter().any(here));
+        let selected_before = door.group.totals()?.selected[usize::from(slot)];
+        let socket = door.open(self.config.backlog, first)?;
+        if enter {
+            door.group.insert(slot, &socket)?;
+        }
+        self.surroundings.ours.borrow_mut().extend(socket.cookie().ok());
+        Ok(Place { listener: *door.group.listener(), socket, selected_before, selected_after: None })
     }
 
     /// A worker became ready: buckets move at once, or a moment later together with other joins.
@@ -137,15 +145,22 @@ impl Service {
         }
     }
 
-    /// Makes the table of those workers that are admitted now, and publishes what changes.
+    /// Makes the table of those workers that are admitted now, if these are others than before.
     pub(super) fn rebalance(&mut self) {
         self.join_at = None;
-        let admitted = self.workers.values().filter(|worker| worker.is_member() && worker.life.admitted());
-        let members: Vec<Member> =
-            admitted.map(|worker| Member::new(&worker.name, worker.slot, worker.weight)).collect();
-        if members == self.members {
-            return;
+        let members = self.admitted();
+        if members != self.members {
+            self.spread(members);
         }
+    }
+
+    pub(super) fn admitted(&self) -> Vec<Member> {
+        let admitted = self.workers.values().filter(|worker| worker.is_member() && worker.life.admitted());
+        admitted.map(|worker| Member::new(&worker.name, worker.slot, worker.weight)).collect()
+    }
+
+    /// Makes the table of these members, and publishes what changes.
+    pub(super) fn spread(&mut self, members: Vec<Member>) {
         let changes = self.table.rebalance(&members);
         self.members = members;
         for door in &self.doors {
@@ -153,6 +168,9 @@ impl Service {
         }
         self.moved += changes.len() as u64;
         self.unsaved = true;
+        if changes.is_empty() {
+            return;
+        }
         info!(
             service = self.config.name,
             members = self.members.len(),
@@ -170,8 +188,7 @@ impl Service {
             return;
         }
         for place in worker.places.iter().filter(|place| place.listener.protocol == Protocol::Tcp) {
-            let Some(door) = self.doors.iter_mut().find(|door| *door.group.listener() == place.listener)
-            else {
+            let Some(door) = door_of(&mut self.doors, &place.listener) else {
                 continue;
             };
             let again = socket::shut_down(&place.socket).and_then(|()| {
@@ -207,8 +224,7 @@ impl Service {
     pub(super) fn repair(&mut self, id: Id) {
         let Some(worker) = self.workers.get_mut(&id).filter(|worker| worker.holds_slot) else { return };
         for place in &mut worker.places {
-            let Some(door) = self.doors.iter_mut().find(|door| *door.group.listener() == place.listener)
-            else {
+            let Some(door) = door_of(&mut self.doors, &place.listener) else {
                 continue;
             };
             let repaired = match place.listener.protocol {
@@ -254,7 +270,7 @@ impl Service {
         for place in &worker.places {
             let here = |other: &Worker| other.places.iter().any(|other| other.listener == place.listener);
             let last = !self.workers.values().any(here);
-            let door = self.doors.iter_mut().find(|door| *door.group.listener() == place.listener);
+            let door = door_of(&mut self.doors, &place.listener);
             if last
                 && let Some(door) = &door
                 && !matches!(strangers::count(&place.listener, &self.surroundings.ours.borrow()), Ok(0))
@@ -333,7 +349,7 @@ impl Service {
             ));
         }
         // Whatever becomes of it, the service has been started.
-        self.is_up();
+        self.came_up();
         let staying = self.staying();
         let before = staying.len();
         if to < before {
@@ -365,9 +381,7 @@ impl Service {
 
     pub(super) fn weigh(&mut self, number: usize, weight: u32) -> Result<(), String> {
         let id = self.id_of(number).ok_or_else(|| self.unknown(number))?;
-        if weight > MAX_WEIGHT {
-            return Err(format!("weight {weight} is too large: the most is {MAX_WEIGHT}"));
-        }
+        config::check_weight(weight)?;
         if let Some(worker) = self.workers.get_mut(&id) {
             worker.weight = weight;
             info!(worker = worker.name, "its weight is {weight} now");
@@ -392,7 +406,7 @@ impl Service {
             // It is not replaced.
             self.config.workers = self.config.workers.saturating_sub(1);
         }
-        self.is_up();
+        self.came_up();
         self.leave(&[id], patience);
     }
 

@@ -12,9 +12,9 @@ mod start;
 mod takeover;
 mod workers;
 
-pub use membership::{Drained, MAX_WEIGHT, Scaled};
+pub use membership::{Drained, Scaled};
 pub use reload::{Prepare, TRIAL};
-pub use rollout::{Progress, Wish};
+pub use rollout::{Progress, START, Wish};
 pub use start::{find_command, find_program};
 pub use takeover::abandon;
 
@@ -163,13 +163,8 @@ pub struct Service {
 }
 
 impl Service {
-    fn empty(mut config: config::Service, surroundings: Rc<Surroundings>) -> Result<Self> {
-        let configured = config.clone();
-        if config.embedded && config.user.is_none() {
-            // The embedded worker needs no rights at all.
-            config.user = host::user(NOBODY).ok().map(|user| user.name);
-        }
-        let user = config.user.as_deref().map(host::user).transpose()?;
+    fn empty(configured: config::Service, surroundings: Rc<Surroundings>) -> Result<Self> {
+        let (config, user) = with_user(configured.clone())?;
         let (sender, receiver) = mpsc::unbounded_channel();
         Ok(Self {
             user,
@@ -214,7 +209,7 @@ impl Service {
             self.save();
             self.let_go();
             if self.stopping && self.workers.is_empty() {
-                self.is_up();
+                self.came_up();
                 self.state_file.remove();
                 self.pull_down();
                 return;
@@ -374,7 +369,7 @@ impl Service {
             _ => true,
         };
         if !self.settled && !self.stopping && self.own().all(settled) {
-            self.is_up();
+            self.came_up();
             info!("service {} is up: {}", self.config.name, self.summary());
         }
     }
@@ -385,7 +380,7 @@ impl Service {
     }
 
     /// From here on an exit is a crash and not a failed start.
-    fn is_up(&mut self) {
+    fn came_up(&mut self) {
         if !std::mem::replace(&mut self.settled, true) {
             self.nag_at = None;
             self.surroundings.starting.done();
@@ -485,6 +480,16 @@ impl Service {
         let waiting: Vec<u16> = waiting.chain(coming).collect();
         self.doors.iter().for_each(|door| door.group.set_rosters(&ready, &waiting));
     }
+}
+
+/// Looks up whom workers run as.
+fn with_user(mut config: config::Service) -> Result<(config::Service, Option<User>)> {
+    if config.embedded && config.user.is_none() {
+        // The embedded worker needs no rights at all.
+        config.user = host::user(NOBODY).ok().map(|user| user.name);
+    }
+    let user = config.user.as_deref().map(host::user).transpose()?;
+    Ok((config, user))
 }
 
 async fn sleep_until(deadline: Option<Instant>) {

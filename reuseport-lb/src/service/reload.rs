@@ -11,14 +11,11 @@ use tracing::warn;
 
 use super::door::{Door, policy};
 use super::workers::{Id, Place};
-use super::{NOBODY, Progress, Service, Wish};
+use super::{Progress, Service, Wish, with_user};
 use crate::config;
-use crate::kernel::host::{self, User};
+use crate::kernel::host::User;
 use crate::kernel::socket;
 use crate::listener::{Listener, Protocol};
-
-/// How long a worker with other settings may take to become ready.
-const START: Duration = Duration::from_secs(30);
 
 /// How long the first worker of another command is watched before it takes over.
 pub const TRIAL: Duration = Duration::from_secs(2);
@@ -44,7 +41,6 @@ impl Service {
     /// Makes everything that can fail.
     pub(super) fn prepare(&mut self, wish: Prepare) -> Result<(), String> {
         let Prepare { config: configured, if_changed } = wish;
-        let mut config = configured.clone();
         self.forget_prepared();
         if if_changed && configured == self.configured {
             return Ok(());
@@ -58,11 +54,8 @@ impl Service {
                 self.config.name
             ));
         }
-        if config.embedded && config.user.is_none() {
-            config.user = host::user(NOBODY).ok().map(|user| user.name);
-        }
         let prepare = || -> Result<Prepared> {
-            let user = config.user.as_deref().map(host::user).transpose()?;
+            let (config, user) = with_user(configured.clone())?;
             let mut known: Vec<&Door> = self.doors.iter().collect();
             let mut doors = Vec::new();
             let mut count = self.count;
@@ -92,10 +85,10 @@ impl Service {
                 };
                 doors.push(door);
             }
-            Ok(Prepared { configured: configured.clone(), config: config.clone(), user, doors })
+            Ok(Prepared { configured: configured.clone(), config, user, doors })
         };
         let prepared = prepare()
-            .with_context(|| format!("service {}", config.name))
+            .with_context(|| format!("service {}", configured.name))
             .map_err(|error| format!("{error:#}"))?;
         self.count += prepared.doors.len() as u64;
         self.prepared = Some(prepared);
@@ -156,8 +149,7 @@ impl Service {
         let trial = if program { Duration::ZERO } else { TRIAL };
         let (progress, mut told) = mpsc::unbounded_channel();
         let undo = Undo { config: before, configured: old_configured, user: old_user, release: old_release };
-        let wish = Wish { only: None, parallel: 1, timeout: START, trial };
-        self.replace(wish, outdated, Some(undo), progress);
+        self.replace(Wish::in_turn(trial), outdated, Some(undo), progress);
         tokio::task::spawn_local(async move {
             let mut outcome = Err("the service ended meanwhile".into());
             while let Some(progress) = told.recv().await {
@@ -184,19 +176,8 @@ impl Service {
         let Undo { config, configured, user, release } = undo;
         warn!(service = config.name, "back to the old command, user and listeners");
         // Not what it was: other settings have changed, and a start with the old file changes them back.
-        self.configured = config::Service {
-            listen: configured.listen,
-            command: configured.command,
-            embedded: configured.embedded,
-            user: configured.user,
-            watchdog: configured.watchdog,
-            ..self.configured.clone()
-        };
-        self.config.listen = config.listen;
-        self.config.command = config.command;
-        self.config.embedded = config.embedded;
-        self.config.user = config.user;
-        self.config.watchdog = config.watchdog;
+        self.configured = starting_as(configured, self.configured.clone());
+        self.config = starting_as(config, self.config.clone());
         self.user = user;
         self.release = release;
         self.want_listeners();
@@ -215,20 +196,18 @@ impl Service {
     pub(super) fn replace_outdated(&mut self) {
         let outdated = self.outdated();
         if self.rollout.is_none() && !outdated.is_empty() {
-            let wish = Wish { only: None, parallel: 1, timeout: START, trial: TRIAL };
-            self.replace(wish, outdated, None, mpsc::unbounded_channel().0);
+            self.replace(Wish::in_turn(TRIAL), outdated, None, mpsc::unbounded_channel().0);
         }
     }
 
     /// A group that is new, or has another policy.
     fn put_up(&mut self, mut door: Door) -> String {
         let bound = *door.group.listener();
+        door.publish(&self.table);
         let Some(at) = self.doors.iter().position(|old| old.name == door.name) else {
-            door.group.publish((0..=u16::MAX).zip(self.table.owners().iter().copied()));
             self.doors.push(door);
             return format!("{bound} added");
         };
-        door.group.publish((0..=u16::MAX).zip(self.table.owners().iter().copied()));
         for (slot, fitness) in self.doors[at].group.unfit() {
             door.group.set_fitness(slot, fitness);
         }
@@ -305,6 +284,12 @@ pub(super) struct Undo {
     configured: config::Service,
     user: Option<User>,
     release: u64,
+}
+
+/// `rest`, with processes started as in `start`: see [`as_started`].
+fn starting_as(start: config::Service, rest: config::Service) -> config::Service {
+    let config::Service { listen, command, embedded, user, watchdog, .. } = start;
+    config::Service { listen, command, embedded, user, watchdog, ..rest }
 }
 
 /// What a process is started with: the settings that a running worker cannot be told.

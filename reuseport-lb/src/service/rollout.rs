@@ -15,10 +15,14 @@ use tokio::sync::mpsc;
 use tracing::{info, warn};
 
 use super::Service;
+use super::door::door_of;
 use super::reload::Undo;
 use super::workers::{Id, Worker};
 use crate::listener::Protocol;
 use crate::worker::{Event, Origin, State};
+
+/// How long a successor may take to become ready, unless somebody says otherwise.
+pub const START: Duration = Duration::from_secs(30);
 
 /// What is to be replaced, and how.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -70,8 +74,6 @@ pub(super) struct Rollout {
     active: Vec<Change>,
     /// Successors that serve.
     done: Vec<Id>,
-    /// The first has stood its trial.
-    proven: bool,
     replaced: usize,
     error: Option<String>,
     undo: Option<Undo>,
@@ -95,6 +97,13 @@ enum Phase {
     Leaving,
 }
 
+impl Wish {
+    /// One after the other, for the service's own reasons.
+    pub(super) fn in_turn(trial: Duration) -> Self {
+        Self { only: None, parallel: 1, timeout: START, trial }
+    }
+}
+
 impl Rollout {
     pub(super) fn deadline(&self) -> Option<Instant> {
         let due = self.active.iter().filter_map(|change| match change.phase {
@@ -102,6 +111,11 @@ impl Rollout {
             Phase::Leaving => None,
         });
         due.min()
+    }
+
+    /// Whether the first has stood its trial.
+    fn is_proven(&self) -> bool {
+        !self.done.is_empty()
     }
 
     fn tell(&self, progress: Progress) {
@@ -158,13 +172,12 @@ impl Service {
         progress: mpsc::UnboundedSender<Progress>,
     ) {
         info!(service = self.config.name, workers = waiting.len(), "replacing");
-        self.is_up();
+        self.came_up();
         self.rollout = Some(Rollout {
             wish,
             waiting,
             active: Vec::new(),
             done: Vec::new(),
-            proven: false,
             replaced: 0,
             error: None,
             undo,
@@ -194,7 +207,7 @@ impl Service {
             }
         }
         while let Some(rollout) = &mut self.rollout {
-            let room = if rollout.proven { rollout.wish.parallel } else { 1 };
+            let room = if rollout.is_proven() { rollout.wish.parallel } else { 1 };
             if rollout.active.len() >= room {
                 return;
             }
@@ -229,18 +242,11 @@ impl Service {
         }
         let (old, slot, weight) = (old.id, old.slot, old.weight);
         let in_place = self.config.listen.iter().all(|listener| listener.protocol == Protocol::Tcp);
-        let opened = match in_place {
-            true => {
-                let mut places = Vec::new();
-                match self.open_places(slot, false, &mut places) {
-                    Ok(()) => Ok(self.insert(number, Origin::Started, weight, slot, places)),
-                    Err(error) => {
-                        self.disown(&places);
-                        Err(error)
-                    }
-                }
-            }
-            false => self.add(number, Origin::Started, weight),
+        let opened = if in_place {
+            self.open_places(slot, false)
+                .map(|places| self.insert(number, Origin::Started, weight, slot, places))
+        } else {
+            self.add(number, Origin::Started, weight)
         };
         let new = match opened {
             Ok(new) => new,
@@ -270,7 +276,7 @@ impl Service {
     pub(super) fn rollout_saw_ready(&mut self, id: Id) {
         let name = self.name_of(id.number);
         let Some(rollout) = &mut self.rollout else { return };
-        let trial = if rollout.proven { Duration::ZERO } else { rollout.wish.trial };
+        let trial = if rollout.is_proven() { Duration::ZERO } else { rollout.wish.trial };
         if let Some(change) = rollout.active.iter_mut().find(|change| change.new == id) {
             change.phase = Phase::Trial(Instant::now() + trial);
             rollout.tell(Progress::Ready { worker: name });
@@ -302,7 +308,6 @@ impl Service {
         self.workers.insert(change.new, new);
         self.unsaved = true;
         if let Some(rollout) = &mut self.rollout {
-            rollout.proven = true;
             rollout.done.push(change.new);
             if let Some(change) = rollout.active.iter_mut().find(|active| active.new == change.new) {
                 change.phase = Phase::Leaving;
@@ -315,10 +320,10 @@ impl Service {
     /// Puts the sockets of `new` in place of those of `old`; all of them, or none.
     fn take_slot(&mut self, old: &mut Worker, new: &mut Worker) -> anyhow::Result<()> {
         for at in 0..new.places.len() {
-            let Some(door) = self.door(&new.places[at].listener) else { continue };
+            let Some(door) = door_of(&mut self.doors, &new.places[at].listener) else { continue };
             if let Err(error) = door.group.insert(new.slot, &new.places[at].socket) {
                 for place in &old.places {
-                    if let Some(door) = self.door(&place.listener) {
+                    if let Some(door) = door_of(&mut self.doors, &place.listener) {
                         // Those that were not replaced are there still.
                         let _ = door.group.insert(old.slot, &place.socket);
                     }
@@ -327,7 +332,7 @@ impl Service {
             }
         }
         for place in &mut new.places {
-            if let Some(door) = self.door(&place.listener) {
+            if let Some(door) = door_of(&mut self.doors, &place.listener) {
                 door.group.set_fitness(new.slot, Fitness::Fit);
             }
             if let Some(before) = old.places.iter_mut().find(|old| old.listener == place.listener) {
@@ -358,8 +363,8 @@ impl Service {
 
     /// The process of a worker ended, or is about to: `what` it did.
     pub(super) fn rollout_saw_end(&mut self, id: Id, what: &str) {
+        let name = self.name_of(id.number);
         let Some(rollout) = &mut self.rollout else { return };
-        let name = format!("{}/{}", self.config.name, id.number);
         if let Some(change) =
             rollout.active.iter().copied().find(|it| it.new == id && it.phase != Phase::Leaving)
         {

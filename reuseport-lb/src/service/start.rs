@@ -34,7 +34,7 @@ impl Service {
     pub fn discard(mut self) {
         let ids: Vec<Id> = self.workers.keys().copied().collect();
         ids.into_iter().for_each(|id| self.release(id));
-        self.is_up();
+        self.came_up();
         self.pull_down();
     }
 
@@ -76,8 +76,7 @@ impl Service {
     /// Starts the process of a worker; if that fails, it is as if it had ended at once.
     pub(super) fn spawn(&mut self, id: Id) {
         self.repair(id);
-        self.count += 1;
-        let whom = Whom { id, incarnation: self.count };
+        let whom = self.next_whom(id);
         let Some(worker) = self.workers.get(&id) else { return };
         match self.start(worker, whom) {
             Ok(running) => {
@@ -102,7 +101,7 @@ impl Service {
         let path = notify::path(&self.surroundings.runtime_dir);
         let notify = self.listen_to(whom, path, user.map(|user| (user.uid, user.gid)))?;
         let output = if worker.life.is_suspect() { Some(Output::new()?) } else { None };
-        let process = Rc::new(process::spawn(&Launch {
+        let process = process::spawn(&Launch {
             name: &worker.name,
             sockets: worker.places.iter().map(|place| (&place.socket, place.listener.plain_name())).collect(),
             notify: notify.path(),
@@ -111,9 +110,27 @@ impl Service {
             open_files: self.surroundings.open_files,
             watchdog: self.config.watchdog,
             output: output.as_ref(),
-        })?);
+        })?;
+        Ok(self.running(whom, process, notify, output))
+    }
+
+    /// Another process of a worker.
+    pub(super) fn next_whom(&mut self, id: Id) -> Whom {
+        self.count += 1;
+        Whom { id, incarnation: self.count }
+    }
+
+    /// A process that is watched from now on.
+    pub(super) fn running(
+        &self,
+        whom: Whom,
+        process: Process,
+        notify: Notify,
+        output: Option<Output>,
+    ) -> Running {
+        let process = Rc::new(process);
         let watching = self.watch(whom, process.clone());
-        Ok(Running { incarnation: whom.incarnation, process, notify, output, watching })
+        Running { incarnation: whom.incarnation, process, notify, output, watching }
     }
 
     /// Hears what a process says.
@@ -123,7 +140,7 @@ impl Service {
     }
 
     /// Notices the end of a process.
-    pub(super) fn watch(&self, whom: Whom, process: Rc<Process>) -> JoinHandle<()> {
+    fn watch(&self, whom: Whom, process: Rc<Process>) -> JoinHandle<()> {
         let ended = self.sender.clone();
         tokio::task::spawn_local(async move {
             let exit = process.wait().await.unwrap_or_else(|error| {

@@ -6,12 +6,12 @@ use std::rc::Rc;
 use std::time::Instant;
 
 use anyhow::{Context, Result};
-use reuseport_lb_common::layout::{LAYOUT_VERSION, NO_SLOT};
+use reuseport_lb_common::layout::LAYOUT_VERSION;
 use tracing::{info, warn};
 
-use super::door::Door;
-use super::workers::{Id, Place, Running, Worker};
-use super::{Service, Surroundings, Whom};
+use super::door::{Door, door_of};
+use super::workers::{Id, Place, Worker};
+use super::{Service, Surroundings};
 use crate::kernel::output::Output;
 use crate::kernel::passing;
 use crate::kernel::process::{Kin, Process};
@@ -19,7 +19,7 @@ use crate::kernel::{host, socket};
 use crate::listener::Protocol;
 use crate::slots::Slots;
 use crate::state::{self, State};
-use crate::table::{Member, Table};
+use crate::table::Table;
 use crate::worker::{self, Event, Life, Origin};
 
 impl Service {
@@ -46,7 +46,7 @@ impl Service {
 
     fn to_state(&self) -> State {
         State {
-            version: State::version(),
+            version: state::VERSION,
             layout: LAYOUT_VERSION,
             boot: host::boot(),
             config: self.config.clone(),
@@ -66,11 +66,11 @@ impl Service {
         service.configured = state.configured;
         (service.moved, service.count, service.release) = (state.moved, state.count, state.release);
         service.settled = true;
-        service.surroundings.starting.serves();
         service.nag_at = None;
         service
             .adopt(&state.doors, state.workers, state.layout)
             .with_context(|| format!("service {name} cannot be taken over from the daemon before"))?;
+        service.surroundings.starting.serves();
         Ok(service)
     }
 
@@ -121,28 +121,11 @@ impl Service {
             return;
         }
         let Some(door) = self.doors.first() else { return };
-        let mut owners = door.group.owners();
-        let mut known = vec![false; usize::from(NO_SLOT) + 1];
-        for worker in self.workers.values().filter(|worker| worker.holds_slot) {
-            known[usize::from(worker.slot)] = true;
-        }
-        owners.iter_mut().filter(|owner| !known[usize::from(**owner)]).for_each(|owner| *owner = NO_SLOT);
+        self.table = Table::of(door.group.owners());
         // All groups have the same, also if the daemon died while it was telling them.
-        for door in &self.doors {
-            door.group.publish((0..=u16::MAX).zip(owners.iter().copied()));
-        }
-        let of = |worker: &Worker| Member::new(&worker.name, worker.slot, worker.weight);
-        let admitted = self.workers.values().filter(|worker| worker.is_member() && worker.life.admitted());
-        self.members = admitted.map(of).collect();
-        let had = owners.clone();
-        self.table = Table::of(owners);
-        // Exact again, if a change was being published.
-        let changes = self.table.rebalance(&self.members);
-        if !changes.is_empty() {
-            self.doors.iter().for_each(|door| door.group.publish(changes.iter().copied()));
-            let moved = changes.iter().filter(|(bucket, to)| had[usize::from(*bucket)] != *to).count();
-            self.moved += moved as u64;
-        }
+        self.doors.iter().for_each(|door| door.publish(&self.table));
+        // Exact again, if a change was being published, or whoever had buckets is gone.
+        self.spread(self.admitted());
     }
 
     fn adopt_worker(&mut self, id: Id, written: state::Worker) -> Result<()> {
@@ -184,11 +167,8 @@ impl Service {
         };
         match (process, written.notify) {
             (Some(process), Some((path, owner))) => {
-                self.count += 1;
-                let whom = Whom { id, incarnation: self.count };
+                let whom = self.next_whom(id);
                 let notify = self.listen_to(whom, path, owner)?;
-                let process = Rc::new(process);
-                let watching = self.watch(whom, process.clone());
                 let output = passing::descriptor_of(process.pid(), 1).and_then(Output::resume);
                 // It listens no more; or its READY=1 was lost, if it said that: another one takes its
                 // place. A guest is not ours to end.
@@ -196,8 +176,7 @@ impl Service {
                 if !guest && (lost || unready) {
                     process.terminate();
                 }
-                let incarnation = whom.incarnation;
-                worker.process = Some(Running { incarnation, process, notify, output, watching });
+                worker.process = Some(self.running(whom, process, notify, output));
                 if written.watched {
                     worker.alive(self.config.watchdog);
                 }
@@ -238,7 +217,7 @@ impl Service {
     fn put_back(&mut self, places: &[Place], slot: u16, name: &str) {
         let backlog = self.config.backlog;
         for place in places {
-            let Some(door) = self.door(&place.listener) else { continue };
+            let Some(door) = door_of(&mut self.doors, &place.listener) else { continue };
             let tcp = place.listener.protocol == Protocol::Tcp;
             let done = if tcp && !place.socket.is_listener().unwrap_or(true) {
                 socket::listen_again(&place.socket, &mut door.group, slot, backlog)
@@ -259,16 +238,10 @@ impl Service {
                 all.push(places.swap_remove(at));
                 continue;
             }
-            let here = |place: &Place| place.listener == wanted.listener;
-            let first = !self.workers.values().any(|worker| worker.places.iter().any(here));
-            let backlog = self.config.backlog;
-            let Some(door) = self.door(&wanted.listener) else { continue };
-            let socket = socket::open(&door.group, backlog, first)?;
-            door.group.remove(written.slot)?;
-            door.group.insert(written.slot, &socket)?;
-            self.surroundings.ours.borrow_mut().extend(socket.cookie().ok());
-            let (listener, selected_before) = (wanted.listener, wanted.selected_before);
-            all.push(Place { listener, socket, selected_before, selected_after: None });
+            let door = self.doors.iter().position(|door| *door.group.listener() == wanted.listener);
+            let Some(at) = door else { continue };
+            let opened = self.open_place(at, written.slot, true)?;
+            all.push(Place { selected_before: wanted.selected_before, ..opened });
         }
         Ok(all)
     }
