@@ -4,7 +4,7 @@
 use crate::layout::EVENTS;
 
 /// The stage that a counter belongs to. Sums: all of `Arrival` equals all of `Owner`; all of
-/// `Owner` but [`Counter::OwnerTaken`] equals all of `Detour`; all of `Arrival` equals the
+/// `Owner` but [`Counter::OwnerTaken`] and [`Counter::OwnerKept`] equals all of `Detour`; all of `Arrival` equals the
 /// selections of all slots plus [`Counter::Refused`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stage {
@@ -56,6 +56,7 @@ counters! {
     Packet "arrival_packet" Arrival "a SYN, the ACK that completes a SYN cookie, or a datagram";
     Migration "arrival_migration" Arrival "a queued connection whose listener closed or was shut down";
     OwnerTaken "owner_taken" Owner "the worker of the bucket was selected";
+    OwnerKept "owner_kept" Owner "a flow of a moving bucket that was there before stayed with its worker";
     OwnerNone "owner_none" Owner "the bucket had no worker";
     OwnerOverloaded "owner_overloaded" Owner "the worker of the bucket was flagged as overloaded";
     OwnerEjected "owner_ejected" Owner "the worker of the bucket was ejected because it does not accept";
@@ -74,12 +75,15 @@ counters! {
 /// packets that arrived, and owners that were taken. `selected` is the sum over all slots.
 pub fn complete(events: &mut [u64; EVENTS], selected: u64) {
     use Counter::{
-        DetourCandidate, DetourHold, DetourOwner, DetourReady, Migration, OwnerTaken, Packet, Refused,
+        DetourCandidate, DetourHold, DetourOwner, DetourReady, Migration, OwnerKept, OwnerTaken, Packet,
+        Refused,
     };
-    let [candidate, owner, ready, hold] =
-        [DetourCandidate, DetourOwner, DetourReady, DetourHold].map(|counter| events[counter.index()]);
+    let others: u64 = [OwnerKept, DetourCandidate, DetourOwner, DetourReady, DetourHold]
+        .iter()
+        .map(|counter| events[counter.index()])
+        .sum();
     // Read while the program counts, a difference may be off by what is being decided.
-    events[OwnerTaken.index()] = selected.saturating_sub(candidate + owner + ready + hold);
+    events[OwnerTaken.index()] = selected.saturating_sub(others);
     events[Packet.index()] = (selected + events[Refused.index()]).saturating_sub(events[Migration.index()]);
 }
 
@@ -105,11 +109,16 @@ mod tests {
     #[test]
     fn the_fast_path_is_what_is_left() {
         let mut events = [0; EVENTS];
-        for (counter, n) in [(Counter::DetourReady, 2), (Counter::Refused, 3), (Counter::Migration, 4)] {
+        for (counter, n) in [
+            (Counter::DetourReady, 2),
+            (Counter::Refused, 3),
+            (Counter::Migration, 4),
+            (Counter::OwnerKept, 5),
+        ] {
             events[counter.index()] = n;
         }
         complete(&mut events, 100);
-        assert_eq!(events[Counter::OwnerTaken.index()], 98);
+        assert_eq!(events[Counter::OwnerTaken.index()], 93);
         assert_eq!(events[Counter::Packet.index()], 99);
     }
 }

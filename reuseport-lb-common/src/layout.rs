@@ -5,8 +5,8 @@
 
 use crate::shared::Shared;
 
-/// Version of everything in this file; changes whenever a size, an offset or a meaning does.
-pub const LAYOUT_VERSION: u32 = 1;
+/// Version of everything in this file but [`Table`]; changes whenever a size, an offset or a meaning does.
+pub const LAYOUT_VERSION: u32 = 2;
 
 /// Buckets of a table. 2^16, so that a mask finds the bucket and a `u16` counts within a group.
 pub const BUCKETS: usize = 1 << 16;
@@ -19,45 +19,107 @@ pub const MAX_SLOTS: usize = 2048;
 /// The "slot" of a bucket that belongs to nobody.
 pub const NO_SLOT: u16 = u16::MAX;
 
-/// The bit of [`Entry::current`] that sends a decision off the fast path. [`NO_SLOT`] has it, too,
-/// so the fast path is one load and one comparison.
-pub const CAREFUL: u16 = 1 << 15;
-
-/// What a bucket points to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Entry {
-    /// The slot that gets new flows of this bucket, with [`CAREFUL`] if there is more to look at
-    /// first; or [`NO_SLOT`].
-    pub current: u16,
-    /// The slot whose live flows stay with it, or [`NO_SLOT`] in a steady bucket.
-    pub previous: u16,
-}
+/// What a bucket points to, in one word:
+///
+/// ```text
+///  31        16   15      14    13        0
+/// ┌────────────┬─────────┬──────┬──────────┐
+/// │ previous   │ careful │ side │ current  │    a slot of 12 bits each; 0xfff: none
+/// └────────────┴─────────┴──────┴──────────┘
+/// ```
+#[derive(Clone, Copy, PartialEq, Eq)]
+#[repr(transparent)]
+pub struct Entry(u32);
 
 impl Entry {
-    /// A steady bucket of `slot`; `careful` if somebody traces or the slot's worker is not fit.
+    const SLOT: u32 = 0xfff;
+    const SIDE: u32 = 1 << 14;
+    const CAREFUL: u32 = 1 << 15;
+    const PREVIOUS: u32 = 16;
+
+    /// A bucket of `slot`, or of nobody, whose flows are marked on side 0.
     #[must_use]
-    pub const fn steady(slot: u16, careful: bool) -> Self {
-        let current = if careful { slot | CAREFUL } else { slot };
-        Self { current, previous: NO_SLOT }
+    pub const fn steady(slot: u16) -> Self {
+        let nobody = Self(Self::SLOT | Self::SLOT << Self::PREVIOUS | Self::CAREFUL);
+        if slot == NO_SLOT { nobody } else { Self(nobody.0 & !Self::SLOT & !Self::CAREFUL | slot as u32) }
     }
 
-    /// The slot in `current`, or [`NO_SLOT`].
+    /// The slot that gets new flows, or [`NO_SLOT`].
     #[inline(always)]
     #[must_use]
     pub const fn slot(self) -> u16 {
-        if self.current == NO_SLOT { NO_SLOT } else { self.current & !CAREFUL }
+        Self::or_none(self.0 & Self::SLOT)
     }
 
-    const fn to_word(self) -> u32 {
-        self.current as u32 | (self.previous as u32) << 16
+    /// The same for an entry that is not careful, which has one.
+    #[inline(always)]
+    #[must_use]
+    pub const fn plain_slot(self) -> u16 {
+        (self.0 & Self::SLOT) as u16
     }
 
-    const fn from_word(word: u32) -> Self {
-        Self { current: word as u16, previous: (word >> 16) as u16 }
+    /// The slot whose live flows stay with it, or [`NO_SLOT`] in a steady bucket.
+    #[inline(always)]
+    #[must_use]
+    pub const fn previous(self) -> u16 {
+        Self::or_none(self.0 >> Self::PREVIOUS & Self::SLOT)
+    }
+
+    /// The side of [`Activity`] on which the flows of [`Entry::slot`] are marked: 0 or 1. Those of
+    /// [`Entry::previous`] are on the other one.
+    #[inline(always)]
+    #[must_use]
+    pub const fn side(self) -> usize {
+        (self.0 & Self::SIDE != 0) as usize
+    }
+
+    /// Whether there is more to look at than the slot: somebody traces, the bucket is moving or has
+    /// no slot, or its worker is not fit. Everything else takes the fast path.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_careful(self) -> bool {
+        self.0 & Self::CAREFUL != 0
+    }
+
+    /// The same, but with care if `careful` or if the entry itself needs it.
+    #[must_use]
+    pub const fn with_care(self, careful: bool) -> Self {
+        let needs = self.slot() == NO_SLOT || self.previous() != NO_SLOT;
+        Self(if careful || needs { self.0 | Self::CAREFUL } else { self.0 & !Self::CAREFUL })
+    }
+
+    /// The same, with this slot for new flows.
+    #[must_use]
+    pub const fn with_slot(self, slot: u16) -> Self {
+        Self(self.0 & !Self::SLOT | slot as u32 & Self::SLOT).with_care(false)
+    }
+
+    /// The same, with this slot for the flows that are there, or [`NO_SLOT`].
+    #[must_use]
+    pub const fn with_previous(self, slot: u16) -> Self {
+        let others = self.0 & !(Self::SLOT << Self::PREVIOUS);
+        Self(others | (slot as u32 & Self::SLOT) << Self::PREVIOUS).with_care(false)
+    }
+
+    /// The same, with the flows of [`Entry::slot`] on the other side.
+    #[must_use]
+    pub const fn turned(self) -> Self {
+        Self(self.0 ^ Self::SIDE)
+    }
+
+    const fn or_none(slot: u32) -> u16 {
+        if slot == Self::SLOT { NO_SLOT } else { slot as u16 }
     }
 }
 
-/// Bits of [`Table::attention`], which is looked at off the fast path only: what [`CAREFUL`] is for.
+impl core::fmt::Debug for Entry {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        let Self(word) = self;
+        write!(f, "{}@{} from {} ({word:#x})", self.slot(), self.side(), self.previous())
+    }
+}
+
+/// Bits of [`Table::attention`], which is looked at off the fast path only.
 pub mod attention {
     /// Somebody traces: write a log line for every decision.
     pub const TRACE: u32 = 1;
@@ -65,7 +127,8 @@ pub mod attention {
     pub const AVOID: u32 = 1 << 1;
 }
 
-/// The one value of map `TABLE`: written by the daemon through mmap, read by the program.
+/// The one value of map `TABLE`: written by the daemon through mmap, read by the program. Its entries
+/// mean the same for ever, so that a daemon with another layout finds every bucket where it was.
 #[repr(C, align(64))]
 pub struct Table {
     entries: [Shared<u32>; BUCKETS],
@@ -83,12 +146,12 @@ impl Table {
     /// The entry of the bucket that `key` falls into: its low 16 bits.
     #[inline(always)]
     pub fn entry(&self, key: u32) -> Entry {
-        Entry::from_word(self.entries[key as usize & (BUCKETS - 1)].get())
+        Entry(self.entries[key as usize & (BUCKETS - 1)].get())
     }
 
     /// Replaces one entry with one aligned 4-byte store.
     pub fn set_entry(&self, bucket: u16, entry: Entry) {
-        self.entries[usize::from(bucket)].set(entry.to_word());
+        self.entries[usize::from(bucket)].set(entry.0);
     }
 }
 
@@ -123,7 +186,7 @@ impl LoadLine {
         }
     }
 
-    /// Sets the word; the program looks at it for buckets that are [`CAREFUL`], if [`attention::AVOID`] is set.
+    /// Sets the word; the program looks at it for entries that are careful, if [`attention::AVOID`] is set.
     pub fn set_fitness(&self, fitness: Fitness) {
         self.fitness.set(fitness as u32);
     }
@@ -181,6 +244,94 @@ impl Load {
     }
 }
 
+/// Flows of one bucket that are told apart; those that share a sub-bucket share their fate.
+pub const SUB_BUCKETS: u32 = 64;
+
+/// Sides of a bucket: the flows of its current slot, and those of its previous one.
+pub const SIDES: usize = 2;
+
+/// Times in which flows were seen: now, before, and before that. The daemon begins another one every
+/// half `idle_timeout`, so that a flow is forgotten after 1 to 1.5 of them.
+pub const EPOCHS: usize = 3;
+
+/// The one value of map `ACTIVITY`, of UDP groups only (3 MiB): which flows live. The program marks
+/// them, the daemon forgets them.
+///
+/// A flow is a bucket (the low 16 bits of its key) and a sub-bucket (the next 6).
+#[repr(C, align(64))]
+pub struct Activity {
+    epoch: Shared<u32>,
+    words: [[Words; BUCKETS]; EPOCHS],
+}
+
+/// One bit for each sub-bucket, by side.
+#[repr(C, align(16))]
+struct Words([Shared<u64>; SIDES]);
+
+impl Activity {
+    /// All zeros, as the kernel makes it.
+    #[must_use]
+    pub const fn zeroed() -> Self {
+        const NONE: Words = Words([const { Shared::new(0) }; SIDES]);
+        Self { epoch: Shared::new(0), words: [const { [const { NONE }; BUCKETS] }; EPOCHS] }
+    }
+
+    /// Says that the flow of `key` lives, on this side.
+    #[inline(always)]
+    pub fn mark(&self, key: u32, side: usize) {
+        let word = self.word(self.epoch() as usize, key, side);
+        // Once in an epoch for each flow; a look is much cheaper than an atomic store.
+        if word.get() & bit(key) == 0 {
+            word.or(bit(key));
+        }
+    }
+
+    /// Whether the flow of `key` lives, on this side.
+    #[inline(always)]
+    pub fn is_marked(&self, key: u32, side: usize) -> bool {
+        let seen = |epoch| self.word(epoch, key, side).get();
+        (seen(0) | seen(1) | seen(2)) & bit(key) != 0
+    }
+
+    /// All flows of a bucket that live on this side, a bit for each sub-bucket.
+    pub fn live(&self, bucket: u16, side: usize) -> u64 {
+        (0..EPOCHS).fold(0, |live, epoch| live | self.word(epoch, bucket.into(), side).get())
+    }
+
+    /// Forgets these flows of a bucket on this side.
+    #[cfg(not(target_arch = "bpf"))]
+    pub fn forget(&self, bucket: u16, side: usize, flows: u64) {
+        (0..EPOCHS).for_each(|epoch| self.word(epoch, bucket.into(), side).clear(flows));
+    }
+
+    /// Begins another epoch: forgets what has not been seen in the last two.
+    pub fn rotate(&self) {
+        let next = (self.epoch() + 1) % EPOCHS as u32;
+        for Words(sides) in &self.words[next as usize] {
+            sides.iter().for_each(|word| word.set(0));
+        }
+        self.epoch.set(next);
+    }
+
+    #[inline(always)]
+    fn epoch(&self) -> u32 {
+        // The comparison is for the verifier.
+        let epoch = self.epoch.get();
+        if epoch < EPOCHS as u32 { epoch } else { 0 }
+    }
+
+    #[inline(always)]
+    fn word(&self, epoch: usize, key: u32, side: usize) -> &Shared<u64> {
+        &self.words[epoch][key as usize & (BUCKETS - 1)].0[side & (SIDES - 1)]
+    }
+}
+
+/// The bit of a flow's sub-bucket.
+#[inline(always)]
+const fn bit(key: u32) -> u64 {
+    1 << (key >> 16 & (SUB_BUCKETS - 1))
+}
+
 /// The one per-CPU value of map `COUNTERS`: written by the program, summed up by the daemon.
 #[derive(Clone, Copy)]
 #[repr(C)]
@@ -194,13 +345,8 @@ pub struct Counters {
 /// Places for counters; more than there are, so that a new one does not move `selected`.
 pub const EVENTS: usize = 32;
 
-/// The program's constants, patched into its read-only data before it is loaded, so that the
-/// verifier removes what a group does not need.
-pub mod constant {
-    /// Name of the `u32` that says what is hashed: [`FLOW`], [`SOURCE_V4`] or [`SOURCE_V6`].
-    pub const AFFINITY: &str = "AFFINITY";
-    /// Name of the `u32` that is 1 if connections wait at a starting worker when nobody is ready.
-    pub const HOLD: &str = "HOLD";
+/// What a program hashes; there is one for each.
+pub mod affinity {
     /// The kernel's hash of the 4-tuple.
     pub const FLOW: u32 = 0;
     /// The client's address, from an IPv4 header.
@@ -209,11 +355,19 @@ pub mod constant {
     pub const SOURCE_V6: u32 = 2;
 }
 
+/// The program's constants, patched into its read-only data before it is loaded, so that the
+/// verifier removes what a group does not need.
+pub mod constant {
+    /// Name of the `u32` that is 1 if connections wait at a starting worker when nobody is ready.
+    pub const HOLD: &str = "HOLD";
+}
+
 const _: () = {
     assert!(size_of::<Table>() == BUCKETS * 4 + 64);
     assert!(size_of::<LoadLine>() == 64);
     assert!(size_of::<Roster>() == 4 + MAX_SLOTS * 2);
-    assert!(MAX_SLOTS.is_power_of_two() && MAX_SLOTS <= CAREFUL as usize);
+    assert!(MAX_SLOTS.is_power_of_two() && MAX_SLOTS <= Entry::SLOT as usize);
+    assert!(size_of::<Activity>() == EPOCHS * BUCKETS * 16 + 64);
     assert!(size_of::<Counters>() <= 32 << 10);
     assert!(crate::counters::Counter::ALL.len() <= EVENTS);
 };
@@ -230,17 +384,49 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_entry_survives_the_way_through_its_word() {
-        let moving = Entry { current: 7, previous: 2047 };
-        for (entry, slot) in [
-            (Entry::steady(0, false), 0),
-            (Entry::steady(2047, true), 2047),
-            (moving, 7),
-            (Entry::steady(NO_SLOT, false), NO_SLOT),
-            (Entry::steady(NO_SLOT, true), NO_SLOT),
-        ] {
-            assert_eq!(Entry::from_word(entry.to_word()), entry);
-            assert_eq!(entry.slot(), slot);
+    fn an_entry_keeps_its_parts_apart() {
+        for slot in [0, 7, 2047, NO_SLOT] {
+            for previous in [0, 7, 2047, NO_SLOT] {
+                for turned in [false, true] {
+                    let entry = Entry::steady(3).with_slot(slot).with_previous(previous);
+                    let entry = if turned { entry.turned() } else { entry };
+                    assert_eq!((entry.slot(), entry.previous()), (slot, previous));
+                    assert_eq!(entry.side(), usize::from(turned));
+                    assert_eq!(entry.is_careful(), slot == NO_SLOT || previous != NO_SLOT);
+                    assert!(entry.with_care(true).is_careful());
+                    assert_eq!(entry.with_care(true).with_care(false), entry);
+                }
+            }
+            assert_eq!(Entry::steady(slot).slot(), slot);
+            assert_eq!(Entry::steady(slot).previous(), NO_SLOT);
+        }
+    }
+
+    #[test]
+    fn a_flow_is_forgotten_after_two_epochs_without_it() {
+        let activity = Activity::boxed();
+        let (key, neighbour) = (0x0005_0009, 0x0006_0009);
+        activity.mark(key, 1);
+        assert_eq!(activity.live(9, 1), 1 << 5);
+        assert!(activity.is_marked(key, 1));
+        assert!(!activity.is_marked(key, 0) && !activity.is_marked(neighbour, 1));
+        activity.rotate();
+        activity.mark(neighbour, 1);
+        activity.rotate();
+        assert!(activity.is_marked(key, 1) && activity.is_marked(neighbour, 1));
+        activity.rotate();
+        assert!(!activity.is_marked(key, 1) && activity.is_marked(neighbour, 1));
+        activity.forget(9, 1, u64::MAX);
+        assert_eq!(activity.live(9, 1), 0);
+    }
+
+    #[test]
+    fn a_flow_that_goes_on_lives_for_ever() {
+        let activity = Activity::boxed();
+        for _ in 0..10 {
+            activity.mark(0xffff_ffff, 0);
+            activity.rotate();
+            assert!(activity.is_marked(0xffff_ffff, 0));
         }
     }
 

@@ -5,6 +5,7 @@
 //! Nothing here knows of sockets, processes or system calls, so all of it runs on the host under
 //! `cargo test` just as it runs in the kernel.
 #![no_std]
+#![cfg_attr(target_arch = "bpf", feature(asm_experimental_arch))]
 
 pub mod counters;
 pub mod key;

@@ -4,7 +4,7 @@
 
 use crate::counters::Counter;
 use crate::key;
-use crate::layout::{CAREFUL, Entry, Fitness, Load, NO_SLOT, Table, attention};
+use crate::layout::{Activity, Entry, Fitness, Load, NO_SLOT, Table, attention};
 
 /// How many other buckets of the same key are tried when the owner cannot be taken.
 pub const CANDIDATES: u32 = 4;
@@ -18,6 +18,8 @@ pub trait Group {
     fn table(&self) -> &Table;
     /// Fitness and rosters; asked for off the fast path only.
     fn load(&self) -> Option<&Load>;
+    /// Which flows live; `None` where every decision begins a flow (TCP).
+    fn activity(&self) -> Option<&Activity>;
     /// Tries to select the socket in `slot`; false if there is none.
     fn select(&mut self, slot: u16) -> bool;
 }
@@ -38,34 +40,48 @@ pub struct Decision {
 
 /// Decides for `key`. With `hold`, connections wait at a starting worker when nobody is ready.
 ///
-/// Order: the bucket's worker; if it is gone, overloaded or ejected, the next candidates of the
+/// Order: in a moving bucket, the previous worker, for flows that were there before; the bucket's
+/// worker; if it is gone, overloaded or ejected, the next candidates of the
 /// same key that are fit; an owner that is merely overloaded; any ready worker; with `hold`, a
 /// starting one; else nobody. It is never left to the kernel's own choice, which knows nothing of
 /// readiness and includes sockets of strangers.
 pub fn decide(key: u32, hold: bool, group: &mut impl Group) -> Decision {
     match owner(key, group) {
         Ok(slot) => Decision { owner: Counter::OwnerTaken, detour: None, slot: Some(slot), failed: 0 },
-        Err(current) => detour(key, current, hold, group),
+        Err(entry) => detour(key, entry, hold, group),
     }
 }
 
 /// The fast path, which nearly every decision takes: the bucket's own worker; or else the bucket's
-/// `current`. Apart from [`detour`], so that the kernel program can keep it short.
+/// entry. Apart from [`detour`], so that the kernel program can keep it short.
 #[inline(always)]
-pub fn owner(key: u32, group: &mut impl Group) -> Result<u16, u16> {
-    let current = group.table().entry(key).current;
-    if current < CAREFUL && group.select(current) { Ok(current) } else { Err(current) }
+pub fn owner(key: u32, group: &mut impl Group) -> Result<u16, Entry> {
+    let entry = group.table().entry(key);
+    if entry.is_careful() {
+        return Err(entry);
+    }
+    mark(group, key, entry.side());
+    let slot = entry.plain_slot();
+    if group.select(slot) { Ok(slot) } else { Err(entry) }
 }
 
-/// Everything after the fast path, which found `current` in the bucket.
+/// Everything after the fast path, which found `entry` in the bucket.
 #[inline(always)]
-pub fn detour(key: u32, current: u16, hold: bool, group: &mut impl Group) -> Decision {
-    let avoid = group.table().attention.get() & attention::AVOID != 0;
-    let owner = Entry { current, previous: NO_SLOT }.slot();
+pub fn detour(key: u32, entry: Entry, hold: bool, group: &mut impl Group) -> Decision {
     let mut failed = 0;
+    let previous = entry.previous();
+    if previous != NO_SLOT && stays(group, key, 1 - entry.side()) {
+        if group.select(previous) {
+            return Decision { owner: Counter::OwnerKept, detour: None, slot: Some(previous), failed };
+        }
+        failed += 1;
+    }
+    mark(group, key, entry.side());
+    let avoid = group.table().attention.get() & attention::AVOID != 0;
+    let owner = entry.slot();
     let why = if owner == NO_SLOT {
         Counter::OwnerNone
-    } else if current < CAREFUL {
+    } else if !entry.is_careful() {
         failed += 1;
         Counter::OwnerGone
     } else {
@@ -121,6 +137,24 @@ pub fn detour(key: u32, current: u16, hold: bool, group: &mut impl Group) -> Dec
 }
 
 #[inline(always)]
+fn mark(group: &impl Group, key: u32, side: usize) {
+    if let Some(activity) = group.activity() {
+        activity.mark(key, side);
+    }
+}
+
+/// Whether a flow lives on the side of the previous worker; it then goes on living there.
+#[inline(always)]
+fn stays(group: &impl Group, key: u32, side: usize) -> bool {
+    let Some(activity) = group.activity() else { return false };
+    let stays = activity.is_marked(key, side);
+    if stays {
+        activity.mark(key, side);
+    }
+    stays
+}
+
+#[inline(always)]
 fn fitness(group: &impl Group, avoid: bool, slot: u16) -> Fitness {
     match group.load() {
         Some(load) if avoid => load.fitness(slot),
@@ -145,6 +179,7 @@ mod tests {
     struct Model {
         table: Box<Table>,
         load: Box<Load>,
+        activity: Option<Box<Activity>>,
         sockets: BTreeSet<u16>,
         tried: Vec<u16>,
     }
@@ -155,12 +190,13 @@ mod tests {
             let model = Self {
                 table: Table::boxed(),
                 load: Load::boxed(),
+                activity: None,
                 sockets: slots.iter().copied().collect(),
                 tried: Vec::new(),
             };
             for bucket in 0..BUCKETS {
                 let slot = slots.get(bucket % slots.len().max(1)).copied().unwrap_or(NO_SLOT);
-                model.table.set_entry(bucket as u16, Entry::steady(slot, false));
+                model.table.set_entry(bucket as u16, Entry::steady(slot));
             }
             model.load.ready.set(slots);
             model
@@ -171,7 +207,7 @@ mod tests {
             self.table.attention.set(attention::AVOID);
             for bucket in 0..=u16::MAX {
                 if self.table.entry(bucket.into()).slot() == slot {
-                    self.table.set_entry(bucket, Entry::steady(slot, true));
+                    self.table.set_entry(bucket, Entry::steady(slot).with_care(true));
                 }
             }
         }
@@ -189,6 +225,10 @@ mod tests {
 
         fn load(&self) -> Option<&Load> {
             Some(&self.load)
+        }
+
+        fn activity(&self) -> Option<&Activity> {
+            self.activity.as_deref()
         }
 
         fn select(&mut self, slot: u16) -> bool {
@@ -209,10 +249,47 @@ mod tests {
     fn care_alone_changes_nothing() {
         let mut model = Model::new(&[3, 5]);
         model.table.attention.set(attention::TRACE);
-        model.table.set_entry(1, Entry::steady(5, true));
+        model.table.set_entry(1, Entry::steady(5).with_care(true));
         let decision = model.decide(1);
         assert_eq!((decision.slot, decision.owner, decision.detour), (Some(5), Counter::OwnerTaken, None));
         assert_eq!(model.tried, [5]);
+    }
+
+    #[test]
+    fn a_flow_that_was_there_before_stays_and_others_go_to_the_new_one() {
+        let mut model = Model::new(&[3, 5]);
+        model.activity = Some(Activity::boxed());
+        let [before, begun, shares] = [0x0001_0001, 0x0002_0001, 0xff01_0001];
+        assert_eq!(model.decide(before).slot, Some(5));
+        let moving = Entry::steady(3).turned().with_previous(5);
+        model.table.set_entry(1, moving);
+        for _ in 0..3 * crate::layout::EPOCHS {
+            let kept = model.decide(before);
+            assert_eq!((kept.slot, kept.owner, kept.detour), (Some(5), Counter::OwnerKept, None));
+            let new = model.decide(begun);
+            assert_eq!((new.slot, new.owner, new.detour), (Some(3), Counter::OwnerTaken, None));
+            assert_eq!(model.decide(shares).slot, Some(5), "it is in the sub-bucket of a flow that stays");
+            if let Some(activity) = &model.activity {
+                activity.rotate();
+            }
+        }
+        // And the other way round: back, while a flow that began meanwhile stays.
+        model.table.set_entry(1, Entry::steady(5).with_previous(3));
+        assert_eq!(model.decide(before).slot, Some(5));
+        let kept = model.decide(begun);
+        assert_eq!((kept.slot, kept.owner), (Some(3), Counter::OwnerKept));
+    }
+
+    #[test]
+    fn a_flow_whose_worker_is_gone_goes_to_the_new_one() {
+        let mut model = Model::new(&[3, 5]);
+        model.activity = Some(Activity::boxed());
+        assert_eq!(model.decide(1).slot, Some(5));
+        model.table.set_entry(1, Entry::steady(3).turned().with_previous(5));
+        model.sockets.remove(&5);
+        let decision = model.decide(1);
+        assert_eq!((decision.slot, decision.owner), (Some(3), Counter::OwnerTaken));
+        assert_eq!((decision.failed, &model.tried[..]), (1, &[5, 3][..]));
     }
 
     #[test]

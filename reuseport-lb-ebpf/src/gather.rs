@@ -5,7 +5,7 @@ use aya_ebpf::bindings::bpf_hdr_start_off::BPF_HDR_START_NET;
 use aya_ebpf::helpers::generated::bpf_skb_load_bytes_relative;
 use aya_ebpf::programs::SkReuseportContext;
 use reuseport_lb_common::key::{source_v4, source_v6};
-use reuseport_lb_common::layout::constant::{FLOW, SOURCE_V4};
+use reuseport_lb_common::layout::affinity::{FLOW, SOURCE_V4};
 
 /// Offset of the source address in an IPv4 header (RFC 791).
 const V4_SOURCE: u32 = 12;
@@ -18,10 +18,10 @@ pub fn migrating(ctx: &SkReuseportContext) -> bool {
     ctx.migrating_sk().is_some()
 }
 
-/// The key for `affinity` (see `layout::constant`); `None` if the client's address cannot be read.
+/// The key for `AFFINITY` (see `layout::affinity`); `None` if the client's address cannot be read.
 #[inline(always)]
-pub fn key(ctx: &SkReuseportContext, affinity: u32, migrating: bool) -> Option<u32> {
-    match affinity {
+pub fn key<const AFFINITY: u32>(ctx: &SkReuseportContext, migrating: bool) -> Option<u32> {
+    match AFFINITY {
         FLOW => Some(ctx.hash()),
         SOURCE_V4 if migrating => {
             // SAFETY: the verifier lets a program read these fields of `migrating_sk`.

@@ -15,12 +15,12 @@ use aya_ebpf::macros::sk_reuseport;
 use aya_ebpf::programs::SkReuseportContext;
 use aya_log_ebpf::info;
 use reuseport_lb_common::counters::Counter;
-use reuseport_lb_common::layout::{CAREFUL, Counters, EVENTS, Load, MAX_SLOTS, NO_SLOT, Table, attention};
+use reuseport_lb_common::layout::affinity::{FLOW, SOURCE_V4, SOURCE_V6};
+use reuseport_lb_common::layout::{
+    Activity, Counters, EVENTS, Entry, Load, MAX_SLOTS, NO_SLOT, Table, attention,
+};
 use reuseport_lb_common::select::{self, Decision, Group};
 
-/// See `reuseport_lb_common::layout::constant`.
-#[unsafe(no_mangle)]
-static AFFINITY: Global<u32> = Global::new(0);
 /// See `reuseport_lb_common::layout::constant`.
 #[unsafe(no_mangle)]
 static HOLD: Global<u32> = Global::new(0);
@@ -29,12 +29,13 @@ static HOLD: Global<u32> = Global::new(0);
 #[unsafe(link_section = "license")]
 static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";
 
-struct KernelGroup<'a> {
+/// `TRACKED`: whether flows are more than one decision (UDP).
+struct KernelGroup<'a, const TRACKED: bool> {
     ctx: &'a SkReuseportContext,
     counters: &'a mut Counters,
 }
 
-impl Group for KernelGroup<'_> {
+impl<const TRACKED: bool> Group for KernelGroup<'_, TRACKED> {
     #[inline(always)]
     fn table(&self) -> &Table {
         &maps::TABLE
@@ -44,6 +45,11 @@ impl Group for KernelGroup<'_> {
     fn load(&self) -> Option<&Load> {
         // SAFETY: the value lives as long as the map, and all its fields are `Shared`.
         maps::LOAD.get_ptr(0).map(|load| unsafe { &*load })
+    }
+
+    #[inline(always)]
+    fn activity(&self) -> Option<&Activity> {
+        if TRACKED { Some(&maps::ACTIVITY) } else { None }
     }
 
     /// Counts what it selects. The counter is read before the helper runs, so that the wait for
@@ -62,11 +68,34 @@ impl Group for KernelGroup<'_> {
     }
 }
 
-/// Picks the socket for a packet, or for a connection whose listener is closing.
-#[sk_reuseport(migrate)]
-pub fn reuseport_lb(ctx: SkReuseportContext) -> u32 {
-    let migrating = gather::migrating(&ctx);
-    let key = gather::key(&ctx, AFFINITY.load(), migrating);
+/// A program for each protocol and affinity, so that none asks which it is. The kernel cuts names
+/// after 15 characters.
+macro_rules! programs {
+    ($($name:ident: $tracked:literal, $affinity:ident;)*) => {
+        $(
+            #[sk_reuseport(migrate)]
+            pub fn $name(ctx: SkReuseportContext) -> u32 {
+                pick::<$tracked, { $affinity }>(&ctx)
+            }
+        )*
+    };
+}
+
+programs! {
+    rlb_tcp_flow: false, FLOW;
+    rlb_tcp_source4: false, SOURCE_V4;
+    rlb_tcp_source6: false, SOURCE_V6;
+    rlb_udp_flow: true, FLOW;
+    rlb_udp_source4: true, SOURCE_V4;
+    rlb_udp_source6: true, SOURCE_V6;
+}
+
+/// Picks the socket for a datagram, or for a connection: when it begins, or when its listener is
+/// closing.
+#[inline(always)]
+fn pick<const TRACKED: bool, const AFFINITY: u32>(ctx: &SkReuseportContext) -> u32 {
+    let migrating = gather::migrating(ctx);
+    let key = gather::key::<AFFINITY>(ctx, migrating);
     // A single-entry array always has its entry; the branch is for the verifier.
     let Some(counters) = maps::COUNTERS.get_ptr_mut(0) else { return SK_DROP };
     // SAFETY: the value lives as long as its map and belongs to this CPU, and the program is never
@@ -76,37 +105,39 @@ pub fn reuseport_lb(ctx: SkReuseportContext) -> u32 {
         add(counters, Counter::KeyFallback, 1);
         ctx.hash()
     });
-    let current = if migrating {
-        maps::TABLE.entry(key).current | CAREFUL
+    let entry = if migrating {
+        maps::TABLE.entry(key).with_care(true)
     } else {
-        match select::owner(key, &mut KernelGroup { ctx: &ctx, counters }) {
+        match select::owner(key, &mut KernelGroup::<TRACKED> { ctx, counters }) {
             // That a packet came and its owner was taken is not counted but follows from the rest.
             Ok(_) => return SK_PASS,
-            Err(current) => current,
+            Err(entry) => entry,
         }
     };
-    detour(ctx.md, key, current)
+    detour::<TRACKED>(ctx.md, key, entry)
 }
 
 /// Off the fast path; a function of its own, so that its registers are its own as well.
 #[inline(never)]
-fn detour(md: *mut sk_reuseport_md, key: u32, current: u16) -> u32 {
+fn detour<const TRACKED: bool>(md: *mut sk_reuseport_md, key: u32, entry: Entry) -> u32 {
     let ctx = SkReuseportContext::new(md);
     let Some(counters) = maps::COUNTERS.get_ptr_mut(0) else { return SK_DROP };
     // SAFETY: as in the caller, which does not use its own reference any more.
     let counters = unsafe { &mut *counters };
     let migrating = gather::migrating(&ctx);
-    let mut group = KernelGroup { ctx: &ctx, counters };
-    let decision = select::detour(key, current, HOLD.load() != 0, &mut group);
+    let mut group = KernelGroup::<TRACKED> { ctx: &ctx, counters };
+    let decision = select::detour(key, entry, HOLD.load() != 0, &mut group);
     let counters = group.counters;
     if migrating {
         add(counters, Counter::Migration, 1);
     }
-    if let Some(detour) = decision.detour {
+    if decision.owner != Counter::OwnerTaken {
         add(counters, decision.owner, 1);
-        add(counters, detour, 1);
-        add(counters, Counter::SelectFailed, u64::from(decision.failed));
     }
+    if let Some(detour) = decision.detour {
+        add(counters, detour, 1);
+    }
+    add(counters, Counter::SelectFailed, u64::from(decision.failed));
     if decision.slot.is_none() {
         add(counters, Counter::Refused, 1);
     }

@@ -3,7 +3,7 @@
 use aya_ebpf::bindings::BPF_F_MMAPABLE;
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::{Array, PerCpuArray, ReusePortSockArray};
-use reuseport_lb_common::layout::{Counters, Load, MAX_SLOTS, Table};
+use reuseport_lb_common::layout::{Activity, Counters, Load, MAX_SLOTS, Table};
 
 /// Slot → socket. The daemon inserts; the kernel empties a slot whose socket closes.
 #[map]
@@ -14,6 +14,12 @@ pub static SOCKETS: ReusePortSockArray = ReusePortSockArray::with_max_entries(MA
 /// it (section `.bss`, one value) itself, because it must be mmapable.
 #[unsafe(no_mangle)]
 pub static TABLE: Table = Table::zeroed();
+
+/// Which flows live: the program marks them, the daemon forgets them through mmap. A global like the
+/// table; behind it, groups that track no flows have a map of a few bytes.
+#[unsafe(no_mangle)]
+#[unsafe(link_section = ".bss.activity")]
+pub static ACTIVITY: Activity = Activity::zeroed();
 
 /// Fitness of slots and the rosters, in one value: the daemon writes through mmap, the program reads.
 #[map]

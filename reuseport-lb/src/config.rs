@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use toml::Spanned;
 
 use crate::listener::Listener;
-use values::{Limit, Patience, Span};
+use values::{Idle, Limit, Patience, Span};
 
 /// Most workers of one service: half of the slots, so that all can be replaced at once.
 pub const MAX_WORKERS: usize = 1024;
@@ -94,6 +94,9 @@ pub struct Service {
     pub hold_timeout: Duration,
     /// How long a leaving worker may take.
     pub drain_timeout: Duration,
+    /// How long a UDP flow may be silent before it may move.
+    #[serde(default = "idle_timeout")]
+    pub idle_timeout: Duration,
     /// How long a TCP worker with a queue may accept nothing; `None`: for ever.
     pub stall_timeout: Option<Duration>,
     /// When a TCP worker's queue is too deep; `None`: never.
@@ -123,6 +126,7 @@ impl Service {
             on_crash: OnCrash::default(),
             hold_timeout: Duration::from_secs(2),
             drain_timeout: Duration::from_secs(30),
+            idle_timeout: idle_timeout(),
             stall_timeout: Some(Duration::from_secs(1)),
             overload: Some(Overload::default()),
             watchdog: None,
@@ -162,6 +166,11 @@ impl Service {
         }
         Ok(())
     }
+}
+
+/// The default, also for what an older daemon wrote down.
+fn idle_timeout() -> Duration {
+    Duration::from_secs(60)
 }
 
 /// Checks a number of workers.
@@ -256,7 +265,7 @@ struct File {
     service: Vec<Spanned<Written>>,
 }
 
-/// A service as it is written. Keys that are specified but not built yet are known, to say so.
+/// A service as it is written.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Written {
@@ -279,7 +288,7 @@ struct Written {
     stall_timeout: Option<Patience>,
     overload: Option<Limit>,
     watchdog: Option<Patience>,
-    idle_timeout: Option<Spanned<toml::Value>>,
+    idle_timeout: Option<Idle>,
 }
 
 /// Where the keys stand whose values are checked together.
@@ -292,12 +301,6 @@ struct Spans {
 impl Written {
     fn validated(self, text: &str) -> Result<(Service, Spans), Invalid> {
         let at = |span: std::ops::Range<usize>, message: String| Invalid(located(text, Some(span), &message));
-        if let Some(value) = &self.idle_timeout {
-            return Err(at(
-                value.span(),
-                "`idle_timeout` does nothing in this version yet: remove the line".into(),
-            ));
-        }
         let mut listen = Vec::new();
         let mut spans = Spans {
             name: self.name.span(),
@@ -332,6 +335,7 @@ impl Written {
         service.when_empty = self.when_empty;
         service.hold_timeout = self.hold_timeout.map_or(service.hold_timeout, |span| span.0);
         service.drain_timeout = self.drain_timeout.map_or(service.drain_timeout, |span| span.0);
+        service.idle_timeout = self.idle_timeout.map_or(service.idle_timeout, |idle| idle.0);
         service.stall_timeout = self.stall_timeout.map_or(service.stall_timeout, |patience| patience.0);
         service.overload = self.overload.map_or(service.overload, |limit| limit.0);
         service.watchdog = self.watchdog.map_or(service.watchdog, |patience| patience.0);
@@ -373,7 +377,7 @@ mod tests {
             "{MINIMAL}command = [\"./server\", \"--fd\", \"3\"]\nworkers = 4\naffinity = \"source\"\nready = \"500ms\"\n\
              on_crash = \"migrate\"\nhold_timeout = \"3s\"\ndrain_timeout = \"1m 30s\"\nwhen_empty = \"reject\"\n\
              backlog = 17\nuser = \"root\"\nstall_timeout = \"250ms\"\noverload = {{ factor = 3, floor = 40 }}\n\
-             watchdog = \"10ms\"\n"
+             watchdog = \"10ms\"\nidle_timeout = \"5s\"\n"
         );
         let service = parse(&text).unwrap().remove(0);
         assert_eq!(service.command, ["./server", "--fd", "3"]);
@@ -388,6 +392,7 @@ mod tests {
             (Duration::from_secs(3), Duration::from_secs(90))
         );
         assert_eq!(service.user.as_deref(), Some("root"));
+        assert_eq!(service.idle_timeout, Duration::from_secs(5));
         assert_eq!(
             (service.stall_timeout, service.watchdog),
             (Some(Duration::from_millis(250)), Some(Duration::from_millis(10)))
@@ -462,7 +467,8 @@ mod tests {
             ("backlog = 0", 4, "nonzero"),
             ("command = []", 4, "`command` is empty"),
             ("user = \"no-such-user\"", 4, "no user"),
-            ("idle_timeout = \"1s\"", 4, "does nothing in this version"),
+            ("idle_timeout = \"99ms\"", 4, "the least is 100ms"),
+            ("idle_timeout = \"off\"", 4, "is not a time"),
             ("stall_timeout = \"9ms\"", 4, "the least is 10ms"),
             ("stall_timeout = \"0s\"", 4, "\"off\" turns it off"),
             ("stall_timeout = \"never\"", 4, "is not a time"),

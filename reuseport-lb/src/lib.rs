@@ -8,6 +8,7 @@ pub mod control;
 pub mod crowd;
 pub mod daemon;
 pub mod embedded;
+pub mod flows;
 pub mod health;
 pub mod join;
 pub mod kernel;

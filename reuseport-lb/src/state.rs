@@ -36,6 +36,9 @@ pub struct State {
     pub configured: config::Service,
     /// Buckets that changed their worker so far.
     pub moved: u64,
+    /// UDP flows that were cut so far.
+    #[serde(default)]
+    pub flows_cut: u64,
     /// Serial numbers used so far.
     pub count: u64,
     /// See `service::Service`.
@@ -242,6 +245,7 @@ mod tests {
             configured: config.clone(),
             config,
             moved: 1,
+            flows_cut: 3,
             count: 2,
             release: 0,
             doors: vec![door],

@@ -27,6 +27,14 @@ pub struct Service {
     pub affinity: String,
     /// Buckets that changed their worker since the daemon started.
     pub moved: u64,
+    /// Buckets (of UDP listeners) in which flows stay with another worker than new ones get.
+    pub moving: usize,
+    /// Buckets that should change their worker, but wait for flows.
+    pub waiting: u32,
+    /// Why they wait.
+    pub pending: Option<String>,
+    /// UDP flows whose worker left before they were quiet.
+    pub flows_cut: u64,
     /// How many workers it shall have.
     pub wanted: usize,
     /// One per listener.
@@ -46,8 +54,19 @@ pub struct Group {
     pub program_id: u32,
     /// See docs/COUNTERS.md.
     pub counters: BTreeMap<String, u64>,
+    /// UDP flows that live; `null` for TCP.
+    pub flows: Option<Flows>,
     /// Sockets of others on this port; `null` if the kernel cannot list them.
     pub strangers: Option<usize>,
+}
+
+/// UDP flows of a listener that live. Those in the same of 64 parts of a bucket count as one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Flows {
+    /// All of them.
+    pub live: u64,
+    /// Those that stay with a worker that does not get new flows of their bucket.
+    pub kept: u64,
 }
 
 /// One worker.
@@ -69,6 +88,8 @@ pub struct Worker {
     pub share: f64,
     /// The same in buckets, of 65,536.
     pub buckets: u32,
+    /// UDP flows that it has and that live.
+    pub flows: u64,
     /// How often its process was started again.
     pub restarts: u32,
     /// Whether it came by itself, with `exec` say.
@@ -111,6 +132,18 @@ pub fn render(status: &Status) -> String {
             service.affinity,
             service.moved
         );
+        let flows = || service.groups.iter().filter_map(|group| group.flows);
+        if flows().any(|flows| flows.live > 0) || service.moving > 0 {
+            text += &format!(
+                " {} UDP flows live, {} of them stay where they were in {} moving buckets\n",
+                flows().map(|flows| flows.live).sum::<u64>(),
+                flows().map(|flows| flows.kept).sum::<u64>(),
+                service.moving
+            );
+        }
+        if let Some(pending) = &service.pending {
+            text += &format!(" pending: {pending}\n");
+        }
         text += &groups(service);
         text += &workers(service);
     }
@@ -213,6 +246,7 @@ mod tests {
             member: true,
             share: 1.0,
             buckets: 65536,
+            flows: 1_000_000,
             restarts: 1000,
             joined: false,
             successor: false,
@@ -226,12 +260,17 @@ mod tests {
             protocol: "tcp".into(),
             program_id: 123_456,
             counters,
+            flows: Some(Flows { live: 1_000_000, kept: 1_000_000 }),
             strangers: Some(0),
         };
         let service = Service {
             name: "service-of-16-char".into(),
             affinity: "source".into(),
             moved: 1_000_000,
+            moving: 65536,
+            waiting: 65536,
+            pending: Some("65536 buckets wait: flows of two workers live in them".into()),
+            flows_cut: 1,
             wanted: 1,
             groups: vec![group],
             workers: vec![worker],

@@ -13,6 +13,8 @@
 use reuseport_lb_common::layout::{BUCKETS, MAX_SLOTS, NO_SLOT};
 use xxhash_rust::xxh3::xxh3_64;
 
+use crate::flows::Freedom;
+
 /// A worker as the table sees it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Member {
@@ -37,6 +39,15 @@ impl Member {
 
 /// A bucket and the slot that it belongs to from now on.
 pub type Change = (u16, u16);
+
+/// What [`Table::plan`] did.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Plan {
+    /// Buckets that have another slot now.
+    pub changes: Vec<Change>,
+    /// Buckets that members should have and do not get, because all that could move must not.
+    pub waiting: u32,
+}
 
 /// Who owns each bucket.
 #[derive(Clone, PartialEq, Eq)]
@@ -76,6 +87,12 @@ impl Table {
 
     /// Gives every member its quota with the fewest moves; returns what changed.
     pub fn rebalance(&mut self, members: &[Member]) -> Vec<Change> {
+        self.plan(members, |_| Freedom::Free).changes
+    }
+
+    /// The same, as far as the buckets may move: one that may not stays where it is, whoever that is,
+    /// and others move in its place if they can.
+    pub fn plan(&mut self, members: &[Member], freedom: impl Fn(u16) -> Freedom) -> Plan {
         let mut members = members.to_vec();
         // The result depends on names and weights, not on the order in which they are given.
         members.sort_by_key(|member| member.seed);
@@ -84,17 +101,24 @@ impl Table {
         for (index, member) in members.iter().enumerate() {
             index_of_slot[usize::from(member.slot)] = Some(index);
         }
+        let index_of = |slot: u16| index_of_slot[usize::from(slot)];
 
         let mut changes = Vec::new();
         let mut had = vec![0; members.len()];
-        for (bucket, owner) in self.owners.iter_mut().enumerate() {
-            match index_of_slot[usize::from(*owner)] {
-                Some(index) => had[index] += 1,
-                None if *owner != NO_SLOT && members.is_empty() => {
-                    *owner = NO_SLOT;
-                    changes.push((bucket as u16, NO_SLOT));
+        for (bucket, owner) in (0..=u16::MAX).zip(&mut self.owners) {
+            if index_of(*owner).is_none() && *owner != NO_SLOT {
+                let heir = match freedom(bucket) {
+                    Freedom::Free if members.is_empty() => NO_SLOT,
+                    Freedom::Back(slot) if index_of(slot).is_some() => slot,
+                    _ => *owner,
+                };
+                if heir != *owner {
+                    *owner = heir;
+                    changes.push((bucket, heir));
                 }
-                None => {}
+            }
+            if let Some(index) = index_of(*owner) {
+                had[index] += 1;
             }
         }
         let quotas = quotas(&members);
@@ -105,20 +129,25 @@ impl Table {
         loop {
             let takers: Vec<usize> = (0..members.len()).filter(|index| need[*index] > 0).collect();
             if takers.is_empty() {
-                return changes;
+                break;
             }
             let movable: Vec<u16> = (0..=u16::MAX)
-                .filter(|bucket| match index_of_slot[usize::from(self.owners[usize::from(*bucket)])] {
-                    Some(owner) => surplus[owner] > 0,
-                    None => true,
+                .zip(&self.owners)
+                .filter(|(bucket, owner)| {
+                    index_of(**owner).is_none_or(|owner| surplus[owner] > 0)
+                        && freedom(*bucket) == Freedom::Free
                 })
+                .map(|(bucket, _)| bucket)
                 .collect();
+            if movable.is_empty() {
+                break;
+            }
             // Every round serves at least the first offer, and nearly all of them.
-            for Offer { bucket, taker, .. } in offers(&movable, &takers, &orders, |bucket| {
-                index_of_slot[usize::from(self.owners[usize::from(bucket)])]
-            }) {
+            for Offer { bucket, taker, .. } in
+                offers(&movable, &takers, &orders, |bucket| index_of(self.owners[usize::from(bucket)]))
+            {
                 let owner = &mut self.owners[usize::from(bucket)];
-                let donor = index_of_slot[usize::from(*owner)];
+                let donor = index_of(*owner);
                 if need[usize::from(taker)] == 0 || donor.is_some_and(|donor| surplus[donor] == 0) {
                     continue;
                 }
@@ -130,6 +159,22 @@ impl Table {
                 changes.push((bucket, *owner));
             }
         }
+        if need.iter().any(|need| *need > 0) {
+            // What cannot go anywhere else may still be wanted where it came from.
+            for (bucket, owner) in (0..=u16::MAX).zip(&mut self.owners) {
+                if let Freedom::Back(slot) = freedom(bucket)
+                    && let (Some(taker), Some(donor)) = (index_of(slot), index_of(*owner))
+                    && need[taker] > 0
+                    && surplus[donor] > 0
+                {
+                    need[taker] -= 1;
+                    surplus[donor] -= 1;
+                    *owner = slot;
+                    changes.push((bucket, slot));
+                }
+            }
+        }
+        Plan { changes, waiting: need.iter().sum() }
     }
 }
 
@@ -328,6 +373,31 @@ mod tests {
         assert!(seen.into_iter().all(|seen| seen));
     }
 
+    #[test]
+    fn what_may_not_move_waits_and_the_rest_stays_exact() {
+        let mut table = Table::default();
+        table.rebalance(&members(0..4));
+        let before = table.clone();
+        // Slot 3 leaves; every second of its buckets holds flows of two workers, the other being 0.
+        let kept = |bucket: u16| before.owners[usize::from(bucket)] == 3 && bucket.is_multiple_of(2);
+        let back = |bucket| if kept(bucket) { Freedom::Back(0) } else { Freedom::Free };
+        let plan = table.plan(&members(0..3), back);
+        assert_eq!(plan.waiting, 0);
+        check(&table, &members(0..3));
+        assert!((0..=u16::MAX).filter(|b| kept(*b)).all(|b| table.owners[usize::from(b)] == 0));
+
+        let mut table = before.clone();
+        let fixed = |bucket| if kept(bucket) { Freedom::Fixed } else { Freedom::Free };
+        let plan = table.plan(&members(0..3), fixed);
+        let waits = (0..=u16::MAX).filter(|b| kept(*b)).count();
+        assert_eq!(plan.waiting as usize, waits);
+        assert_eq!(table.shares()[3] as usize, waits);
+        // Later they may.
+        let plan = table.plan(&members(0..3), |_| Freedom::Free);
+        assert_eq!((plan.waiting, plan.changes.len()), (0, waits));
+        check(&table, &members(0..3));
+    }
+
     proptest! {
         #![proptest_config(ProptestConfig { cases: 48, ..ProptestConfig::default() })]
 
@@ -352,6 +422,46 @@ mod tests {
                 check(&table, &members);
                 let moved = table.owners.iter().zip(&before.owners).filter(|(a, b)| a != b).count();
                 prop_assert_eq!(moved, must);
+            }
+        }
+
+        /// What may not move does not, nobody has more than its quota of what others could have, and
+        /// what waits is what is missing.
+        #[test]
+        fn a_plan_keeps_to_what_is_allowed(
+            before in 1..40u16,
+            after in prop::collection::btree_set(0..40u16, 0..40),
+            seed in any::<u64>(),
+        ) {
+            let freedom = |bucket: u16| match xxh3_64(&(seed ^ u64::from(bucket)).to_le_bytes()) % 8 {
+                0 => Freedom::Fixed,
+                n @ 1..=2 => Freedom::Back((n * u64::from(before) / 3) as u16),
+                _ => Freedom::Free,
+            };
+            let mut table = Table::default();
+            table.rebalance(&members(0..before));
+            let old = table.clone();
+            let members = members(after);
+            let plan = table.plan(&members, freedom);
+            for (bucket, (was, is)) in (0..=u16::MAX).zip(old.owners.iter().zip(&table.owners)) {
+                let allowed = match freedom(bucket) {
+                    Freedom::Free => true,
+                    Freedom::Back(slot) => *is == slot,
+                    Freedom::Fixed => false,
+                };
+                prop_assert!(was == is || allowed, "bucket {}", bucket);
+            }
+            let moved = old.owners.iter().zip(&table.owners).filter(|(was, is)| was != is).count();
+            prop_assert_eq!(plan.changes.len(), moved);
+            let mut sorted = members.clone();
+            sorted.sort_by_key(|member| member.seed);
+            let shares = table.shares();
+            let missing = |(member, quota): (&Member, u32)| quota.saturating_sub(shares[usize::from(member.slot)]);
+            let missing: u32 = sorted.iter().zip(quotas(&sorted)).map(missing).sum();
+            prop_assert_eq!(plan.waiting, missing);
+            if !members.is_empty() {
+                table.plan(&members, |_| Freedom::Free);
+                check(&table, &members);
             }
         }
     }

@@ -116,10 +116,12 @@ pub enum Event {
         /// How long it may take before SIGTERM, and again before SIGKILL; `None`: `drain_timeout`.
         patience: Option<Duration>,
     },
-    /// Its queues were looked at.
+    /// Its queues were looked at, and its flows.
     Looked {
-        /// What waits in all of them.
+        /// What waits in all queues; while flows live, in those of connections.
         queue: u64,
+        /// UDP flows that it has and that live.
+        flows: u64,
     },
     /// Time has passed.
     Tick,
@@ -136,6 +138,8 @@ pub enum Step {
     Admit,
     /// It may not own buckets any longer.
     Withdraw,
+    /// It may not keep its UDP flows any longer.
+    Cut,
     /// Its process is gone: hand its queued connections to other workers, and listen again.
     Rescue,
     /// Its process does not accept any more: hand its queued connections to other workers, for good.
@@ -243,6 +247,13 @@ impl Life {
         self.admitted
     }
 
+    /// Whether it is there for the UDP flows that it has.
+    #[must_use]
+    pub fn keeps_flows(&self) -> bool {
+        let leaves = self.leaving.as_ref().is_some_and(Leaving::keeps_flows);
+        self.admitted || self.state == State::Draining && self.running && leaves
+    }
+
     /// Whether connections may wait in its queue when nobody is ready.
     #[must_use]
     pub fn can_wait(&self) -> bool {
@@ -303,9 +314,10 @@ impl Life {
             Event::SaidStopping if self.running => self.said_stopping(now, policy),
             Event::Ended { killed } if self.running => self.ended(killed, now, policy),
             Event::Leave { patience } => self.leave(now, patience.unwrap_or(policy.drain_timeout)),
-            Event::Looked { queue } => {
-                self.leaving.as_mut().map_or_else(Vec::new, |it| it.looked(queue, now, policy.stall_timeout))
-            }
+            Event::Looked { queue, flows } => self
+                .leaving
+                .as_mut()
+                .map_or_else(Vec::new, |it| it.looked(queue, flows, now, policy.stall_timeout)),
             Event::Kill if self.running => vec![Step::Kill],
             Event::Tick => self.tick(now, policy),
             _ => Vec::new(),

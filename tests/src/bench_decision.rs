@@ -152,7 +152,7 @@ fn ours(
     }
     let members: Vec<Member> =
         (0..WORKERS).map(|slot| Member::new(&format!("bench/{slot}"), slot, 1)).collect();
-    group.publish(Table::default().rebalance(&members));
+    group.publish(Table::default().rebalance(&members), |_| true);
     let program_id = group.program_id();
     Ok(Candidate { name, program_id, listener, sockets, _keep: Box::new(group) })
 }

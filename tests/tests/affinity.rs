@@ -8,7 +8,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use reuseport_lb::table::{Member, Table};
 use reuseport_lb_common::key::{source_v4, source_v6};
 use tests::client::{ask_from, ask_udp};
-use tests::daemon::{Daemon, counter};
+use tests::daemon::{Daemon, counter, until};
 use tests::world::{World, run};
 
 const CLIENTS: u32 = 200;
@@ -75,7 +75,7 @@ fn a_client_keeps_its_worker_except_for_the_share_that_must_move() {
     let daemon = Daemon::configured(
         &world,
         &format!(
-            "[[service]]\nname = \"web\"\naffinity = \"source\"\nworkers = 4\nlisten = [\"tcp://127.0.0.1:{PORT}\", \
+            "[[service]]\nname = \"web\"\naffinity = \"source\"\nworkers = 4\nidle_timeout = \"200ms\"\nlisten = [\"tcp://127.0.0.1:{PORT}\", \
              \"udp://127.0.0.1:{PORT}\", \"tcp://[::1]:{PORT}\", \"udp://[::1]:{PORT}\"]\n"
         ),
     );
@@ -94,7 +94,9 @@ fn a_client_keeps_its_worker_except_for_the_share_that_must_move() {
     for (workers, minimum) in [(5, 65536 / 5), (7, 65536 * 2 / 7), (3, 65536 * 4 / 7), (4, 65536 / 4)] {
         let moved = daemon.service().moved;
         daemon.run(&["scale", "web", &workers.to_string()]);
-        let moved = daemon.service().moved - moved;
+        // Clients whose datagrams were seen just now keep their worker until they are silent.
+        let service = until("clients to be silent", || Some(daemon.service()).filter(|it| it.moving == 0));
+        let moved = service.moved - moved;
         assert_eq!(moved, model.change(workers) as u64);
         assert!(
             moved.abs_diff(minimum) <= 2,

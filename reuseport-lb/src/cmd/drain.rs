@@ -11,9 +11,13 @@ pub(super) fn run(arguments: &cli::Drain, paths: &Paths) -> Result<()> {
     let path = super::worker_path(&arguments.worker, "drain")?;
     let timeout_ms = arguments.timeout.map(|timeout| timeout.as_millis() as u64);
     let drained: Drained = Client::new(paths)?.post_patiently(&path, &control::Drain { timeout_ms })?;
-    let Drained { worker, seconds, queue, handed_over, end } = drained;
+    let Drained { worker, seconds, queue, handed_over, flows, flows_cut, end } = drained;
     let end = end.map_or_else(|| "it had no process".into(), |end| format!("it {end}"));
+    let flows = match flows {
+        0 => String::new(),
+        _ => format!(" {flows} UDP flows lived, {flows_cut} of those were cut,"),
+    };
     super::print(&format!(
-        "{worker}: {queue} waited for it, {handed_over} of those were handed over, {end}; gone after {seconds:.1} s\n"
+        "{worker}: {queue} waited for it, {handed_over} of those were handed over,{flows} {end}; gone after {seconds:.1} s\n"
     ))
 }

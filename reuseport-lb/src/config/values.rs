@@ -14,6 +14,9 @@ const LONGEST_TIME: Duration = Duration::from_secs(366 * 24 * 3600);
 /// Shortest time after which something can count as stuck; below, it is only late.
 const SHORTEST_STALL: Duration = Duration::from_millis(10);
 
+/// Shortest time after which a flow can count as gone; below, clients that are only slow would.
+const SHORTEST_IDLE: Duration = Duration::from_millis(100);
+
 /// When a worker counts as ready.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Ready {
@@ -115,6 +118,22 @@ impl<'de> Deserialize<'de> for Span {
             }
         }
         deserializer.deserialize_str(Text)
+    }
+}
+
+/// How long a flow may be silent: a time that is not too short to be kept.
+pub(super) struct Idle(pub(super) Duration);
+
+impl<'de> Deserialize<'de> for Idle {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let Span(time) = Span::deserialize(deserializer)?;
+        if time < SHORTEST_IDLE {
+            return Err(D::Error::custom(format!(
+                "{} is too short a time: the least is {SHORTEST_IDLE:?}",
+                humantime::format_duration(time)
+            )));
+        }
+        Ok(Self(time))
     }
 }
 

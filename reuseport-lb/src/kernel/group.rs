@@ -13,34 +13,37 @@ use aya::{Ebpf, EbpfLoader};
 use aya_log::EbpfLogger;
 use reuseport_lb_common::counters::complete;
 use reuseport_lb_common::layout::{
-    BUCKETS, Counters, EVENTS, Entry, Fitness, LAYOUT_VERSION, Load, MAX_SLOTS, NO_SLOT, Table, attention,
-    constant,
+    Activity, BUCKETS, Counters, EVENTS, Entry, Fitness, LAYOUT_VERSION, Load, MAX_SLOTS, NO_SLOT, Table,
+    attention, constant,
 };
 use socket2::Socket;
 
 use super::mapped::Mapped;
 use crate::config::{Affinity, WhenEmpty};
-use crate::listener::Listener;
+use crate::flows::{Freedom, freedom, moved};
+use crate::listener::{Listener, Protocol};
 
 /// The compiled kernel program, aligned for the ELF parser.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("REUSEPORT_LB_OBJECT"));
 
-/// The program's name in the object.
-const NAME: &str = "reuseport_lb";
-
-/// Names of pins; of maps they are those in the object as well, but for the table's.
+/// Names of pins; of maps they are those in the object as well, but for those of globals.
 const PROGRAM: &str = "program";
 const TABLE: &str = "TABLE";
 const LOAD: &str = "LOAD";
+const ACTIVITY: &str = "ACTIVITY";
 const COUNTERS: &str = "COUNTERS";
 const SOCKETS: &str = "SOCKETS";
 
-/// What every program has anew. The socket array keeps its shape for ever, and the counters as long
-/// as the layout does.
-const RENEWED: [&str; 4] = [PROGRAM, TABLE, LOAD, COUNTERS];
+/// What every program has anew. The socket array keeps its shape for ever; counters and activity
+/// stay for as long as the layout does.
+const RENEWED: [&str; 5] = [PROGRAM, TABLE, LOAD, COUNTERS, ACTIVITY];
 
-/// The section that the program's global `TABLE` is in, alone.
+/// The sections that the program's globals `TABLE` and `ACTIVITY` are in, alone.
 const TABLE_SECTION: &str = ".bss";
+const ACTIVITY_SECTION: &str = ".bss.activity";
+
+/// What is behind `ACTIVITY` where no flows are tracked: the object has it, but no program looks at it.
+type Unused = [u8; 64];
 
 /// include/uapi/linux/bpf.h
 const BPF_F_MMAPABLE: u32 = 1 << 10;
@@ -50,8 +53,11 @@ pub struct Group {
     listener: Listener,
     pins: PathBuf,
     ebpf: Ebpf,
+    program: &'static str,
     sockets: ReusePortSockArray<MapData>,
     table: Mapped<Table>,
+    /// Which flows live; of UDP only.
+    activity: Option<Mapped<Activity>>,
     load: Mapped<Load>,
     counters: PerCpuArray<MapData, Counters>,
     program_id: u32,
@@ -77,55 +83,81 @@ pub struct Totals {
     pub selected: Box<[u64]>,
 }
 
+/// Flows that live in a group: as many sub-buckets as have one (see `Activity`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Flows {
+    /// All.
+    pub live: u64,
+    /// Those that stay with the previous worker of a moving bucket.
+    pub kept: u64,
+}
+
 impl Group {
     /// Loads a program for `listener` with every bucket empty, and pins it and its maps in the
     /// directory `pins`, which must exist on a bpffs and be empty.
     pub fn load(listener: &Listener, policy: Policy, pins: &Path) -> Result<Self> {
         let group = Self::make(listener, policy, pins, None)?;
-        group.publish((0..=u16::MAX).map(|bucket| (bucket, NO_SLOT)));
+        group.fill(vec![Entry::steady(NO_SLOT); BUCKETS]);
         group.settle()?;
         Ok(group)
     }
 
-    /// Loads another program for a group whose pins are in `pins`, with its sockets, its buckets
-    /// and, if its maps have this `layout`, its counters. The program that is attached goes on with
-    /// its own table until this one is attached; [`Group::settle`] then makes this one the owner of
-    /// the pins.
+    /// Loads another program for a group whose pins are in `pins`, with its sockets and its buckets,
+    /// and, if its maps have this `layout`, with its counters and flows. The program that is attached
+    /// goes on with its own table until this one is attached; [`Group::settle`] then makes this one
+    /// the owner of the pins.
     pub fn take_over(listener: &Listener, policy: Policy, pins: &Path, layout: u32) -> Result<Self> {
         let same = layout == LAYOUT_VERSION;
-        let owners = if same { Some(read_table(&pins.join(TABLE))?) } else { None };
+        let entries = read_table(&pins.join(TABLE))?;
         let group = Self::make(listener, policy, pins, Some(same))?;
-        let owners = owners.unwrap_or_else(|| vec![NO_SLOT; BUCKETS]);
-        group.publish((0..=u16::MAX).zip(owners));
+        let known = |entry: Entry| if same { entry } else { Entry::steady(entry.slot()) };
+        group.fill(entries.into_iter().map(known));
         Ok(group)
     }
 
     /// `before`: whether there are pins already, and whether their layout is this one's.
     fn make(listener: &Listener, policy: Policy, pins: &Path, before: Option<bool>) -> Result<Self> {
-        let affinity = match (policy.affinity, listener.address.is_ipv6()) {
-            (Affinity::Flow, _) => constant::FLOW,
-            (Affinity::Source, false) => constant::SOURCE_V4,
-            (Affinity::Source, true) => constant::SOURCE_V6,
-        };
+        let tracked = listener.protocol == Protocol::Udp;
+        let name = program_name(tracked, policy.affinity, listener.address.is_ipv6());
         let hold = u32::from(policy.when_empty == WhenEmpty::Hold);
         // Left by a daemon that was killed right here.
         for name in RENEWED {
             let _ = std::fs::remove_file(pins.join(renewed(name)));
         }
-        let counters = if before == Some(true) { COUNTERS.into() } else { renewed(COUNTERS) };
-        let table = make_table(&pins.join(renewed(TABLE)))?;
+        let kept = |name: &str| pins.join(if before == Some(true) { name.into() } else { renewed(name) });
+        let table_pin = pins.join(renewed(TABLE));
+        // SAFETY: the one value of the map has the size of a `Table`, whose fields are all `Shared`.
+        let table = unsafe { Mapped::new(make_map::<{ size_of::<Table>() }>(&table_pin)?.fd()) }?;
+        let activity_pin = if tracked { kept(ACTIVITY) } else { pins.join(renewed(ACTIVITY)) };
+        let activity = if !tracked {
+            make_map::<{ size_of::<Unused>() }>(&activity_pin)?;
+            None
+        } else {
+            let map = if before == Some(true) {
+                open_map(&activity_pin)?
+            } else {
+                make_map::<{ size_of::<Activity>() }>(&activity_pin)?
+            };
+            // SAFETY: the one value has the size of an `Activity`, by its layout version.
+            Some(unsafe { Mapped::new(map.fd()) }?)
+        };
         let mut ebpf = EbpfLoader::new()
-            .map_pin_path(TABLE_SECTION, pins.join(renewed(TABLE)))
+            .map_pin_path(TABLE_SECTION, table_pin)
+            .map_pin_path(ACTIVITY_SECTION, &activity_pin)
             .map_pin_path(LOAD, pins.join(renewed(LOAD)))
-            .map_pin_path(COUNTERS, pins.join(counters))
+            .map_pin_path(COUNTERS, kept(COUNTERS))
             .map_pin_path(SOCKETS, pins.join(SOCKETS))
-            .override_global(constant::AFFINITY, &affinity, true)
             .override_global(constant::HOLD, &hold, true)
             .load(OBJECT)
             .map_err(|error| explained(error.into(), "create its BPF maps"))?;
+        if !tracked {
+            let _ = std::fs::remove_file(&activity_pin);
+        }
 
-        let program: &mut SkReuseport =
-            ebpf.program_mut(NAME).context("the object has no program")?.try_into()?;
+        let program: &mut SkReuseport = ebpf
+            .program_mut(name)
+            .with_context(|| format!("the object has no program {name}"))?
+            .try_into()?;
         program.load().map_err(|error| explained(error.into(), "load its SK_REUSEPORT program"))?;
         let program_id = program.info()?.id();
         program
@@ -144,8 +176,10 @@ impl Group {
             listener: *listener,
             pins: pins.to_owned(),
             ebpf,
+            program: name,
             sockets,
             table,
+            activity,
             load,
             counters,
             program_id,
@@ -193,7 +227,8 @@ impl Group {
 
     /// Makes the program decide for the group that `socket` is in, or will be in.
     pub fn attach(&self, socket: &Socket) -> io::Result<()> {
-        let program = self.ebpf.program(NAME).ok_or_else(|| io::Error::other("the object has no program"))?;
+        let program =
+            self.ebpf.program(self.program).ok_or_else(|| io::Error::other("the object has no program"))?;
         let attached = <&SkReuseport>::try_from(program).and_then(|program| program.attach(socket));
         attached.map_err(|error| match error {
             ProgramError::SkReuseportError(SkReuseportError::SetsockoptError { io_error, .. }) => io_error,
@@ -231,12 +266,130 @@ impl Group {
         }
     }
 
-    /// Points buckets to slots; each takes effect at once, with one store.
-    pub fn publish(&self, changes: impl IntoIterator<Item = (u16, u16)>) {
-        let tracing = self.tracing();
+    /// Points buckets to slots; each takes effect at once, with one store. Flows of UDP that live stay
+    /// with their worker, if that `keeps` its flows.
+    pub fn publish(&self, changes: impl IntoIterator<Item = (u16, u16)>, keeps: impl Fn(u16) -> bool) {
         for (bucket, slot) in changes {
-            self.table.set_entry(bucket, Entry::steady(slot, tracing || self.unfit.contains_key(&slot)));
+            let entry = match &self.activity {
+                None => Entry::steady(slot),
+                Some(activity) => {
+                    let entry = self.table.entry(bucket.into());
+                    let begun = begun(activity, bucket, entry);
+                    let strays = activity.live(bucket, entry.side()) & !begun;
+                    if strays != 0 {
+                        activity.forget(bucket, entry.side(), strays);
+                    }
+                    moved(entry, slot, &keeps, begun != 0)
+                }
+            };
+            self.set(bucket, entry);
         }
+    }
+
+    /// The same buckets with the same flows as `other`, which is for the same listener.
+    pub fn copy(&self, other: &Self) {
+        self.fill((0..BUCKETS as u32).map(|bucket| other.table.entry(bucket)));
+    }
+
+    fn fill(&self, entries: impl IntoIterator<Item = Entry>) {
+        (0..=u16::MAX).zip(entries).for_each(|(bucket, entry)| self.set(bucket, entry));
+    }
+
+    fn set(&self, bucket: u16, entry: Entry) {
+        let careful = self.tracing() || self.unfit.contains_key(&entry.slot());
+        self.table.set_entry(bucket, entry.with_care(careful));
+    }
+
+    fn entries(&self) -> impl Iterator<Item = (u16, Entry)> {
+        (0..=u16::MAX).map(|bucket| (bucket, self.table.entry(bucket.into())))
+    }
+
+    /// Buckets with a previous worker, and their flows.
+    fn moving(&self) -> impl Iterator<Item = (u16, Entry, &Activity)> {
+        let moving = |(bucket, entry): (u16, Entry)| {
+            let activity = self.activity.as_deref().filter(|_| entry.previous() != NO_SLOT)?;
+            Some((bucket, entry, activity))
+        };
+        self.entries().filter_map(moving)
+    }
+
+    /// Where each moving bucket can move; all others can move anywhere.
+    pub fn freedoms(&self, keeps: impl Fn(u16) -> bool) -> impl Iterator<Item = (u16, Freedom)> {
+        self.moving().map(move |(bucket, entry, activity)| {
+            (bucket, freedom(entry, &keeps, begun(activity, bucket, entry) != 0))
+        })
+    }
+
+    /// Takes flows from workers that do not keep theirs any more; how many, by slot. Buckets that
+    /// still point to such a worker are counted, and wait for [`Group::publish`].
+    pub fn cut(&self, keeps: impl Fn(u16) -> bool) -> BTreeMap<u16, u64> {
+        let mut cut = BTreeMap::new();
+        let Some(activity) = &self.activity else { return cut };
+        for (bucket, entry) in self.entries() {
+            let (current, previous) = (entry.slot(), entry.previous());
+            if current != NO_SLOT && !keeps(current) {
+                *cut.entry(current).or_default() += u64::from(begun(activity, bucket, entry).count_ones());
+            }
+            if previous != NO_SLOT && !keeps(previous) {
+                let flows = activity.live(bucket, 1 - entry.side());
+                *cut.entry(previous).or_default() += u64::from(flows.count_ones());
+                self.set(bucket, entry.with_previous(NO_SLOT));
+                activity.forget(bucket, 1 - entry.side(), u64::MAX);
+            }
+        }
+        cut
+    }
+
+    /// Ends the move of each bucket whose old flows are quiet.
+    pub fn sweep(&self) {
+        for (bucket, entry, activity) in self.moving() {
+            if activity.live(bucket, 1 - entry.side()) == 0 {
+                self.set(bucket, entry.with_previous(NO_SLOT));
+            }
+        }
+    }
+
+    /// Forgets flows that have been silent since the last time but one.
+    pub fn rotate(&self) {
+        if let Some(activity) = &self.activity {
+            activity.rotate();
+        }
+    }
+
+    /// Whether buckets are moving, for each bucket.
+    pub fn mark_moving(&self, moving: &mut [bool]) {
+        self.moving().for_each(|(bucket, ..)| moving[usize::from(bucket)] = true);
+    }
+
+    /// Adds the flows of each slot, by slot: with `all`, all of them; else those that stay although
+    /// the slot gets no new ones.
+    pub fn add_flows(&self, flows: &mut [u64], all: bool) {
+        let Some(activity) = &self.activity else { return };
+        let mut add = |slot: u16, marks: u64| {
+            if let Some(flows) = flows.get_mut(usize::from(slot)) {
+                *flows += u64::from(marks.count_ones());
+            }
+        };
+        for (bucket, entry) in self.entries() {
+            if entry.previous() != NO_SLOT {
+                add(entry.previous(), activity.live(bucket, 1 - entry.side()));
+            }
+            if all {
+                add(entry.slot(), begun(activity, bucket, entry));
+            }
+        }
+    }
+
+    /// Flows that live; `None` for TCP. Looks at 3 MiB; takes about a millisecond.
+    #[must_use]
+    pub fn flows(&self) -> Option<Flows> {
+        self.activity.as_ref()?;
+        let count = |all| {
+            let mut flows = vec![0; MAX_SLOTS];
+            self.add_flows(&mut flows, all);
+            flows.iter().sum()
+        };
+        Some(Flows { live: count(true), kept: count(false) })
     }
 
     /// Says whether new connections shall avoid `slot`. Looks at all buckets; takes about 50 us.
@@ -251,11 +404,9 @@ impl Group {
         self.load.lines[usize::from(slot)].set_fitness(fitness);
         let others = self.table.attention.get() & !attention::AVOID;
         self.table.attention.set(if self.unfit.is_empty() { others } else { others | attention::AVOID });
-        self.publish(
-            (0..=u16::MAX)
-                .filter(|bucket| self.table.entry((*bucket).into()).slot() == slot)
-                .map(|bucket| (bucket, slot)),
-        );
+        self.entries()
+            .filter(|(_, entry)| entry.slot() == slot)
+            .for_each(|(bucket, entry)| self.set(bucket, entry));
     }
 
     /// Slots that new connections avoid.
@@ -277,7 +428,7 @@ impl Group {
         }
         let others = self.table.attention.get() & !attention::TRACE;
         self.table.attention.set(if on { others | attention::TRACE } else { others });
-        self.publish((0..=u16::MAX).map(|bucket| (bucket, self.table.entry(bucket.into()).slot())));
+        self.entries().for_each(|(bucket, entry)| self.set(bucket, entry));
     }
 
     fn tracing(&self) -> bool {
@@ -312,23 +463,44 @@ fn renewed(name: &str) -> String {
     format!("{name}-new")
 }
 
-/// The slots of all buckets in a table that was pinned with this layout.
-fn read_table(pin: &Path) -> Result<Vec<u16>> {
-    let map = MapData::from_pin(pin).with_context(|| format!("there is no table at {}", pin.display()))?;
-    // SAFETY: the caller knows its layout: one value of a `Table`, whose fields are all `Shared`.
-    let table: Mapped<Table> = unsafe { Mapped::new(map.fd()) }?;
-    Ok((0..BUCKETS as u32).map(|bucket| table.entry(bucket).slot()).collect())
+/// The program for a kind of group; see `programs!` in the kernel program.
+fn program_name(tracked: bool, affinity: Affinity, v6: bool) -> &'static str {
+    match (tracked, affinity, v6) {
+        (false, Affinity::Flow, _) => "rlb_tcp_flow",
+        (false, Affinity::Source, false) => "rlb_tcp_source4",
+        (false, Affinity::Source, true) => "rlb_tcp_source6",
+        (true, Affinity::Flow, _) => "rlb_udp_flow",
+        (true, Affinity::Source, false) => "rlb_udp_source4",
+        (true, Affinity::Source, true) => "rlb_udp_source6",
+    }
 }
 
-/// Makes and pins the map behind the program's global `TABLE`, which aya would make, but not
-/// mmapable; it finds the pin and takes that instead.
-fn make_table(pin: &Path) -> Result<Mapped<Table>> {
-    let map = Array::<MapData, [u8; size_of::<Table>()]>::create(1, BPF_F_MMAPABLE)
+/// Flows that live on the side of the entry's own slot. Those that are marked on both sides are with
+/// the previous one (see `flows.rs`).
+fn begun(activity: &Activity, bucket: u16, entry: Entry) -> u64 {
+    let begun = activity.live(bucket, entry.side());
+    if entry.previous() == NO_SLOT { begun } else { begun & !activity.live(bucket, 1 - entry.side()) }
+}
+
+/// All entries of a table that was pinned, by whatever version.
+fn read_table(pin: &Path) -> Result<Vec<Entry>> {
+    let map = open_map(pin)?;
+    // SAFETY: a `Table` means the same in every version, and its fields are all `Shared`.
+    let table: Mapped<Table> = unsafe { Mapped::new(map.fd()) }?;
+    Ok((0..BUCKETS as u32).map(|bucket| table.entry(bucket)).collect())
+}
+
+/// Makes and pins the map behind a global of the program, which aya would make, but not mmapable; it
+/// finds the pin and takes that instead.
+fn make_map<const SIZE: usize>(pin: &Path) -> Result<MapData> {
+    let map = Array::<MapData, [u8; SIZE]>::create(1, BPF_F_MMAPABLE)
         .map_err(|error| explained(error.into(), "create its BPF maps"))?;
-    map.pin(pin).with_context(|| format!("cannot pin the table at {}", pin.display()))?;
-    let map = MapData::from_pin(pin).context("cannot open the table that was just pinned")?;
-    // SAFETY: the one value of the map has the size of a `Table`, whose fields are all `Shared`.
-    unsafe { Mapped::new(map.fd()) }
+    map.pin(pin).with_context(|| format!("cannot pin a map at {}", pin.display()))?;
+    open_map(pin)
+}
+
+fn open_map(pin: &Path) -> Result<MapData> {
+    MapData::from_pin(pin).with_context(|| format!("there is no map at {}", pin.display()))
 }
 
 fn errno(error: &MapError) -> Option<i32> {

@@ -5,6 +5,7 @@ use std::rc::Rc;
 use anyhow::{Result, bail};
 use tokio::task::JoinHandle;
 
+use super::flows::keeps;
 use super::{Service, Surroundings};
 use crate::config;
 use crate::kernel::group::{Group, Policy};
@@ -95,9 +96,9 @@ impl Door {
         Ok(Self { asked, group, wanted: true, name, reader, service, surroundings })
     }
 
-    /// Points all buckets to where the table says.
-    pub(super) fn publish(&self, table: &Table) {
-        self.group.publish((0..=u16::MAX).zip(table.owners().iter().copied()));
+    /// Points all buckets to where the table says; flows stay with those who keep theirs.
+    pub(super) fn publish(&self, table: &Table, keepers: &[u16]) {
+        self.group.publish((0..=u16::MAX).zip(table.owners().iter().copied()), keeps(keepers));
     }
 
     /// Opens another socket of the group; before the first one the kernel may choose a port.

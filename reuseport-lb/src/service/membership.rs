@@ -11,11 +11,12 @@ use tracing::{info, warn};
 
 use super::Service;
 use super::door::door_of;
+use super::flows::keeps;
 use super::workers::{Farewell, Id, Place, Worker};
 use crate::config;
 use crate::kernel::{socket, strangers};
 use crate::listener::Protocol;
-use crate::table::Member;
+use crate::table::{Member, Plan};
 use crate::worker::{Event, Origin, State};
 
 /// A worker that is ready waits this long for others that are starting, so that buckets move once
@@ -42,6 +43,10 @@ pub struct Drained {
     pub queue: u64,
     /// Connections that others got, because it did not accept them.
     pub handed_over: u64,
+    /// Flows (UDP) that it had then.
+    pub flows: u64,
+    /// Of those, the ones that still lived when it had to go; others got them.
+    pub flows_cut: u64,
     /// How its process ended; `null` if it had none, or goes on without us.
     pub end: Option<String>,
 }
@@ -145,11 +150,12 @@ impl Service {
         }
     }
 
-    /// Makes the table of those workers that are admitted now, if these are others than before.
+    /// Makes the table of those workers that are admitted now, if these are others than before, or
+    /// others keep their flows.
     pub(super) fn rebalance(&mut self) {
         self.join_at = None;
         let members = self.admitted();
-        if members != self.members {
+        if members != self.members || self.keepers() != self.flows.keepers {
             self.spread(members);
         }
     }
@@ -161,11 +167,15 @@ impl Service {
 
     /// Makes the table of these members, and publishes what changes.
     pub(super) fn spread(&mut self, members: Vec<Member>) {
-        let changes = self.table.rebalance(&members);
+        self.cut_flows();
+        let freedoms = self.freedoms();
+        let freedom = |bucket: u16| freedoms.get(usize::from(bucket)).copied().unwrap_or_default();
+        let Plan { changes, waiting } = self.table.plan(&members, freedom);
         self.members = members;
         for door in &self.doors {
-            door.group.publish(changes.iter().copied());
+            door.group.publish(changes.iter().copied(), keeps(&self.flows.keepers));
         }
+        self.flows_moved(waiting);
         self.moved += changes.len() as u64;
         self.unsaved = true;
         if changes.is_empty() {
@@ -267,6 +277,13 @@ impl Service {
     pub(super) fn release(&mut self, id: Id) {
         let Some(mut worker) = self.workers.remove(&id) else { return };
         self.unsaved = true;
+        if worker.holds_slot && self.tracks_flows() {
+            // Nothing may point to its slot any more when that becomes empty.
+            let cut = self.cut_flows().get(&worker.slot).copied().unwrap_or_default();
+            worker.farewell.flows_cut += cut;
+            self.flows.cut += cut;
+            self.spread(self.admitted());
+        }
         for place in &worker.places {
             let here = |other: &Worker| other.places.iter().any(|other| other.listener == place.listener);
             let last = !self.workers.values().any(here);
@@ -313,6 +330,7 @@ impl Service {
     /// All of these leave at once, so that buckets move once.
     pub(super) fn leave(&mut self, ids: &[Id], patience: Option<Duration>) {
         let now = Instant::now();
+        let flows = self.live_flows();
         let mut all = Vec::new();
         for id in ids {
             if let Some(worker) = self.workers.get_mut(id) {
@@ -320,6 +338,9 @@ impl Service {
                 if before != State::Draining {
                     worker.farewell.begun = Some(now);
                     worker.farewell.queue = worker.queue();
+                    if worker.holds_slot {
+                        worker.farewell.flows = flows[usize::from(worker.slot)];
+                    }
                 }
                 all.push((*id, worker.life.on(Event::Leave { patience }, now, &self.config)));
                 info!(worker = worker.name, slot = worker.slot, "{before} → {}", worker.life.state());
@@ -424,6 +445,8 @@ impl Farewell {
             seconds: self.begun.map_or(0.0, |begun| begun.elapsed().as_secs_f64()),
             queue: self.queue,
             handed_over: self.handed_over,
+            flows: self.flows,
+            flows_cut: self.flows_cut,
             end: self.end,
         };
         for waiting in self.waiting {

@@ -3,6 +3,7 @@
 
 mod attend;
 mod door;
+mod flows;
 mod guests;
 mod membership;
 mod reload;
@@ -45,6 +46,7 @@ use crate::table::{Member, Table};
 use crate::trace::{Decision, Tracer};
 use crate::worker::{Event, Origin, State, Step};
 use door::Door;
+use flows::Flows;
 use rollout::Rollout;
 use workers::{Id, Worker};
 
@@ -134,6 +136,7 @@ pub struct Service {
     table: Table,
     members: Vec<Member>,
     moved: u64,
+    flows: Flows,
     slots: Slots,
     workers: BTreeMap<Id, Worker>,
     /// Counts up with each worker and each process.
@@ -172,6 +175,7 @@ impl Service {
             table: Table::default(),
             members: Vec::new(),
             moved: 0,
+            flows: Flows::default(),
             slots: Slots::default(),
             workers: BTreeMap::new(),
             count: 0,
@@ -202,8 +206,10 @@ impl Service {
     pub async fn run(mut self, mut commands: mpsc::UnboundedReceiver<Command>) {
         self.start_workers();
         self.replace_outdated();
+        self.plan_rotation();
         loop {
             self.advance_rollout(Instant::now());
+            self.follow_keepers();
             self.settle();
             self.tell_rosters(None);
             self.save();
@@ -337,14 +343,17 @@ impl Service {
         for id in due {
             let Some(worker) = self.workers.get(&id) else { continue };
             if worker.life.wants_look(now) {
-                let queue = worker.queue();
-                self.happen(id, Event::Looked { queue });
+                let flows = self.staying_with(worker);
+                // Datagrams of flows that go on come and go.
+                let queue = if flows > 0 { worker.connections() } else { worker.queue() };
+                self.happen(id, Event::Looked { queue, flows });
             }
             self.happen(id, Event::Tick);
         }
         if self.join_at.is_some_and(|at| at <= now) {
             self.rebalance();
         }
+        self.look_at_flows(now);
         if self.look_at.is_some_and(|at| at <= now) {
             self.attend(now);
         }
@@ -407,7 +416,7 @@ impl Service {
         };
         self.plan_look();
         let rollout = self.rollout.as_ref().and_then(Rollout::deadline);
-        let own = [self.join_at, self.nag_at, settling, rollout, self.look_at];
+        let own = [self.join_at, self.nag_at, settling, rollout, self.look_at, self.flows.deadline()];
         self.workers
             .values()
             .filter_map(|worker| worker.life.deadline())
@@ -448,7 +457,7 @@ impl Service {
             match step {
                 Step::Spawn => self.spawn(id),
                 Step::Admit => self.admit(id),
-                Step::Withdraw => self.rebalance(),
+                Step::Withdraw | Step::Cut => self.rebalance(),
                 Step::Rescue => self.rescue(id),
                 Step::HandOver => self.hand_over(id),
                 Step::Terminate => self.with_process(id, Process::terminate),

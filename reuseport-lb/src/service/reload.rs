@@ -121,6 +121,7 @@ impl Service {
         if before.backlog != self.config.backlog {
             self.set_backlog();
         }
+        self.plan_rotation();
         let old_release = self.release;
         let same = as_started(&before) == as_started(&self.config);
         let (wanted, workers) = (self.config.workers, self.staying().len());
@@ -203,11 +204,12 @@ impl Service {
     /// A group that is new, or has another policy.
     fn put_up(&mut self, mut door: Door) -> String {
         let bound = *door.group.listener();
-        door.publish(&self.table);
         let Some(at) = self.doors.iter().position(|old| old.name == door.name) else {
+            door.publish(&self.table, &self.flows.keepers);
             self.doors.push(door);
             return format!("{bound} added");
         };
+        door.group.copy(&self.doors[at].group);
         for (slot, fitness) in self.doors[at].group.unfit() {
             door.group.set_fitness(slot, fitness);
         }

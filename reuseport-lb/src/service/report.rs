@@ -9,7 +9,7 @@ use super::Service;
 use super::door::Door;
 use super::workers::{Place, Worker};
 use crate::health::Status;
-use crate::kernel::group::Totals;
+use crate::kernel::group::{Flows, Totals};
 use crate::kernel::{socket, strangers};
 use crate::status;
 use crate::worker::{Origin, State};
@@ -18,10 +18,18 @@ impl Service {
     pub(super) fn status(&self) -> Result<status::Service> {
         let totals = self.doors.iter().map(|door| door.group.totals()).collect::<Result<Vec<Totals>>>()?;
         let shares = self.table.shares();
+        let flows = self.live_flows();
+        let waiting = self.flows.waiting;
         Ok(status::Service {
             name: self.config.name.clone(),
             affinity: self.config.affinity.to_string(),
             moved: self.moved,
+            moving: self.moving(),
+            waiting,
+            pending: (waiting > 0).then(|| {
+                format!("{waiting} buckets wait: flows of two workers live in those that could move")
+            }),
+            flows_cut: self.flows.cut,
             wanted: self.config.workers,
             groups: self
                 .doors
@@ -32,7 +40,7 @@ impl Service {
             workers: self
                 .workers
                 .values()
-                .map(|worker| self.worker_status(worker, &totals, &shares))
+                .map(|worker| self.worker_status(worker, &totals, &shares, &flows))
                 .collect(),
         })
     }
@@ -45,13 +53,20 @@ impl Service {
             protocol: listener.protocol.to_string(),
             program_id: door.group.program_id(),
             counters: Counter::ALL.iter().map(counter).collect(),
+            flows: door.group.flows().map(|Flows { live, kept }| status::Flows { live, kept }),
             strangers: strangers::count(listener, &self.surroundings.ours.borrow())
                 .inspect_err(|error| warn!("cannot look for strangers on {listener}: {error:#}"))
                 .ok(),
         }
     }
 
-    fn worker_status(&self, worker: &Worker, totals: &[Totals], shares: &[u32]) -> status::Worker {
+    fn worker_status(
+        &self,
+        worker: &Worker,
+        totals: &[Totals],
+        shares: &[u32],
+        flows: &[u64],
+    ) -> status::Worker {
         let slot = usize::from(worker.slot);
         let buckets = if worker.holds_slot { shares[slot] } else { 0 };
         let selected = |place: &Place| {
@@ -80,6 +95,7 @@ impl Service {
             member: self.members.iter().any(|member| member.slot() == worker.slot) && worker.is_member(),
             share: f64::from(buckets) / BUCKETS as f64,
             buckets,
+            flows: if worker.holds_slot { flows[slot] } else { 0 },
             restarts: worker.life.restarts(),
             joined: worker.life.origin() == Origin::Joined,
             successor: worker.trial,

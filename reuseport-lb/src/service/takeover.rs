@@ -52,6 +52,7 @@ impl Service {
             config: self.config.clone(),
             configured: self.configured.clone(),
             moved: self.moved,
+            flows_cut: self.flows.cut,
             count: self.count,
             release: self.release,
             doors: self.doors.iter().map(door_state).collect(),
@@ -65,6 +66,7 @@ impl Service {
         let mut service = Self::empty(state.config, surroundings)?;
         service.configured = state.configured;
         (service.moved, service.count, service.release) = (state.moved, state.count, state.release);
+        service.flows.cut = state.flows_cut;
         service.settled = true;
         service.nag_at = None;
         service
@@ -111,19 +113,20 @@ impl Service {
         Ok(())
     }
 
-    /// Buckets are where they were; without a table that can be read they are given anew.
+    /// Buckets are where they were.
     fn adopt_table(&mut self, layout: u32) {
         if layout != LAYOUT_VERSION {
             warn!(
                 service = self.config.name,
-                "its maps had layout {layout} and have {LAYOUT_VERSION} now: buckets are given anew, counters are zero"
+                "its maps had layout {layout} and have {LAYOUT_VERSION} now: counters are zero, and UDP flows of \
+                 moving buckets go to the new worker"
             );
-            return;
         }
         let Some(door) = self.doors.first() else { return };
         self.table = Table::of(door.group.owners());
         // All groups have the same, also if the daemon died while it was telling them.
-        self.doors.iter().for_each(|door| door.publish(&self.table));
+        let keepers = self.keepers();
+        self.doors.iter().for_each(|door| door.publish(&self.table, &keepers));
         // Exact again, if a change was being published, or whoever had buckets is gone.
         self.spread(self.admitted());
     }

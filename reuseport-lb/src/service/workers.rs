@@ -11,7 +11,7 @@ use super::membership::Drained;
 use crate::kernel::output::Output;
 use crate::kernel::process::{Exit, Process};
 use crate::kernel::socket;
-use crate::listener::Listener;
+use crate::listener::{Listener, Protocol};
 use crate::notify::Notify;
 use crate::worker::{Life, Origin, State};
 
@@ -59,6 +59,13 @@ pub(super) struct Place {
     pub(super) selected_after: Option<u64>,
 }
 
+impl Place {
+    /// One that cannot be asked any more has nothing that could be waited for.
+    fn queue(&self) -> u64 {
+        socket::queue(&self.socket, self.listener.protocol).map_or(0, |queue| u64::from(queue.queue))
+    }
+}
+
 /// A worker's process.
 pub(super) struct Running {
     pub(super) incarnation: u64,
@@ -86,6 +93,8 @@ pub(super) struct Farewell {
     pub(super) begun: Option<Instant>,
     pub(super) queue: u64,
     pub(super) handed_over: u64,
+    pub(super) flows: u64,
+    pub(super) flows_cut: u64,
     pub(super) end: Option<String>,
     pub(super) waiting: Vec<oneshot::Sender<Result<Drained, String>>>,
 }
@@ -123,9 +132,12 @@ impl Worker {
 
     /// What waits in all of its sockets: connections, or bytes of datagrams.
     pub(super) fn queue(&self) -> u64 {
-        let one = |place: &Place| socket::queue(&place.socket, place.listener.protocol);
-        // A socket that cannot be asked any more has nothing that could be waited for.
-        self.places.iter().filter_map(|place| one(place).ok()).map(|queue| u64::from(queue.queue)).sum()
+        self.places.iter().map(Place::queue).sum()
+    }
+
+    /// Connections that wait in its sockets.
+    pub(super) fn connections(&self) -> u64 {
+        self.places.iter().filter(|place| place.listener.protocol == Protocol::Tcp).map(Place::queue).sum()
     }
 
     /// It has shown that it is alive.

@@ -8,6 +8,9 @@ use super::{Origin, Step};
 /// How often its queue is looked at.
 pub(super) const LOOK: Duration = Duration::from_millis(5);
 
+/// How often, while UDP flows live that stay with it.
+const LOOK_AT_FLOWS: Duration = Duration::from_millis(100);
+
 /// It is told to end when its queue has been empty for this long: handshakes that had begun before
 /// its buckets moved still end in its queue. An ending worker that leaves connections in its queue
 /// for this long does not accept any more.
@@ -30,6 +33,10 @@ pub(super) struct Leaving {
     /// It accepts until its listener is shut down, and ends then.
     pub(super) listens_on: bool,
     queue: u64,
+    /// UDP flows that live.
+    flows: u64,
+    /// Others have them now.
+    cut: bool,
     /// Since when its queue is empty, or is not.
     since: Instant,
     /// Since when its queue has not become shorter.
@@ -48,6 +55,8 @@ impl Leaving {
             parts: false,
             listens_on: false,
             queue: u64::MAX,
+            flows: 0,
+            cut: false,
             since: now,
             stuck_since: now,
         }
@@ -74,29 +83,42 @@ impl Leaving {
         [self.until, self.look_at].into_iter().flatten().min()
     }
 
-    /// `queue` connections or bytes wait in its sockets.
-    pub(super) fn looked(&mut self, queue: u64, now: Instant, stall_timeout: Option<Duration>) -> Vec<Step> {
+    /// Whether it is there for the UDP flows that it has.
+    pub(super) fn keeps_flows(&self) -> bool {
+        !self.cut
+    }
+
+    /// `queue` connections or bytes wait in its sockets, and `flows` live.
+    pub(super) fn looked(
+        &mut self,
+        queue: u64,
+        flows: u64,
+        now: Instant,
+        stall_timeout: Option<Duration>,
+    ) -> Vec<Step> {
         if self.look_at.is_none() {
             return Vec::new();
         }
-        self.look_at = Some(now + LOOK);
+        self.flows = if self.cut { 0 } else { flows };
+        self.look_at = Some(now + if self.flows > 0 { LOOK_AT_FLOWS } else { LOOK });
         if (queue == 0) != (self.queue == 0) {
             self.since = now;
         }
-        if queue < self.queue {
+        if queue < self.queue || self.queue == 0 {
             self.stuck_since = now;
         }
         self.queue = queue;
         let quiet = now - self.since >= QUIET;
+        let alone = quiet && self.flows == 0;
         let stuck = stall_timeout.is_some_and(|timeout| now - self.stuck_since >= timeout);
         match (self.told, queue) {
-            (false, 0) if quiet => self.tell(now),
+            (false, 0) if alone => self.tell(now),
             (false, 1..) if stuck => {
                 let mut steps = self.tell(now);
                 steps.extend(self.hand_over());
                 steps
             }
-            (true, 0) if quiet && self.parts => vec![Step::Release],
+            (true, 0) if alone && self.parts => vec![Step::Release],
             (true, 0) if quiet && self.listens_on => self.hand_over(),
             (true, 1..) if quiet => self.hand_over(),
             _ => Vec::new(),
@@ -109,6 +131,16 @@ impl Leaving {
         }
         if self.until.is_none_or(|until| until > now) {
             return Vec::new();
+        }
+        if !self.told && self.flows > 0 {
+            // Others get its flows now; it still reads what is queued.
+            self.flows = 0;
+            self.cut = true;
+            self.since = now;
+            self.stuck_since = now;
+            self.until = Some(now + 2 * QUIET);
+            self.look_at = Some(now + LOOK);
+            return vec![Step::Cut];
         }
         if !self.told {
             let mut steps = self.tell(now);

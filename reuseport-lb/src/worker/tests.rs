@@ -148,8 +148,12 @@ fn it_fails_after_eight_exits_before_it_was_ready_and_is_still_tried() {
 }
 
 fn look(it: &mut Trial, queue: u64) -> Vec<Step> {
+    look_at_flows(it, queue, 0)
+}
+
+fn look_at_flows(it: &mut Trial, queue: u64, flows: u64) -> Vec<Step> {
     it.now = it.life.deadline().unwrap();
-    it.on(Event::Looked { queue })
+    it.on(Event::Looked { queue, flows })
 }
 
 #[test]
@@ -164,6 +168,56 @@ fn it_leaves_in_order() {
     assert_eq!(ended, Some(vec![Step::Terminate]));
     assert!(it.now - begun >= QUIET, "it was empty for a while");
     assert_eq!(it.crash(), [Step::Release]);
+}
+
+#[test]
+fn it_stays_for_its_flows_until_they_are_quiet() {
+    let mut it = Trial::new(|policy| policy.drain_timeout = Duration::from_secs(3600));
+    let _ = (it.on(Event::Start), it.on(READY), it.on(LEAVE));
+    for queue in [0, 7, 0].repeat(100) {
+        assert_eq!(look_at_flows(&mut it, queue, 1), []);
+        assert!(it.life.keeps_flows());
+    }
+    let ended = (0..100).map(|_| look(&mut it, 0)).find(|steps| !steps.is_empty());
+    assert_eq!(ended, Some(vec![Step::Terminate]));
+    assert_eq!(it.crash(), [Step::Release]);
+    assert!(!it.life.keeps_flows());
+}
+
+#[test]
+fn one_that_still_has_flows_is_not_stuck_because_something_waits_now_and_then() {
+    let mut it = Trial::new(|policy| policy.stall_timeout = Some(Duration::from_millis(300)));
+    let _ = (it.on(Event::Start), it.on(READY), it.on(LEAVE));
+    for queue in [0, 0, 0, 0, 0, 7].repeat(10) {
+        assert_eq!(look_at_flows(&mut it, queue, 1), []);
+    }
+    let told = (0..100).map(|_| look_at_flows(&mut it, 7, 1)).find(|steps| !steps.is_empty());
+    assert_eq!(told, Some(vec![Step::Terminate, Step::HandOver]), "but it is if that goes on");
+}
+
+#[test]
+fn others_get_its_flows_at_the_deadline_and_it_reads_what_is_queued() {
+    let mut it = Trial::new(|_| {});
+    let _ = (it.on(Event::Start), it.on(READY), it.on(LEAVE));
+    let _ = look_at_flows(&mut it, 3, 5);
+    it.now += it.policy.drain_timeout;
+    assert_eq!(it.on(Event::Tick), [Step::Cut]);
+    assert!(!it.life.keeps_flows());
+    assert_eq!(look_at_flows(&mut it, 3, 5), [], "what is left in the maps does not matter any more");
+    let cut = it.now;
+    let ended = (0..100).map(|_| look(&mut it, 0)).find(|steps| !steps.is_empty());
+    assert_eq!(ended, Some(vec![Step::Terminate]));
+    assert!((QUIET..=QUIET * 2).contains(&(it.now - cut)), "{:?}", it.now - cut);
+}
+
+#[test]
+fn one_that_joined_keeps_its_flows_although_it_leaves() {
+    let mut it = Trial::new(|_| {});
+    it.life = Life::new(Origin::Joined);
+    let _ = (it.on(Event::Start), it.on(READY), it.on(Event::SaidStopping));
+    assert!((0..100).all(|_| look_at_flows(&mut it, 0, 1).is_empty()));
+    let parted = (0..100).map(|_| look(&mut it, 0)).find(|steps| !steps.is_empty());
+    assert_eq!(parted, Some(vec![Step::Release]));
 }
 
 #[test]

@@ -1,0 +1,176 @@
+//! Flows of UDP: whose flows stay, which changes wait for them, and when flows are looked at. Not:
+//! what becomes of an entry (`flows.rs`).
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use reuseport_lb_common::layout::{BUCKETS, MAX_SLOTS};
+use tracing::info;
+
+use super::Service;
+use super::door::Door;
+use super::workers::Worker;
+use crate::flows::Freedom;
+use crate::listener::Protocol;
+use crate::worker::State;
+
+/// Buckets that moved are looked at after this time: those without live flows are steady again.
+/// Decisions that were being made when they moved have marked their flow by then.
+const SWEEP: Duration = Duration::from_millis(20);
+
+/// What a service knows about its flows.
+#[derive(Default)]
+pub(super) struct Flows {
+    /// When flows that have been silent are forgotten next.
+    rotate_at: Option<Instant>,
+    /// When buckets are looked at that moved.
+    sweep_at: Option<Instant>,
+    /// Buckets that should change their worker but must not yet.
+    pub(super) waiting: u32,
+    /// Flows whose worker left before they were quiet.
+    pub(super) cut: u64,
+    /// Flows that stay with a worker that does not get new ones, by slot.
+    staying: Vec<u64>,
+    /// Slots whose worker is there for its flows.
+    pub(super) keepers: Vec<u16>,
+}
+
+impl Flows {
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        [self.rotate_at, self.sweep_at].into_iter().flatten().min()
+    }
+}
+
+impl Service {
+    /// Slots whose worker is there for the flows that it has, though perhaps not for new ones.
+    pub(super) fn keepers(&self) -> Vec<u16> {
+        let keeps = |worker: &&Worker| worker.is_member() && worker.life.keeps_flows();
+        self.workers.values().filter(keeps).map(|worker| worker.slot).collect()
+    }
+
+    fn tracked(&self) -> impl Iterator<Item = &Door> {
+        self.doors.iter().filter(|door| door.group.listener().protocol == Protocol::Udp)
+    }
+
+    /// Whether it has any listener whose flows are more than one decision.
+    pub(super) fn tracks_flows(&self) -> bool {
+        self.tracked().next().is_some()
+    }
+
+    /// Sets when flows are forgotten, after listeners or `idle_timeout` have changed.
+    pub(super) fn plan_rotation(&mut self) {
+        let next = Instant::now() + self.config.idle_timeout / 2;
+        self.flows.rotate_at =
+            self.tracks_flows().then(|| self.flows.rotate_at.map_or(next, |at| at.min(next)));
+    }
+
+    /// Does what is due.
+    pub(super) fn look_at_flows(&mut self, now: Instant) {
+        let due = |at: Option<Instant>| at.is_some_and(|at| at <= now);
+        let rotate = due(self.flows.rotate_at);
+        if !rotate && !due(self.flows.sweep_at) {
+            return;
+        }
+        if rotate {
+            // Never earlier, however late this one is: that would forget flows too soon.
+            self.flows.rotate_at = Some(now + self.config.idle_timeout / 2);
+            self.tracked().for_each(|door| door.group.rotate());
+        }
+        self.flows.sweep_at = None;
+        self.tracked().for_each(|door| door.group.sweep());
+        if self.flows.waiting > 0 {
+            self.spread(self.admitted());
+        } else {
+            self.count_staying();
+        }
+    }
+
+    /// Lets flows go whose worker does not keep them any more, for whatever reason.
+    pub(super) fn follow_keepers(&mut self) {
+        if self.tracks_flows() && self.keepers() != self.flows.keepers {
+            self.spread(self.members.clone());
+        }
+    }
+
+    /// Takes flows from those that keep them no longer; how many, by slot.
+    pub(super) fn cut_flows(&mut self) -> BTreeMap<u16, u64> {
+        self.flows.keepers = self.keepers();
+        let keeps = keeps(&self.flows.keepers);
+        let mut cut = BTreeMap::new();
+        for (slot, flows) in self.tracked().flat_map(|door| door.group.cut(&keeps)) {
+            *cut.entry(slot).or_default() += flows;
+        }
+        // Those of a worker that crashed are lost, not cut.
+        for worker in self.workers.values_mut().filter(|worker| worker.life.state() == State::Draining) {
+            if worker.holds_slot
+                && let Some(flows) = cut.remove(&worker.slot)
+            {
+                worker.farewell.flows_cut += flows;
+                self.flows.cut += flows;
+            }
+        }
+        cut
+    }
+
+    /// Where each bucket can move; empty if all of them can move anywhere.
+    pub(super) fn freedoms(&self) -> Vec<Freedom> {
+        let keeps = keeps(&self.flows.keepers);
+        let mut freedoms = Vec::new();
+        for (bucket, freedom) in self.tracked().flat_map(|door| door.group.freedoms(&keeps)) {
+            freedoms.resize(BUCKETS, Freedom::Free);
+            let at = usize::from(bucket);
+            freedoms[at] = freedoms[at].and(freedom);
+        }
+        freedoms
+    }
+
+    /// Buckets have moved, and `waiting` should have.
+    pub(super) fn flows_moved(&mut self, waiting: u32) {
+        if !self.tracks_flows() {
+            return;
+        }
+        self.flows.sweep_at = Some(Instant::now() + SWEEP);
+        if waiting != std::mem::replace(&mut self.flows.waiting, waiting) {
+            info!(service = self.config.name, buckets = waiting, "wait for live flows before they move");
+        }
+        self.count_staying();
+    }
+
+    fn count_staying(&mut self) {
+        let mut staying = vec![0; MAX_SLOTS];
+        self.tracked().for_each(|door| door.group.add_flows(&mut staying, false));
+        self.flows.staying = staying;
+    }
+
+    /// Flows that a worker that leaves still has to wait for.
+    pub(super) fn staying_with(&self, worker: &Worker) -> u64 {
+        if !worker.holds_slot || self.stopping {
+            // Where all leave, flows have nowhere to go, and end with their workers.
+            return 0;
+        }
+        self.flows.staying.get(usize::from(worker.slot)).copied().unwrap_or_default()
+    }
+
+    /// Buckets that are moving in any group.
+    pub(super) fn moving(&self) -> usize {
+        let mut moving = vec![false; BUCKETS];
+        self.tracked().for_each(|door| door.group.mark_moving(&mut moving));
+        moving.into_iter().filter(|moving| *moving).count()
+    }
+
+    /// All flows that live, by slot.
+    pub(super) fn live_flows(&self) -> Vec<u64> {
+        let mut flows = vec![0; MAX_SLOTS];
+        self.tracked().for_each(|door| door.group.add_flows(&mut flows, true));
+        flows
+    }
+}
+
+/// Whether a slot is among `keepers`.
+pub(super) fn keeps(keepers: &[u16]) -> impl Fn(u16) -> bool + use<> {
+    let mut keeps = vec![false; MAX_SLOTS];
+    for slot in keepers {
+        keeps[usize::from(*slot)] = true;
+    }
+    move |slot| keeps.get(usize::from(slot)).copied().unwrap_or_default()
+}
