@@ -313,6 +313,19 @@ impl Activity {
         self.epoch.set(next);
     }
 
+    /// Takes over all flows that live in `other`, and its epoch.
+    #[cfg(not(target_arch = "bpf"))]
+    pub fn merge(&self, other: &Self) {
+        self.epoch.set(other.epoch());
+        for (own, others) in self.words.iter().flatten().zip(other.words.iter().flatten()) {
+            for (own, other) in own.0.iter().zip(&others.0) {
+                if other.get() & !own.get() != 0 {
+                    own.or(other.get());
+                }
+            }
+        }
+    }
+
     #[inline(always)]
     fn epoch(&self) -> u32 {
         // The comparison is for the verifier.
@@ -418,6 +431,20 @@ mod tests {
         assert!(!activity.is_marked(key, 1) && activity.is_marked(neighbour, 1));
         activity.forget(9, 1, u64::MAX);
         assert_eq!(activity.live(9, 1), 0);
+    }
+
+    #[test]
+    fn another_map_takes_all_flows_over_with_their_age() {
+        let (old, new) = (Activity::boxed(), Activity::boxed());
+        old.rotate();
+        old.mark(1, 0);
+        new.mark(2, 1);
+        new.merge(&old);
+        assert!(new.is_marked(1, 0) && new.is_marked(2, 1));
+        (0..2).for_each(|_| new.rotate());
+        assert!(new.is_marked(1, 0));
+        new.rotate();
+        assert!(!new.is_marked(1, 0));
     }
 
     #[test]

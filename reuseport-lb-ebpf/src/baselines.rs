@@ -7,7 +7,7 @@
 
 use aya_ebpf::bindings::sk_action::SK_PASS;
 use aya_ebpf::macros::{map, sk_reuseport};
-use aya_ebpf::maps::ReusePortSockArray;
+use aya_ebpf::maps::{LruHashMap, ReusePortSockArray};
 use aya_ebpf::programs::SkReuseportContext;
 use reuseport_lb_common::layout::MAX_SLOTS;
 
@@ -17,6 +17,10 @@ static SOCKETS: ReusePortSockArray = ReusePortSockArray::with_max_entries(MAX_SL
 #[unsafe(no_mangle)]
 #[unsafe(link_section = "license")]
 static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";
+
+/// Flow (by its hash) → slot, as a connection table would have it.
+#[map]
+static CONNECTIONS: LruHashMap<u32, u32> = LruHashMap::with_max_entries(1 << 16, 0);
 
 /// The cost of being called.
 #[sk_reuseport(migrate)]
@@ -36,6 +40,23 @@ pub fn bare(ctx: SkReuseportContext) -> u32 {
 #[sk_reuseport(migrate)]
 pub fn bare_spread(ctx: SkReuseportContext) -> u32 {
     let _ = SOCKETS.select_reuseport(&ctx, ctx.hash() & 7);
+    SK_PASS
+}
+
+/// What a connection table costs that remembers each flow: a look-up, and an insertion for new ones.
+#[sk_reuseport(migrate)]
+pub fn lru_table(ctx: SkReuseportContext) -> u32 {
+    let hash = ctx.hash();
+    // SAFETY: the entry may be given to another flow meanwhile; a benchmark does not mind.
+    let slot = match unsafe { CONNECTIONS.get(&hash) } {
+        Some(slot) => *slot,
+        None => {
+            let slot = hash & 7;
+            let _ = CONNECTIONS.insert(&hash, &slot, 0);
+            slot
+        }
+    };
+    let _ = SOCKETS.select_reuseport(&ctx, slot);
     SK_PASS
 }
 

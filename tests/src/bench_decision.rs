@@ -44,7 +44,18 @@ struct Candidate {
     program_id: u32,
     listener: Listener,
     sockets: Vec<Socket>,
+    group: Option<Group>,
     _keep: Box<dyn std::any::Any>,
+}
+
+impl Candidate {
+    /// Gives every bucket to another worker.
+    fn start_moving(&mut self) {
+        if let Some(group) = &self.group {
+            let owners = group.owners();
+            group.publish((0..=u16::MAX).zip(owners.iter().map(|slot| (slot + 1) % WORKERS)), |_| true);
+        }
+    }
 }
 
 fn main() -> Result<()> {
@@ -67,11 +78,13 @@ fn main() -> Result<()> {
         }
         let load = if flows == Flows::One { "one flow, hot caches" } else { "many flows, cold caches" };
         println!(
-            "{:38} {:>20} {:>12} {:>10}",
+            "{:38} {:>20} {:>12} {:>8} {:>8} {:>8}",
             format!("{protocol}, {load}"),
             "measured",
             "less empty",
-            "x bare"
+            "x bare",
+            "x flow",
+            "x LRU"
         );
         report(&mut samples);
     }
@@ -88,12 +101,27 @@ fn measure(
 ) -> Result<()> {
     let bare =
         if flows == Flows::One { ("bare", "bare select") } else { ("bare_spread", "bare select, by hash") };
-    let mut candidates = [
+    let flow = |name, port, tracked| ours(name, Affinity::Flow, protocol, port, tracked, world);
+    let tracked = protocol == Protocol::Udp;
+    let mut candidates = vec![
         baseline("empty", "empty program", protocol, 9001)?,
         baseline(bare.0, bare.1, protocol, 9002)?,
-        ours("ours, affinity flow", Affinity::Flow, protocol, 9003, world)?,
-        ours("ours, affinity source", Affinity::Source, protocol, 9004, world)?,
+        flow("flow", 9003, false)?,
+        ours("source", Affinity::Source, protocol, 9004, tracked, world)?,
     ];
+    if tracked {
+        candidates.push(flow("flow, tracked", 9005, true)?);
+        if flows == Flows::One {
+            let mut candidate = flow("tracked, moving, flow stays", 9006, true)?;
+            send(&candidate, 1, Flows::One)?;
+            candidate.start_moving();
+            candidates.push(candidate);
+        }
+        let mut candidate = flow("tracked, moving, new flow", 9007, true)?;
+        candidate.start_moving();
+        candidates.push(candidate);
+        candidates.push(baseline("lru_table", "LRU connection table", protocol, 9008)?);
+    }
     samples.resize(candidates.len(), ("", Vec::new()));
     for round in 0..=ROUNDS {
         for turn in 0..candidates.len() {
@@ -118,16 +146,19 @@ fn measure(
 }
 
 fn report(samples: &mut [(&'static str, Vec<f64>)]) {
-    let mut medians = Vec::new();
-    for (name, samples) in samples {
-        samples.sort_by(f64::total_cmp);
-        let quantile = |part: usize| samples[samples.len() * part / 4];
-        medians.push(quantile(2));
-        let net = quantile(2) - medians[0];
-        let ratio =
-            medians.get(1).map_or_else(|| "-".into(), |bare| format!("{:.2}", net / (bare - medians[0])));
-        let measured = format!("{:.1} ({:.1}-{:.1})", quantile(2), quantile(1), quantile(3));
-        println!("  {name:36} {measured:>20} {net:12.1} {ratio:>10}");
+    samples.iter_mut().for_each(|(_, samples)| samples.sort_by(f64::total_cmp));
+    let quantile = |samples: &[f64], part: usize| samples[samples.len() * part / 4];
+    let empty = quantile(&samples[0].1, 2);
+    let net = |of: &str| samples.iter().find(|(name, _)| *name == of).map(|(_, it)| quantile(it, 2) - empty);
+    let bases = [samples[1].0, "flow", "LRU connection table"];
+    for (name, samples) in samples.iter() {
+        let own = quantile(samples, 2) - empty;
+        let measured =
+            format!("{:.1} ({:.1}-{:.1})", quantile(samples, 2), quantile(samples, 1), quantile(samples, 3));
+        let ratios =
+            bases.map(|base| net(base).map_or_else(|| "-".into(), |base| format!("{:.2}", own / base)));
+        let [bare, flow, lru] = ratios;
+        println!("  {name:36} {measured:>20} {own:12.1} {bare:>8} {flow:>8} {lru:>8}");
     }
     println!();
 }
@@ -137,13 +168,15 @@ fn ours(
     affinity: Affinity,
     protocol: Protocol,
     port: u16,
+    tracked: bool,
     world: &World,
 ) -> Result<Candidate> {
     let listener = Listener { protocol, address: (Ipv4Addr::LOCALHOST, port).into() };
     let pins = world.bpffs().join(format!("{protocol}{port}"));
     let _ = std::fs::remove_dir_all(&pins);
     std::fs::create_dir(&pins)?;
-    let mut group = Group::load(&listener, Policy { affinity, when_empty: WhenEmpty::Hold }, &pins)?;
+    let policy = Policy { affinity, when_empty: WhenEmpty::Hold };
+    let mut group = Group::load_tracking(&listener, policy, &pins, tracked)?;
     let mut sockets = Vec::new();
     for slot in 0..WORKERS {
         let socket = socket::open(&group, 4096, slot == 0)?;
@@ -154,7 +187,7 @@ fn ours(
         (0..WORKERS).map(|slot| Member::new(&format!("bench/{slot}"), slot, 1)).collect();
     group.publish(Table::default().rebalance(&members), |_| true);
     let program_id = group.program_id();
-    Ok(Candidate { name, program_id, listener, sockets, _keep: Box::new(group) })
+    Ok(Candidate { name, program_id, listener, sockets, group: Some(group), _keep: Box::new(()) })
 }
 
 fn baseline(program: &str, name: &'static str, protocol: Protocol, port: u16) -> Result<Candidate> {
@@ -181,7 +214,7 @@ fn baseline(program: &str, name: &'static str, protocol: Protocol, port: u16) ->
     for (slot, socket) in sockets.iter().enumerate() {
         array.set(slot as u32, socket, 0)?;
     }
-    Ok(Candidate { name, program_id, listener, sockets, _keep: Box::new((ebpf, array)) })
+    Ok(Candidate { name, program_id, listener, sockets, group: None, _keep: Box::new((ebpf, array)) })
 }
 
 fn run_stats(id: u32) -> Result<(Duration, u64)> {

@@ -1,6 +1,7 @@
 //! The kernel's side of one listener: program and maps. They are pinned, so they outlive the
 //! daemon; the program is attached to the SO_REUSEPORT group and lives as long as one of its sockets.
 
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -34,8 +35,8 @@ const ACTIVITY: &str = "ACTIVITY";
 const COUNTERS: &str = "COUNTERS";
 const SOCKETS: &str = "SOCKETS";
 
-/// What every program has anew. The socket array keeps its shape for ever; counters and activity
-/// stay for as long as the layout does.
+/// What every program has anew. The socket array keeps its shape for ever, and the counters as long
+/// as the layout does. (Globals cannot be kept: aya fills what it finds with zeros.)
 const RENEWED: [&str; 5] = [PROGRAM, TABLE, LOAD, COUNTERS, ACTIVITY];
 
 /// The sections that the program's globals `TABLE` and `ACTIVITY` are in, alone.
@@ -58,6 +59,8 @@ pub struct Group {
     table: Mapped<Table>,
     /// Which flows live; of UDP only.
     activity: Option<Mapped<Activity>>,
+    /// The same of the program that decides, until this one does.
+    activity_before: RefCell<Option<Mapped<Activity>>>,
     load: Mapped<Load>,
     counters: PerCpuArray<MapData, Counters>,
     program_id: u32,
@@ -96,7 +99,12 @@ impl Group {
     /// Loads a program for `listener` with every bucket empty, and pins it and its maps in the
     /// directory `pins`, which must exist on a bpffs and be empty.
     pub fn load(listener: &Listener, policy: Policy, pins: &Path) -> Result<Self> {
-        let group = Self::make(listener, policy, pins, None)?;
+        Self::load_tracking(listener, policy, pins, is_tracked(listener))
+    }
+
+    /// The same, but flows are tracked or not, whatever the protocol is; for benchmarks.
+    pub fn load_tracking(listener: &Listener, policy: Policy, pins: &Path, tracked: bool) -> Result<Self> {
+        let group = Self::make(listener, policy, pins, None, tracked)?;
         group.fill(vec![Entry::steady(NO_SLOT); BUCKETS]);
         group.settle()?;
         Ok(group)
@@ -109,43 +117,52 @@ impl Group {
     pub fn take_over(listener: &Listener, policy: Policy, pins: &Path, layout: u32) -> Result<Self> {
         let same = layout == LAYOUT_VERSION;
         let entries = read_table(&pins.join(TABLE))?;
-        let group = Self::make(listener, policy, pins, Some(same))?;
+        let before = if same && is_tracked(listener) {
+            // SAFETY: by its layout, the value is an `Activity`, whose fields are all `Shared`.
+            Some(unsafe { Mapped::new(open_map(&pins.join(ACTIVITY))?.fd()) }?)
+        } else {
+            None
+        };
+        let group = Self::make(listener, policy, pins, Some(same), is_tracked(listener))?;
         let known = |entry: Entry| if same { entry } else { Entry::steady(entry.slot()) };
         group.fill(entries.into_iter().map(known));
+        *group.activity_before.borrow_mut() = before;
+        group.take_flows();
         Ok(group)
     }
 
     /// `before`: whether there are pins already, and whether their layout is this one's.
-    fn make(listener: &Listener, policy: Policy, pins: &Path, before: Option<bool>) -> Result<Self> {
-        let tracked = listener.protocol == Protocol::Udp;
+    fn make(
+        listener: &Listener,
+        policy: Policy,
+        pins: &Path,
+        before: Option<bool>,
+        tracked: bool,
+    ) -> Result<Self> {
         let name = program_name(tracked, policy.affinity, listener.address.is_ipv6());
         let hold = u32::from(policy.when_empty == WhenEmpty::Hold);
         // Left by a daemon that was killed right here.
         for name in RENEWED {
             let _ = std::fs::remove_file(pins.join(renewed(name)));
         }
-        let kept = |name: &str| pins.join(if before == Some(true) { name.into() } else { renewed(name) });
+        let counters = if before == Some(true) { COUNTERS.into() } else { renewed(COUNTERS) };
         let table_pin = pins.join(renewed(TABLE));
         // SAFETY: the one value of the map has the size of a `Table`, whose fields are all `Shared`.
         let table = unsafe { Mapped::new(make_map::<{ size_of::<Table>() }>(&table_pin)?.fd()) }?;
-        let activity_pin = if tracked { kept(ACTIVITY) } else { pins.join(renewed(ACTIVITY)) };
-        let activity = if !tracked {
+        let activity_pin = pins.join(renewed(ACTIVITY));
+        let activity = if tracked {
+            let map = make_map::<{ size_of::<Activity>() }>(&activity_pin)?;
+            // SAFETY: as above.
+            Some(unsafe { Mapped::new(map.fd()) }?)
+        } else {
             make_map::<{ size_of::<Unused>() }>(&activity_pin)?;
             None
-        } else {
-            let map = if before == Some(true) {
-                open_map(&activity_pin)?
-            } else {
-                make_map::<{ size_of::<Activity>() }>(&activity_pin)?
-            };
-            // SAFETY: the one value has the size of an `Activity`, by its layout version.
-            Some(unsafe { Mapped::new(map.fd()) }?)
         };
         let mut ebpf = EbpfLoader::new()
             .map_pin_path(TABLE_SECTION, table_pin)
             .map_pin_path(ACTIVITY_SECTION, &activity_pin)
             .map_pin_path(LOAD, pins.join(renewed(LOAD)))
-            .map_pin_path(COUNTERS, kept(COUNTERS))
+            .map_pin_path(COUNTERS, pins.join(counters))
             .map_pin_path(SOCKETS, pins.join(SOCKETS))
             .override_global(constant::HOLD, &hold, true)
             .load(OBJECT)
@@ -180,6 +197,7 @@ impl Group {
             sockets,
             table,
             activity,
+            activity_before: RefCell::new(None),
             load,
             counters,
             program_id,
@@ -187,8 +205,17 @@ impl Group {
         })
     }
 
-    /// The pins are this program's from now on.
+    /// What lives in the group of the program that decides, or decided until now.
+    fn take_flows(&self) {
+        if let (Some(activity), Some(before)) = (&self.activity, self.activity_before.borrow().as_ref()) {
+            activity.merge(before);
+        }
+    }
+
+    /// It is attached: the pins are this program's from now on, and so are flows that were seen meanwhile.
     pub fn settle(&self) -> Result<()> {
+        self.take_flows();
+        self.activity_before.take();
         for name in RENEWED {
             match std::fs::rename(self.pins.join(renewed(name)), self.pins.join(name)) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => {
@@ -289,6 +316,7 @@ impl Group {
     /// The same buckets with the same flows as `other`, which is for the same listener.
     pub fn copy(&self, other: &Self) {
         self.fill((0..BUCKETS as u32).map(|bucket| other.table.entry(bucket)));
+        self.take_flows();
     }
 
     fn fill(&self, entries: impl IntoIterator<Item = Entry>) {
@@ -461,6 +489,11 @@ impl Group {
 /// The name of a pin until its program is attached.
 fn renewed(name: &str) -> String {
     format!("{name}-new")
+}
+
+/// Whether flows are more than one decision.
+fn is_tracked(listener: &Listener) -> bool {
+    listener.protocol == Protocol::Udp
 }
 
 /// The program for a kind of group; see `programs!` in the kernel program.
