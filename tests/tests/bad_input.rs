@@ -40,7 +40,7 @@ fn wrong_configuration_names_the_line() {
         ("wrokers = 4", ["line 4", "unknown field `wrokers`"]),
         ("workers = \"4\"", ["line 4", "invalid type"]),
         ("workers = 1025", ["line 4", "at most 1024"]),
-        ("idle_timeout = \"60s\"", ["line 4", "does nothing in this version"]),
+        ("idle_timeout = \"1ms\"", ["line 4", "the least is 100ms"]),
         ("overload = { factor = 0.5 }", ["line 4", "from 1.0 on"]),
         ("stall_timeout = \"1ms\"", ["line 4", "the least is 10ms"]),
         (

@@ -32,6 +32,7 @@ fn as_json(service: &Service) -> serde_json::Value {
         "stall_timeout": time(service.stall_timeout),
         "overload": service.overload.map_or_else(|| json!("off"), |overload| json!(overload)),
         "watchdog": time(service.watchdog),
+        "idle_timeout": time(Some(service.idle_timeout)),
     })
 }
 
@@ -47,9 +48,10 @@ fn as_text(service: &Service) -> String {
     }
     let overload = service.overload.as_ref().map_or_else(|| "off".into(), Overload::to_string);
     text += &format!(
-        "    stall_timeout {}, overload {overload}, watchdog {}\n",
+        "    stall_timeout {}, overload {overload}, watchdog {}, idle_timeout {}\n",
         time(service.stall_timeout),
-        time(service.watchdog)
+        time(service.watchdog),
+        time(Some(service.idle_timeout))
     );
     text
 }
