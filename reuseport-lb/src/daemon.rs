@@ -79,6 +79,7 @@ pub fn run(source: &Source, paths: &Paths) -> Result<()> {
     }
     host::expect_children();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    host::return_memory();
     let open_files = host::raise_open_files();
     let mut files = Files::make(paths)?;
     let pins = Pins::prepare(&paths.bpffs, &paths.runtime_dir)?;

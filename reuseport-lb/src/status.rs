@@ -135,7 +135,7 @@ pub fn render(status: &Status) -> String {
         let flows = || service.groups.iter().filter_map(|group| group.flows);
         if flows().any(|flows| flows.live > 0) || service.moving > 0 {
             text += &format!(
-                " {} UDP flows live, {} of them stay where they were in {} moving buckets\n",
+                " UDP flows: {} live, {} of them stay where they were, in {} moving buckets\n",
                 flows().map(|flows| flows.live).sum::<u64>(),
                 flows().map(|flows| flows.kept).sum::<u64>(),
                 service.moving

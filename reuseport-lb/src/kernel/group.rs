@@ -18,6 +18,7 @@ use reuseport_lb_common::layout::{
     attention, constant,
 };
 use socket2::Socket;
+use tracing::warn;
 
 use super::mapped::Mapped;
 use crate::config::{Affinity, WhenEmpty};
@@ -57,10 +58,10 @@ pub struct Group {
     program: &'static str,
     sockets: ReusePortSockArray<MapData>,
     table: Mapped<Table>,
-    /// Which flows live; of UDP only.
-    activity: Option<Mapped<Activity>>,
+    /// Which flows live; of UDP only. Mapped only while it is looked at, because it is large.
+    activity: Option<MapData>,
     /// The same of the program that decides, until this one does.
-    activity_before: RefCell<Option<Mapped<Activity>>>,
+    activity_before: RefCell<Option<MapData>>,
     load: Mapped<Load>,
     counters: PerCpuArray<MapData, Counters>,
     program_id: u32,
@@ -87,8 +88,10 @@ pub struct Totals {
 }
 
 /// Flows that live in a group: as many sub-buckets as have one (see `Activity`).
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Flows {
+    /// Those that each slot has.
+    pub by_slot: Vec<u64>,
     /// All.
     pub live: u64,
     /// Those that stay with the previous worker of a moving bucket.
@@ -117,12 +120,7 @@ impl Group {
     pub fn take_over(listener: &Listener, policy: Policy, pins: &Path, layout: u32) -> Result<Self> {
         let same = layout == LAYOUT_VERSION;
         let entries = read_table(&pins.join(TABLE))?;
-        let before = if same && is_tracked(listener) {
-            // SAFETY: by its layout, the value is an `Activity`, whose fields are all `Shared`.
-            Some(unsafe { Mapped::new(open_map(&pins.join(ACTIVITY))?.fd()) }?)
-        } else {
-            None
-        };
+        let before = if same && is_tracked(listener) { Some(open_map(&pins.join(ACTIVITY))?) } else { None };
         let group = Self::make(listener, policy, pins, Some(same), is_tracked(listener))?;
         let known = |entry: Entry| if same { entry } else { Entry::steady(entry.slot()) };
         group.fill(entries.into_iter().map(known));
@@ -151,9 +149,7 @@ impl Group {
         let table = unsafe { Mapped::new(make_map::<{ size_of::<Table>() }>(&table_pin)?.fd()) }?;
         let activity_pin = pins.join(renewed(ACTIVITY));
         let activity = if tracked {
-            let map = make_map::<{ size_of::<Activity>() }>(&activity_pin)?;
-            // SAFETY: as above.
-            Some(unsafe { Mapped::new(map.fd()) }?)
+            Some(make_map::<{ size_of::<Activity>() }>(&activity_pin)?)
         } else {
             make_map::<{ size_of::<Unused>() }>(&activity_pin)?;
             None
@@ -207,9 +203,15 @@ impl Group {
 
     /// What lives in the group of the program that decides, or decided until now.
     fn take_flows(&self) {
-        if let (Some(activity), Some(before)) = (&self.activity, self.activity_before.borrow().as_ref()) {
-            activity.merge(before);
+        let before = self.activity_before.borrow().as_ref().and_then(mapped);
+        if let (Some(activity), Some(before)) = (self.activity(), before) {
+            activity.merge(&before);
         }
+    }
+
+    /// `None` for TCP.
+    fn activity(&self) -> Option<Mapped<Activity>> {
+        self.activity.as_ref().and_then(mapped)
     }
 
     /// It is attached: the pins are this program's from now on, and so are flows that were seen meanwhile.
@@ -296,8 +298,9 @@ impl Group {
     /// Points buckets to slots; each takes effect at once, with one store. Flows of UDP that live stay
     /// with their worker, if that `keeps` its flows.
     pub fn publish(&self, changes: impl IntoIterator<Item = (u16, u16)>, keeps: impl Fn(u16) -> bool) {
+        let activity = self.activity();
         for (bucket, slot) in changes {
-            let entry = match &self.activity {
+            let entry = match &activity {
                 None => Entry::steady(slot),
                 Some(activity) => {
                     let entry = self.table.entry(bucket.into());
@@ -332,31 +335,27 @@ impl Group {
         (0..=u16::MAX).map(|bucket| (bucket, self.table.entry(bucket.into())))
     }
 
-    /// Buckets with a previous worker, and their flows.
-    fn moving(&self) -> impl Iterator<Item = (u16, Entry, &Activity)> {
-        let moving = |(bucket, entry): (u16, Entry)| {
-            let activity = self.activity.as_deref().filter(|_| entry.previous() != NO_SLOT)?;
-            Some((bucket, entry, activity))
-        };
-        self.entries().filter_map(moving)
+    /// Buckets with a previous worker.
+    fn moving(&self) -> impl Iterator<Item = (u16, Entry)> {
+        self.entries().filter(|(_, entry)| entry.previous() != NO_SLOT)
     }
 
     /// Where each moving bucket can move; all others can move anywhere.
-    pub fn freedoms(&self, keeps: impl Fn(u16) -> bool) -> impl Iterator<Item = (u16, Freedom)> {
-        self.moving().map(move |(bucket, entry, activity)| {
-            (bucket, freedom(entry, &keeps, begun(activity, bucket, entry) != 0))
-        })
+    pub fn freedoms(&self, keeps: impl Fn(u16) -> bool) -> Vec<(u16, Freedom)> {
+        let Some(activity) = self.activity() else { return Vec::new() };
+        let free = |(bucket, entry)| (bucket, freedom(entry, &keeps, begun(&activity, bucket, entry) != 0));
+        self.moving().map(free).collect()
     }
 
     /// Takes flows from workers that do not keep theirs any more; how many, by slot. Buckets that
     /// still point to such a worker are counted, and wait for [`Group::publish`].
     pub fn cut(&self, keeps: impl Fn(u16) -> bool) -> BTreeMap<u16, u64> {
         let mut cut = BTreeMap::new();
-        let Some(activity) = &self.activity else { return cut };
+        let Some(activity) = self.activity() else { return cut };
         for (bucket, entry) in self.entries() {
             let (current, previous) = (entry.slot(), entry.previous());
             if current != NO_SLOT && !keeps(current) {
-                *cut.entry(current).or_default() += u64::from(begun(activity, bucket, entry).count_ones());
+                *cut.entry(current).or_default() += u64::from(begun(&activity, bucket, entry).count_ones());
             }
             if previous != NO_SLOT && !keeps(previous) {
                 let flows = activity.live(bucket, 1 - entry.side());
@@ -368,18 +367,16 @@ impl Group {
         cut
     }
 
-    /// Ends the move of each bucket whose old flows are quiet.
-    pub fn sweep(&self) {
-        for (bucket, entry, activity) in self.moving() {
-            if activity.live(bucket, 1 - entry.side()) == 0 {
-                self.set(bucket, entry.with_previous(NO_SLOT));
-            }
-        }
+    /// Ends the move of each bucket whose old flows are quiet; how many those are.
+    pub fn sweep(&self) -> usize {
+        let Some(activity) = self.activity() else { return 0 };
+        let quiet = self.moving().filter(|(bucket, entry)| activity.live(*bucket, 1 - entry.side()) == 0);
+        quiet.map(|(bucket, entry)| self.set(bucket, entry.with_previous(NO_SLOT))).count()
     }
 
     /// Forgets flows that have been silent since the last time but one.
     pub fn rotate(&self) {
-        if let Some(activity) = &self.activity {
+        if let Some(activity) = self.activity() {
             activity.rotate();
         }
     }
@@ -389,21 +386,12 @@ impl Group {
         self.moving().for_each(|(bucket, ..)| moving[usize::from(bucket)] = true);
     }
 
-    /// Adds the flows of each slot, by slot: with `all`, all of them; else those that stay although
-    /// the slot gets no new ones.
-    pub fn add_flows(&self, flows: &mut [u64], all: bool) {
-        let Some(activity) = &self.activity else { return };
-        let mut add = |slot: u16, marks: u64| {
-            if let Some(flows) = flows.get_mut(usize::from(slot)) {
-                *flows += u64::from(marks.count_ones());
-            }
-        };
-        for (bucket, entry) in self.entries() {
-            if entry.previous() != NO_SLOT {
-                add(entry.previous(), activity.live(bucket, 1 - entry.side()));
-            }
-            if all {
-                add(entry.slot(), begun(activity, bucket, entry));
+    /// Adds the flows that stay with each slot although others get the new ones of their bucket.
+    pub fn add_staying(&self, flows: &mut [u64]) {
+        let Some(activity) = self.activity() else { return };
+        for (bucket, entry) in self.moving() {
+            if let Some(flows) = flows.get_mut(usize::from(entry.previous())) {
+                *flows += u64::from(activity.live(bucket, 1 - entry.side()).count_ones());
             }
         }
     }
@@ -411,13 +399,23 @@ impl Group {
     /// Flows that live; `None` for TCP. Looks at 3 MiB; takes about a millisecond.
     #[must_use]
     pub fn flows(&self) -> Option<Flows> {
-        self.activity.as_ref()?;
-        let count = |all| {
-            let mut flows = vec![0; MAX_SLOTS];
-            self.add_flows(&mut flows, all);
-            flows.iter().sum()
-        };
-        Some(Flows { live: count(true), kept: count(false) })
+        let activity = self.activity()?;
+        let mut flows = Flows { by_slot: vec![0; MAX_SLOTS], live: 0, kept: 0 };
+        for (bucket, entry) in self.entries() {
+            let kept = match entry.previous() {
+                NO_SLOT => 0,
+                _ => u64::from(activity.live(bucket, 1 - entry.side()).count_ones()),
+            };
+            let begun = u64::from(begun(&activity, bucket, entry).count_ones());
+            flows.live += begun + kept;
+            flows.kept += kept;
+            for (slot, count) in [(entry.slot(), begun), (entry.previous(), kept)] {
+                if let Some(flows) = flows.by_slot.get_mut(usize::from(slot)) {
+                    *flows += count;
+                }
+            }
+        }
+        Some(flows)
     }
 
     /// Says whether new connections shall avoid `slot`. Looks at all buckets; takes about 50 us.
@@ -506,6 +504,12 @@ fn program_name(tracked: bool, affinity: Affinity, v6: bool) -> &'static str {
         (true, Affinity::Source, false) => "rlb_udp_source4",
         (true, Affinity::Source, true) => "rlb_udp_source6",
     }
+}
+
+/// The value of a map of activity. Without it, flows are not seen for once.
+fn mapped(map: &MapData) -> Option<Mapped<Activity>> {
+    // SAFETY: by its layout, the value is an `Activity`, whose fields are all `Shared`.
+    unsafe { Mapped::new(map.fd()) }.inspect_err(|error| warn!("cannot look at flows: {error:#}")).ok()
 }
 
 /// Flows that live on the side of the entry's own slot. Those that are marked on both sides are with

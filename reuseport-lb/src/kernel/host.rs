@@ -46,6 +46,14 @@ pub fn raise_open_files() -> Rlimit {
     old
 }
 
+/// Makes large pieces of memory go back to the kernel as soon as they are free, for good: loading a
+/// program needs some megabytes for a moment. (M_MMAP_THRESHOLD of mallopt(3), which glibc would raise.)
+pub fn return_memory() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: only sets a number within malloc. If it is refused, more memory is kept; no harm.
+    let _ = unsafe { libc::mallopt(libc::M_MMAP_THRESHOLD, 128 << 10) };
+}
+
 /// Takes the lock on `file` for as long as it is open; false if another process has it.
 pub fn try_lock(file: &File) -> io::Result<bool> {
     match flock(file, FlockOperation::NonBlockingLockExclusive) {

@@ -11,6 +11,7 @@ use super::Service;
 use super::door::Door;
 use super::workers::Worker;
 use crate::flows::Freedom;
+use crate::kernel::group;
 use crate::listener::Protocol;
 use crate::worker::State;
 
@@ -77,9 +78,10 @@ impl Service {
             self.tracked().for_each(|door| door.group.rotate());
         }
         self.flows.sweep_at = None;
-        self.tracked().for_each(|door| door.group.sweep());
-        if self.flows.waiting > 0 {
-            self.spread(self.admitted());
+        let ended: usize = self.tracked().map(|door| door.group.sweep()).sum();
+        if self.flows.waiting > 0 && (rotate || ended > 0) {
+            // What waits may have become free.
+            self.spread(self.members.clone());
         } else {
             self.count_staying();
         }
@@ -124,12 +126,14 @@ impl Service {
         freedoms
     }
 
-    /// Buckets have moved, and `waiting` should have.
-    pub(super) fn flows_moved(&mut self, waiting: u32) {
+    /// So many buckets have `moved`, and `waiting` should have.
+    pub(super) fn flows_moved(&mut self, moved: usize, waiting: u32) {
         if !self.tracks_flows() {
             return;
         }
-        self.flows.sweep_at = Some(Instant::now() + SWEEP);
+        if moved > 0 {
+            self.flows.sweep_at = Some(Instant::now() + SWEEP);
+        }
         if waiting != std::mem::replace(&mut self.flows.waiting, waiting) {
             info!(service = self.config.name, buckets = waiting, "wait for live flows before they move");
         }
@@ -138,7 +142,7 @@ impl Service {
 
     fn count_staying(&mut self) {
         let mut staying = vec![0; MAX_SLOTS];
-        self.tracked().for_each(|door| door.group.add_flows(&mut staying, false));
+        self.tracked().for_each(|door| door.group.add_staying(&mut staying));
         self.flows.staying = staying;
     }
 
@@ -158,11 +162,9 @@ impl Service {
         moving.into_iter().filter(|moving| *moving).count()
     }
 
-    /// All flows that live, by slot.
-    pub(super) fn live_flows(&self) -> Vec<u64> {
-        let mut flows = vec![0; MAX_SLOTS];
-        self.tracked().for_each(|door| door.group.add_flows(&mut flows, true));
-        flows
+    /// All flows that live, of each listener that has any.
+    pub(super) fn live_flows(&self) -> Vec<group::Flows> {
+        self.tracked().filter_map(|door| door.group.flows()).collect()
     }
 }
 

@@ -14,6 +14,7 @@ use super::door::door_of;
 use super::flows::keeps;
 use super::workers::{Farewell, Id, Place, Worker};
 use crate::config;
+use crate::kernel::group::Flows;
 use crate::kernel::{socket, strangers};
 use crate::listener::Protocol;
 use crate::table::{Member, Plan};
@@ -175,7 +176,7 @@ impl Service {
         for door in &self.doors {
             door.group.publish(changes.iter().copied(), keeps(&self.flows.keepers));
         }
-        self.flows_moved(waiting);
+        self.flows_moved(changes.len(), waiting);
         self.moved += changes.len() as u64;
         self.unsaved = true;
         if changes.is_empty() {
@@ -339,7 +340,8 @@ impl Service {
                     worker.farewell.begun = Some(now);
                     worker.farewell.queue = worker.queue();
                     if worker.holds_slot {
-                        worker.farewell.flows = flows[usize::from(worker.slot)];
+                        let of = |flows: &Flows| flows.by_slot[usize::from(worker.slot)];
+                        worker.farewell.flows = flows.iter().map(of).sum();
                     }
                 }
                 all.push((*id, worker.life.on(Event::Leave { patience }, now, &self.config)));

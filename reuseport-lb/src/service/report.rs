@@ -18,7 +18,7 @@ impl Service {
     pub(super) fn status(&self) -> Result<status::Service> {
         let totals = self.doors.iter().map(|door| door.group.totals()).collect::<Result<Vec<Totals>>>()?;
         let shares = self.table.shares();
-        let flows = self.live_flows();
+        let flows: Vec<Option<Flows>> = self.doors.iter().map(|door| door.group.flows()).collect();
         let waiting = self.flows.waiting;
         Ok(status::Service {
             name: self.config.name.clone(),
@@ -35,7 +35,8 @@ impl Service {
                 .doors
                 .iter()
                 .zip(&totals)
-                .map(|(door, totals)| self.group_status(door, totals))
+                .zip(&flows)
+                .map(|((door, totals), flows)| self.group_status(door, totals, flows.as_ref()))
                 .collect(),
             workers: self
                 .workers
@@ -45,7 +46,7 @@ impl Service {
         })
     }
 
-    fn group_status(&self, door: &Door, totals: &Totals) -> status::Group {
+    fn group_status(&self, door: &Door, totals: &Totals, flows: Option<&Flows>) -> status::Group {
         let listener = door.group.listener();
         let counter = |counter: &Counter| (counter.name().to_owned(), totals.events[counter.index()]);
         status::Group {
@@ -53,7 +54,7 @@ impl Service {
             protocol: listener.protocol.to_string(),
             program_id: door.group.program_id(),
             counters: Counter::ALL.iter().map(counter).collect(),
-            flows: door.group.flows().map(|Flows { live, kept }| status::Flows { live, kept }),
+            flows: flows.map(|flows| status::Flows { live: flows.live, kept: flows.kept }),
             strangers: strangers::count(listener, &self.surroundings.ours.borrow())
                 .inspect_err(|error| warn!("cannot look for strangers on {listener}: {error:#}"))
                 .ok(),
@@ -65,7 +66,7 @@ impl Service {
         worker: &Worker,
         totals: &[Totals],
         shares: &[u32],
-        flows: &[u64],
+        flows: &[Option<Flows>],
     ) -> status::Worker {
         let slot = usize::from(worker.slot);
         let buckets = if worker.holds_slot { shares[slot] } else { 0 };
@@ -95,7 +96,11 @@ impl Service {
             member: self.members.iter().any(|member| member.slot() == worker.slot) && worker.is_member(),
             share: f64::from(buckets) / BUCKETS as f64,
             buckets,
-            flows: if worker.holds_slot { flows[slot] } else { 0 },
+            flows: if worker.holds_slot {
+                flows.iter().flatten().map(|it| it.by_slot[slot]).sum()
+            } else {
+                0
+            },
             restarts: worker.life.restarts(),
             joined: worker.life.origin() == Origin::Joined,
             successor: worker.trial,
