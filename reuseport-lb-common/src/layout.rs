@@ -22,10 +22,10 @@ pub const NO_SLOT: u16 = u16::MAX;
 /// What a bucket points to, in one word:
 ///
 /// ```text
-///  31        16   15      14    13        0
-/// ┌────────────┬─────────┬──────┬──────────┐
-/// │ previous   │ careful │ side │ current  │    a slot of 12 bits each; 0xfff: none
-/// └────────────┴─────────┴──────┴──────────┘
+///       27        16     15      14 13    12   11        0
+/// ┌───┬────────────┬─────────┬───────┬──────┬───────────┐
+/// │   │  previous  │ careful │ epoch │ side │  current  │    slots; 0xfff: none
+/// └───┴────────────┴─────────┴───────┴──────┴───────────┘
 /// ```
 #[derive(Clone, Copy, PartialEq, Eq)]
 #[repr(transparent)]
@@ -33,15 +33,16 @@ pub struct Entry(u32);
 
 impl Entry {
     const SLOT: u32 = 0xfff;
-    const SIDE: u32 = 1 << 14;
+    const SIDE: u32 = 1 << 12;
+    const LANE: u32 = 0b111 << 12;
+    const EPOCH: u32 = 13;
     const CAREFUL: u32 = 1 << 15;
     const PREVIOUS: u32 = 16;
 
-    /// A bucket of `slot`, or of nobody, whose flows are marked on side 0.
+    /// A bucket of `slot`, or of nobody, whose flows are marked on side 0 in epoch 0.
     #[must_use]
     pub const fn steady(slot: u16) -> Self {
-        let nobody = Self(Self::SLOT | Self::SLOT << Self::PREVIOUS | Self::CAREFUL);
-        if slot == NO_SLOT { nobody } else { Self(nobody.0 & !Self::SLOT & !Self::CAREFUL | slot as u32) }
+        Self(Self::SLOT << Self::PREVIOUS).with_slot(slot)
     }
 
     /// The slot that gets new flows, or [`NO_SLOT`].
@@ -55,7 +56,7 @@ impl Entry {
     #[inline(always)]
     #[must_use]
     pub const fn plain_slot(self) -> u16 {
-        (self.0 & Self::SLOT) as u16
+        self.0 as u16 & (MAX_SLOTS as u16 - 1)
     }
 
     /// The slot whose live flows stay with it, or [`NO_SLOT`] in a steady bucket.
@@ -63,6 +64,20 @@ impl Entry {
     #[must_use]
     pub const fn previous(self) -> u16 {
         Self::or_none(self.0 >> Self::PREVIOUS & Self::SLOT)
+    }
+
+    /// The same where there is one.
+    #[inline(always)]
+    #[must_use]
+    pub const fn plain_previous(self) -> u16 {
+        (self.0 >> Self::PREVIOUS) as u16 & (MAX_SLOTS as u16 - 1)
+    }
+
+    /// Whether there is a previous slot.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_moving(self) -> bool {
+        self.0 & Self::SLOT << Self::PREVIOUS != Self::SLOT << Self::PREVIOUS
     }
 
     /// The side of [`Activity`] on which the flows of [`Entry::slot`] are marked: 0 or 1. Those of
@@ -73,8 +88,23 @@ impl Entry {
         (self.0 & Self::SIDE != 0) as usize
     }
 
-    /// Whether there is more to look at than the slot: somebody traces, the bucket is moving or has
-    /// no slot, or its worker is not fit. Everything else takes the fast path.
+    /// Where the flows of [`Entry::slot`] are marked just now: epoch and side.
+    #[inline(always)]
+    const fn lane(self) -> usize {
+        (self.0 & Self::LANE) as usize / Self::SIDE as usize
+    }
+
+    /// Whether there is nothing to look at but the slot: neither moving nor careful. This takes the
+    /// fast path.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_plain(self) -> bool {
+        const STEADY: u32 = Entry::SLOT << Entry::PREVIOUS;
+        self.0 & (STEADY | Self::CAREFUL) == STEADY
+    }
+
+    /// Whether there is more to look at than slots: somebody traces, the bucket has no slot, or its
+    /// worker is not fit.
     #[inline(always)]
     #[must_use]
     pub const fn is_careful(self) -> bool {
@@ -84,8 +114,8 @@ impl Entry {
     /// The same, but with care if `careful` or if the entry itself needs it.
     #[must_use]
     pub const fn with_care(self, careful: bool) -> Self {
-        let needs = self.slot() == NO_SLOT || self.previous() != NO_SLOT;
-        Self(if careful || needs { self.0 | Self::CAREFUL } else { self.0 & !Self::CAREFUL })
+        let careful = careful || self.slot() == NO_SLOT;
+        Self(if careful { self.0 | Self::CAREFUL } else { self.0 & !Self::CAREFUL })
     }
 
     /// The same, with this slot for new flows.
@@ -98,13 +128,20 @@ impl Entry {
     #[must_use]
     pub const fn with_previous(self, slot: u16) -> Self {
         let others = self.0 & !(Self::SLOT << Self::PREVIOUS);
-        Self(others | (slot as u32 & Self::SLOT) << Self::PREVIOUS).with_care(false)
+        Self(others | (slot as u32 & Self::SLOT) << Self::PREVIOUS)
     }
 
     /// The same, with the flows of [`Entry::slot`] on the other side.
     #[must_use]
     pub const fn turned(self) -> Self {
         Self(self.0 ^ Self::SIDE)
+    }
+
+    /// The same, in the next epoch.
+    #[must_use]
+    pub const fn aged(self) -> Self {
+        let next = (self.lane() / SIDES + 1) % EPOCHS;
+        Self(self.0 & !(Self::LANE & !Self::SIDE) | (next as u32) << Self::EPOCH)
     }
 
     const fn or_none(slot: u32) -> u16 {
@@ -250,92 +287,96 @@ pub const SUB_BUCKETS: u32 = 64;
 /// Sides of a bucket: the flows of its current slot, and those of its previous one.
 pub const SIDES: usize = 2;
 
-/// Times in which flows were seen: now, before, and before that. The daemon begins another one every
-/// half `idle_timeout`, so that a flow is forgotten after 1 to 1.5 of them.
-pub const EPOCHS: usize = 3;
+/// Times in which flows were seen: now, before, and so on. The daemon begins another one every third
+/// of `idle_timeout`, so that a flow is forgotten after 1 to 4/3 of it.
+pub const EPOCHS: usize = 4;
 
-/// The one value of map `ACTIVITY`, of UDP groups only (3 MiB): which flows live. The program marks
+/// Words of a bucket, one for each epoch and side.
+const LANES: usize = EPOCHS * SIDES;
+
+/// The one value of map `ACTIVITY`, of UDP groups only (4 MiB): which flows live. The program marks
 /// them, the daemon forgets them.
 ///
-/// A flow is a bucket (the low 16 bits of its key) and a sub-bucket (the next 6).
+/// A flow is a bucket (the low 16 bits of its key) and a sub-bucket (the next 6), one bit of a word.
+/// Words of one epoch and side lie together: nearly all decisions are about one of these parts.
 #[repr(C, align(64))]
 pub struct Activity {
-    epoch: Shared<u32>,
-    words: [[Words; BUCKETS]; EPOCHS],
+    lanes: [[Shared<u64>; BUCKETS]; LANES],
 }
-
-/// One bit for each sub-bucket, by side.
-#[repr(C, align(16))]
-struct Words([Shared<u64>; SIDES]);
 
 impl Activity {
     /// All zeros, as the kernel makes it.
     #[must_use]
     pub const fn zeroed() -> Self {
-        const NONE: Words = Words([const { Shared::new(0) }; SIDES]);
-        Self { epoch: Shared::new(0), words: [const { [const { NONE }; BUCKETS] }; EPOCHS] }
+        Self { lanes: [const { [const { Shared::new(0) }; BUCKETS] }; LANES] }
     }
 
-    /// Says that the flow of `key` lives, on this side.
+    /// Says that the flow of `key`, in the bucket of `entry`, lives at [`Entry::slot`].
     #[inline(always)]
-    pub fn mark(&self, key: u32, side: usize) {
-        let word = self.word(self.epoch() as usize, key, side);
+    pub fn mark(&self, key: u32, entry: Entry) {
+        let word = self.word(key, entry.lane());
         // Once in an epoch for each flow; a look is much cheaper than an atomic store.
         if word.get() & bit(key) == 0 {
             word.or(bit(key));
         }
     }
 
-    /// Whether the flow of `key` lives, on this side.
+    /// Whether the flow of `key`, in the bucket of `entry`, lives at [`Entry::previous`]. Says that it
+    /// lives, there or at [`Entry::slot`].
     #[inline(always)]
-    pub fn is_marked(&self, key: u32, side: usize) -> bool {
-        let seen = |epoch| self.word(epoch, key, side).get();
-        (seen(0) | seen(1) | seen(2)) & bit(key) != 0
+    pub fn stays(&self, key: u32, entry: Entry) -> bool {
+        let (bit, lane) = (bit(key), entry.lane());
+        // Marked there in this epoch, it is not at the previous one: no flow is at both.
+        let current = self.word(key, lane);
+        if current.get() & bit != 0 {
+            return false;
+        }
+        let previous = self.word(key, lane ^ 1);
+        if previous.get() & bit != 0 {
+            return true;
+        }
+        let side = lane & 1 ^ 1;
+        let seen = |epoch: usize| self.word(key, epoch * SIDES + side).get();
+        let stays = (seen(0) | seen(1) | seen(2) | seen(3)) & bit != 0;
+        if stays {
+            previous.or(bit)
+        } else {
+            current.or(bit)
+        }
+        stays
     }
 
     /// All flows of a bucket that live on this side, a bit for each sub-bucket.
     pub fn live(&self, bucket: u16, side: usize) -> u64 {
-        (0..EPOCHS).fold(0, |live, epoch| live | self.word(epoch, bucket.into(), side).get())
+        let seen = |epoch| self.word(bucket.into(), epoch * SIDES + side).get();
+        (0..EPOCHS).fold(0, |live, epoch| live | seen(epoch))
     }
 
     /// Forgets these flows of a bucket on this side.
     #[cfg(not(target_arch = "bpf"))]
     pub fn forget(&self, bucket: u16, side: usize, flows: u64) {
-        (0..EPOCHS).for_each(|epoch| self.word(epoch, bucket.into(), side).clear(flows));
+        (0..EPOCHS).for_each(|epoch| self.word(bucket.into(), epoch * SIDES + side).clear(flows));
     }
 
-    /// Begins another epoch: forgets what has not been seen in the last two.
-    pub fn rotate(&self) {
-        let next = (self.epoch() + 1) % EPOCHS as u32;
-        for Words(sides) in &self.words[next as usize] {
-            sides.iter().for_each(|word| word.set(0));
-        }
-        self.epoch.set(next);
+    /// Forgets what was seen the last time that a bucket was in the epoch of `entry`, before it is again.
+    pub fn renew(&self, bucket: u16, entry: Entry) {
+        let lane = entry.lane();
+        [lane, lane ^ 1].iter().for_each(|lane| self.word(bucket.into(), *lane).set(0));
     }
 
-    /// Takes over all flows that live in `other`, and its epoch.
+    /// Takes over all flows that live in `other`.
     #[cfg(not(target_arch = "bpf"))]
     pub fn merge(&self, other: &Self) {
-        self.epoch.set(other.epoch());
-        for (own, others) in self.words.iter().flatten().zip(other.words.iter().flatten()) {
-            for (own, other) in own.0.iter().zip(&others.0) {
-                if other.get() & !own.get() != 0 {
-                    own.or(other.get());
-                }
+        for (own, other) in self.lanes.iter().flatten().zip(other.lanes.iter().flatten()) {
+            if other.get() & !own.get() != 0 {
+                own.or(other.get());
             }
         }
     }
 
     #[inline(always)]
-    fn epoch(&self) -> u32 {
-        // The comparison is for the verifier.
-        let epoch = self.epoch.get();
-        if epoch < EPOCHS as u32 { epoch } else { 0 }
-    }
-
-    #[inline(always)]
-    fn word(&self, epoch: usize, key: u32, side: usize) -> &Shared<u64> {
-        &self.words[epoch][key as usize & (BUCKETS - 1)].0[side & (SIDES - 1)]
+    fn word(&self, key: u32, lane: usize) -> &Shared<u64> {
+        &self.lanes[lane & (LANES - 1)][key as usize & (BUCKETS - 1)]
     }
 }
 
@@ -380,7 +421,7 @@ const _: () = {
     assert!(size_of::<LoadLine>() == 64);
     assert!(size_of::<Roster>() == 4 + MAX_SLOTS * 2);
     assert!(MAX_SLOTS.is_power_of_two() && MAX_SLOTS <= Entry::SLOT as usize);
-    assert!(size_of::<Activity>() == EPOCHS * BUCKETS * 16 + 64);
+    assert!(size_of::<Activity>() == LANES * BUCKETS * 8 && LANES.is_power_of_two());
     assert!(size_of::<Counters>() <= 32 << 10);
     assert!(crate::counters::Counter::ALL.len() <= EVENTS);
 };
@@ -400,12 +441,17 @@ mod tests {
     fn an_entry_keeps_its_parts_apart() {
         for slot in [0, 7, 2047, NO_SLOT] {
             for previous in [0, 7, 2047, NO_SLOT] {
-                for turned in [false, true] {
-                    let entry = Entry::steady(3).with_slot(slot).with_previous(previous);
-                    let entry = if turned { entry.turned() } else { entry };
+                for turns in 0..8 {
+                    let mut entry = Entry::steady(3).with_slot(slot).with_previous(previous);
+                    (0..turns / 2).for_each(|_| entry = entry.aged());
+                    entry = if turns % 2 == 1 { entry.turned() } else { entry };
                     assert_eq!((entry.slot(), entry.previous()), (slot, previous));
-                    assert_eq!(entry.side(), usize::from(turned));
-                    assert_eq!(entry.is_careful(), slot == NO_SLOT || previous != NO_SLOT);
+                    assert_eq!((entry.side(), entry.lane()), (turns % 2, turns));
+                    assert_eq!(entry.is_careful(), slot == NO_SLOT);
+                    assert_eq!(entry.is_moving(), previous != NO_SLOT);
+                    assert_eq!(entry.is_plain(), !entry.is_moving() && !entry.is_careful());
+                    assert!(slot == NO_SLOT || entry.plain_slot() == slot);
+                    assert!(previous == NO_SLOT || entry.plain_previous() == previous);
                     assert!(entry.with_care(true).is_careful());
                     assert_eq!(entry.with_care(true).with_care(false), entry);
                 }
@@ -415,46 +461,58 @@ mod tests {
         }
     }
 
+    /// The daemon's way into the next epoch.
+    fn rotate(activity: &Activity, bucket: u16, entry: &mut Entry) {
+        activity.renew(bucket, entry.aged());
+        *entry = entry.aged();
+    }
+
     #[test]
-    fn a_flow_is_forgotten_after_two_epochs_without_it() {
+    fn a_flow_is_forgotten_after_three_epochs_without_it() {
         let activity = Activity::boxed();
         let (key, neighbour) = (0x0005_0009, 0x0006_0009);
-        activity.mark(key, 1);
-        assert_eq!(activity.live(9, 1), 1 << 5);
-        assert!(activity.is_marked(key, 1));
-        assert!(!activity.is_marked(key, 0) && !activity.is_marked(neighbour, 1));
-        activity.rotate();
-        activity.mark(neighbour, 1);
-        activity.rotate();
-        assert!(activity.is_marked(key, 1) && activity.is_marked(neighbour, 1));
-        activity.rotate();
-        assert!(!activity.is_marked(key, 1) && activity.is_marked(neighbour, 1));
+        let mut entry = Entry::steady(0).turned();
+        activity.mark(key, entry);
+        assert_eq!((activity.live(9, 0), activity.live(9, 1)), (0, 1 << 5));
+        rotate(&activity, 9, &mut entry);
+        activity.mark(neighbour, entry);
+        for _ in 0..EPOCHS - 2 {
+            rotate(&activity, 9, &mut entry);
+            assert_eq!(activity.live(9, 1), 0b11 << 5);
+        }
+        rotate(&activity, 9, &mut entry);
+        assert_eq!(activity.live(9, 1), 1 << 6);
         activity.forget(9, 1, u64::MAX);
         assert_eq!(activity.live(9, 1), 0);
     }
 
     #[test]
-    fn another_map_takes_all_flows_over_with_their_age() {
-        let (old, new) = (Activity::boxed(), Activity::boxed());
-        old.rotate();
-        old.mark(1, 0);
-        new.mark(2, 1);
-        new.merge(&old);
-        assert!(new.is_marked(1, 0) && new.is_marked(2, 1));
-        (0..2).for_each(|_| new.rotate());
-        assert!(new.is_marked(1, 0));
-        new.rotate();
-        assert!(!new.is_marked(1, 0));
+    fn a_flow_that_goes_on_stays_for_ever() {
+        let activity = Activity::boxed();
+        let (old, new) = (0xffff_ffff, 0x0000_ffff);
+        let mut entry = Entry::steady(0);
+        activity.mark(old, entry);
+        entry = entry.turned().with_slot(1).with_previous(0);
+        for _ in 0..3 * EPOCHS {
+            assert!(activity.stays(old, entry) && activity.stays(old, entry));
+            assert!(!activity.stays(new, entry) && !activity.stays(new, entry));
+            rotate(&activity, u16::MAX, &mut entry);
+        }
+        assert_eq!((activity.live(u16::MAX, 0), activity.live(u16::MAX, 1)), (1 << 63, 1));
     }
 
     #[test]
-    fn a_flow_that_goes_on_lives_for_ever() {
-        let activity = Activity::boxed();
-        for _ in 0..10 {
-            activity.mark(0xffff_ffff, 0);
-            activity.rotate();
-            assert!(activity.is_marked(0xffff_ffff, 0));
-        }
+    fn another_map_takes_all_flows_over_with_their_age() {
+        let (old, new) = (Activity::boxed(), Activity::boxed());
+        let mut entry = Entry::steady(0).aged();
+        old.mark(1, entry);
+        new.mark(0x0001_0001, entry.turned());
+        new.merge(&old);
+        assert_eq!((new.live(1, 0), new.live(1, 1)), (1, 2));
+        (0..EPOCHS - 1).for_each(|_| rotate(&new, 1, &mut entry));
+        assert_eq!(new.live(1, 0), 1);
+        rotate(&new, 1, &mut entry);
+        assert_eq!(new.live(1, 0), 0);
     }
 
     #[test]

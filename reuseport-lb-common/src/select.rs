@@ -46,42 +46,74 @@ pub struct Decision {
 /// starting one; else nobody. It is never left to the kernel's own choice, which knows nothing of
 /// readiness and includes sockets of strangers.
 pub fn decide(key: u32, hold: bool, group: &mut impl Group) -> Decision {
-    match owner(key, group) {
-        Ok(slot) => Decision { owner: Counter::OwnerTaken, detour: None, slot: Some(slot), failed: 0 },
-        Err(entry) => detour(key, entry, hold, group),
+    let taken = |slot, owner| Decision { owner, detour: None, slot: Some(slot), failed: 0 };
+    let entry = match owner(key, group) {
+        Ok(slot) => return taken(slot, Counter::OwnerTaken),
+        Err(entry) => entry,
+    };
+    if entry.is_moving()
+        && let Some((slot, owner)) = moving(key, entry, group)
+    {
+        return taken(slot, owner);
     }
+    detour(key, entry, hold, group)
 }
 
 /// The fast path, which nearly every decision takes: the bucket's own worker; or else the bucket's
-/// entry. Apart from [`detour`], so that the kernel program can keep it short.
+/// entry. Apart from [`moving`] and [`detour`], so that the kernel program can keep it short.
 #[inline(always)]
 pub fn owner(key: u32, group: &mut impl Group) -> Result<u16, Entry> {
     let entry = group.table().entry(key);
-    if entry.is_careful() {
+    if !entry.is_plain() {
         return Err(entry);
     }
-    mark(group, key, entry.side());
+    if let Some(activity) = group.activity() {
+        activity.mark(key, entry);
+    }
     let slot = entry.plain_slot();
     if group.select(slot) { Ok(slot) } else { Err(entry) }
 }
 
-/// Everything after the fast path, which found `entry` in the bucket.
+/// The worker of a flow in a bucket that is moving: the previous one for flows that were there before,
+/// else the new one; and which of them it is (a counter of stage `Owner`). `None` if there is more to
+/// look at, or if that one is gone.
+#[inline(always)]
+pub fn moving(key: u32, entry: Entry, group: &mut impl Group) -> Option<(u16, Counter)> {
+    if entry.is_careful() {
+        return None;
+    }
+    let stays = group.activity().is_some_and(|activity| activity.stays(key, entry));
+    let (slot, owner) = if stays {
+        (entry.plain_previous(), Counter::OwnerKept)
+    } else {
+        (entry.plain_slot(), Counter::OwnerTaken)
+    };
+    group.select(slot).then_some((slot, owner))
+}
+
+/// Everything after [`owner`] and [`moving`], which found `entry` in the bucket.
 #[inline(always)]
 pub fn detour(key: u32, entry: Entry, hold: bool, group: &mut impl Group) -> Decision {
     let mut failed = 0;
-    let previous = entry.previous();
-    if previous != NO_SLOT && stays(group, key, 1 - entry.side()) {
-        if group.select(previous) {
-            return Decision { owner: Counter::OwnerKept, detour: None, slot: Some(previous), failed };
+    let mut tried = !entry.is_careful();
+    if let Some(activity) = group.activity() {
+        if !entry.is_moving() {
+            activity.mark(key, entry);
+        } else if activity.stays(key, entry) {
+            let previous = entry.plain_previous();
+            // If not with care, this one was tried already, and the other was not.
+            if entry.is_careful() && group.select(previous) {
+                return Decision { owner: Counter::OwnerKept, detour: None, slot: Some(previous), failed };
+            }
+            tried = false;
+            failed += 1;
         }
-        failed += 1;
     }
-    mark(group, key, entry.side());
     let avoid = group.table().attention.get() & attention::AVOID != 0;
     let owner = entry.slot();
     let why = if owner == NO_SLOT {
         Counter::OwnerNone
-    } else if !entry.is_careful() {
+    } else if tried {
         failed += 1;
         Counter::OwnerGone
     } else {
@@ -137,29 +169,11 @@ pub fn detour(key: u32, entry: Entry, hold: bool, group: &mut impl Group) -> Dec
 }
 
 #[inline(always)]
-fn mark(group: &impl Group, key: u32, side: usize) {
-    if let Some(activity) = group.activity() {
-        activity.mark(key, side);
-    }
-}
-
-/// Whether a flow lives on the side of the previous worker; it then goes on living there.
-#[inline(always)]
-fn stays(group: &impl Group, key: u32, side: usize) -> bool {
-    let Some(activity) = group.activity() else { return false };
-    let stays = activity.is_marked(key, side);
-    if stays {
-        activity.mark(key, side);
-    }
-    stays
-}
-
-#[inline(always)]
 fn fitness(group: &impl Group, avoid: bool, slot: u16) -> Fitness {
-    match group.load() {
-        Some(load) if avoid => load.fitness(slot),
-        _ => Fitness::Fit,
+    if !avoid {
+        return Fitness::Fit;
     }
+    group.load().map_or(Fitness::Fit, |load| load.fitness(slot))
 }
 
 #[cfg(test)]
@@ -262,16 +276,13 @@ mod tests {
         let [before, begun, shares] = [0x0001_0001, 0x0002_0001, 0xff01_0001];
         assert_eq!(model.decide(before).slot, Some(5));
         let moving = Entry::steady(3).turned().with_previous(5);
-        model.table.set_entry(1, moving);
-        for _ in 0..3 * crate::layout::EPOCHS {
+        for careful in [false, true, false] {
+            model.table.set_entry(1, moving.with_care(careful));
             let kept = model.decide(before);
             assert_eq!((kept.slot, kept.owner, kept.detour), (Some(5), Counter::OwnerKept, None));
             let new = model.decide(begun);
             assert_eq!((new.slot, new.owner, new.detour), (Some(3), Counter::OwnerTaken, None));
             assert_eq!(model.decide(shares).slot, Some(5), "it is in the sub-bucket of a flow that stays");
-            if let Some(activity) = &model.activity {
-                activity.rotate();
-            }
         }
         // And the other way round: back, while a flow that began meanwhile stays.
         model.table.set_entry(1, Entry::steady(5).with_previous(3));
@@ -282,14 +293,17 @@ mod tests {
 
     #[test]
     fn a_flow_whose_worker_is_gone_goes_to_the_new_one() {
-        let mut model = Model::new(&[3, 5]);
-        model.activity = Some(Activity::boxed());
-        assert_eq!(model.decide(1).slot, Some(5));
-        model.table.set_entry(1, Entry::steady(3).turned().with_previous(5));
-        model.sockets.remove(&5);
-        let decision = model.decide(1);
-        assert_eq!((decision.slot, decision.owner), (Some(3), Counter::OwnerTaken));
-        assert_eq!((decision.failed, &model.tried[..]), (1, &[5, 3][..]));
+        for careful in [false, true] {
+            let mut model = Model::new(&[3, 5]);
+            model.activity = Some(Activity::boxed());
+            assert_eq!(model.decide(1).slot, Some(5));
+            let moving = Entry::steady(3).turned().with_previous(5);
+            model.table.set_entry(1, moving.with_care(careful));
+            model.sockets.remove(&5);
+            let decision = model.decide(1);
+            assert_eq!((decision.slot, decision.owner), (Some(3), Counter::OwnerTaken));
+            assert_eq!((decision.failed, &model.tried[..]), (1, &[5, 3][..]));
+        }
     }
 
     #[test]

@@ -111,13 +111,33 @@ fn pick<const TRACKED: bool, const AFFINITY: u32>(ctx: &SkReuseportContext) -> u
         match select::owner(key, &mut KernelGroup::<TRACKED> { ctx, counters }) {
             // That a packet came and its owner was taken is not counted but follows from the rest.
             Ok(_) => return SK_PASS,
+            Err(entry) if TRACKED && entry.is_moving() => return moving(ctx.md, key, entry),
             Err(entry) => entry,
         }
     };
     detour::<TRACKED>(ctx.md, key, entry)
 }
 
-/// Off the fast path; a function of its own, so that its registers are its own as well.
+/// In a bucket that is moving; a function of its own, so that its registers are its own as well.
+#[inline(never)]
+fn moving(md: *mut sk_reuseport_md, key: u32, entry: Entry) -> u32 {
+    let ctx = SkReuseportContext::new(md);
+    let Some(counters) = maps::COUNTERS.get_ptr_mut(0) else { return SK_DROP };
+    // SAFETY: as in the caller, which does not use its own reference any more.
+    let counters = unsafe { &mut *counters };
+    let mut group = KernelGroup::<true> { ctx: &ctx, counters };
+    match select::moving(key, entry, &mut group) {
+        Some((_, owner)) => {
+            if owner == Counter::OwnerKept {
+                add(group.counters, owner, 1);
+            }
+            SK_PASS
+        }
+        None => detour::<true>(md, key, entry),
+    }
+}
+
+/// Off the fast path; a function of its own as well.
 #[inline(never)]
 fn detour<const TRACKED: bool>(md: *mut sk_reuseport_md, key: u32, entry: Entry) -> u32 {
     let ctx = SkReuseportContext::new(md);

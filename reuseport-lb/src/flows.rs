@@ -9,11 +9,9 @@
 //!                            A (side 0), previous B ──────────────────────▶ A (side 0)
 //! ```
 //!
-//! A flow is marked on the side of the worker that it has, and the program asks the side of the
-//! previous worker first. So whatever is stored here, a flow that is marked stays with its worker for
-//! as long as the entry names that worker. One that is marked on both sides is with the previous
-//! worker; the other mark is a stray one (a decision that was being made when the entry changed) and
-//! must go before the sides change their roles.
+//! A flow is marked on the side of the worker that it has, and on no other. So whatever is stored
+//! here, a flow that is marked stays with its worker for as long as the entry names that worker. A side
+//! must have no marks when its turn begins, and when its worker is gone.
 
 use reuseport_lb_common::layout::{Entry, NO_SLOT};
 
@@ -129,9 +127,9 @@ mod tests {
     impl Bucket {
         fn send(&mut self, flow: u32) -> u16 {
             let (side, bit) = (self.entry.side(), 1 << flow);
-            let previous = self.entry.previous();
-            if previous != NO_SLOT && self.marks[1 - side] & bit != 0 {
-                return previous;
+            let here = self.marks[side] & bit != 0;
+            if self.entry.is_moving() && !here && self.marks[1 - side] & bit != 0 {
+                return self.entry.previous();
             }
             self.marks[side] |= bit;
             self.entry.slot()
@@ -169,10 +167,6 @@ mod tests {
             let mut next = 4;
             for step in steps {
                 let side = bucket.entry.side();
-                // As `Group` does: what is marked on both sides is with the previous worker.
-                if bucket.entry.previous() != NO_SLOT {
-                    bucket.marks[side] &= !bucket.marks[1 - side];
-                }
                 let begun = bucket.marks[side] != 0;
                 match step {
                     Step::Send(flow) => {
@@ -187,8 +181,13 @@ mod tests {
                             Freedom::Back(back) if back == to => {}
                             _ => continue,
                         }
-                        bucket.entry = moved(bucket.entry, to, all, begun);
+                        let before = bucket.entry;
+                        bucket.entry = moved(before, to, all, begun);
                         prop_assert_eq!(bucket.entry.slot(), to);
+                        // As `Group` does.
+                        if bucket.entry.is_moving() && !before.is_moving() {
+                            bucket.marks[bucket.entry.side()] = 0;
+                        }
                     }
                     Step::Crash(which) => {
                         let gone = std::mem::replace(&mut names[usize::from(which)], next);

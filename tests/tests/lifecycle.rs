@@ -218,12 +218,13 @@ fn what_a_shell_wrapper_started_may_finish() {
     let server = world.file(
         "graceful.py",
         "import signal, sys, time\ndef end(*_):\n    time.sleep(0.3)\n    open(sys.argv[1], 'w').write('finished')\n    \
-         sys.exit(0)\nsignal.signal(signal.SIGTERM, end)\nsignal.pause()\n",
+         sys.exit(0)\nsignal.signal(signal.SIGTERM, end)\nopen(sys.argv[1], 'w')\nsignal.pause()\n",
     );
     let note = world.path("note");
     let command = format!("python3 {} {}; echo never", server.display(), note.display());
     let arguments = ["--listen", "tcp://127.0.0.1:3000", "--workers", "1", "--", "sh", "-c", &command];
     let daemon = Daemon::start(&world, &arguments);
+    until("it to be ready for its end", || note.exists().then_some(()));
     daemon.stop();
     assert_eq!(std::fs::read_to_string(note).unwrap(), "finished");
 }

@@ -303,13 +303,13 @@ impl Group {
             let entry = match &activity {
                 None => Entry::steady(slot),
                 Some(activity) => {
-                    let entry = self.table.entry(bucket.into());
-                    let begun = begun(activity, bucket, entry);
-                    let strays = activity.live(bucket, entry.side()) & !begun;
-                    if strays != 0 {
-                        activity.forget(bucket, entry.side(), strays);
+                    let before = self.table.entry(bucket.into());
+                    let entry = moved(before, slot, &keeps, activity.live(bucket, before.side()) != 0);
+                    if entry.is_moving() && !before.is_moving() {
+                        // Marks that an earlier worker left on this side are nobody's.
+                        activity.forget(bucket, entry.side(), u64::MAX);
                     }
-                    moved(entry, slot, &keeps, begun != 0)
+                    entry
                 }
             };
             self.set(bucket, entry);
@@ -337,13 +337,15 @@ impl Group {
 
     /// Buckets with a previous worker.
     fn moving(&self) -> impl Iterator<Item = (u16, Entry)> {
-        self.entries().filter(|(_, entry)| entry.previous() != NO_SLOT)
+        self.entries().filter(|(_, entry)| entry.is_moving())
     }
 
     /// Where each moving bucket can move; all others can move anywhere.
     pub fn freedoms(&self, keeps: impl Fn(u16) -> bool) -> Vec<(u16, Freedom)> {
         let Some(activity) = self.activity() else { return Vec::new() };
-        let free = |(bucket, entry)| (bucket, freedom(entry, &keeps, begun(&activity, bucket, entry) != 0));
+        let free = |(bucket, entry): (u16, Entry)| {
+            (bucket, freedom(entry, &keeps, activity.live(bucket, entry.side()) != 0))
+        };
         self.moving().map(free).collect()
     }
 
@@ -355,7 +357,8 @@ impl Group {
         for (bucket, entry) in self.entries() {
             let (current, previous) = (entry.slot(), entry.previous());
             if current != NO_SLOT && !keeps(current) {
-                *cut.entry(current).or_default() += u64::from(begun(&activity, bucket, entry).count_ones());
+                let flows = activity.live(bucket, entry.side());
+                *cut.entry(current).or_default() += u64::from(flows.count_ones());
             }
             if previous != NO_SLOT && !keeps(previous) {
                 let flows = activity.live(bucket, 1 - entry.side());
@@ -374,10 +377,12 @@ impl Group {
         quiet.map(|(bucket, entry)| self.set(bucket, entry.with_previous(NO_SLOT))).count()
     }
 
-    /// Forgets flows that have been silent since the last time but one.
+    /// Begins another epoch: forgets flows that were silent in all others.
     pub fn rotate(&self) {
-        if let Some(activity) = self.activity() {
-            activity.rotate();
+        let Some(activity) = self.activity() else { return };
+        for (bucket, entry) in self.entries() {
+            activity.renew(bucket, entry.aged());
+            self.table.set_entry(bucket, entry.aged());
         }
     }
 
@@ -396,7 +401,7 @@ impl Group {
         }
     }
 
-    /// Flows that live; `None` for TCP. Looks at 3 MiB; takes about a millisecond.
+    /// Flows that live; `None` for TCP. Looks at 4 MiB; takes about a millisecond.
     #[must_use]
     pub fn flows(&self) -> Option<Flows> {
         let activity = self.activity()?;
@@ -406,7 +411,7 @@ impl Group {
                 NO_SLOT => 0,
                 _ => u64::from(activity.live(bucket, 1 - entry.side()).count_ones()),
             };
-            let begun = u64::from(begun(&activity, bucket, entry).count_ones());
+            let begun = u64::from(activity.live(bucket, entry.side()).count_ones());
             flows.live += begun + kept;
             flows.kept += kept;
             for (slot, count) in [(entry.slot(), begun), (entry.previous(), kept)] {
@@ -510,13 +515,6 @@ fn program_name(tracked: bool, affinity: Affinity, v6: bool) -> &'static str {
 fn mapped(map: &MapData) -> Option<Mapped<Activity>> {
     // SAFETY: by its layout, the value is an `Activity`, whose fields are all `Shared`.
     unsafe { Mapped::new(map.fd()) }.inspect_err(|error| warn!("cannot look at flows: {error:#}")).ok()
-}
-
-/// Flows that live on the side of the entry's own slot. Those that are marked on both sides are with
-/// the previous one (see `flows.rs`).
-fn begun(activity: &Activity, bucket: u16, entry: Entry) -> u64 {
-    let begun = activity.live(bucket, entry.side());
-    if entry.previous() == NO_SLOT { begun } else { begun & !activity.live(bucket, 1 - entry.side()) }
 }
 
 /// All entries of a table that was pinned, by whatever version.

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use reuseport_lb_common::layout::{BUCKETS, MAX_SLOTS};
+use reuseport_lb_common::layout::{BUCKETS, EPOCHS, MAX_SLOTS};
 use tracing::info;
 
 use super::Service;
@@ -58,9 +58,14 @@ impl Service {
         self.tracked().next().is_some()
     }
 
+    /// How long an epoch is: a flow that is seen at its end lives for all others.
+    fn epoch(&self) -> Duration {
+        self.config.idle_timeout / (EPOCHS as u32 - 1)
+    }
+
     /// Sets when flows are forgotten, after listeners or `idle_timeout` have changed.
     pub(super) fn plan_rotation(&mut self) {
-        let next = Instant::now() + self.config.idle_timeout / 2;
+        let next = Instant::now() + self.epoch();
         self.flows.rotate_at =
             self.tracks_flows().then(|| self.flows.rotate_at.map_or(next, |at| at.min(next)));
     }
@@ -74,7 +79,7 @@ impl Service {
         }
         if rotate {
             // Never earlier, however late this one is: that would forget flows too soon.
-            self.flows.rotate_at = Some(now + self.config.idle_timeout / 2);
+            self.flows.rotate_at = Some(now + self.epoch());
             self.tracked().for_each(|door| door.group.rotate());
         }
         self.flows.sweep_at = None;
