@@ -33,7 +33,7 @@ pub struct Service {
     pub waiting: u32,
     /// Why they wait.
     pub pending: Option<String>,
-    /// UDP flows whose worker left before they were quiet.
+    /// UDP flows that still lived when the patience with the worker that was leaving was over.
     pub flows_cut: u64,
     /// How many workers it shall have.
     pub wanted: usize,

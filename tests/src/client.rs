@@ -28,7 +28,7 @@ pub struct Answer {
 }
 
 impl Answer {
-    fn parse(text: &str) -> io::Result<Self> {
+    pub(crate) fn parse(text: &str) -> io::Result<Self> {
         let field = |name: &str| text.lines().find_map(|line| line.strip_prefix(name));
         let parsed =
             || Some((field("worker=")?, field("pid=")?.parse().ok()?, field("peer=")?.parse().ok()?));

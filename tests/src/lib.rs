@@ -3,9 +3,12 @@
 pub mod client;
 pub mod daemon;
 pub mod fault;
+pub mod flood;
+pub mod flows;
 pub mod guests;
 pub mod load;
 pub mod plain;
+pub mod quic;
 pub mod server;
 pub mod statistics;
 pub mod traces;

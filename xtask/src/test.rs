@@ -14,10 +14,12 @@ use crate::shell::{self, cargo, find, prepend};
 /// Programs of others that tests run, and the packages that have them.
 const NEEDED: &[(&str, &str)] = &[
     ("ab", "apache2-utils"),
+    ("dnsperf", "dnsperf"),
     ("haproxy", "haproxy"),
     ("ip", "iproute2"),
     ("python3", "python3-minimal"),
     ("systemd-analyze", "systemd"),
+    ("unbound", "unbound"),
 ];
 
 pub(crate) fn run(filter: &[String]) -> Result<()> {

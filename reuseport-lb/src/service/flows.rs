@@ -28,7 +28,7 @@ pub(super) struct Flows {
     sweep_at: Option<Instant>,
     /// Buckets that should change their worker but must not yet.
     pub(super) waiting: u32,
-    /// Flows whose worker left before they were quiet.
+    /// Flows that still lived when the patience with their worker was over.
     pub(super) cut: u64,
     /// Flows that stay with a worker that does not get new ones, by slot.
     staying: Vec<u64>,
@@ -107,8 +107,7 @@ impl Service {
         for (slot, flows) in self.tracked().flat_map(|door| door.group.cut(&keeps)) {
             *cut.entry(slot).or_default() += flows;
         }
-        // Those of a worker that crashed are lost, not cut.
-        for worker in self.workers.values_mut().filter(|worker| worker.life.state() == State::Draining) {
+        for worker in self.workers.values_mut().filter(|worker| is_cut(worker)) {
             if worker.holds_slot
                 && let Some(flows) = cut.remove(&worker.slot)
             {
@@ -171,6 +170,11 @@ impl Service {
     pub(super) fn live_flows(&self) -> Vec<group::Flows> {
         self.tracked().filter_map(|door| door.group.flows()).collect()
     }
+}
+
+/// Whether flows that a worker loses are cut by us: those of one that ended by itself are not.
+pub(super) fn is_cut(worker: &Worker) -> bool {
+    worker.life.state() == State::Draining && worker.process.is_some()
 }
 
 /// Whether a slot is among `keepers`.

@@ -11,7 +11,7 @@ use tracing::{info, warn};
 
 use super::Service;
 use super::door::door_of;
-use super::flows::keeps;
+use super::flows::{is_cut, keeps};
 use super::workers::{Farewell, Id, Place, Worker};
 use crate::config;
 use crate::kernel::group::Flows;
@@ -280,7 +280,8 @@ impl Service {
         self.unsaved = true;
         if worker.holds_slot && self.tracks_flows() {
             // Nothing may point to its slot any more when that becomes empty.
-            let cut = self.cut_flows().get(&worker.slot).copied().unwrap_or_default();
+            let lost = self.cut_flows().get(&worker.slot).copied().unwrap_or_default();
+            let cut = if is_cut(&worker) { lost } else { 0 };
             worker.farewell.flows_cut += cut;
             self.flows.cut += cut;
             self.spread(self.admitted());

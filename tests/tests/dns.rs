@@ -1,0 +1,130 @@
+//! A DNS server that nobody here wrote, unmodified: Debian's unbound.
+//!
+//! Of Debian's servers unbound takes a UDP socket by systemd's protocol (`use-systemd: yes`). It asks
+//! sd_booted(3) first, and when that says no, or nothing that was handed over has its address, it binds
+//! a socket of its own with SO_REUSEPORT and goes on: `strangers` shows that. knotd 3.2 and nsd 4.6
+//! know systemd for notification only and open sockets themselves; kresd 5.6 takes them by number (`--fd`), which
+//! would do as well, and needs 15 packages.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on shall panic")]
+
+use std::path::Path;
+use std::process::Command;
+
+use nix::mount::{MsFlags, mount};
+use tests::daemon::{Daemon, counter, settled, until};
+use tests::fault::times;
+use tests::world::{World, program};
+
+const PORT: &str = "5300";
+
+/// Queries of one run of dnsperf; each run has new sockets.
+const BATCH: u64 = 20_000;
+
+/// A service of unbound that answers every name below `test.`
+fn unbound(world: &World) -> String {
+    let file = world.file(
+        "unbound.conf",
+        &format!(
+            "server:\n  use-systemd: yes\n  interface: 127.0.0.1@{PORT}\n  do-tcp: no\n  num-threads: 1\n  \
+             username: \"\"\n  chroot: \"\"\n  directory: \"/\"\n  pidfile: \"\"\n  use-syslog: no\n  \
+             module-config: \"iterator\"\n  local-zone: \"test.\" redirect\n  \
+             local-data: \"test. 60 A 192.0.2.1\"\nremote-control:\n  control-enable: no\n"
+        ),
+    );
+    format!(
+        "[[service]]\nname = \"dns\"\nlisten = [\"udp://127.0.0.1:{PORT}\"]\nworkers = 4\nidle_timeout = \"1s\"\n\
+         drain_timeout = \"300ms\"\n\
+         command = [{:?}, \"-dp\", \"-c\", {:?}]\n",
+        program("unbound"),
+        file
+    )
+}
+
+/// Makes sd_booted(3) say yes in this world, and nowhere else.
+fn boot_systemd() {
+    let nothing: Option<&str> = None;
+    mount(Some("tmpfs"), "/run", Some("tmpfs"), MsFlags::empty(), nothing).unwrap();
+    std::fs::create_dir_all("/run/systemd/system").unwrap();
+}
+
+/// What dnsperf says of a batch of queries.
+#[derive(Clone, Debug, Default)]
+struct Answers {
+    sent: u64,
+    answered: u64,
+    /// In seconds.
+    slowest: f64,
+}
+
+/// 40 clients, at most 100 queries on their way, which no socket's buffer is too small for.
+fn ask(names: &Path) -> Answers {
+    let mut dnsperf = Command::new(program("dnsperf"));
+    dnsperf.args(["-s", "127.0.0.1", "-p", PORT, "-c", "40", "-q", "100", "-Q", "8000", "-n", "20", "-d"]);
+    let output = dnsperf.arg(names).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stdout);
+    let number = |what: &str| -> Option<u64> {
+        let (_, rest) = said.split_once(what)?;
+        rest.split_whitespace().next()?.parse().ok()
+    };
+    let slowest =
+        || said.split_once("Average Latency")?.1.split_once("max ")?.1.split_once(')')?.0.parse().ok();
+    let answers = || {
+        Some(Answers {
+            sent: number("Queries sent:")?,
+            answered: number("Response codes:       NOERROR")?,
+            slowest: slowest()?,
+        })
+    };
+    answers().unwrap_or_else(|| panic!("{said}{}", String::from_utf8_lossy(&output.stderr)))
+}
+
+#[test]
+fn unbound_answers_every_query_while_ten_workers_join_and_ten_leave() {
+    let world = World::new();
+    boot_systemd();
+    let daemon = Daemon::configured(&world, &unbound(&world));
+    let names: String = (0..BATCH / 20).map(|name| format!("{name}.test A\n")).collect();
+    let names = world.file("names", &names);
+    let least = BATCH * times(5) as u64;
+    let change = || {
+        for _ in 0..10 {
+            daemon.run(&["scale", "dns", "5"]);
+            // The leaver is the one that most of the clients would miss.
+            let busiest = until("flows", || {
+                let workers = daemon.service().workers;
+                workers.into_iter().max_by_key(|worker| worker.flows).filter(|worker| worker.flows > 0)
+            });
+            print!("{}", daemon.run(&["drain", &busiest.name]));
+        }
+    };
+    let answers = std::thread::scope(|scope| {
+        let changing = scope.spawn(change);
+        let mut all = Answers::default();
+        while !changing.is_finished() || all.sent < least {
+            let batch = ask(&names);
+            all.sent += batch.sent;
+            all.answered += batch.answered;
+            all.slowest = all.slowest.max(batch.slowest);
+        }
+        changing.join().unwrap();
+        all
+    });
+    let service = daemon.service();
+    println!(
+        "{} queries, {} lost, slowest answer {} s; {} flows cut by deadlines, {} decisions kept a flow",
+        answers.sent,
+        answers.sent - answers.answered,
+        answers.slowest,
+        service.flows_cut,
+        counter(&service, "owner_kept")
+    );
+    assert!(answers.sent >= least);
+    assert_eq!(answers.answered, answers.sent, "a query was lost");
+    assert!(settled(&service) && service.workers.len() == 4);
+    // All went to sockets that the daemon had made.
+    assert_eq!(counter(&service, "arrival_packet"), answers.sent);
+    assert_eq!((service.groups[0].strangers, counter(&service, "refused")), (Some(0), 0));
+    assert!(service.flows_cut > 0 && counter(&service, "owner_kept") > 0);
+    daemon.stop();
+}
