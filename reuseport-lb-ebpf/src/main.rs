@@ -32,7 +32,6 @@ static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";
 /// `TRACKED`: whether flows are more than one decision (UDP).
 struct KernelGroup<'a, const TRACKED: bool> {
     ctx: &'a SkReuseportContext,
-    counters: &'a mut Counters,
 }
 
 impl<const TRACKED: bool> Group for KernelGroup<'_, TRACKED> {
@@ -53,10 +52,12 @@ impl<const TRACKED: bool> Group for KernelGroup<'_, TRACKED> {
     }
 
     /// Counts what it selects. The counter is read before the helper runs, so that the wait for
-    /// its cache line and the helper's work overlap: 5 ns of 60.
+    /// its cache line and the helper's work overlap (5 ns of 60), and looked up after the bucket's
+    /// entry was, so that the program's first instructions send for that (2 ns).
     #[inline(always)]
     fn select(&mut self, slot: u16) -> bool {
-        let counter = &raw mut self.counters.selected[usize::from(slot) & (MAX_SLOTS - 1)];
+        let Some(counters) = counters() else { return false };
+        let counter = &raw mut counters.selected[usize::from(slot) & (MAX_SLOTS - 1)];
         // SAFETY: a reference's address; volatile only to keep the read where it is.
         let selected = unsafe { counter.read_volatile() };
         if maps::SOCKETS.select_reuseport(self.ctx, u32::from(slot)).is_err() {
@@ -95,20 +96,14 @@ programs! {
 #[inline(always)]
 fn pick<const TRACKED: bool, const AFFINITY: u32>(ctx: &SkReuseportContext) -> u32 {
     let migrating = gather::migrating(ctx);
-    let key = gather::key::<AFFINITY>(ctx, migrating);
-    // A single-entry array always has its entry; the branch is for the verifier.
-    let Some(counters) = maps::COUNTERS.get_ptr_mut(0) else { return SK_DROP };
-    // SAFETY: the value lives as long as its map and belongs to this CPU, and the program is never
-    // interrupted by itself (softirqs are off).
-    let counters = unsafe { &mut *counters };
-    let key = key.unwrap_or_else(|| {
-        add(counters, Counter::KeyFallback, 1);
+    let key = gather::key::<AFFINITY>(ctx, migrating).unwrap_or_else(|| {
+        add(Counter::KeyFallback);
         ctx.hash()
     });
     let entry = if migrating {
         maps::TABLE.entry(key).with_care(true)
     } else {
-        match select::owner(key, &mut KernelGroup::<TRACKED> { ctx, counters }) {
+        match select::owner(key, &mut KernelGroup::<TRACKED> { ctx }) {
             // That a packet came and its owner was taken is not counted but follows from the rest.
             Ok(_) => return SK_PASS,
             Err(entry) if TRACKED && entry.is_moving() => return moving(ctx.md, key, entry),
@@ -118,18 +113,16 @@ fn pick<const TRACKED: bool, const AFFINITY: u32>(ctx: &SkReuseportContext) -> u
     detour::<TRACKED>(ctx.md, key, entry)
 }
 
-/// In a bucket that is moving; a function of its own, so that its registers are its own as well.
+/// In a bucket that is moving; a function of its own, so that its registers are its own as well. `cold`
+/// only puts it behind the fast path, whose instructions then follow each other.
+#[cold]
 #[inline(never)]
 fn moving(md: *mut sk_reuseport_md, key: u32, entry: Entry) -> u32 {
     let ctx = SkReuseportContext::new(md);
-    let Some(counters) = maps::COUNTERS.get_ptr_mut(0) else { return SK_DROP };
-    // SAFETY: as in the caller, which does not use its own reference any more.
-    let counters = unsafe { &mut *counters };
-    let mut group = KernelGroup::<true> { ctx: &ctx, counters };
-    match select::moving(key, entry, &mut group) {
+    match select::moving(key, entry, &mut KernelGroup::<true> { ctx: &ctx }) {
         Some((_, owner)) => {
             if owner == Counter::OwnerKept {
-                add(group.counters, owner, 1);
+                add(owner);
             }
             SK_PASS
         }
@@ -138,28 +131,28 @@ fn moving(md: *mut sk_reuseport_md, key: u32, entry: Entry) -> u32 {
 }
 
 /// Off the fast path; a function of its own as well.
+#[cold]
 #[inline(never)]
 fn detour<const TRACKED: bool>(md: *mut sk_reuseport_md, key: u32, entry: Entry) -> u32 {
     let ctx = SkReuseportContext::new(md);
-    let Some(counters) = maps::COUNTERS.get_ptr_mut(0) else { return SK_DROP };
-    // SAFETY: as in the caller, which does not use its own reference any more.
-    let counters = unsafe { &mut *counters };
     let migrating = gather::migrating(&ctx);
-    let mut group = KernelGroup::<TRACKED> { ctx: &ctx, counters };
+    let mut group = KernelGroup::<TRACKED> { ctx: &ctx };
     let decision = select::detour(key, entry, HOLD.load() != 0, &mut group);
-    let counters = group.counters;
-    if migrating {
-        add(counters, Counter::Migration, 1);
-    }
-    if decision.owner != Counter::OwnerTaken {
-        add(counters, decision.owner, 1);
-    }
-    if let Some(detour) = decision.detour {
-        add(counters, detour, 1);
-    }
-    add(counters, Counter::SelectFailed, u64::from(decision.failed));
-    if decision.slot.is_none() {
-        add(counters, Counter::Refused, 1);
+    if let Some(counters) = counters() {
+        let mut add = |counter: Counter, by| counters.events[counter.index() & (EVENTS - 1)] += by;
+        if migrating {
+            add(Counter::Migration, 1);
+        }
+        if decision.owner != Counter::OwnerTaken {
+            add(decision.owner, 1);
+        }
+        if let Some(detour) = decision.detour {
+            add(detour, 1);
+        }
+        add(Counter::SelectFailed, u64::from(decision.failed));
+        if decision.slot.is_none() {
+            add(Counter::Refused, 1);
+        }
     }
     if maps::TABLE.attention.get() & attention::TRACE != 0 {
         trace(&ctx, migrating, key, &decision);
@@ -167,9 +160,20 @@ fn detour<const TRACKED: bool>(md: *mut sk_reuseport_md, key: u32, entry: Entry)
     if decision.slot.is_some() { SK_PASS } else { SK_DROP }
 }
 
+/// This CPU's counters, for one use at a time. A single-entry array always has its entry: `None` is
+/// for the verifier.
 #[inline(always)]
-fn add(counters: &mut Counters, counter: Counter, by: u64) {
-    counters.events[counter.index() & (EVENTS - 1)] += by;
+fn counters<'a>() -> Option<&'a mut Counters> {
+    // SAFETY: the value lives as long as its map and belongs to this CPU, the program is never
+    // interrupted by itself (softirqs are off), and no caller keeps the reference while it asks again.
+    maps::COUNTERS.get_ptr_mut(0).map(|counters| unsafe { &mut *counters })
+}
+
+#[inline(always)]
+fn add(counter: Counter) {
+    if let Some(counters) = counters() {
+        counters.events[counter.index() & (EVENTS - 1)] += 1;
+    }
 }
 
 /// Numbers only: names of counters and workers are the reader's to add (the daemon's trace.rs).

@@ -21,9 +21,9 @@ use tests::world::{World, repository};
 const WORKERS: u16 = 8;
 /// Times that all groups are made anew: where the kernel puts sockets and maps in memory is worth
 /// several nanoseconds, and luck.
-const SETTINGS: usize = 9;
+const SETTINGS: usize = 36;
 /// Rounds in each setting, in which every program takes its turn.
-const ROUNDS: usize = 40;
+const ROUNDS: usize = 12;
 const DATAGRAMS: usize = 1_000;
 const CONNECTIONS: usize = 100;
 /// The one client port of the hot cases.
@@ -36,6 +36,18 @@ enum Flows {
     One,
     /// Another flow each time: another bucket and another socket, mostly not in the caches.
     Many,
+}
+
+/// What a program took: nanoseconds, in each round of each setting.
+struct Samples {
+    name: &'static str,
+    settings: Vec<Vec<f64>>,
+}
+
+impl Samples {
+    fn median(&self, setting: usize) -> f64 {
+        quantile(&mut self.settings[setting].clone(), 2)
+    }
 }
 
 /// A program in the group of some sockets.
@@ -72,7 +84,7 @@ fn main() -> Result<()> {
         (Protocol::Udp, DATAGRAMS, Flows::Many),
         (Protocol::Tcp, CONNECTIONS, Flows::Many),
     ] {
-        let mut samples: Vec<(&'static str, Vec<f64>)> = Vec::new();
+        let mut samples: Vec<Samples> = Vec::new();
         for setting in 0..SETTINGS {
             measure(protocol, unit, flows, setting, &world, &mut samples)?;
         }
@@ -86,7 +98,7 @@ fn main() -> Result<()> {
             "x flow",
             "x LRU"
         );
-        report(&mut samples);
+        report(&samples);
     }
     Ok(())
 }
@@ -97,7 +109,7 @@ fn measure(
     flows: Flows,
     setting: usize,
     world: &World,
-    samples: &mut Vec<(&'static str, Vec<f64>)>,
+    samples: &mut Vec<Samples>,
 ) -> Result<()> {
     let bare =
         if flows == Flows::One { ("bare", "bare select") } else { ("bare_spread", "bare select, by hash") };
@@ -122,7 +134,12 @@ fn measure(
         candidates.push(candidate);
         candidates.push(baseline("lru_table", "LRU connection table", protocol, 9008)?);
     }
-    samples.resize(candidates.len(), ("", Vec::new()));
+    for (at, candidate) in candidates.iter().enumerate() {
+        if setting == 0 {
+            samples.push(Samples { name: candidate.name, settings: Vec::new() });
+        }
+        samples[at].settings.push(Vec::new());
+    }
     for round in 0..=ROUNDS {
         for turn in 0..candidates.len() {
             let at = (turn + setting + round) % candidates.len();
@@ -137,30 +154,41 @@ fn measure(
             anyhow::ensure!(count >= unit as u64, "{} ran {count} times of {unit}", candidate.name);
             // The first round warms the caches.
             if round > 0 {
-                samples[at].0 = candidate.name;
-                samples[at].1.push(time.as_nanos() as f64 / count as f64);
+                samples[at].settings[setting].push(time.as_nanos() as f64 / count as f64);
             }
         }
     }
     Ok(())
 }
 
-fn report(samples: &mut [(&'static str, Vec<f64>)]) {
-    samples.iter_mut().for_each(|(_, samples)| samples.sort_by(f64::total_cmp));
-    let quantile = |samples: &[f64], part: usize| samples[samples.len() * part / 4];
-    let empty = quantile(&samples[0].1, 2);
-    let net = |of: &str| samples.iter().find(|(name, _)| *name == of).map(|(_, it)| quantile(it, 2) - empty);
-    let bases = [samples[1].0, "flow", "LRU connection table"];
-    for (name, samples) in samples.iter() {
-        let own = quantile(samples, 2) - empty;
-        let measured =
-            format!("{:.1} ({:.1}-{:.1})", quantile(samples, 2), quantile(samples, 1), quantile(samples, 3));
-        let ratios =
-            bases.map(|base| net(base).map_or_else(|| "-".into(), |base| format!("{:.2}", own / base)));
+/// Prints a line for each program. A ratio is the median of the settings' own ratios (of medians, less
+/// the empty program's), so that a host that is slower for a while does not count against anybody.
+fn report(samples: &[Samples]) {
+    let net = |of: &Samples, setting: usize| of.median(setting) - samples[0].median(setting);
+    let bases = [samples[1].name, "flow", "LRU connection table"]
+        .map(|name| samples.iter().find(|candidate| candidate.name == name));
+    for candidate in samples {
+        let mut all: Vec<f64> = candidate.settings.concat();
+        let [first, middle, third] = [1, 2, 3].map(|part| quantile(&mut all, part));
+        let measured = format!("{middle:.1} ({first:.1}-{third:.1})");
+        let mut own: Vec<f64> = (0..SETTINGS).map(|setting| net(candidate, setting)).collect();
+        let ratios = bases.map(|base| {
+            let Some(base) = base else { return "-".into() };
+            let mut ratios: Vec<f64> =
+                (0..SETTINGS).map(|setting| net(candidate, setting) / net(base, setting)).collect();
+            format!("{:.2}", quantile(&mut ratios, 2))
+        });
         let [bare, flow, lru] = ratios;
-        println!("  {name:36} {measured:>20} {own:12.1} {bare:>8} {flow:>8} {lru:>8}");
+        let own = quantile(&mut own, 2);
+        println!("  {:36} {measured:>20} {own:12.1} {bare:>8} {flow:>8} {lru:>8}", candidate.name);
     }
     println!();
+}
+
+/// The value below which `quarters` quarters of `values` lie.
+fn quantile(values: &mut [f64], quarters: usize) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values[values.len() * quarters / 4]
 }
 
 fn ours(
@@ -240,6 +268,7 @@ fn connect(candidate: &Candidate, connections: usize, flows: Flows) -> Result<()
     for socket in &candidate.sockets {
         socket.set_nonblocking(true)?;
     }
+    let mut last = 0;
     for _ in 0..connections {
         let client = Socket::new(Domain::IPV4, Type::STREAM, None)?;
         // Closing resets: no port stays in TIME_WAIT.
@@ -250,10 +279,16 @@ fn connect(candidate: &Candidate, connections: usize, flows: Flows) -> Result<()
         }
         client.connect(&candidate.listener.address.into())?;
         drop(client);
-        for socket in &candidate.sockets {
-            match socket.accept() {
-                Err(error) if error.kind() != ErrorKind::WouldBlock => return Err(error.into()),
-                _ => {}
+        // The one that had the last connection has this one, too, if they are of one flow.
+        for turn in 0..candidate.sockets.len() {
+            let at = (last + turn) % candidate.sockets.len();
+            match candidate.sockets[at].accept() {
+                Ok(_) => {
+                    last = at;
+                    break;
+                }
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+                Err(error) => return Err(error.into()),
             }
         }
     }
