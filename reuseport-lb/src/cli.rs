@@ -15,6 +15,7 @@ Examples:
   reuseport-lb run                                              the embedded demo on port 8080
   reuseport-lb run --listen tcp://127.0.0.1:3000 --workers 3    three embedded workers
   reuseport-lb run --config /etc/reuseport-lb.toml              your services
+  reuseport-lb doctor --config /etc/reuseport-lb.toml           would they work here?
   reuseport-lb status                                           what happens
 
 Exit codes: 0 done, 1 failed, 2 usage or invalid configuration.";
@@ -90,6 +91,20 @@ Examples:
   reuseport-lb check /etc/reuseport-lb.toml
   reuseport-lb check --json /etc/reuseport-lb.toml")]
     Check(Check),
+    /// Find out what would keep services from working here; changes nothing
+    #[command(after_help = "\
+Examples:
+  reuseport-lb doctor
+  reuseport-lb doctor --config /etc/reuseport-lb.toml
+  reuseport-lb doctor --json | jq '.checks[] | select(.verdict != \"ok\")'
+
+Run it as the daemon will be run: as the same user, with the same --runtime-dir and --bpffs, best also
+with the same limits. Each line says ok, WARNING (it works, but) or FAILURE (it would not work); the
+last two with what that means and how to mend it (docs/DOCTOR.md). Without --config it looks at what
+`run` alone needs.
+
+Exit codes: 0 no failure, 1 at least one, 2 usage or invalid configuration.")]
+    Doctor(Doctor),
     /// Show single decisions as they are made, until Ctrl-C
     #[command(after_help = "\
 Examples:
@@ -206,6 +221,16 @@ pub(crate) struct Check {
     /// The configuration file
     pub(crate) file: PathBuf,
     /// As JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Doctor {
+    /// A file with services; without it the embedded demo
+    #[arg(long, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+    /// As JSON (docs/DOCTOR.md)
     #[arg(long)]
     pub(crate) json: bool,
 }

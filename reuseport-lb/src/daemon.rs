@@ -16,6 +16,7 @@ use tracing::{info, warn};
 
 use crate::config;
 use crate::control;
+use crate::doctor::places::RuntimeDir;
 use crate::join;
 use crate::kernel::bpffs::{Pins, all_pins};
 use crate::kernel::host::{self, Access};
@@ -316,12 +317,27 @@ fn lock(directory: &Path) -> Result<File> {
     }
 }
 
+/// What is wrong with a runtime directory, which need not be there yet.
+#[must_use]
+pub fn about_directory(directory: &Path) -> RuntimeDir {
+    let mut found = RuntimeDir { longest: too_long(directory), ..RuntimeDir::default() };
+    if let Ok(about) = fs::metadata(directory) {
+        found.others_may_write = about.mode() & 0o022 != 0;
+        found.owner = Some(about.uid()).filter(|uid| *uid != 0 && *uid != host::own_uid());
+    }
+    found
+}
+
+/// The most bytes of a path for this purpose, if `directory` has more.
+fn too_long(directory: &Path) -> Option<usize> {
+    let longest = notify::directory(directory).as_os_str().len() + 1 + NOTIFY_NAME;
+    (longest > SUN_PATH).then(|| SUN_PATH - (longest - directory.as_os_str().len()))
+}
+
 /// What is in the runtime directory is believed by the next daemon, which is root.
 fn check_owner(directory: &Path) -> Result<()> {
-    let about = fs::metadata(directory)
-        .with_context(|| format!("cannot look at the runtime directory {}", directory.display()))?;
-    let others = about.mode() & 0o022 != 0;
-    if others || (about.uid() != 0 && about.uid() != host::own_uid()) {
+    let found = about_directory(directory);
+    if found.others_may_write || found.owner.is_some() {
         bail!(
             "others than its user may write the runtime directory {}: give one that belongs to the daemon's user \
              alone (`chmod go-w`, `chown`), or one that does not exist yet",
@@ -367,12 +383,10 @@ struct Files {
 impl Files {
     fn make(paths: &Paths) -> Result<Self> {
         let directory = &paths.runtime_dir;
-        let longest = notify::directory(directory).as_os_str().len() + 1 + NOTIFY_NAME;
-        if longest > SUN_PATH {
+        if let Some(most) = too_long(directory) {
             bail!(
-                "the runtime directory {} is too long a path for sockets in it: use one of at most {} bytes",
+                "the runtime directory {} is too long a path for sockets in it: use one of at most {most} bytes",
                 directory.display(),
-                SUN_PATH - (longest - directory.as_os_str().len())
             );
         }
         let made = !directory.exists();

@@ -7,6 +7,7 @@ pub mod config;
 pub mod control;
 pub mod crowd;
 pub mod daemon;
+pub mod doctor;
 pub mod embedded;
 pub mod flows;
 pub mod health;

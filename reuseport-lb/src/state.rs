@@ -166,7 +166,21 @@ pub fn directory(runtime_dir: &Path) -> PathBuf {
 /// wrong with others.
 #[must_use]
 pub fn read_all(runtime_dir: &Path, boot: &str) -> (Vec<State>, Vec<String>) {
-    let mut names: Vec<String> = fs::read_dir(directory(runtime_dir))
+    let (mut states, mut wrong) = (Vec::new(), Vec::new());
+    for (file, read) in look(runtime_dir) {
+        match read {
+            Ok(state) if state.boot == boot => states.push(state),
+            Ok(_) => file.remove(),
+            Err(error) => wrong.push(error),
+        }
+    }
+    (states, wrong)
+}
+
+/// The same, whatever boot it is of; changes nothing.
+pub fn look(runtime_dir: &Path) -> impl Iterator<Item = (StateFile, Result<State, String>)> {
+    let runtime_dir = runtime_dir.to_owned();
+    let mut names: Vec<String> = fs::read_dir(directory(&runtime_dir))
         .into_iter()
         .flatten()
         .flatten()
@@ -178,28 +192,27 @@ pub fn read_all(runtime_dir: &Path, boot: &str) -> (Vec<State>, Vec<String>) {
         .collect();
     names.sort();
     names.dedup();
-    let (mut states, mut wrong) = (Vec::new(), Vec::new());
-    for name in names {
-        let file = StateFile::new(runtime_dir, &name);
-        let read = file.copies().map(|copy| fs::read(copy).map_err(|error| error.to_string()));
-        let read = read.map(|bytes| bytes.and_then(|bytes| parse(&bytes)));
-        match read {
-            [Ok(state), _] | [Err(_), Ok(state)] if state.boot == boot => states.push(state),
-            [Ok(_), _] | [Err(_), Ok(_)] => file.remove(),
-            [Err(one), Err(other)] => wrong.push(format!("service {name}: {one}; its copy: {other}")),
-        }
-    }
-    (states, wrong)
+    names.into_iter().map(move |name| {
+        let file = StateFile::new(&runtime_dir, &name);
+        let [one, other] = file
+            .copies()
+            .map(|copy| fs::read(copy).map_err(|error| error.to_string()).and_then(|bytes| parse(&bytes)));
+        let read =
+            one.or_else(|one| other.map_err(|other| format!("service {name}: {one}; its copy: {other}")));
+        (file, read)
+    })
 }
 
-fn serialized(state: &State) -> io::Result<Vec<u8>> {
+/// The text of a state file.
+pub fn serialized(state: &State) -> io::Result<Vec<u8>> {
     let json = serde_json::to_vec(state)?;
     let mut text = format!("{:016x}\n", xxh3_64(&json)).into_bytes();
     text.extend(json);
     Ok(text)
 }
 
-fn parse(bytes: &[u8]) -> Result<State, String> {
+/// Reads the text of a state file, if it is whole and of this version.
+pub fn parse(bytes: &[u8]) -> Result<State, String> {
     let (sum, json) = bytes.split_at_checked(17).ok_or("it is cut off")?;
     if sum != format!("{:016x}\n", xxh3_64(json)).as_bytes() {
         return Err("its checksum is wrong, so it is cut off or damaged".into());

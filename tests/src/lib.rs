@@ -9,6 +9,7 @@ pub mod guests;
 pub mod load;
 pub mod plain;
 pub mod quic;
+pub mod rights;
 pub mod server;
 pub mod statistics;
 pub mod traces;

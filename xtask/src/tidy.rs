@@ -69,8 +69,19 @@ fn layers(path: &Path, text: &str, broken: &mut Vec<String>) {
     if !may_be_unsafe && text.contains("unsafe {") {
         broken.push(format!("{place} has unsafe code: it belongs into reuseport-lb/src/kernel/"));
     }
-    let pure = ["table.rs", "worker.rs", "slots.rs", "listener.rs", "health.rs", "health/window.rs"]
-        .map(|name| format!("reuseport-lb/src/{name}"));
+    let pure = [
+        "table.rs",
+        "worker.rs",
+        "slots.rs",
+        "listener.rs",
+        "health.rs",
+        "health/window.rs",
+        "doctor.rs",
+        "doctor/limits.rs",
+        "doctor/places.rs",
+        "doctor/system.rs",
+    ]
+    .map(|name| format!("reuseport-lb/src/{name}"));
     if pure.iter().any(|pure| *pure == place) {
         for word in ["tokio", "crate::kernel", "libc::", "std::fs", "std::process"] {
             if text.contains(word) {

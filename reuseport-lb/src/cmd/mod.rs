@@ -2,6 +2,7 @@
 
 mod check;
 mod client;
+mod doctor;
 mod drain;
 mod exec;
 mod reload;
@@ -30,6 +31,7 @@ pub fn run(cli: Cli) -> Result<()> {
         Command::Exec(arguments) => exec::run(&arguments, &paths),
         Command::Status(arguments) => status::run(&arguments, &paths),
         Command::Check(arguments) => check::run(&arguments),
+        Command::Doctor(arguments) => doctor::run(&arguments, &paths),
         Command::Trace(arguments) => trace::run(&arguments, &paths),
         Command::Scale(arguments) => scale::run(&arguments, &paths),
         Command::Weight(arguments) => weight::run(&arguments, &paths),

@@ -3,11 +3,14 @@
 
 use std::fs::{self, DirBuilder};
 use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
-use rustix::mount::{MountFlags, mount};
+use rustix::mount::{
+    FsMountFlags, FsOpenFlags, MountAttrFlags, MountFlags, fsconfig_create, fsmount, fsopen, mount,
+};
 use xxhash_rust::xxh3::xxh3_64;
 
 /// `f_type` of a BPF file system (include/uapi/linux/magic.h).
@@ -83,6 +86,55 @@ impl Pins {
 #[must_use]
 pub fn all_pins(bpffs: &Path) -> PathBuf {
     bpffs.join("reuseport-lb")
+}
+
+/// What is at the place for pins.
+pub enum Place {
+    /// A BPF file system.
+    Mounted,
+    /// A directory on which `run` would mount one.
+    Plain {
+        /// Whether something is in it, which would be hidden.
+        empty: bool,
+    },
+    /// Nothing.
+    Nothing,
+    /// No directory.
+    Other,
+}
+
+/// Looks at the place for pins.
+pub fn look(bpffs: &Path) -> io::Result<Place> {
+    match rustix::fs::statfs(bpffs) {
+        Ok(stat) if stat.f_type == BPF_FS_MAGIC => Ok(Place::Mounted),
+        Ok(_) if !bpffs.is_dir() => Ok(Place::Other),
+        Ok(_) => Ok(Place::Plain {
+            empty: fs::read_dir(bpffs).map_or(true, |mut entries| entries.next().is_none()),
+        }),
+        Err(rustix::io::Errno::NOENT) => Ok(Place::Nothing),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// A BPF file system that is mounted nowhere: nobody else sees it, and it goes with this value.
+pub struct Detached {
+    root: OwnedFd,
+}
+
+impl Detached {
+    /// Makes one, which needs what mounting one needs.
+    pub fn new() -> io::Result<Self> {
+        let context = fsopen("bpf", FsOpenFlags::FSOPEN_CLOEXEC)?;
+        fsconfig_create(&context)?;
+        let root = fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty())?;
+        Ok(Self { root })
+    }
+
+    /// Its root, for this process.
+    #[must_use]
+    pub fn path(&self) -> PathBuf {
+        format!("/proc/self/fd/{}", self.root.as_raw_fd()).into()
+    }
 }
 
 fn is_bpffs(path: &Path) -> Result<bool> {

@@ -9,6 +9,7 @@ pub mod host;
 pub mod launch;
 pub mod output;
 pub mod passing;
+pub mod probe;
 pub mod process;
 pub mod rights;
 pub mod signs;

@@ -3,6 +3,7 @@
 
 use std::io;
 use std::mem::MaybeUninit;
+use std::net::{Ipv6Addr, SocketAddr};
 use std::os::fd::AsRawFd;
 
 use anyhow::{Context, Result};
@@ -69,6 +70,40 @@ pub fn probe(group: &Group) -> Result<()> {
         }
         bound => bound.map_err(|error| explain(error, listener)),
     }
+}
+
+/// Fails if the address of `listener` cannot be had; leaves whoever has it alone, and takes nothing
+/// from anybody.
+pub fn try_address(listener: &Listener) -> io::Result<()> {
+    let socket = unbound(listener)?;
+    let mut address = listener.address;
+    if listener.protocol == Protocol::Udp {
+        // A UDP socket takes part as soon as it is bound. This one would receive what comes in through
+        // a device that is not there; for conflicts it counts all the same.
+        bind_to_missing_device(&socket)?;
+        if address.is_ipv6() && !address.ip().is_unspecified() {
+            // The kernel looks the device up for an IPv6 address. Bound to all of them it conflicts with
+            // sockets on others as well, which the caller has to rule out.
+            unbound(listener)?.bind(&SockAddr::from(SocketAddr::new(address.ip(), 0)))?;
+            address.set_ip(Ipv6Addr::UNSPECIFIED.into());
+        }
+    }
+    socket.bind(&SockAddr::from(address))
+}
+
+fn bind_to_missing_device(socket: &Socket) -> io::Result<()> {
+    let index = i32::MAX;
+    // SAFETY: the option's value is an int, which outlives the call.
+    let failed = unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_BINDTOIFINDEX,
+            (&raw const index).cast(),
+            size_of_val(&index) as libc::socklen_t,
+        )
+    };
+    if failed == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
 /// Stops listening: the kernel hands what is queued to whom the program picks. No error if it does

@@ -13,11 +13,16 @@ use netlink_sys::{Socket, SocketAddr};
 
 use crate::listener::{Listener, Protocol};
 
-/// How many sockets that are not in `ours` (by SO_COOKIE) could take packets meant for `listener`:
-/// listening (TCP) or bound (UDP) to its port, on its address, on all addresses, or, if the
-/// listener itself is on all, on any.
+/// How many sockets there are of [`list`].
 pub fn count(listener: &Listener, ours: &HashSet<u64>) -> Result<usize> {
-    let mut strangers = 0;
+    list(listener, ours).map(|strangers| strangers.len())
+}
+
+/// The addresses of all sockets that are not in `ours` (by SO_COOKIE) and could take packets meant
+/// for `listener`: listening (TCP) or bound (UDP) to its port, on its address, on all addresses, or,
+/// if the listener itself is on all, on any.
+pub fn list(listener: &Listener, ours: &HashSet<u64>) -> Result<Vec<IpAddr>> {
+    let mut strangers = Vec::new();
     for family in [AF_INET, AF_INET6] {
         // An IPv6 socket that is not v6-only takes part in IPv4 as well, never the other way round.
         if family == AF_INET && listener.address.is_ipv6() {
@@ -25,7 +30,7 @@ pub fn count(listener: &Listener, ours: &HashSet<u64>) -> Result<usize> {
         }
         for (address, cookie) in sockets(family, listener)? {
             if !ours.contains(&cookie) && overlaps(address, listener.address.ip()) {
-                strangers += 1;
+                strangers.push(address);
             }
         }
     }

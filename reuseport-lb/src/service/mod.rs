@@ -492,7 +492,7 @@ impl Service {
 }
 
 /// Looks up whom workers run as.
-fn with_user(mut config: config::Service) -> Result<(config::Service, Option<User>)> {
+pub(crate) fn with_user(mut config: config::Service) -> Result<(config::Service, Option<User>)> {
     if config.embedded && config.user.is_none() {
         // The embedded worker needs no rights at all.
         config.user = host::user(NOBODY).ok().map(|user| user.name);

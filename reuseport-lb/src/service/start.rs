@@ -163,12 +163,12 @@ impl Service {
 /// Checks that `command` can be found, before anything is started for it.
 pub fn find_command(service: &config::Service) -> Result<(), String> {
     let Some(program) = service.command.first() else { return Ok(()) };
-    find_program(program).map_err(|error| format!("service {}: {error}", service.name))
+    find_program(program).map(drop).map_err(|error| format!("service {}: {error}", service.name))
 }
 
-/// Checks that there is such a program, by path or in PATH.
-pub fn find_program(program: &str) -> Result<(), String> {
-    which::which(program).map(drop).map_err(|_| {
+/// Where there is such a program, by path or in PATH.
+pub fn find_program(program: &str) -> Result<PathBuf, String> {
+    which::which(program).map_err(|_| {
         let where_to = if program.contains('/') {
             format!("there is no executable file {program}, seen from {}", current_directory().display())
         } else {

@@ -1,0 +1,242 @@
+//! `doctor`: what would keep the services from working here, before they are started. Changes
+//! nothing. Not: what is said about what was found (`doctor.rs`).
+
+use std::collections::HashSet;
+use std::path::Path;
+
+use anyhow::{Result, bail};
+
+use super::client::Client;
+use crate::cli;
+use crate::config::{self, Service};
+use crate::daemon::{self, Paths};
+use crate::doctor::places::{self, Daemon};
+use crate::doctor::system::{self, Bpffs};
+use crate::doctor::{Check, Report, Tried, Verdict, limits};
+use crate::kernel::bpffs::{self, Detached, Place};
+use crate::kernel::group::Policy;
+use crate::kernel::host::{self, Access};
+use crate::kernel::probe::{self, Scratch, sysctl};
+use crate::kernel::{rights, socket, strangers};
+use crate::listener::{Listener, Protocol};
+use crate::service::{find_program, with_user};
+use crate::state;
+
+pub(super) fn run(arguments: &cli::Doctor, paths: &Paths) -> Result<()> {
+    let services = match &arguments.config {
+        Some(file) => config::read(file)?,
+        None => vec![Service::demo()],
+    };
+    let report = Report::new(host::release(), checks(&services, paths)?);
+    if arguments.json {
+        super::print(&(serde_json::to_string_pretty(&report)? + "\n"))?;
+    } else {
+        super::print(&report.text())?;
+    }
+    match report.count(Verdict::Failure) {
+        0 => Ok(()),
+        failures => {
+            bail!("{failures} of {} checks failed: the services would not work here", report.checks.len())
+        }
+    }
+}
+
+fn checks(services: &[Service], paths: &Paths) -> Result<Vec<Check>> {
+    let complaint = rights::complaint()?;
+    let mut checks = vec![
+        system::kernel(&host::release()),
+        system::rights(complaint.as_ref().map(|complaint| (&*complaint.what, &*complaint.mend))),
+        system::bpffs(&paths.bpffs.display().to_string(), &place_for_pins(&paths.bpffs)?),
+    ];
+    checks.extend(programs(services, &paths.bpffs));
+    checks.push(system::btf(Path::new("/sys/kernel/btf/vmlinux").exists()));
+    checks.push(system::jit(number("net.core.bpf_jit_enable")));
+    checks.push(limits::open_files(probe::hard_open_files(), services));
+    checks.push(limits::memory(probe::memory().as_ref(), services, probe::possible_cpus()));
+    let somaxconn = number("net.core.somaxconn");
+    checks.extend(services.iter().filter_map(|service| limits::backlog(service, somaxconn)));
+    let udp = services.iter().flat_map(|service| &service.listen).any(|it| it.protocol == Protocol::Udp);
+    checks.extend(number("net.core.rmem_default").filter(|_| udp).map(limits::receive_queue));
+    checks.extend(local_ports(services));
+    let (daemon, ours) = daemon(paths);
+    checks.push(places::daemon(&paths.runtime_dir, &daemon));
+    checks.push(runtime_dir(&paths.runtime_dir)?);
+    checks.push(binary()?);
+    checks.extend(addresses(services, &daemon, &ours));
+    for service in services {
+        checks.extend(people(service, paths));
+    }
+    Ok(checks)
+}
+
+fn number(sysctl_name: &str) -> Option<u64> {
+    sysctl(sysctl_name)?.parse().ok()
+}
+
+fn place_for_pins(place: &Path) -> Result<Bpffs> {
+    let inside = Access::WRITE_OK | Access::EXEC_OK;
+    Ok(match bpffs::look(place) {
+        Ok(Place::Mounted) => {
+            let pins = bpffs::all_pins(place);
+            let reached = rights::as_daemon(|| {
+                host::reaches(place, inside)?;
+                if pins.exists() { host::reaches(&pins, inside) } else { Ok(()) }
+            })?;
+            Bpffs::Mounted(reached.map_err(|error| error.to_string()))
+        }
+        Ok(Place::Plain { empty }) => {
+            Bpffs::Plain(empty, Detached::new().map(drop).map_err(|error| error.to_string()))
+        }
+        Ok(Place::Nothing) => Bpffs::Nothing,
+        Ok(Place::Other) => Bpffs::Other("it is no directory".into()),
+        Err(error) => Bpffs::Other(error.to_string()),
+    })
+}
+
+/// Loads each kind of program that the services need, and hands a connection over.
+fn programs(services: &[Service], bpffs: &Path) -> Vec<Check> {
+    let mut kinds: Vec<(String, Listener, Policy)> = Vec::new();
+    for service in services {
+        let policy = Policy { affinity: service.affinity, when_empty: service.when_empty };
+        for listener in &service.listen {
+            let family = if listener.address.is_ipv6() { "IPv6" } else { "IPv4" };
+            let kind = format!("{} over {family}, affinity {}", listener.protocol, service.affinity);
+            if !kinds.iter().any(|(known, ..)| *known == kind) {
+                kinds.push((kind, *listener, policy));
+            }
+        }
+    }
+    let scratch = Scratch::make(bpffs).map_err(|error| format!("{error:#}"));
+    let mut checks = Vec::new();
+    for (at, (kind, listener, policy)) in kinds.iter().enumerate() {
+        let tried = match &scratch {
+            Ok(scratch) => match scratch.load(&at.to_string(), listener, *policy) {
+                Ok(()) => Tried::Done(()),
+                Err(error) => Tried::Failed(format!("{error:#}")),
+            },
+            Err(why) => Tried::Not(why.clone()),
+        };
+        checks.push(system::program(kind, &tried));
+    }
+    let tried = match &scratch {
+        Ok(scratch) => match probe::hand_over(scratch) {
+            Ok(outcome) => Tried::Done(outcome),
+            Err(error) => Tried::Failed(format!("{error:#}")),
+        },
+        Err(why) => Tried::Not(why.clone()),
+    };
+    checks.push(system::wake_up(&tried));
+    checks
+}
+
+fn local_ports(services: &[Service]) -> Vec<Check> {
+    let Some(text) = sysctl("net.ipv4.ip_local_port_range") else { return Vec::new() };
+    let mut ends = text.split_whitespace().map(str::parse::<u16>);
+    let (Some(Ok(first)), Some(Ok(last))) = (ends.next(), ends.next()) else { return Vec::new() };
+    let reserved = sysctl("net.ipv4.ip_local_reserved_ports").unwrap_or_default();
+    services.iter().filter_map(|service| limits::local_ports(service, (first, last), &reserved)).collect()
+}
+
+/// Who has the runtime directory, and which sockets are its.
+fn daemon(paths: &Paths) -> (Daemon, HashSet<u64>) {
+    let error = match Client::new(paths).and_then(|client| client.status(None)) {
+        Ok(status) => {
+            let names = status.services.iter().map(|service| service.name.clone()).collect();
+            let workers = status.services.iter().flat_map(|service| &service.workers);
+            let ours = workers.flat_map(|worker| &worker.sockets).map(|socket| socket.cookie).collect();
+            return (Daemon::Running(status.pid, names), ours);
+        }
+        Err(error) => error,
+    };
+    let kind = error.downcast_ref::<std::io::Error>().map(std::io::Error::kind);
+    if !matches!(kind, Some(std::io::ErrorKind::NotFound | std::io::ErrorKind::ConnectionRefused)) {
+        return (Daemon::Silent(format!("{error:#}")), HashSet::new());
+    }
+    let boot = host::boot();
+    let left = state::look(&paths.runtime_dir).filter_map(|(_, read)| read.ok());
+    let left: Vec<_> = left.filter(|state| state.boot == boot).collect();
+    let workers = left.iter().flat_map(|state| &state.workers);
+    let ours = workers.flat_map(|worker| &worker.places).map(|place| place.cookie).collect();
+    (if left.is_empty() { Daemon::None } else { Daemon::Left(left.len()) }, ours)
+}
+
+fn runtime_dir(directory: &Path) -> Result<Check> {
+    let mut found = daemon::about_directory(directory);
+    let there = probe::existing(directory);
+    let closed = rights::as_daemon(|| {
+        probe::closed(there).or_else(|| {
+            let inside = host::reaches(there, Access::WRITE_OK | Access::EXEC_OK);
+            inside.err().map(|error| (there.to_owned(), error))
+        })
+    })?;
+    found.closed = closed.map(|(part, error)| (part.display().to_string(), error.to_string()));
+    Ok(places::runtime_dir(directory, &found))
+}
+
+fn binary() -> Result<Check> {
+    let path = std::env::current_exe()?;
+    let reached = rights::as_daemon(|| host::reaches(&path, Access::EXEC_OK))?;
+    let closed = reached.err().map(|error| error.to_string());
+    Ok(places::binary(&path.display().to_string(), closed.as_deref()))
+}
+
+fn addresses(services: &[Service], daemon: &Daemon, ours: &HashSet<u64>) -> Vec<Check> {
+    let unknown = match daemon {
+        Daemon::Silent(_) => Some("a daemon that does not tell may have them".to_owned()),
+        _ => None,
+    };
+    let mut checks = Vec::new();
+    for service in services {
+        for listener in &service.listen {
+            let strangers = match listener.address.port() {
+                0 => Ok(Vec::new()),
+                _ => strangers::list(listener, ours).map_err(|error| format!("{error:#}")),
+            };
+            let had = match socket::try_address(listener) {
+                // Not in use by anybody who matters: see `try_address`.
+                Err(error)
+                    if error.kind() == std::io::ErrorKind::AddrInUse
+                        && listener.protocol == Protocol::Udp
+                        && listener.address.is_ipv6()
+                        && strangers.as_ref().is_ok_and(Vec::is_empty) =>
+                {
+                    Ok(())
+                }
+                had => had,
+            };
+            let found = places::Address { had, strangers, unknown: unknown.clone() };
+            checks.push(places::address(listener, service.workers, &found));
+        }
+    }
+    checks
+}
+
+/// The user of a service's workers, and the command.
+fn people(service: &Service, paths: &Paths) -> Vec<Check> {
+    let user = with_user(service.clone()).ok().and_then(|(_, user)| user);
+    let notify = crate::notify::directory(&paths.runtime_dir);
+    let mut found = places::Worker { user: Err(host::own_uid()), closed: None, untried: None };
+    if let Some(user) = &user {
+        found.user = Ok(&user.name);
+        match probe::as_user(user, || probe::closed(&notify)) {
+            Ok(closed) => {
+                found.closed = closed.map(|(part, error)| (part.display().to_string(), error.to_string()));
+            }
+            Err(error) => found.untried = Some(format!("{error:#}")),
+        }
+    }
+    let mut checks = vec![places::worker(service, &found)];
+    if let Some(program) = service.command.first() {
+        let found = find_program(program).map(|path| {
+            let run = || host::reaches(&path, Access::EXEC_OK);
+            // Where it cannot be tried, the line above says so.
+            let refused = user.as_ref().and_then(|user| {
+                let error = probe::as_user(user, run).ok()?.err()?;
+                Some((user.name.clone(), error.to_string()))
+            });
+            (path.display().to_string(), refused)
+        });
+        checks.push(places::command(service, &found));
+    }
+    checks
+}

@@ -1,0 +1,134 @@
+//! What `doctor` says, PURE: what was found → ok, or what is wrong, what that means and how to mend
+//! it. Not: finding it (`cmd/doctor.rs`, `kernel/probe.rs`).
+
+pub mod limits;
+pub mod places;
+pub mod system;
+
+use serde::Serialize;
+
+/// How bad it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Verdict {
+    /// As it should be.
+    Ok,
+    /// It works, but not as well as it could, or could not be tried.
+    Warning,
+    /// The services would not start, or not do what they should.
+    Failure,
+}
+
+/// One thing that was looked at.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Check {
+    /// Which thing, the same in every version.
+    pub check: &'static str,
+    /// The service, listener or user that it is about; empty if it is about all.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub about: String,
+    /// How bad it is.
+    pub verdict: Verdict,
+    /// What is so.
+    pub says: String,
+    /// What that means for the user.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub means: String,
+    /// How to change it.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub mend: String,
+}
+
+impl Check {
+    fn ok(check: &'static str, says: impl Into<String>) -> Self {
+        let [about, means, mend] = Default::default();
+        Self { check, about, verdict: Verdict::Ok, says: says.into(), means, mend }
+    }
+
+    fn warning(
+        check: &'static str,
+        says: impl Into<String>,
+        means: impl Into<String>,
+        mend: impl Into<String>,
+    ) -> Self {
+        let (means, mend) = (means.into(), mend.into());
+        Self { verdict: Verdict::Warning, means, mend, ..Self::ok(check, says) }
+    }
+
+    fn failure(
+        check: &'static str,
+        says: impl Into<String>,
+        means: impl Into<String>,
+        mend: impl Into<String>,
+    ) -> Self {
+        Self { verdict: Verdict::Failure, ..Self::warning(check, says, means, mend) }
+    }
+
+    fn about(self, about: impl ToString) -> Self {
+        Self { about: about.to_string(), ..self }
+    }
+}
+
+/// What could be tried.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Tried<T> {
+    /// With this outcome.
+    Done(T),
+    /// It was refused.
+    Failed(String),
+    /// Something else was in the way.
+    Not(String),
+}
+
+/// All of it.
+#[derive(Clone, Debug, Serialize)]
+pub struct Report {
+    /// Of reuseport-lb.
+    pub version: &'static str,
+    /// The kernel's release.
+    pub kernel: String,
+    /// The worst of all checks.
+    pub verdict: Verdict,
+    /// In the order in which they depend on each other.
+    pub checks: Vec<Check>,
+}
+
+impl Report {
+    /// Of these checks.
+    #[must_use]
+    pub fn new(kernel: String, checks: Vec<Check>) -> Self {
+        let verdict = checks.iter().map(|check| check.verdict).max().unwrap_or(Verdict::Ok);
+        Self { version: env!("CARGO_PKG_VERSION"), kernel, verdict, checks }
+    }
+
+    /// How many checks came out so.
+    #[must_use]
+    pub fn count(&self, verdict: Verdict) -> usize {
+        self.checks.iter().filter(|check| check.verdict == verdict).count()
+    }
+
+    /// For people.
+    #[must_use]
+    pub fn text(&self) -> String {
+        let mut text = format!("reuseport-lb {}, Linux {}\n\n", self.version, self.kernel);
+        for check in &self.checks {
+            let verdict = match check.verdict {
+                Verdict::Ok => "ok",
+                Verdict::Warning => "WARNING",
+                Verdict::Failure => "FAILURE",
+            };
+            let about = if check.about.is_empty() { String::new() } else { format!("{}: ", check.about) };
+            text += &format!("{verdict:7}  {:<13}  {about}{}\n", check.check, check.says);
+            for (what, words) in [("means", &check.means), ("mend", &check.mend)] {
+                if !words.is_empty() {
+                    text += &format!("         {what:>13}: {words}\n");
+                }
+            }
+        }
+        let [fine, so, bad] = [Verdict::Ok, Verdict::Warning, Verdict::Failure].map(|one| self.count(one));
+        text + &format!("\n{fine} ok, {so} warnings, {bad} failures\n")
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,172 @@
+//! What the kernel can do and what this process may: version, rights, BPF file system, program, the
+//! hand-over of connections.
+
+use std::time::Duration;
+
+use super::{Check, Tried};
+
+/// The first version with SK_REUSEPORT programs that migrate connections.
+const OLDEST: (u32, u32) = (5, 14);
+
+/// Looks at the kernel's release, like `6.1.0-42-amd64`.
+#[must_use]
+pub fn kernel(release: &str) -> Check {
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(str::parse::<u32>);
+    match (numbers.next(), numbers.next()) {
+        (Some(Ok(major)), Some(Ok(minor))) if (major, minor) < OLDEST => Check::failure(
+            "kernel",
+            format!("Linux {release} is older than 5.14"),
+            "it has no SK_REUSEPORT programs that migrate connections, so `run` cannot load its own",
+            "boot a kernel from 5.14 on",
+        ),
+        _ => Check::ok("kernel", format!("Linux {release}")),
+    }
+}
+
+/// Looks at the rights of this process: what is missing and how to get it.
+#[must_use]
+pub fn rights(complaint: Option<(&str, &str)>) -> Check {
+    match complaint {
+        None => Check::ok("rights", "all capabilities that the daemon needs"),
+        Some((what, mend)) => Check::failure("rights", what, "`run` refuses to start", mend),
+    }
+}
+
+/// What is at the place for pins.
+pub enum Bpffs {
+    /// A BPF file system, and whether the daemon may make directories there.
+    Mounted(Result<(), String>),
+    /// A directory, whether it is empty, and whether a BPF file system could be mounted there.
+    Plain(bool, Result<(), String>),
+    /// Nothing.
+    Nothing,
+    /// It cannot be, for this reason.
+    Other(String),
+}
+
+/// Looks at the place for pins.
+#[must_use]
+pub fn bpffs(place: &str, found: &Bpffs) -> Check {
+    const STOPS: &str = "`run` cannot start: programs and maps are pinned there, to outlive the daemon";
+    match found {
+        Bpffs::Mounted(Ok(())) => Check::ok("bpffs", format!("a BPF file system at {place}")),
+        Bpffs::Mounted(Err(error)) => Check::failure(
+            "bpffs",
+            format!("the daemon may not make directories in the BPF file system at {place}: {error}"),
+            STOPS,
+            "mount another one that belongs to the daemon's user (docs/SYSTEMD.md), and give it with --bpffs",
+        ),
+        Bpffs::Plain(true, Ok(())) => {
+            Check::ok("bpffs", format!("none is mounted at {place}; `run` mounts one there"))
+        }
+        Bpffs::Plain(false, Ok(())) => Check::warning(
+            "bpffs",
+            format!("{place} is no BPF file system, and not empty"),
+            "`run` mounts one over it, and hides what is there",
+            "give another directory with --bpffs; the usual one is /sys/fs/bpf",
+        ),
+        Bpffs::Plain(_, Err(error)) => Check::failure(
+            "bpffs",
+            format!("none is mounted at {place}, and this process cannot mount one: {error}"),
+            STOPS,
+            format!("as root, `mount -t bpf bpf {place}`; or give the place of another with --bpffs"),
+        ),
+        Bpffs::Nothing => Check::failure(
+            "bpffs",
+            format!("{place} does not exist"),
+            STOPS,
+            "make the directory, or give another with --bpffs; /sys/fs/bpf is there where the kernel has BPF",
+        ),
+        Bpffs::Other(why) => Check::failure(
+            "bpffs",
+            format!("{place} cannot have a BPF file system: {why}"),
+            STOPS,
+            "give a directory with --bpffs; the usual one is /sys/fs/bpf",
+        ),
+    }
+}
+
+/// What came of loading the program for one kind of listener.
+#[must_use]
+pub fn program(kind: &str, tried: &Tried<()>) -> Check {
+    match tried {
+        Tried::Done(()) => Check::ok("program", "loads"),
+        Tried::Failed(error) => Check::failure(
+            "program",
+            format!("it cannot be loaded: {error}"),
+            "`run` cannot start: there is no listener without a program",
+            "see the reason; rights, memory and the kernel's version have lines of their own here",
+        ),
+        Tried::Not(why) => Check::warning(
+            "program",
+            format!("it was not tried: {why}"),
+            "whether this kernel takes it is not known",
+            "mend that first",
+        ),
+    }
+    .about(kind)
+}
+
+/// What came of handing a queued connection from one listening socket to another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HandOver {
+    /// Whoever waited in epoll for the other one woke up after this time.
+    Woken(Duration),
+    /// The connection was there, but nobody was told.
+    Silent,
+    /// The connection was lost.
+    Lost,
+}
+
+/// Looks at how connections are handed over.
+#[must_use]
+pub fn wake_up(tried: &Tried<HandOver>) -> Check {
+    const CHECK: &str = "hand-over";
+    match tried {
+        Tried::Done(HandOver::Woken(time)) => Check::ok(
+            CHECK,
+            format!("a connection that moved to another socket woke up who waited there, after {time:.1?}"),
+        ),
+        Tried::Done(HandOver::Silent) => Check::warning(
+            CHECK,
+            "a connection moved to another socket, and nobody who waited there woke up",
+            "this kernel lacks a fix of 2026: a connection that is handed over when a worker leaves, crashes or \
+             stalls is accepted only when another one comes",
+            "boot a kernel with commit 3864c6ba1e04, like 6.18.44, 6.1.192, or a later one of their series",
+        ),
+        Tried::Done(HandOver::Lost) => Check::failure(
+            CHECK,
+            "a queued connection was lost when it should have moved to another socket",
+            "connections that a worker has not accepted are reset when it leaves or crashes",
+            "boot another kernel, and report this one",
+        ),
+        Tried::Failed(why) | Tried::Not(why) => Check::warning(
+            CHECK,
+            format!("it was not tried: {why}"),
+            "whether workers wake up for connections that are handed to them is not known",
+            "mend that first; loopback must be up",
+        ),
+    }
+}
+
+/// Looks at what depends on the kernel's type information, which is nothing.
+#[must_use]
+pub fn btf(there: bool) -> Check {
+    let kernel = if there { "is there" } else { "is not there" };
+    Check::ok("btf", format!("/sys/kernel/btf/vmlinux {kernel}; nothing here depends on it"))
+}
+
+/// Looks at `net.core.bpf_jit_enable`; a network namespace of its own does not have it.
+#[must_use]
+pub fn jit(enabled: Option<u64>) -> Check {
+    match enabled {
+        Some(0) => Check::warning(
+            "jit",
+            "net.core.bpf_jit_enable is 0, so programs are interpreted",
+            "each connection and each datagram costs several times as much to decide",
+            "`sysctl -w net.core.bpf_jit_enable=1` before the daemon starts; programs that are loaded stay as they are",
+        ),
+        Some(_) => Check::ok("jit", "programs are compiled to machine code"),
+        None => Check::ok("jit", "the setting is not visible here; nothing depends on it but speed"),
+    }
+}

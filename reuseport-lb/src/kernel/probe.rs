@@ -1,0 +1,219 @@
+//! Trying things out without leaving anything behind, for `doctor`: what a user reaches, what the
+//! kernel takes, whether a connection that is handed over wakes up who waits for it.
+
+use std::fs;
+use std::io::{self, ErrorKind};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use reuseport_lb_common::layout::BUCKETS;
+use rustix::event::epoll;
+use rustix::fs::Access;
+use rustix::process::{Resource, getrlimit};
+use rustix::thread::{set_thread_groups, set_thread_res_gid, set_thread_res_uid};
+
+use super::bpffs::{self, Detached, Place};
+use super::group::{Group, Policy};
+use super::host::{self, User};
+use super::{rights, socket};
+use crate::config::{Affinity, WhenEmpty};
+use crate::doctor::limits::Memory;
+use crate::doctor::system::HandOver;
+use crate::listener::{Listener, Protocol};
+
+/// How long who waits may take to wake up; it takes microseconds.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// A setting below /proc/sys, in this network namespace.
+#[must_use]
+pub fn sysctl(name: &str) -> Option<String> {
+    let text = fs::read_to_string(Path::new("/proc/sys").join(name.replace('.', "/"))).ok()?;
+    Some(text.trim().to_owned())
+}
+
+/// The hard limit of open files.
+#[must_use]
+pub fn hard_open_files() -> u64 {
+    getrlimit(Resource::Nofile).maximum.unwrap_or(u64::MAX)
+}
+
+/// How many CPUs there could be: a per-CPU map has a value for each.
+#[must_use]
+pub fn possible_cpus() -> u64 {
+    aya::util::nr_cpus().map_or(1, |cpus| cpus as u64)
+}
+
+/// The tightest memory limit of this process's cgroups.
+#[must_use]
+pub fn memory() -> Option<Memory> {
+    let lines = fs::read_to_string("/proc/self/cgroup").ok()?;
+    let of = |(root, path, limit, used): (&str, &str, &str, &str)| {
+        let own = Path::new(root).join(path.trim_start_matches('/'));
+        let number = |file: PathBuf| fs::read_to_string(file).ok()?.trim().parse::<u64>().ok();
+        own.ancestors()
+            .take_while(|directory| directory.starts_with(root))
+            .filter_map(|directory| {
+                // Version 1 says a number near 2^63 for none, version 2 a word.
+                let limit = number(directory.join(limit)).filter(|limit| *limit < 1 << 62)?;
+                let used = number(directory.join(used)).unwrap_or_default();
+                Some(Memory { cgroup: directory.display().to_string(), limit, used })
+            })
+            .min_by_key(|memory| memory.limit)
+    };
+    let found = lines.lines().filter_map(|line| {
+        let mut parts = line.splitn(3, ':').skip(1);
+        let (controllers, path) = (parts.next()?, parts.next()?);
+        if controllers.is_empty() {
+            of(("/sys/fs/cgroup", path, "memory.max", "memory.current"))
+        } else if controllers.split(',').any(|one| one == "memory") {
+            of(("/sys/fs/cgroup/memory", path, "memory.limit_in_bytes", "memory.usage_in_bytes"))
+        } else {
+            None
+        }
+    });
+    found.min_by_key(|memory| memory.limit)
+}
+
+/// The first directory on the way to `path`, and that itself, that is there and that this process
+/// cannot enter, by the rights that it has now.
+#[must_use]
+pub fn closed(path: &Path) -> Option<(PathBuf, io::Error)> {
+    let mut way: Vec<&Path> = path.ancestors().collect();
+    way.reverse();
+    way.into_iter().find_map(|part| match host::reaches(part, Access::EXEC_OK) {
+        Err(error) if error.kind() != ErrorKind::NotFound => Some((part.to_owned(), error)),
+        _ => None,
+    })
+}
+
+/// The next directory above `path` that is there, or that itself.
+#[must_use]
+pub fn existing(path: &Path) -> &Path {
+    path.ancestors().find(|part| part.exists()).unwrap_or(Path::new("/"))
+}
+
+/// Does `act` in a thread that has become `user`; fails if it may not.
+pub fn as_user<T: Send>(user: &User, act: impl FnOnce() -> T + Send) -> Result<T> {
+    let name = std::ffi::CString::new(user.name.as_str())?;
+    let groups = nix::unistd::getgrouplist(&name, nix::unistd::Gid::from_raw(user.gid))?;
+    let groups: Vec<rustix::fs::Gid> =
+        groups.iter().map(|group| rustix::fs::Gid::from_raw(group.as_raw())).collect();
+    let (uid, gid) = (rustix::fs::Uid::from_raw(user.uid), rustix::fs::Gid::from_raw(user.gid));
+    // Credentials are a thread's own; this one ends with them.
+    let become_user = || -> rustix::io::Result<()> {
+        set_thread_groups(&groups)?;
+        set_thread_res_gid(gid, gid, gid)?;
+        set_thread_res_uid(uid, uid, uid)?;
+        if uid.is_root() { Ok(()) } else { rights::drop_all() }
+    };
+    let done = std::thread::scope(|scope| scope.spawn(|| become_user().map(|()| act())).join());
+    let Ok(done) = done else { bail!("the thread of user {} panicked", user.name) };
+    done.with_context(|| format!("cannot become user {}", user.name))
+}
+
+/// A place for pins that is gone when this is dropped.
+pub struct Scratch {
+    place: PathBuf,
+    /// Which nobody else sees, where that may be made; else the place is a directory among others.
+    detached: Option<Detached>,
+}
+
+impl Scratch {
+    /// On a BPF file system of its own, or on that at `bpffs`, if there is one.
+    pub fn make(bpffs: &Path) -> Result<Self> {
+        if let Ok(detached) = Detached::new() {
+            return Ok(Self { place: detached.path(), detached: Some(detached) });
+        }
+        if !matches!(bpffs::look(bpffs), Ok(Place::Mounted)) {
+            bail!("there is no BPF file system to pin it on");
+        }
+        let place = bpffs.join(format!("reuseport-lb-doctor-{}", std::process::id()));
+        let made = fs::DirBuilder::new().mode(0o700).create(&place);
+        made.with_context(|| format!("cannot make the directory {}", place.display()))?;
+        Ok(Self { place, detached: None })
+    }
+
+    fn directory(&self, name: &str) -> Result<PathBuf> {
+        let directory = self.place.join(name);
+        let made = fs::DirBuilder::new().mode(0o700).create(&directory);
+        made.with_context(|| format!("cannot make the directory {}", directory.display()))?;
+        Ok(directory)
+    }
+
+    /// Loads the program that `listener` would get; nobody gets it.
+    pub fn load(&self, name: &str, listener: &Listener, policy: Policy) -> Result<()> {
+        Group::load(listener, policy, &self.directory(name)?).map(drop)
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        if self.detached.is_none() {
+            // What cannot be removed now is an empty directory, or pins that nothing uses.
+            let _ = fs::remove_dir_all(&self.place);
+        }
+    }
+}
+
+/// Lets a connection on loopback wait for one socket of a group of two, shuts that socket down, and
+/// sees whether epoll tells who has the other one.
+pub fn hand_over(scratch: &Scratch) -> Result<HandOver> {
+    let any = Listener { protocol: Protocol::Tcp, address: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)) };
+    let listener = socket::choose_port(&any)?;
+    let policy = Policy { affinity: Affinity::Flow, when_empty: WhenEmpty::Reject };
+    let mut group = Group::load(&listener, policy, &scratch.directory("hand-over")?)?;
+    let first = socket::open(&group, 8, true)?;
+    let other = socket::open(&group, 8, false)?;
+    other.set_nonblocking(true)?;
+    group.insert(0, &first)?;
+    group.insert(1, &other)?;
+    let all_to = |slot| group.publish((0..=u16::MAX).take(BUCKETS).map(|bucket| (bucket, slot)), |_| true);
+    all_to(0);
+    let client = TcpStream::connect_timeout(&listener.address, PATIENCE)
+        .with_context(|| format!("cannot connect to {listener}"))?;
+    let waits = || socket::queue(&first, Protocol::Tcp).is_ok_and(|queue| queue.queue > 0);
+    let begun = Instant::now();
+    while !waits() {
+        if begun.elapsed() > PATIENCE {
+            bail!("the program did not give a connection to the socket that it should have had");
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    let events = epoll::create(epoll::CreateFlags::CLOEXEC)?;
+    epoll::add(&events, &other, epoll::EventData::new_u64(0), epoll::EventFlags::IN)?;
+    all_to(1);
+    let begun = Instant::now();
+    socket::shut_down(&first)?;
+    let limit = PATIENCE.try_into().context("a time that is too long")?;
+    let mut ready = Vec::with_capacity(1);
+    epoll::wait(&events, rustix::buffer::spare_capacity(&mut ready), Some(&limit))?;
+    let woken = begun.elapsed();
+    let accepted = other.accept();
+    drop(client);
+    Ok(match accepted {
+        Ok(_) if !ready.is_empty() => HandOver::Woken(woken),
+        Ok(_) => HandOver::Silent,
+        Err(_) => HandOver::Lost,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_closed_directory_on_the_way_is_found() {
+        let directory = tempfile::tempdir().unwrap();
+        let inside = directory.path().join("a/b");
+        fs::create_dir_all(&inside).unwrap();
+        assert!(closed(&inside).is_none());
+        assert!(closed(&inside.join("not/there")).is_none());
+        assert_eq!(existing(&inside.join("not/there")), inside);
+        fs::write(inside.join("file"), "").unwrap();
+        let (part, _) = closed(&inside.join("file/below")).unwrap();
+        assert_eq!(part, inside.join("file"));
+    }
+}

@@ -1,0 +1,383 @@
+//! `doctor` in real situations: the line, the exit code, and nothing that stays.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on shall panic")]
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::net::{TcpListener, UdpSocket};
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use nix::mount::{MsFlags, mount};
+use rustix::process::{Resource, Rlimit, setrlimit};
+use rustix::thread::CapabilitySet;
+use serde_json::Value;
+use socket2::{Domain, Socket, Type};
+use tests::daemon::{Daemon, Paths, until};
+use tests::rights::{ORDINARY, command, limit, needed};
+use tests::world::{World, run};
+
+const WEB: &str =
+    "[[service]]\nname = \"web\"\nlisten = [\"tcp://127.0.0.1:3000\", \"udp://127.0.0.1:3000\"]\n";
+
+/// What doctor found.
+struct Found {
+    code: Option<i32>,
+    checks: Vec<Value>,
+    said: String,
+}
+
+impl Found {
+    fn of(output: &Output) -> Self {
+        let said = String::from_utf8_lossy(&[&*output.stdout, &output.stderr].concat()).into_owned();
+        let report: Value = serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("{said}"));
+        Self { code: output.status.code(), checks: report["checks"].as_array().unwrap().clone(), said }
+    }
+
+    /// Asserts that a line of this check has this verdict and says all of that, and that the exit code
+    /// fits all lines.
+    #[track_caller]
+    fn says(&self, check: &str, verdict: &str, says: &[&str]) {
+        let of = |one: &&Value| one["check"] == check && one["verdict"] == verdict;
+        let fits = |one: &Value| says.iter().all(|says| one.to_string().contains(says));
+        assert!(self.checks.iter().filter(of).any(fits), "no {check} {verdict} {says:?} in {}", self.said);
+        let failed = self.checks.iter().any(|one| one["verdict"] == "failure");
+        assert_eq!(self.code, Some(i32::from(failed)), "{}", self.said);
+    }
+
+    /// All lines that are not `ok`.
+    fn complaints(&self) -> Vec<&Value> {
+        self.checks.iter().filter(|one| one["verdict"] != "ok").collect()
+    }
+}
+
+/// Asks for `configuration`, after `change` to the command line.
+fn doctor_as(world: &World, configuration: &str, change: impl FnOnce(&mut Command)) -> Found {
+    let file = world.file("config.toml", configuration);
+    let paths = Paths::of(world);
+    let mut command = paths.command(&["doctor", "--json", "--config", &file.to_string_lossy()]);
+    change(&mut command);
+    Found::of(&command.output().unwrap())
+}
+
+fn doctor(world: &World, configuration: &str) -> Found {
+    doctor_as(world, configuration, |_| ())
+}
+
+/// What is on the BPF file system; the kernel may put something there itself.
+fn pins(world: &World) -> BTreeSet<PathBuf> {
+    fs::read_dir(world.bpffs()).unwrap().map(|entry| entry.unwrap().path()).collect()
+}
+
+#[test]
+fn where_nothing_is_wrong_it_says_so_and_leaves_nothing() {
+    let world = World::new();
+    let (before, there) = (run("cat", &["/proc/self/mounts"]), pins(&world));
+    let found = doctor(&world, &format!("{WEB}workers = 2\n"));
+    assert_eq!((found.code, found.complaints()), (Some(0), vec![]), "{}", found.said);
+    for check in ["kernel", "rights", "bpffs", "program", "hand-over", "btf", "jit", "open-files", "memory"] {
+        assert!(found.checks.iter().any(|one| one["check"] == check), "no {check} in {}", found.said);
+    }
+    found.says("program", "ok", &["udp over IPv4, affinity flow"]);
+    found.says("hand-over", "ok", &["woke up"]);
+    found.says("address", "ok", &["udp://127.0.0.1:3000"]);
+    found.says("user", "ok", &["nobody"]);
+    assert_eq!(Paths::of(&world).leftovers(), Vec::<PathBuf>::new());
+    assert_eq!(pins(&world), there);
+    assert_eq!(run("cat", &["/proc/self/mounts"]), before);
+
+    // The demo, for people.
+    let output = Paths::of(&world).output(&["doctor"]);
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(
+        output.status.success() && said.contains("ok       address        udp://[::1]:8080: free"),
+        "{said}"
+    );
+    assert!(said.ends_with(", 0 failures\n"), "{said}");
+}
+
+#[test]
+fn what_doctor_calls_fine_works() {
+    let world = World::new();
+    let configuration = format!("{WEB}workers = 20\n");
+    let found = doctor(&world, &configuration);
+    assert_eq!(found.code, Some(0), "{}", found.said);
+    let daemon = Daemon::configured(&world, &configuration);
+    let files = fs::read_dir(format!("/proc/{}/fd", daemon.pid())).unwrap().count();
+    // As many as it was said, and not much less.
+    let said = found.checks.iter().find(|one| one["check"] == "open-files").unwrap()["says"].to_string();
+    let need: usize = said.split("about ").nth(1).unwrap().split(',').next().unwrap().parse().unwrap();
+    assert!(files <= need && files * 2 > need, "{files} of {said}");
+    daemon.stop();
+}
+
+#[test]
+fn missing_rights_are_named() {
+    let world = World::new();
+    let there = pins(&world);
+    for uid in [0, ORDINARY] {
+        let without = needed() - CapabilitySet::KILL;
+        let found = Found::of(&command(&world, uid, without, &["doctor", "--json"]).output().unwrap());
+        found.says("rights", "failure", &["CAP_KILL (ends workers", "refuses to start"]);
+    }
+    let none = command(&world, ORDINARY, CapabilitySet::empty(), &["doctor", "--json"]).output().unwrap();
+    let found = Found::of(&none);
+    found.says("rights", "failure", &["CAP_BPF", "sudo"]);
+    found.says("program", "failure", &["not permitted", "CAP_BPF"]);
+    found.says("user", "warning", &["nobody", "not known"]);
+    // Not more than is needed, and nothing is left of what was tried on the daemon's own bpffs.
+    let found = Found::of(&command(&world, ORDINARY, needed(), &["doctor", "--json"]).output().unwrap());
+    assert_eq!(found.code, Some(0), "{}", found.said);
+    found.says("hand-over", "ok", &["woke up"]);
+    assert_eq!(Paths::of(&world).leftovers(), Vec::<PathBuf>::new());
+    assert_eq!(pins(&world), there);
+}
+
+#[test]
+fn a_port_that_others_have() {
+    let world = World::new();
+    let (tcp, udp) = (TcpListener::bind("127.0.0.1:3000").unwrap(), UdpSocket::bind("0.0.0.0:3000").unwrap());
+    let found = doctor(&world, WEB);
+    for listener in ["tcp://127.0.0.1:3000", "udp://127.0.0.1:3000"] {
+        found.says("address", "failure", &[listener, "without SO_REUSEPORT", "ss -ltunp sport = :3000"]);
+    }
+    drop((tcp, udp));
+
+    let v6 = "[[service]]\nname = \"web\"\nlisten = [\"tcp://[::1]:3000\", \"udp://[::1]:3000\"]\n";
+    let elsewhere = UdpSocket::bind("[::]:3001").unwrap();
+    assert_eq!(doctor(&world, v6).code, Some(0));
+    let there = (TcpListener::bind("[::1]:3000").unwrap(), UdpSocket::bind("[::1]:3000").unwrap());
+    let found = doctor(&world, v6);
+    for listener in ["tcp://[::1]:3000", "udp://[::1]:3000"] {
+        found.says("address", "failure", &[listener, "without SO_REUSEPORT"]);
+    }
+    drop((elsewhere, there));
+
+    let absent = WEB.replace("127.0.0.1", "192.0.2.1");
+    for listener in ["tcp://192.0.2.1:3000", "udp://192.0.2.1:3000"] {
+        doctor(&world, &absent).says("address", "failure", &[listener, "no interface"]);
+    }
+}
+
+fn stranger(to: &str, kind: Type) -> Socket {
+    let to: std::net::SocketAddr = to.parse().unwrap();
+    let socket = Socket::new(Domain::for_address(to), kind, None).unwrap();
+    socket.set_reuse_port(true).unwrap();
+    socket.bind(&to.into()).unwrap();
+    if kind == Type::STREAM {
+        socket.listen(8).unwrap();
+    }
+    socket
+}
+
+#[test]
+fn strangers_are_found_and_keep_what_they_get() {
+    let world = World::new();
+    let strangers = [stranger("127.0.0.1:3000", Type::STREAM), stranger("127.0.0.1:3000", Type::DGRAM)];
+    let client = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let received = |sent: usize| {
+        let mut buffer = [std::mem::MaybeUninit::uninit(); 8];
+        (0..sent).filter(|_| strangers[1].recv(&mut buffer).is_ok()).count()
+    };
+    strangers[1].set_read_timeout(Some(std::time::Duration::from_secs(1))).unwrap();
+    // While it is asked again and again, every datagram arrives where it did before.
+    std::thread::scope(|scope| {
+        let asking = scope.spawn(|| doctor(&world, WEB));
+        let mut sent = 0;
+        while !asking.is_finished() {
+            client.send_to(b"?", "127.0.0.1:3000").unwrap();
+            sent += 1;
+            assert_eq!(received(1), 1, "datagram {sent}");
+        }
+        let found = asking.join().unwrap();
+        for listener in ["tcp://127.0.0.1:3000", "udp://127.0.0.1:3000"] {
+            found.says(
+                "address",
+                "warning",
+                &[listener, "1 sockets of others are in its group", "get nothing"],
+            );
+        }
+    });
+}
+
+#[test]
+fn a_daemons_own_sockets_are_no_strangers() {
+    let world = World::new();
+    let daemon = Daemon::configured(&world, &format!("{WEB}workers = 2\n"));
+    let pid = daemon.pid();
+    let found = doctor(&world, WEB);
+    found.says("daemon", "ok", &[&format!("process {pid} runs"), "web"]);
+    assert_eq!(found.complaints(), Vec::<&Value>::new(), "{}", found.said);
+    let more = stranger("127.0.0.1:3000", Type::STREAM);
+    doctor(&world, WEB).says("address", "warning", &["1 sockets of others are in its group"]);
+    drop(more);
+    // Nor are those of workers that wait for the next daemon; that one finds everything.
+    let workers = daemon.workers();
+    daemon.kill();
+    let found = doctor(&world, WEB);
+    found.says("daemon", "ok", &["left 1 services"]);
+    assert_eq!(found.complaints(), Vec::<&Value>::new(), "{}", found.said);
+    let daemon = Daemon::configured(&world, &format!("{WEB}workers = 2\n"));
+    assert_eq!(daemon.workers(), workers);
+    daemon.stop();
+}
+
+#[test]
+fn limits_that_are_too_low() {
+    let world = World::new();
+    let many = format!("{WEB}workers = 100\n");
+    let low = |command: &mut Command| limit_files(command, 200);
+    let says = ["is 200", "100 workers and 2 listeners", "LimitNOFILE="];
+    doctor_as(&world, &many, low).says("open-files", "failure", &says);
+
+    let somaxconn = Path::new("/proc/sys/net/core/somaxconn");
+    fs::write(somaxconn, "128").unwrap();
+    let found = doctor(&world, WEB);
+    found.says("backlog", "warning", &["web", "caps it at 128", "sysctl -w net.core.somaxconn=4096"]);
+    assert_eq!((found.code, found.complaints().len()), (Some(0), 1), "{}", found.said);
+    fs::write(somaxconn, "4096").unwrap();
+
+    let listening = WEB.replace("3000", "40000");
+    doctor(&world, &listening).says("local-ports", "warning", &["ip_local_reserved_ports=40000"]);
+    fs::write("/proc/sys/net/ipv4/ip_local_reserved_ports", "40000").unwrap();
+    assert_eq!(doctor(&world, &listening).complaints(), Vec::<&Value>::new());
+}
+
+#[expect(unsafe_code, reason = "a limit is set between fork and exec")]
+fn limit_files(command: &mut Command, most: u64) {
+    let limit = Rlimit { current: Some(most), maximum: Some(most) };
+    // SAFETY: one system call.
+    unsafe { command.pre_exec(move || Ok(setrlimit(Resource::Nofile, limit)?)) };
+}
+
+#[test]
+fn without_a_bpf_file_system() {
+    let world = World::new();
+    let plain = world.path("plain");
+    fs::create_dir(&plain).unwrap();
+    let with = |bpffs: &Path| {
+        doctor_as(&world, WEB, |command| {
+            command.arg("--bpffs").arg(bpffs);
+        })
+    };
+    let found = doctor_as(&world, WEB, |command| {
+        command.arg("--bpffs").arg(&plain);
+        limit(command, 0, needed());
+    });
+    found.says("bpffs", "failure", &["cannot mount one", &format!("mount -t bpf bpf {}", plain.display())]);
+    found.says("program", "warning", &["not tried", "no BPF file system"]);
+    let found = with(&plain);
+    found.says("bpffs", "ok", &["`run` mounts one there"]);
+    found.says("program", "ok", &["loads"]);
+    assert!(!run("cat", &["/proc/self/mounts"]).contains("/plain"));
+    with(&world.path(".")).says("bpffs", "warning", &["hides what is there"]);
+    with(&world.path("none")).says("bpffs", "failure", &["does not exist"]);
+    with(&world.path("config.toml")).says("bpffs", "failure", &["no directory"]);
+}
+
+#[test]
+fn the_kernels_type_information_is_not_needed() {
+    let world = World::new();
+    let nothing: Option<&str> = None;
+    mount(Some("none"), "/sys/kernel/btf", Some("tmpfs"), MsFlags::empty(), nothing).unwrap();
+    let found = doctor(&world, WEB);
+    found.says("btf", "ok", &["is not there", "nothing here depends on it"]);
+    assert_eq!(found.complaints(), Vec::<&Value>::new(), "{}", found.said);
+    Daemon::start(&world, &["--listen", "tcp://127.0.0.1:3000", "--workers", "1"]).stop();
+}
+
+#[test]
+fn a_directory_above_that_is_closed_to_workers() {
+    let world = World::new();
+    let private = world.path("private");
+    fs::DirBuilder::new().mode(0o700).create(&private).unwrap();
+    let inside = private.join("run");
+    let found = doctor_as(&world, WEB, |command| {
+        command.arg("--runtime-dir").arg(&inside);
+    });
+    // A service without workers: those that join.
+    assert_eq!(found.code, Some(0), "{}", found.said);
+    let demo = |mode| {
+        fs::set_permissions(&private, fs::Permissions::from_mode(mode)).unwrap();
+        doctor_as(&world, &format!("{WEB}workers = 1\n"), |command| {
+            command.arg("--runtime-dir").arg(&inside);
+        })
+    };
+    let says = ["nobody cannot go through", "/private: Permission denied", "cannot say READY=1", "chmod o+x"];
+    demo(0o700).says("user", "failure", &says);
+    assert_eq!(demo(0o711).code, Some(0));
+
+    // It is so.
+    fs::set_permissions(&private, fs::Permissions::from_mode(0o700)).unwrap();
+    let mut start = Paths::of(&world).command(&["run", "--listen", "tcp://127.0.0.1:3000", "--workers", "1"]);
+    let output = start.arg("--runtime-dir").arg(&inside).output().unwrap();
+    let says = String::from_utf8_lossy(&output.stderr);
+    assert!(says.contains("cannot say READY=1 to the daemon: Permission denied"), "{says}");
+    assert_eq!(output.status.code(), Some(1), "{says}");
+}
+
+#[test]
+fn a_runtime_directory_that_does_not_do() {
+    let world = World::new();
+    let at = |directory: &Path| {
+        doctor_as(&world, WEB, |command| {
+            command.arg("--runtime-dir").arg(directory);
+        })
+    };
+    let open = world.path("open");
+    fs::create_dir(&open).unwrap();
+    fs::set_permissions(&open, fs::Permissions::from_mode(0o777)).unwrap();
+    at(&open).says("runtime-dir", "failure", &["others than its user may write", "chmod go-w"]);
+    let long = world.path(&"x".repeat(90));
+    at(&long).says("runtime-dir", "failure", &["too long", "at most"]);
+    assert!(!long.exists());
+    let theirs = world.path("theirs");
+    fs::DirBuilder::new().mode(0o700).create(&theirs).unwrap();
+    std::os::unix::fs::chown(&theirs, Some(ORDINARY), None).unwrap();
+    at(&theirs.join("run")).says("runtime-dir", "failure", &["/theirs is closed to the daemon"]);
+    at(&theirs).says("runtime-dir", "failure", &["belongs to user 12345"]);
+}
+
+#[test]
+fn commands_and_users() {
+    let world = World::new();
+    let with = |more: &str| doctor(&world, &format!("{WEB}{more}\n"));
+    with("command = [\"no-such-command\"]").says("command", "failure", &["web", "no-such-command", "PATH"]);
+    let root = with("command = [\"sleep\", \"1\"]");
+    root.says("user", "warning", &["run as root", "set `user`"]);
+    root.says("command", "ok", &["/sleep"]);
+    let hidden = world.path("hidden");
+    fs::DirBuilder::new().mode(0o700).create(&hidden).unwrap();
+    fs::copy("/bin/sleep", hidden.join("server")).unwrap();
+    let line = format!("command = [\"{}\"]\nuser = \"nobody\"", hidden.join("server").display());
+    with(&line).says("command", "failure", &["nobody may not execute", "Permission denied"]);
+    with("command = [\"sleep\"]\nuser = \"nobody\"").says("command", "ok", &["/sleep"]);
+}
+
+#[test]
+fn an_invalid_configuration_ends_with_2() {
+    let world = World::new();
+    let file = world.file("bad.toml", &format!("{WEB}user = \"no-such-user\"\n"));
+    let output = Paths::of(&world).output(&["doctor", "--config", &file.to_string_lossy()]);
+    let says = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(2), "{says}");
+    assert!(says.contains("line 4: there is no user \"no-such-user\""), "{says}");
+    assert!(output.stdout.is_empty());
+    let output = Paths::of(&world).output(&["doctor", "--config", "/no/such/file"]);
+    assert_eq!(output.status.code(), Some(2));
+}
+
+#[test]
+fn a_daemon_that_does_not_answer_is_not_mistaken_for_strangers() {
+    let world = World::new();
+    let daemon = Daemon::configured(&world, &format!("{WEB}workers = 1\n"));
+    tests::daemon::signal(daemon.pid(), nix::sys::signal::Signal::SIGSTOP);
+    until("the daemon to stand still", || (tests::daemon::state(daemon.pid()) == Some('T')).then_some(()));
+    let found = doctor(&world, WEB);
+    tests::daemon::signal(daemon.pid(), nix::sys::signal::Signal::SIGCONT);
+    found.says("daemon", "warning", &["does not answer", "hangs"]);
+    found.says("address", "warning", &["1 sockets are there", "a daemon that does not tell"]);
+    daemon.stop();
+}
