@@ -5,7 +5,10 @@ use anyhow::Result;
 
 use crate::build::target;
 use crate::shell::{self, cargo, step};
-use crate::{build_ebpf, setup, test, tidy};
+use crate::{build_ebpf, fuzz, setup, test, tidy};
+
+/// For each fuzz target: long enough to run the seeds and many thousand inputs made from them.
+const FUZZING: u64 = 4;
 
 pub(crate) fn run() -> Result<()> {
     let ours = |arguments: &[&str]| {
@@ -14,6 +17,9 @@ pub(crate) fn run() -> Result<()> {
         command
     };
     step("format", || shell::run(&mut ours(&["fmt", "--all", "--check"])))?;
+    step("format of the fuzz targets", || {
+        shell::run(&mut ours(&["fmt", "--manifest-path", "tests/fuzz/Cargo.toml", "--check"]))
+    })?;
     step("tidy", tidy::run)?;
     build_ebpf::run()?;
     step("clippy", || {
@@ -37,5 +43,6 @@ pub(crate) fn run() -> Result<()> {
         let mut doc = ours(&["doc", "--workspace", "--exclude", "reuseport-lb-ebpf", "--no-deps", "--quiet"]);
         shell::run(doc.env("RUSTDOCFLAGS", "-D warnings"))
     })?;
+    fuzz::run(&fuzz::Arguments::for_seconds(FUZZING))?;
     test::run(&[])
 }

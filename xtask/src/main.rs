@@ -4,6 +4,7 @@ mod bench;
 mod build;
 mod build_ebpf;
 mod ci;
+mod fuzz;
 mod packages;
 mod run;
 mod setup;
@@ -49,7 +50,9 @@ enum Verb {
         /// What
         what: bench::What,
     },
-    /// All that must pass: format, clippy, tidy, tests, documentation
+    /// Feed random input to what reads input, and to the table
+    Fuzz(fuzz::Arguments),
+    /// All that must pass: format, clippy, tidy, documentation, fuzz targets, tests
     Ci,
 }
 
@@ -62,6 +65,7 @@ fn main() -> ExitCode {
         Verb::Test { filter } => test::run(&filter),
         Verb::Tidy => tidy::run(),
         Verb::Bench { what } => bench::run(what),
+        Verb::Fuzz(arguments) => fuzz::run(&arguments),
         Verb::Ci => ci::run(),
     };
     match done {

@@ -1,0 +1,159 @@
+//! `fuzz`: a bounded run of each fuzz target in `tests/fuzz`, with libFuzzer and a stable toolchain.
+//!
+//! What cargo-fuzz does with a nightly, less the sanitizers: they find errors of memory, and nearly
+//! all of what is fuzzed here is safe. The flags for coverage are stable ones of rustc.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use anyhow::{Context, Result, bail};
+
+use crate::build::target;
+use crate::build_ebpf;
+use crate::shell::{self, cargo, find, quietly, repository, step};
+
+/// Counters at every edge of the control flow, and what is compared with what.
+const COVERAGE: &[&str] = &[
+    "-Cpasses=sancov-module",
+    "-Cllvm-args=-sanitizer-coverage-level=4",
+    "-Cllvm-args=-sanitizer-coverage-inline-8bit-counters",
+    "-Cllvm-args=-sanitizer-coverage-pc-table",
+    "-Cllvm-args=-sanitizer-coverage-trace-compares",
+    "--cfg=fuzzing",
+];
+
+/// No input takes longer than this, in seconds.
+const PATIENCE: &str = "20";
+
+#[derive(clap::Args)]
+pub(crate) struct Arguments {
+    /// Only this target: config, control, join, state or table
+    target: Option<String>,
+    /// How long each target runs
+    #[arg(long, value_name = "N", default_value_t = 10)]
+    seconds: u64,
+    /// Run just this input, once, and show what it does
+    #[arg(long, value_name = "FILE", requires = "target")]
+    input: Option<PathBuf>,
+}
+
+impl Arguments {
+    /// All targets.
+    pub(crate) fn for_seconds(seconds: u64) -> Self {
+        Self { target: None, seconds, input: None }
+    }
+}
+
+pub(crate) fn run(arguments: &Arguments) -> Result<()> {
+    let all = targets()?;
+    let chosen: Vec<&String> = match &arguments.target {
+        None => all.iter().collect(),
+        Some(one) => match all.get(one) {
+            Some(one) => vec![one],
+            None => {
+                let known: Vec<&str> = all.iter().map(String::as_str).collect();
+                bail!("there is no fuzz target {one}; there are {}", known.join(", "));
+            }
+        },
+    };
+    let binaries = build()?;
+    if let Some(input) = &arguments.input {
+        return shell::run(Command::new(binaries.join(chosen[0])).arg(input));
+    }
+    chosen.into_iter().try_for_each(|target| fuzz(target, &binaries, arguments.seconds))
+}
+
+/// Each has a file, and the seeds to start from.
+fn targets() -> Result<BTreeSet<String>> {
+    let folder = repository().join("tests/fuzz/targets");
+    let files = fs::read_dir(&folder).with_context(|| format!("cannot read {}", folder.display()))?;
+    Ok(files.flatten().filter_map(|file| Some(file.path().file_stem()?.to_str()?.to_owned())).collect())
+}
+
+/// Where the binaries are.
+fn build() -> Result<PathBuf> {
+    if std::env::var_os("CXX").is_none() && !["c++", "g++", "clang++"].iter().any(|name| find(name).is_some())
+    {
+        bail!(
+            "fuzzing needs a C++ compiler, for libFuzzer: on Debian and Ubuntu `apt-get install g++`, elsewhere the \
+             distribution's package of one, or name it in CXX"
+        );
+    }
+    build_ebpf::run()?;
+    let versions = quietly(Command::new("rustc").arg("-vV"))?;
+    let host = versions.lines().find_map(|line| line.strip_prefix("host: "));
+    let host = host.context("rustc does not say for what machine it compiles")?;
+    let folder = target().join("fuzz");
+    same_versions(&folder)?;
+    step("building the fuzz targets", || {
+        let mut build = cargo(&["build", "--release", "--quiet", "--target", host]);
+        build.arg("--manifest-path").arg(repository().join("tests/fuzz/Cargo.toml"));
+        // With a target named, neither build scripts nor macros are compiled with these.
+        build.env("CARGO_TARGET_DIR", &folder).env("RUSTFLAGS", COVERAGE.join(" "));
+        build.env_remove("CARGO_ENCODED_RUSTFLAGS");
+        quietly(&mut build).map(drop)
+    })?;
+    Ok(folder.join(host).join("release"))
+}
+
+/// Makes the lock file of the fuzz targets from the repository's, so that they are built from the same
+/// packages, whenever that has changed.
+fn same_versions(folder: &Path) -> Result<()> {
+    let (ours, theirs) = (repository().join("Cargo.lock"), repository().join("tests/fuzz/Cargo.lock"));
+    let copied = folder.join("Cargo.lock.copied");
+    let lock = fs::read_to_string(&ours).with_context(|| format!("cannot read {}", ours.display()))?;
+    if theirs.exists() && fs::read_to_string(&copied).is_ok_and(|known| known == lock) {
+        return Ok(());
+    }
+    fs::create_dir_all(folder)?;
+    fs::write(&theirs, &lock)?;
+    fs::write(&copied, &lock)?;
+    Ok(())
+}
+
+fn fuzz(name: &str, binaries: &Path, seconds: u64) -> Result<()> {
+    let (corpus, found) = (target().join("fuzz/corpus").join(name), target().join("fuzz/found").join(name));
+    fs::create_dir_all(&corpus)?;
+    fs::create_dir_all(&found)?;
+    let seeds = repository().join("tests/fuzz/seeds").join(name);
+    let mut run = Command::new(binaries.join(name));
+    // What is new goes into the first folder.
+    run.arg(&corpus).arg(&seeds);
+    run.arg(format!("-max_total_time={seconds}")).arg(format!("-timeout={PATIENCE}"));
+    run.arg(format!("-artifact_prefix={}/", found.display()));
+    run.args(["-print_final_stats=1", "-max_len=8192"]);
+    let output = run.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+    let output = output.output().with_context(|| format!("cannot run the fuzz target {name}"))?;
+    let said = String::from_utf8_lossy(&output.stderr);
+    if output.status.success() {
+        println!("fuzz {name}: {}", summary(&said));
+        return Ok(());
+    }
+    let lines: Vec<&str> = said.lines().collect();
+    let tail = lines[lines.len().saturating_sub(60)..].join("\n");
+    let kept = said.lines().find_map(|line| line.split_once("Test unit written to ").map(|(_, file)| file));
+    match kept {
+        Some(file) => bail!(
+            "{tail}\nthe fuzz target {name} has found an input that breaks it. It is kept in {file}; \
+             `cargo xtask fuzz {name} --input {file}` runs it again"
+        ),
+        None => bail!("{tail}\nthe fuzz target {name} failed ({})", output.status),
+    }
+}
+
+/// From what libFuzzer says at its end.
+fn summary(said: &str) -> String {
+    let number = |name: &str| {
+        let line = said.lines().find_map(|line| line.strip_prefix("stat::")?.strip_prefix(name));
+        line.map_or("?", |rest| rest.trim_start_matches(':').trim())
+    };
+    let last = said.lines().rev().find(|line| line.contains(" cov: ")).unwrap_or_default();
+    let covered = last.split(" cov: ").nth(1).and_then(|rest| rest.split(' ').next()).unwrap_or("?");
+    format!(
+        "{} inputs ({} a second), {covered} edges covered, nothing found",
+        number("number_of_executed_units"),
+        number("average_exec_per_sec")
+    )
+}
