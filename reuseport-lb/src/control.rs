@@ -108,6 +108,15 @@ pub struct Stopping {
 pub struct Failure {
     /// What was wrong and how to mend it.
     pub error: String,
+    /// The configuration is wrong, as a file.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub invalid: bool,
+}
+
+impl From<String> for Failure {
+    fn from(error: String) -> Self {
+        Self { error, invalid: false }
+    }
 }
 
 type Body = BoxBody<Bytes, Infallible>;
@@ -152,7 +161,7 @@ async fn converse(stream: UnixStream, guest: Guest, services: Rc<Registry>) {
 
 /// What a connection is told that has to go, as it stands on the wire.
 fn crowded() -> String {
-    let body = serde_json::to_string(&Failure { error: crowd::why_sent_away() }).unwrap_or_default() + "\n";
+    let body = serde_json::to_string(&Failure::from(crowd::why_sent_away())).unwrap_or_default() + "\n";
     let length = body.len();
     format!(
         "HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/json\r\nconnection: close\r\n\
@@ -217,7 +226,15 @@ async fn answer(request: Request<Incoming>, services: &Registry, guest: &Guest) 
             let (answer, receive) = oneshot::channel();
             // A daemon that is ending drops the wish.
             let _ = services.wishes.send(Wish::Reload(answer));
-            Ok(json(&Reloaded { changes: done(receive).await? }))
+            match receive.await {
+                Ok(Ok(changes)) => Ok(json(&Reloaded { changes })),
+                Ok(Err(why)) => {
+                    let mut response = json(&why);
+                    *response.status_mut() = StatusCode::UNPROCESSABLE_ENTITY;
+                    Ok(response)
+                }
+                Err(_) => Err(ended()),
+            }
         }
         ["v1", "stop"] => {
             let Stop { keep } = parse_or_default(&body)?;
@@ -237,7 +254,7 @@ fn no_such_path(parts: &Parts) -> (StatusCode, String) {
 }
 
 fn failure(code: StatusCode, error: String) -> Response<Body> {
-    let mut response = json(&Failure { error });
+    let mut response = json(&Failure::from(error));
     *response.status_mut() = code;
     response
 }

@@ -15,7 +15,7 @@ use tokio::task::LocalSet;
 use tracing::{info, warn};
 
 use crate::config;
-use crate::control;
+use crate::control::{self, Failure};
 use crate::doctor::places::RuntimeDir;
 use crate::join;
 use crate::kernel::bpffs::{Pins, all_pins};
@@ -236,24 +236,31 @@ impl Daemon<'_> {
         }
     }
 
-    fn reload(&self, registry: &Rc<Registry>, answer: oneshot::Sender<Result<String, String>>) {
+    fn reload(&self, registry: &Rc<Registry>, answer: oneshot::Sender<Result<String, Failure>>) {
         let services = match self.source {
-            Source::File(_) => self.source.read().map_err(|error| format!("nothing is changed: {error}")),
+            Source::File(_) => self
+                .source
+                .read()
+                .map_err(|error| Failure { error: format!("nothing is changed: {error}"), invalid: true }),
             Source::Arguments(_) => {
-                Err("there is no configuration file: the daemon was started without --config".into())
+                Err("there is no configuration file: the daemon was started without --config"
+                    .to_owned()
+                    .into())
             }
         };
         let (registry, surroundings) = (registry.clone(), self.surroundings.clone());
         supervisor::reloading();
         tokio::task::spawn_local(async move {
             let outcome = match services {
-                Ok(services) => registry.apply(services, Occasion::Reload, &surroundings).await,
+                Ok(services) => {
+                    registry.apply(services, Occasion::Reload, &surroundings).await.map_err(Failure::from)
+                }
                 Err(error) => Err(error),
             };
             supervisor::ready();
             match &outcome {
                 Ok(changes) => info!("reloaded: {}", changes.replace('\n', "; ")),
-                Err(error) => warn!("reload failed: {error}"),
+                Err(Failure { error, .. }) => warn!("reload failed: {error}"),
             }
             // Whoever asked may have gone away.
             let _ = answer.send(outcome);

@@ -278,6 +278,7 @@ impl<K: Copy + Ord> Health<K> {
         let able = || samples.iter().filter(|sample| self.status(sample.worker) != Status::Stalled);
         let total: u64 = able().map(|sample| u64::from(sample.queue)).sum();
         let others = able().count().saturating_sub(1);
+        let room = able().any(|sample| !sample.full);
         for sample in samples {
             let worker = self.workers.entry(sample.worker).or_default();
             if worker.stall.is_some() {
@@ -292,10 +293,12 @@ impl<K: Copy + Ord> Health<K> {
                 }
                 _ => f64::INFINITY,
             };
-            if !worker.overloaded && queue > limit {
+            // What comes to a full queue is dropped.
+            let full = sample.full && room && policy.overload.is_some();
+            if !worker.overloaded && (full || queue > limit) {
                 worker.overloaded = true;
                 changes.push(Change::Overloaded(sample.worker));
-            } else if worker.overloaded && queue <= limit / 2.0 {
+            } else if worker.overloaded && !full && queue <= limit / 2.0 {
                 worker.overloaded = false;
                 changes.push(Change::Fit(sample.worker));
             }

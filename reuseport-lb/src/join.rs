@@ -146,7 +146,7 @@ async fn converse(mut stream: UnixStream, guest: Guest, requests: mpsc::Unbounde
             },
             Err(error) => error,
         };
-        let answer = Answer::Refused(Failure { error });
+        let answer = Answer::Refused(error.into());
         if let Err(error) = tell(&stream, &answer, &[]).await {
             tracing::debug!("join socket: cannot answer: {error}");
         }

@@ -152,7 +152,7 @@ impl Member {
         })?;
         let (name, notify, names, watchdog_usec) = match answer {
             Answer::Joined { worker, notify, names, watchdog_usec } => (worker, notify, names, watchdog_usec),
-            Answer::Refused(Failure { error }) => return Err(JoinError::Refused(error)),
+            Answer::Refused(Failure { error, .. }) => return Err(JoinError::Refused(error)),
         };
         if names.len() != fds.len() {
             let why = format!("{} sockets with {} names", fds.len(), names.len());

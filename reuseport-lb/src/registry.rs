@@ -8,6 +8,7 @@ use tokio::sync::{Notify, mpsc, oneshot};
 use tracing::{info, warn};
 
 use crate::config;
+use crate::control::Failure;
 use crate::join;
 use crate::kernel::host;
 use crate::service::{Command, Prepare, Service, Surroundings, find_command};
@@ -38,7 +39,7 @@ pub enum Wish {
     /// End.
     End(End),
     /// Read the configuration again; answered when that is done.
-    Reload(oneshot::Sender<Result<String, String>>),
+    Reload(oneshot::Sender<Result<String, Failure>>),
 }
 
 /// All services.

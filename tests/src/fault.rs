@@ -19,6 +19,12 @@ pub fn times(few: usize) -> usize {
 #[must_use]
 pub fn freeze(pid: i32) -> BTreeSet<SocketAddr> {
     signal(pid, Signal::SIGSTOP);
+    frozen(pid)
+}
+
+/// The same of a process that is about to stop.
+#[must_use]
+pub fn frozen(pid: i32) -> BTreeSet<SocketAddr> {
     until("a process to be stopped", || matches!(state(pid), None | Some('T')).then_some(()));
     accepted(pid)
 }

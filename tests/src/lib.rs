@@ -7,6 +7,7 @@ pub mod flood;
 pub mod flows;
 pub mod guests;
 pub mod load;
+pub mod matrix;
 pub mod plain;
 pub mod quic;
 pub mod rights;

@@ -88,10 +88,12 @@ fn an_invalid_file_changes_nothing() {
     ];
     for turn in 0..times(8) {
         let (text, says) = &wrong[turn % wrong.len()];
+        // What only this machine or the daemon has against it makes no file wrong.
+        let code = if turn % wrong.len() < 4 { 2 } else { 1 };
         let _ = world.file("config.toml", text);
         let output = daemon.paths().output(&["reload"]);
         let said = String::from_utf8_lossy(&output.stderr);
-        assert_eq!(output.status.code(), Some(1), "{text}: {said}");
+        assert_eq!(output.status.code(), Some(code), "{text}: {said}");
         assert!(said.contains(says), "{text}: {said}");
     }
     drop(occupied);

@@ -4,6 +4,7 @@ mod bench;
 mod build;
 mod build_ebpf;
 mod ci;
+mod faults;
 mod fuzz;
 mod packages;
 mod run;
@@ -43,6 +44,8 @@ enum Verb {
         #[arg(last = true)]
         filter: Vec<String>,
     },
+    /// Run the fault matrix and write what clients saw into docs/FAULTS.md
+    Faults(faults::Arguments),
     /// Check what the compiler does not: sizes, layers, documents
     Tidy,
     /// Measure
@@ -63,6 +66,7 @@ fn main() -> ExitCode {
         Verb::Build => build::run(),
         Verb::Run { arguments } => run::run(&arguments),
         Verb::Test { filter } => test::run(&filter),
+        Verb::Faults(arguments) => faults::run(&arguments),
         Verb::Tidy => tidy::run(),
         Verb::Bench { what } => bench::run(what),
         Verb::Fuzz(arguments) => fuzz::run(&arguments),

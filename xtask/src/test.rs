@@ -15,6 +15,7 @@ use crate::shell::{self, cargo, find, prepend};
 const NEEDED: &[(&str, &str)] = &[
     ("ab", "apache2-utils"),
     ("dnsperf", "dnsperf"),
+    ("faketime", "faketime"),
     ("haproxy", "haproxy"),
     ("ip", "iproute2"),
     ("python3", "python3-minimal"),
@@ -42,7 +43,7 @@ pub(crate) fn run(filter: &[String]) -> Result<()> {
 }
 
 /// The folder of those programs that the system lacks; `None` if it lacks none.
-fn programs() -> Result<Option<PathBuf>> {
+pub(crate) fn programs() -> Result<Option<PathBuf>> {
     let on_system = |program: &str| {
         find(program).is_some()
             || ["/usr/sbin", "/sbin"].iter().any(|place| Path::new(place).join(program).is_file())

@@ -1,5 +1,6 @@
 //! `tidy`: what the compiler does not check. Each rule says what breaks it and how to mend that.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -23,6 +24,7 @@ pub(crate) fn run() -> Result<()> {
     }
     members(&files, &mut broken);
     counters(&files, &mut broken);
+    faults(&files, &mut broken);
     if broken.is_empty() {
         return Ok(());
     }
@@ -147,5 +149,22 @@ fn counters(files: &[(PathBuf, String)], broken: &mut Vec<String>) {
                 broken.push(format!("docs/COUNTERS.md lacks the line {wanted}"));
             }
         }
+    }
+}
+
+/// Each test of the fault matrix has its row in docs/FAULTS.md.
+fn faults(files: &[(PathBuf, String)], broken: &mut Vec<String>) {
+    let text = |name: &str| {
+        files.iter().find(|(path, _)| path == Path::new(name)).map_or("", |(_, text)| text.as_str())
+    };
+    let tests = text("tests/tests/faults.rs").matches("#[test]").count();
+    let cells =
+        text("docs/FAULTS.md").lines().filter_map(|line| line.strip_prefix("| ")?.split(" | ").next());
+    let rows: BTreeSet<&str> = cells.filter(|fault| *fault != "fault").collect();
+    if rows.len() != tests {
+        broken.push(format!(
+            "docs/FAULTS.md has rows of {} faults, and there are {tests} tests of them: run `cargo xtask faults`",
+            rows.len()
+        ));
     }
 }

@@ -13,6 +13,7 @@ use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
 use tokio::runtime::Runtime;
 
+use crate::config::Invalid;
 use crate::control::Failure;
 use crate::daemon::Paths;
 use crate::status::Status;
@@ -118,6 +119,7 @@ impl Client {
         }
         let bytes = response.into_body().collect().await?.to_bytes();
         match serde_json::from_slice::<Failure>(&bytes) {
+            Ok(Failure { error, invalid: true }) => bail!(Invalid(error)),
             Ok(failure) => bail!(failure.error),
             Err(_) => bail!("the daemon answered {:?}", String::from_utf8_lossy(&bytes)),
         }

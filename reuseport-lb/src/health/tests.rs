@@ -227,6 +227,18 @@ fn when_all_queues_are_full_only_a_stopped_worker_is_stalled() {
 }
 
 #[test]
+fn a_full_queue_is_overloaded_whatever_the_floor_while_there_is_room_elsewhere() {
+    let mut it = Trial::new(2);
+    it.policy.stall_timeout = None;
+    it.samples[1] = (9, true, 0);
+    assert_eq!(it.look(), [Change::Overloaded(1)]);
+    it.samples[0] = (9, true, 0);
+    assert_eq!(it.look(), [Change::Fit(1)], "neither is better");
+    it.samples[1] = (1, false, 0);
+    assert_eq!(it.look(), [Change::Overloaded(0)]);
+}
+
+#[test]
 fn a_full_queue_that_shrinks_now_and_then_is_no_stall() {
     let mut it = Trial::new(2);
     it.policy.overload = None;

@@ -17,6 +17,9 @@ use crate::kernel::{signs, socket};
 use crate::listener::Protocol;
 use crate::worker::{Origin, State};
 
+/// How often what workers may do to groups and listeners is put right.
+const REPAIR: Duration = Duration::from_secs(1);
+
 /// How often the output of workers that are suspect is passed on.
 const FORWARD: Duration = Duration::from_millis(500);
 
@@ -34,13 +37,18 @@ impl Service {
         let pause = [judge, forward].into_iter().flatten().min().map(|pause| now + pause);
         let served = self.workers.values().filter(|worker| worker.life.state() != State::Draining);
         let bite = served.filter_map(|worker| worker.bite_at).min();
-        self.look_at = [self.look_at, pause, bite].into_iter().flatten().min();
+        let repair = self.workers.values().any(|worker| !worker.places.is_empty()).then_some(self.repair_at);
+        self.look_at = [self.look_at, pause, bite, repair].into_iter().flatten().min();
     }
 
     pub(super) fn attend(&mut self, now: Instant) {
         self.look_at = None;
         self.judge(now);
         self.bite(now);
+        if self.repair_at <= now {
+            self.repair_at = now + REPAIR;
+            self.repair_what_lives();
+        }
         for running in self.workers.values_mut().filter_map(|worker| worker.process.as_mut()) {
             if let Some(output) = &mut running.output {
                 output.forward();
@@ -81,6 +89,20 @@ impl Service {
                 Change::Replace(id) => self.replace_stuck(id),
             }
         }
+    }
+
+    /// Whoever holds a socket of a group may give it another program, and the kernel does not tell
+    /// which it has: ours is attached again, which changes nothing if it is there. A worker that has
+    /// shut its listener down gets connections again; if it does not accept them, it stalls.
+    fn repair_what_lives(&mut self) {
+        for at in 0..self.doors.len() {
+            if let Err(error) = self.attach_door(at) {
+                warn!("{error:#}");
+            }
+        }
+        let ready: Vec<Id> =
+            self.workers.iter().filter(|(_, worker)| judged(worker)).map(|(id, _)| *id).collect();
+        ready.into_iter().for_each(|id| self.repair(id, true));
     }
 
     fn look_at_queues(&mut self) -> Vec<Sample<Id>> {

@@ -230,9 +230,10 @@ impl Service {
         }
     }
 
-    /// Before a process gets its sockets: puts right what its predecessor did to them. A listener
-    /// that was shut down and a UDP socket that was connected have lost their slots.
-    pub(super) fn repair(&mut self, id: Id) {
+    /// Puts right what a process did to its sockets, before its successor gets them or, with `living`,
+    /// while it has them. A listener that was shut down and a UDP socket that was connected have lost
+    /// their slots; the latter can only be replaced, which helps no process that has the old one.
+    pub(super) fn repair(&mut self, id: Id, living: bool) {
         let Some(worker) = self.workers.get_mut(&id).filter(|worker| worker.holds_slot) else { return };
         for place in &mut worker.places {
             let Some(door) = door_of(&mut self.doors, &place.listener) else {
@@ -242,7 +243,7 @@ impl Service {
                 Protocol::Tcp if !place.socket.is_listener().unwrap_or(true) => {
                     socket::listen_again(&place.socket, &mut door.group, worker.slot, self.config.backlog)
                 }
-                Protocol::Udp if place.socket.peer_addr().is_ok() => {
+                Protocol::Udp if !living && place.socket.peer_addr().is_ok() => {
                     socket::open(&door.group, self.config.backlog, false).and_then(|socket| {
                         door.group.remove(worker.slot)?;
                         door.group.insert(worker.slot, &socket)?;
@@ -390,9 +391,7 @@ impl Service {
                 }
             }
         }
-        for id in added {
-            self.happen(id, Event::Start);
-        }
+        self.starts.extend(added);
         self.config.workers = to;
         self.unsaved = true;
         info!(service = self.config.name, "scaled from {before} to {to} workers");

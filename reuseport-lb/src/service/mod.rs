@@ -20,7 +20,7 @@ pub use start::{find_command, find_program};
 pub use takeover::abandon;
 
 use std::cell::RefCell;
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet, VecDeque};
 use std::path::PathBuf;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
@@ -58,6 +58,9 @@ const NOBODY: &str = "nobody";
 
 /// After this time without `READY=1` the log says what may be wrong.
 const NAG_AFTER: Duration = Duration::from_secs(5);
+
+/// So much is done before the rest is looked at: workers started, and what they say heard.
+const AT_ONCE: usize = 16;
 
 /// What a service is asked to do.
 pub enum Command {
@@ -146,7 +149,10 @@ pub struct Service {
     rollout: Option<Rollout>,
     prepared: Option<reload::Prepared>,
     health: Health<Id>,
+    /// Workers whose first process is still to be started.
+    starts: VecDeque<Id>,
     look_at: Option<Instant>,
+    repair_at: Instant,
     /// Decisions for each worker when something last waited.
     selected: BTreeMap<Id, u64>,
     /// Who said `WATCHDOG=1` since the last look.
@@ -183,7 +189,9 @@ impl Service {
             rollout: None,
             prepared: None,
             health: Health::default(),
+            starts: VecDeque::new(),
             look_at: None,
+            repair_at: Instant::now(),
             selected: BTreeMap::new(),
             pings: BTreeSet::new(),
             sender,
@@ -208,6 +216,7 @@ impl Service {
         self.replace_outdated();
         self.plan_rotation();
         loop {
+            self.start_some();
             self.advance_rollout(Instant::now());
             self.follow_keepers();
             self.settle();
@@ -229,6 +238,11 @@ impl Service {
                 },
                 Some((whom, happening)) = self.receiver.recv() => self.happened(whom, happening),
                 () = sleep_until(deadline) => self.tick(),
+            }
+            // Much may have happened at once, and what follows costs more with many workers.
+            for _ in 0..AT_ONCE {
+                let Ok((whom, happening)) = self.receiver.try_recv() else { break };
+                self.happened(whom, happening);
             }
         }
     }
@@ -414,6 +428,9 @@ impl Service {
             // A moment that has passed without settling is nothing to wait for.
             last.map(|at| at + SETTLING).filter(|at| *at > Instant::now())
         };
+        if !self.starts.is_empty() {
+            return Some(Instant::now());
+        }
         self.plan_look();
         let rollout = self.rollout.as_ref().and_then(Rollout::deadline);
         let own = [self.join_at, self.nag_at, settling, rollout, self.look_at, self.flows.deadline()];

@@ -9,7 +9,7 @@ use tracing::warn;
 
 use super::door::Door;
 use super::workers::{Id, Running, Worker};
-use super::{Happening, Service, Surroundings, Whom};
+use super::{AT_ONCE, Happening, Service, Surroundings, Whom};
 use crate::config;
 use crate::kernel::output::Output;
 use crate::kernel::process::{self, Exit, Launch, Process};
@@ -64,18 +64,26 @@ impl Service {
         }
     }
 
-    /// Starts every worker that has no process.
+    /// Starts every worker that has no process, in its turn.
     pub(super) fn start_workers(&mut self) {
-        let idle = |worker: &&Worker| worker.process.is_none() && worker.life.state() == State::Starting;
-        let idle: Vec<Id> = self.workers.values().filter(idle).map(|worker| worker.id).collect();
-        for id in idle {
-            self.happen(id, Event::Start);
+        let idle = self.workers.values().filter(|worker| is_idle(worker)).map(|worker| worker.id);
+        self.starts.extend(idle);
+    }
+
+    /// Starts some of those whose turn it is: with hundreds to start, others do not wait for all.
+    pub(super) fn start_some(&mut self) {
+        for _ in 0..AT_ONCE {
+            let Some(id) = self.starts.pop_front() else { break };
+            // It may have been told to leave again.
+            if self.workers.get(&id).is_some_and(is_idle) {
+                self.happen(id, Event::Start);
+            }
         }
     }
 
     /// Starts the process of a worker; if that fails, it is as if it had ended at once.
     pub(super) fn spawn(&mut self, id: Id) {
-        self.repair(id);
+        self.repair(id, false);
         let whom = self.next_whom(id);
         let Some(worker) = self.workers.get(&id) else { return };
         match self.start(worker, whom) {
@@ -180,4 +188,8 @@ pub fn find_program(program: &str) -> Result<PathBuf, String> {
 
 fn current_directory() -> PathBuf {
     std::env::current_dir().unwrap_or_else(|_| Path::new(".").into())
+}
+
+fn is_idle(worker: &Worker) -> bool {
+    worker.process.is_none() && worker.life.state() == State::Starting
 }

@@ -1,0 +1,541 @@
+//! The fault matrix: each test is a row of docs/FAULTS.md, which `cargo xtask faults` writes.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on shall panic")]
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::net::SocketAddr;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use nix::sys::signal::Signal;
+use reuseport_lb::status::Service;
+use rustix::process::{Pid, Resource, Rlimit, prlimit};
+use tests::client::ask;
+use tests::daemon::{Daemon, Paths, counter, settled, signal, until};
+use tests::fault::freeze;
+use tests::flood::Flood;
+use tests::load::Load;
+use tests::matrix::{MemoryLimit, Scene, address, row, service, time};
+use tests::world::{World, program, run};
+
+/// Nobody may lose anything.
+fn nobody() -> BTreeSet<SocketAddr> {
+    BTreeSet::new()
+}
+
+fn pids(service: &Service) -> Vec<Option<i32>> {
+    service.workers.iter().map(|worker| worker.pid).collect()
+}
+
+#[test]
+fn a_worker_is_killed() {
+    let mut scene = Scene::new("");
+    let pid = scene.pid(1);
+    let accepted = freeze(pid);
+    scene.strike();
+    signal(pid, Signal::SIGKILL);
+    let service = scene.is_back(1);
+    assert_eq!((service.moved, service.workers[1].restarts), (65536, 1), "no bucket moved");
+    assert_ne!(service.workers[1].pid, Some(pid));
+    let seen = scene.end(&accepted);
+    seen.row("a worker is killed (SIGKILL)", "`restarts` 1, again `ready`; `moved` unchanged");
+}
+
+#[test]
+fn a_worker_is_stopped() {
+    let mut scene = Scene::new("");
+    let pid = scene.pid(1);
+    scene.strike();
+    let accepted = freeze(pid);
+    let stalled =
+        scene.recovers(|it| it.workers[1].state == "stalled" && it.workers[1].sockets[0].queue == 0);
+    assert_eq!(stalled.workers[1].pid, Some(pid));
+    signal(pid, Signal::SIGCONT);
+    let service = until("it to be taken back", || Some(scene.service()).filter(settled));
+    assert_eq!((service.moved, service.workers[1].restarts), (65536, 0));
+    assert!(counter(&service, "arrival_migration") > 0, "what waited was handed over");
+    assert!(counter(&service, "owner_ejected") > 0, "new connections avoided it");
+    let seen = scene.end(&accepted);
+    assert_eq!(seen.datagrams.moved, 0, "flows of datagrams wait for their worker");
+    seen.row(
+        "a worker is stopped (SIGSTOP), later continued",
+        "`stalled`, then `ready`; `arrival_migration`, `owner_ejected`",
+    );
+}
+
+#[test]
+fn a_worker_exits_with_0() {
+    let mut scene = Scene::vandals("");
+    let moved = scene.service().moved;
+    let accepted = scene.misbehave(1, "exit");
+    let service = scene.is_back(1);
+    assert_eq!(service.moved, moved, "no bucket moved");
+    scene
+        .end(&accepted)
+        .row("a worker exits with 0, unasked", "`restarts` 1, again `ready`; `moved` unchanged");
+}
+
+#[test]
+fn a_worker_leaks_its_listener() {
+    let mut scene = Scene::vandals("");
+    let (moved, cookie) = (scene.service().moved, scene.service().workers[1].sockets[0].cookie);
+    let accepted = scene.misbehave(1, "leak");
+    let service = scene.is_back(1);
+    assert_eq!((service.moved, service.workers[1].sockets[0].cookie), (moved, cookie), "the same socket");
+    assert_eq!(service.groups[0].strangers, Some(0));
+    scene.end(&accepted).row(
+        "a worker ends, and a child of it that does not serve keeps its sockets",
+        "`restarts` 1, again `ready`; `moved` unchanged",
+    );
+}
+
+#[test]
+fn a_worker_closes_its_listener() {
+    let mut scene = Scene::vandals("");
+    let pid = scene.pid(1);
+    let accepted = scene.misbehave(1, "close");
+    let service =
+        scene.recovers(|it| it.workers[1].state == "stalled" && it.workers[1].sockets[0].queue == 0);
+    assert_eq!(service.workers[1].pid, Some(pid));
+    assert!(counter(&service, "arrival_migration") > 0, "what waited was handed over");
+    let seen = scene.end(&accepted);
+    assert_eq!(seen.datagrams.moved, 0, "it serves its datagrams");
+    seen.row("a worker closes its listener and goes on", "`stalled`; `arrival_migration`, `owner_ejected`");
+}
+
+#[test]
+fn a_worker_shuts_its_listener_down() {
+    let mut scene = Scene::vandals("");
+    let before = scene.service();
+    let accepted = scene.misbehave(1, "shut down");
+    until("its log", || scene.daemon().log().contains("is back in service").then_some(()));
+    let selected = |it: &Service| it.workers[1].sockets[0].selected;
+    let gone = counter(&scene.service(), "owner_gone");
+    let since = selected(&scene.service());
+    let service = scene.recovers(|it| selected(it) > since);
+    assert!(gone > 0, "others got what was its");
+    assert_eq!((pids(&service), service.moved), (pids(&before), before.moved));
+    let served = service.workers[1].sockets[0].queue;
+    assert!(served < 8, "it accepts: {served}");
+    scene.end(&accepted).row(
+        "a worker calls shutdown() on its listener and goes on",
+        "`owner_gone`, then `ready` as before; the log says that the socket is back in service",
+    );
+}
+
+#[test]
+fn a_worker_connects_its_datagram_socket() {
+    let mut scene = Scene::vandals("");
+    let before = scene.service();
+    let accepted = scene.misbehave(1, "connect");
+    std::thread::sleep(Duration::from_millis(500));
+    let service = scene.service();
+    assert!(settled(&service));
+    assert!(counter(&service, "owner_gone") > counter(&before, "owner_gone"), "it left its slot");
+    let seen = scene.end(&accepted);
+    assert_eq!(seen.datagrams.lost, 0);
+    assert!(seen.datagrams.moved > 0, "its flows go to others");
+    let moved =
+        format!("`owner_gone`; {} flows moved, for as long as that worker lives", seen.datagrams.moved);
+    seen.row("a worker calls connect() on its UDP socket", &moved);
+}
+
+#[test]
+fn the_program_is_replaced() {
+    let mut scene = Scene::vandals("");
+    let accepted = scene.misbehave(1, "detach");
+    let groups = |it: &Service| it.groups.iter().map(|it| it.counters["arrival_packet"]).collect::<Vec<_>>();
+    let before = groups(&scene.service());
+    let service = scene.recovers(|it| groups(it).iter().zip(&before).all(|(now, then)| *now > then + 100));
+    assert!(settled(&service));
+    let seen = scene.end(&accepted);
+    seen.row(
+        "the group's program is replaced or removed by somebody who holds a socket of the group",
+        "counters stand still until our program is attached again",
+    );
+}
+
+#[test]
+fn the_daemon_is_killed() {
+    let mut scene = Scene::new("");
+    let before = scene.service();
+    scene.daemon.take().unwrap().kill();
+    std::thread::sleep(Duration::from_secs(1));
+    scene.strike();
+    let file = scene.world.path("config.toml");
+    scene.daemon = Some(Daemon::start(&scene.world, &["--config", &file.to_string_lossy()]));
+    let service = scene.recovers(settled);
+    assert_eq!(pids(&service), pids(&before), "the same workers");
+    let seen = scene.end(&nobody());
+    assert_eq!((seen.datagrams.lost, seen.datagrams.moved), (0, 0));
+    assert!(seen.report.ended.is_empty(), "{:?}", seen.report.ended);
+    seen.row(
+        "the daemon is killed (SIGKILL), and started again after 1 s",
+        "that no daemon runs; then as before",
+    );
+}
+
+#[test]
+fn the_daemon_is_stopped() {
+    let mut scene = Scene::new("");
+    let before = scene.service();
+    let daemon = scene.daemon().pid();
+    signal(daemon, Signal::SIGSTOP);
+    let said = scene.daemon().paths().output(&["status"]);
+    let said = String::from_utf8_lossy(&said.stderr).into_owned();
+    assert!(said.contains("the daemon does not answer within 10s; is it stopped?"), "{said}");
+    scene.strike();
+    signal(daemon, Signal::SIGCONT);
+    let service = scene.recovers(settled);
+    assert_eq!(pids(&service), pids(&before));
+    let seen = scene.end(&nobody());
+    assert_eq!((seen.datagrams.lost, seen.datagrams.moved), (0, 0));
+    seen.row(
+        "the daemon is stopped (SIGSTOP) for 10 s",
+        "after 10 s: `the daemon does not answer within 10s; is it stopped?`; then as before",
+    );
+}
+
+#[test]
+fn the_daemon_has_no_descriptors_left() {
+    let mut scene = Scene::new("");
+    let daemon = Pid::from_raw(scene.daemon().pid());
+    let open = fs::read_dir(format!("/proc/{}/fd", scene.daemon().pid())).unwrap().count() as u64;
+    let limit = |most| {
+        prlimit(daemon, Resource::Nofile, Rlimit { current: Some(most), maximum: Some(20_000) }).unwrap()
+    };
+    let before = limit(open + 4);
+    let grown = scene.daemon().paths().output(&["scale", "web", "8"]);
+    let said = String::from_utf8_lossy(&grown.stderr).into_owned();
+    assert!(!grown.status.success() && said.contains("Too many open files"), "{said}");
+    limit(before.current.unwrap());
+    scene.strike();
+    let pid = scene.pid(1);
+    let accepted = freeze(pid);
+    signal(pid, Signal::SIGKILL);
+    let service = scene.is_back(1);
+    assert_eq!(service.workers.len(), 4, "nothing of the new ones is left");
+    scene.daemon().run(&["scale", "web", "8"]);
+    let seen = scene.end(&accepted);
+    seen.row(
+        "the daemon is out of descriptors when it is to `scale`",
+        "`scale` fails with `Too many open files`; all as before",
+    );
+}
+
+#[test]
+fn the_disk_is_full_at_its_state_file() {
+    let mut scene = Scene::new("");
+    let state = scene.world.path("run").join("state");
+    mount(Some("tmpfs"), &state, Some("tmpfs"), MsFlags::empty(), Some("size=16k")).unwrap();
+    let filler = state.join("filler");
+    let _ = fs::write(&filler, vec![0; 64 << 10]);
+    let pid = scene.pid(1);
+    let accepted = freeze(pid);
+    scene.strike();
+    signal(pid, Signal::SIGKILL);
+    scene.is_back(1);
+    let log = scene.daemon().log();
+    assert!(log.contains("No space left on device"), "{log}");
+    fs::remove_file(filler).unwrap();
+    let pid = scene.pid(2);
+    let accepted = accepted.into_iter().chain(freeze(pid)).collect();
+    signal(pid, Signal::SIGKILL);
+    scene.is_back(2);
+    assert!(fs::metadata(state.join("web.state")).unwrap().len() > 0, "it is written again");
+    umount2(&state, MntFlags::MNT_DETACH).unwrap();
+    let seen = scene.end(&accepted);
+    seen.row(
+        "the disk is full at the state file, and a worker is killed",
+        "`restarts` 1, again `ready`; the log says `No space left on device`",
+    );
+}
+
+#[test]
+fn the_bpf_file_system_is_gone() {
+    let mut scene = Scene::new("");
+    umount2(&scene.world.bpffs(), MntFlags::MNT_DETACH).unwrap();
+    let pid = scene.pid(1);
+    let accepted = freeze(pid);
+    scene.strike();
+    signal(pid, Signal::SIGKILL);
+    scene.is_back(1);
+    scene.daemon().run(&["scale", "web", "5"]);
+    let service = scene.service();
+    assert_eq!((service.workers.len(), settled(&service)), (5, true));
+    scene.end(&accepted).row(
+        "the BPF file system is unmounted, and a worker is killed",
+        "`restarts` 1, again `ready`; `scale` works",
+    );
+}
+
+#[test]
+fn the_configuration_is_garbage() {
+    let scene = Scene::new("");
+    let before = scene.service();
+    let file = scene.world.path("config.toml");
+    fs::write(&file, service("affinity = \"flow\"\nworkrs = 8\n")).unwrap();
+    let reload = scene.daemon().paths().output(&["reload"]);
+    let said = String::from_utf8_lossy(&reload.stderr).into_owned();
+    assert_eq!(reload.status.code(), Some(2), "{said}");
+    assert!(said.contains("workrs"), "{said}");
+    let service = scene.service();
+    assert_eq!((pids(&service), service.moved), (pids(&before), before.moved));
+    let seen = scene.end(&nobody());
+    assert_eq!(seen.datagrams.lost + seen.datagrams.moved, 0);
+    seen.row(
+        "`reload` of a file with an unknown key",
+        "`reload` exits with 2 and names line and key; all as before",
+    );
+}
+
+#[test]
+fn the_clock_jumps() {
+    let world = World::new();
+    let clock = world.file("clock", "+0");
+    let file = world.file("config.toml", &service("watchdog = \"off\"\n"));
+    let mut command = Paths::of(&world).command(&["run", "--config", &file.to_string_lossy()]);
+    // For the daemon and its workers only: the machine's clock is not ours.
+    command.env("LD_PRELOAD", faketime()).env("FAKETIME_TIMESTAMP_FILE", &clock);
+    command
+        .env("FAKETIME_NO_CACHE", "1")
+        .env("FAKETIME_DONT_FAKE_MONOTONIC", "1")
+        .env("DONT_FAKE_MONOTONIC", "1");
+    let daemon = Daemon::start_as(&world, command);
+    let mut scene = Scene::around(world, daemon);
+    let before = scene.service();
+    for jump in ["+400d", "-400d", "+0"] {
+        fs::write(&clock, jump).unwrap();
+        std::thread::sleep(Duration::from_millis(700));
+    }
+    let log = scene.daemon().log();
+    let pid = scene.pid(1);
+    fs::write(&clock, "+400d").unwrap();
+    let accepted = freeze(pid);
+    scene.strike();
+    signal(pid, Signal::SIGKILL);
+    let service = scene.is_back(1);
+    let year = |log: &str| log.lines().last().and_then(|line| line.get(..4)?.parse::<u32>().ok());
+    assert!(year(&scene.daemon().log()) > year(&log), "its clock has jumped: {}", scene.daemon().log());
+    assert_eq!(service.moved, before.moved);
+    let seen = scene.end(&accepted);
+    seen.row("the clock jumps by 400 days, both ways", "all as before; only the log's dates differ");
+}
+
+/// The library, in its package's place, on the system or unpacked.
+fn faketime() -> std::path::PathBuf {
+    let program = program("faketime");
+    let roots = program.ancestors().skip(2).take(2).flat_map(|root| [root.to_owned(), root.join("usr")]);
+    let mut found = roots.flat_map(|root| {
+        let folders = fs::read_dir(root.join("lib")).into_iter().flatten().flatten();
+        folders.map(|folder| folder.path().join("faketime/libfaketime.so.1")).collect::<Vec<_>>()
+    });
+    found.find(|file| file.is_file()).expect("libfaketime is beside faketime")
+}
+
+#[test]
+fn a_flood_of_syns_with_cookies_forced_on() {
+    let world = World::new();
+    fs::write("/proc/sys/net/ipv4/tcp_syncookies", "2").unwrap();
+    // The kernel answers only whom it could reach.
+    run("ip", &["route", "add", "default", "dev", "lo"]);
+    let daemon = Daemon::configured(&world, &service(""));
+    let scene = Scene::around(world, daemon);
+    let before = counter(&scene.service(), "arrival_packet");
+    let sent = Flood::syns(address().port(), 20_000).end();
+    let service = scene.service();
+    assert!(settled(&service));
+    assert!(counter(&service, "arrival_packet") >= before + sent, "each was decided");
+    assert!(cookies() >= sent, "{} cookies for {sent}", cookies());
+    let seen = scene.end(&nobody());
+    assert_eq!((seen.datagrams.lost, seen.datagrams.moved), (0, 0));
+    seen.row(
+        &format!("a flood of {sent} SYNs from addresses that nobody has, with SYN cookies forced on"),
+        "all `ready`; `arrival_packet` counts them",
+    );
+}
+
+/// `SyncookiesSent` of this thread's namespace.
+fn cookies() -> u64 {
+    let table = fs::read_to_string("/proc/thread-self/net/netstat").unwrap();
+    let lines: Vec<Vec<&str>> = table.lines().take(2).map(|line| line.split(' ').collect()).collect();
+    let at = lines[0].iter().position(|name| *name == "SyncookiesSent").unwrap();
+    lines[1][at].parse().unwrap()
+}
+
+#[test]
+fn a_backlog_is_full() {
+    let world = World::new();
+    let daemon = Daemon::configured(
+        &world,
+        "[[service]]\nname = \"web\"\nlisten = [\"tcp://127.0.0.1:3000\"]\nworkers = 4\nbacklog = 8\nstall_timeout = \"off\"\n",
+    );
+    let load = Load::to(address()).clients(32).kept(0).pause(Duration::from_millis(1)).start();
+    std::thread::sleep(Duration::from_millis(300));
+    let pid = daemon.service().workers[1].pid.unwrap();
+    let accepted = freeze(pid);
+    let struck = Instant::now();
+    until("a full queue", || (daemon.service().workers[1].sockets[0].queue == 9).then_some(()));
+    until("it to be avoided", || (counter(&daemon.service(), "owner_overloaded") > 0).then_some(()));
+    let recovered = struck.elapsed();
+    let stopped = Duration::from_secs(2);
+    std::thread::sleep(stopped);
+    signal(pid, Signal::SIGCONT);
+    until("it to serve again", || (ask(address()).unwrap().pid == pid).then_some(()));
+    let report = load.end();
+    assert!(report.failed.is_empty(), "{:?}", report.failed);
+    let waited = report.slow.iter().filter(|slow| slow.took > Duration::from_millis(900)).count();
+    // Those in the queue, and those whose SYN it dropped before it was avoided, some more than once.
+    assert!((9..=2 * 32).contains(&waited), "{waited} waited; {report}");
+    println!("{waited} of {} waited; {} accepted", report.requests, accepted.len());
+    row(
+        "a worker's backlog is full, for 2 s, with `stall_timeout` off",
+        &format!(
+            "{} new connections; {waited} waited until it was over or for their next SYN; longest {}",
+            report.requests,
+            time(report.slowest())
+        ),
+        "nothing",
+        "`queue` 9 of 8; `owner_overloaded`",
+        Some(recovered),
+    );
+    daemon.stop();
+}
+
+#[test]
+fn there_are_a_thousand_workers() {
+    let world = World::new();
+    let daemon = Daemon::configured(
+        &world,
+        "[[service]]\nname = \"web\"\nlisten = [\"tcp://127.0.0.1:3000\"]\nworkers = 4\n",
+    );
+    let load = Load::to(address()).clients(4).kept(20).pause(Duration::from_millis(5)).start();
+    let begun = Instant::now();
+    daemon.run(&["scale", "web", "1000"]);
+    let mut service = daemon.service();
+    while !(service.workers.len() == 1000 && settled(&service)) {
+        assert!(begun.elapsed() < Duration::from_secs(120), "{}", daemon.log());
+        std::thread::sleep(Duration::from_millis(100));
+        service = daemon.service();
+    }
+    let grown = begun.elapsed();
+    assert!(service.workers.iter().all(|it| [65, 66].contains(&it.buckets)), "exact");
+    let victim = &service.workers[500];
+    let accepted = freeze(victim.pid.unwrap());
+    let struck = Instant::now();
+    signal(victim.pid.unwrap(), Signal::SIGKILL);
+    let back = until("it to be back", || {
+        Some(daemon.service()).filter(|it| settled(it) && it.workers[500].restarts == 1)
+    });
+    let recovered = struck.elapsed();
+    assert_eq!(back.moved, service.moved);
+    let report = load.end();
+    let failed = report.failed_except(|failure| failure.local.is_some_and(|it| accepted.contains(&it)));
+    assert!(failed.is_empty(), "{failed:?}");
+    row(
+        "1,000 workers, and one of them is killed",
+        &format!(
+            "{} new connections, {} requests on kept ones; longest {}",
+            report.requests,
+            report.kept_messages,
+            time(report.slowest())
+        ),
+        "nothing",
+        &format!("1,000 `ready` after {}; `restarts` 1, again `ready`", time(grown)),
+        Some(recovered),
+    );
+    daemon.stop();
+}
+
+#[test]
+fn the_group_is_full() {
+    let mut scene = Scene::new("");
+    let strangers = Crowd::fill(&scene.world);
+    let grown = scene.daemon().paths().output(&["scale", "web", "5"]);
+    let said = String::from_utf8_lossy(&grown.stderr).into_owned();
+    assert_eq!(strangers.count, 32_768 - 4);
+    assert!(!grown.status.success() && said.contains("Cannot allocate memory"), "{said}");
+    let service = scene.service();
+    assert_eq!((service.workers.len(), settled(&service)), (4, true));
+    assert_eq!(service.groups[0].strangers, Some(32_764));
+    scene.strike();
+    drop(strangers);
+    scene.daemon().run(&["scale", "web", "5"]);
+    scene.recovers(settled);
+    let seen = scene.end(&nobody());
+    assert_eq!(seen.datagrams.lost, 0);
+    seen.row(
+        "strangers fill the group to its 32,768 sockets",
+        "`strangers` 32764; `scale` fails with `Cannot allocate memory`, and works when they are gone",
+    );
+}
+
+/// Processes with many sockets in the group; they end with their standard input.
+struct Crowd {
+    count: usize,
+    processes: Vec<Child>,
+}
+
+impl Crowd {
+    const SERVER: &str = "import resource, socket, sys\n\
+        most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]\n\
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))\nall = []\n\
+        try:\n    while len(all) < 12000:\n        all.append(socket.socket())\n        \
+        all[-1].setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)\n        \
+        all[-1].bind(('127.0.0.1', 3000))\n        all[-1].listen(1)\nexcept OSError:\n    all.pop().close()\n\
+        print(len(all), flush=True)\nsys.stdin.read()\n";
+
+    /// As many as there is room for.
+    fn fill(world: &World) -> Self {
+        let file = world.file("crowd.py", Self::SERVER);
+        let (mut count, mut processes) = (0, Vec::new());
+        for _ in 0..3 {
+            let mut command = Command::new(program("python3"));
+            let process = command.arg(&file).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn();
+            let mut process = process.unwrap();
+            let mut line = String::new();
+            BufReader::new(process.stdout.take().unwrap()).read_line(&mut line).unwrap();
+            count += line.trim().parse::<usize>().unwrap();
+            processes.push(process);
+        }
+        Self { count, processes }
+    }
+}
+
+impl Drop for Crowd {
+    fn drop(&mut self) {
+        for process in &mut self.processes {
+            drop(process.stdin.take());
+            let _ = process.wait();
+        }
+    }
+}
+
+#[test]
+fn memory_for_maps_runs_out() {
+    let world = World::new();
+    let file = world.file("config.toml", &service(""));
+    let daemon = Daemon::start(&world, &["--config", &file.to_string_lossy()]);
+    let limit = MemoryLimit::of(daemon.pid(), 3 << 20);
+    let scene = Scene::around(world, daemon);
+    let before = scene.service();
+    let config = service("").replace("\"udp://127", "\"udp://127.0.0.1:3001\", \"udp://127");
+    fs::write(&file, config).unwrap();
+    let reload = scene.daemon().paths().output(&["reload"]);
+    let said = String::from_utf8_lossy(&reload.stderr).into_owned();
+    assert!(!reload.status.success(), "{said}");
+    assert!(said.contains("Cannot allocate memory"), "{said}");
+    let service = scene.service();
+    assert_eq!((pids(&service), service.moved), (pids(&before), before.moved));
+    drop(limit);
+    scene.daemon().run(&["reload"]);
+    assert_eq!(scene.service().groups.len(), 3);
+    let seen = scene.end(&nobody());
+    seen.row(
+        "`reload` adds a UDP listener whose maps exceed the memory limit of the daemon's cgroup",
+        "`reload` fails with `Cannot allocate memory`; all as before, and it works when there is more",
+    );
+}
