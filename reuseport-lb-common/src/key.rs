@@ -24,14 +24,16 @@ pub fn source_v6(address: [u8; 16]) -> u32 {
 }
 
 /// The key of the `nth` next candidate of `key`: another bucket for the same client. The final
-/// mix of MurmurHash3 (32 bits), so that keys of one bucket do not share their candidates.
+/// mix of MurmurHash3 (32 bits), so that keys of one bucket do not share their candidates; but its last
+/// step brings the upper half down with a rotation. Verifiers before Linux 6.10 know nothing of the
+/// XOR of two bounded numbers, and the compiler masks them before it.
 #[inline(always)]
 #[must_use]
 pub fn candidate(key: u32, nth: u32) -> u32 {
     let mut h = key ^ nth.wrapping_mul(0x9e37_79b9);
     h = (h ^ (h >> 16)).wrapping_mul(0x85eb_ca6b);
     h = (h ^ (h >> 13)).wrapping_mul(0xc2b2_ae35);
-    h ^ (h >> 16)
+    h.rotate_left(16)
 }
 
 #[cfg(test)]

@@ -10,8 +10,13 @@ use std::time::Duration;
 
 use socket2::{Domain, Socket, Type};
 
+use crate::patience::at_most;
+
 /// A request fails that takes longer.
-pub const TIMEOUT: Duration = Duration::from_secs(5);
+#[must_use]
+pub fn timeout() -> Duration {
+    at_most(Duration::from_secs(5))
+}
 
 /// What a client sends.
 pub(crate) const REQUEST: &[u8] = b"GET / HTTP/1.1\r\nHost: test\r\n\r\n";
@@ -76,9 +81,9 @@ impl Connection {
             nix::sys::socket::setsockopt(&socket, nix::sys::socket::sockopt::IpBindAddressNoPort, &true)?;
             socket.bind(&SocketAddr::new(from, 0).into())?;
         }
-        socket.connect_timeout(&to.into(), TIMEOUT)?;
+        socket.connect_timeout(&to.into(), timeout())?;
         let stream = TcpStream::from(socket);
-        stream.set_read_timeout(Some(TIMEOUT))?;
+        stream.set_read_timeout(Some(timeout()))?;
         stream.set_nodelay(true)?;
         Ok(Self(stream))
     }
@@ -124,7 +129,7 @@ pub fn ask_from(to: SocketAddr, from: Option<IpAddr>) -> io::Result<Answer> {
 pub fn ask_udp(to: SocketAddr, from: Option<IpAddr>) -> io::Result<Answer> {
     let any = if to.is_ipv4() { IpAddr::from([0, 0, 0, 0]) } else { IpAddr::from([0u16; 8]) };
     let socket = UdpSocket::bind((from.unwrap_or(any), 0))?;
-    socket.set_read_timeout(Some(TIMEOUT))?;
+    socket.set_read_timeout(Some(timeout()))?;
     socket.connect(to)?;
     socket.send(b"?")?;
     let mut buffer = [0; 1024];

@@ -7,22 +7,20 @@ use std::time::{Duration, Instant};
 
 use reuseport_lb::status::{Service, Status, Worker};
 
+use crate::patience::patience;
 use crate::world::{World, repository};
-
-/// Longest time to wait for a state; far beyond what any takes.
-pub const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Waits until `look` finds something.
 ///
 /// # Panics
-/// If that takes longer than [`PATIENCE`].
+/// If that takes longer than [`patience`].
 pub fn until<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
-    let begun = Instant::now();
+    let (begun, limit) = (Instant::now(), patience());
     loop {
         if let Some(found) = look() {
             return found;
         }
-        assert!(begun.elapsed() < PATIENCE, "waited {PATIENCE:?} for {what}");
+        assert!(begun.elapsed() < limit, "waited {limit:?} for {what}");
         std::thread::sleep(Duration::from_millis(5));
     }
 }
@@ -252,7 +250,7 @@ impl Drop for Daemon {
             signal(self.pid(), nix::sys::signal::Signal::SIGTERM);
             let begun = Instant::now();
             while let Ok(None) = self.child.try_wait() {
-                if begun.elapsed() > PATIENCE {
+                if begun.elapsed() > patience() {
                     let _ = self.child.kill();
                 }
                 std::thread::sleep(Duration::from_millis(5));

@@ -8,11 +8,14 @@ use std::net::{Ipv4Addr, SocketAddr};
 use nix::sys::signal::Signal;
 
 use crate::daemon::{signal, state, until};
+use crate::patience::fewer;
 
-/// How often a test repeats what it does: `few`, unless `REUSEPORT_LB_TIMES` says more.
+/// How often a test repeats what it does: `few`, unless `REUSEPORT_LB_TIMES` says more; less often
+/// on a slow machine.
 #[must_use]
 pub fn times(few: usize) -> usize {
-    std::env::var("REUSEPORT_LB_TIMES").ok().and_then(|times| times.parse().ok()).unwrap_or(few)
+    let given = std::env::var("REUSEPORT_LB_TIMES").ok().and_then(|times| times.parse().ok());
+    given.unwrap_or(fewer(few))
 }
 
 /// Stops a process; returns the clients whose IPv4 connections it has accepted and not closed.

@@ -8,6 +8,7 @@ pub mod flows;
 pub mod guests;
 pub mod load;
 pub mod matrix;
+pub mod patience;
 pub mod plain;
 pub mod quic;
 pub mod rights;

@@ -16,13 +16,16 @@ use tokio::task::JoinSet;
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
 use crate::daemon::until;
+use crate::patience::at_most;
 use crate::world::World;
 
 /// Time between two messages of a connection.
 const EVERY: Duration = Duration::from_millis(50);
 
 /// A connection is lost that is not answered for so long.
-const TIMEOUT: Duration = Duration::from_secs(5);
+fn long() -> Duration {
+    at_most(Duration::from_secs(5))
+}
 
 /// What a server needs to be known, and its clients to know it.
 pub struct Identity {
@@ -223,7 +226,7 @@ impl Shared {
             Endpoint::client((Ipv4Addr::LOCALHOST, 0).into()).map_err(|error| error.to_string())?;
         let opening = endpoint.connect_with(self.trusted.clone(), self.to, "localhost");
         let opening = opening.map_err(|error| error.to_string())?;
-        let opened = timeout(TIMEOUT, opening).await.map_err(|_| format!("not open after {TIMEOUT:?}"))?;
+        let opened = timeout(long(), opening).await.map_err(|_| "not open in time".to_owned())?;
         let connection = opened.map_err(|error| error.to_string())?;
         self.lock().report.opened += 1;
         let ended = self.exchange(index, &connection, stopping).await;
@@ -246,8 +249,8 @@ impl Shared {
             tick.tick().await;
             let begun = Instant::now();
             let message = format!("{index}:{message}");
-            let answered = timeout(TIMEOUT, ask(connection, &message)).await;
-            let server = answered.map_err(|_| format!("no answer within {TIMEOUT:?}"))?.map_err(|error| {
+            let answered = timeout(long(), ask(connection, &message)).await;
+            let server = answered.map_err(|_| "no answer in time".to_owned())?.map_err(|error| {
                 // Of the stream, while it says more of the connection.
                 connection.close_reason().map_or(error, |reason| reason.to_string())
             })?;

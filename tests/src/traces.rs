@@ -5,10 +5,13 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use crate::daemon::Daemon;
+use crate::patience::at_most;
 use crate::world::World;
 
 /// How long everything may take to come to its end.
-const GRACE: Duration = Duration::from_secs(5);
+fn grace() -> Duration {
+    at_most(Duration::from_secs(5))
+}
 
 const MOMENT: Duration = Duration::from_millis(50);
 
@@ -55,7 +58,7 @@ impl Traces {
         let begun = Instant::now();
         loop {
             let now = Self::of(world, daemon);
-            if *self == now || begun.elapsed() > GRACE {
+            if *self == now || begun.elapsed() > grace() {
                 assert_eq!(*self, now);
                 return;
             }

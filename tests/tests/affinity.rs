@@ -9,9 +9,10 @@ use reuseport_lb::table::{Member, Table};
 use reuseport_lb_common::key::{source_v4, source_v6};
 use tests::client::{ask_from, ask_udp};
 use tests::daemon::{Daemon, counter, until};
+use tests::fault::times;
+use tests::patience::fewer;
 use tests::world::{World, run};
 
-const CLIENTS: u32 = 200;
 const PORT: u16 = 4000;
 
 fn v4(n: u32) -> IpAddr {
@@ -45,12 +46,6 @@ impl Model {
     }
 }
 
-/// Connections and datagrams from each address to begin with; more of them show nothing else, but
-/// take their time.
-fn times() -> usize {
-    std::env::var("REUSEPORT_LB_TIMES").map_or(100, |times| times.parse().unwrap())
-}
-
 /// Asks `times` over TCP and as often over UDP for each client; each must always meet the model's worker.
 fn check(model: &Model, clients: &[(IpAddr, SocketAddr)], times: usize) -> BTreeMap<IpAddr, String> {
     let mut met = BTreeMap::new();
@@ -68,7 +63,8 @@ fn check(model: &Model, clients: &[(IpAddr, SocketAddr)], times: usize) -> BTree
 #[test]
 fn a_client_keeps_its_worker_except_for_the_share_that_must_move() {
     let world = World::new();
-    for n in 0..CLIENTS {
+    let count = fewer(200) as u32;
+    for n in 0..count {
         // Without duplicate address detection they can be used at once.
         run("ip", &["-6", "address", "add", &format!("{}/128", v6(n)), "dev", "lo", "nodad"]);
     }
@@ -79,14 +75,15 @@ fn a_client_keeps_its_worker_except_for_the_share_that_must_move() {
              \"udp://127.0.0.1:{PORT}\", \"tcp://[::1]:{PORT}\", \"udp://[::1]:{PORT}\"]\n"
         ),
     );
-    let clients: Vec<(IpAddr, SocketAddr)> = (0..CLIENTS)
+    let clients: Vec<(IpAddr, SocketAddr)> = (0..count)
         .flat_map(|n| {
             [(v4(n), (Ipv4Addr::LOCALHOST, PORT).into()), (v6(n), (Ipv6Addr::LOCALHOST, PORT).into())]
         })
         .collect();
     let mut model = Model { table: Table::default() };
     model.change(4);
-    let times = times();
+    // More of them show nothing else, but take their time.
+    let (times, again) = (times(100), fewer(20));
     let first = check(&model, &clients, times);
     assert_eq!(first.values().collect::<std::collections::BTreeSet<_>>().len(), 4, "all workers are used");
 
@@ -102,7 +99,7 @@ fn a_client_keeps_its_worker_except_for_the_share_that_must_move() {
             moved.abs_diff(minimum) <= 2,
             "{moved} buckets moved for {workers} workers, the minimum is {minimum}"
         );
-        let after = check(&model, &clients, 20);
+        let after = check(&model, &clients, again);
         let changed = before.iter().filter(|(client, worker)| after[client] != **worker).count();
         println!("{workers} workers: {moved} buckets and {changed} of {} clients moved", clients.len());
         before = after;
@@ -113,6 +110,6 @@ fn a_client_keeps_its_worker_except_for_the_share_that_must_move() {
 
     let service = daemon.service();
     assert_eq!(counter(&service, "key_fallback"), 0);
-    assert_eq!(counter(&service, "owner_taken"), u64::from(CLIENTS) * 2 * 2 * (times as u64 + 4 * 20));
+    assert_eq!(counter(&service, "owner_taken"), u64::from(count) * 2 * 2 * (times + 4 * again) as u64);
     daemon.stop();
 }

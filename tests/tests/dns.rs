@@ -14,12 +14,15 @@ use std::process::Command;
 use nix::mount::{MsFlags, mount};
 use tests::daemon::{Daemon, counter, settled, until};
 use tests::fault::times;
+use tests::patience::fewer;
 use tests::world::{World, program};
 
 const PORT: &str = "5300";
 
 /// Queries of one run of dnsperf; each run has new sockets.
-const BATCH: u64 = 20_000;
+fn batch() -> usize {
+    fewer(20_000)
+}
 
 /// A service of unbound that answers every name below `test.`
 fn unbound(world: &World) -> String {
@@ -60,7 +63,8 @@ struct Answers {
 /// 40 clients, at most 100 queries on their way, which no socket's buffer is too small for.
 fn ask(names: &Path) -> Answers {
     let mut dnsperf = Command::new(program("dnsperf"));
-    dnsperf.args(["-s", "127.0.0.1", "-p", PORT, "-c", "40", "-q", "100", "-Q", "8000", "-n", "20", "-d"]);
+    let rate = fewer(8_000).to_string();
+    dnsperf.args(["-s", "127.0.0.1", "-p", PORT, "-c", "40", "-q", "100", "-Q", &rate, "-n", "20", "-d"]);
     let output = dnsperf.arg(names).output().unwrap();
     let said = String::from_utf8_lossy(&output.stdout);
     let number = |what: &str| -> Option<u64> {
@@ -84,9 +88,9 @@ fn unbound_answers_every_query_while_ten_workers_join_and_ten_leave() {
     let world = World::new();
     boot_systemd();
     let daemon = Daemon::configured(&world, &unbound(&world));
-    let names: String = (0..BATCH / 20).map(|name| format!("{name}.test A\n")).collect();
+    let names: String = (0..batch() / 20).map(|name| format!("{name}.test A\n")).collect();
     let names = world.file("names", &names);
-    let least = BATCH * times(5) as u64;
+    let least = (batch() * times(5)) as u64;
     let change = || {
         for _ in 0..10 {
             daemon.run(&["scale", "dns", "5"]);

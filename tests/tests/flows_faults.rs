@@ -15,10 +15,11 @@ use tests::daemon::{Daemon, settled, signal, state, until};
 use tests::fault::times;
 use tests::flood::Flood;
 use tests::flows::scene::{
-    EVERY, FLOWS, IDLE, PORT, SHORT, WORKERS, begin, by_worker, compare, config, ended, hush,
-    no_flow_is_left, on_plain, owners, quiet, scene, shares, to, worker,
+    EVERY, IDLE, PORT, SHORT, WORKERS, begin, by_worker, compare, config, ended, hush, no_flow_is_left,
+    on_plain, owners, quiet, scene, shares, to, worker,
 };
-use tests::flows::{Flows, Round};
+use tests::flows::{Flows, Round, scene};
+use tests::patience::fewer;
 use tests::statistics::assert_plausible;
 use tests::world::World;
 
@@ -62,7 +63,7 @@ fn a_crash_moves_only_the_victims_flows_and_spreads_them() {
         .collect();
     assert_plausible(&gained, &[1.0; WORKERS - 1]);
     // The successor is back, with its share for new flows, and the flows stay where they found refuge.
-    let fresh = Flows::open(&to(), 4_000);
+    let fresh = Flows::open(&to(), fewer(4_000));
     let service = daemon.service();
     assert_plausible(&by_worker(&service, &fresh.tally()), &shares(&service));
     flows.round().assert_kept(IDLE);
@@ -82,11 +83,11 @@ fn a_crash_of_either_side_in_a_transition_moves_only_the_victims_flows() {
     daemon.run(&["scale", "web", "9"]);
     let (old, round) = live.end();
     round.assert_kept(IDLE);
-    let live = old.and(Flows::open(&to(), 4_000)).keep(EVERY);
+    let live = old.and(Flows::open(&to(), fewer(4_000))).keep(EVERY);
     let before = live.look();
     before.assert_kept(IDLE);
     let moving = daemon.service().moving;
-    assert!(moving > 500, "{moving}");
+    assert!(moving > fewer(500), "{moving}");
 
     kill(&daemon, "web/8");
     let (flows, round) = live.end();
@@ -132,9 +133,10 @@ fn with_hold_a_successor_has_the_flows_and_the_queue() {
         signal(pid, Signal::SIGSTOP);
         until("it to stop", || (state(pid) == Some('T')).then_some(()));
         // About half of them to each of its two sockets, which have room for 256.
-        let sent = flows.send(victim, 400);
+        let most = fewer(400);
+        let sent = flows.send(victim, most);
         let queued = worker(&daemon.service(), victim).sockets;
-        assert!(sent == 400 && queued.iter().all(|it| it.queue > 0), "{queued:?}");
+        assert!(sent == most && queued.iter().all(|it| it.queue > 0), "{queued:?}");
         signal(pid, Signal::SIGKILL);
         let round = flows.receive(Duration::from_secs(5));
         println!("{sent} were queued for {victim} when it was killed: {round}");
@@ -164,7 +166,7 @@ fn a_transition_outlives_the_daemon() {
     // So that it is the new daemon that keeps them, not only what was decided before.
     let (flows, round) = live.end();
     round.assert_kept(SHORT);
-    let live = flows.and(Flows::open(&to(), 2_000)).keep(EVERY);
+    let live = flows.and(Flows::open(&to(), fewer(2_000))).keep(EVERY);
     for _ in 0..times(2) {
         live.look().assert_kept(SHORT);
         let before = daemon.service();
@@ -174,11 +176,11 @@ fn a_transition_outlives_the_daemon() {
         daemon = Daemon::configured(&world, &config(WORKERS, SHORT, ""));
         let after = daemon.service();
         println!("{} buckets were moving, {} are", before.moving, after.moving);
-        assert!((before.moving / 2..=before.moving).contains(&after.moving) && before.moving > 500);
+        assert!((before.moving / 2..=before.moving).contains(&after.moving) && before.moving > fewer(500));
         assert_eq!((after.workers.len(), after.moved), (WORKERS + 1, before.moved));
     }
     // New flows still go by the new table, for longer than anything is remembered.
-    let fresh = Flows::open(&to(), 4_000);
+    let fresh = Flows::open(&to(), fewer(4_000));
     let service = daemon.service();
     assert_plausible(&by_worker(&service, &fresh.tally()), &shares(&service));
     drop(fresh);
@@ -188,7 +190,7 @@ fn a_transition_outlives_the_daemon() {
     println!("all that time: {round}");
     round.assert_kept(SHORT);
     let service = daemon.service();
-    assert!(service.moving > 500 && owners(&service)[1] > kept, "{service:?}");
+    assert!(service.moving > fewer(500) && owners(&service)[1] > kept, "{service:?}");
 
     // They end while there is no daemon; the next one sees that.
     daemon.kill();
@@ -226,14 +228,14 @@ fn map_memory(directory: &Path) -> u64 {
 fn a_flood_in_a_transition_moves_nothing_and_takes_no_memory() {
     let world = World::new();
     // All of it takes half a minute.
-    let count = times(1).min(17) as u64 * 300_000;
+    let count = times(1).min(17) as u64 * fewer(300_000) as u64;
     let (daemon, live) = scene(&world, IDLE, "");
     daemon.run(&["scale", "web", "9"]);
     let (flows, round) = live.end();
     round.assert_kept(IDLE);
-    let mut flows = flows.and(Flows::open(&to(), 2_000));
+    let mut flows = flows.and(Flows::open(&to(), fewer(2_000)));
     let before = daemon.service();
-    assert!(before.moving > 500, "{before:?}");
+    assert!(before.moving > fewer(500), "{before:?}");
     let used = (memory(daemon.pid()), map_memory(&world.bpffs()));
 
     // Its queues overflow, so few answers come; but what is dropped there has been decided, too.
@@ -245,7 +247,7 @@ fn a_flood_in_a_transition_moves_nothing_and_takes_no_memory() {
     let sent = flood.end();
     println!("{sent} spoofed datagrams; meanwhile {during}");
     assert!(during.moved.is_empty(), "{:?}", during.ways());
-    assert!(during.answered > FLOWS / 10, "{during}");
+    assert!(during.answered > scene::flows() / 10, "{during}");
     during.assert_lively(IDLE);
     // What is still queued must not stand in the way of the flows.
     until("the queues to be empty", || {

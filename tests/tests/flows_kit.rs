@@ -7,6 +7,7 @@ use nix::sys::signal::Signal;
 use tests::daemon::{signal, until};
 use tests::flood::Flood;
 use tests::flows::{Flows, PATIENCE};
+use tests::patience::at_most;
 use tests::plain::Plain;
 use tests::world::World;
 
@@ -19,7 +20,7 @@ fn flows_that_move_are_seen() {
     assert_eq!((before.len(), before.values().sum::<u64>()), (8, 4_000));
     let round = flows.round();
     println!("steady: {round}");
-    round.assert_kept(PATIENCE);
+    round.assert_kept(at_most(PATIENCE));
     assert_eq!((round.answered, &round.tally), (4_000, &before));
 
     plain.join();
@@ -31,7 +32,7 @@ fn flows_that_move_are_seen() {
     assert_eq!(round.ways().keys().filter(|(from, to)| from == to).count(), 0);
     let to_the_9th = round.moved.iter().filter(|it| it.to.worker == "plain/8").count();
     assert_eq!((to_the_9th, flows.with("plain/8")), (round.tally["plain/8"] as usize, to_the_9th));
-    flows.round().assert_kept(PATIENCE);
+    flows.round().assert_kept(at_most(PATIENCE));
 }
 
 #[test]
@@ -42,7 +43,7 @@ fn flows_go_on_in_the_background_and_a_successor_of_the_same_name_is_another_one
     let live = flows.keep(Duration::from_millis(20));
     std::thread::sleep(Duration::from_millis(300));
     let round = live.look();
-    round.assert_kept(PATIENCE);
+    round.assert_kept(at_most(PATIENCE));
     assert!(round.rounds > 5 && round.answered >= round.rounds * 500, "{round}");
     let old = plain.pids()[0];
     signal(old, Signal::SIGKILL);

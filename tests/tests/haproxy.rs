@@ -3,9 +3,8 @@
 use std::net::SocketAddr;
 
 use tests::daemon::{Daemon, counter, selected};
+use tests::patience::fewer;
 use tests::world::{World, program, run};
-
-const REQUESTS: u64 = 20_000;
 
 #[test]
 fn haproxy_serves_from_its_socket_with_four_workers() {
@@ -18,21 +17,22 @@ fn haproxy_serves_from_its_socket_with_four_workers() {
     let to: SocketAddr = "127.0.0.1:3000".parse().unwrap();
     assert!(tests::client::ask(to).unwrap().worker.starts_with("web/"));
 
+    let requests = fewer(20_000) as u64;
     let ab = program("ab").to_string_lossy().into_owned();
     let said =
-        run(&ab, &["-l", "-n", &REQUESTS.to_string(), "-c", "32", "-s", "5", "http://127.0.0.1:3000/"]);
+        run(&ab, &["-l", "-n", &requests.to_string(), "-c", "32", "-s", "5", "http://127.0.0.1:3000/"]);
     println!("{said}");
     let number = |what: &str| -> u64 {
         let value = said.lines().find_map(|line| line.strip_prefix(what)).expect("a line of ab");
         value.trim().parse().expect("a number")
     };
-    assert_eq!((number("Complete requests:"), number("Failed requests:")), (REQUESTS, 0), "{said}");
+    assert_eq!((number("Complete requests:"), number("Failed requests:")), (requests, 0), "{said}");
     assert!(!said.contains("Non-2xx"), "{said}");
 
     let service = daemon.service();
     let taken = counter(&service, "owner_taken");
     // Ours, ab's, and at most one a client that ab opens and does not use any more.
-    assert!((REQUESTS + 1..=REQUESTS + 33).contains(&taken), "{taken} decisions for {REQUESTS} answers");
+    assert!((requests + 1..=requests + 33).contains(&taken), "{taken} decisions for {requests} answers");
     for worker in &service.workers {
         let share = selected(worker) as f64 / taken as f64;
         assert!((0.2..0.3).contains(&share), "{} got {share}", worker.name);

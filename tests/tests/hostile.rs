@@ -18,6 +18,7 @@ use reuseport_lb::kernel::{host, passing};
 use tests::daemon::{Daemon, counter, until};
 use tests::guests::{Guests, Manner};
 use tests::load::Load;
+use tests::patience::{at_most, fewer};
 use tests::traces::{Traces, descriptors};
 use tests::world::World;
 
@@ -28,13 +29,17 @@ const JOIN_SOCKET: &str = "run/join.sock";
 const CONTROL_SOCKET: &str = "run/control.sock";
 
 /// Requests to each of the two sockets.
-const REQUESTS: usize = 10_000;
+fn requests() -> usize {
+    fewer(10_000)
+}
 
 /// Connections to each of them that are held open.
 const HELD: usize = 1_000;
 
 /// How long an honest user may wait for anything while the others talk nonsense.
-const PROMPT: Duration = Duration::from_secs(2);
+fn prompt() -> Duration {
+    at_most(Duration::from_secs(2))
+}
 
 fn address() -> SocketAddr {
     "127.0.0.1:3000".parse().unwrap()
@@ -225,11 +230,11 @@ fn be_honest(daemon: &Daemon, guests: &Guests, stop: &AtomicBool) -> (u32, BTree
 /// How many requests to each socket ended how.
 type Ends = BTreeMap<(&'static str, End), usize>;
 
-/// [`REQUESTS`] to one socket, one after the other.
+/// [`requests`] to one socket, one after the other.
 fn talk_nonsense(world: &World, socket: &'static str) -> Ends {
     let (path, file) = (world.path(socket), fs::File::open("/dev/null").unwrap());
     let (mut chance, mut ends) = (Chance(0x5eed), Ends::new());
-    for nth in 0..REQUESTS {
+    for nth in 0..requests() {
         let kind = nth % 16;
         let bytes =
             if socket == JOIN_SOCKET { bad_join(&mut chance, kind) } else { bad_control(&mut chance, kind) };
@@ -267,13 +272,13 @@ fn storm(world: &World, daemon: &Daemon, guests: &Guests) {
         let talking =
             [JOIN_SOCKET, CONTROL_SOCKET].map(|socket| scope.spawn(move || talk_nonsense(world, socket)));
         let ends: Ends = talking.into_iter().flat_map(|thread| thread.join().unwrap()).collect();
-        println!("{} requests in {:?}: {ends:?}", 2 * REQUESTS, begun.elapsed());
+        println!("{} requests in {:?}: {ends:?}", 2 * requests(), begun.elapsed());
         stop.store(true, Ordering::Relaxed);
         let (rounds, longest) = honest.join().unwrap();
         println!("meanwhile {rounds} rounds of honest work, the slowest: {longest:?}");
-        assert!(longest.values().all(|longest| *longest < PROMPT), "{longest:?}");
-        assert_eq!(ends.get(&(JOIN_SOCKET, End::Explained)), Some(&REQUESTS), "{ends:?}");
-        assert!(ends[&(CONTROL_SOCKET, End::Explained)] > REQUESTS / 2, "{ends:?}");
+        assert!(longest.values().all(|longest| *longest < prompt()), "{longest:?}");
+        assert_eq!(ends.get(&(JOIN_SOCKET, End::Explained)), Some(&requests()), "{ends:?}");
+        assert!(ends[&(CONTROL_SOCKET, End::Explained)] > requests() / 2, "{ends:?}");
         drop(held);
     });
 }

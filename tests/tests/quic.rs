@@ -11,11 +11,14 @@ use std::time::Instant;
 use nix::sys::signal::Signal;
 use reuseport_lb::status::Worker;
 use tests::daemon::{Daemon, counter, is_alive, settled, signal, until};
+use tests::patience::fewer;
 use tests::quic::{Clients, Identity, Report};
 use tests::world::World;
 
 /// Each sends every 50 ms.
-const CONNECTIONS: usize = 200;
+fn connections() -> usize {
+    fewer(200)
+}
 
 /// The machine has enough to do with one of these tests.
 static TURN: Mutex<()> = Mutex::new(());
@@ -47,10 +50,10 @@ impl Echo {
             identity.key
         );
         let daemon = Daemon::configured(&world, &configuration);
-        let clients = Clients::start(to(), &identity, CONNECTIONS);
+        let clients = Clients::start(to(), &identity, connections());
         let served = clients.by_server();
         println!("at the start: {served:?}");
-        assert_eq!((served.len(), served.values().sum()), (4, CONNECTIONS));
+        assert_eq!((served.len(), served.values().sum()), (4, connections()));
         Self { clients, daemon, identity, _world: world, _turn: turn }
     }
 
@@ -197,6 +200,6 @@ fn assert_lost(echo: &Echo, pid: i32, had: usize) -> BTreeMap<String, usize> {
     }
     println!("{had} connections broke: {reasons:?}");
     assert_eq!((lost.len(), lost_since), (had, had), "{:?}", echo.clients.so_far().lost);
-    assert_eq!(echo.clients.by_server().values().sum::<usize>(), CONNECTIONS);
+    assert_eq!(echo.clients.by_server().values().sum::<usize>(), connections());
     reasons
 }

@@ -1,11 +1,12 @@
 //! `ci`: all that must pass, in the order in which it fails soonest; the tests come last, so that
-//! the run ends with their summary.
+//! the run ends with their summary; some of them under the oldest kernel that is tried as well.
 
 use anyhow::Result;
 
 use crate::build::target;
+use crate::run::is_root;
 use crate::shell::{self, cargo, step};
-use crate::{build_ebpf, fuzz, setup, test, tidy};
+use crate::{build_ebpf, fuzz, setup, test, tidy, vm};
 
 /// For each fuzz target: long enough to run the seeds and many thousand inputs made from them.
 const FUZZING: u64 = 4;
@@ -44,5 +45,9 @@ pub(crate) fn run() -> Result<()> {
         shell::run(doc.env("RUSTDOCFLAGS", "-D warnings"))
     })?;
     fuzz::run(&fuzz::Arguments::for_seconds(FUZZING))?;
+    // Without root all of them are run there.
+    if is_root()? {
+        vm::run(&[], &vm::CI.map(str::to_owned))?;
+    }
     test::run(&[])
 }

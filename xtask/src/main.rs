@@ -12,6 +12,7 @@ mod setup;
 mod shell;
 mod test;
 mod tidy;
+mod vm;
 
 use std::process::ExitCode;
 
@@ -38,7 +39,7 @@ enum Verb {
         #[arg(last = true)]
         arguments: Vec<String>,
     },
-    /// Run all tests; the privileged ones need root
+    /// Run all tests; without root, the privileged ones in a virtual machine
     Test {
         /// Only tests whose name contains this
         #[arg(last = true)]
@@ -46,6 +47,16 @@ enum Verb {
     },
     /// Run the fault matrix and write what clients saw into docs/FAULTS.md
     Faults(faults::Arguments),
+    /// Run the privileged tests under another kernel, in a virtual machine; needs no root
+    Vm {
+        /// A kernel package of the distribution, or a folder with boot/vmlinuz-* and lib/modules/*;
+        /// by default Debian's Linux 6.1
+        #[arg(long = "kernel", value_name = "PACKAGE|PATH")]
+        kernels: Vec<String>,
+        /// Only tests whose name (`file::test`) contains one of these
+        #[arg(last = true)]
+        filter: Vec<String>,
+    },
     /// Check what the compiler does not: sizes, layers, documents
     Tidy,
     /// Measure
@@ -67,6 +78,7 @@ fn main() -> ExitCode {
         Verb::Run { arguments } => run::run(&arguments),
         Verb::Test { filter } => test::run(&filter),
         Verb::Faults(arguments) => faults::run(&arguments),
+        Verb::Vm { kernels, filter } => vm::run(&kernels, &filter),
         Verb::Tidy => tidy::run(),
         Verb::Bench { what } => bench::run(what),
         Verb::Fuzz(arguments) => fuzz::run(&arguments),

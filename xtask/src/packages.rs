@@ -34,6 +34,45 @@ pub(crate) fn offered(packages: &[&str]) -> Result<bool> {
 /// The folder into which `packages`, with what they need and the system lacks, are unpacked: `usr/`
 /// and so on below it. Done only once, for as long as the list stays the same.
 pub(crate) fn unpacked(name: &str, packages: &[&str]) -> Result<PathBuf> {
+    unpack(name, packages, || {
+        // What would be installed is what is missing; conflicts do not matter, nothing is installed.
+        let plan = quietly(
+            apt("apt-get")?
+                .args(["install", "--simulate", "--no-install-recommends", "--yes"])
+                .args(packages),
+        )
+        .with_context(|| format!("this distribution does not offer {}", packages.join(" ")))?;
+        let mut missing: Vec<String> = plan
+            .lines()
+            .filter_map(|line| Some(line.strip_prefix("Inst ")?.split(' ').next()?.to_owned()))
+            .collect();
+        // Those that are installed already are unpacked as well: everything is then in one place.
+        let others: Vec<String> = packages
+            .iter()
+            .filter(|name| !missing.iter().any(|it| it == *name))
+            .map(|it| (*it).into())
+            .collect();
+        missing.extend(others);
+        Ok(missing)
+    })
+}
+
+/// The same for a package of which nothing is run: without what it needs.
+pub(crate) fn unpacked_alone(package: &str) -> Result<PathBuf> {
+    unpack(package, &[package], || Ok(vec![package.to_owned()]))
+}
+
+/// The names of packages that match a regular expression, in no order.
+pub(crate) fn named(pattern: &str) -> Result<Vec<String>> {
+    // Lists from before are better than none, where there is no network.
+    if let Err(error) = update() {
+        eprintln!("  the lists of packages are old: {error:#}");
+    }
+    let found = quietly(apt("apt-cache")?.args(["search", "--names-only", pattern]))?;
+    Ok(found.lines().filter_map(|line| Some(line.split(' ').next()?.to_owned())).collect())
+}
+
+fn unpack(name: &str, packages: &[&str], list: impl FnOnce() -> Result<Vec<String>>) -> Result<PathBuf> {
     let root = cache()?.join(name);
     let stamp = root.join("complete");
     let wanted = packages.join(" ");
@@ -41,21 +80,12 @@ pub(crate) fn unpacked(name: &str, packages: &[&str]) -> Result<PathBuf> {
         return Ok(root);
     }
     update()?;
-    // What would be installed is what is missing; conflicts do not matter, nothing is installed.
-    let plan = quietly(
-        apt("apt-get")?.args(["install", "--simulate", "--no-install-recommends", "--yes"]).args(packages),
-    )
-    .with_context(|| format!("this distribution does not offer {wanted}"))?;
-    let mut missing: Vec<&str> =
-        plan.lines().filter_map(|line| line.strip_prefix("Inst ")?.split(' ').next()).collect();
-    // Those that are installed already are unpacked as well: everything is then in one place.
-    missing.extend(packages.iter().filter(|package| !missing.contains(package)).copied().collect::<Vec<_>>());
-
+    let list = list()?;
     let _ = fs::remove_dir_all(&root);
     let archives = root.join("archives");
     fs::create_dir_all(&archives).with_context(|| format!("cannot make {}", archives.display()))?;
-    step(&format!("downloading {} packages for {name}", missing.len()), || {
-        quietly(apt("apt-get")?.arg("download").args(&missing).current_dir(&archives))
+    step(&format!("downloading {} packages for {name}", list.len()), || {
+        quietly(apt("apt-get")?.arg("download").args(&list).current_dir(&archives))
     })?;
     step(&format!("unpacking {name}"), || {
         for archive in fs::read_dir(&archives)? {

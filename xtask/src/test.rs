@@ -1,8 +1,10 @@
-//! `test`: unit tests everywhere, and the privileged tests, with the programs that they need.
+//! `test`: unit tests everywhere, and the privileged tests, with the programs that they need; without
+//! root, those in a virtual machine.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use anyhow::{Result, bail};
 
@@ -10,6 +12,7 @@ use crate::build;
 use crate::packages;
 use crate::run::is_root;
 use crate::shell::{self, cargo, find, prepend};
+use crate::vm;
 
 /// Programs of others that tests run, and the packages that have them.
 const NEEDED: &[(&str, &str)] = &[
@@ -25,14 +28,10 @@ const NEEDED: &[(&str, &str)] = &[
 
 pub(crate) fn run(filter: &[String]) -> Result<()> {
     if !is_root()? {
-        bail!(
-            "the tests load programs into the kernel: run them as root, with `sudo -E env PATH=$PATH cargo xtask test`"
-        );
+        return without_root(filter);
     }
     build::run()?;
-    let mut test =
-        cargo(&["test", "--workspace", "--exclude", "reuseport-lb-ebpf", "--exclude", "xtask", "--tests"]);
-    test.env("CARGO_TARGET_DIR", build::target());
+    let mut test = cargo_test();
     if let Some(programs) = programs()? {
         prepend(&mut test, "PATH", &programs);
     }
@@ -40,6 +39,23 @@ pub(crate) fn run(filter: &[String]) -> Result<()> {
         test.arg("--").args(filter);
     }
     shell::run(&mut test)
+}
+
+/// The privileged tests load programs into the kernel; an ordinary user has one of his own for that.
+fn without_root(filter: &[String]) -> Result<()> {
+    let mut units = cargo(&["test", "--workspace", "--exclude", "reuseport-lb-ebpf", "--exclude", "xtask"]);
+    build::run()?;
+    shell::run(units.args(["--lib", "--bins", "--"]).args(filter).env("CARGO_TARGET_DIR", build::target()))?;
+    eprintln!("  not root: the privileged tests run in a virtual machine");
+    vm::run_if_any(filter)
+}
+
+/// `cargo test` of what runs on this machine.
+pub(crate) fn cargo_test() -> Command {
+    let mut test =
+        cargo(&["test", "--workspace", "--exclude", "reuseport-lb-ebpf", "--exclude", "xtask", "--tests"]);
+    test.env("CARGO_TARGET_DIR", build::target());
+    test
 }
 
 /// The folder of those programs that the system lacks; `None` if it lacks none.

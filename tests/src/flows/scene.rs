@@ -9,13 +9,17 @@ use reuseport_lb::status::{Service, Worker};
 
 use super::{Flows, Live, Round};
 use crate::client::Tally;
-use crate::daemon::{Daemon, PATIENCE, counter, until};
+use crate::daemon::{Daemon, counter, until};
+use crate::patience::fewer;
 use crate::plain::Plain;
 use crate::statistics::assert_plausible;
 use crate::world::World;
 
 /// How many flows are live.
-pub const FLOWS: usize = 10_000;
+#[must_use]
+pub fn flows() -> usize {
+    fewer(10_000)
+}
 
 /// How many workers there are to begin with.
 pub const WORKERS: usize = 8;
@@ -58,13 +62,14 @@ pub fn config(workers: usize, idle: Duration, more: &str) -> String {
 #[must_use]
 pub fn scene(world: &World, idle: Duration, more: &str) -> (Daemon, Live) {
     let daemon = Daemon::configured(world, &config(WORKERS, idle, more));
-    let flows = Flows::open(&to(), FLOWS);
+    let opened = flows();
+    let flows = Flows::open(&to(), opened);
     let service = daemon.service();
     let seen: Vec<u64> = flows.tally().into_values().collect();
     assert_plausible(&seen, &shares(&service));
     // Flows that share a sub-bucket count once: about 3 of 5,000 in 4,194,304.
     let live: u64 = service.workers.iter().map(|worker| worker.flows).sum();
-    assert!((FLOWS as u64 - 50..=FLOWS as u64).contains(&live), "{live} flows are live");
+    assert!((opened as u64 - 50..=opened as u64).contains(&live), "{live} flows are live");
     (daemon, flows.keep(EVERY))
 }
 
@@ -158,7 +163,7 @@ pub fn begin(daemon: &Daemon, arguments: &[&str]) -> JoinHandle<String> {
 /// If it failed, or takes too long.
 #[must_use]
 pub fn ended(command: JoinHandle<String>) -> String {
-    until(&format!("a command to end, at most {PATIENCE:?}"), || command.is_finished().then_some(()));
+    until("a command to end", || command.is_finished().then_some(()));
     command.join().expect("a command failed")
 }
 
@@ -186,7 +191,7 @@ impl Farewell {
 /// how many of these had to, because their worker, `gone`, is no more.
 pub fn on_plain(world: &World, gone: &str, change: impl FnOnce(&mut Plain)) -> (usize, usize) {
     let mut plain = Plain::udp(world, PLAIN_PORT, WORKERS);
-    let mut flows = Flows::open(&plain.addresses(), FLOWS);
+    let mut flows = Flows::open(&plain.addresses(), flows());
     change(&mut plain);
     let round = flows.round();
     (round.moved.len(), round.moved.iter().filter(|it| it.from.worker == gone).count())
@@ -198,8 +203,9 @@ pub fn compare(what: &str, gone: &str, ours: &Round, plain: (usize, usize)) {
     let (all, had_to) = plain;
     let plain = all - had_to;
     println!(
-        "{what}: of {FLOWS} live flows {ours} moved although their worker is still there; on plain \
-         SO_REUSEPORT {plain}, and {had_to} that had to"
+        "{what}: of {} live flows {ours} moved although their worker is still there; on plain \
+         SO_REUSEPORT {plain}, and {had_to} that had to",
+        flows()
     );
-    assert!(plain > FLOWS / 10, "plain SO_REUSEPORT has become better");
+    assert!(plain > flows() / 10, "plain SO_REUSEPORT has become better");
 }

@@ -13,7 +13,7 @@ use tokio::time::{Interval, MissedTickBehavior, interval, sleep, timeout};
 
 use super::report::{Ended, Ending, Failure, Stage};
 use super::{Plan, Record};
-use crate::client::{Answer, REQUEST, Response, TIMEOUT};
+use crate::client::{self, Answer, REQUEST, Response};
 
 /// Pause after a failure, so that a dead server does not fill the report.
 const BREATH: Duration = Duration::from_millis(10);
@@ -231,8 +231,9 @@ fn ended(met: Answer, how: Ending, waited: Duration) -> Ended {
 }
 
 async fn within<T>(asked: impl Future<Output = io::Result<T>>) -> io::Result<T> {
-    timeout(TIMEOUT, asked).await.unwrap_or_else(|_| {
-        Err(io::Error::new(io::ErrorKind::TimedOut, format!("timed out after {TIMEOUT:?}")))
+    let limit = client::timeout();
+    timeout(limit, asked).await.unwrap_or_else(|_| {
+        Err(io::Error::new(io::ErrorKind::TimedOut, format!("timed out after {limit:?}")))
     })
 }
 

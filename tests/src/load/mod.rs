@@ -12,6 +12,8 @@ use std::time::{Duration, Instant};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
+use crate::patience::{at_most, fewer};
+
 pub use report::{Ended, Ending, Failure, Latencies, Report, SLOW, Slow, Stage};
 
 /// A load ends by itself after this time.
@@ -37,13 +39,14 @@ impl Plan {
         Self { clients, ..self }
     }
 
-    /// So many connections are kept, each with a request now and then; 500 unless told.
+    /// So many connections are kept, each with a request now and then; 500 unless told, fewer on a slow
+    /// machine.
     #[must_use]
     pub fn kept(self, kept: usize) -> Self {
         Self { kept, ..self }
     }
 
-    /// Time between two requests on a kept connection; 50 ms unless told. When there is too much to
+    /// Time between two requests on a kept connection; 50 ms unless told, more on a slow machine. When there is too much to
     /// do for that, it gets longer and nothing is made up for: see [`Report::pace`].
     ///
     /// # Panics
@@ -91,7 +94,13 @@ impl Load {
     /// A load on this address.
     #[must_use]
     pub fn to(to: SocketAddr) -> Plan {
-        Plan { to, clients: 32, kept: 500, every: Duration::from_millis(50), pause: Duration::ZERO }
+        Plan {
+            to,
+            clients: 32,
+            kept: fewer(500),
+            every: at_most(Duration::from_millis(50)),
+            pause: Duration::ZERO,
+        }
     }
 
     /// What became of the requests until now.

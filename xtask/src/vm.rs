@@ -1,0 +1,221 @@
+//! `vm`: the privileged tests under another kernel, in a virtual machine that has the root of this
+//! one, read-only, below a layer in its memory. Needs no root and changes nothing.
+
+mod exceptions;
+mod initramfs;
+mod kernel;
+mod machine;
+mod speed;
+mod suite;
+
+use std::fs;
+use std::path::Path;
+use std::time::Instant;
+
+use anyhow::{Context, Result, bail};
+
+use self::kernel::Kernel;
+use self::machine::{Guest, Heard, Tools};
+use self::speed::Speed;
+use self::suite::Test;
+use crate::{build, test};
+
+/// Seconds of its time after which a guest ends a test, if it is not slow.
+const LIMIT: u32 = 300;
+
+/// What `ci` runs, since everything takes too long where there is no KVM: what the kernel does for
+/// decisions, migration, tracking of flows and takeover.
+pub(crate) const CI: [&str; 15] = [
+    "affinity::a_client_keeps",
+    "bad_input::an_address_in_use",
+    "crash::what_is_queued",
+    "crash::with_migrate",
+    "doctor::where_nothing_is_wrong",
+    "flows::a_join_moves",
+    "flows_faults::with_hold",
+    "faults::the_program_is_replaced",
+    "rights::an_ordinary_user",
+    "spread::ten_thousand",
+    "strangers::a_stranger_that_comes_later",
+    "stuck::a_stuck_worker_that_leaves",
+    "stuck::what_waits",
+    "takeover::killing",
+    "takeover::what_happened",
+];
+
+/// Runs the tests whose names contain one of `filter`, each of which must be part of one.
+pub(crate) fn run(kernels: &[String], filter: &[String]) -> Result<()> {
+    let all = suite::tests()?;
+    if let Some(part) = filter.iter().find(|part| !all.iter().any(|test| test.name.contains(*part))) {
+        bail!("there is no test whose name contains {part}");
+    }
+    under_each(kernels, &suite::matching(all, filter))
+}
+
+/// The same for `test`, where a filter may be for unit tests only.
+pub(crate) fn run_if_any(filter: &[String]) -> Result<()> {
+    let tests = suite::matching(suite::tests()?, filter);
+    if tests.is_empty() { Ok(()) } else { under_each(&[], &tests) }
+}
+
+fn under_each(kernels: &[String], tests: &[Test]) -> Result<()> {
+    let tools = machine::tools()?;
+    let kernels: Vec<Kernel> = if kernels.is_empty() {
+        vec![Kernel::find(None, &tools.busybox)?]
+    } else {
+        kernels.iter().map(|it| Kernel::find(Some(it), &tools.busybox)).collect::<Result<_>>()?
+    };
+    let (mut speed, why) = Speed::best();
+    if let Some(why) = why {
+        eprintln!("  {why}: without KVM the kernel is emulated, which is slow");
+    }
+    let mut failed = Vec::new();
+    for kernel in &kernels {
+        if !under(kernel, &tools, tests, &mut speed)? {
+            failed.push(&*kernel.name);
+        }
+    }
+    if !failed.is_empty() {
+        bail!("not everything passed under {}", failed.join(" and "));
+    }
+    Ok(())
+}
+
+/// Runs `tests` under one kernel, and says at the end what became of them; whether that is good.
+fn under(kernel: &Kernel, tools: &Tools, tests: &[Test], speed: &mut Speed) -> Result<bool> {
+    let folder = build::target().join("vm");
+    fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
+    let begun = Instant::now();
+    let (guest, plan) = boot(kernel, tools, tests, speed, &folder)?;
+    let ended = watch(&guest, plan.run.len(), *speed)?;
+    let lost = plan.run.len() - ended.passed - ended.failed.len();
+
+    println!("\n{} (Linux {}), {speed}, {} s:", kernel.name, kernel.version, begun.elapsed().as_secs());
+    for (test, why) in &plan.not {
+        println!("  {} {why}", test.name);
+    }
+    for name in &ended.failed {
+        println!("  FAILED {name}");
+    }
+    if let Some(trouble) = ended.trouble {
+        println!(
+            "  the guest {trouble}; tests that were not finished: {lost}. Its console:\n{}",
+            guest.last_words()
+        );
+    }
+    println!("{} passed, {} failed, {} skipped", ended.passed, ended.failed.len() + lost, plan.not.len());
+    Ok(ended.failed.is_empty() && lost == 0)
+}
+
+/// Which tests can be run, and why others cannot.
+struct Plan<'a> {
+    run: Vec<&'a Test>,
+    not: Vec<(&'a Test, String)>,
+}
+
+impl<'a> Plan<'a> {
+    fn new(tests: &'a [Test], kernel: &Kernel, speed: Speed) -> Self {
+        let mut plan = Self { run: Vec::new(), not: Vec::new() };
+        for test in tests {
+            match exceptions::why_not(test, kernel.version, speed) {
+                None => plan.run.push(test),
+                Some(why) => plan.not.push((test, why)),
+            }
+        }
+        plan
+    }
+}
+
+/// Starts a guest and waits until it begins with the tests.
+fn boot<'a>(
+    kernel: &Kernel,
+    tools: &Tools,
+    tests: &'a [Test],
+    speed: &mut Speed,
+    folder: &Path,
+) -> Result<(Guest, Plan<'a>)> {
+    let file = folder.join("initramfs");
+    loop {
+        let plan = Plan::new(tests, kernel, *speed);
+        let list: String = plan.run.iter().map(|test| test.line()).collect();
+        initramfs::write(&file, &tools.busybox, kernel, &environment(kernel, *speed)?, &list)?;
+        let guest = Guest::start(tools, kernel, &file, *speed, folder)?;
+        match guest.hear(speed.boot()) {
+            Heard::Line(line) if line.starts_with("@ready") => return Ok((guest, plan)),
+            _ if *speed == Speed::Kvm => {
+                eprintln!(
+                    "  KVM is there, but no guest boots with it: the kernel is emulated, which is slow"
+                );
+                *speed = Speed::Emulated;
+            }
+            _ => bail!("{} does not boot; its console:\n{}", kernel.name, guest.last_words()),
+        }
+    }
+}
+
+struct Ended {
+    passed: usize,
+    failed: Vec<String>,
+    trouble: Option<&'static str>,
+}
+
+/// Shows what the guest says until it has done everything or is in trouble.
+fn watch(guest: &Guest, tests: usize, speed: Speed) -> Result<Ended> {
+    let mut ended = Ended { passed: 0, failed: Vec::new(), trouble: None };
+    let mut begun = Instant::now();
+    let mut current = None;
+    println!("running {tests} tests");
+    loop {
+        let line = match guest.hear(speed.silence()) {
+            Heard::Line(line) => line,
+            Heard::Nothing => {
+                ended.trouble = Some("hangs");
+                break;
+            }
+            Heard::Ended => {
+                ended.trouble = Some("has ended");
+                break;
+            }
+        };
+        if let Some(name) = line.strip_prefix("@begin ") {
+            begun = Instant::now();
+            current = Some(name.to_owned());
+        } else if let Some(end) = line.strip_prefix("@end ") {
+            let (name, outcome) = end.split_once(' ').context("a guest that says @end says how")?;
+            current = None;
+            println!("test {name} ... {outcome} ({:.1} s)", begun.elapsed().as_secs_f64());
+            if outcome == "ok" {
+                ended.passed += 1;
+            } else {
+                ended.failed.push(name.to_owned());
+            }
+        } else if line == "@done" {
+            break;
+        } else {
+            println!("{line}");
+        }
+    }
+    // In the middle of this one.
+    ended.failed.extend(current);
+    Ok(ended)
+}
+
+/// A script that sets what the tests find in their environment.
+fn environment(kernel: &Kernel, speed: Speed) -> Result<String> {
+    let mut path: Vec<String> = test::programs()?.iter().map(|folder| folder.display().to_string()).collect();
+    path.push("/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin".to_owned());
+    path.extend(std::env::var("PATH"));
+    let mut variables = vec![
+        ("PATH", path.join(":")),
+        ("TMPDIR", "/run/tmp".to_owned()),
+        ("MODULES", kernel.modules.display().to_string()),
+        ("LIMIT", (LIMIT * speed.slow()).to_string()),
+        ("REUSEPORT_LB_SLOW", speed.slow().to_string()),
+    ];
+    for name in ["HOME", "REUSEPORT_LB_TIMES", "REUSEPORT_LB_SEED", "RUST_BACKTRACE"] {
+        variables.extend(std::env::var(name).map(|value| (name, value)));
+    }
+    let lines =
+        variables.iter().map(|(name, value)| format!("export {name}='{}'\n", value.replace('\'', r"'\''")));
+    Ok(lines.collect())
+}

@@ -1,0 +1,178 @@
+//! The virtual machine: QEMU, how fast it can be here, and what is heard from it.
+
+use std::fs::{self, File};
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+
+use super::kernel::Kernel;
+use super::speed::Speed;
+use crate::packages;
+use crate::shell::find;
+
+/// MiB for the guest; what it writes to files is in there.
+const MEMORY: u32 = 3072;
+
+/// What the machine is made of.
+pub(super) struct Tools {
+    qemu: PathBuf,
+    /// Linked statically: it runs before there is a library.
+    pub(super) busybox: PathBuf,
+    /// Where QEMU's own libraries and firmware are, if not on the system.
+    unpacked: Option<PathBuf>,
+}
+
+/// Finds or fetches them.
+pub(super) fn tools() -> Result<Tools> {
+    if std::env::consts::ARCH != "x86_64" {
+        bail!("`vm` runs x86-64 kernels, so it needs an x86-64 machine");
+    }
+    let on_system = find("qemu-system-x86_64");
+    if packages::available() {
+        let busybox = packages::unpacked_alone("busybox-static")?.join("bin/busybox");
+        if let Some(qemu) = on_system {
+            return Ok(Tools { qemu, busybox, unpacked: None });
+        }
+        let root = packages::unpacked("qemu", &["qemu-system-x86"])?;
+        return Ok(Tools { qemu: root.join("usr/bin/qemu-system-x86_64"), busybox, unpacked: Some(root) });
+    }
+    match (on_system, find("busybox")) {
+        (Some(qemu), Some(busybox)) if is_static(&busybox)? => Ok(Tools { qemu, busybox, unpacked: None }),
+        (qemu, _) => bail!(
+            "the virtual machine needs {}a statically linked busybox on the PATH: install them with your \
+             distribution's package manager",
+            if qemu.is_some() { "" } else { "qemu-system-x86_64 and " }
+        ),
+    }
+}
+
+fn is_static(program: &Path) -> Result<bool> {
+    let content = fs::read(program).with_context(|| format!("cannot read {}", program.display()))?;
+    Ok(!content.windows(7).any(|window| window == b"/ld-lin"))
+}
+
+/// What was heard from a guest.
+pub(super) enum Heard {
+    Line(String),
+    /// Not even a sign of life.
+    Nothing,
+    /// The machine is off.
+    Ended,
+}
+
+/// A running machine; ended on drop.
+pub(super) struct Guest {
+    process: Child,
+    /// Lines, and `None` for a sign of life.
+    signs: Receiver<Option<String>>,
+    console: PathBuf,
+}
+
+impl Guest {
+    /// Switches one on. What its kernel says goes to `console.log` in `folder`.
+    pub(super) fn start(
+        tools: &Tools,
+        kernel: &Kernel,
+        initramfs: &Path,
+        speed: Speed,
+        folder: &Path,
+    ) -> Result<Self> {
+        let console = folder.join("console.log");
+        // If this process is killed, the machine shall not go on.
+        let mut command = match find("setpriv") {
+            Some(setpriv) => {
+                let mut command = Command::new(setpriv);
+                command.args(["--pdeathsig", "KILL"]).arg(&tools.qemu);
+                command
+            }
+            None => Command::new(&tools.qemu),
+        };
+        if let Some(root) = &tools.unpacked {
+            let libraries = packages::libraries(root)?;
+            // Some packages still have theirs in /lib.
+            let old = root.join("lib").join(libraries.file_name().unwrap_or_default());
+            command.env("LD_LIBRARY_PATH", std::env::join_paths([libraries, old])?);
+            for firmware in ["usr/share/qemu", "usr/share/seabios"] {
+                command.arg("-L").arg(root.join(firmware));
+            }
+        }
+        command.args(speed.arguments());
+        command.args(["-nodefaults", "-no-user-config", "-no-reboot", "-display", "none"]);
+        command.args(["-m", &MEMORY.to_string()]);
+        command.arg("-kernel").arg(&kernel.image).arg("-initrd").arg(initramfs);
+        // A guest that is in trouble ends, and says why before.
+        let trouble = "console=ttyS0 loglevel=5 panic=-1 oops=panic";
+        // What is at the same place again is translated only once.
+        let fast = "mitigations=off tsc=reliable nokaslr norandmaps";
+        command.args(["-append", &format!("{trouble} {fast}")]);
+        command.args(["-chardev", &format!("file,id=console,path={}", console.display())]);
+        command.args(["-chardev", "stdio,id=report,signal=off"]);
+        command.args(["-serial", "chardev:console", "-serial", "chardev:report"]);
+        command.args([
+            "-fsdev",
+            "local,id=root,path=/,security_model=none,readonly=on,multidevs=remap",
+            "-device",
+            "virtio-9p-pci,fsdev=root,mount_tag=host",
+        ]);
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(File::create(folder.join("qemu.log"))?);
+        let mut process = command.spawn().with_context(|| format!("cannot run {}", tools.qemu.display()))?;
+        let output = process.stdout.take().context("its output is a pipe")?;
+        let (heard, signs) = mpsc::channel();
+        std::thread::spawn(move || listen(output, &heard));
+        Ok(Self { process, signs, console })
+    }
+
+    /// The next line; waits at most `limit` for it or another sign of life.
+    pub(super) fn hear(&self, limit: Duration) -> Heard {
+        loop {
+            match self.signs.recv_timeout(limit) {
+                Ok(Some(line)) => return Heard::Line(line),
+                Ok(None) => {}
+                Err(RecvTimeoutError::Timeout) => return Heard::Nothing,
+                Err(RecvTimeoutError::Disconnected) => return Heard::Ended,
+            }
+        }
+    }
+
+    /// The last lines of its console, or what QEMU says if there are none.
+    pub(super) fn last_words(&self) -> String {
+        let read = |file: &Path| String::from_utf8_lossy(&fs::read(file).unwrap_or_default()).into_owned();
+        let mut said = read(&self.console);
+        if said.trim().is_empty() {
+            said = read(&self.console.with_file_name("qemu.log"));
+        }
+        let lines: Vec<&str> = said.lines().map(str::trim_end).collect();
+        lines[lines.len().saturating_sub(60)..].join("\n")
+    }
+}
+
+impl Drop for Guest {
+    fn drop(&mut self) {
+        // One that has ended by itself is fine.
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+/// Passes on lines without the zero bytes that are signs of life, until there is no more.
+fn listen(mut output: impl Read, to: &mpsc::Sender<Option<String>>) {
+    let mut line = Vec::new();
+    let mut chunk = [0; 4096];
+    while let Ok(length @ 1..) = output.read(&mut chunk) {
+        // If nobody hears it any more, the machine is being ended.
+        let _ = to.send(None);
+        for byte in &chunk[..length] {
+            match byte {
+                0 => {}
+                b'\n' => {
+                    drop(to.send(Some(String::from_utf8_lossy(&std::mem::take(&mut line)).into_owned())))
+                }
+                other => line.push(*other),
+            }
+        }
+    }
+}
