@@ -6,21 +6,20 @@ use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use aya::maps::ReusePortSockArray;
-use aya::programs::SkReuseport;
+use aya::programs::loaded_programs;
 use aya::sys::{Stats, enable_stats};
-use aya::{Ebpf, programs::loaded_programs};
 use reuseport_lb::config::{Affinity, WhenEmpty};
 use reuseport_lb::kernel::group::{Group, Policy};
 use reuseport_lb::kernel::socket;
 use reuseport_lb::listener::{Listener, Protocol};
 use reuseport_lb::table::{Member, Table};
 use socket2::{Domain, Socket, Type};
-use tests::world::{World, repository};
+use tests::baseline::Baseline;
+use tests::world::World;
 
 const WORKERS: u16 = 8;
 /// Times that all groups are made anew: where the kernel puts sockets and maps in memory is worth
-/// several nanoseconds, and luck.
+/// several nanoseconds, and luck. The first argument says another number.
 const SETTINGS: usize = 36;
 /// Rounds in each setting, in which every program takes its turn.
 const ROUNDS: usize = 12;
@@ -71,13 +70,18 @@ impl Candidate {
 }
 
 fn main() -> Result<()> {
+    let settings: usize = std::env::args().nth(1).map_or(Ok(SETTINGS), |settings| settings.parse())?;
     let world = World::new();
     let _stats = enable_stats(Stats::RunTime).context("cannot switch the kernel's run-time statistics on")?;
-    println!(
-        "ns per decision, from the kernel's run-time statistics; {WORKERS} workers, Linux {}",
-        reuseport_lb::kernel::host::release()
-    );
-    println!("medians (quartiles) of {SETTINGS} settings of {ROUNDS} rounds, all programs by turns\n");
+    // The figures of each setting as they are, for the report of everything.
+    let raw = std::env::args().nth(2).is_some_and(|it| it == "--csv");
+    if !raw {
+        println!(
+            "ns per decision, from the kernel's run-time statistics; {WORKERS} workers, Linux {}",
+            reuseport_lb::kernel::host::release()
+        );
+        println!("medians (quartiles) of {settings} settings of {ROUNDS} rounds, all programs by turns\n");
+    }
     for (protocol, unit, flows) in [
         (Protocol::Udp, DATAGRAMS, Flows::One),
         (Protocol::Tcp, CONNECTIONS, Flows::One),
@@ -85,18 +89,18 @@ fn main() -> Result<()> {
         (Protocol::Tcp, CONNECTIONS, Flows::Many),
     ] {
         let mut samples: Vec<Samples> = Vec::new();
-        for setting in 0..SETTINGS {
+        for setting in 0..settings {
             measure(protocol, unit, flows, setting, &world, &mut samples)?;
         }
         let load = if flows == Flows::One { "one flow, hot caches" } else { "many flows, cold caches" };
+        let load = format!("{protocol}, {load}");
+        if raw {
+            print_raw(&load, &samples);
+            continue;
+        }
         println!(
-            "{:38} {:>20} {:>12} {:>8} {:>8} {:>8}",
-            format!("{protocol}, {load}"),
-            "measured",
-            "less empty",
-            "x bare",
-            "x flow",
-            "x LRU"
+            "{load:38} {:>20} {:>12} {:>8} {:>8} {:>8}",
+            "measured", "less empty", "x bare", "x flow", "x LRU"
         );
         report(&samples);
     }
@@ -161,28 +165,50 @@ fn measure(
     Ok(())
 }
 
+/// Of a program in one setting: nanoseconds less the empty program's, and that as a multiple of a bare
+/// select's, of `flow`'s and of a connection table's.
+fn figures(of: &Samples, samples: &[Samples], setting: usize) -> [Option<f64>; 4] {
+    let net = |of: &Samples| of.median(setting) - samples[0].median(setting);
+    let [bare, flow, lru] = [samples[1].name, "flow", "LRU connection table"].map(|name| {
+        let base = samples.iter().find(|candidate| candidate.name == name)?;
+        Some(net(of) / net(base))
+    });
+    [Some(net(of)), bare, flow, lru]
+}
+
 /// Prints a line for each program. A ratio is the median of the settings' own ratios (of medians, less
 /// the empty program's), so that a host that is slower for a while does not count against anybody.
 fn report(samples: &[Samples]) {
-    let net = |of: &Samples, setting: usize| of.median(setting) - samples[0].median(setting);
-    let bases = [samples[1].name, "flow", "LRU connection table"]
-        .map(|name| samples.iter().find(|candidate| candidate.name == name));
     for candidate in samples {
         let mut all: Vec<f64> = candidate.settings.concat();
         let [first, middle, third] = [1, 2, 3].map(|part| quantile(&mut all, part));
         let measured = format!("{middle:.1} ({first:.1}-{third:.1})");
-        let mut own: Vec<f64> = (0..SETTINGS).map(|setting| net(candidate, setting)).collect();
-        let ratios = bases.map(|base| {
-            let Some(base) = base else { return "-".into() };
-            let mut ratios: Vec<f64> =
-                (0..SETTINGS).map(|setting| net(candidate, setting) / net(base, setting)).collect();
-            format!("{:.2}", quantile(&mut ratios, 2))
-        });
-        let [bare, flow, lru] = ratios;
-        let own = quantile(&mut own, 2);
+        let settings: Vec<_> =
+            (0..candidate.settings.len()).map(|setting| figures(candidate, samples, setting)).collect();
+        let median = |which: usize| {
+            let mut values: Vec<f64> = settings.iter().filter_map(|figures| figures[which]).collect();
+            (!values.is_empty()).then(|| quantile(&mut values, 2))
+        };
+        let own = median(0).unwrap_or_default();
+        let [bare, flow, lru] =
+            [1, 2, 3].map(|which| median(which).map_or("-".into(), |ratio| format!("{ratio:.2}")));
         println!("  {:36} {measured:>20} {own:12.1} {bare:>8} {flow:>8} {lru:>8}", candidate.name);
     }
     println!();
+}
+
+/// Prints a line for each program but the empty one, setting and figure.
+fn print_raw(load: &str, samples: &[Samples]) {
+    for candidate in &samples[1..] {
+        for setting in 0..candidate.settings.len() {
+            let metrics = ["ns less empty", "x bare", "x flow", "x LRU table"];
+            for (metric, value) in metrics.iter().zip(figures(candidate, samples, setting)) {
+                if let Some(value) = value {
+                    println!("{load}: {};{setting};{metric};{value}", candidate.name);
+                }
+            }
+        }
+    }
 }
 
 /// The value below which `quarters` quarters of `values` lie.
@@ -219,30 +245,9 @@ fn ours(
 }
 
 fn baseline(program: &str, name: &'static str, protocol: Protocol, port: u16) -> Result<Candidate> {
-    let object = repository().join("target/ebpf/bpfel-unknown-none/release/baselines");
-    let object = std::fs::read(&object).with_context(|| format!("cannot read {}", object.display()))?;
-    let mut ebpf = Ebpf::load(&object)?;
     let listener = Listener { protocol, address: (Ipv4Addr::LOCALHOST, port).into() };
-    let kind = if protocol == Protocol::Tcp { Type::STREAM } else { Type::DGRAM };
-    let program: &mut SkReuseport = ebpf.program_mut(program).context("no such program")?.try_into()?;
-    program.load()?;
-    let program_id = program.info()?.id();
-    let mut sockets = Vec::new();
-    for _ in 0..WORKERS {
-        let socket = Socket::new(Domain::IPV4, kind, None)?;
-        socket.set_reuse_port(true)?;
-        socket.bind(&listener.address.into())?;
-        if protocol == Protocol::Tcp {
-            socket.listen(4096)?;
-        }
-        sockets.push(socket);
-    }
-    program.attach(&sockets[0])?;
-    let mut array: ReusePortSockArray<_> = ebpf.take_map("SOCKETS").context("no map")?.try_into()?;
-    for (slot, socket) in sockets.iter().enumerate() {
-        array.set(slot as u32, socket, 0)?;
-    }
-    Ok(Candidate { name, program_id, listener, sockets, group: None, _keep: Box::new((ebpf, array)) })
+    let Baseline { program_id, sockets, keep } = Baseline::load(program, &listener, WORKERS)?;
+    Ok(Candidate { name, program_id, listener, sockets, group: None, _keep: Box::new(keep) })
 }
 
 fn run_stats(id: u32) -> Result<(Duration, u64)> {

@@ -96,7 +96,12 @@ impl Paths {
         left
     }
 
-    fn status(&self) -> Option<Status> {
+    /// Everything, if the daemon answers.
+    ///
+    /// # Panics
+    /// If it answers what is not JSON.
+    #[must_use]
+    pub fn status(&self) -> Option<Status> {
         let output = self.output(&["status", "--json"]);
         output.status.success().then(|| serde_json::from_slice(&output.stdout).expect("status is not JSON"))
     }

@@ -2,9 +2,12 @@
 
 use anyhow::{Result, bail};
 
-use crate::build;
 use crate::run::is_root;
-use crate::shell::{self, cargo};
+use crate::shell::{self, cargo, prepend, quietly, repository};
+use crate::{build, packages};
+
+/// Packages of those that we are compared with.
+const PEERS: &[&str] = &["haproxy", "nginx", "libnginx-mod-stream"];
 
 #[derive(Clone, Copy, clap::ValueEnum)]
 pub(crate) enum What {
@@ -14,15 +17,38 @@ pub(crate) enum What {
     Table,
 }
 
-pub(crate) fn run(what: What) -> Result<()> {
+/// Measures one thing, or everything with a report.
+pub(crate) fn run(what: Option<What>, quick: bool, record: bool, only: &[String]) -> Result<()> {
     if !is_root()? {
         bail!("measuring needs root, for the kernel's statistics");
     }
     build::run()?;
-    let bench = match what {
-        What::Decision => "bench-decision",
-        What::Table => "bench-table",
+    let run = |bench: &str| {
+        let mut run = cargo(&["run", "--release", "--quiet", "--package", "tests", "--bin", bench]);
+        run.env("CARGO_TARGET_DIR", build::target());
+        run
     };
-    let mut run = cargo(&["run", "--release", "--quiet", "--package", "tests", "--bin", bench]);
-    shell::run(run.env("CARGO_TARGET_DIR", build::target()))
+    match what {
+        Some(What::Decision) => return shell::run(&mut run("bench-decision")),
+        Some(What::Table) => return shell::run(&mut run("bench-table")),
+        None => {}
+    }
+    shell::step("building the benchmark", || {
+        // The first one calls the second.
+        let bins = ["--bin", "bench", "--bin", "bench-decision"];
+        let mut build = cargo(&["build", "--release", "--quiet", "--package", "tests"]);
+        quietly(build.args(bins).env("CARGO_TARGET_DIR", build::target()))
+    })?;
+    let mut all = run("bench");
+    if packages::available() {
+        let root = packages::unpacked("bench-programs", PEERS)?;
+        prepend(&mut all, "PATH", &packages::wrapped(&root, &["haproxy", "nginx"])?);
+        all.env("NGINX_MODULES", root.join("usr/lib/nginx/modules"));
+    }
+    let to = repository().join(if record { "docs/bench" } else { "target/bench" });
+    all.arg("--").arg(to);
+    if quick {
+        all.arg("--quick");
+    }
+    shell::run(all.args(only))
 }

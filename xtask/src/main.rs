@@ -59,10 +59,19 @@ enum Verb {
     },
     /// Check what the compiler does not: sizes, layers, documents
     Tidy,
-    /// Measure
+    /// Measure: all that docs/bench/ reports, or one thing
     Bench {
-        /// What
-        what: bench::What,
+        /// What; everything unless told
+        what: Option<bench::What>,
+        /// Fewer and shorter runs, in less than five minutes
+        #[arg(long, conflicts_with = "what")]
+        quick: bool,
+        /// Write the report into docs/bench/ instead of target/bench/
+        #[arg(long, conflicts_with = "what")]
+        record: bool,
+        /// Only these sections of the report
+        #[arg(long, value_name = "SECTION", conflicts_with = "what")]
+        only: Vec<String>,
     },
     /// Feed random input to what reads input, and to the table
     Fuzz(fuzz::Arguments),
@@ -80,7 +89,7 @@ fn main() -> ExitCode {
         Verb::Faults(arguments) => faults::run(&arguments),
         Verb::Vm { kernels, filter } => vm::run(&kernels, &filter),
         Verb::Tidy => tidy::run(),
-        Verb::Bench { what } => bench::run(what),
+        Verb::Bench { what, quick, record, only } => bench::run(what, quick, record, &only),
         Verb::Fuzz(arguments) => fuzz::run(&arguments),
         Verb::Ci => ci::run(),
     };

@@ -2,6 +2,7 @@
 //! the system changes, and it needs no root.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -96,6 +97,52 @@ fn unpack(name: &str, packages: &[&str], list: impl FnOnce() -> Result<Vec<Strin
     fs::remove_dir_all(&archives)?;
     fs::write(&stamp, wanted)?;
     Ok(root)
+}
+
+/// The folder of those of `needed` (programs, and the packages that have them) that the system
+/// lacks, unpacked into `name`; `None` if it lacks none.
+pub(crate) fn programs(name: &str, needed: &[(&str, &str)]) -> Result<Option<PathBuf>> {
+    let on_system = |program: &str| {
+        find(program).is_some()
+            || ["/usr/sbin", "/sbin"].iter().any(|place| Path::new(place).join(program).is_file())
+    };
+    let missing: Vec<_> = needed.iter().filter(|(program, _)| !on_system(program)).collect();
+    if missing.is_empty() {
+        return Ok(None);
+    }
+    let names: Vec<&str> = missing.iter().map(|(_, package)| *package).collect();
+    if !available() {
+        bail!("this needs {}: install them with your distribution's package manager", names.join(", "));
+    }
+    let root = unpacked(name, &names)?;
+    let programs: Vec<&str> = missing.iter().map(|(program, _)| *program).collect();
+    wrapped(&root, &programs).map(Some)
+}
+
+/// The folder of `programs` of packages that are unpacked in `root`, ready to run.
+pub(crate) fn wrapped(root: &Path, programs: &[&str]) -> Result<PathBuf> {
+    let folder = root.join("bin-of-tests");
+    fs::create_dir_all(&folder)?;
+    for program in programs {
+        let places = ["usr/bin", "usr/sbin", "bin", "sbin"].map(|place| root.join(place).join(program));
+        let Some(place) = places.iter().find(|place| place.exists()) else {
+            bail!("{program} is not where it was expected in {}", root.display());
+        };
+        // Each finds its own libraries and modules; nobody else is given them. systemd's are in a
+        // folder of their own.
+        let libraries = libraries(root).unwrap_or_else(|_| root.join("usr/lib"));
+        let script = format!(
+            "#!/bin/sh\nLD_LIBRARY_PATH={}:{} PYTHONHOME={} exec {} \"$@\"\n",
+            libraries.display(),
+            libraries.join("systemd").display(),
+            root.join("usr").display(),
+            place.display()
+        );
+        let wrapper = folder.join(program);
+        fs::write(&wrapper, script)?;
+        fs::set_permissions(&wrapper, fs::Permissions::from_mode(0o755))?;
+    }
+    Ok(folder)
 }
 
 /// The folder of libraries of this machine's architecture below `root`.

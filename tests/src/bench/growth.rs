@@ -1,0 +1,166 @@
+//! Section `growth`: what a decision, a connection and memory cost as workers and flows get more.
+
+use std::io::IoSlice;
+use std::net::{Ipv4Addr, SocketAddrV4};
+use std::os::fd::AsRawFd;
+
+use anyhow::{Context, Result};
+use aya::programs::loaded_programs;
+use aya::sys::{Stats, enable_stats};
+use nix::sys::socket::{ControlMessage, MsgFlags, SockaddrIn, sendmsg};
+use reuseport_lb::config::{Affinity, WhenEmpty};
+use reuseport_lb::kernel::group::{Group, Policy};
+use reuseport_lb::kernel::socket;
+use reuseport_lb::listener::{Listener, Protocol};
+use reuseport_lb::table::{Member, Table};
+use socket2::{Domain, Socket, Type};
+use tests::baseline::Baseline;
+use tests::world::World;
+
+use crate::client::{Load, Pace, run};
+use crate::peers::{Peer, Server};
+use crate::record::{Record, median};
+use crate::table::name;
+
+/// Datagrams between two looks at the kernel's statistics.
+const ROUND: usize = 2_000;
+
+pub(crate) fn workers(record: &mut Record, world: &World) -> Result<()> {
+    let runs = record.either(1, 5);
+    let sizes: &[u16] = record.either(&[2, 16, 128], &[2, 16, 128, 1000]);
+    for run in 0..runs {
+        for workers in sizes {
+            record
+                .step(&format!("{workers} workers, run {} of {runs}", run + 1), workers_seconds(*workers))?;
+            let values = [
+                ("ns a decision, one flow", decision(*workers, 1, world)?),
+                ("ns a decision, 1,000 flows", decision(*workers, 1_000, world)?),
+            ];
+            record.add("growth", &format!("{workers} workers"), run, &values);
+            serve(record, run, *workers, world)?;
+        }
+    }
+    Ok(())
+}
+
+pub(crate) fn workers_seconds(workers: u16) -> f64 {
+    3.0 + f64::from(workers) / 60.0
+}
+
+pub(crate) fn flows(record: &mut Record, world: &World) -> Result<()> {
+    let runs = record.either(1, 5);
+    for run in 0..runs {
+        for flows in [1_000, 10_000, 100_000, 1_000_000] {
+            record.step(&format!("{flows} UDP flows, run {} of {runs}", run + 1), flows_seconds(flows))?;
+            let values = [
+                ("ns a decision", decision(8, flows, world)?),
+                ("ns, bare select by hash", bare_select(flows)?),
+            ];
+            record.add("flow-growth", &format!("{flows} flows"), run, &values);
+        }
+    }
+    Ok(())
+}
+
+pub(crate) fn flows_seconds(flows: usize) -> f64 {
+    1.0 + flows as f64 / 100_000.0
+}
+
+/// ns for one decision among `workers`, over UDP with tracked flows, when datagrams come from `flows`
+/// addresses by turns. With what the kernel's statistics cost themselves, about 56 ns.
+fn decision(workers: u16, flows: usize, world: &World) -> Result<f64> {
+    let listener = listener();
+    let pins = world.bpffs().join("growth");
+    let _ = std::fs::remove_dir_all(&pins);
+    std::fs::create_dir(&pins)?;
+    let mut group =
+        Group::load(&listener, Policy { affinity: Affinity::Flow, when_empty: WhenEmpty::Hold }, &pins)?;
+    let mut sockets = Vec::new();
+    for slot in 0..workers {
+        let socket = socket::open(&group, 4096, slot == 0)?;
+        group.insert(slot, &socket)?;
+        sockets.push(socket);
+    }
+    let members: Vec<Member> = (0..workers).map(|slot| Member::new(&name(slot), slot, 1)).collect();
+    group.publish(Table::default().rebalance(&members), |_| true);
+    measure(group.program_id(), &sockets, flows)
+}
+
+/// The same of a program that only selects one of eight sockets by the kernel's hash.
+fn bare_select(flows: usize) -> Result<f64> {
+    let group = Baseline::load("bare_spread", &listener(), 8)?;
+    measure(group.program_id, &group.sockets, flows)
+}
+
+fn listener() -> Listener {
+    Listener { protocol: Protocol::Udp, address: (Ipv4Addr::LOCALHOST, 6002).into() }
+}
+
+/// ns of one run of a program.
+fn measure(program: u32, sockets: &[Socket], flows: usize) -> Result<f64> {
+    let _stats = enable_stats(Stats::RunTime).context("cannot switch the kernel's run-time statistics on")?;
+    // What nobody reads is dropped; the decision is made before that.
+    sockets.iter().try_for_each(|socket| socket.set_recv_buffer_size(0))?;
+    let client = Socket::new(Domain::IPV4, Type::DGRAM, None)?;
+    let to = SockaddrIn::from(SocketAddrV4::new(Ipv4Addr::LOCALHOST, 6002));
+    let send = |flow: usize| {
+        // Any address of 127/8 is the machine's own.
+        let source = u32::to_be(0x7f01_0000 + flow as u32);
+        let from = libc::in_pktinfo {
+            ipi_ifindex: 0,
+            ipi_spec_dst: libc::in_addr { s_addr: source },
+            ipi_addr: libc::in_addr { s_addr: 0 },
+        };
+        let from = [ControlMessage::Ipv4PacketInfo(&from)];
+        sendmsg(client.as_raw_fd(), &[IoSlice::new(b"x")], &from, MsgFlags::empty(), Some(&to))
+    };
+    for flow in 0..flows {
+        send(flow).context("cannot send")?;
+    }
+    let mut rounds = Vec::new();
+    for round in 0..31 {
+        let before = run_stats(program)?;
+        for at in 0..ROUND {
+            // A step that is prime to all numbers of flows, so that each comes as often.
+            send((round * ROUND + at) * 7_919 % flows).context("cannot send")?;
+        }
+        let after = run_stats(program)?;
+        rounds.push((after.0 - before.0) / (after.1 - before.1));
+    }
+    median(rounds).context("no rounds")
+}
+
+fn run_stats(id: u32) -> Result<(f64, f64)> {
+    let program = loaded_programs().filter_map(Result::ok).find(|program| program.id() == id);
+    let program = program.context("the program is gone")?;
+    Ok((program.run_time().as_nanos() as f64, program.run_count() as f64))
+}
+
+/// Connections per second, and memory, of a daemon with so many workers.
+fn serve(record: &mut Record, nth: usize, workers: u16, world: &World) -> Result<()> {
+    let requests = record.either(10_000, 30_000);
+    let server = Server::start(Peer::Ours, workers.into(), world)?;
+    let daemon = server.daemon.as_ref().context("no daemon")?.pid();
+    let load = Load { to: server.to, requests, pace: Pace::Closed(64), keep: false, burn: 0 };
+    // Each worker shall have had some before.
+    run(Load { requests: requests / 2, ..load }, || false)?.whole(requests / 2)?;
+    let outcome = run(load, || false)?.whole(requests)?;
+    let status = std::fs::read_to_string(format!("/proc/{daemon}/status"))?;
+    let resident =
+        status.lines().find_map(|line| line.strip_prefix("VmRSS:")?.trim().strip_suffix(" kB")?.parse().ok());
+    let resident: f64 = resident.context("no VmRSS")?;
+    let mut maps = 0.0;
+    for entry in std::fs::read_dir(format!("/proc/{daemon}/fdinfo"))?.flatten() {
+        let about = std::fs::read_to_string(entry.path()).unwrap_or_default();
+        let bytes = about.lines().find_map(|line| line.strip_prefix("memlock:")?.trim().parse::<f64>().ok());
+        maps += bytes.unwrap_or(0.0);
+    }
+    let values = [
+        ("connections/s", outcome.rate()),
+        ("p99 ms", outcome.quantile(0.99)),
+        ("daemon MiB", resident / 1024.0),
+        ("kernel maps MiB", maps / 1048576.0),
+    ];
+    record.add("growth", &format!("{workers} workers"), nth, &values);
+    Ok(())
+}
