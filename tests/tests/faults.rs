@@ -134,13 +134,15 @@ fn a_worker_connects_its_datagram_socket() {
     std::thread::sleep(Duration::from_millis(500));
     let service = scene.service();
     assert!(settled(&service));
-    assert!(counter(&service, "owner_gone") > counter(&before, "owner_gone"), "it left its slot");
+    // Whether the socket leaves its group, and so its slot, depends on the kernel (docs/KERNEL.md).
+    let left = counter(&service, "owner_gone") > counter(&before, "owner_gone");
     let seen = scene.end(&accepted);
     assert_eq!(seen.datagrams.lost, 0);
-    assert!(seen.datagrams.moved > 0, "its flows go to others");
+    assert_eq!(seen.datagrams.moved > 0, left, "its flows go to others if it has left, and only then");
     let moved =
         format!("`owner_gone`; {} flows moved, for as long as that worker lives", seen.datagrams.moved);
-    seen.row("a worker calls connect() on its UDP socket", &moved);
+    let status = if left { moved } else { "nothing, and nothing changes".into() };
+    seen.row("a worker calls connect() on its UDP socket", &status);
 }
 
 #[test]

@@ -42,7 +42,7 @@ impl Daemon {
             tokio::task::spawn_local(async move {
                 while let Some(wish) = wished.recv().await {
                     if let Wish::Reload(answer) = wish {
-                        let _ = answer.send(Err("nothing to reload".into()));
+                        let _ = answer.send(Err("nothing to reload".to_owned().into()));
                     }
                 }
             });
