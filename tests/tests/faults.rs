@@ -482,28 +482,34 @@ struct Crowd {
 }
 
 impl Crowd {
-    const SERVER: &str = "import resource, socket, sys\n\
+    const SERVER: &str = "import errno, resource, socket, sys\n\
         most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]\n\
-        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))\nall = []\n\
-        try:\n    while len(all) < 12000:\n        all.append(socket.socket())\n        \
-        all[-1].setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)\n        \
-        all[-1].bind(('127.0.0.1', 3000))\n        all[-1].listen(1)\nexcept OSError:\n    all.pop().close()\n\
-        print(len(all), flush=True)\nsys.stdin.read()\n";
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))\nall, full = [], 0\n\
+        try:\n    while len(all) < 12000:\n        one = None\n        one = socket.socket()\n        \
+        one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)\n        \
+        one.bind(('127.0.0.1', 3000))\n        one.listen(1)\n        all.append(one)\n\
+        except OSError as error:\n    full = int(error.errno != errno.EMFILE)\n    if one: one.close()\n\
+        print(len(all), full, flush=True)\nsys.stdin.read()\n";
 
     /// As many as there is room for.
     fn fill(world: &World) -> Self {
         let file = world.file("crowd.py", Self::SERVER);
-        let (mut count, mut processes) = (0, Vec::new());
-        for _ in 0..3 {
+        let mut crowd = Self { count: 0, processes: Vec::new() };
+        // A process may have as few as 4,096 descriptors.
+        for _ in 0..16 {
             let mut command = Command::new(program("python3"));
             let process = command.arg(&file).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn();
             let mut process = process.unwrap();
             let mut line = String::new();
             BufReader::new(process.stdout.take().unwrap()).read_line(&mut line).unwrap();
-            count += line.trim().parse::<usize>().unwrap();
-            processes.push(process);
+            crowd.processes.push(process);
+            let (count, full) = line.trim().split_once(' ').unwrap();
+            crowd.count += count.parse::<usize>().unwrap();
+            if full == "1" {
+                break;
+            }
         }
-        Self { count, processes }
+        crowd
     }
 }
 

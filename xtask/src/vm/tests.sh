@@ -21,7 +21,7 @@ tab=$(printf '\t')
 while IFS=$tab read -r name folder program test; do
     echo "@begin $name"
     $busybox sh -c 'echo 0 >"$1"; cd "$2"; shift 2; exec "$@"' sh $all/cgroup.procs "$folder" \
-        $busybox timeout -s KILL "$LIMIT" "$program" --exact "$test" </dev/null >/run/vm/output 2>&1
+        $busybox timeout -s KILL "$LIMIT" "$program" --exact --nocapture "$test" </dev/null >/run/vm/output 2>&1
     status=$?
     echo 1 >$all/cgroup.kill
     if [ $status = 0 ] && $busybox grep -q '^test result: ok. 1 passed' /run/vm/output; then
