@@ -12,7 +12,6 @@ enum Needs {
     /// A kernel of this version or later.
     #[expect(dead_code, reason = "no test needs a later one than the oldest that is tried")]
     Linux(Version, &'static str),
-    #[expect(dead_code, reason = "none is known")]
     /// A processor: an emulated one is too slow for it.
     Kvm(&'static str),
 }
