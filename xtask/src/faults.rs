@@ -23,7 +23,7 @@ faults` runs them and writes this table, `cargo xtask vm -- faults:: | cargo xta
 Unless a row says otherwise a service of four workers is under load over TCP and UDP: 8 clients that open a new connection for each
 request, 40 connections that are kept, 16 flows of datagrams, `stall_timeout` 300 ms. *Lost* is what no client could get an answer to, and
 connections that broke. A connection that a worker had accepted is in that process and goes with it; a test fails if anything
-else is lost. Times are of one run, on two virtual cores that had other work.
+else is lost. Times are of one run, on two virtual cores that had other work; under 6.1 on an emulated processor.
 
 | fault | Linux | a client sees | lost | `status` says | recovered after |
 |---|---|---|---|---|---|
