@@ -52,6 +52,7 @@ macro_rules! counters {
     };
 }
 
+// New ones come last: the places of the others stay from one daemon to the next.
 counters! {
     Packet "arrival_packet" Arrival "a SYN, the ACK that completes a SYN cookie, or a datagram";
     Migration "arrival_migration" Arrival "a queued connection whose listener closed or was shut down";
@@ -62,13 +63,14 @@ counters! {
     OwnerEjected "owner_ejected" Owner "the worker of the bucket was ejected because it does not accept";
     OwnerGone "owner_gone" Owner "the socket of the bucket's worker was gone";
     DetourCandidate "detour_candidate" Detour "a next candidate of the same key was selected";
-    DetourOwner "detour_owner" Detour "no candidate was fit, so the overloaded owner was selected after all";
+    DetourOwner "detour_owner" Detour "nobody was better, so the overloaded or busy owner was selected after all";
     DetourReady "detour_ready" Detour "any ready worker was selected";
     DetourHold "detour_hold" Detour "nobody was ready: it waits in the queue of a starting worker";
     DetourNone "detour_none" Detour "nobody could be selected";
     Refused "refused" Verdict "answered with RST (TCP) or ICMP port unreachable (UDP)";
     SelectFailed "select_failed" Incident "single attempts at a socket that failed: its slot was empty";
     KeyFallback "key_fallback" Incident "the client's address could not be read; the flow was hashed instead";
+    OwnerBusy "owner_busy" Owner "the worker of the bucket did not wait for work";
 }
 
 /// Fills in the two counters of the fast path, which writes nothing but its slot's selections:

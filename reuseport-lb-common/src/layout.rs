@@ -5,7 +5,8 @@
 
 use crate::shared::Shared;
 
-/// Version of everything in this file but [`Table`]; changes whenever a size, an offset or a meaning does.
+/// Version of what one daemon takes over from another, [`Activity`] and [`Counters`]; changes whenever a
+/// size, an offset or a meaning does. ([`Load`] is made anew, and [`Table`] stays as it is for ever.)
 pub const LAYOUT_VERSION: u32 = 2;
 
 /// Buckets of a table. 2^16, so that a mask finds the bucket and a `u16` counts within a group.
@@ -210,9 +211,41 @@ pub struct LoadLine {
     fitness: Shared<u32>,
     /// Connections in the accept queue when the daemon last looked.
     pub queue: Shared<u32>,
+    /// How many of its own buckets' connections in a row found its worker busy, up to [`LONGEST_BUSY`]. The
+    /// program's own.
+    busy: Shared<u32>,
 }
 
+/// Beyond this a worker that is found busy again and again is not worse than before: then queues decide.
+const LONGEST_BUSY: u32 = 16;
+
 impl LoadLine {
+    /// Notes that the worker in this slot waits for work.
+    #[inline(always)]
+    pub fn found_waiting(&self) {
+        // A look is much cheaper than a store to a line that other CPUs look at.
+        if self.busy.get() != 0 {
+            self.busy.set(0);
+        }
+    }
+
+    /// How many in a row have found it busy.
+    #[inline(always)]
+    pub fn busy(&self) -> u32 {
+        self.busy.get()
+    }
+
+    /// Notes one more of them; how many there were before.
+    #[inline(always)]
+    pub fn found_busy(&self) -> u32 {
+        let before = self.busy.get();
+        // Other CPUs may do the same, and one of them count for both.
+        if before < LONGEST_BUSY {
+            self.busy.set(before + 1);
+        }
+        before
+    }
+
     /// The daemon's last word on this slot.
     #[inline(always)]
     pub fn fitness(&self) -> Fitness {
@@ -274,10 +307,10 @@ pub struct Load {
 }
 
 impl Load {
-    /// The fitness of `slot`.
+    /// The line of `slot`.
     #[inline(always)]
-    pub fn fitness(&self, slot: u16) -> Fitness {
-        self.lines[usize::from(slot) & (MAX_SLOTS - 1)].fitness()
+    pub fn line(&self, slot: u16) -> &LoadLine {
+        &self.lines[usize::from(slot) & (MAX_SLOTS - 1)]
     }
 }
 
@@ -414,6 +447,8 @@ pub mod affinity {
 pub mod constant {
     /// Name of the `u32` that is 1 if connections wait at a starting worker when nobody is ready.
     pub const HOLD: &str = "HOLD";
+    /// Name of the [`crate::offsets::Offsets`], for programs that avoid busy workers.
+    pub const OFFSETS: &str = "OFFSETS";
 }
 
 const _: () = {
@@ -431,6 +466,9 @@ const _: () = {
 mod pod {
     // SAFETY: repr(C) of u64 only: every bit pattern is valid, and there is no padding.
     unsafe impl aya::Pod for super::Counters {}
+
+    // SAFETY: the same of u32.
+    unsafe impl aya::Pod for crate::offsets::Offsets {}
 }
 
 #[cfg(test)]

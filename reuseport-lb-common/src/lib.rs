@@ -10,5 +10,6 @@
 pub mod counters;
 pub mod key;
 pub mod layout;
+pub mod offsets;
 pub mod select;
 pub mod shared;

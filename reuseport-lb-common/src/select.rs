@@ -9,6 +9,9 @@ use crate::layout::{Activity, Entry, Fitness, Load, NO_SLOT, Table, attention};
 /// How many other buckets of the same key are tried when the owner cannot be taken.
 pub const CANDIDATES: u32 = 4;
 
+/// How many ready workers are asked after them whether they wait for work, where that matters.
+pub const READY_TRIES: u32 = 4;
+
 /// How many slots of a roster are tried; each can fail only while its socket has just gone.
 pub const ROSTER_TRIES: u32 = 8;
 
@@ -22,6 +25,11 @@ pub trait Group {
     fn activity(&self) -> Option<&Activity>;
     /// Tries to select the socket in `slot`; false if there is none.
     fn select(&mut self, slot: u16) -> bool;
+    /// Whether new flows avoid workers that are busy (`when_busy = "next"`).
+    fn avoids_busy(&self) -> bool;
+    /// Asked where those are avoided, of `slot`, which was just selected: `None` if its worker waits for
+    /// work. Else takes the selection back and tells the length of its queue.
+    fn busy(&mut self, slot: u16) -> Option<u32>;
 }
 
 /// What was decided, and why.
@@ -43,10 +51,15 @@ pub struct Decision {
 /// Order: in a moving bucket, the previous worker, for flows that were there before; the bucket's
 /// worker; if it is gone, overloaded or ejected, the next candidates of the
 /// same key that are fit; an owner that is merely overloaded; any ready worker; with `hold`, a
-/// starting one; else nobody. It is never left to the kernel's own choice, which knows nothing of
+/// starting one; else nobody. Where busy workers are avoided, each of them must wait for work as well;
+/// if none does, the one is taken, of those that were asked, that has the shortest queue and was seen to
+/// wait not long ago, the owner first. It is never left to the kernel's own choice, which knows nothing of
 /// readiness and includes sockets of strangers.
 pub fn decide(key: u32, hold: bool, group: &mut impl Group) -> Decision {
     let taken = |slot, owner| Decision { owner, detour: None, slot: Some(slot), failed: 0 };
+    if group.avoids_busy() {
+        return detour(key, group.table().entry(key).with_care(true), hold, group);
+    }
     let entry = match owner(key, group) {
         Ok(slot) => return taken(slot, Counter::OwnerTaken),
         Err(entry) => entry,
@@ -95,6 +108,11 @@ pub fn moving(key: u32, entry: Entry, group: &mut impl Group) -> Option<(u16, Co
 #[inline(always)]
 pub fn detour(key: u32, entry: Entry, hold: bool, group: &mut impl Group) -> Decision {
     let mut failed = 0;
+    if group.avoids_busy()
+        && let Some(decision) = next(key, entry, group, &mut failed)
+    {
+        return decision;
+    }
     let mut tried = !entry.is_careful();
     if let Some(activity) = group.activity() {
         if !entry.is_moving() {
@@ -168,12 +186,109 @@ pub fn detour(key: u32, entry: Entry, hold: bool, group: &mut impl Group) -> Dec
     Decision { owner: why, detour: Some(Counter::DetourNone), slot: None, failed }
 }
 
+/// Where busy workers are avoided: the owner, a candidate or a ready worker that waits for work; if none
+/// of those does, the least busy of them. `None` if there is nobody at all to choose from, or if the
+/// bucket's worker is gone.
+///
+/// Written so that the verifier, which follows each way through it, has few to follow: what it has seen
+/// so far is one number.
+#[inline(always)]
+fn next(key: u32, entry: Entry, group: &mut impl Group, failed: &mut u32) -> Option<Decision> {
+    let avoid = group.table().attention.get() & attention::AVOID != 0;
+    let owner = entry.slot();
+    if owner == NO_SLOT {
+        return None;
+    }
+    let mut best = NOBODY;
+    let why = match fitness(group, avoid, owner) {
+        Fitness::Overloaded => Counter::OwnerOverloaded,
+        Fitness::Ejected => Counter::OwnerEjected,
+        Fitness::Fit => {
+            if !group.select(owner) {
+                return None;
+            }
+            let Some(queue) = group.busy(owner) else {
+                found_waiting(group, owner);
+                return Some(Decision {
+                    owner: Counter::OwnerTaken,
+                    detour: None,
+                    slot: Some(owner),
+                    failed: *failed,
+                });
+            };
+            // Once a decision, whoever else is asked how often.
+            let before = group.load().map_or(0, |load| load.line(owner).found_busy());
+            best = badness(queue, before, 0, owner);
+            Counter::OwnerBusy
+        }
+    };
+    let pick = key::candidate(key, 0);
+    for nth in 1..=CANDIDATES + READY_TRIES {
+        let slot = if nth <= CANDIDATES {
+            group.table().entry(key::candidate(key, nth)).slot()
+        } else {
+            let ready = group.load().and_then(|load| load.ready.pick(pick, nth - CANDIDATES - 1));
+            ready.unwrap_or(NO_SLOT)
+        };
+        if slot == NO_SLOT || slot == owner || fitness(group, avoid, slot) != Fitness::Fit {
+            continue;
+        }
+        if !group.select(slot) {
+            *failed += 1;
+            continue;
+        }
+        let Some(queue) = group.busy(slot) else {
+            found_waiting(group, slot);
+            let detour = Some(asked_as(nth));
+            return Some(Decision { owner: why, detour, slot: Some(slot), failed: *failed });
+        };
+        let before = group.load().map_or(0, |load| load.line(slot).busy());
+        best = best.min(badness(queue, before, nth, slot));
+    }
+    if best == NOBODY {
+        return None;
+    }
+    let (slot, nth) = (best as u16, (best >> 16) as u16);
+    if !group.select(slot) {
+        *failed += 1;
+        return None;
+    }
+    Some(Decision { owner: why, detour: Some(asked_as(nth.into())), slot: Some(slot), failed: *failed })
+}
+
+/// Worse than everybody; see [`badness`].
+const NOBODY: u64 = u64::MAX;
+
+/// How bad a choice a busy worker is; then in which turn it was asked, and its slot. Its queue counts, and
+/// how often in a row it has been found busy: one that was seen to wait just now will do so again soon,
+/// and one that is stuck is not better for its empty queue.
+#[inline(always)]
+fn badness(queue: u32, before: u32, nth: u32, slot: u16) -> u64 {
+    (u64::from(queue) + u64::from(before)) << 32 | u64::from(nth) << 16 | u64::from(slot)
+}
+
+#[inline(always)]
+fn asked_as(nth: u32) -> Counter {
+    match nth {
+        0 => Counter::DetourOwner,
+        1..=CANDIDATES => Counter::DetourCandidate,
+        _ => Counter::DetourReady,
+    }
+}
+
+#[inline(always)]
+fn found_waiting(group: &impl Group, slot: u16) {
+    if let Some(load) = group.load() {
+        load.line(slot).found_waiting();
+    }
+}
+
 #[inline(always)]
 fn fitness(group: &impl Group, avoid: bool, slot: u16) -> Fitness {
     if !avoid {
         return Fitness::Fit;
     }
-    group.load().map_or(Fitness::Fit, |load| load.fitness(slot))
+    group.load().map_or(Fitness::Fit, |load| load.line(slot).fitness())
 }
 
 #[cfg(test)]
@@ -181,7 +296,7 @@ mod tests {
     extern crate std;
 
     use std::boxed::Box;
-    use std::collections::BTreeSet;
+    use std::collections::{BTreeMap, BTreeSet};
     use std::vec::Vec;
 
     use proptest::prelude::*;
@@ -196,6 +311,8 @@ mod tests {
         activity: Option<Box<Activity>>,
         sockets: BTreeSet<u16>,
         tried: Vec<u16>,
+        /// Queues of workers that are busy, where those are avoided.
+        busy: Option<BTreeMap<u16, u32>>,
     }
 
     impl Model {
@@ -207,6 +324,7 @@ mod tests {
                 activity: None,
                 sockets: slots.iter().copied().collect(),
                 tried: Vec::new(),
+                busy: None,
             };
             for bucket in 0..BUCKETS {
                 let slot = slots.get(bucket % slots.len().max(1)).copied().unwrap_or(NO_SLOT);
@@ -248,6 +366,14 @@ mod tests {
         fn select(&mut self, slot: u16) -> bool {
             self.tried.push(slot);
             self.sockets.contains(&slot)
+        }
+
+        fn avoids_busy(&self) -> bool {
+            self.busy.is_some()
+        }
+
+        fn busy(&mut self, slot: u16) -> Option<u32> {
+            self.busy.as_ref()?.get(&slot).copied()
         }
     }
 
@@ -359,6 +485,64 @@ mod tests {
         assert_eq!(decision.owner, Counter::OwnerNone);
     }
 
+    #[test]
+    fn a_busy_owner_is_passed_over_for_one_that_waits() {
+        let mut model = Model::new(&[0, 1, 2, 3]);
+        model.busy = Some(BTreeMap::new());
+        for key in 0..400 {
+            let decision = model.decide(key);
+            assert_eq!((decision.slot, decision.owner), (Some(key as u16 % 4), Counter::OwnerTaken));
+        }
+        model.busy = Some(BTreeMap::from([(1, 0), (2, 5), (3, 1)]));
+        let detours: BTreeSet<_> = (0..400)
+            .filter(|key| key % 4 != 0)
+            .map(|key| {
+                let decision = model.decide(key);
+                assert_eq!(
+                    (decision.slot, decision.owner, decision.failed),
+                    (Some(0), Counter::OwnerBusy, 0)
+                );
+                decision.detour.unwrap().name()
+            })
+            .collect();
+        // One in three keys has no candidate that waits, and is found one among the ready workers.
+        assert_eq!(detours, BTreeSet::from(["detour_candidate", "detour_ready"]));
+    }
+
+    #[test]
+    fn if_all_are_busy_the_shortest_queue_is_taken_and_the_owner_first() {
+        let busy = |queues: [u32; 4]| {
+            let mut model = Model::new(&[0, 1, 2, 3]);
+            model.busy = Some((0..).zip(queues).collect());
+            model
+        };
+        for key in 0..400 {
+            let decision = busy([3, 3, 3, 3]).decide(key);
+            assert_eq!((decision.slot, decision.owner), (Some(key as u16 % 4), Counter::OwnerBusy));
+            assert_eq!(decision.detour, Some(Counter::DetourOwner));
+            let decision = busy([3, 3, 3, 2]).decide(key);
+            assert_eq!((decision.slot, decision.owner), (Some(3), Counter::OwnerBusy));
+        }
+        // Unless that is not fit.
+        let mut model = busy([3, 3, 3, 2]);
+        model.unfit(3, Fitness::Overloaded);
+        for key in (0..400).filter(|key| key % 4 != 3) {
+            assert!(model.decide(key).slot.is_some_and(|slot| slot < 3));
+        }
+    }
+
+    #[test]
+    fn one_that_is_always_busy_is_worse_than_one_that_waits_now_and_then() {
+        let mut model = Model::new(&[0, 1]);
+        for key in 0..200 {
+            // The owner of even keys is stuck, with an empty queue; the other one is woken up now and then.
+            let queue = BTreeMap::from([(0, 0), (1, 0)]);
+            model.busy = Some(if key % 10 == 9 { BTreeMap::from([(0, 0)]) } else { queue });
+            let decision = model.decide(key);
+            assert!(key < 20 || decision.slot == Some(1), "{key}: {decision:?}");
+        }
+    }
+
     proptest! {
         /// Whatever is gone or unfit: what is selected exists, and nobody is refused while a ready
         /// worker has a socket.
@@ -367,6 +551,7 @@ mod tests {
             slots in prop::collection::btree_set(0..64u16, 1..8),
             gone in prop::collection::btree_set(0..64u16, 0..8),
             ejected in prop::option::of(0..64u16),
+            busy in prop::option::of(prop::collection::btree_map(0..64u16, 0..9u32, 0..64)),
             key in any::<u32>(),
         ) {
             let slots: Vec<u16> = slots.into_iter().collect();
@@ -375,11 +560,21 @@ mod tests {
                 model.unfit(slot, Fitness::Ejected);
             }
             model.sockets.retain(|slot| !gone.contains(slot));
+            let waits = |slot| busy.as_ref().is_none_or(|busy| !busy.contains_key(&slot));
+            let somebody_waits = slots.iter().any(|slot| {
+                model.sockets.contains(slot) && Some(*slot) != ejected && waits(*slot)
+            });
+            model.busy = busy.clone();
             let decision = model.decide(key);
             prop_assert_eq!(decision.slot.is_some(), !model.sockets.is_empty());
             prop_assert!(decision.slot.is_none_or(|slot| model.sockets.contains(&slot)));
             prop_assert_eq!(decision.detour.is_none(), decision.owner == Counter::OwnerTaken);
-            prop_assert_eq!(decision.failed as usize, model.tried.len() - usize::from(decision.slot.is_some()));
+            if busy.is_none() {
+                prop_assert_eq!(decision.failed as usize, model.tried.len() - usize::from(decision.slot.is_some()));
+            }
+            if somebody_waits && slots.len() <= READY_TRIES as usize && decision.owner == Counter::OwnerBusy {
+                prop_assert!(decision.slot.is_some_and(waits));
+            }
         }
     }
 }

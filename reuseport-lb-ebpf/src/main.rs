@@ -6,7 +6,9 @@
 #![expect(missing_docs, unreachable_pub, reason = "aya's macros make public items without docs")]
 
 mod gather;
+mod group;
 mod maps;
+mod waiting;
 
 use aya_ebpf::Global;
 use aya_ebpf::bindings::sk_action::{SK_DROP, SK_PASS};
@@ -16,10 +18,10 @@ use aya_ebpf::programs::SkReuseportContext;
 use aya_log_ebpf::info;
 use reuseport_lb_common::counters::Counter;
 use reuseport_lb_common::layout::affinity::{FLOW, SOURCE_V4, SOURCE_V6};
-use reuseport_lb_common::layout::{
-    Activity, Counters, EVENTS, Entry, Load, MAX_SLOTS, NO_SLOT, Table, attention,
-};
-use reuseport_lb_common::select::{self, Decision, Group};
+use reuseport_lb_common::layout::{EVENTS, Entry, NO_SLOT, attention};
+use reuseport_lb_common::select::{self, Decision};
+
+use crate::group::{AVOIDS_BUSY, KernelGroup, PLAIN, TRACKS, counters};
 
 /// See `reuseport_lb_common::layout::constant`.
 #[unsafe(no_mangle)]
@@ -29,88 +31,51 @@ static HOLD: Global<u32> = Global::new(0);
 #[unsafe(link_section = "license")]
 static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";
 
-/// `TRACKED`: whether flows are more than one decision (UDP).
-struct KernelGroup<'a, const TRACKED: bool> {
-    ctx: &'a SkReuseportContext,
-}
-
-impl<const TRACKED: bool> Group for KernelGroup<'_, TRACKED> {
-    #[inline(always)]
-    fn table(&self) -> &Table {
-        &maps::TABLE
-    }
-
-    #[inline(always)]
-    fn load(&self) -> Option<&Load> {
-        // SAFETY: the value lives as long as the map, and all its fields are `Shared`.
-        maps::LOAD.get_ptr(0).map(|load| unsafe { &*load })
-    }
-
-    #[inline(always)]
-    fn activity(&self) -> Option<&Activity> {
-        if TRACKED { Some(&maps::ACTIVITY) } else { None }
-    }
-
-    /// Counts what it selects. The counter is read before the helper runs, so that the wait for
-    /// its cache line and the helper's work overlap (5 ns of 60), and looked up after the bucket's
-    /// entry was, so that the program's first instructions send for that (2 ns).
-    #[inline(always)]
-    fn select(&mut self, slot: u16) -> bool {
-        let Some(counters) = counters() else { return false };
-        let counter = &raw mut counters.selected[usize::from(slot) & (MAX_SLOTS - 1)];
-        // SAFETY: a reference's address; volatile only to keep the read where it is.
-        let selected = unsafe { counter.read_volatile() };
-        if maps::SOCKETS.select_reuseport(self.ctx, u32::from(slot)).is_err() {
-            return false;
-        }
-        // SAFETY: as above. Nobody else writes on this CPU.
-        unsafe { counter.write(selected + 1) };
-        true
-    }
-}
-
-/// A program for each protocol and affinity, so that none asks which it is. The kernel cuts names
+/// A program for each kind of group and affinity, so that none asks which it is. The kernel cuts names
 /// after 15 characters.
 macro_rules! programs {
-    ($($name:ident: $tracked:literal, $affinity:ident;)*) => {
+    ($($name:ident: $kind:ident, $affinity:ident;)*) => {
         $(
             #[sk_reuseport(migrate)]
             pub fn $name(ctx: SkReuseportContext) -> u32 {
-                pick::<$tracked, { $affinity }>(&ctx)
+                pick::<{ $kind }, { $affinity }>(&ctx)
             }
         )*
     };
 }
 
 programs! {
-    rlb_tcp_flow: false, FLOW;
-    rlb_tcp_source4: false, SOURCE_V4;
-    rlb_tcp_source6: false, SOURCE_V6;
-    rlb_udp_flow: true, FLOW;
-    rlb_udp_source4: true, SOURCE_V4;
-    rlb_udp_source6: true, SOURCE_V6;
+    rlb_tcp_flow: PLAIN, FLOW;
+    rlb_tcp_source4: PLAIN, SOURCE_V4;
+    rlb_tcp_source6: PLAIN, SOURCE_V6;
+    rlb_idle_flow: AVOIDS_BUSY, FLOW;
+    rlb_idle_src4: AVOIDS_BUSY, SOURCE_V4;
+    rlb_idle_src6: AVOIDS_BUSY, SOURCE_V6;
+    rlb_udp_flow: TRACKS, FLOW;
+    rlb_udp_source4: TRACKS, SOURCE_V4;
+    rlb_udp_source6: TRACKS, SOURCE_V6;
 }
 
 /// Picks the socket for a datagram, or for a connection: when it begins, or when its listener is
 /// closing.
 #[inline(always)]
-fn pick<const TRACKED: bool, const AFFINITY: u32>(ctx: &SkReuseportContext) -> u32 {
+fn pick<const KIND: u32, const AFFINITY: u32>(ctx: &SkReuseportContext) -> u32 {
     let migrating = gather::migrating(ctx);
     let key = gather::key::<AFFINITY>(ctx, migrating).unwrap_or_else(|| {
         add(Counter::KeyFallback);
         ctx.hash()
     });
-    let entry = if migrating {
+    let entry = if migrating || KIND == AVOIDS_BUSY {
         maps::TABLE.entry(key).with_care(true)
     } else {
-        match select::owner(key, &mut KernelGroup::<TRACKED> { ctx }) {
+        match select::owner(key, &mut KernelGroup::<KIND> { ctx }) {
             // That a packet came and its owner was taken is not counted but follows from the rest.
             Ok(_) => return SK_PASS,
-            Err(entry) if TRACKED && entry.is_moving() => return moving(ctx.md, key, entry),
+            Err(entry) if KIND == TRACKS && entry.is_moving() => return moving(ctx.md, key, entry),
             Err(entry) => entry,
         }
     };
-    detour::<TRACKED>(ctx.md, key, entry)
+    detour::<KIND>(ctx.md, key, entry)
 }
 
 /// In a bucket that is moving; a function of its own, so that its registers are its own as well. `cold`
@@ -119,24 +84,24 @@ fn pick<const TRACKED: bool, const AFFINITY: u32>(ctx: &SkReuseportContext) -> u
 #[inline(never)]
 fn moving(md: *mut sk_reuseport_md, key: u32, entry: Entry) -> u32 {
     let ctx = SkReuseportContext::new(md);
-    match select::moving(key, entry, &mut KernelGroup::<true> { ctx: &ctx }) {
+    match select::moving(key, entry, &mut KernelGroup::<TRACKS> { ctx: &ctx }) {
         Some((_, owner)) => {
             if owner == Counter::OwnerKept {
                 add(owner);
             }
             SK_PASS
         }
-        None => detour::<true>(md, key, entry),
+        None => detour::<TRACKS>(md, key, entry),
     }
 }
 
 /// Off the fast path; a function of its own as well.
 #[cold]
 #[inline(never)]
-fn detour<const TRACKED: bool>(md: *mut sk_reuseport_md, key: u32, entry: Entry) -> u32 {
+fn detour<const KIND: u32>(md: *mut sk_reuseport_md, key: u32, entry: Entry) -> u32 {
     let ctx = SkReuseportContext::new(md);
     let migrating = gather::migrating(&ctx);
-    let mut group = KernelGroup::<TRACKED> { ctx: &ctx };
+    let mut group = KernelGroup::<KIND> { ctx: &ctx };
     let decision = select::detour(key, entry, HOLD.load() != 0, &mut group);
     if let Some(counters) = counters() {
         let mut add = |counter: Counter, by| counters.events[counter.index() & (EVENTS - 1)] += by;
@@ -158,15 +123,6 @@ fn detour<const TRACKED: bool>(md: *mut sk_reuseport_md, key: u32, entry: Entry)
         trace(&ctx, migrating, key, &decision);
     }
     if decision.slot.is_some() { SK_PASS } else { SK_DROP }
-}
-
-/// This CPU's counters, for one use at a time. A single-entry array always has its entry: `None` is
-/// for the verifier.
-#[inline(always)]
-fn counters<'a>() -> Option<&'a mut Counters> {
-    // SAFETY: the value lives as long as its map and belongs to this CPU, the program is never
-    // interrupted by itself (softirqs are off), and no caller keeps the reference while it asks again.
-    maps::COUNTERS.get_ptr_mut(0).map(|counters| unsafe { &mut *counters })
 }
 
 #[inline(always)]

@@ -12,7 +12,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use toml::Spanned;
 
-use crate::listener::Listener;
+use crate::listener::{Listener, Protocol};
 use values::{Idle, Limit, Patience, Span};
 
 /// Most workers of one service: half of the slots, so that all can be replaced at once.
@@ -60,6 +60,17 @@ pub enum WhenEmpty {
     Reject,
 }
 
+/// What happens to new connections whose worker is busy.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum WhenBusy {
+    /// They wait in its queue, unless that is overloaded.
+    #[default]
+    Queue,
+    /// They go to the next worker that waits for work.
+    Next,
+}
+
 /// What happens to the buckets of a worker that crashed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -105,6 +116,9 @@ pub struct Service {
     pub watchdog: Option<Duration>,
     /// What happens while nobody is ready.
     pub when_empty: WhenEmpty,
+    /// What happens to a TCP connection whose worker is busy.
+    #[serde(default)]
+    pub when_busy: WhenBusy,
     /// Accept queue of each TCP socket, in connections; the kernel caps it at net.core.somaxconn.
     pub backlog: u32,
     /// Whom workers run as.
@@ -131,6 +145,7 @@ impl Service {
             overload: Some(Overload::default()),
             watchdog: None,
             when_empty: WhenEmpty::default(),
+            when_busy: WhenBusy::default(),
             backlog: 4096,
             user: None,
         }
@@ -143,7 +158,7 @@ impl Service {
             [([127, 0, 0, 1], 8080).into(), ([0, 0, 0, 0, 0, 0, 0, 1], 8080).into()]
                 .map(|address| Listener { protocol, address })
         };
-        let listen = [both(crate::listener::Protocol::Tcp), both(crate::listener::Protocol::Udp)].concat();
+        let listen = [both(Protocol::Tcp), both(Protocol::Udp)].concat();
         Self { embedded: true, ..Self::new("demo", listen, 4) }
     }
 
@@ -283,6 +298,7 @@ struct Written {
     drain_timeout: Option<Span>,
     #[serde(default)]
     when_empty: WhenEmpty,
+    when_busy: Option<Spanned<WhenBusy>>,
     backlog: Option<NonZeroU32>,
     user: Option<Spanned<String>>,
     stall_timeout: Option<Patience>,
@@ -333,6 +349,13 @@ impl Written {
         service.ready = self.ready;
         service.on_crash = self.on_crash;
         service.when_empty = self.when_empty;
+        if let Some(when_busy) = self.when_busy {
+            if service.listen.iter().all(|listener| listener.protocol != Protocol::Tcp) {
+                let message = "`when_busy` is about TCP connections, and this service has no tcp:// listener";
+                return Err(at(when_busy.span(), message.into()));
+            }
+            service.when_busy = when_busy.into_inner();
+        }
         service.hold_timeout = self.hold_timeout.map_or(service.hold_timeout, |span| span.0);
         service.drain_timeout = self.drain_timeout.map_or(service.drain_timeout, |span| span.0);
         service.idle_timeout = self.idle_timeout.map_or(service.idle_timeout, |idle| idle.0);
@@ -377,12 +400,13 @@ mod tests {
             "{MINIMAL}command = [\"./server\", \"--fd\", \"3\"]\nworkers = 4\naffinity = \"source\"\nready = \"500ms\"\n\
              on_crash = \"migrate\"\nhold_timeout = \"3s\"\ndrain_timeout = \"1m 30s\"\nwhen_empty = \"reject\"\n\
              backlog = 17\nuser = \"root\"\nstall_timeout = \"250ms\"\noverload = {{ factor = 3, floor = 40 }}\n\
-             watchdog = \"10ms\"\nidle_timeout = \"5s\"\n"
+             watchdog = \"10ms\"\nidle_timeout = \"5s\"\nwhen_busy = \"next\"\n"
         );
         let service = parse(&text).unwrap().remove(0);
         assert_eq!(service.command, ["./server", "--fd", "3"]);
         assert_eq!((service.workers, service.backlog), (4, 17));
         assert_eq!((service.affinity, service.when_empty), (Affinity::Source, WhenEmpty::Reject));
+        assert_eq!(service.when_busy, WhenBusy::Next);
         assert_eq!(
             (service.on_crash, service.ready),
             (OnCrash::Migrate, Ready::After(Duration::from_millis(500)))
@@ -433,6 +457,7 @@ mod tests {
         service.affinity = Affinity::Source;
         service.on_crash = OnCrash::Migrate;
         service.when_empty = WhenEmpty::Reject;
+        service.when_busy = WhenBusy::Next;
         service.user = Some("root".into());
         service.watchdog = Some(Duration::from_millis(10));
         for overload in [None, Some(Overload { factor: 4.0 / 3.0, floor: u32::MAX })] {
@@ -474,6 +499,12 @@ mod tests {
             ("stall_timeout = \"never\"", 4, "is not a time"),
             ("stall_timeout = 1", 4, "\"off\" or a time like"),
             ("stall_timeout = false", 4, "\"off\" or a time like"),
+            ("when_busy = \"wait\"", 4, "expected `queue` or `next`"),
+            (
+                "\n[[service]]\nname = \"b\"\nlisten = [\"udp://127.0.0.1:80\"]\nwhen_busy = \"next\"",
+                8,
+                "no tcp:// listener",
+            ),
             ("watchdog = \"on\"", 4, "is not a time"),
             ("watchdog = \"1ms\"", 4, "the least is 10ms"),
             ("overload = \"on\"", 4, "\"off\" or a table like"),

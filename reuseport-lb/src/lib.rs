@@ -1,6 +1,7 @@
 //! reuseport-lb: every worker of a server gets its own SO_REUSEPORT socket, and an eBPF program in
 //! the kernel picks the socket by consistent hashing. docs/ARCHITECTURE.md explains the parts.
 
+pub mod btf;
 pub mod cli;
 pub mod cmd;
 pub mod config;

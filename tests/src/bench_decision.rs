@@ -8,11 +8,12 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use aya::programs::loaded_programs;
 use aya::sys::{Stats, enable_stats};
-use reuseport_lb::config::{Affinity, WhenEmpty};
+use reuseport_lb::config::{Affinity, WhenBusy};
 use reuseport_lb::kernel::group::{Group, Policy};
 use reuseport_lb::kernel::socket;
 use reuseport_lb::listener::{Listener, Protocol};
 use reuseport_lb::table::{Member, Table};
+use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
 use socket2::{Domain, Socket, Type};
 use tests::baseline::Baseline;
 use tests::world::World;
@@ -60,6 +61,19 @@ struct Candidate {
 }
 
 impl Candidate {
+    /// Makes its workers look as if they wait for work. Nobody has to wake up for that: of an epoll object in
+    /// another one it is not known who sleeps.
+    fn watch(&mut self) -> Result<()> {
+        let [inner, outer] = [(); 2].map(|()| epoll::create(CreateFlags::CLOEXEC));
+        let (inner, outer) = (inner?, outer?);
+        for socket in &self.sockets {
+            epoll::add(&inner, socket, EventData::new_u64(0), EventFlags::IN)?;
+        }
+        epoll::add(&outer, &inner, EventData::new_u64(0), EventFlags::IN)?;
+        self._keep = Box::new((inner, outer));
+        Ok(())
+    }
+
     /// Gives every bucket to another worker.
     fn start_moving(&mut self) {
         if let Some(group) = &self.group {
@@ -117,14 +131,21 @@ fn measure(
 ) -> Result<()> {
     let bare =
         if flows == Flows::One { ("bare", "bare select") } else { ("bare_spread", "bare select, by hash") };
-    let flow = |name, port, tracked| ours(name, Affinity::Flow, protocol, port, tracked, world);
+    let policy = Policy::default();
+    let flow = |name, port, tracked| ours(name, policy, protocol, port, tracked, world);
     let tracked = protocol == Protocol::Udp;
     let mut candidates = vec![
         baseline("empty", "empty program", protocol, 9001)?,
         baseline(bare.0, bare.1, protocol, 9002)?,
         flow("flow", 9003, false)?,
-        ours("source", Affinity::Source, protocol, 9004, tracked, world)?,
+        ours("source", Policy { affinity: Affinity::Source, ..policy }, protocol, 9004, tracked, world)?,
     ];
+    if !tracked {
+        let policy = Policy { when_busy: WhenBusy::Next, ..policy };
+        let mut candidate = ours("flow, when_busy next", policy, protocol, 9005, tracked, world)?;
+        candidate.watch()?;
+        candidates.push(candidate);
+    }
     if tracked {
         candidates.push(flow("flow, tracked", 9005, true)?);
         if flows == Flows::One {
@@ -219,7 +240,7 @@ fn quantile(values: &mut [f64], quarters: usize) -> f64 {
 
 fn ours(
     name: &'static str,
-    affinity: Affinity,
+    policy: Policy,
     protocol: Protocol,
     port: u16,
     tracked: bool,
@@ -229,7 +250,6 @@ fn ours(
     let pins = world.bpffs().join(format!("{protocol}{port}"));
     let _ = std::fs::remove_dir_all(&pins);
     std::fs::create_dir(&pins)?;
-    let policy = Policy { affinity, when_empty: WhenEmpty::Hold };
     let mut group = Group::load_tracking(&listener, policy, &pins, tracked)?;
     let mut sockets = Vec::new();
     for slot in 0..WORKERS {

@@ -5,7 +5,6 @@ use std::net::Ipv4Addr;
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
-use reuseport_lb::config::{Affinity, WhenEmpty};
 use reuseport_lb::kernel::group::{Group, Policy};
 use reuseport_lb::listener::{Listener, Protocol};
 use reuseport_lb::table::{Member, Table};
@@ -18,8 +17,7 @@ fn main() -> Result<()> {
     let listener = Listener { protocol: Protocol::Udp, address: (Ipv4Addr::LOCALHOST, 9001).into() };
     let pins = world.bpffs().join("table");
     std::fs::create_dir(&pins)?;
-    let group =
-        Group::load(&listener, Policy { affinity: Affinity::Flow, when_empty: WhenEmpty::Hold }, &pins)?;
+    let group = Group::load(&listener, Policy::default(), &pins)?;
 
     println!("ms to compute and publish a change of the table; medians of {ROUNDS} rounds\n");
     println!(

@@ -72,6 +72,7 @@ fn layers(path: &Path, text: &str, broken: &mut Vec<String>) {
         broken.push(format!("{place} has unsafe code: it belongs into reuseport-lb/src/kernel/"));
     }
     let pure = [
+        "btf.rs",
         "table.rs",
         "worker.rs",
         "slots.rs",

@@ -8,7 +8,7 @@ use anyhow::{Result, bail};
 
 use super::client::Client;
 use crate::cli;
-use crate::config::{self, Service};
+use crate::config::{self, Service, WhenBusy};
 use crate::daemon::{self, Paths};
 use crate::doctor::places::{self, Daemon};
 use crate::doctor::system::{self, Bpffs};
@@ -97,10 +97,13 @@ fn place_for_pins(place: &Path) -> Result<Bpffs> {
 fn programs(services: &[Service], bpffs: &Path) -> Vec<Check> {
     let mut kinds: Vec<(String, Listener, Policy)> = Vec::new();
     for service in services {
-        let policy = Policy { affinity: service.affinity, when_empty: service.when_empty };
+        let policy = Policy::of(service);
         for listener in &service.listen {
             let family = if listener.address.is_ipv6() { "IPv6" } else { "IPv4" };
-            let kind = format!("{} over {family}, affinity {}", listener.protocol, service.affinity);
+            let mut kind = format!("{} over {family}, affinity {}", listener.protocol, service.affinity);
+            if service.when_busy == WhenBusy::Next && listener.protocol == Protocol::Tcp {
+                kind += ", when_busy next";
+            }
             if !kinds.iter().any(|(known, ..)| *known == kind) {
                 kinds.push((kind, *listener, policy));
             }

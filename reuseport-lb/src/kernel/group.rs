@@ -17,11 +17,15 @@ use reuseport_lb_common::layout::{
     Activity, BUCKETS, Counters, EVENTS, Entry, Fitness, LAYOUT_VERSION, Load, MAX_SLOTS, NO_SLOT, Table,
     attention, constant,
 };
+use reuseport_lb_common::offsets::Offsets;
 use socket2::Socket;
 use tracing::warn;
 
 use super::mapped::Mapped;
-use crate::config::{Affinity, WhenEmpty};
+use super::offsets::offsets;
+pub use super::policy::Policy;
+use super::policy::program_name;
+use crate::config::{WhenBusy, WhenEmpty};
 use crate::flows::{Freedom, freedom, moved};
 use crate::listener::{Listener, Protocol};
 
@@ -67,15 +71,6 @@ pub struct Group {
     program_id: u32,
     /// Slots that new connections shall avoid; their buckets are marked.
     unfit: BTreeMap<u16, Fitness>,
-}
-
-/// What a group's program is made for; another one needs another program.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Policy {
-    /// What is hashed.
-    pub affinity: Affinity,
-    /// What happens while nobody is ready.
-    pub when_empty: WhenEmpty,
 }
 
 /// The counters of all CPUs added up.
@@ -137,7 +132,9 @@ impl Group {
         before: Option<bool>,
         tracked: bool,
     ) -> Result<Self> {
-        let name = program_name(tracked, policy.affinity, listener.address.is_ipv6());
+        let avoids_busy = policy.when_busy == WhenBusy::Next && listener.protocol == Protocol::Tcp;
+        let offsets = if avoids_busy { offsets()? } else { Offsets::NONE };
+        let name = program_name(tracked, avoids_busy, policy.affinity, listener.address.is_ipv6());
         let hold = u32::from(policy.when_empty == WhenEmpty::Hold);
         // Left by a daemon that was killed right here.
         for name in RENEWED {
@@ -161,6 +158,7 @@ impl Group {
             .map_pin_path(COUNTERS, pins.join(counters))
             .map_pin_path(SOCKETS, pins.join(SOCKETS))
             .override_global(constant::HOLD, &hold, true)
+            .override_global(constant::OFFSETS, &offsets, true)
             .load(OBJECT)
             .map_err(|error| explained(error.into(), "create its BPF maps"))?;
         if !tracked {
@@ -497,18 +495,6 @@ fn renewed(name: &str) -> String {
 /// Whether flows are more than one decision.
 fn is_tracked(listener: &Listener) -> bool {
     listener.protocol == Protocol::Udp
-}
-
-/// The program for a kind of group; see `programs!` in the kernel program.
-fn program_name(tracked: bool, affinity: Affinity, v6: bool) -> &'static str {
-    match (tracked, affinity, v6) {
-        (false, Affinity::Flow, _) => "rlb_tcp_flow",
-        (false, Affinity::Source, false) => "rlb_tcp_source4",
-        (false, Affinity::Source, true) => "rlb_tcp_source6",
-        (true, Affinity::Flow, _) => "rlb_udp_flow",
-        (true, Affinity::Source, false) => "rlb_udp_source4",
-        (true, Affinity::Source, true) => "rlb_udp_source6",
-    }
 }
 
 /// The value of a map of activity. Without it, flows are not seen for once.

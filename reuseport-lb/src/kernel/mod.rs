@@ -18,3 +18,5 @@ pub mod strangers;
 pub mod watch;
 
 mod mapped;
+mod offsets;
+mod policy;

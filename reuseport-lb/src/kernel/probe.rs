@@ -19,7 +19,7 @@ use super::bpffs::{self, Detached, Place};
 use super::group::{Group, Policy};
 use super::host::{self, User};
 use super::{rights, socket};
-use crate::config::{Affinity, WhenEmpty};
+use crate::config::WhenEmpty;
 use crate::doctor::limits::Memory;
 use crate::doctor::system::HandOver;
 use crate::listener::{Listener, Protocol};
@@ -163,7 +163,7 @@ impl Drop for Scratch {
 pub fn hand_over(scratch: &Scratch) -> Result<HandOver> {
     let any = Listener { protocol: Protocol::Tcp, address: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)) };
     let listener = socket::choose_port(&any)?;
-    let policy = Policy { affinity: Affinity::Flow, when_empty: WhenEmpty::Reject };
+    let policy = Policy { when_empty: WhenEmpty::Reject, ..Policy::default() };
     let mut group = Group::load(&listener, policy, &scratch.directory("hand-over")?)?;
     let first = socket::open(&group, 8, true)?;
     let other = socket::open(&group, 8, false)?;

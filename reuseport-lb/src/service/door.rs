@@ -62,7 +62,7 @@ impl Door {
         drop(taken);
         let name = format!("{at}-{}", listener.plain_name());
         let pins = surroundings.pins.directory(&config.name, &name)?;
-        let group = Group::load(listener, policy(config), &pins)?;
+        let group = Group::load(listener, Policy::of(config), &pins)?;
         Self::with(config, *listener, group, name, surroundings, tracer)
     }
 
@@ -77,7 +77,7 @@ impl Door {
         tracer: &Tracer,
     ) -> Result<Self> {
         let pins = surroundings.pins.directory(&config.name, name)?;
-        let group = Group::take_over(bound, policy(config), &pins, layout)?;
+        let group = Group::take_over(bound, Policy::of(config), &pins, layout)?;
         Self::with(config, *asked, group, name.to_owned(), surroundings, tracer)
     }
 
@@ -113,11 +113,6 @@ impl Door {
 /// The door of `listener`, unless it is gone.
 pub(super) fn door_of<'a>(doors: &'a mut [Door], listener: &Listener) -> Option<&'a mut Door> {
     doors.iter_mut().find(|door| door.group.listener() == listener)
-}
-
-/// What a service's programs are made for.
-pub(super) fn policy(config: &config::Service) -> Policy {
-    Policy { affinity: config.affinity, when_empty: config.when_empty }
 }
 
 impl Service {

@@ -9,10 +9,11 @@ use reuseport_lb_common::layout::LAYOUT_VERSION;
 use tokio::sync::{mpsc, oneshot};
 use tracing::warn;
 
-use super::door::{Door, policy};
+use super::door::Door;
 use super::workers::{Id, Place};
 use super::{Progress, Service, Wish, with_user};
 use crate::config;
+use crate::kernel::group::Policy;
 use crate::kernel::host::User;
 use crate::kernel::socket;
 use crate::listener::{Listener, Protocol};
@@ -69,7 +70,7 @@ impl Service {
                     }
                     Some(at) => {
                         let door = known.remove(at);
-                        if policy(&config) == policy(&self.config) {
+                        if Policy::of(&config) == Policy::of(&self.config) {
                             continue;
                         }
                         let which = (&door.asked, door.group.listener());

@@ -6,7 +6,6 @@ use std::io::ErrorKind;
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 
 use anyhow::{Context, Result, ensure};
-use reuseport_lb::config::{Affinity, WhenEmpty};
 use reuseport_lb::kernel::group::{Group, Policy};
 use reuseport_lb::kernel::socket;
 use reuseport_lb::listener::{Listener, Protocol};
@@ -119,7 +118,7 @@ impl Steering {
             let pins = world.bpffs().join("flows");
             let _ = std::fs::remove_dir_all(&pins);
             std::fs::create_dir(&pins)?;
-            let policy = Policy { affinity: Affinity::Flow, when_empty: WhenEmpty::Hold };
+            let policy = Policy::default();
             group = Some(Group::load_tracking(&listener, policy, &pins, by == By::Ours)?);
         }
         let mut all = Self { by, to, group, table: Table::default(), sockets: HashMap::new() };

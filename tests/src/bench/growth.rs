@@ -8,7 +8,6 @@ use anyhow::{Context, Result};
 use aya::programs::loaded_programs;
 use aya::sys::{Stats, enable_stats};
 use nix::sys::socket::{ControlMessage, MsgFlags, SockaddrIn, sendmsg};
-use reuseport_lb::config::{Affinity, WhenEmpty};
 use reuseport_lb::kernel::group::{Group, Policy};
 use reuseport_lb::kernel::socket;
 use reuseport_lb::listener::{Listener, Protocol};
@@ -73,8 +72,7 @@ fn decision(workers: u16, flows: usize, world: &World) -> Result<f64> {
     let pins = world.bpffs().join("growth");
     let _ = std::fs::remove_dir_all(&pins);
     std::fs::create_dir(&pins)?;
-    let mut group =
-        Group::load(&listener, Policy { affinity: Affinity::Flow, when_empty: WhenEmpty::Hold }, &pins)?;
+    let mut group = Group::load(&listener, Policy::default(), &pins)?;
     let mut sockets = Vec::new();
     for slot in 0..workers {
         let socket = socket::open(&group, 4096, slot == 0)?;

@@ -71,7 +71,7 @@ pub(crate) fn throughput(
 ) -> Result<()> {
     let requests = if keep { record.either(40_000, 200_000) } else { record.either(10_000, 40_000) };
     let runs = record.either(3, 7);
-    let peers = [Peer::Ours, Peer::Plain, Peer::Shared, Peer::Haproxy, Peer::NginxStream];
+    let peers = [Peer::Ours, Peer::Next, Peer::Plain, Peer::Shared, Peer::Haproxy, Peer::NginxStream];
     let what = if keep { "requests on kept connections" } else { "new connections" };
     let times = (runs, throughput_seconds(record.quick));
     by_turns(record, world, (section, what), times, &peers, |record, nth, server| {
@@ -105,7 +105,7 @@ pub(crate) fn throughput_seconds(quick: bool) -> f64 {
 /// Section `stall`: one of four workers is stopped for three seconds.
 pub(crate) fn stall(record: &mut Record, world: &World) -> Result<()> {
     let runs = record.either(1, 5);
-    let peers = [Peer::Ours, Peer::Prompt, Peer::Plain, Peer::Shared, Peer::Nginx, Peer::Haproxy];
+    let peers = [Peer::Ours, Peer::Prompt, Peer::Next, Peer::Plain, Peer::Shared, Peer::Nginx, Peer::Haproxy];
     by_turns(record, world, ("stall", "a stopped worker"), (runs, 6.0), &peers, |record, nth, server| {
         let victim = server.a_worker()?;
         let load = Load {
@@ -151,7 +151,7 @@ pub(crate) fn stall(record: &mut Record, world: &World) -> Result<()> {
 pub(crate) fn unequal(record: &mut Record, world: &World) -> Result<()> {
     let seconds = record.either(2, 6);
     let requests = UNEQUAL_RATE as usize * seconds;
-    let peers = [Peer::Ours, Peer::Eager, Peer::Plain, Peer::Shared];
+    let peers = [Peer::Ours, Peer::Next, Peer::Plain, Peer::Shared];
     let runs = record.either(2, 5);
     by_turns(
         record,
@@ -170,7 +170,9 @@ pub(crate) fn unequal(record: &mut Record, world: &World) -> Result<()> {
                 ("maximum ms", outcome.quantile(1.0)),
             ];
             if let Some(daemon) = &server.daemon {
-                let elsewhere = counter(&daemon.service(), "owner_overloaded") as f64;
+                let service = daemon.service();
+                let elsewhere = counter(&service, "owner_overloaded") + counter(&service, "owner_busy");
+                let elsewhere = elsewhere as f64;
                 values.push(("sent elsewhere %", 100.0 * elsewhere / requests as f64));
             }
             record.add("unequal", server.peer.name(), nth, &values);

@@ -32,8 +32,8 @@ const LINGERING: Duration = Duration::from_secs(2);
 pub(crate) enum Peer {
     /// reuseport-lb.
     Ours,
-    /// The same with `overload` at 1.5 times the mean from the first connection that waits.
-    Eager,
+    /// The same with `when_busy = "next"`.
+    Next,
     /// The same with a `stall_timeout` of 300 ms.
     Prompt,
     /// Each worker binds with SO_REUSEPORT by itself.
@@ -52,7 +52,7 @@ impl Peer {
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Ours => "reuseport-lb",
-            Self::Eager => "reuseport-lb, overload 1.5 x, floor 1",
+            Self::Next => "reuseport-lb, when_busy next",
             Self::Prompt => "reuseport-lb, stall_timeout 300 ms",
             Self::Plain => "plain SO_REUSEPORT",
             Self::Shared => "one shared socket",
@@ -91,7 +91,7 @@ impl Server {
         std::fs::create_dir_all(&place)?;
         let mut server = Self { peer, to, daemon: None, processes: Vec::new(), place, lingered: 0 };
         match peer {
-            Peer::Ours | Peer::Eager | Peer::Prompt => server.daemon = Some(ours(peer, workers, world)?),
+            Peer::Ours | Peer::Next | Peer::Prompt => server.daemon = Some(ours(peer, workers, world)?),
             Peer::Plain => server.start_workers(workers, |_| to)?,
             Peer::Shared => {
                 let socket: OwnedFd = worker::listen(to, false)?.into();
@@ -280,7 +280,7 @@ fn nginx_head(place: &Path) -> String {
 
 fn ours(peer: Peer, workers: usize, world: &World) -> Result<Daemon> {
     let more = match peer {
-        Peer::Eager => "overload = { factor = 1.5, floor = 1 }\n",
+        Peer::Next => "when_busy = \"next\"\n",
         Peer::Prompt => "stall_timeout = \"300ms\"\n",
         _ => "",
     };

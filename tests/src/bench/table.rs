@@ -6,7 +6,6 @@ use std::time::Instant;
 
 use anyhow::Result;
 use hashring::HashRing;
-use reuseport_lb::config::{Affinity, WhenEmpty};
 use reuseport_lb::kernel::group::{Group, Policy};
 use reuseport_lb::listener::{Listener, Protocol};
 use reuseport_lb::table::{Change, Member, Table};
@@ -137,8 +136,7 @@ pub(crate) fn publish(record: &mut Record, world: &World) -> Result<()> {
     let listener = Listener { protocol: Protocol::Udp, address: (Ipv4Addr::LOCALHOST, 6001).into() };
     let pins = world.bpffs().join("publish");
     std::fs::create_dir(&pins)?;
-    let group =
-        Group::load(&listener, Policy { affinity: Affinity::Flow, when_empty: WhenEmpty::Hold }, &pins)?;
+    let group = Group::load(&listener, Policy::default(), &pins)?;
     let (runs, rounds) = (record.either(3, 7), 5);
     for run in 0..runs {
         record.step(&format!("time of a change, run {} of {runs}", run + 1), 3.0)?;

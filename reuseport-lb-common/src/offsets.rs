@@ -1,0 +1,47 @@
+//! Where the kernel keeps what shows whether a worker waits for work. Not: what these are on a given kernel.
+
+/// Where the kernel that the program is loaded into keeps what shows whether a worker waits for work:
+/// offsets in its own structures, in bytes. Zero is as good as none.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub struct Offsets {
+    /// `sk_reuseport_kern.selected_sk` (include/linux/filter.h), the program's context.
+    pub selected: u32,
+    /// `sock.sk_ack_backlog` (include/net/sock.h): connections in the accept queue, a `u32`.
+    pub queue: u32,
+    /// `sock.sk_wq`.
+    pub wait_queue: u32,
+    /// `socket_wq.wait.head` (include/linux/net.h): who waits for the socket.
+    pub waiters: u32,
+    /// `wait_queue_entry.entry` (include/linux/wait.h), the link of that list.
+    pub link: u32,
+    /// `eppoll_entry.wait` (fs/eventpoll.c): a link's place if it is epoll that waits.
+    pub poll_wait: u32,
+    /// `eppoll_entry.base`: the epoll item.
+    pub poll_item: u32,
+    /// `epitem.pwqlist`: back to the `eppoll_entry`.
+    pub item_entry: u32,
+    /// `epitem.ep`: the epoll object.
+    pub item_poll: u32,
+    /// `eventpoll.wq.head`: who waits in epoll_wait(2).
+    pub poll_waiters: u32,
+    /// `eventpoll.poll_wait.head`: who waits for the epoll object itself.
+    pub poll_watchers: u32,
+}
+
+impl Offsets {
+    /// None.
+    pub const NONE: Self = Self {
+        selected: 0,
+        queue: 0,
+        wait_queue: 0,
+        waiters: 0,
+        link: 0,
+        poll_wait: 0,
+        poll_item: 0,
+        item_entry: 0,
+        item_poll: 0,
+        poll_waiters: 0,
+        poll_watchers: 0,
+    };
+}

@@ -1,0 +1,85 @@
+//! Whether the worker of a listening socket waits for work, read from the kernel's own memory: what is
+//! in the socket's queue, and who sleeps on it. A wrong answer costs a detour; it breaks nothing.
+//!
+//! ```text
+//! sock ─ sk_wq ─▶ list ─▶ a task in accept(2), poll(2), …          waits: it is there only meanwhile
+//!                      └▶ eppoll_entry ─ epitem ─ eventpoll ─ wq    waits if somebody is in epoll_wait(2)
+//! ```
+
+use core::ffi::c_void;
+use core::ptr;
+
+use aya_ebpf::bindings::sk_reuseport_md;
+use aya_ebpf::helpers::generated::bpf_probe_read_kernel;
+use reuseport_lb_common::offsets::Offsets;
+
+/// See `reuseport_lb_common::layout::constant`.
+#[unsafe(no_mangle)]
+static OFFSETS: Offsets = Offsets::NONE;
+
+/// How many waiters of one socket are looked at; usually there is one.
+const WAITERS: u32 = 3;
+
+/// What [`queue`] answers of a worker that waits for work.
+pub const WAITS: u64 = u64::MAX;
+
+/// Of the socket that was selected last: [`WAITS`], or the length of its queue. A function of its own,
+/// because it is called at many places; and without ways that part, as far as that can be, because the
+/// verifier follows each of them at each of those places: what cannot be read is 0, and a worker of
+/// which that is so waits.
+#[inline(never)]
+pub fn queue(md: *mut sk_reuseport_md) -> u64 {
+    let socket = read(md as u64, &OFFSETS.selected);
+    let queue = read(socket, &OFFSETS.queue) & 0xffff_ffff;
+    let head = read(socket, &OFFSETS.wait_queue) + offset(&OFFSETS.waiters);
+    let mut at = read_at(head);
+    for _ in 0..WAITERS {
+        if at == head {
+            break;
+        }
+        if queue == 0 && sleeps(at - offset(&OFFSETS.link)) != 0 {
+            return WAITS;
+        }
+        at = read_at(at);
+    }
+    queue
+}
+
+/// Whether somebody sleeps behind an entry of a wait queue: then not 0.
+#[inline(always)]
+fn sleeps(entry: u64) -> u64 {
+    let poll_entry = entry - offset(&OFFSETS.poll_wait);
+    let item = read(poll_entry, &OFFSETS.poll_item);
+    // Only epoll's entries are what an item points back to; others are in the queue while a task sleeps.
+    let other = read(item, &OFFSETS.item_entry) ^ poll_entry;
+    let poll = read(item, &OFFSETS.item_poll);
+    // Of one that is watched itself, by another epoll say, it is not known who sleeps in the end.
+    other | filled(poll, &OFFSETS.poll_waiters) | filled(poll, &OFFSETS.poll_watchers)
+}
+
+/// Not 0 if a list has entries: an empty one points to itself.
+#[inline(always)]
+fn filled(structure: u64, field: &'static u32) -> u64 {
+    let head = structure + offset(field);
+    read_at(head) ^ head
+}
+
+#[inline(always)]
+fn read(structure: u64, field: &'static u32) -> u64 {
+    read_at(structure + offset(field))
+}
+
+#[inline(always)]
+fn read_at(address: u64) -> u64 {
+    let mut value = 0u64;
+    // SAFETY: the helper fills `value`, with 0 from addresses that cannot be read.
+    unsafe { bpf_probe_read_kernel((&raw mut value).cast(), 8, address as *const c_void) };
+    value
+}
+
+/// Patched before loading, so not what the compiler knows.
+#[inline(always)]
+fn offset(field: &'static u32) -> u64 {
+    // SAFETY: the address of a field of a static.
+    u64::from(unsafe { ptr::read_volatile(field) })
+}

@@ -1,0 +1,41 @@
+//! Where this kernel keeps what shows whether a worker waits for work.
+
+use std::sync::OnceLock;
+
+use anyhow::{Context, Result, anyhow};
+use reuseport_lb_common::offsets::Offsets;
+
+use crate::btf::Btf;
+
+/// The kernel's own description of its types.
+const VMLINUX: &str = "/sys/kernel/btf/vmlinux";
+
+/// Offsets of the kernel that runs; takes some milliseconds the first time.
+pub(super) fn offsets() -> Result<Offsets> {
+    static FOUND: OnceLock<Offsets> = OnceLock::new();
+    if let Some(found) = FOUND.get() {
+        return Ok(*found);
+    }
+    let wanted = "cannot find out where the kernel keeps who waits for work, which `when_busy = \"next\"` needs \
+                  (CONFIG_DEBUG_INFO_BTF); without it, leave `when_busy` out";
+    let data = std::fs::read(VMLINUX).with_context(|| format!("cannot read {VMLINUX}")).context(wanted)?;
+    let found = find(&data).map_err(|error| anyhow!("{VMLINUX}: {error}")).context(wanted)?;
+    Ok(*FOUND.get_or_init(|| found))
+}
+
+fn find(data: &[u8]) -> Result<Offsets, String> {
+    let btf = Btf::parse(data)?;
+    Ok(Offsets {
+        selected: btf.offset("sk_reuseport_kern.selected_sk")?,
+        queue: btf.offset("sock.sk_ack_backlog")?,
+        wait_queue: btf.offset("sock.sk_wq")?,
+        waiters: btf.offset("socket_wq.wait.head")?,
+        link: btf.offset("wait_queue_entry.entry")?,
+        poll_wait: btf.offset("eppoll_entry.wait")?,
+        poll_item: btf.offset("eppoll_entry.base")?,
+        item_entry: btf.offset("epitem.pwqlist")?,
+        item_poll: btf.offset("epitem.ep")?,
+        poll_waiters: btf.offset("eventpoll.wq.head")?,
+        poll_watchers: btf.offset("eventpoll.poll_wait.head")?,
+    })
+}

@@ -1,0 +1,39 @@
+//! What a group's program is made for, and which of the programs in the object that is.
+
+use crate::config::{Affinity, Service, WhenBusy, WhenEmpty};
+
+/// What a group's program is made for; another one needs another program.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Policy {
+    /// What is hashed.
+    pub affinity: Affinity,
+    /// What happens while nobody is ready.
+    pub when_empty: WhenEmpty,
+    /// What happens to connections whose worker is busy; datagrams always go to their worker.
+    pub when_busy: WhenBusy,
+}
+
+impl Policy {
+    /// That of a service's groups.
+    #[must_use]
+    pub fn of(service: &Service) -> Self {
+        let Service { affinity, when_empty, when_busy, .. } = *service;
+        Self { affinity, when_empty, when_busy }
+    }
+}
+
+/// The program for a kind of group; see `programs!` in the kernel program.
+pub(super) fn program_name(tracked: bool, avoids_busy: bool, affinity: Affinity, v6: bool) -> &'static str {
+    let [flow, source4, source6] = if avoids_busy {
+        ["rlb_idle_flow", "rlb_idle_src4", "rlb_idle_src6"]
+    } else if tracked {
+        ["rlb_udp_flow", "rlb_udp_source4", "rlb_udp_source6"]
+    } else {
+        ["rlb_tcp_flow", "rlb_tcp_source4", "rlb_tcp_source6"]
+    };
+    match (affinity, v6) {
+        (Affinity::Flow, _) => flow,
+        (Affinity::Source, false) => source4,
+        (Affinity::Source, true) => source6,
+    }
+}

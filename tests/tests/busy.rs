@@ -1,0 +1,239 @@
+//! `when_busy`: connections whose worker does something else go to one that waits for work.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on shall panic")]
+
+use std::collections::BTreeSet;
+use std::net::{IpAddr, SocketAddr};
+
+use nix::sys::signal::Signal;
+use reuseport_lb::status::Service;
+use tests::client::{Answer, Connection, ask, ask_from, tally};
+use tests::daemon::{Daemon, counter, selected, signal, state, until};
+use tests::fault::freeze;
+use tests::world::World;
+
+/// Waits for connections in the way that its first argument says. At SIGUSR1 it computes until there
+/// is a file `enough`.
+const SERVER: &str = r#"
+import select, signal, socket, sys
+
+way, place = sys.argv[1:]
+listener = socket.socket(fileno=3)
+name = os.environ['REUSEPORT_LB_WORKER'].replace('/', '-')
+
+def compute(*_):
+    open(f'{place}/{name}', 'w').close()
+    while not os.path.exists(f'{place}/enough'):
+        pass
+
+signal.signal(signal.SIGUSR1, compute)
+socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM).sendto(b'READY=1', os.environ['NOTIFY_SOCKET'])
+if way == 'epoll':
+    poll = select.epoll()
+    poll.register(listener, select.EPOLLIN)
+    wait = poll.poll
+elif way == 'epoll-in-epoll':
+    inner, poll = select.epoll(), select.epoll()
+    inner.register(listener, select.EPOLLIN)
+    poll.register(inner, select.EPOLLIN)
+    wait = poll.poll
+elif way == 'poll':
+    poll = select.poll()
+    poll.register(listener, select.POLLIN)
+    wait = poll.poll
+elif way == 'select':
+    wait = lambda: select.select([listener], [], [])
+else:
+    wait = lambda: None
+while True:
+    wait()
+    answer_and_close(*listener.accept())
+"#;
+
+fn to() -> SocketAddr {
+    "127.0.0.1:3000".parse().unwrap()
+}
+
+/// A service of workers that wait in this way.
+struct Scene {
+    daemon: Daemon,
+    place: std::path::PathBuf,
+}
+
+impl Scene {
+    fn start(world: &World, way: &str, workers: usize, more: &str) -> Self {
+        let server = tests::server::python(world, "server.py", SERVER);
+        let place = world.path(&format!("computing-{way}"));
+        std::fs::create_dir(&place).unwrap();
+        let configuration = format!(
+            "[[service]]\nname = \"web\"\nlisten = [\"tcp://127.0.0.1:3000\"]\nworkers = {workers}\n\
+             stall_timeout = \"off\"\noverload = \"off\"\n{more}\ncommand = [\"python3\", {server:?}, {way:?}, {place:?}]\n"
+        );
+        Self { daemon: Daemon::configured(world, &configuration), place }
+    }
+
+    /// Makes a worker compute; its name.
+    fn occupy(&self, worker: usize) -> String {
+        let name = format!("web/{worker}");
+        let file = self.place.join(name.replace('/', "-"));
+        signal(self.daemon.service().workers[worker].pid.unwrap(), Signal::SIGUSR1);
+        until("a worker to compute", || file.exists().then_some(()));
+        name
+    }
+
+    /// Lets all workers go on.
+    fn release(&self) {
+        std::fs::write(self.place.join("enough"), "").unwrap();
+    }
+}
+
+/// One request when the workers `but` one wait, so that what is left to do of the one before does not count.
+fn ask_when_others_wait(
+    service: &Service,
+    but: usize,
+    to: SocketAddr,
+    from: Option<IpAddr>,
+) -> std::io::Result<Answer> {
+    let others = service.workers.iter().enumerate().filter(|(at, _)| *at != but);
+    let pids: Vec<i32> = others.filter_map(|(_, worker)| worker.pid).collect();
+    until("the others to sleep", || pids.iter().all(|pid| state(*pid) == Some('S')).then_some(()));
+    ask_from(to, from)
+}
+
+fn chosen(service: &Service) -> Vec<u64> {
+    service.workers.iter().map(selected).collect()
+}
+
+#[test]
+fn nobody_is_sent_to_a_worker_that_computes_however_it_waits() {
+    for way in ["epoll", "accept", "poll", "select"] {
+        let world = World::new();
+        let scene = Scene::start(&world, way, 4, "when_busy = \"next\"");
+        let busy = scene.occupy(1);
+        let service = scene.daemon.service();
+        let answers = tally(200, || ask_when_others_wait(&service, 1, to(), None));
+        let service = scene.daemon.service();
+        assert!(!answers.contains_key(&busy) && answers.len() == 3, "{way}: {answers:?}");
+        assert_eq!(chosen(&service)[1], 0, "{way}");
+        let count = |name| counter(&service, name);
+        // A quarter of the buckets is its own.
+        assert!((20..=100).contains(&count("owner_busy")), "{way}: {}", count("owner_busy"));
+        let elsewhere = ["detour_candidate", "detour_ready"].map(count);
+        assert_eq!(elsewhere.iter().sum::<u64>(), count("owner_busy"), "{way}: {elsewhere:?}");
+        assert_eq!(count("owner_taken") + count("owner_busy"), 200, "{way}");
+        scene.release();
+        until("it to serve again", || (ask(to()).unwrap().worker == busy).then_some(()));
+        scene.daemon.stop();
+    }
+}
+
+#[test]
+fn of_an_epoll_object_in_another_one_it_is_not_known_and_its_owner_gets_its_connections() {
+    let world = World::new();
+    let scene = Scene::start(&world, "epoll-in-epoll", 2, "when_busy = \"next\"");
+    let answers = tally(50, || ask(to()));
+    assert_eq!(answers.len(), 2, "{answers:?}");
+    let service = scene.daemon.service();
+    // Only what still waits in its queue shows that a worker is busy.
+    assert!(counter(&service, "owner_taken") > 25, "{}", counter(&service, "owner_taken"));
+    scene.daemon.stop();
+}
+
+#[test]
+fn without_it_connections_wait_for_their_own_worker() {
+    let world = World::new();
+    let scene = Scene::start(&world, "epoll", 4, "when_busy = \"queue\"");
+    let busy = scene.occupy(1);
+    let answers: Vec<_> = std::thread::scope(|scope| {
+        let asking: Vec<_> = (0..64).map(|_| scope.spawn(|| ask(to()).unwrap().worker)).collect();
+        let service = until("all to be decided for", || {
+            Some(scene.daemon.service()).filter(|service| counter(service, "arrival_packet") == 64)
+        });
+        let its = chosen(&service)[1];
+        assert!(its > 0);
+        assert_eq!((counter(&service, "owner_taken"), counter(&service, "owner_busy")), (64, 0));
+        // A reload changes that, and what waits goes on to wait.
+        let file = world.path("config.toml");
+        let configuration = std::fs::read_to_string(&file).unwrap().replace("\"queue\"", "\"next\"");
+        std::fs::write(&file, configuration).unwrap();
+        scene.daemon.run(&["reload"]);
+        let later = tally(64, || ask_when_others_wait(&service, 1, to(), None));
+        assert!(!later.contains_key(&busy), "{later:?}");
+        let service = scene.daemon.service();
+        assert_eq!(chosen(&service)[1], its);
+        assert!(counter(&service, "owner_busy") > 0);
+        scene.release();
+        asking.into_iter().map(|it| it.join().unwrap()).collect()
+    });
+    assert!(answers.contains(&busy));
+    scene.daemon.stop();
+}
+
+#[test]
+fn if_all_compute_the_shortest_queues_grow() {
+    let world = World::new();
+    let scene = Scene::start(&world, "epoll", 3, "when_busy = \"next\"");
+    (0..3).for_each(|worker| drop(scene.occupy(worker)));
+    // So many that each was often enough found busy to be as bad as the others: then queues decide.
+    let mut waiting: Vec<_> = (0..120).map(|_| Connection::open(to(), None).unwrap()).collect();
+    let service = scene.daemon.service();
+    let queues: Vec<_> = service.workers.iter().map(|worker| worker.sockets[0].queue).collect();
+    assert_eq!(queues, [40, 40, 40]);
+    assert_eq!((counter(&service, "owner_busy"), counter(&service, "owner_taken")), (120, 0));
+    scene.release();
+    let answered: BTreeSet<_> = waiting.iter_mut().map(|it| it.ask().unwrap().worker).collect();
+    assert_eq!(answered.len(), 3);
+    scene.daemon.stop();
+}
+
+#[test]
+fn a_stopped_worker_gets_nothing_from_the_first_moment() {
+    let world = World::new();
+    let daemon = Daemon::configured(
+        &world,
+        "[[service]]\nname = \"web\"\nlisten = [\"tcp://127.0.0.1:3000\", \"tcp://[::1]:3000\"]\nworkers = 4\n\
+         stall_timeout = \"off\"\nwhen_busy = \"next\"\n",
+    );
+    let victim = daemon.service().workers[2].pid.unwrap();
+    let _nothing = freeze(victim);
+    let service = daemon.service();
+    for to in ["127.0.0.1:3000", "[::1]:3000"].map(|to| to.parse().unwrap()) {
+        let answers = tally(200, || ask_when_others_wait(&service, 2, to, None));
+        assert!(!answers.contains_key("web/2") && answers.len() == 3, "{answers:?}");
+        // Now that it has been found busy many times it is worse than those that are so for a moment.
+        let asking: Vec<_> = (0..4).map(|_| std::thread::spawn(move || tally(100, || ask(to)))).collect();
+        for asked in asking {
+            assert!(!asked.join().unwrap().contains_key("web/2"));
+        }
+    }
+    let service = daemon.service();
+    assert_eq!(chosen(&service)[2], 0);
+    assert!(counter(&service, "owner_busy") > 0);
+    signal(victim, Signal::SIGCONT);
+    until("it to serve again", || (ask(to()).unwrap().pid == victim).then_some(()));
+    daemon.stop();
+}
+
+#[test]
+fn a_client_comes_back_to_its_worker_when_that_waits_again() {
+    let world = World::new();
+    let scene = Scene::start(&world, "epoll", 4, "affinity = \"source\"\nwhen_busy = \"next\"");
+    let clients: Vec<IpAddr> = (1..=64).map(|host| IpAddr::from([127, 0, 1, host])).collect();
+    let service = scene.daemon.service();
+    let ask_all = |but: usize| -> Vec<String> {
+        let ask_from =
+            |client: &IpAddr| ask_when_others_wait(&service, but, to(), Some(*client)).unwrap().worker;
+        clients.iter().map(ask_from).collect()
+    };
+    let home = ask_all(4);
+    let busy = scene.occupy(0);
+    let meanwhile = ask_all(0);
+    let moved = home.iter().zip(&meanwhile).filter(|(home, now)| home != now).count();
+    let its = home.iter().filter(|worker| **worker == busy).count();
+    assert!(!meanwhile.contains(&busy));
+    assert_eq!(moved, its, "only the busy worker's clients went elsewhere");
+    assert!(its > 0);
+    scene.release();
+    until("it to serve again", || (ask_all(4) == home).then_some(()));
+    scene.daemon.stop();
+}
