@@ -7,6 +7,7 @@
 //! ```
 
 use core::ffi::c_void;
+use core::mem::MaybeUninit;
 use core::ptr;
 
 use aya_ebpf::bindings::sk_reuseport_md;
@@ -50,18 +51,27 @@ pub fn queue(md: *mut sk_reuseport_md) -> u64 {
 fn sleeps(entry: u64) -> u64 {
     let poll_entry = entry - offset(&OFFSETS.poll_wait);
     let item = read(poll_entry, &OFFSETS.poll_item);
+    let [back, beside]: [u64; 2] = read_at(item + offset(&OFFSETS.item_entry));
+    // Beside each other on all known kernels; the verifier knows, and removes one of the two ways.
+    let poll = if offset(&OFFSETS.item_poll) == offset(&OFFSETS.item_entry) + 8 {
+        beside
+    } else {
+        read(item, &OFFSETS.item_poll)
+    };
     // Only epoll's entries are what an item points back to; others are in the queue while a task sleeps.
-    let other = read(item, &OFFSETS.item_entry) ^ poll_entry;
-    let poll = read(item, &OFFSETS.item_poll);
+    let sleeps = back ^ poll_entry | filled(poll, &OFFSETS.poll_waiters);
+    if sleeps != 0 {
+        return sleeps;
+    }
     // Of one that is watched itself, by another epoll say, it is not known who sleeps in the end.
-    other | filled(poll, &OFFSETS.poll_waiters) | filled(poll, &OFFSETS.poll_watchers)
+    filled(poll, &OFFSETS.poll_watchers)
 }
 
 /// Not 0 if a list has entries: an empty one points to itself.
 #[inline(always)]
 fn filled(structure: u64, field: &'static u32) -> u64 {
     let head = structure + offset(field);
-    read_at(head) ^ head
+    read_at::<u64>(head) ^ head
 }
 
 #[inline(always)]
@@ -70,11 +80,13 @@ fn read(structure: u64, field: &'static u32) -> u64 {
 }
 
 #[inline(always)]
-fn read_at(address: u64) -> u64 {
-    let mut value = 0u64;
-    // SAFETY: the helper fills `value`, with 0 from addresses that cannot be read.
-    unsafe { bpf_probe_read_kernel((&raw mut value).cast(), 8, address as *const c_void) };
-    value
+fn read_at<T>(address: u64) -> T {
+    let mut value = MaybeUninit::<T>::uninit();
+    // SAFETY: the helper fills `value`, with zeros from addresses that cannot be read; it is integers.
+    unsafe {
+        bpf_probe_read_kernel(value.as_mut_ptr().cast(), size_of::<T>() as u32, address as *const c_void);
+        value.assume_init()
+    }
 }
 
 /// Patched before loading, so not what the compiler knows.

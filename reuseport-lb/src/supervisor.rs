@@ -1,10 +1,10 @@
 //! What the daemon says to its own service manager (sd_notify(3)); nothing if it has none. Not: what
 //! workers say to the daemon (`notify.rs`).
 //!
-//! A word that does not get through at once is lost rather than waited for: no service manager can
-//! hold the daemon up.
+//! Nobody waits for a word to get through: no service manager can hold the daemon up. One that says what the
+//! daemon does is said again with the next ping, as its own pings may be what fills the socket.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::io;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::ffi::OsStrExt;
@@ -16,6 +16,13 @@ use tracing::warn;
 
 /// Variables of the daemon's own that are not for its workers.
 pub const OURS: [&str; 5] = ["NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", "LISTEN_PIDFDID", "FDSTORE"];
+
+thread_local! {
+    /// What the daemon does, if it could not be said.
+    static UNHEARD: RefCell<Option<String>> = const { RefCell::new(None) };
+    /// The last word did not get through.
+    static DEAF: Cell<bool> = const { Cell::new(false) };
+}
 
 /// How many services are not up yet; the last one makes the daemon ready.
 #[derive(Default)]
@@ -48,14 +55,14 @@ impl Starting {
             self.over.set(true);
             ready();
         } else {
-            tell(&format!("STATUS={} services are starting", self.services.get()));
+            let _ = tell(&format!("STATUS={} services are starting", self.services.get()));
         }
     }
 }
 
 /// Every service is up, or a reload has ended, however it ended.
 pub fn ready() {
-    tell("READY=1\nSTATUS=all services are up");
+    tell_state("READY=1\nSTATUS=all services are up".into());
 }
 
 /// The configuration is being read again; [`ready`] must follow.
@@ -63,12 +70,12 @@ pub fn reloading() {
     // Type=notify-reload takes it for the answer to its signal only with the time.
     let now = clock_gettime(ClockId::Monotonic);
     let microseconds = now.tv_sec * 1_000_000 + now.tv_nsec / 1000;
-    tell(&format!("RELOADING=1\nMONOTONIC_USEC={microseconds}\nSTATUS=reading the configuration"));
+    tell_state(format!("RELOADING=1\nMONOTONIC_USEC={microseconds}\nSTATUS=reading the configuration"));
 }
 
 /// The daemon is about to end.
 pub fn stopping() {
-    tell("STOPPING=1\nSTATUS=stopping");
+    tell_state("STOPPING=1\nSTATUS=stopping".into());
 }
 
 /// Says again and again that the daemon is alive, if its service manager wants to hear it. Never
@@ -84,9 +91,12 @@ pub async fn stay_alive() {
     }
 }
 
-/// The watchdog's ping.
+/// The watchdog's ping, unless there is something to say first.
 fn alive() {
-    tell("WATCHDOG=1");
+    match UNHEARD.take() {
+        Some(words) => tell_state(words),
+        None => drop(tell("WATCHDOG=1")),
+    }
 }
 
 /// How long the service manager waits for a ping, if it waits for ours (sd_watchdog_enabled(3)).
@@ -98,11 +108,24 @@ fn watchdog(patience: Option<String>, whose: Option<String>, own: u32) -> Option
     patience?.parse().ok().filter(|microseconds| *microseconds >= 1000).map(Duration::from_micros)
 }
 
-fn tell(words: &str) {
-    let Some(socket) = std::env::var_os("NOTIFY_SOCKET") else { return };
-    if let Err(error) = send(socket.as_bytes(), words) {
+/// Only the latest counts.
+fn tell_state(words: String) {
+    let heard = tell(&words);
+    UNHEARD.set((!heard).then_some(words));
+}
+
+/// Whether it got through, or there is nobody to hear it.
+fn tell(words: &str) -> bool {
+    let Some(socket) = std::env::var_os("NOTIFY_SOCKET") else { return true };
+    let sent = send(socket.as_bytes(), words);
+    let deaf = sent.is_err();
+    if let Err(error) = sent
+        && !DEAF.get()
+    {
         warn!("cannot tell the service manager at {}: {error}", socket.to_string_lossy());
     }
+    DEAF.set(deaf);
+    !deaf
 }
 
 fn send(socket: &[u8], words: &str) -> io::Result<()> {

@@ -144,7 +144,8 @@ fn where_nobody_listens_the_load_does_not_run_wild_and_drop_ends_it() {
     assert_eq!(report.failed_except(refused), NONE);
     let before = threads();
     drop(load);
-    assert!(threads() < before, "its thread is left");
+    // Who joined it may be told a moment before it leaves the list.
+    until("its thread to be gone", || (threads() < before).then_some(()));
 }
 
 #[test]

@@ -5,10 +5,12 @@
 
 use std::net::SocketAddr;
 use std::path::Path;
+use std::time::Duration;
 
 use tests::daemon::{Daemon, settled, until};
 use tests::fault::times;
 use tests::load::{Ending, Load};
+use tests::patience::at_most;
 use tests::world::World;
 
 fn to() -> SocketAddr {
@@ -94,13 +96,14 @@ fn a_release_that_does_not_work_takes_over_from_nobody() {
     let daemon = Daemon::configured(&world, &releases(&world, "notify"));
     let before = daemon.workers();
     let load = Load::to(to()).clients(8).kept(50).start();
+    let limit = format!("{}s", at_most(Duration::from_secs(3)).as_secs());
     for (release, says) in [
         ("exits", "the new web/0 exited with status 3 before it was ready"),
-        ("hangs", "the new web/0 was not ready within 3s"),
+        ("hangs", &*format!("the new web/0 was not ready within {limit}")),
         ("crashes", "the new web/0 was killed by SIGABRT soon after it was ready"),
     ] {
         let _ = world.file("release", release);
-        let output = daemon.paths().output(&["restart", "web", "--timeout", "3s"]);
+        let output = daemon.paths().output(&["restart", "web", "--timeout", &limit]);
         let said = String::from_utf8_lossy(&output.stderr);
         assert_eq!(output.status.code(), Some(1), "{release}: {said}");
         assert!(said.contains(says) && said.contains("the old one stays"), "{release}: {said}");

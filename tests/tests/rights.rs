@@ -273,6 +273,19 @@ fn pings_for_another_process_and_a_deaf_manager_do_no_harm() {
 }
 
 #[test]
+fn a_manager_whose_socket_is_full_of_pings_hears_that_all_is_up_when_it_listens() {
+    let world = World::new();
+    let manager = Manager::new(&world);
+    let arguments = ["run", "--listen", "tcp://127.0.0.1:3000", "--ready", "500ms", "--", "sleep", "100"];
+    let mut command = Paths::of(&world).command(&arguments);
+    command.env("NOTIFY_SOCKET", &manager.path).env("WATCHDOG_USEC", "2000");
+    let daemon = Daemon::start_as(&world, command);
+    assert_eq!(daemon.log().matches("cannot tell the service manager").count(), 1, "{}", daemon.log());
+    manager.hear_of("READY=1");
+    daemon.stop();
+}
+
+#[test]
 fn systemd_takes_the_units_as_they_are() {
     let world = World::new();
     let units = world.path("units");

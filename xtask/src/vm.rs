@@ -208,7 +208,7 @@ fn environment(kernel: &Kernel, speed: Speed) -> Result<String> {
     path.extend(std::env::var("PATH"));
     let mut variables = vec![
         ("PATH", path.join(":")),
-        ("TMPDIR", "/run/tmp".to_owned()),
+        ("TMPDIR", "/dev/shm".to_owned()),
         ("MODULES", kernel.modules.display().to_string()),
         ("LIMIT", (LIMIT * speed.slow()).to_string()),
         ("REUSEPORT_LB_SLOW", speed.slow().to_string()),

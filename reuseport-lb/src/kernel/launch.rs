@@ -275,6 +275,8 @@ mod tests {
                 notify: "/x/notify/1".into(),
                 watchdog: Some(Duration::from_millis(1500)),
             };
+            // Ends the line that the test runner may have begun.
+            println!();
             for (name, socket) in &worker.sockets {
                 use std::os::fd::AsRawFd;
                 let link = std::fs::read_link(format!("/proc/self/fd/{}", socket.as_raw_fd())).unwrap();

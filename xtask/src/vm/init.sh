@@ -31,7 +31,6 @@ $b mkdir -p dev/pts dev/shm
 $b mount -t devpts devpts dev/pts
 $b mount -t tmpfs shm dev/shm
 $b mount -t tmpfs run run
-$b mkdir -m 1777 run/tmp
 $b cp -r /vm run/vm
 
 # Modules that a test asks for come by themselves, as on any system.
