@@ -286,6 +286,29 @@ fn the_kernels_type_information_is_not_needed() {
     found.says("btf", "ok", &["is not there", "nothing here depends on it"]);
     assert_eq!(found.complaints(), Vec::<&Value>::new(), "{}", found.said);
     Daemon::start(&world, &["--listen", "tcp://127.0.0.1:3000", "--workers", "1"]).stop();
+
+    // But for one thing, which is refused with the reason.
+    let found = doctor(&world, &format!("{WEB}when_busy = \"next\"\n"));
+    assert_eq!(found.code, Some(1), "{}", found.said);
+    found.says("btf", "failure", &["is not there", "when_busy"]);
+    found.says("program", "failure", &["cannot read /sys/kernel/btf/vmlinux", "leave `when_busy` out"]);
+    let file = world.file("busy.toml", &format!("{WEB}when_busy = \"next\"\n"));
+    let output = Paths::of(&world).output(&["run", "--config", &file.to_string_lossy()]);
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains("cannot read /sys/kernel/btf/vmlinux"), "{said}");
+    assert_eq!(Paths::of(&world).leftovers(), Vec::<PathBuf>::new());
+}
+
+#[test]
+fn who_waits_for_work_is_tried_where_a_service_wants_to_know() {
+    let world = World::new();
+    let there = pins(&world);
+    let found = doctor(&world, &format!("{WEB}when_busy = \"next\"\n"));
+    assert_eq!((found.code, found.complaints()), (Some(0), vec![]), "{}", found.said);
+    found.says("waiting", "ok", &["went to the one that waited for work"]);
+    found.says("program", "ok", &["tcp over IPv4, affinity flow, when_busy next"]);
+    assert_eq!(pins(&world), there);
 }
 
 #[test]

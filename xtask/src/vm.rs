@@ -25,13 +25,14 @@ const LIMIT: u32 = 300;
 
 /// What `ci` runs, since everything takes too long where there is no KVM: what the kernel does for
 /// decisions, migration, tracking of flows and takeover.
-pub(crate) const CI: [&str; 16] = [
+pub(crate) const CI: [&str; 17] = [
     "affinity::a_client_keeps",
     "bad_input::an_address_in_use",
     "busy::nobody_is_sent",
     "crash::what_is_queued",
     "crash::with_migrate",
     "doctor::where_nothing_is_wrong",
+    "doctor::who_waits",
     "flows::a_join_moves",
     "flows_faults::with_hold",
     "faults::the_program_is_replaced",

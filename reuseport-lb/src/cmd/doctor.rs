@@ -16,6 +16,7 @@ use crate::doctor::{Check, Report, Tried, Verdict, limits};
 use crate::kernel::bpffs::{self, Detached, Place};
 use crate::kernel::group::Policy;
 use crate::kernel::host::{self, Access};
+use crate::kernel::offsets::VMLINUX;
 use crate::kernel::probe::{self, Scratch, sysctl};
 use crate::kernel::{rights, socket, strangers};
 use crate::listener::{Listener, Protocol};
@@ -49,7 +50,7 @@ fn checks(services: &[Service], paths: &Paths) -> Result<Vec<Check>> {
         system::bpffs(&paths.bpffs.display().to_string(), &place_for_pins(&paths.bpffs)?),
     ];
     checks.extend(programs(services, &paths.bpffs));
-    checks.push(system::btf(Path::new("/sys/kernel/btf/vmlinux").exists()));
+    checks.push(system::btf(Path::new(VMLINUX).exists(), services.iter().any(avoids_busy)));
     checks.push(system::jit(number("net.core.bpf_jit_enable")));
     checks.push(limits::open_files(probe::hard_open_files(), services));
     checks.push(limits::memory(probe::memory().as_ref(), services, probe::possible_cpus()));
@@ -101,7 +102,7 @@ fn programs(services: &[Service], bpffs: &Path) -> Vec<Check> {
         for listener in &service.listen {
             let family = if listener.address.is_ipv6() { "IPv6" } else { "IPv4" };
             let mut kind = format!("{} over {family}, affinity {}", listener.protocol, service.affinity);
-            if service.when_busy == WhenBusy::Next && listener.protocol == Protocol::Tcp {
+            if avoids_busy(service) && listener.protocol == Protocol::Tcp {
                 kind += ", when_busy next";
             }
             if !kinds.iter().any(|(known, ..)| *known == kind) {
@@ -112,24 +113,26 @@ fn programs(services: &[Service], bpffs: &Path) -> Vec<Check> {
     let scratch = Scratch::make(bpffs).map_err(|error| format!("{error:#}"));
     let mut checks = Vec::new();
     for (at, (kind, listener, policy)) in kinds.iter().enumerate() {
-        let tried = match &scratch {
-            Ok(scratch) => match scratch.load(&at.to_string(), listener, *policy) {
-                Ok(()) => Tried::Done(()),
-                Err(error) => Tried::Failed(format!("{error:#}")),
-            },
-            Err(why) => Tried::Not(why.clone()),
-        };
+        let tried = try_in(&scratch, |scratch| scratch.load(&at.to_string(), listener, *policy));
         checks.push(system::program(kind, &tried));
     }
-    let tried = match &scratch {
-        Ok(scratch) => match probe::hand_over(scratch) {
-            Ok(outcome) => Tried::Done(outcome),
-            Err(error) => Tried::Failed(format!("{error:#}")),
-        },
-        Err(why) => Tried::Not(why.clone()),
-    };
-    checks.push(system::wake_up(&tried));
+    checks.push(system::wake_up(&try_in(&scratch, probe::hand_over)));
+    if services.iter().any(avoids_busy) {
+        checks.push(system::waiting(&try_in(&scratch, probe::waiting)));
+    }
     checks
+}
+
+fn avoids_busy(service: &Service) -> bool {
+    service.when_busy == WhenBusy::Next
+}
+
+fn try_in<T>(scratch: &Result<Scratch, String>, what: impl FnOnce(&Scratch) -> Result<T>) -> Tried<T> {
+    match scratch.as_ref().map(what) {
+        Ok(Ok(outcome)) => Tried::Done(outcome),
+        Ok(Err(error)) => Tried::Failed(format!("{error:#}")),
+        Err(why) => Tried::Not(why.clone()),
+    }
 }
 
 fn local_ports(services: &[Service]) -> Vec<Check> {

@@ -149,11 +149,46 @@ pub fn wake_up(tried: &Tried<HandOver>) -> Check {
     }
 }
 
-/// Looks at what depends on the kernel's type information, which is nothing.
+/// Looks at whether the program sees who waits for work, where services want that.
 #[must_use]
-pub fn btf(there: bool) -> Check {
-    let kernel = if there { "is there" } else { "is not there" };
-    Check::ok("btf", format!("/sys/kernel/btf/vmlinux {kernel}; nothing here depends on it"))
+pub fn waiting(tried: &Tried<bool>) -> Check {
+    const CHECK: &str = "waiting";
+    const MEND: &str = "leave `when_busy` out, and report this kernel";
+    match tried {
+        Tried::Done(true) => {
+            Check::ok(CHECK, "a connection whose worker was busy went to the one that waited for work")
+        }
+        Tried::Done(false) => Check::failure(
+            CHECK,
+            "a connection went to its worker, which was busy, although another one waited for work",
+            "`when_busy = \"next\"` does not do on this kernel what it says",
+            MEND,
+        ),
+        Tried::Failed(why) | Tried::Not(why) => Check::warning(
+            CHECK,
+            format!("it was not tried: {why}"),
+            "whether `when_busy = \"next\"` works on this kernel is not known",
+            "mend that first; loopback must be up",
+        ),
+    }
+}
+
+/// Looks at the kernel's type information; `needed` by `when_busy = "next"` alone.
+#[must_use]
+pub fn btf(there: bool, needed: bool) -> Check {
+    match (there, needed) {
+        (false, true) => Check::failure(
+            "btf",
+            "/sys/kernel/btf/vmlinux is not there",
+            "`run` cannot start services with `when_busy = \"next\"`: where the kernel keeps who waits for work is not known",
+            "boot a kernel with CONFIG_DEBUG_INFO_BTF, or leave `when_busy` out",
+        ),
+        (true, true) => Check::ok("btf", "/sys/kernel/btf/vmlinux is there"),
+        (there, false) => {
+            let kernel = if there { "is there" } else { "is not there" };
+            Check::ok("btf", format!("/sys/kernel/btf/vmlinux {kernel}; nothing here depends on it"))
+        }
+    }
 }
 
 /// Looks at `net.core.bpf_jit_enable`; a network namespace of its own does not have it.

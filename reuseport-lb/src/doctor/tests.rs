@@ -81,8 +81,13 @@ fn what_was_tried_and_what_was_not() {
         assert_said(&wake_up(&tried), Warning, &["no loopback", "not known"]);
     }
     for there in [true, false] {
-        assert_said(&btf(there), Fine, &["nothing here depends on it"]);
+        assert_said(&btf(there, false), Fine, &["nothing here depends on it"]);
     }
+    assert_said(&btf(true, true), Fine, &["is there"]);
+    assert_said(&btf(false, true), Failure, &["is not there", "when_busy", "CONFIG_DEBUG_INFO_BTF"]);
+    assert_said(&waiting(&Tried::Done(true)), Fine, &["waited for work"]);
+    assert_said(&waiting(&Tried::Done(false)), Failure, &["does not do", "leave `when_busy` out"]);
+    assert_said(&waiting(&Tried::Failed("no loopback".into())), Warning, &["no loopback", "not known"]);
     assert_said(&jit(Some(0)), Warning, &["bpf_jit_enable=1"]);
     assert_said(&jit(Some(1)), Fine, &[]);
     assert_said(&jit(None), Fine, &["not visible"]);

@@ -7,6 +7,7 @@ pub mod datagram;
 pub mod group;
 pub mod host;
 pub mod launch;
+pub mod offsets;
 pub mod output;
 pub mod passing;
 pub mod probe;
@@ -18,5 +19,4 @@ pub mod strangers;
 pub mod watch;
 
 mod mapped;
-mod offsets;
 mod policy;

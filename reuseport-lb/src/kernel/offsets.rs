@@ -8,7 +8,7 @@ use reuseport_lb_common::offsets::Offsets;
 use crate::btf::Btf;
 
 /// The kernel's own description of its types.
-const VMLINUX: &str = "/sys/kernel/btf/vmlinux";
+pub const VMLINUX: &str = "/sys/kernel/btf/vmlinux";
 
 /// Offsets of the kernel that runs; takes some milliseconds the first time.
 pub(super) fn offsets() -> Result<Offsets> {

@@ -14,12 +14,13 @@ use rustix::event::epoll;
 use rustix::fs::Access;
 use rustix::process::{Resource, getrlimit};
 use rustix::thread::{set_thread_groups, set_thread_res_gid, set_thread_res_uid};
+use socket2::Socket;
 
 use super::bpffs::{self, Detached, Place};
 use super::group::{Group, Policy};
 use super::host::{self, User};
 use super::{rights, socket};
-use crate::config::WhenEmpty;
+use crate::config::{WhenBusy, WhenEmpty};
 use crate::doctor::limits::Memory;
 use crate::doctor::system::HandOver;
 use crate::listener::{Listener, Protocol};
@@ -158,35 +159,91 @@ impl Drop for Scratch {
     }
 }
 
+/// A group of two listening sockets on loopback, in slots 0 and 1.
+struct Pair {
+    group: Group,
+    to: SocketAddr,
+    sockets: [Socket; 2],
+}
+
+impl Pair {
+    fn make(scratch: &Scratch, name: &str, policy: Policy) -> Result<Self> {
+        let any = Listener { protocol: Protocol::Tcp, address: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)) };
+        let listener = socket::choose_port(&any)?;
+        let mut group = Group::load(&listener, policy, &scratch.directory(name)?)?;
+        let sockets = [socket::open(&group, 64, true)?, socket::open(&group, 64, false)?];
+        for (slot, socket) in (0..).zip(&sockets) {
+            socket.set_nonblocking(true)?;
+            group.insert(slot, socket)?;
+        }
+        group.set_rosters(&[0, 1], &[]);
+        let pair = Self { group, to: listener.address, sockets };
+        pair.all_to(0);
+        Ok(pair)
+    }
+
+    /// Gives all buckets to a slot.
+    fn all_to(&self, slot: u16) {
+        self.group.publish((0..=u16::MAX).take(BUCKETS).map(|bucket| (bucket, slot)), |_| true);
+    }
+
+    fn connect(&self) -> Result<TcpStream> {
+        TcpStream::connect_timeout(&self.to, PATIENCE)
+            .with_context(|| format!("cannot connect to {}", self.to))
+    }
+
+    fn has_queue(&self, slot: usize) -> bool {
+        socket::queue(&self.sockets[slot], Protocol::Tcp).is_ok_and(|queue| queue.queue > 0)
+    }
+
+    /// A connection that waits in slot 0.
+    fn queued(&self) -> Result<TcpStream> {
+        let client = self.connect()?;
+        let begun = Instant::now();
+        while !self.has_queue(0) {
+            if begun.elapsed() > PATIENCE {
+                bail!("the program did not give a connection to the socket that it should have had");
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        Ok(client)
+    }
+}
+
+/// Lets a connection wait for one socket of two while nobody waits for either, and sees whether one
+/// goes to the other as soon as somebody sleeps in epoll for that.
+pub fn waiting(scratch: &Scratch) -> Result<bool> {
+    let pair = Pair::make(scratch, "waiting", Policy { when_busy: WhenBusy::Next, ..Policy::default() })?;
+    let mut clients = vec![pair.queued()?];
+    let events = epoll::create(epoll::CreateFlags::CLOEXEC)?;
+    epoll::add(&events, &pair.sockets[1], epoll::EventData::new_u64(0), epoll::EventFlags::IN)?;
+    let limit = PATIENCE.try_into().context("a time that is too long")?;
+    std::thread::scope(|scope| {
+        let sleeper = scope.spawn(|| {
+            let mut ready = Vec::with_capacity(1);
+            epoll::wait(&events, rustix::buffer::spare_capacity(&mut ready), Some(&limit)).is_ok()
+        });
+        // It is not known when it has fallen asleep; so long it can be tried.
+        while !sleeper.is_finished() && !pair.has_queue(1) {
+            std::thread::sleep(Duration::from_millis(50));
+            clients.push(pair.connect()?);
+        }
+        Ok(pair.has_queue(1))
+    })
+}
+
 /// Lets a connection on loopback wait for one socket of a group of two, shuts that socket down, and
 /// sees whether epoll tells who has the other one.
 pub fn hand_over(scratch: &Scratch) -> Result<HandOver> {
-    let any = Listener { protocol: Protocol::Tcp, address: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)) };
-    let listener = socket::choose_port(&any)?;
     let policy = Policy { when_empty: WhenEmpty::Reject, ..Policy::default() };
-    let mut group = Group::load(&listener, policy, &scratch.directory("hand-over")?)?;
-    let first = socket::open(&group, 8, true)?;
-    let other = socket::open(&group, 8, false)?;
-    other.set_nonblocking(true)?;
-    group.insert(0, &first)?;
-    group.insert(1, &other)?;
-    let all_to = |slot| group.publish((0..=u16::MAX).take(BUCKETS).map(|bucket| (bucket, slot)), |_| true);
-    all_to(0);
-    let client = TcpStream::connect_timeout(&listener.address, PATIENCE)
-        .with_context(|| format!("cannot connect to {listener}"))?;
-    let waits = || socket::queue(&first, Protocol::Tcp).is_ok_and(|queue| queue.queue > 0);
-    let begun = Instant::now();
-    while !waits() {
-        if begun.elapsed() > PATIENCE {
-            bail!("the program did not give a connection to the socket that it should have had");
-        }
-        std::thread::sleep(Duration::from_millis(1));
-    }
+    let pair = Pair::make(scratch, "hand-over", policy)?;
+    let client = pair.queued()?;
+    let [first, other] = &pair.sockets;
     let events = epoll::create(epoll::CreateFlags::CLOEXEC)?;
-    epoll::add(&events, &other, epoll::EventData::new_u64(0), epoll::EventFlags::IN)?;
-    all_to(1);
+    epoll::add(&events, other, epoll::EventData::new_u64(0), epoll::EventFlags::IN)?;
+    pair.all_to(1);
     let begun = Instant::now();
-    socket::shut_down(&first)?;
+    socket::shut_down(first)?;
     let limit = PATIENCE.try_into().context("a time that is too long")?;
     let mut ready = Vec::with_capacity(1);
     epoll::wait(&events, rustix::buffer::spare_capacity(&mut ready), Some(&limit))?;
