@@ -39,8 +39,14 @@ impl<const KIND: u32> Group for KernelGroup<'_, KIND> {
     /// Counts what it selects. The counter is read before the helper runs, so that the wait for
     /// its cache line and the helper's work overlap (5 ns of 60), and looked up after the bucket's
     /// entry was, so that the program's first instructions send for that (2 ns).
+    ///
+    /// Where busy workers are avoided, several may be selected one after the other, and only the last one is
+    /// counted, in [`KernelGroup::selected`].
     #[inline(always)]
     fn select(&mut self, slot: u16) -> bool {
+        if KIND == AVOIDS_BUSY {
+            return maps::SOCKETS.select_reuseport(self.ctx, u32::from(slot)).is_ok();
+        }
         let Some(counters) = counters() else { return false };
         let counter = &raw mut counters.selected[usize::from(slot) & (MAX_SLOTS - 1)];
         // SAFETY: a reference's address; volatile only to keep the read where it is.
@@ -59,15 +65,21 @@ impl<const KIND: u32> Group for KernelGroup<'_, KIND> {
     }
 
     #[inline(always)]
-    fn busy(&mut self, slot: u16) -> Option<u32> {
+    fn busy(&self) -> Option<u32> {
         let queue = waiting::queue(self.ctx.md);
-        if queue == waiting::WAITS {
-            return None;
+        if queue == waiting::WAITS { None } else { Some(queue as u32) }
+    }
+}
+
+impl<const KIND: u32> KernelGroup<'_, KIND> {
+    /// Counts who was selected in the end, unless that is done already.
+    #[inline(always)]
+    pub fn selected(&self, slot: Option<u16>) {
+        if KIND == AVOIDS_BUSY
+            && let (Some(slot), Some(counters)) = (slot, counters())
+        {
+            counters.selected[usize::from(slot) & (MAX_SLOTS - 1)] += 1;
         }
-        if let Some(counters) = counters() {
-            counters.selected[usize::from(slot) & (MAX_SLOTS - 1)] -= 1;
-        }
-        Some(queue as u32)
     }
 }
 

@@ -103,6 +103,7 @@ fn detour<const KIND: u32>(md: *mut sk_reuseport_md, key: u32, entry: Entry) -> 
     let migrating = gather::migrating(&ctx);
     let mut group = KernelGroup::<KIND> { ctx: &ctx };
     let decision = select::detour(key, entry, HOLD.load() != 0, &mut group);
+    group.selected(decision.slot);
     if let Some(counters) = counters() {
         let mut add = |counter: Counter, by| counters.events[counter.index() & (EVENTS - 1)] += by;
         if migrating {

@@ -18,8 +18,9 @@ use reuseport_lb_common::offsets::Offsets;
 #[unsafe(no_mangle)]
 static OFFSETS: Offsets = Offsets::NONE;
 
-/// How many waiters of one socket are looked at; usually there is one.
-const WAITERS: u32 = 3;
+/// How many waiters of one socket are looked at: one, or as many as a worker has threads that each have an
+/// epoll object of their own. More cost the verifier.
+const WAITERS: u32 = 4;
 
 /// What [`queue`] answers of a worker that waits for work.
 pub const WAITS: u64 = u64::MAX;

@@ -2,7 +2,7 @@
 //! workers say to the daemon (`notify.rs`).
 //!
 //! Nobody waits for a word to get through: no service manager can hold the daemon up. One that says what the
-//! daemon does is said again with the next ping, as its own pings may be what fills the socket.
+//! daemon does is said again with the next ping, where there are pings: they may be what fills the socket.
 
 use std::cell::{Cell, RefCell};
 use std::io;
@@ -91,11 +91,15 @@ pub async fn stay_alive() {
     }
 }
 
-/// The watchdog's ping, unless there is something to say first.
+/// What a service manager that watches wants to hear.
+const PING: &str = "WATCHDOG=1";
+
+/// The watchdog's ping, with what could not be said before.
 fn alive() {
     match UNHEARD.take() {
-        Some(words) => tell_state(words),
-        None => drop(tell("WATCHDOG=1")),
+        Some(words) if words.ends_with(PING) => tell_state(words),
+        Some(words) => tell_state(words + "\n" + PING),
+        None => drop(tell(PING)),
     }
 }
 

@@ -145,6 +145,7 @@ fn measure(
         let mut candidate = ours("flow, when_busy next", policy, protocol, 9005, tracked, world)?;
         candidate.watch()?;
         candidates.push(candidate);
+        candidates.push(ours("the same, all are busy", policy, protocol, 9006, tracked, world)?);
     }
     if tracked {
         candidates.push(flow("flow, tracked", 9005, true)?);

@@ -7,7 +7,8 @@ use crate::world::{World, program};
 /// For Python: answers a request like the embedded worker does.
 const ANSWER: &str = r#"import os
 def answer(stream, peer, header=''):
-    body = f'worker={os.environ["REUSEPORT_LB_WORKER"]}\npid={os.getpid()}\npeer={peer[0]}:{peer[1]}\n'
+    host = f'[{peer[0]}]' if ':' in peer[0] else peer[0]
+    body = f'worker={os.environ["REUSEPORT_LB_WORKER"]}\npid={os.getpid()}\npeer={host}:{peer[1]}\n'
     stream.sendall(f'HTTP/1.1 200 OK\r\nContent-Length: {len(body)}\r\n{header}\r\n{body}'.encode())
 
 def answer_and_close(stream, peer):

@@ -306,7 +306,7 @@ fn who_waits_for_work_is_tried_where_a_service_wants_to_know() {
     let there = pins(&world);
     let found = doctor(&world, &format!("{WEB}when_busy = \"next\"\n"));
     assert_eq!((found.code, found.complaints()), (Some(0), vec![]), "{}", found.said);
-    found.says("waiting", "ok", &["went to the one that waited for work"]);
+    found.says("waiting", "ok", &["told a worker that sleeps"]);
     found.says("program", "ok", &["tcp over IPv4, affinity flow, when_busy next"]);
     assert_eq!(pins(&world), there);
 }

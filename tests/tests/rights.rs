@@ -25,6 +25,7 @@ name = "web"
 listen = ["tcp://127.0.0.1:80", "udp://127.0.0.1:80"]
 workers = 2
 user = "daemon"
+when_busy = "next"
 
 [[service]]
 name = "other"

@@ -156,11 +156,11 @@ pub fn waiting(tried: &Tried<bool>) -> Check {
     const MEND: &str = "leave `when_busy` out, and report this kernel";
     match tried {
         Tried::Done(true) => {
-            Check::ok(CHECK, "a connection whose worker was busy went to the one that waited for work")
+            Check::ok(CHECK, "the program told a worker that sleeps in epoll from one that does not")
         }
         Tried::Done(false) => Check::failure(
             CHECK,
-            "a connection went to its worker, which was busy, although another one waited for work",
+            "the program did not tell a worker that sleeps in epoll from one that does not",
             "`when_busy = \"next\"` does not do on this kernel what it says",
             MEND,
         ),

@@ -85,7 +85,7 @@ fn what_was_tried_and_what_was_not() {
     }
     assert_said(&btf(true, true), Fine, &["is there"]);
     assert_said(&btf(false, true), Failure, &["is not there", "when_busy", "CONFIG_DEBUG_INFO_BTF"]);
-    assert_said(&waiting(&Tried::Done(true)), Fine, &["waited for work"]);
+    assert_said(&waiting(&Tried::Done(true)), Fine, &["told a worker that sleeps"]);
     assert_said(&waiting(&Tried::Done(false)), Failure, &["does not do", "leave `when_busy` out"]);
     assert_said(&waiting(&Tried::Failed("no loopback".into())), Warning, &["no loopback", "not known"]);
     assert_said(&jit(Some(0)), Warning, &["bpf_jit_enable=1"]);

@@ -132,8 +132,18 @@ impl Group {
         before: Option<bool>,
         tracked: bool,
     ) -> Result<Self> {
-        let avoids_busy = policy.when_busy == WhenBusy::Next && listener.protocol == Protocol::Tcp;
-        let offsets = if avoids_busy { offsets()? } else { Offsets::NONE };
+        let mut avoids_busy = policy.when_busy == WhenBusy::Next && listener.protocol == Protocol::Tcp;
+        let offsets = match avoids_busy.then(offsets) {
+            None => Offsets::NONE,
+            Some(Ok(offsets)) => offsets,
+            // What serves already goes on, as far as it can.
+            Some(Err(error)) if before.is_some() => {
+                warn!("{listener}: connections wait for busy workers: {error:#}");
+                avoids_busy = false;
+                Offsets::NONE
+            }
+            Some(Err(error)) => return Err(error),
+        };
         let name = program_name(tracked, avoids_busy, policy.affinity, listener.address.is_ipv6());
         let hold = u32::from(policy.when_empty == WhenEmpty::Hold);
         // Left by a daemon that was killed right here.
@@ -169,7 +179,12 @@ impl Group {
             .program_mut(name)
             .with_context(|| format!("the object has no program {name}"))?
             .try_into()?;
-        program.load().map_err(|error| explained(error.into(), "load its SK_REUSEPORT program"))?;
+        let tried = if avoids_busy {
+            "load its SK_REUSEPORT program for `when_busy = \"next\"` (which the kernel's lockdown may forbid)"
+        } else {
+            "load its SK_REUSEPORT program"
+        };
+        program.load().map_err(|error| explained(error.into(), tried))?;
         let program_id = program.info()?.id();
         program
             .pin(pins.join(renewed(PROGRAM)))

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
+use reuseport_lb_common::counters::Counter;
 use reuseport_lb_common::layout::BUCKETS;
 use rustix::event::epoll;
 use rustix::fs::Access;
@@ -210,11 +211,14 @@ impl Pair {
     }
 }
 
-/// Lets a connection wait for one socket of two while nobody waits for either, and sees whether one
-/// goes to the other as soon as somebody sleeps in epoll for that.
+/// In a group of two with empty queues: whether a connection finds its worker busy while nobody sleeps for
+/// its socket, and finds it waiting while somebody sleeps in epoll for it.
 pub fn waiting(scratch: &Scratch) -> Result<bool> {
     let pair = Pair::make(scratch, "waiting", Policy { when_busy: WhenBusy::Next, ..Policy::default() })?;
-    let mut clients = vec![pair.queued()?];
+    let found_busy = || -> Result<u64> { Ok(pair.group.totals()?.events[Counter::OwnerBusy.index()]) };
+    let first = pair.queued()?;
+    let nobody_sleeps = found_busy()? == 1;
+    pair.all_to(1);
     let events = epoll::create(epoll::CreateFlags::CLOEXEC)?;
     epoll::add(&events, &pair.sockets[1], epoll::EventData::new_u64(0), epoll::EventFlags::IN)?;
     let limit = PATIENCE.try_into().context("a time that is too long")?;
@@ -223,12 +227,13 @@ pub fn waiting(scratch: &Scratch) -> Result<bool> {
             let mut ready = Vec::with_capacity(1);
             epoll::wait(&events, rustix::buffer::spare_capacity(&mut ready), Some(&limit)).is_ok()
         });
-        // It is not known when it has fallen asleep; so long it can be tried.
-        while !sleeper.is_finished() && !pair.has_queue(1) {
-            std::thread::sleep(Duration::from_millis(50));
-            clients.push(pair.connect()?);
-        }
-        Ok(pair.has_queue(1))
+        // It is not known when it has fallen asleep, but it will have by then.
+        std::thread::sleep(PATIENCE / 10);
+        let second = pair.connect()?;
+        let somebody_sleeps = pair.has_queue(1) && found_busy()? == 1;
+        drop((first, second));
+        let woken = sleeper.join().unwrap_or(false);
+        Ok(nobody_sleeps && somebody_sleeps && woken)
     })
 }
 
