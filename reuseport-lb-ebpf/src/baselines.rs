@@ -5,6 +5,7 @@
 #![expect(unsafe_code, reason = "the names of a section and of a static are fixed")]
 #![expect(missing_docs, unreachable_pub, reason = "aya's macros make public items without docs")]
 
+use aya_ebpf::Global;
 use aya_ebpf::bindings::sk_action::SK_PASS;
 use aya_ebpf::macros::{map, sk_reuseport};
 use aya_ebpf::maps::{LruHashMap, ReusePortSockArray};
@@ -36,10 +37,14 @@ pub fn bare(ctx: SkReuseportContext) -> u32 {
     SK_PASS
 }
 
-/// The same, of one of the first eight slots by the kernel's hash.
+/// One less than the number of slots that [`bare_spread`] selects from, a power of two.
+#[unsafe(no_mangle)]
+static MASK: Global<u32> = Global::new(7);
+
+/// The same, of one of the first slots by the kernel's hash.
 #[sk_reuseport(migrate)]
 pub fn bare_spread(ctx: SkReuseportContext) -> u32 {
-    let _ = SOCKETS.select_reuseport(&ctx, ctx.hash() & 7);
+    let _ = SOCKETS.select_reuseport(&ctx, ctx.hash() & MASK.load());
     SK_PASS
 }
 

@@ -1,9 +1,9 @@
 //! A group whose program decides as simply as can be: what decisions are compared with.
 
 use anyhow::{Context, Result};
-use aya::Ebpf;
 use aya::maps::{MapData, ReusePortSockArray};
 use aya::programs::SkReuseport;
+use aya::{Ebpf, EbpfLoader};
 use reuseport_lb::listener::{Listener, Protocol};
 use socket2::{Domain, Socket, Type};
 
@@ -27,7 +27,9 @@ impl Baseline {
     pub fn load(program: &str, listener: &Listener, workers: u16) -> Result<Self> {
         let object = repository().join("target/ebpf/bpfel-unknown-none/release/baselines");
         let object = std::fs::read(&object).with_context(|| format!("cannot read {}", object.display()))?;
-        let mut ebpf = Ebpf::load(&object)?;
+        // Of other numbers `bare_spread` takes the power of two below.
+        let mask = (1u32 << workers.ilog2()) - 1;
+        let mut ebpf = EbpfLoader::new().override_global("MASK", &mask, true).load(&object)?;
         let kind = if listener.protocol == Protocol::Tcp { Type::STREAM } else { Type::DGRAM };
         let program: &mut SkReuseport = ebpf.program_mut(program).context("no such program")?.try_into()?;
         program.load()?;

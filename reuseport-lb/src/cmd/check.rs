@@ -6,7 +6,7 @@ use anyhow::Result;
 use serde_json::json;
 
 use crate::cli;
-use crate::config::{self, Invalid, Overload, Service};
+use crate::config::{self, Invalid, Overload, Service, WhenBusy};
 use crate::service::find_command;
 
 pub(super) fn run(arguments: &cli::Check) -> Result<()> {
@@ -28,6 +28,7 @@ fn as_json(service: &Service) -> serde_json::Value {
         "listen": service.listen,
         "workers": service.workers,
         "affinity": service.affinity,
+        "when_busy": service.when_busy,
         "command": service.command,
         "stall_timeout": time(service.stall_timeout),
         "overload": service.overload.map_or_else(|| json!("off"), |overload| json!(overload)),
@@ -42,7 +43,11 @@ fn as_text(service: &Service) -> String {
         (workers, true) => format!("{workers} x the embedded worker"),
         (workers, false) => format!("{workers} x {}", service.command.join(" ")),
     };
-    let mut text = format!("  service {}: {workers}, affinity {}\n", service.name, service.affinity);
+    let mut text = format!("  service {}: {workers}, affinity {}", service.name, service.affinity);
+    if service.when_busy == WhenBusy::Next {
+        text += ", connections go to workers that wait for work";
+    }
+    text += "\n";
     for listener in &service.listen {
         text += &format!("    {listener}\n");
     }

@@ -34,6 +34,7 @@ pub(crate) fn workers(record: &mut Record, world: &World) -> Result<()> {
             let values = [
                 ("ns a decision, one flow", decision(*workers, 1, world)?),
                 ("ns a decision, 1,000 flows", decision(*workers, 1_000, world)?),
+                ("ns, bare select by hash, 1,000 flows", bare_select(*workers, 1_000)?),
             ];
             record.add("growth", &format!("{workers} workers"), run, &values);
             serve(record, run, *workers, world)?;
@@ -43,7 +44,7 @@ pub(crate) fn workers(record: &mut Record, world: &World) -> Result<()> {
 }
 
 pub(crate) fn workers_seconds(workers: u16) -> f64 {
-    3.0 + f64::from(workers) / 60.0
+    5.0 + f64::from(workers) / 40.0
 }
 
 pub(crate) fn flows(record: &mut Record, world: &World) -> Result<()> {
@@ -53,7 +54,7 @@ pub(crate) fn flows(record: &mut Record, world: &World) -> Result<()> {
             record.step(&format!("{flows} UDP flows, run {} of {runs}", run + 1), flows_seconds(flows))?;
             let values = [
                 ("ns a decision", decision(8, flows, world)?),
-                ("ns, bare select by hash", bare_select(flows)?),
+                ("ns, bare select by hash", bare_select(8, flows)?),
             ];
             record.add("flow-growth", &format!("{flows} flows"), run, &values);
         }
@@ -84,9 +85,9 @@ fn decision(workers: u16, flows: usize, world: &World) -> Result<f64> {
     measure(group.program_id(), &sockets, flows)
 }
 
-/// The same of a program that only selects one of eight sockets by the kernel's hash.
-fn bare_select(flows: usize) -> Result<f64> {
-    let group = Baseline::load("bare_spread", &listener(), 8)?;
+/// The same of a program that only selects one of the sockets by the kernel's hash.
+fn bare_select(workers: u16, flows: usize) -> Result<f64> {
+    let group = Baseline::load("bare_spread", &listener(), workers)?;
     measure(group.program_id, &group.sockets, flows)
 }
 
@@ -153,8 +154,13 @@ fn serve(record: &mut Record, nth: usize, workers: u16, world: &World) -> Result
         let bytes = about.lines().find_map(|line| line.strip_prefix("memlock:")?.trim().parse::<f64>().ok());
         maps += bytes.unwrap_or(0.0);
     }
+    drop(server);
+    let plain = Server::start(Peer::Plain, workers.into(), world)?;
+    run(Load { to: plain.to, requests: requests / 2, ..load }, || false)?.whole(requests / 2)?;
+    let plain = run(Load { to: plain.to, ..load }, || false)?.whole(requests)?;
     let values = [
         ("connections/s", outcome.rate()),
+        ("connections/s, plain SO_REUSEPORT", plain.rate()),
         ("p99 ms", outcome.quantile(0.99)),
         ("daemon MiB", resident / 1024.0),
         ("kernel maps MiB", maps / 1048576.0),
