@@ -8,7 +8,7 @@ use nix::sys::signal::Signal;
 use reuseport_lb::status::{Service, Worker};
 
 use crate::daemon::{Paths, binary, signal, until};
-use crate::world::{World, run};
+use crate::world::World;
 
 /// Who they are: nobody, whom every system has.
 pub const USER: u32 = 65534;
@@ -89,10 +89,8 @@ impl Guests {
     /// If there is no room for the files that they need.
     #[must_use]
     pub fn new(world: &World) -> Self {
-        // The binary may lie where others cannot look. Copied by another process: what is open for
-        // writing here, children of other tests might still have open when it is to be run.
-        let copy = world.path("reuseport-lb");
-        run("cp", &[&*binary().to_string_lossy(), &*copy.to_string_lossy()]);
+        // The binary may lie where others cannot look.
+        let copy = world.program(&binary(), "reuseport-lb");
         Self { paths: Paths::of(world), binary: copy, server: world.file("guest.py", SERVER) }
     }
 

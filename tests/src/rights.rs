@@ -13,7 +13,7 @@ use rustix::thread::{
 };
 
 use crate::daemon::{Paths, binary};
-use crate::world::{World, run};
+use crate::world::World;
 
 /// An ordinary user, who need not be in the password database.
 pub const ORDINARY: u32 = 12345;
@@ -61,11 +61,7 @@ pub fn command(world: &World, uid: u32, to: CapabilitySet, arguments: &[&str]) -
         chown(path, Some(uid), Some(uid)).expect("cannot give a directory away");
     }
     // The binary may lie where others cannot look.
-    let copy = world.path("reuseport-lb");
-    if !copy.exists() {
-        // By another process: this one's children would keep the file open for writing.
-        run("cp", &[&*binary().to_string_lossy(), &*copy.to_string_lossy()]);
-    }
+    let copy = world.program(&binary(), "reuseport-lb");
     let usual = Paths::of(world).command(arguments);
     let mut command = Command::new(copy);
     command.args(usual.get_args()).current_dir("/").stdin(Stdio::null());

@@ -62,6 +62,21 @@ impl World {
         fs::write(&path, content).expect("cannot write a file");
         path
     }
+
+    /// A copy of an executable file, as `name` in its directory. Another process makes it: what is open
+    /// for writing here, children of other tests may have open for a moment longer, and then nobody can
+    /// execute it ("Text file busy").
+    ///
+    /// # Panics
+    /// If there is no room for it.
+    #[must_use]
+    pub fn program(&self, from: &Path, name: &str) -> PathBuf {
+        let copy = self.path(name);
+        if !copy.exists() {
+            run("cp", &[&*from.to_string_lossy(), &*copy.to_string_lossy()]);
+        }
+        copy
+    }
 }
 
 impl Default for World {

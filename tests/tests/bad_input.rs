@@ -121,9 +121,7 @@ fn a_command_that_cannot_serve_ends_the_start() {
 fn without_root_it_says_so() {
     let world = World::new();
     // The binary may lie where others cannot look.
-    let copy = world.path("reuseport-lb");
-    std::fs::copy(binary(), &copy).unwrap();
-    let output = Command::new(&copy)
+    let output = Command::new(world.program(&binary(), "reuseport-lb"))
         .arg("run")
         .arg("--runtime-dir")
         .arg(world.path("run"))

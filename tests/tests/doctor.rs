@@ -373,8 +373,8 @@ fn commands_and_users() {
     root.says("command", "ok", &["/sleep"]);
     let hidden = world.path("hidden");
     fs::DirBuilder::new().mode(0o700).create(&hidden).unwrap();
-    fs::copy("/bin/sleep", hidden.join("server")).unwrap();
-    let line = format!("command = [\"{}\"]\nuser = \"nobody\"", hidden.join("server").display());
+    let server = world.program(Path::new("/bin/sleep"), "hidden/server");
+    let line = format!("command = [\"{}\"]\nuser = \"nobody\"", server.display());
     with(&line).says("command", "failure", &["nobody may not execute", "Permission denied"]);
     with("command = [\"sleep\"]\nuser = \"nobody\"").says("command", "ok", &["/sleep"]);
 }

@@ -30,6 +30,8 @@ pub(crate) fn run(filter: &[String]) -> Result<()> {
     }
     build::run()?;
     let mut test = cargo_test();
+    // All that fails is told at once.
+    test.arg("--no-fail-fast");
     if let Some(programs) = programs()? {
         prepend(&mut test, "PATH", &programs);
     }
