@@ -354,6 +354,15 @@ impl Activity {
         }
     }
 
+    /// Looks at the word that [`Activity::mark`] most likely needs, before the bucket's entry is there to
+    /// say which that is: if both are far away, both are then waited for at once. `other` is the entry of
+    /// any bucket: all are in one epoch, but for a moment, and most of them on one side until the number of
+    /// workers has changed often.
+    #[inline(always)]
+    pub fn expect(&self, key: u32, other: Entry) {
+        let _ = self.word(key, other.lane()).get();
+    }
+
     /// Whether the flow of `key`, in the bucket of `entry`, lives at [`Entry::previous`]. Says that it
     /// lives, there or at [`Entry::slot`].
     #[inline(always)]

@@ -76,6 +76,9 @@ pub fn decide(key: u32, hold: bool, group: &mut impl Group) -> Decision {
 /// entry. Apart from [`moving`] and [`detour`], so that the kernel program can keep it short.
 #[inline(always)]
 pub fn owner(key: u32, group: &mut impl Group) -> Result<u16, Entry> {
+    if let Some(activity) = group.activity() {
+        activity.expect(key, group.table().entry(0));
+    }
     let entry = group.table().entry(key);
     if !entry.is_plain() {
         return Err(entry);
