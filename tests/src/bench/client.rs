@@ -1,14 +1,17 @@
-//! The client of all measurements: one thread, one epoll. Closed loop (so many clients, each with
-//! one request at a time) or open loop (so many requests a second, whatever the server does; the
-//! time of each counts from when it was due, so nothing is hidden by waiting).
+//! The client of all measurements. Closed loop (so many clients, each with one request at a time, on a
+//! thread with an epoll for each core, so that no server waits for its client) or open loop (so many
+//! requests a second, whatever the server does, on one thread; the time of each counts from when it was
+//! due, so nothing is hidden by waiting).
 
 use std::collections::BTreeMap;
 use std::collections::VecDeque;
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
+use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, ensure};
+use anyhow::{Result, bail, ensure};
 use rustix::buffer::spare_capacity;
 use rustix::event::Timespec;
 use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
@@ -70,6 +73,14 @@ impl Outcome {
         self.failed.values().sum()
     }
 
+    fn add(&mut self, other: Self) {
+        self.times.extend(other.times);
+        self.answered += other.answered;
+        for (why, count) in other.failed {
+            *self.failed.entry(why).or_default() += count;
+        }
+    }
+
     /// A run counts only if every request was answered.
     pub(crate) fn whole(self, requests: usize) -> Result<Self> {
         let Self { answered, failed, .. } = &self;
@@ -89,39 +100,94 @@ struct Talk {
     received: usize,
 }
 
+/// How far all threads are.
+#[derive(Default)]
+struct Progress {
+    started: AtomicUsize,
+    stopped: AtomicBool,
+}
+
+impl Progress {
+    /// The number of the next request, from 1, if there is one.
+    fn next(&self, load: &Load) -> Option<usize> {
+        if self.is_over(load) {
+            return None;
+        }
+        Some(self.started.fetch_add(1, Relaxed) + 1).filter(|id| *id <= load.requests)
+    }
+
+    fn is_over(&self, load: &Load) -> bool {
+        self.stopped.load(Relaxed) || self.started.load(Relaxed) >= load.requests
+    }
+}
+
 /// Runs it to its end, or until `stop` says so, which is asked about every millisecond.
-pub(crate) fn run(load: Load, mut stop: impl FnMut() -> bool) -> Result<Outcome> {
+pub(crate) fn run(load: Load, stop: impl FnMut() -> bool) -> Result<Outcome> {
+    let threads = match load.pace {
+        Pace::Closed(clients) => thread::available_parallelism()?.get().min(clients),
+        Pace::Open(_) => 1,
+    };
+    let part = |nth: usize| match load.pace {
+        Pace::Closed(clients) => Pace::Closed((clients + nth) / threads),
+        open @ Pace::Open(_) => open,
+    };
+    let progress = Progress::default();
+    let begun = Instant::now();
+    let mut outcome = thread::scope(|scope| {
+        let others: Vec<_> = (1..threads)
+            .map(|nth| {
+                let (load, progress) = (Load { pace: part(nth), ..load }, &progress);
+                scope.spawn(move || talk(load, progress, begun, || false))
+            })
+            .collect();
+        let mut outcome = talk(Load { pace: part(0), ..load }, &progress, begun, stop);
+        for other in others {
+            let other = other.join().unwrap_or_else(|_| bail!("a thread of the load panicked"));
+            outcome = outcome.and_then(|mut outcome| {
+                outcome.add(other?);
+                Ok(outcome)
+            });
+        }
+        outcome
+    })?;
+    outcome.took = begun.elapsed();
+    outcome.times.sort_unstable_by_key(|(time, _)| *time);
+    Ok(outcome)
+}
+
+/// One thread of it.
+fn talk(load: Load, all: &Progress, begun: Instant, mut stop: impl FnMut() -> bool) -> Result<Outcome> {
     let poll = epoll::create(CreateFlags::CLOEXEC)?;
     let mut outcome = Outcome::default();
     let mut talks: Vec<Option<Talk>> = Vec::new();
     let mut free = Vec::new();
     let mut old = VecDeque::new();
     let mut events = Vec::with_capacity(256);
-    let begun = Instant::now();
-    let (mut started, mut ended) = (0, 0);
+    let mut running = 0;
     let mut asked = begun;
-    let mut stopped = false;
     loop {
         let now = Instant::now();
         if now - asked > Duration::from_millis(1) {
-            stopped |= stop();
+            if stop() {
+                all.stopped.store(true, Relaxed);
+            }
             asked = now;
         }
         // Those that are due.
-        while started < load.requests && !stopped {
+        while !all.is_over(&load) {
             let due = match load.pace {
-                Pace::Closed(clients) if started - ended < clients => now,
-                Pace::Open(rate) if started - ended < MOST => {
-                    begun + Duration::from_secs_f64(started as f64 / f64::from(rate))
+                Pace::Closed(clients) if running < clients => now,
+                Pace::Open(rate) if running < MOST => {
+                    let before = all.started.load(Relaxed) as f64;
+                    begun + Duration::from_secs_f64(before / f64::from(rate))
                 }
                 _ => break,
             };
             if due > now {
                 break;
             }
-            started += 1;
-            let burns = started.is_multiple_of(load.burn);
-            match begin(load.to, started, due, burns) {
+            let Some(id) = all.next(&load) else { break };
+            match begin(load.to, id, due, id.is_multiple_of(load.burn)) {
                 Ok(talk) => {
                     let at = free.pop().unwrap_or_else(|| {
                         talks.push(None);
@@ -129,17 +195,17 @@ pub(crate) fn run(load: Load, mut stop: impl FnMut() -> bool) -> Result<Outcome>
                     });
                     let wanted = EventFlags::IN | EventFlags::OUT | EventFlags::ET;
                     epoll::add(&poll, &talk.stream, EventData::new_u64(at as u64), wanted)?;
-                    old.push_back((now, at, started));
+                    old.push_back((now, at, id));
                     talks[at] = Some(talk);
+                    running += 1;
                 }
                 Err(error) => {
-                    ended += 1;
                     *outcome.failed.entry(format!("connect: {}", error.kind())).or_default() += 1;
                 }
             }
         }
-        if ended == started && (started == load.requests || stopped) {
-            break;
+        if running == 0 && all.is_over(&load) {
+            return Ok(outcome);
         }
         events.clear();
         let nap = Timespec {
@@ -161,7 +227,6 @@ pub(crate) fn run(load: Load, mut stop: impl FnMut() -> bool) -> Result<Outcome>
                 Ok(true) => None,
                 Err(error) => Some(error.kind().to_string()),
             };
-            ended += 1;
             let failed = failure.is_some();
             match failure {
                 Some(why) => *outcome.failed.entry(why).or_default() += 1,
@@ -172,29 +237,29 @@ pub(crate) fn run(load: Load, mut stop: impl FnMut() -> bool) -> Result<Outcome>
                     }
                 }
             }
-            if load.keep && !failed && started < load.requests && !stopped {
-                started += 1;
-                (talk.id, talk.due, talk.received) = (started, now, 0);
+            if load.keep
+                && !failed
+                && let Some(id) = all.next(&load)
+            {
+                (talk.id, talk.due, talk.received) = (id, now, 0);
                 // A connection that is closed now is an event again, and a failure.
                 let _ = talk.stream.write_all(request(talk.burns));
                 continue;
             }
             talks[at] = None;
             free.push(at);
+            running -= 1;
         }
         // Those that have waited for too long.
         while let Some((_, at, id)) = old.pop_front_if(|(since, ..)| now - *since > TIMEOUT) {
             if talks[at].take_if(|talk| talk.id == id).is_some() {
                 free.push(at);
-                ended += 1;
+                running -= 1;
                 *outcome.failed.entry("timed out".into()).or_default() += 1;
             }
         }
         ensure!(now - begun < Duration::from_secs(120), "void: the load does not end");
     }
-    outcome.took = begun.elapsed();
-    outcome.times.sort_unstable_by_key(|(time, _)| *time);
-    Ok(outcome)
 }
 
 fn request(burns: bool) -> &'static [u8] {
@@ -231,6 +296,8 @@ fn advance(talk: &mut Talk) -> io::Result<bool> {
             written => written?,
         }
         talk.sent = true;
+        // Its answer is an event of its own.
+        return Ok(false);
     }
     let mut answer = [0; 1024];
     loop {
