@@ -1,16 +1,18 @@
-//! What `cargo xtask bench decision` compares with: a program that does nothing, and one that
-//! selects a constant slot. Not part of the product.
+//! What `cargo xtask bench` compares decisions with: a program that does nothing, and others that do one
+//! thing that decisions need. Not part of the product.
 #![no_std]
 #![no_main]
 #![expect(unsafe_code, reason = "the names of a section and of a static are fixed")]
 #![expect(missing_docs, unreachable_pub, reason = "aya's macros make public items without docs")]
 
-use aya_ebpf::Global;
+use aya_ebpf::bindings::bpf_hdr_start_off::BPF_HDR_START_NET;
 use aya_ebpf::bindings::sk_action::SK_PASS;
+use aya_ebpf::helpers::generated::bpf_skb_load_bytes_relative;
 use aya_ebpf::macros::{map, sk_reuseport};
 use aya_ebpf::maps::{LruHashMap, ReusePortSockArray};
 use aya_ebpf::programs::SkReuseportContext;
-use reuseport_lb_common::layout::MAX_SLOTS;
+use aya_ebpf::{EbpfContext as _, Global};
+use reuseport_lb_common::layout::{MAX_SLOTS, Table};
 
 #[map]
 static SOCKETS: ReusePortSockArray = ReusePortSockArray::with_max_entries(MAX_SLOTS as u32, 0);
@@ -37,7 +39,19 @@ pub fn bare(ctx: SkReuseportContext) -> u32 {
     SK_PASS
 }
 
-/// One less than the number of slots that [`bare_spread`] selects from, a power of two.
+/// The cost of a client's IPv4 address besides, without hashing it: the least of any `source`.
+#[sk_reuseport(migrate)]
+pub fn bare_address(ctx: SkReuseportContext) -> u32 {
+    let mut address = [0u8; 4];
+    // SAFETY: `address` is 4 writable bytes.
+    let _ = unsafe {
+        bpf_skb_load_bytes_relative(ctx.as_ptr(), 12, address.as_mut_ptr().cast(), 4, BPF_HDR_START_NET)
+    };
+    let _ = SOCKETS.select_reuseport(&ctx, 0);
+    SK_PASS
+}
+
+/// One less than the number of slots that [`bare_spread`] and [`bare_table`] select from, a power of two.
 #[unsafe(no_mangle)]
 static MASK: Global<u32> = Global::new(7);
 
@@ -45,6 +59,19 @@ static MASK: Global<u32> = Global::new(7);
 #[sk_reuseport(migrate)]
 pub fn bare_spread(ctx: SkReuseportContext) -> u32 {
     let _ = SOCKETS.select_reuseport(&ctx, ctx.hash() & MASK.load());
+    SK_PASS
+}
+
+/// A table as large as ours, all zeros.
+#[unsafe(no_mangle)]
+static TABLE: Table = Table::zeroed();
+
+/// The same, where a table of buckets has a say: the least of any table that says whose a flow is.
+#[sk_reuseport(migrate)]
+pub fn bare_table(ctx: SkReuseportContext) -> u32 {
+    let hash = ctx.hash();
+    let slot = hash ^ u32::from(TABLE.entry(hash).slot());
+    let _ = SOCKETS.select_reuseport(&ctx, slot & MASK.load());
     SK_PASS
 }
 

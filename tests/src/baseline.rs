@@ -27,7 +27,7 @@ impl Baseline {
     pub fn load(program: &str, listener: &Listener, workers: u16) -> Result<Self> {
         let object = repository().join("target/ebpf/bpfel-unknown-none/release/baselines");
         let object = std::fs::read(&object).with_context(|| format!("cannot read {}", object.display()))?;
-        // Of other numbers `bare_spread` takes the power of two below.
+        // Of other numbers `bare_spread` and `bare_table` take the power of two below.
         let mask = (1u32 << workers.ilog2()) - 1;
         let mut ebpf = EbpfLoader::new().override_global("MASK", &mask, true).load(&object)?;
         let kind = if listener.protocol == Protocol::Tcp { Type::STREAM } else { Type::DGRAM };

@@ -147,6 +147,10 @@ fn measure(
         candidates.push(candidate);
         candidates.push(ours("the same, all are busy", policy, protocol, 9006, tracked, world)?);
     }
+    candidates.push(match flows {
+        Flows::One => baseline("bare_address", "bare select, address read", protocol, 9009)?,
+        Flows::Many => baseline("bare_table", "bare select, by table", protocol, 9009)?,
+    });
     if tracked {
         candidates.push(flow("flow, tracked", 9005, true)?);
         if flows == Flows::One {

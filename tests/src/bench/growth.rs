@@ -34,7 +34,8 @@ pub(crate) fn workers(record: &mut Record, world: &World) -> Result<()> {
             let values = [
                 ("ns a decision, one flow", decision(*workers, 1, world)?),
                 ("ns a decision, 1,000 flows", decision(*workers, 1_000, world)?),
-                ("ns, bare select by hash, 1,000 flows", bare_select(*workers, 1_000)?),
+                ("ns, bare select by hash, 1,000 flows", bare_select("bare_spread", *workers, 1_000)?),
+                ("ns, bare select by table, 1,000 flows", bare_select("bare_table", *workers, 1_000)?),
             ];
             record.add("growth", &format!("{workers} workers"), run, &values);
             serve(record, run, *workers, world)?;
@@ -54,7 +55,8 @@ pub(crate) fn flows(record: &mut Record, world: &World) -> Result<()> {
             record.step(&format!("{flows} UDP flows, run {} of {runs}", run + 1), flows_seconds(flows))?;
             let values = [
                 ("ns a decision", decision(8, flows, world)?),
-                ("ns, bare select by hash", bare_select(8, flows)?),
+                ("ns, bare select by hash", bare_select("bare_spread", 8, flows)?),
+                ("ns, bare select by table", bare_select("bare_table", 8, flows)?),
             ];
             record.add("flow-growth", &format!("{flows} flows"), run, &values);
         }
@@ -86,8 +88,8 @@ fn decision(workers: u16, flows: usize, world: &World) -> Result<f64> {
 }
 
 /// The same of a program that only selects one of the sockets by the kernel's hash.
-fn bare_select(workers: u16, flows: usize) -> Result<f64> {
-    let group = Baseline::load("bare_spread", &listener(), workers)?;
+fn bare_select(program: &str, workers: u16, flows: usize) -> Result<f64> {
+    let group = Baseline::load(program, &listener(), workers)?;
     measure(group.program_id, &group.sockets, flows)
 }
 

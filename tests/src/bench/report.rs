@@ -36,7 +36,7 @@ pub(crate) static SECTIONS: [Section; 11] = [
     Section {
         key: "connections",
         title: "New TCP connections, one request each",
-        how: "64 clients, each with one connection and one request at a time, as many requests for each variant. 4 workers, the same program \
+        how: "64 clients on as many threads as there are cores, each with one connection and one request at a time, as many requests for each variant. 4 workers, the same program \
               everywhere; HAProxy with 2 threads and nginx with 2 workers in front of them. reuseport-lb as it is, and with `when_busy = \"next\"`. CPU: user and system time of all server \
               processes, the daemon and the proxy included; what the kernel does for a packet is charged to whoever sent it.",
         ratios: true,
@@ -113,7 +113,9 @@ pub(crate) static SECTIONS: [Section; 11] = [
         key: "decision",
         title: "Nanoseconds per decision",
         how: "From the kernel's run-time statistics of programs; the empty program is subtracted. 8 workers. A run is a setting: all groups made \
-              anew, and all programs by turns. `cargo xtask bench decision`.",
+              anew, and all programs by turns. A bare select takes a constant slot, one \"by hash\" the slot that the kernel's hash says; \"address \
+              read\" and \"by table\" do one thing more: read the client's address, and read the hash's bucket of 65,536, all of which are \
+              zero. `cargo xtask bench decision`.",
         ratios: false,
         seconds: decision::seconds,
         measure: |record, _| decision::run(record),
@@ -121,8 +123,8 @@ pub(crate) static SECTIONS: [Section; 11] = [
     Section {
         key: "growth",
         title: "Growth: workers",
-        how: "ns with the measuring itself, about 56; beside it a program that selects by the kernel's hash alone (of 512 sockets where there are \
-              1,000). Memory of the daemon, and of the maps in the kernel that it holds.",
+        how: "ns with the measuring itself, about 56; beside it programs that select by the kernel's hash alone, and by a table of as many buckets \
+              as ours (of 512 sockets where there are 1,000). Memory of the daemon, and of the maps in the kernel that it holds.",
         ratios: false,
         seconds: |quick| {
             let sizes: &[u16] = if quick { &[2, 16, 128] } else { &[2, 16, 128, 1000] };
