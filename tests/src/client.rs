@@ -90,7 +90,17 @@ impl Connection {
 
     /// One request on it.
     pub fn ask(&mut self) -> io::Result<Answer> {
-        self.0.write_all(REQUEST)?;
+        self.send()?;
+        self.answer()
+    }
+
+    /// The first half of that.
+    pub fn send(&mut self) -> io::Result<()> {
+        self.0.write_all(REQUEST)
+    }
+
+    /// The second half: the answer to what was sent.
+    pub fn answer(&mut self) -> io::Result<Answer> {
         let mut response = Vec::new();
         let mut chunk = [0; 1024];
         loop {

@@ -147,28 +147,25 @@ fn without_it_connections_wait_for_their_own_worker() {
     let world = World::new();
     let scene = Scene::start(&world, "epoll", 4, "when_busy = \"queue\"");
     let busy = scene.occupy(1);
-    let answers: Vec<_> = std::thread::scope(|scope| {
-        let asking: Vec<_> = (0..24).map(|_| scope.spawn(|| ask(to()).unwrap().worker)).collect();
-        let service = until("all to be decided for", || {
-            Some(scene.daemon.service()).filter(|service| counter(service, "arrival_packet") == 24)
-        });
-        let its = chosen(&service)[1];
-        assert!(its > 0);
-        assert_eq!((counter(&service, "owner_taken"), counter(&service, "owner_busy")), (24, 0));
-        // A reload changes that, and what waits goes on to wait.
-        let file = world.path("config.toml");
-        let configuration = std::fs::read_to_string(&file).unwrap().replace("\"queue\"", "\"next\"");
-        std::fs::write(&file, configuration).unwrap();
-        scene.daemon.run(&["reload"]);
-        let later = tally(32, || ask_when_others_wait(&service, 1, to(), None));
-        assert!(!later.contains_key(&busy), "{later:?}");
-        let service = scene.daemon.service();
-        assert_eq!(chosen(&service)[1], its);
-        assert!(counter(&service, "owner_busy") > 0);
-        scene.release();
-        asking.into_iter().map(|it| it.join().unwrap()).collect()
-    });
-    assert!(answers.contains(&busy));
+    let mut waiting: Vec<_> = (0..24).map(|_| Connection::open(to(), None).unwrap()).collect();
+    waiting.iter_mut().for_each(|it| it.send().unwrap());
+    let service = scene.daemon.service();
+    let its = chosen(&service)[1];
+    assert!(its > 0);
+    assert_eq!((counter(&service, "owner_taken"), counter(&service, "owner_busy")), (24, 0));
+    // A reload changes that, and what waits goes on to wait.
+    let file = world.path("config.toml");
+    let configuration = std::fs::read_to_string(&file).unwrap().replace("\"queue\"", "\"next\"");
+    std::fs::write(&file, configuration).unwrap();
+    scene.daemon.run(&["reload"]);
+    let later = tally(32, || ask_when_others_wait(&service, 1, to(), None));
+    assert!(!later.contains_key(&busy), "{later:?}");
+    let service = scene.daemon.service();
+    assert_eq!(chosen(&service)[1], its);
+    assert!(counter(&service, "owner_busy") > 0);
+    scene.release();
+    let answers = waiting.iter_mut().map(|it| it.answer().unwrap().worker);
+    assert_eq!(answers.filter(|worker| *worker == busy).count() as u64, its);
     scene.daemon.stop();
 }
 
