@@ -73,12 +73,16 @@ impl Outcome {
         self.failed.values().sum()
     }
 
-    fn add(&mut self, other: Self) {
+    /// This one, and then the other one.
+    pub(crate) fn and(mut self, other: Self) -> Self {
         self.times.extend(other.times);
+        self.times.sort_by_key(|(time, _)| *time);
         self.answered += other.answered;
         for (why, count) in other.failed {
             *self.failed.entry(why).or_default() += count;
         }
+        self.took += other.took;
+        self
     }
 
     /// A run counts only if every request was answered.
@@ -143,10 +147,7 @@ pub(crate) fn run(load: Load, stop: impl FnMut() -> bool) -> Result<Outcome> {
         let mut outcome = talk(Load { pace: part(0), ..load }, &progress, begun, stop);
         for other in others {
             let other = other.join().unwrap_or_else(|_| bail!("a thread of the load panicked"));
-            outcome = outcome.and_then(|mut outcome| {
-                outcome.add(other?);
-                Ok(outcome)
-            });
+            outcome = outcome.and_then(|outcome| Ok(outcome.and(other?)));
         }
         outcome
     })?;

@@ -46,7 +46,7 @@ pub(crate) static SECTIONS: [Section; 11] = [
     Section {
         key: "kept",
         title: "Requests on kept connections",
-        how: "As above, but the 64 connections are kept.",
+        how: "As above, but the 64 connections are kept, for a fifth of the requests each time.",
         ratios: true,
         seconds: throughput,
         measure: |record, world| http::throughput(record, world, "kept", true),
