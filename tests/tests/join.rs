@@ -249,7 +249,8 @@ fn whoever_may_not_or_asks_for_what_cannot_be_is_told_why() {
     let daemon = Daemon::configured(&world, &format!("{SERVICE}{own}"));
     let guests = Guests::new(&world);
     let before = Traces::of(&world, &daemon);
-    let pid = daemon.service().workers[0].pid.unwrap().to_string();
+    let service = daemon.service();
+    let pid = service.workers[0].pid.unwrap().to_string();
     let other = USER - 1;
     let sleep = |arguments: &[&'static str]| [&["exec"], arguments, &["--", "sleep", "1000"]].concat();
     let cases: &[(u32, i32, Vec<&str>, &[&str])] = &[
@@ -290,7 +291,7 @@ fn whoever_may_not_or_asks_for_what_cannot_be_is_told_why() {
         );
     }
     assert!(!daemon.log().contains("joins"), "{}", daemon.log());
-    assert_eq!(daemon.service().moved, 65536);
+    assert_eq!(daemon.service().moved, service.moved);
     before.assert_same(&world, &daemon);
     daemon.stop();
 }

@@ -6,6 +6,7 @@ use std::io::{self, ErrorKind};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
+use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
@@ -14,12 +15,13 @@ use reuseport_lb_common::layout::BUCKETS;
 use rustix::event::epoll;
 use rustix::fs::Access;
 use rustix::process::{Resource, getrlimit};
-use rustix::thread::{set_thread_groups, set_thread_res_gid, set_thread_res_uid};
+use rustix::thread::{gettid, set_thread_groups, set_thread_res_gid, set_thread_res_uid};
 use socket2::Socket;
 
 use super::bpffs::{self, Detached, Place};
 use super::group::{Group, Policy};
 use super::host::{self, User};
+use super::signs::Stat;
 use super::{rights, socket};
 use crate::config::{WhenBusy, WhenEmpty};
 use crate::doctor::limits::Memory;
@@ -222,13 +224,18 @@ pub fn waiting(scratch: &Scratch) -> Result<bool> {
     let events = epoll::create(epoll::CreateFlags::CLOEXEC)?;
     epoll::add(&events, &pair.sockets[1], epoll::EventData::new_u64(0), epoll::EventFlags::IN)?;
     let limit = PATIENCE.try_into().context("a time that is too long")?;
+    let (tell, told) = mpsc::channel();
     std::thread::scope(|scope| {
-        let sleeper = scope.spawn(|| {
+        let sleeper = scope.spawn(move || {
             let mut ready = Vec::with_capacity(1);
+            let _ = tell.send(gettid());
             epoll::wait(&events, rustix::buffer::spare_capacity(&mut ready), Some(&limit)).is_ok()
         });
-        // It is not known when it has fallen asleep, but it will have by then.
-        std::thread::sleep(PATIENCE / 10);
+        let thread = told.recv()?.as_raw_nonzero().get();
+        let begun = Instant::now();
+        while !Stat::read(thread).is_some_and(|stat| stat.sleeps()) && begun.elapsed() < PATIENCE {
+            std::thread::sleep(Duration::from_millis(1));
+        }
         let second = pair.connect()?;
         let somebody_sleeps = pair.has_queue(1) && found_busy()? == 1;
         drop((first, second));

@@ -64,6 +64,11 @@ impl Stat {
         Self::parse(&fs::read(format!("/proc/{pid}/stat")).ok()?)
     }
 
+    /// Whether it waits for something that can be long in coming.
+    pub(super) fn sleeps(&self) -> bool {
+        self.state == b'S'
+    }
+
     /// The second field is a name in parentheses, which may have any bytes in it, `)` and line ends
     /// as well; nothing behind it has parentheses.
     fn parse(stat: &[u8]) -> Option<Self> {
