@@ -39,7 +39,7 @@ pub fn bare(ctx: SkReuseportContext) -> u32 {
     SK_PASS
 }
 
-/// The cost of a client's IPv4 address besides, without hashing it: the least of any `source`.
+/// [`bare`], and the client's IPv4 address is read (RFC 791: at 12), not hashed: the least of any `source`.
 #[sk_reuseport(migrate)]
 pub fn bare_address(ctx: SkReuseportContext) -> u32 {
     let mut address = [0u8; 4];
@@ -55,7 +55,7 @@ pub fn bare_address(ctx: SkReuseportContext) -> u32 {
 #[unsafe(no_mangle)]
 static MASK: Global<u32> = Global::new(7);
 
-/// The same, of one of the first slots by the kernel's hash.
+/// [`bare`], of one of the first slots by the kernel's hash.
 #[sk_reuseport(migrate)]
 pub fn bare_spread(ctx: SkReuseportContext) -> u32 {
     let _ = SOCKETS.select_reuseport(&ctx, ctx.hash() & MASK.load());
@@ -66,7 +66,7 @@ pub fn bare_spread(ctx: SkReuseportContext) -> u32 {
 #[unsafe(no_mangle)]
 static TABLE: Table = Table::zeroed();
 
-/// The same, where a table of buckets has a say: the least of any table that says whose a flow is.
+/// [`bare_spread`], and a table of buckets has a say: the least of any table that says whose a flow is.
 #[sk_reuseport(migrate)]
 pub fn bare_table(ctx: SkReuseportContext) -> u32 {
     let hash = ctx.hash();

@@ -73,7 +73,7 @@ impl Outcome {
         self.failed.values().sum()
     }
 
-    /// This one, and then the other one.
+    /// Both, one after the other; all times in order.
     pub(crate) fn and(mut self, other: Self) -> Self {
         self.times.extend(other.times);
         self.times.sort_by_key(|(time, _)| *time);
@@ -137,27 +137,24 @@ pub(crate) fn run(load: Load, stop: impl FnMut() -> bool) -> Result<Outcome> {
     };
     let progress = Progress::default();
     let begun = Instant::now();
-    let mut outcome = thread::scope(|scope| {
+    let (parts, took) = thread::scope(|scope| {
         let others: Vec<_> = (1..threads)
             .map(|nth| {
                 let (load, progress) = (Load { pace: part(nth), ..load }, &progress);
-                scope.spawn(move || talk(load, progress, begun, || false))
+                scope.spawn(move || drive(load, progress, begun, || false))
             })
             .collect();
-        let mut outcome = talk(Load { pace: part(0), ..load }, &progress, begun, stop);
-        for other in others {
-            let other = other.join().unwrap_or_else(|_| bail!("a thread of the load panicked"));
-            outcome = outcome.and_then(|outcome| Ok(outcome.and(other?)));
-        }
-        outcome
-    })?;
-    outcome.took = begun.elapsed();
-    outcome.times.sort_unstable_by_key(|(time, _)| *time);
-    Ok(outcome)
+        let mut parts = vec![drive(Load { pace: part(0), ..load }, &progress, begun, stop)];
+        let joined = others.into_iter().map(thread::ScopedJoinHandle::join);
+        parts.extend(joined.map(|part| part.unwrap_or_else(|_| bail!("a thread of the load panicked"))));
+        (parts, begun.elapsed())
+    });
+    let all = parts.into_iter().try_fold(Outcome::default(), |all, part| anyhow::Ok(all.and(part?)))?;
+    Ok(Outcome { took, ..all })
 }
 
 /// One thread of it.
-fn talk(load: Load, all: &Progress, begun: Instant, mut stop: impl FnMut() -> bool) -> Result<Outcome> {
+fn drive(load: Load, all: &Progress, begun: Instant, mut stop: impl FnMut() -> bool) -> Result<Outcome> {
     let poll = epoll::create(CreateFlags::CLOEXEC)?;
     let mut outcome = Outcome::default();
     let mut talks: Vec<Option<Talk>> = Vec::new();

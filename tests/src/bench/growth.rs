@@ -16,7 +16,7 @@ use socket2::{Domain, Socket, Type};
 use tests::baseline::Baseline;
 use tests::world::World;
 
-use crate::client::{Load, Pace, run};
+use crate::client::{Load, Outcome, Pace, run};
 use crate::peers::{Peer, Server};
 use crate::record::{Record, median};
 use crate::table::name;
@@ -87,7 +87,7 @@ fn decision(workers: u16, flows: usize, world: &World) -> Result<f64> {
     measure(group.program_id(), &sockets, flows)
 }
 
-/// The same of a program that only selects one of the sockets by the kernel's hash.
+/// The same of one of the programs that only select one of the sockets.
 fn bare_select(program: &str, workers: u16, flows: usize) -> Result<f64> {
     let group = Baseline::load(program, &listener(), workers)?;
     measure(group.program_id, &group.sockets, flows)
@@ -143,9 +143,7 @@ fn serve(record: &mut Record, nth: usize, workers: u16, world: &World) -> Result
     let server = Server::start(Peer::Ours, workers.into(), world)?;
     let daemon = server.daemon.as_ref().context("no daemon")?.pid();
     let load = Load { to: server.to, requests, pace: Pace::Closed(64), keep: false, burn: 0 };
-    // Each worker shall have had some before.
-    run(Load { requests: requests / 2, ..load }, || false)?.whole(requests / 2)?;
-    let outcome = run(load, || false)?.whole(requests)?;
+    let outcome = warm_and_measure(load)?;
     let status = std::fs::read_to_string(format!("/proc/{daemon}/status"))?;
     let resident =
         status.lines().find_map(|line| line.strip_prefix("VmRSS:")?.trim().strip_suffix(" kB")?.parse().ok());
@@ -158,8 +156,7 @@ fn serve(record: &mut Record, nth: usize, workers: u16, world: &World) -> Result
     }
     drop(server);
     let plain = Server::start(Peer::Plain, workers.into(), world)?;
-    run(Load { to: plain.to, requests: requests / 2, ..load }, || false)?.whole(requests / 2)?;
-    let plain = run(Load { to: plain.to, ..load }, || false)?.whole(requests)?;
+    let plain = warm_and_measure(Load { to: plain.to, ..load })?;
     let values = [
         ("connections/s", outcome.rate()),
         ("connections/s, plain SO_REUSEPORT", plain.rate()),
@@ -169,4 +166,11 @@ fn serve(record: &mut Record, nth: usize, workers: u16, world: &World) -> Result
     ];
     record.add("growth", &format!("{workers} workers"), nth, &values);
     Ok(())
+}
+
+/// What becomes of `load` when each worker has had some before.
+fn warm_and_measure(load: Load) -> Result<Outcome> {
+    let before = load.requests / 2;
+    run(Load { requests: before, ..load }, || false)?.whole(before)?;
+    run(load, || false)?.whole(load.requests)
 }
