@@ -423,12 +423,8 @@ impl Files {
         let made = if self.made { MADE } else { "" };
         lock.seek(SeekFrom::Start(0))?;
         write!(lock, "{}{made}", std::process::id())?;
-        let notify = notify::directory(&self.paths.runtime_dir);
-        DirBuilder::new().recursive(true).mode(0o711).create(&notify)?;
-        fs::set_permissions(&notify, fs::Permissions::from_mode(0o711))?;
-        let state = state::directory(&self.paths.runtime_dir);
-        DirBuilder::new().recursive(true).mode(0o700).create(&state)?;
-        fs::set_permissions(&state, fs::Permissions::from_mode(0o700))
+        notify::make_directory(&notify::directory(&self.paths.runtime_dir))?;
+        state::make_directory(&state::directory(&self.paths.runtime_dir))
     }
 
     /// Listens on the control socket, for root only from its first moment.

@@ -12,6 +12,8 @@ use anyhow::{Context, Result};
 use tokio::net::UnixDatagram;
 use tokio::task::JoinHandle;
 
+use crate::kernel::host;
+
 /// Longest message that is read; systemd's own limit is 4,096 bytes as well.
 const LONGEST: usize = 4096;
 
@@ -59,6 +61,11 @@ pub fn directory(runtime_dir: &Path) -> PathBuf {
     runtime_dir.join("notify")
 }
 
+/// Makes that directory, also if somebody has removed it: workers of all users go through it.
+pub fn make_directory(directory: &Path) -> io::Result<()> {
+    host::make_directory(directory, 0o711)
+}
+
 impl Notify {
     /// Listens at `path`, where only the user and group `owner` may send; hands what is said to `hear`.
     pub fn open(path: PathBuf, owner: Option<(u32, u32)>, hear: impl Fn(Said) + 'static) -> Result<Self> {
@@ -66,6 +73,9 @@ impl Notify {
             match fs::remove_file(&path) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
                 _ => {}
+            }
+            if let Some(directory) = path.parent().filter(|directory| !directory.exists()) {
+                make_directory(directory)?;
             }
             let socket = UnixDatagram::bind(&path)?;
             fs::set_permissions(&path, fs::Permissions::from_mode(0o600))?;

@@ -8,12 +8,14 @@ use std::fs::{self, File};
 use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
-use tracing::warn;
+use tracing::{info, warn};
 use xxhash_rust::xxh3::xxh3_64;
 
 use crate::config;
+use crate::kernel::host;
 use crate::kernel::process::Identity;
 use crate::listener::Listener;
 use crate::worker;
@@ -60,6 +62,9 @@ pub struct Door {
     pub name: String,
     /// Whether new workers get sockets of it.
     pub wanted: bool,
+    /// The id of the program that decides for it.
+    #[serde(default)]
+    pub program: Option<u32>,
 }
 
 /// One worker.
@@ -106,19 +111,45 @@ pub struct Place {
 pub struct StateFile {
     directory: PathBuf,
     service: String,
-    complained: bool,
+    failure: Option<Failure>,
 }
+
+/// The last write failed.
+struct Failure {
+    /// Why, in words.
+    what: String,
+    again_at: Instant,
+}
+
+/// What could not be written is tried again this often.
+const AGAIN: Duration = Duration::from_secs(1);
 
 impl StateFile {
     /// Of the service with this name.
     #[must_use]
     pub fn new(runtime_dir: &Path, service: &str) -> Self {
-        Self { directory: directory(runtime_dir), service: service.to_owned(), complained: false }
+        Self { directory: directory(runtime_dir), service: service.to_owned(), failure: None }
     }
 
-    /// Writes both copies. Where that fails (a full disk, say) the service goes on, and says so once.
+    /// When to write again what could not be written.
+    #[must_use]
+    pub fn again_at(&self) -> Option<Instant> {
+        self.failure.as_ref().map(|failure| failure.again_at)
+    }
+
+    /// Why the file is not what it should be.
+    #[must_use]
+    pub fn failure(&self) -> Option<&str> {
+        self.failure.as_ref().map(|failure| &*failure.what)
+    }
+
+    /// Writes both copies. Where that fails (a full disk, say) the service goes on, says so once, and
+    /// tries again at [`StateFile::again_at`].
     pub fn write(&mut self, state: &State) {
         let written = serialized(state).and_then(|text| {
+            if !self.directory.exists() {
+                make_directory(&self.directory)?;
+            }
             self.copies().iter().try_for_each(|copy| {
                 let new = copy.with_extension("new");
                 let _ = fs::remove_file(&new);
@@ -128,17 +159,21 @@ impl StateFile {
             })
         });
         match written {
-            Ok(()) => self.complained = false,
-            Err(error) if !self.complained => {
-                self.complained = true;
-                warn!(
-                    "cannot write the state of service {} to {}: {error}; the service goes on, but another daemon \
-                     could not take it over as it is now",
-                    self.service,
-                    self.directory.display()
-                );
+            Ok(()) => {
+                if self.failure.take().is_some() {
+                    info!(service = self.service, "its state is written again");
+                }
             }
-            Err(_) => {}
+            Err(error) => {
+                let what = format!("cannot write its state to {}: {error}", self.directory.display());
+                if self.failure.is_none() {
+                    warn!(
+                        service = self.service,
+                        "{what}; the service goes on, but another daemon could not take it over as it is now"
+                    );
+                }
+                self.failure = Some(Failure { what, again_at: Instant::now() + AGAIN });
+            }
         }
     }
 
@@ -160,6 +195,11 @@ impl StateFile {
 #[must_use]
 pub fn directory(runtime_dir: &Path) -> PathBuf {
     runtime_dir.join("state")
+}
+
+/// Makes that directory.
+pub fn make_directory(directory: &Path) -> io::Result<()> {
+    host::make_directory(directory, 0o700)
 }
 
 /// What an earlier daemon left in this runtime directory: the whole copies of this boot, and what is
@@ -250,7 +290,8 @@ mod tests {
             notify: Some(("/run/notify/1".into(), Some((33, 33)))),
             places: vec![place],
         };
-        let door = Door { asked: listener, bound: listener, name: "1-tcp".into(), wanted: true };
+        let door =
+            Door { asked: listener, bound: listener, name: "1-tcp".into(), wanted: true, program: None };
         State {
             version: VERSION,
             layout: 1,

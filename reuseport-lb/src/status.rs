@@ -37,6 +37,9 @@ pub struct Service {
     pub flows_cut: u64,
     /// How many workers it shall have.
     pub wanted: usize,
+    /// Why the next daemon could not take the service over as it is now; `null` if it could.
+    #[serde(default)]
+    pub unsaved: Option<String>,
     /// One per listener.
     pub groups: Vec<Group>,
     /// In the order of their numbers.
@@ -143,6 +146,9 @@ pub fn render(status: &Status) -> String {
         }
         if let Some(pending) = &service.pending {
             text += &format!(" pending: {pending}\n");
+        }
+        if let Some(unsaved) = &service.unsaved {
+            text += &format!(" not saved: {unsaved}\n");
         }
         text += &groups(service);
         text += &workers(service);
@@ -272,6 +278,7 @@ mod tests {
             pending: Some("65536 buckets wait: flows of two workers live in them".into()),
             flows_cut: 1,
             wanted: 1,
+            unsaved: None,
             groups: vec![group],
             workers: vec![worker],
         };

@@ -1,7 +1,8 @@
 //! This process and the kernel that it runs on: limits, version, the lock of a daemon.
 
-use std::fs::File;
+use std::fs::{self, DirBuilder, File};
 use std::io;
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::Path;
 
 use anyhow::{Result, bail};
@@ -80,6 +81,12 @@ pub fn user(name: &str) -> Result<User> {
         Some(user) => Ok(User { name: user.name, uid: user.uid.as_raw(), gid: user.gid.as_raw() }),
         None => bail!("there is no user {name:?} on this machine"),
     }
+}
+
+/// Makes a directory with this mode, whatever the umask is, and those above it; one that is there gets the mode.
+pub fn make_directory(path: &Path, mode: u32) -> io::Result<()> {
+    DirBuilder::new().recursive(true).mode(mode).create(path)?;
+    fs::set_permissions(path, fs::Permissions::from_mode(mode))
 }
 
 /// Runs `act` with a file creation mask, so that what it makes is never wider than that.

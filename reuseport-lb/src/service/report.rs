@@ -31,6 +31,7 @@ impl Service {
             }),
             flows_cut: self.flows.cut,
             wanted: self.config.workers,
+            unsaved: self.state_file.failure().map(str::to_owned),
             groups: self
                 .doors
                 .iter()
