@@ -34,11 +34,11 @@ static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("REUSEPORT_LB_OBJECT"));
 
 /// Names of pins; of maps they are those in the object as well, but for those of globals.
 const PROGRAM: &str = "program";
-const TABLE: &str = "TABLE";
+pub(super) const TABLE: &str = "TABLE";
 const LOAD: &str = "LOAD";
-const ACTIVITY: &str = "ACTIVITY";
-const COUNTERS: &str = "COUNTERS";
-const SOCKETS: &str = "SOCKETS";
+pub(super) const ACTIVITY: &str = "ACTIVITY";
+pub(super) const COUNTERS: &str = "COUNTERS";
+pub(super) const SOCKETS: &str = "SOCKETS";
 
 /// What every program has anew. The socket array keeps its shape for ever, and the counters as long
 /// as the layout does. (Globals cannot be kept: aya fills what it finds with zeros.)

@@ -12,6 +12,7 @@ pub mod output;
 pub mod passing;
 pub mod probe;
 pub mod process;
+pub mod recover;
 pub mod rights;
 pub mod signs;
 pub mod socket;

@@ -398,6 +398,20 @@ impl Service {
         Ok(Scaled { before, after: to })
     }
 
+    /// Adds workers until there are as many as configured; those that leave do not count. What an
+    /// earlier daemon was ending when it died may finish, but a service has its workers.
+    pub(super) fn refill(&mut self) {
+        let staying = self.staying();
+        let missing = self.config.workers.saturating_sub(staying.len());
+        let free = (0..).filter(|number| !staying.iter().any(|id| id.number == *number));
+        for number in free.take(missing).collect::<Vec<usize>>() {
+            match self.add(number, Origin::Started, 1) {
+                Ok(id) => info!(worker = self.name_of(id.number), "added: the service has too few workers"),
+                Err(error) => return warn!(service = self.config.name, "cannot add a worker: {error:#}"),
+            }
+        }
+    }
+
     pub(super) fn free_numbers(&self) -> impl Iterator<Item = usize> {
         (0..).filter(|number| !self.workers.keys().any(|id| id.number == *number))
     }

@@ -144,7 +144,7 @@ pub struct Service {
     workers: BTreeMap<Id, Worker>,
     /// Counts up with each worker and each process.
     count: u64,
-    /// Counts up with each change of what workers are started as.
+    /// Tells what workers are started with: a hash of those settings.
     release: u64,
     rollout: Option<Rollout>,
     prepared: Option<reload::Prepared>,
@@ -185,7 +185,7 @@ impl Service {
             slots: Slots::default(),
             workers: BTreeMap::new(),
             count: 0,
-            release: 0,
+            release: reload::release_of(&config),
             rollout: None,
             prepared: None,
             health: Health::default(),
@@ -433,7 +433,8 @@ impl Service {
         }
         self.plan_look();
         let rollout = self.rollout.as_ref().and_then(Rollout::deadline);
-        let own = [self.join_at, self.nag_at, settling, rollout, self.look_at, self.flows.deadline()];
+        let save = self.state_file.again_at();
+        let own = [self.join_at, self.nag_at, settling, rollout, self.look_at, self.flows.deadline(), save];
         self.workers
             .values()
             .filter_map(|worker| worker.life.deadline())

@@ -8,6 +8,7 @@ use anyhow::{Context, Result};
 use reuseport_lb_common::layout::LAYOUT_VERSION;
 use tokio::sync::{mpsc, oneshot};
 use tracing::warn;
+use xxhash_rust::xxh3::xxh3_64;
 
 use super::door::Door;
 use super::workers::{Id, Place};
@@ -49,7 +50,8 @@ impl Service {
         if self.stopping {
             return Err(format!("service {} is ending", self.config.name));
         }
-        if self.rollout.is_some() {
+        // A start does not fail for what an earlier daemon was doing.
+        if self.rollout.is_some() && !if_changed {
             return Err(format!(
                 "workers of service {} are being replaced right now: try again when that is done",
                 self.config.name
@@ -111,6 +113,9 @@ impl Service {
         let Some(Prepared { configured, config, user, doors }) = self.prepared.take() else {
             return drop(answer.send(Ok(format!("{}: not changed", self.config.name))));
         };
+        if release_of(&config) != self.release {
+            self.end_rollout("another configuration is applied");
+        }
         let before = std::mem::replace(&mut self.config, config);
         let old_configured = std::mem::replace(&mut self.configured, configured);
         let old_user = std::mem::replace(&mut self.user, user);
@@ -123,13 +128,10 @@ impl Service {
             self.set_backlog();
         }
         self.plan_rotation();
-        let old_release = self.release;
-        let same = as_started(&before) == as_started(&self.config);
+        let same = release_of(&before) == release_of(&self.config);
+        self.release = release_of(&self.config);
         let (wanted, workers) = (self.config.workers, self.staying().len());
         self.config.workers = workers;
-        if !same {
-            self.release += 1;
-        }
         if wanted != workers {
             match self.scale(wanted) {
                 Ok(scaled) => changes.push(format!("{} → {} workers", scaled.before, scaled.after)),
@@ -150,7 +152,7 @@ impl Service {
         let program = (&before.command, &before.user) == (&self.config.command, &self.config.user);
         let trial = if program { Duration::ZERO } else { TRIAL };
         let (progress, mut told) = mpsc::unbounded_channel();
-        let undo = Undo { config: before, configured: old_configured, user: old_user, release: old_release };
+        let undo = Undo { config: before, configured: old_configured, user: old_user };
         self.replace(Wish::in_turn(trial), outdated, Some(undo), progress);
         tokio::task::spawn_local(async move {
             let mut outcome = Err("the service ended meanwhile".into());
@@ -175,13 +177,13 @@ impl Service {
     /// The new processes did not work: what a process is started with is as before, also for those
     /// that have been replaced already.
     pub(super) fn undo(&mut self, undo: Undo) {
-        let Undo { config, configured, user, release } = undo;
+        let Undo { config, configured, user } = undo;
         warn!(service = config.name, "back to the old command, user and listeners");
         // Not what it was: other settings have changed, and a start with the old file changes them back.
         self.configured = starting_as(configured, self.configured.clone());
         self.config = starting_as(config, self.config.clone());
         self.user = user;
-        self.release = release;
+        self.release = release_of(&self.config);
         self.want_listeners();
         self.unsaved = true;
         self.replace_outdated();
@@ -286,16 +288,17 @@ pub(super) struct Undo {
     config: config::Service,
     configured: config::Service,
     user: Option<User>,
-    release: u64,
 }
 
-/// `rest`, with processes started as in `start`: see [`as_started`].
+/// `rest`, with processes started as in `start`: see [`release_of`].
 fn starting_as(start: config::Service, rest: config::Service) -> config::Service {
     let config::Service { listen, command, embedded, user, watchdog, .. } = start;
     config::Service { listen, command, embedded, user, watchdog, ..rest }
 }
 
-/// What a process is started with: the settings that a running worker cannot be told.
-fn as_started(config: &config::Service) -> impl PartialEq {
-    (config.listen.clone(), config.command.clone(), config.embedded, config.user.clone(), config.watchdog)
+/// A hash of what a process is started with: the settings that a running worker cannot be told. Going
+/// back to settings of before makes workers current that were started with them.
+pub(super) fn release_of(config: &config::Service) -> u64 {
+    let started = (&config.listen, &config.command, config.embedded, &config.user, config.watchdog);
+    xxh3_64(&serde_json::to_vec(&started).unwrap_or_default())
 }

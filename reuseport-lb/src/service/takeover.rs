@@ -15,7 +15,7 @@ use super::{Service, Surroundings};
 use crate::kernel::output::Output;
 use crate::kernel::passing;
 use crate::kernel::process::{Kin, Process};
-use crate::kernel::{host, socket};
+use crate::kernel::{host, recover, socket};
 use crate::listener::Protocol;
 use crate::slots::Slots;
 use crate::state::{self, State};
@@ -25,7 +25,8 @@ use crate::worker::{self, Event, Life, Origin};
 impl Service {
     /// Writes down what the next daemon must know, if that has changed.
     pub(super) fn save(&mut self) {
-        if std::mem::take(&mut self.unsaved) {
+        let again = self.state_file.again_at().is_some_and(|at| at <= Instant::now());
+        if std::mem::take(&mut self.unsaved) || again {
             let state = self.to_state();
             self.state_file.write(&state);
         }
@@ -65,20 +66,32 @@ impl Service {
         let name = state.config.name.clone();
         let mut service = Self::empty(state.config, surroundings)?;
         service.configured = state.configured;
-        (service.moved, service.count, service.release) = (state.moved, state.count, state.release);
+        (service.moved, service.count) = (state.moved, state.count);
         service.flows.cut = state.flows_cut;
         service.settled = true;
         service.nag_at = None;
         service
-            .adopt(&state.doors, state.workers, state.layout)
+            .adopt(&state.doors, state.workers, state.layout, state.release)
             .with_context(|| format!("service {name} cannot be taken over from the daemon before"))?;
         service.surroundings.starting.serves();
         Ok(service)
     }
 
-    fn adopt(&mut self, doors: &[state::Door], workers: Vec<state::Worker>, layout: u32) -> Result<()> {
+    fn adopt(
+        &mut self,
+        doors: &[state::Door],
+        workers: Vec<state::Worker>,
+        layout: u32,
+        release: u64,
+    ) -> Result<()> {
         for door in doors {
             let which = (&door.asked, &door.bound);
+            if let Some(program) = door.program {
+                let pins = self.surroundings.pins.directory(&self.config.name, &door.name)?;
+                recover::pin_again(program, &pins)
+                    .inspect_err(|error| warn!("{}: {error:#}", door.bound))
+                    .unwrap_or_default();
+            }
             let (around, tracer) = (&self.surroundings, &self.tracer);
             let mut made = Door::take_over(&self.config, which, &door.name, layout, around, tracer)?;
             made.wanted = door.wanted;
@@ -86,7 +99,11 @@ impl Service {
         }
         let slots = workers.iter().filter(|worker| worker.holds_slot).map(|worker| worker.slot);
         self.slots = Slots::without(&slots.collect::<Vec<u16>>());
-        for written in workers {
+        for mut written in workers {
+            if written.release == release {
+                // Earlier versions counted releases.
+                written.release = self.release;
+            }
             let id = Id { number: written.number, instance: written.instance };
             self.adopt_worker(id, written)?;
         }
@@ -108,6 +125,7 @@ impl Service {
         }
         self.rebalance();
         self.prune_doors();
+        self.refill();
         let running = self.workers.values().filter(|worker| worker.process.is_some()).count();
         info!(service = self.config.name, workers = running, "taken over from the daemon before");
         Ok(())
@@ -267,6 +285,7 @@ fn door_state(door: &Door) -> state::Door {
         bound: *door.group.listener(),
         name: door.name.clone(),
         wanted: door.wanted,
+        program: Some(door.group.program_id()),
     }
 }
 

@@ -1,0 +1,40 @@
+//! Pins that are gone: the maps of a program that still decides for its group are found through the
+//! program, and pinned again. Not: pins that are there (`group.rs`).
+
+use std::path::Path;
+
+use anyhow::{Context, Result, bail};
+use aya::maps::{MapData, MapType};
+use aya::programs::loaded_programs;
+use reuseport_lb_common::layout::{Activity, Table};
+
+use super::group::{ACTIVITY, COUNTERS, SOCKETS, TABLE};
+
+/// Pins the maps of the program with this id in the directory `pins`, as far as they are not there. To find
+/// a program by its id takes CAP_SYS_ADMIN (BPF_PROG_GET_FD_BY_ID, kernel/bpf/syscall.c).
+pub fn pin_again(program_id: u32, pins: &Path) -> Result<()> {
+    if pins.join(SOCKETS).exists() && pins.join(TABLE).exists() {
+        return Ok(());
+    }
+    let gone = || format!("the pins in {} are gone, and so is program {program_id}", pins.display());
+    let program = loaded_programs().find_map(|program| program.ok().filter(|it| it.id() == program_id));
+    let Some(maps) = program.with_context(gone)?.map_ids()? else { bail!("the kernel names no maps") };
+    for id in maps {
+        let map = MapData::from_id(id).context("cannot open a map of the program that decides")?;
+        let info = map.info()?;
+        let size = info.value_size() as usize;
+        let name = match info.map_type()? {
+            MapType::ReuseportSockArray => SOCKETS,
+            MapType::PerCpuArray => COUNTERS,
+            MapType::Array if size == size_of::<Table>() => TABLE,
+            MapType::Array if size == size_of::<Activity>() => ACTIVITY,
+            // Made anew with each program.
+            _ => continue,
+        };
+        let pin = pins.join(name);
+        if !pin.exists() {
+            map.pin(&pin).with_context(|| format!("cannot pin a map at {}", pin.display()))?;
+        }
+    }
+    Ok(())
+}

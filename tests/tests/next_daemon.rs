@@ -1,0 +1,238 @@
+//! Whatever an earlier daemon left half done, the next one starts, serves, and applies its file.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on shall panic")]
+
+use std::fs;
+use std::io::Write;
+use std::net::{SocketAddr, TcpStream};
+use std::path::{Path, PathBuf};
+
+use nix::sys::signal::Signal;
+use reuseport_lb::status::Service;
+use tests::client::ask;
+use tests::daemon::{Daemon, is_alive, settled, signal, until};
+use tests::load::Load;
+use tests::server::python;
+use tests::world::World;
+
+fn to() -> SocketAddr {
+    "127.0.0.1:3000".parse().unwrap()
+}
+
+fn web(more: &str) -> String {
+    format!("[[service]]\nname = \"web\"\nlisten = [\"tcp://127.0.0.1:3000\"]\n{more}")
+}
+
+/// A server whose releases differ by their argument, which they answer with.
+fn releases(world: &World) -> impl Fn(&str) -> String {
+    let server = python(
+        world,
+        "release.py",
+        "import socket, sys\nlistener = socket.socket(fileno=3)\n\
+         notify = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)\n\
+         notify.sendto(b'READY=1', os.environ['NOTIFY_SOCKET'])\n\
+         while True:\n    stream, peer = listener.accept()\n    answer_and_close(stream, peer)\n",
+    );
+    move |release| {
+        format!(
+            "command = [\"python3\", {:?}, {release:?}]\nready = \"notify\"\n",
+            server.display().to_string()
+        )
+    }
+}
+
+/// The release of a process of [`releases`].
+fn release(pid: i32) -> String {
+    let line = fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+    line.trim_end_matches('\0').rsplit('\0').next().unwrap_or_default().to_owned()
+}
+
+fn pids(service: &Service) -> Vec<i32> {
+    service.workers.iter().filter_map(|worker| worker.pid).collect()
+}
+
+/// Waits until there are just these workers, all of them ready.
+fn all_ready(daemon: &Daemon, names: &[&str]) -> Service {
+    until("all workers to be ready", || {
+        let service = daemon.service();
+        let there: Vec<&str> = service.workers.iter().map(|it| it.name.as_str()).collect();
+        (there == names && settled(&service)).then_some(service)
+    })
+}
+
+const THREE: [&str; 3] = ["web/0", "web/1", "web/2"];
+
+#[test]
+fn a_stop_that_was_cut_off_leaves_a_service_with_all_its_workers() {
+    let world = World::new();
+    let config = web("workers = 3\ndrain_timeout = \"3s\"\n");
+    let daemon = Daemon::configured(&world, &config);
+    // A request of which only a part came: its worker waits for the rest.
+    let mut open: Vec<TcpStream> = (0..30).map(|_| TcpStream::connect(to()).unwrap()).collect();
+    open.iter_mut().for_each(|stream| stream.write_all(b"GET / HT").unwrap());
+    until("all to be accepted", || {
+        daemon.service().workers.iter().all(|it| it.sockets[0].queue == 0).then_some(())
+    });
+    let old = pids(&daemon.service());
+    signal(daemon.pid(), Signal::SIGTERM);
+    until("all to leave", || daemon.service().workers.iter().all(|it| it.state == "draining").then_some(()));
+    daemon.kill();
+
+    let daemon = Daemon::configured(&world, &config);
+    let load = Load::to(to()).clients(4).kept(0).start();
+    let after = all_ready(&daemon, &THREE);
+    assert_eq!(after.wanted, 3);
+    assert!(pids(&after).iter().all(|pid| !old.contains(pid)), "{after:?}");
+    assert_eq!(after.workers.iter().map(|it| it.buckets).sum::<u32>(), 65536);
+    assert!(old.iter().all(|pid| !is_alive(*pid)), "what was leaving has finished");
+    let report = load.end();
+    assert!(report.failed.is_empty(), "{:?}", report.failed);
+    assert!(report.requests > 0);
+    drop(open);
+    daemon.stop();
+}
+
+/// Kills the daemon when a part of the workers has release `y`, and starts the next with `config`.
+fn cut_off_in_a_reload(
+    world: &World,
+    workers: usize,
+    next: impl Fn(&dyn Fn(&str) -> String) -> String,
+) -> Daemon {
+    let command = releases(world);
+    let first = web(&format!("workers = {workers}\n{}", command("x")));
+    let daemon = Daemon::configured(world, &first);
+    let _ = world.file("config.toml", &web(&format!("workers = {workers}\n{}", command("y"))));
+    let mut reload = daemon.paths().command(&["reload"]).spawn().unwrap();
+    until("a part to be replaced", || {
+        let releases: Vec<String> = pids(&daemon.service()).into_iter().map(release).collect();
+        (releases.contains(&"x".into()) && releases.iter().filter(|it| *it == "y").count() >= 2).then_some(())
+    });
+    daemon.kill();
+    let _ = reload.wait();
+    Daemon::configured(world, &next(&command))
+}
+
+fn releases_of(service: &Service) -> Vec<String> {
+    pids(service).into_iter().map(release).collect()
+}
+
+#[test]
+fn a_reload_that_was_cut_off_refuses_no_other_file() {
+    let world = World::new();
+    let daemon = cut_off_in_a_reload(&world, 3, |command| web(&format!("workers = 3\n{}", command("z"))));
+    let load = Load::to(to()).clients(4).kept(0).start();
+    until("the third release", || (releases_of(&daemon.service()) == ["z", "z", "z"]).then_some(()));
+    all_ready(&daemon, &THREE);
+    let report = load.end();
+    println!("{report}");
+    assert!(report.failed.is_empty(), "{:?}", report.failed);
+    daemon.stop();
+}
+
+#[test]
+fn a_reload_that_was_cut_off_goes_on_with_another_number_of_workers() {
+    let world = World::new();
+    let daemon = cut_off_in_a_reload(&world, 3, |command| web(&format!("workers = 4\n{}", command("y"))));
+    until("the second release", || (releases_of(&daemon.service()) == ["y", "y", "y", "y"]).then_some(()));
+    all_ready(&daemon, &["web/0", "web/1", "web/2", "web/3"]);
+    daemon.stop();
+}
+
+#[test]
+fn a_rollback_of_a_reload_that_was_cut_off_replaces_only_what_was_replaced() {
+    let world = World::new();
+    let daemon = cut_off_in_a_reload(&world, 4, |command| web(&format!("workers = 4\n{}", command("x"))));
+    let kept: Vec<i32> = pids(&daemon.service()).into_iter().filter(|pid| release(*pid) == "x").collect();
+    assert!(!kept.is_empty());
+    until("the first release again", || {
+        (releases_of(&daemon.service()) == ["x", "x", "x", "x"]).then_some(())
+    });
+    let after = all_ready(&daemon, &["web/0", "web/1", "web/2", "web/3"]);
+    let after = pids(&after);
+    assert!(kept.iter().any(|pid| after.contains(pid)), "{kept:?} {after:?}");
+    daemon.stop();
+}
+
+#[test]
+fn pins_that_are_gone_are_found_again_through_the_program() {
+    let world = World::new();
+    let config = web("workers = 3\n");
+    let daemon = Daemon::configured(&world, &config);
+    let before = daemon.service();
+    let load = Load::to(to()).clients(8).kept(40).start();
+    daemon.kill();
+    let nothing: Option<&str> = None;
+    nix::mount::umount2(&world.bpffs(), nix::mount::MntFlags::MNT_DETACH).unwrap();
+    nix::mount::mount(Some("bpf"), &world.bpffs(), Some("bpf"), nix::mount::MsFlags::empty(), nothing)
+        .unwrap();
+    let daemon = Daemon::configured(&world, &config);
+    let after = all_ready(&daemon, &THREE);
+    assert_eq!(pids(&after), pids(&before));
+    assert_eq!(after.moved, before.moved);
+    let report = load.end();
+    println!("{report}");
+    assert!(report.failed.is_empty() && report.ended.is_empty(), "{report}");
+    daemon.stop();
+}
+
+fn state_files(world: &World) -> Vec<PathBuf> {
+    ["state", "copy"].map(|kind| world.path("run").join(format!("state/web.{kind}"))).into()
+}
+
+fn mount_small(place: &Path) {
+    use nix::mount::{MsFlags, mount};
+    mount(Some("tmpfs"), place, Some("tmpfs"), MsFlags::empty(), Some("size=4k,mode=700")).unwrap();
+}
+
+#[test]
+fn a_state_that_could_not_be_written_is_written_when_there_is_room() {
+    let world = World::new();
+    let config = web("workers = 2\n");
+    let daemon = Daemon::configured(&world, &config);
+    // A file system that is full before anything is in it.
+    let place = world.path("run").join("state");
+    mount_small(&place);
+    fs::write(place.join("filler"), vec![0; 4096]).unwrap();
+    daemon.run(&["scale", "web", "3"]);
+    let said = until("status to say it", || daemon.service().unsaved);
+    assert!(said.contains("No space left on device"), "{said}");
+    assert!(daemon.run(&["status"]).contains("not saved: "));
+    fs::remove_file(place.join("filler")).unwrap();
+    nix::mount::mount(
+        Some("tmpfs"),
+        &place,
+        Some("tmpfs"),
+        nix::mount::MsFlags::MS_REMOUNT,
+        Some("size=4m,mode=700"),
+    )
+    .unwrap();
+    until("it to be written", || daemon.service().unsaved.is_none().then_some(()));
+    assert!(state_files(&world).iter().all(|file| file.exists()));
+    let before = daemon.service();
+    daemon.kill();
+    let daemon = Daemon::configured(&world, &config);
+    assert_eq!(pids(&all_ready(&daemon, &THREE)), pids(&before));
+    let _ = nix::mount::umount2(&place, nix::mount::MntFlags::MNT_DETACH);
+    daemon.stop();
+}
+
+#[test]
+fn what_is_removed_from_the_runtime_directory_is_made_again() {
+    let world = World::new();
+    let config = web("workers = 2\n");
+    let daemon = Daemon::configured(&world, &config);
+    let run = world.path("run");
+    for name in ["notify", "state"] {
+        fs::remove_dir_all(run.join(name)).unwrap();
+    }
+    let before = daemon.service();
+    signal(before.workers[0].pid.unwrap(), Signal::SIGKILL);
+    until("its successor", || (daemon.service().workers[0].restarts == 1).then_some(()));
+    all_ready(&daemon, &["web/0", "web/1"]);
+    until("the state to be written", || state_files(&world).iter().all(|file| file.exists()).then_some(()));
+    daemon.kill();
+    let daemon = Daemon::configured(&world, &config);
+    all_ready(&daemon, &["web/0", "web/1"]);
+    assert!(ask(to()).is_ok());
+    daemon.stop();
+}
