@@ -1,6 +1,7 @@
 //! The daemon: puts services, signals and the control socket together, and ends in order.
 
 use std::cell::RefCell;
+use std::cmp::Reverse;
 use std::fs::{self, DirBuilder, File};
 use std::io::{self, IsTerminal, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt};
@@ -23,7 +24,7 @@ use crate::kernel::host::{self, Access};
 use crate::kernel::rights;
 use crate::notify;
 use crate::registry::{End, Occasion, Registry, Wish};
-use crate::service::{self, Command, Service, Surroundings};
+use crate::service::{self, Claims, Command, Service, Surroundings};
 use crate::state;
 use crate::supervisor::{self, Starting};
 
@@ -90,7 +91,7 @@ pub fn run(source: &Source, paths: &Paths) -> Result<()> {
     let surroundings = Rc::new(Surroundings {
         pins,
         ours,
-        addresses: RefCell::default(),
+        claims: Claims::default(),
         runtime_dir,
         open_files,
         failures,
@@ -222,6 +223,9 @@ impl Daemon<'_> {
         for wrong in wrong {
             warn!("a state file cannot be used, so its service is not taken over: {wrong}");
         }
+        let mut states = states;
+        // Of two services with one listener the one that decides comes first.
+        states.sort_by_key(|state| Reverse(state.doors.iter().map(|door| door.since).max()));
         let names: Vec<&str> = states.iter().map(|state| state.config.name.as_str()).collect();
         self.surroundings.pins.sweep(&names);
         for state in states {

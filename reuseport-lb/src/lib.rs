@@ -16,6 +16,7 @@ pub mod join;
 pub mod kernel;
 pub mod listener;
 pub mod member;
+pub mod moves;
 pub mod notify;
 pub mod registry;
 pub mod service;

@@ -2,6 +2,7 @@
 //! of them does (`service/`).
 
 use std::cell::{Cell, RefCell};
+use std::pin::Pin;
 use std::rc::Rc;
 
 use tokio::sync::{Notify, mpsc, oneshot};
@@ -11,7 +12,8 @@ use crate::config;
 use crate::control::Failure;
 use crate::join;
 use crate::kernel::host;
-use crate::service::{Command, Prepare, Service, Surroundings, find_command};
+use crate::moves::Moves;
+use crate::service::{Command, Prepare, START, Service, Surroundings, find_command};
 
 /// How the daemon ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,6 +48,8 @@ pub enum Wish {
 pub struct Registry {
     all: RefCell<Vec<Entry>>,
     changing: Cell<bool>,
+    /// Counts changes of the configuration.
+    changes: Cell<u64>,
     /// A service's task has ended.
     pub ended: Notify,
     /// One that panicked.
@@ -74,6 +78,7 @@ impl Registry {
         Rc::new(Self {
             all: RefCell::default(),
             changing: Cell::new(false),
+            changes: Cell::new(0),
             ended: Notify::new(),
             broken: RefCell::default(),
             wishes,
@@ -157,37 +162,102 @@ impl Registry {
         if self.changing.replace(true) {
             return Err("the configuration is being changed already: try again when that is done".into());
         }
-        let begun = self.begin(wanted, occasion, surroundings).await;
-        match (begun, occasion) {
-            (Err(error), _) => {
-                self.changing.set(false);
-                Err(error)
+        self.changes.update(|changes| changes + 1);
+        let moves = Moves::find(&wanted, |listener| surroundings.claims.holder(listener));
+        let if_changed = occasion == Occasion::Start;
+        let begun = match self.check(moves.losers(&wanted), if_changed).await {
+            Ok(()) => self.begin(moves.meanwhile(&wanted), &moves, if_changed, surroundings).await,
+            Err(error) => Err(error),
+        };
+        let begun = begun.inspect_err(|_| self.changing.set(false))?;
+        let finishing = self.clone().finish(begun, moves, wanted, surroundings.clone());
+        if occasion == Occasion::Reload {
+            return finishing.await;
+        }
+        tokio::task::spawn_local(async move {
+            match finishing.await {
+                Ok(changes) => info!("configured: {}", changes.replace('\n', "; ")),
+                Err(error) => warn!("the configuration is not what serves: {error}"),
             }
-            (Ok(changes), Occasion::Reload) => self.finish(changes).await,
-            (Ok(changes), Occasion::Start) => {
-                let registry = self.clone();
-                tokio::task::spawn_local(async move {
-                    match registry.finish(changes).await {
-                        Ok(changes) => info!("configured: {}", changes.replace('\n', "; ")),
-                        Err(error) => warn!("the configuration is not what serves: {error}"),
-                    }
-                });
-                Ok(String::new())
+        });
+        Ok(String::new())
+    }
+
+    /// Waits until what was begun is done. Where listeners move from one service to another, both serve
+    /// until the new one is ready, and only then the old one gives them up.
+    async fn finish(
+        self: Rc<Self>,
+        begun: Changes,
+        moves: Moves,
+        wanted: Vec<config::Service>,
+        surroundings: Rc<Surroundings>,
+    ) -> Result<String, String> {
+        let done = self.finish_moves(begun, moves, wanted, &surroundings).await;
+        self.changing.set(false);
+        done.map(|lines| lines.join("\n"))
+    }
+
+    async fn finish_moves(
+        self: &Rc<Self>,
+        begun: Changes,
+        moves: Moves,
+        wanted: Vec<config::Service>,
+        surroundings: &Rc<Surroundings>,
+    ) -> Result<Vec<String>, String> {
+        let mut lines = self.settle(begun).await?;
+        if moves.is_empty() {
+            return Ok(lines);
+        }
+        if tokio::time::timeout(START, self.decide(&moves)).await.is_err() {
+            let late = format!("{moves} when that is ready, which it was not within {START:?}");
+            self.clone().try_again(moves, wanted, surroundings.clone());
+            return Err(late);
+        }
+        let changes = self.begin(wanted, &Moves::default(), true, surroundings).await?;
+        let changed = self.settle(changes).await?.into_iter();
+        lines.extend(changed.filter(|line| !line.ends_with(": not changed")));
+        Ok(lines)
+    }
+
+    /// Waits until those decide that listeners move to.
+    async fn decide(&self, moves: &Moves) {
+        for name in moves.takers() {
+            let (answer, decides) = oneshot::channel();
+            if let Ok(commands) = self.find(name) {
+                let _ = commands.send(Command::Decides(answer));
+                // One that ends has no say any more.
+                let _ = decides.await;
             }
         }
+    }
+
+    /// Goes on with moves that take their time, unless the configuration is changed again before.
+    fn try_again(self: Rc<Self>, moves: Moves, wanted: Vec<config::Service>, surroundings: Rc<Surroundings>) {
+        let changes = self.changes.get();
+        let again: Pin<Box<dyn Future<Output = ()>>> = Box::pin(async move {
+            self.decide(&moves).await;
+            if self.changes.get() != changes || self.changing.get() {
+                return;
+            }
+            match self.apply(wanted, Occasion::Start, &surroundings).await {
+                Ok(_) => info!("ready at last: {moves}"),
+                Err(error) => warn!("the configuration is not what serves: {error}"),
+            }
+        });
+        tokio::task::spawn_local(again);
     }
 
     /// Everything that can fail; then what is new serves, and the rest is told.
     async fn begin(
         self: &Rc<Self>,
         wanted: Vec<config::Service>,
-        occasion: Occasion,
+        moves: &Moves,
+        if_changed: bool,
         surroundings: &Rc<Surroundings>,
     ) -> Result<Changes, String> {
         let mut prepared = Vec::new();
         let mut opened = Vec::new();
         let names: Vec<String> = wanted.iter().map(|service| service.name.clone()).collect();
-        let if_changed = occasion == Occasion::Start;
         let outcome = self.prepare(wanted, if_changed, surroundings, &mut prepared, &mut opened).await;
         if let Err(error) = outcome {
             for (_, commands) in prepared {
@@ -201,7 +271,8 @@ impl Registry {
             changes.lines.push(format!("{name}: new"));
             self.add(name, service);
         }
-        changes.removed = self.names().into_iter().filter(|name| !names.contains(name)).collect();
+        let gone = |name: &String| !names.contains(name) && !moves.is_loser(name);
+        changes.removed = self.names().into_iter().filter(gone).collect();
         for name in &changes.removed {
             info!(service = name, "it is not in the configuration any more");
             self.end(name);
@@ -216,7 +287,7 @@ impl Registry {
     }
 
     /// Waits for workers that are replaced or leave.
-    async fn finish(&self, changes: Changes) -> Result<String, String> {
+    async fn settle(&self, changes: Changes) -> Result<Vec<String>, String> {
         let Changes { mut lines, removed, answers } = changes;
         let mut errors = Vec::new();
         for (name, answer) in answers {
@@ -229,8 +300,21 @@ impl Registry {
         while removed.iter().any(|name| self.names().contains(name)) {
             self.ended.notified().await;
         }
-        self.changing.set(false);
-        if errors.is_empty() { Ok(lines.join("\n")) } else { Err(errors.join("; ")) }
+        if errors.is_empty() { Ok(lines) } else { Err(errors.join("; ")) }
+    }
+
+    /// Fails if one of these cannot be applied; changes nothing.
+    async fn check(&self, wanted: Vec<config::Service>, if_changed: bool) -> Result<(), String> {
+        for config in wanted {
+            find_command(&config)?;
+            let Ok(commands) = self.find(&config.name) else { continue };
+            let (answer, receive) = oneshot::channel();
+            let _ = commands.send(Command::Prepare(Box::new(Prepare { config, if_changed }), answer));
+            let prepared = receive.await;
+            let _ = commands.send(Command::Abort);
+            prepared.unwrap_or(Ok(()))?;
+        }
+        Ok(())
     }
 
     async fn prepare(

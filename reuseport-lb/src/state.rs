@@ -65,6 +65,12 @@ pub struct Door {
     /// The id of the program that decides for it.
     #[serde(default)]
     pub program: Option<u32>,
+    /// Milliseconds from boot to when the service began to decide for it; 0 while another one does.
+    #[serde(default)]
+    pub since: u64,
+    /// Whether another one has taken it.
+    #[serde(default)]
+    pub lost: bool,
 }
 
 /// One worker.
@@ -290,8 +296,15 @@ mod tests {
             notify: Some(("/run/notify/1".into(), Some((33, 33)))),
             places: vec![place],
         };
-        let door =
-            Door { asked: listener, bound: listener, name: "1-tcp".into(), wanted: true, program: None };
+        let door = Door {
+            asked: listener,
+            bound: listener,
+            name: "1-tcp".into(),
+            wanted: true,
+            program: None,
+            since: 0,
+            lost: false,
+        };
         State {
             version: VERSION,
             layout: 1,

@@ -59,6 +59,9 @@ pub struct Group {
     pub counters: BTreeMap<String, u64>,
     /// UDP flows that live; `null` for TCP.
     pub flows: Option<Flows>,
+    /// The service that decides for this address until this one is ready; `null`: this one does.
+    #[serde(default)]
+    pub decided_by: Option<String>,
     /// Sockets of others on this port; `null` if the kernel cannot list them.
     pub strangers: Option<usize>,
 }
@@ -267,6 +270,7 @@ mod tests {
             program_id: 123_456,
             counters,
             flows: Some(Flows { live: 1_000_000, kept: 1_000_000 }),
+            decided_by: None,
             strangers: Some(0),
         };
         let service = Service {

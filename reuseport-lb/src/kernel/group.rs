@@ -1,10 +1,11 @@
 //! The kernel's side of one listener: program and maps. They are pinned, so they outlive the
 //! daemon; the program is attached to the SO_REUSEPORT group and lives as long as one of its sockets.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 
 use anyhow::{Context, Result, bail};
 use aya::maps::{Array, Map, MapData, MapError, PerCpuArray, ReusePortSockArray};
@@ -69,6 +70,8 @@ pub struct Group {
     load: Mapped<Load>,
     counters: PerCpuArray<MapData, Counters>,
     program_id: u32,
+    /// Whether its program is the one of the kernel's group; else that of another service is.
+    pub decides: Rc<Cell<bool>>,
     /// Slots that new connections shall avoid; their buckets are marked.
     unfit: BTreeMap<u16, Fitness>,
 }
@@ -210,6 +213,7 @@ impl Group {
             load,
             counters,
             program_id,
+            decides: Rc::new(Cell::new(true)),
             unfit: BTreeMap::new(),
         })
     }
@@ -267,8 +271,11 @@ impl Group {
         (0..BUCKETS as u32).map(|bucket| self.table.entry(bucket).slot()).collect()
     }
 
-    /// Makes the program decide for the group that `socket` is in, or will be in.
+    /// Makes the program decide for the group that `socket` is in, or will be in; unless another decides.
     pub fn attach(&self, socket: &Socket) -> io::Result<()> {
+        if !self.decides.get() {
+            return Ok(());
+        }
         let program =
             self.ebpf.program(self.program).ok_or_else(|| io::Error::other("the object has no program"))?;
         let attached = <&SkReuseport>::try_from(program).and_then(|program| program.attach(socket));

@@ -22,6 +22,13 @@ pub fn boot() -> String {
     std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default().trim().to_owned()
 }
 
+/// Milliseconds since boot, with those in which the machine slept (CLOCK_BOOTTIME).
+#[must_use]
+pub fn uptime_ms() -> u64 {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
+    u64::try_from(now.tv_sec * 1000 + now.tv_nsec / 1_000_000).unwrap_or_default()
+}
+
 /// The user that this process acts as.
 #[must_use]
 pub fn own_uid() -> u32 {

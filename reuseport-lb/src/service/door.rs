@@ -2,10 +2,12 @@
 
 use std::rc::Rc;
 
-use anyhow::{Result, bail};
+use anyhow::Result;
 use tokio::task::JoinHandle;
+use tracing::{info, warn};
 
 use super::flows::keeps;
+use super::workers::{Id, Worker};
 use super::{Service, Surroundings};
 use crate::config;
 use crate::kernel::group::{Group, Policy};
@@ -13,6 +15,7 @@ use crate::kernel::socket;
 use crate::listener::Listener;
 use crate::table::Table;
 use crate::trace::{self, Tracer};
+use crate::worker::State;
 
 /// One listener.
 pub(super) struct Door {
@@ -31,11 +34,7 @@ pub(super) struct Door {
 impl Drop for Door {
     fn drop(&mut self) {
         self.reader.abort();
-        let entry = (self.asked, self.service.clone());
-        let mut addresses = self.surroundings.addresses.borrow_mut();
-        if let Some(at) = addresses.iter().position(|known| *known == entry) {
-            addresses.swap_remove(at);
-        }
+        self.surroundings.claims.withdraw(&self.asked, &self.service);
     }
 }
 
@@ -49,17 +48,6 @@ impl Door {
         surroundings: &Rc<Surroundings>,
         tracer: &Tracer,
     ) -> Result<Self> {
-        let taken = surroundings.addresses.borrow();
-        if let Some((_, other)) =
-            taken.iter().find(|(it, other)| it == listener && it.address.port() != 0 && *other != config.name)
-        {
-            bail!(
-                "{listener} is still served by service {other}: take it from that service first, and reload before \
-                 you give it to {}",
-                config.name
-            );
-        }
-        drop(taken);
         let name = format!("{at}-{}", listener.plain_name());
         let pins = surroundings.pins.directory(&config.name, &name)?;
         let group = Group::load(listener, Policy::of(config), &pins)?;
@@ -92,7 +80,7 @@ impl Door {
         let log = group.take_log(tracer.sink(group.listener().to_string()))?;
         let reader = tokio::task::spawn_local(trace::follow(log));
         let (service, surroundings) = (config.name.clone(), surroundings.clone());
-        surroundings.addresses.borrow_mut().push((asked, service.clone()));
+        group.decides = surroundings.claims.claim(asked, &service);
         Ok(Self { asked, group, wanted: true, name, reader, service, surroundings })
     }
 
@@ -116,6 +104,45 @@ pub(super) fn door_of<'a>(doors: &'a mut [Door], listener: &Listener) -> Option<
 }
 
 impl Service {
+    /// Takes listeners over from other services once all of its own workers are ready on them.
+    pub(super) fn take_listeners(&mut self) {
+        let name = self.config.name.clone();
+        let around = self.surroundings.clone();
+        let waits = |door: &Door| {
+            door.wanted && !door.group.decides.get() && !around.claims.is_lost(&door.asked, &name)
+        };
+        if !self.doors.iter().any(waits) || self.stopping {
+            let done = std::mem::take(&mut self.tell_decides);
+            // Whoever asked may have gone away.
+            for answer in done {
+                let _ = answer.send(());
+            }
+            return;
+        }
+        let staying = self.staying();
+        for at in (0..self.doors.len()).filter(|at| waits(&self.doors[*at])).collect::<Vec<usize>>() {
+            let door = &self.doors[at];
+            let listener = *door.group.listener();
+            let serves = |id: &Id| {
+                let ready =
+                    |it: &&Worker| it.is_member() && it.life.admitted() && it.life.state() == State::Ready;
+                let worker = self.workers.get(id).filter(ready);
+                worker.is_some_and(|it| it.places.iter().any(|place| place.listener == listener))
+            };
+            if !staying.iter().all(serves) || (staying.is_empty() && self.config.workers > 0) {
+                continue;
+            }
+            let before = around.claims.take(&door.asked, &name);
+            self.tell_rosters(None);
+            match self.attach_door(at) {
+                Ok(()) => info!(service = name, from = before.unwrap_or_default(), "takes {listener} over"),
+                // It is tried again each second.
+                Err(error) => warn!("{error:#}"),
+            }
+            self.unsaved = true;
+        }
+    }
+
     /// Removes the pins of all groups.
     pub(super) fn pull_down(&mut self) {
         for door in std::mem::take(&mut self.doors) {

@@ -293,6 +293,7 @@ impl Service {
             let door = door_of(&mut self.doors, &place.listener);
             if last
                 && let Some(door) = &door
+                && door.group.decides.get()
                 && !matches!(strangers::count(&place.listener, &self.surroundings.ours.borrow()), Ok(0))
             {
                 // Others in the group go on without us, as before.

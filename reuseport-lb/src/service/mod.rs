@@ -2,6 +2,7 @@
 //! to do when (`worker.rs`, `health.rs`) or how the kernel is told (`kernel/`).
 
 mod attend;
+mod claims;
 mod door;
 mod flows;
 mod guests;
@@ -13,6 +14,7 @@ mod start;
 mod takeover;
 mod workers;
 
+pub use claims::Claims;
 pub use membership::{Drained, Scaled};
 pub use reload::{Prepare, TRIAL};
 pub use rollout::{Progress, START, Wish};
@@ -36,7 +38,6 @@ use crate::join;
 use crate::kernel::bpffs::Pins;
 use crate::kernel::host::{self, User};
 use crate::kernel::process::{Exit, Process};
-use crate::listener::Listener;
 use crate::notify::Said;
 use crate::slots::Slots;
 use crate::state::StateFile;
@@ -82,6 +83,9 @@ pub enum Command {
     Commit(oneshot::Sender<Result<String, String>>),
     /// Forget what was prepared.
     Abort,
+    /// Tell when the service decides for all of its listeners: those that others had are taken over when
+    /// its workers are ready.
+    Decides(oneshot::Sender<()>),
     /// Report single decisions.
     Trace(oneshot::Sender<broadcast::Receiver<Decision>>),
     /// A subscriber of [`Command::Trace`] is gone.
@@ -115,8 +119,8 @@ pub struct Surroundings {
     pub pins: Pins,
     /// SO_COOKIE of every socket of every service; all others on our ports are strangers.
     pub ours: RefCell<HashSet<u64>>,
-    /// Which service serves an address, once for each of its groups.
-    pub addresses: RefCell<Vec<(Listener, String)>>,
+    /// Which service decides for which address.
+    pub claims: Claims,
     /// Where notification sockets and state files go.
     pub runtime_dir: PathBuf,
     /// The limit of open files for workers.
@@ -165,6 +169,8 @@ pub struct Service {
     join_at: Option<Instant>,
     nag_at: Option<Instant>,
     state_file: StateFile,
+    /// Who waits until it decides for all of its listeners.
+    tell_decides: Vec<oneshot::Sender<()>>,
     /// Workers whose process ended while there was no daemon.
     ended_meanwhile: Vec<Id>,
     /// Something changed that the next daemon must know.
@@ -202,6 +208,7 @@ impl Service {
             join_at: None,
             nag_at: (config.ready == Ready::Notify).then(|| Instant::now() + NAG_AFTER),
             state_file: StateFile::new(&surroundings.runtime_dir, &config.name),
+            tell_decides: Vec::new(),
             ended_meanwhile: Vec::new(),
             unsaved: true,
             configured,
@@ -220,6 +227,7 @@ impl Service {
             self.advance_rollout(Instant::now());
             self.follow_keepers();
             self.settle();
+            self.take_listeners();
             self.tell_rosters(None);
             self.save();
             self.let_go();
@@ -259,6 +267,7 @@ impl Service {
             Command::Prepare(wish, answer) => drop(answer.send(self.prepare(*wish))),
             Command::Commit(answer) => self.commit(answer),
             Command::Abort => self.forget_prepared(),
+            Command::Decides(answer) => self.tell_decides.push(answer),
             Command::Trace(answer) => {
                 self.doors.iter().for_each(|door| door.group.trace(true));
                 drop(answer.send(self.tracer.subscribe()));

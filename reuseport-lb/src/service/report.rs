@@ -56,6 +56,7 @@ impl Service {
             program_id: door.group.program_id(),
             counters: Counter::ALL.iter().map(counter).collect(),
             flows: flows.map(|flows| status::Flows { live: flows.live, kept: flows.kept }),
+            decided_by: self.surroundings.claims.holder(&door.asked).filter(|it| *it != self.config.name),
             strangers: strangers::count(listener, &self.surroundings.ours.borrow())
                 .inspect_err(|error| warn!("cannot look for strangers on {listener}: {error:#}"))
                 .ok(),

@@ -56,8 +56,20 @@ impl Service {
             flows_cut: self.flows.cut,
             count: self.count,
             release: self.release,
-            doors: self.doors.iter().map(door_state).collect(),
+            doors: self.doors.iter().map(|door| self.door_state(door)).collect(),
             workers: self.workers.values().map(worker_state).collect(),
+        }
+    }
+
+    fn door_state(&self, door: &Door) -> state::Door {
+        state::Door {
+            asked: door.asked,
+            bound: *door.group.listener(),
+            name: door.name.clone(),
+            wanted: door.wanted,
+            program: Some(door.group.program_id()),
+            since: self.surroundings.claims.since(&door.asked, &self.config.name),
+            lost: self.surroundings.claims.is_lost(&door.asked, &self.config.name),
         }
     }
 
@@ -95,6 +107,9 @@ impl Service {
             let (around, tracer) = (&self.surroundings, &self.tracer);
             let mut made = Door::take_over(&self.config, which, &door.name, layout, around, tracer)?;
             made.wanted = door.wanted;
+            if door.lost {
+                self.surroundings.claims.lose(&door.asked, &self.config.name);
+            }
             self.doors.push(made);
         }
         let slots = workers.iter().filter(|worker| worker.holds_slot).map(|worker| worker.slot);
@@ -277,16 +292,6 @@ pub fn abandon(state: &State, surroundings: &Surroundings) {
         }
     }
     surroundings.pins.forget_service(&state.config.name);
-}
-
-fn door_state(door: &Door) -> state::Door {
-    state::Door {
-        asked: door.asked,
-        bound: *door.group.listener(),
-        name: door.name.clone(),
-        wanted: door.wanted,
-        program: Some(door.group.program_id()),
-    }
 }
 
 fn worker_state(worker: &Worker) -> state::Worker {

@@ -1,0 +1,135 @@
+//! Which service decides for an address. While a listener moves from one service to another both have
+//! sockets in its group, and the program of one of them decides: of the new one, once that is ready.
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+
+use crate::kernel::host;
+use crate::listener::Listener;
+
+/// The claims of all services of a daemon.
+#[derive(Default)]
+pub struct Claims(RefCell<Vec<Claim>>);
+
+struct Claim {
+    listener: Listener,
+    service: String,
+    decides: Rc<Cell<bool>>,
+    /// Milliseconds from boot to when it last began to decide.
+    since: u64,
+    /// Another service has taken it.
+    lost: bool,
+}
+
+impl Claims {
+    /// Notes that `service` listens on `listener`. Whether it decides there is in the answer, for as long
+    /// as the claim lasts: at once, unless another service does.
+    pub(super) fn claim(&self, listener: Listener, service: &str) -> Rc<Cell<bool>> {
+        let mut claims = self.0.borrow_mut();
+        let same = |claim: &&Claim| claim.listener == listener && listener.address.port() != 0;
+        let own = claims.iter().filter(same).find(|claim| claim.service == service);
+        let decides = match own {
+            // The group with another policy.
+            Some(claim) => claim.decides.clone(),
+            None => Rc::new(Cell::new(!claims.iter().filter(same).any(|claim| claim.decides.get()))),
+        };
+        let (since, lost) = own.map_or_else(|| (host::uptime_ms(), false), |claim| (claim.since, claim.lost));
+        let service = service.to_owned();
+        claims.push(Claim { listener, service, decides: decides.clone(), since, lost });
+        decides
+    }
+
+    /// Takes one claim back; what it decided for is another service's, if one has a claim.
+    pub(super) fn withdraw(&self, listener: &Listener, service: &str) {
+        let mut claims = self.0.borrow_mut();
+        let own = |claim: &Claim| claim.listener == *listener && claim.service == service;
+        let Some(at) = claims.iter().position(own) else { return };
+        let gone = claims.swap_remove(at);
+        if listener.address.port() == 0 || !gone.decides.get() || claims.iter().any(own) {
+            return;
+        }
+        if let Some(next) = claims.iter().find(|claim| claim.listener == *listener) {
+            next.decides.set(true);
+        }
+    }
+
+    /// Makes `service` the one that decides for `listener`; returns who did.
+    pub(super) fn take(&self, listener: &Listener, service: &str) -> Option<String> {
+        let before = self.holder(listener);
+        for claim in self.0.borrow_mut().iter_mut().filter(|claim| claim.listener == *listener) {
+            claim.lost = claim.service != service;
+            claim.decides.set(!claim.lost);
+            claim.since = host::uptime_ms();
+        }
+        before
+    }
+
+    /// Whether another service has taken `listener` from `service`.
+    pub(super) fn is_lost(&self, listener: &Listener, service: &str) -> bool {
+        let claims = self.0.borrow();
+        let mut own = claims.iter().filter(|it| it.listener == *listener && it.service == service);
+        own.any(|claim| claim.lost && !claim.decides.get())
+    }
+
+    /// Notes what an earlier daemon knew: that `listener` was taken from `service`.
+    pub(super) fn lose(&self, listener: &Listener, service: &str) {
+        let mut claims = self.0.borrow_mut();
+        let own = claims.iter_mut().filter(|it| it.listener == *listener && it.service == service);
+        own.for_each(|claim| claim.lost = true);
+    }
+
+    /// Since when `service` decides for an address, in milliseconds from boot; 0 if it does not.
+    pub(super) fn since(&self, listener: &Listener, service: &str) -> u64 {
+        let claims = self.0.borrow();
+        let own = claims.iter().find(|claim| claim.listener == *listener && claim.service == service);
+        own.filter(|claim| claim.decides.get()).map_or(0, |claim| claim.since)
+    }
+
+    /// The service that decides for an address; `None` for port 0, which is another port each time.
+    #[must_use]
+    pub fn holder(&self, listener: &Listener) -> Option<String> {
+        let claims = self.0.borrow();
+        let mut holders = claims.iter().filter(|claim| claim.listener == *listener && claim.decides.get());
+        holders.next().filter(|_| listener.address.port() != 0).map(|claim| claim.service.clone())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn listener(text: &str) -> Listener {
+        text.parse().expect("a listener")
+    }
+
+    #[test]
+    fn one_service_decides_and_another_may_take_over() {
+        let (claims, web) = (Claims::default(), listener("tcp://127.0.0.1:80"));
+        let old = claims.claim(web, "old");
+        let new = claims.claim(web, "new");
+        assert_eq!((old.get(), new.get(), claims.holder(&web)), (true, false, Some("old".into())));
+        assert_eq!(claims.take(&web, "new"), Some("old".into()));
+        assert_eq!((old.get(), new.get(), claims.holder(&web)), (false, true, Some("new".into())));
+        assert_eq!((claims.is_lost(&web, "old"), claims.is_lost(&web, "new")), (true, false));
+        claims.withdraw(&web, "new");
+        assert_eq!((old.get(), claims.holder(&web)), (true, Some("old".into())));
+        claims.withdraw(&web, "old");
+        assert_eq!(claims.holder(&web), None);
+    }
+
+    #[test]
+    fn the_same_group_with_another_policy_decides_as_before() {
+        let (claims, web) = (Claims::default(), listener("tcp://127.0.0.1:80"));
+        let (first, again) = (claims.claim(web, "web"), claims.claim(web, "web"));
+        claims.withdraw(&web, "web");
+        assert!(first.get() && again.get());
+        assert_eq!(claims.holder(&web), Some("web".into()));
+    }
+
+    #[test]
+    fn port_0_is_nobodys() {
+        let (claims, any) = (Claims::default(), listener("tcp://127.0.0.1:0"));
+        assert!(claims.claim(any, "one").get() && claims.claim(any, "other").get());
+        assert_eq!(claims.holder(&any), None);
+    }
+}
