@@ -65,7 +65,7 @@ counters! {
     DetourCandidate "detour_candidate" Detour "a next candidate of the same key was selected";
     DetourOwner "detour_owner" Detour "nobody was better, so the overloaded or busy owner was selected after all";
     DetourReady "detour_ready" Detour "any ready worker was selected";
-    DetourHold "detour_hold" Detour "nobody was ready: it waits in the queue of a starting worker";
+    DetourHold "detour_hold" Detour "nobody else was there: a worker of weight 0 has it, or it waits in the queue of a starting one";
     DetourNone "detour_none" Detour "nobody could be selected";
     Refused "refused" Verdict "answered with RST (TCP) or ICMP port unreachable (UDP)";
     SelectFailed "select_failed" Incident "single attempts at a socket that failed: its slot was empty";

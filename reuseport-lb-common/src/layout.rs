@@ -302,7 +302,8 @@ pub struct Load {
     pub lines: [LoadLine; MAX_SLOTS],
     /// Slots of workers that are ready.
     pub ready: Roster,
-    /// Slots whose worker is being started, where connections can wait when nobody is ready.
+    /// Slots for when nobody on the other roster is there: of ready workers of weight 0, or else of those
+    /// that are being started, where connections can wait.
     pub waiting: Roster,
 }
 
@@ -454,8 +455,6 @@ pub mod affinity {
 /// The program's constants, patched into its read-only data before it is loaded, so that the
 /// verifier removes what a group does not need.
 pub mod constant {
-    /// Name of the `u32` that is 1 if connections wait at a starting worker when nobody is ready.
-    pub const HOLD: &str = "HOLD";
     /// Name of the [`crate::offsets::Offsets`], for programs that avoid busy workers.
     pub const OFFSETS: &str = "OFFSETS";
 }

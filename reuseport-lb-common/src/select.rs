@@ -46,19 +46,19 @@ pub struct Decision {
     pub failed: u32,
 }
 
-/// Decides for `key`. With `hold`, connections wait at a starting worker when nobody is ready.
+/// Decides for `key`.
 ///
 /// Order: in a moving bucket, the previous worker, for flows that were there before; the bucket's
 /// worker; if it is gone, overloaded or ejected, the next candidates of the
-/// same key that are fit; an owner that is merely overloaded; any ready worker; with `hold`, a
+/// same key that are fit; an owner that is merely overloaded; any ready worker; a
 /// starting one; else nobody. Where busy workers are avoided, each of them must wait for work as well;
 /// if none does, the one is taken, of those that were asked, that has the shortest queue and was seen to
 /// wait not long ago, the owner first. It is never left to the kernel's own choice, which knows nothing of
 /// readiness and includes sockets of strangers.
-pub fn decide(key: u32, hold: bool, group: &mut impl Group) -> Decision {
+pub fn decide(key: u32, group: &mut impl Group) -> Decision {
     let taken = |slot, owner| Decision { owner, detour: None, slot: Some(slot), failed: 0 };
     if group.avoids_busy() {
-        return detour(key, group.table().entry(key).with_care(true), hold, group);
+        return detour(key, group.table().entry(key).with_care(true), group);
     }
     let entry = match owner(key, group) {
         Ok(slot) => return taken(slot, Counter::OwnerTaken),
@@ -69,7 +69,7 @@ pub fn decide(key: u32, hold: bool, group: &mut impl Group) -> Decision {
     {
         return taken(slot, owner);
     }
-    detour(key, entry, hold, group)
+    detour(key, entry, group)
 }
 
 /// The fast path, which nearly every decision takes: the bucket's own worker; or else the bucket's
@@ -109,7 +109,7 @@ pub fn moving(key: u32, entry: Entry, group: &mut impl Group) -> Option<(u16, Co
 
 /// Everything after [`owner`] and [`moving`], which found `entry` in the bucket.
 #[inline(always)]
-pub fn detour(key: u32, entry: Entry, hold: bool, group: &mut impl Group) -> Decision {
+pub fn detour(key: u32, entry: Entry, group: &mut impl Group) -> Decision {
     let mut failed = 0;
     if group.avoids_busy()
         && let Some(decision) = next(key, entry, group, &mut failed)
@@ -177,14 +177,12 @@ pub fn detour(key: u32, entry: Entry, hold: bool, group: &mut impl Group) -> Dec
         }
         failed += 1;
     }
-    if hold {
-        for nth in 0..ROSTER_TRIES {
-            let Some(slot) = group.load().and_then(|load| load.waiting.pick(pick, nth)) else { break };
-            if group.select(slot) {
-                return decided(Counter::DetourHold, slot, failed);
-            }
-            failed += 1;
+    for nth in 0..ROSTER_TRIES {
+        let Some(slot) = group.load().and_then(|load| load.waiting.pick(pick, nth)) else { break };
+        if group.select(slot) {
+            return decided(Counter::DetourHold, slot, failed);
         }
+        failed += 1;
     }
     Decision { owner: why, detour: Some(Counter::DetourNone), slot: None, failed }
 }
@@ -350,7 +348,7 @@ mod tests {
 
         fn decide(&mut self, key: u32) -> Decision {
             self.tried.clear();
-            decide(key, true, self)
+            decide(key, self)
         }
     }
 
@@ -484,7 +482,8 @@ mod tests {
         model.sockets.insert(9);
         let decision = model.decide(7);
         assert_eq!((decision.slot, decision.detour), (Some(9), Some(Counter::DetourHold)));
-        let decision = decide(7, false, &mut model);
+        model.load.waiting.set(&[]);
+        let decision = decide(7, &mut model);
         assert_eq!((decision.slot, decision.detour), (None, Some(Counter::DetourNone)));
         assert_eq!(decision.owner, Counter::OwnerNone);
     }

@@ -10,7 +10,6 @@ mod group;
 mod maps;
 mod waiting;
 
-use aya_ebpf::Global;
 use aya_ebpf::bindings::sk_action::{SK_DROP, SK_PASS};
 use aya_ebpf::bindings::sk_reuseport_md;
 use aya_ebpf::macros::sk_reuseport;
@@ -22,10 +21,6 @@ use reuseport_lb_common::layout::{EVENTS, Entry, NO_SLOT, attention};
 use reuseport_lb_common::select::{self, Decision};
 
 use crate::group::{AVOIDS_BUSY, KernelGroup, PLAIN, TRACKS, counters};
-
-/// See `reuseport_lb_common::layout::constant`.
-#[unsafe(no_mangle)]
-static HOLD: Global<u32> = Global::new(0);
 
 #[unsafe(no_mangle)]
 #[unsafe(link_section = "license")]
@@ -102,7 +97,7 @@ fn detour<const KIND: u32>(md: *mut sk_reuseport_md, key: u32, entry: Entry) -> 
     let ctx = SkReuseportContext::new(md);
     let migrating = gather::migrating(&ctx);
     let mut group = KernelGroup::<KIND> { ctx: &ctx };
-    let decision = select::detour(key, entry, HOLD.load() != 0, &mut group);
+    let decision = select::detour(key, entry, &mut group);
     group.selected(decision.slot);
     if let Some(counters) = counters() {
         let mut add = |counter: Counter, by| counters.events[counter.index() & (EVENTS - 1)] += by;

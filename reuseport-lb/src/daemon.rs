@@ -7,6 +7,7 @@ use std::io::{self, IsTerminal, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail};
 use tokio::net::UnixListener;
@@ -24,12 +25,15 @@ use crate::kernel::host::{self, Access};
 use crate::kernel::rights;
 use crate::notify;
 use crate::registry::{End, Occasion, Registry, Wish};
-use crate::service::{self, Claims, Command, Service, Surroundings};
-use crate::state;
+use crate::service::{self, Claims, Command, START, Service, Surroundings};
+use crate::state::{self, State, StateFile};
 use crate::supervisor::{self, Starting};
 
 /// Longest path of a UNIX socket: `sun_path` (unix(7)) without its terminating zero.
 const SUN_PATH: usize = 107;
+
+/// How often is looked whether the successors of old workers are ready.
+const LOOK: Duration = Duration::from_millis(50);
 
 /// Follows the process id in the lock file if the runtime directory goes with the daemon.
 const MADE: &str = "\n(the runtime directory is its own)";
@@ -130,9 +134,16 @@ impl Daemon<'_> {
         let registry = Registry::new(wishes);
         // Not ready before there is somebody to talk to.
         self.surroundings.starting.begun();
-        self.take_over(&registry);
+        let abandoned = self.take_over(&registry);
         if let Err(error) = registry.apply(services, Occasion::Start, &self.surroundings).await {
             return self.fail(&registry, anyhow::Error::msg(error)).await;
+        }
+        for state in abandoned {
+            tokio::task::spawn_local(end_abandoned(
+                state,
+                registry.clone(),
+                self.surroundings.runtime_dir.clone(),
+            ));
         }
         if let Err(error) = give_up_rights(&self.files.paths) {
             return self.fail(&registry, error).await;
@@ -217,8 +228,8 @@ impl Daemon<'_> {
         Ok(End::Failed)
     }
 
-    /// Goes on with what an earlier daemon left.
-    fn take_over(&self, registry: &Rc<Registry>) {
+    /// Goes on with what an earlier daemon left; returns what cannot be taken over.
+    fn take_over(&self, registry: &Rc<Registry>) -> Vec<State> {
         let (states, wrong) = state::read_all(&self.surroundings.runtime_dir, &host::boot());
         for wrong in wrong {
             warn!("a state file cannot be used, so its service is not taken over: {wrong}");
@@ -228,16 +239,19 @@ impl Daemon<'_> {
         states.sort_by_key(|state| Reverse(state.doors.iter().map(|door| door.since).max()));
         let names: Vec<&str> = states.iter().map(|state| state.config.name.as_str()).collect();
         self.surroundings.pins.sweep(&names);
+        let mut abandoned = Vec::new();
         for state in states {
             let name = state.config.name.clone();
             match Service::take_over(state.clone(), self.surroundings.clone()) {
                 Ok(service) => registry.add(name, service),
                 Err(error) => {
-                    warn!("{error:#}; it is started anew, and its old workers are told to end");
-                    service::abandon(&state, &self.surroundings);
+                    warn!("{error:#}; it is started anew, and then its old workers are told to end");
+                    self.surroundings.pins.forget_service(&name);
+                    abandoned.push(state);
                 }
             }
         }
+        abandoned
     }
 
     fn reload(&self, registry: &Rc<Registry>, answer: oneshot::Sender<Result<String, Failure>>) {
@@ -269,6 +283,20 @@ impl Daemon<'_> {
             // Whoever asked may have gone away.
             let _ = answer.send(outcome);
         });
+    }
+}
+
+/// Ends old workers once there are new ones; they finish what they have.
+async fn end_abandoned(state: State, registry: Rc<Registry>, runtime_dir: PathBuf) {
+    let name = &state.config.name;
+    let begun = Instant::now();
+    while begun.elapsed() < START && registry.is_ready(name).await == Some(false) {
+        tokio::time::sleep(LOOK).await;
+    }
+    info!(service = name, "the workers of the daemon before are told to end");
+    service::abandon(&state);
+    if registry.is_ready(name).await.is_none() {
+        StateFile::new(&runtime_dir, name).remove();
     }
 }
 

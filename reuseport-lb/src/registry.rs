@@ -140,6 +140,14 @@ impl Registry {
         }
     }
 
+    /// Whether all workers of a service are ready; `None` if there is no such service.
+    pub async fn is_ready(&self, name: &str) -> Option<bool> {
+        let (answer, status) = oneshot::channel();
+        self.find(name).ok()?.send(Command::Status(answer)).ok()?;
+        let status = status.await.ok()?.ok()?;
+        Some(status.workers.iter().all(|worker| worker.state == "ready"))
+    }
+
     /// Hands requests to join on to their services.
     pub async fn pass_on(self: Rc<Self>, mut requests: mpsc::UnboundedReceiver<join::Request>) {
         while let Some(request) = requests.recv().await {

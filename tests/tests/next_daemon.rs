@@ -10,8 +10,8 @@ use std::path::{Path, PathBuf};
 use nix::sys::signal::Signal;
 use reuseport_lb::status::Service;
 use tests::client::ask;
-use tests::daemon::{Daemon, is_alive, settled, signal, until};
-use tests::load::Load;
+use tests::daemon::{Daemon, Paths, is_alive, settled, signal, until};
+use tests::load::{Ending, Load};
 use tests::server::python;
 use tests::world::World;
 
@@ -153,6 +153,14 @@ fn a_rollback_of_a_reload_that_was_cut_off_replaces_only_what_was_replaced() {
     daemon.stop();
 }
 
+/// As when a container is started again: nothing is pinned any more.
+fn mount_again(world: &World) {
+    use nix::mount::{MntFlags, MsFlags, mount, umount2};
+    let nothing: Option<&str> = None;
+    umount2(&world.bpffs(), MntFlags::MNT_DETACH).unwrap();
+    mount(Some("bpf"), &world.bpffs(), Some("bpf"), MsFlags::empty(), nothing).unwrap();
+}
+
 #[test]
 fn pins_that_are_gone_are_found_again_through_the_program() {
     let world = World::new();
@@ -161,10 +169,7 @@ fn pins_that_are_gone_are_found_again_through_the_program() {
     let before = daemon.service();
     let load = Load::to(to()).clients(8).kept(40).start();
     daemon.kill();
-    let nothing: Option<&str> = None;
-    nix::mount::umount2(&world.bpffs(), nix::mount::MntFlags::MNT_DETACH).unwrap();
-    nix::mount::mount(Some("bpf"), &world.bpffs(), Some("bpf"), nix::mount::MsFlags::empty(), nothing)
-        .unwrap();
+    mount_again(&world);
     let daemon = Daemon::configured(&world, &config);
     let after = all_ready(&daemon, &THREE);
     assert_eq!(pids(&after), pids(&before));
@@ -172,6 +177,40 @@ fn pins_that_are_gone_are_found_again_through_the_program() {
     let report = load.end();
     println!("{report}");
     assert!(report.failed.is_empty() && report.ended.is_empty(), "{report}");
+    daemon.stop();
+}
+
+/// As if an earlier version, which noted no programs, had written it.
+fn forget_programs(world: &World) {
+    for file in state_files(world) {
+        let text = fs::read_to_string(&file).unwrap();
+        let (_, json) = text.split_once('\n').unwrap();
+        let mut state: serde_json::Value = serde_json::from_str(json).unwrap();
+        for door in state["doors"].as_array_mut().unwrap() {
+            assert!(door.as_object_mut().unwrap().remove("program").is_some());
+        }
+        let json = state.to_string();
+        fs::write(&file, format!("{:016x}\n{json}", xxhash_rust::xxh3::xxh3_64(json.as_bytes()))).unwrap();
+    }
+}
+
+#[test]
+fn workers_that_cannot_be_taken_over_end_when_there_are_others() {
+    let world = World::new();
+    let config = web("workers = 3\n");
+    let daemon = Daemon::configured(&world, &config);
+    let old = daemon.workers();
+    let load = Load::to(to()).clients(8).kept(40).start();
+    daemon.kill();
+    forget_programs(&world);
+    mount_again(&world);
+    let daemon = Daemon::configured(&world, &config);
+    until("the old workers to be gone", || (!old.iter().any(|pid| is_alive(*pid))).then_some(()));
+    all_ready(&daemon, &THREE);
+    let report = load.end();
+    println!("{report}");
+    assert!(report.failed.is_empty(), "{:?}", report.failed);
+    assert!(report.ended.iter().all(|ended| ended.how != Ending::Reset), "{:?}", report.ended);
     daemon.stop();
 }
 
@@ -235,4 +274,38 @@ fn what_is_removed_from_the_runtime_directory_is_made_again() {
     all_ready(&daemon, &["web/0", "web/1"]);
     assert!(ask(to()).is_ok());
     daemon.stop();
+}
+
+#[test]
+fn without_a_daemon_a_worker_of_weight_0_gets_what_nobody_else_can_take() {
+    let world = World::new();
+    let daemon = Daemon::configured(&world, &web("workers = 3\nwhen_empty = \"reject\"\n"));
+    daemon.run(&["weight", "web/1", "0"]);
+    let before = daemon.service();
+    for _ in 0..20 {
+        assert_ne!(ask(to()).unwrap().worker, "web/1");
+    }
+    daemon.kill();
+    let others = [0, 2].map(|nth| before.workers[nth].pid.unwrap());
+    for pid in others {
+        signal(pid, Signal::SIGKILL);
+        until("a worker to be dead", || (!is_alive(pid)).then_some(()));
+    }
+    for _ in 0..20 {
+        assert_eq!(ask(to()).unwrap().worker, "web/1");
+    }
+    let daemon = Daemon::start_until(&world, run(&world), |service| {
+        service.workers.iter().all(|worker| worker.state == "ready")
+    });
+    let after = daemon.service();
+    assert_eq!(after.workers.iter().map(|it| it.weight).collect::<Vec<_>>(), [1, 0, 1]);
+    let counters = |service: &Service| service.groups[0].counters["detour_hold"];
+    assert_eq!(counters(&after) - counters(&before), 20);
+    daemon.stop();
+}
+
+/// `run` with the file that is there.
+fn run(world: &World) -> std::process::Command {
+    let config = world.path("config.toml");
+    Paths::of(world).command(&["run", "--config", &config.to_string_lossy()])
 }

@@ -26,7 +26,7 @@ use super::mapped::Mapped;
 use super::offsets::offsets;
 pub use super::policy::Policy;
 use super::policy::program_name;
-use crate::config::{WhenBusy, WhenEmpty};
+use crate::config::WhenBusy;
 use crate::flows::{Freedom, freedom, moved};
 use crate::listener::{Listener, Protocol};
 
@@ -148,7 +148,6 @@ impl Group {
             Some(Err(error)) => return Err(error),
         };
         let name = program_name(tracked, avoids_busy, policy.affinity, listener.address.is_ipv6());
-        let hold = u32::from(policy.when_empty == WhenEmpty::Hold);
         // Left by a daemon that was killed right here.
         for name in RENEWED {
             let _ = std::fs::remove_file(pins.join(renewed(name)));
@@ -170,7 +169,6 @@ impl Group {
             .map_pin_path(LOAD, pins.join(renewed(LOAD)))
             .map_pin_path(COUNTERS, pins.join(counters))
             .map_pin_path(SOCKETS, pins.join(SOCKETS))
-            .override_global(constant::HOLD, &hold, true)
             .override_global(constant::OFFSETS, &offsets, true)
             .load(OBJECT)
             .map_err(|error| explained(error.into(), "create its BPF maps"))?;
@@ -466,7 +464,7 @@ impl Group {
         self.unfit.iter().map(|(slot, fitness)| (*slot, *fitness)).collect()
     }
 
-    /// Says which slots are ready, and where connections can wait when none is.
+    /// Says which slots are ready, and which there are for when none of those is.
     pub fn set_rosters(&self, ready: &[u16], waiting: &[u16]) {
         self.load.ready.set(ready);
         self.load.waiting.set(waiting);

@@ -1,14 +1,12 @@
 //! What a group's program is made for, and which of the programs in the object that is.
 
-use crate::config::{Affinity, Service, WhenBusy, WhenEmpty};
+use crate::config::{Affinity, Service, WhenBusy};
 
 /// What a group's program is made for; another one needs another program.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Policy {
     /// What is hashed.
     pub affinity: Affinity,
-    /// What happens while nobody is ready.
-    pub when_empty: WhenEmpty,
     /// What happens to connections whose worker is busy; datagrams always go to their worker.
     pub when_busy: WhenBusy,
 }
@@ -17,8 +15,8 @@ impl Policy {
     /// That of a service's groups.
     #[must_use]
     pub fn of(service: &Service) -> Self {
-        let Service { affinity, when_empty, when_busy, .. } = *service;
-        Self { affinity, when_empty, when_busy }
+        let Service { affinity, when_busy, .. } = *service;
+        Self { affinity, when_busy }
     }
 }
 

@@ -23,7 +23,7 @@ use super::group::{Group, Policy};
 use super::host::{self, User};
 use super::signs::Stat;
 use super::{rights, socket};
-use crate::config::{WhenBusy, WhenEmpty};
+use crate::config::WhenBusy;
 use crate::doctor::limits::Memory;
 use crate::doctor::system::HandOver;
 use crate::listener::{Listener, Protocol};
@@ -247,7 +247,7 @@ pub fn waiting(scratch: &Scratch) -> Result<bool> {
 /// Lets a connection on loopback wait for one socket of a group of two, shuts that socket down, and
 /// sees whether epoll tells who has the other one.
 pub fn hand_over(scratch: &Scratch) -> Result<HandOver> {
-    let policy = Policy { when_empty: WhenEmpty::Reject, ..Policy::default() };
+    let policy = Policy::default();
     let pair = Pair::make(scratch, "hand-over", policy)?;
     let client = pair.queued()?;
     let [first, other] = &pair.sockets;

@@ -32,7 +32,7 @@ use rustix::process::Rlimit;
 use tokio::sync::{broadcast, mpsc, oneshot};
 use tracing::{info, warn};
 
-use crate::config::{self, Ready};
+use crate::config::{self, Ready, WhenEmpty};
 use crate::health::{Health, Status};
 use crate::join;
 use crate::kernel::bpffs::Pins;
@@ -508,12 +508,18 @@ impl Service {
         // Those that do not accept only where nobody does.
         let stuck = !members().filter(fit).any(|worker| awake(&worker));
         let ready = || members().filter(fit).filter(|worker| stuck || awake(worker));
-        // Those of weight 0 only where there is nobody else.
-        let anybody = ready().all(|worker| worker.weight == 0);
-        let ready: Vec<u16> =
-            ready().filter(|worker| anybody || worker.weight > 0).map(|worker| worker.slot).collect();
-        let waiting = members().filter(|worker| worker.life.can_wait()).map(|worker| worker.slot);
-        let waiting: Vec<u16> = waiting.chain(coming).collect();
+        let slots = |weightless: bool| -> Vec<u16> {
+            ready().filter(|it| (it.weight == 0) == weightless).map(|worker| worker.slot).collect()
+        };
+        let (mut ready, mut waiting) = (slots(false), slots(true));
+        if ready.is_empty() {
+            ready = std::mem::take(&mut waiting);
+        }
+        // Also while no daemon is there to notice that all others are gone.
+        if waiting.is_empty() && self.config.when_empty == WhenEmpty::Hold {
+            let can_wait = members().filter(|worker| worker.life.can_wait()).map(|worker| worker.slot);
+            waiting = can_wait.chain(coming).collect();
+        }
         self.doors.iter().for_each(|door| door.group.set_rosters(&ready, &waiting));
     }
 }

@@ -283,15 +283,14 @@ impl Service {
     }
 }
 
-/// Ends what an earlier daemon left of a service that cannot be taken over.
-pub fn abandon(state: &State, surroundings: &Surroundings) {
+/// Ends the processes that an earlier daemon left of a service that cannot be taken over.
+pub fn abandon(state: &State) {
     for worker in &state.workers {
         let kin = if worker.life.origin == Origin::Joined { Kin::Guest } else { Kin::Orphan };
         if let Some(process) = worker.process.and_then(|identity| Process::find(identity, kin)) {
             process.terminate();
         }
     }
-    surroundings.pins.forget_service(&state.config.name);
 }
 
 fn worker_state(worker: &Worker) -> state::Worker {
