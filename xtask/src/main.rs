@@ -3,6 +3,7 @@
 mod bench;
 mod build;
 mod build_ebpf;
+mod chaos;
 mod ci;
 mod faults;
 mod fuzz;
@@ -47,6 +48,8 @@ enum Verb {
     },
     /// Run the fault matrix and write what clients saw into docs/FAULTS.md
     Faults(faults::Arguments),
+    /// Kill the daemon at random moments, and check what the next one makes of it; needs root
+    Chaos(chaos::Arguments),
     /// Run the privileged tests under another kernel, in a virtual machine; needs no root
     Vm {
         /// A kernel package of the distribution, or a folder with boot/vmlinuz-* and lib/modules/*;
@@ -87,6 +90,7 @@ fn main() -> ExitCode {
         Verb::Run { arguments } => run::run(&arguments),
         Verb::Test { filter } => test::run(&filter),
         Verb::Faults(arguments) => faults::run(&arguments),
+        Verb::Chaos(arguments) => chaos::run(&arguments),
         Verb::Vm { kernels, filter } => vm::run(&kernels, &filter),
         Verb::Tidy => tidy::run(),
         Verb::Bench { what, quick, record, only } => bench::run(what, quick, record, &only),

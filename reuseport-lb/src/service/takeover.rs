@@ -107,7 +107,8 @@ impl Service {
             let (around, tracer) = (&self.surroundings, &self.tracer);
             let mut made = Door::take_over(&self.config, which, &door.name, layout, around, tracer)?;
             made.wanted = door.wanted;
-            if door.lost {
+            // Whoever decided and does no more has lost it, perhaps without having written that down.
+            if door.lost || (door.since != 0 && !made.group.decides.get()) {
                 self.surroundings.claims.lose(&door.asked, &self.config.name);
             }
             self.doors.push(made);

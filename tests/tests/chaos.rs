@@ -1,0 +1,392 @@
+//! The daemon dies at a random moment of a random command, whatever else is broken meanwhile, and the
+//! next one starts with any file: in the end the services are as that file says, and nothing was lost that
+//! somebody could have answered. `cargo xtask chaos --seconds N` runs it for longer.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on shall panic")]
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::net::SocketAddr;
+use std::process::{Child, Stdio};
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::Signal;
+use reuseport_lb::status::{Service, Status};
+use tests::daemon::{Daemon, Paths, is_alive, settled, signal, until};
+use tests::fault::{Dice, freeze};
+use tests::load::{Ending, Failure, Load, Report};
+use tests::world::World;
+
+/// The port that is under load; some service of each file has it.
+const LOADED: u16 = 3000;
+
+const NAMES: [&str; 3] = ["web", "api", "www"];
+
+/// One service of a file.
+#[derive(Clone, Debug, PartialEq)]
+struct Wanted {
+    name: &'static str,
+    ports: Vec<u16>,
+    udp: bool,
+    workers: usize,
+    /// Workers with another one are started anew.
+    watchdog: &'static str,
+    affinity: &'static str,
+    on_crash: &'static str,
+}
+
+impl Wanted {
+    fn text(&self) -> String {
+        let mut listen: Vec<String> =
+            self.ports.iter().map(|port| format!("tcp://127.0.0.1:{port}")).collect();
+        if self.udp {
+            listen.push(format!("udp://127.0.0.1:{}", self.ports[0]));
+        }
+        format!(
+            "[[service]]\nname = {:?}\nlisten = {listen:?}\nworkers = {}\nwatchdog = {:?}\naffinity = {:?}\n\
+             on_crash = {:?}\ndrain_timeout = \"2s\"\nidle_timeout = \"300ms\"\n\n",
+            self.name, self.workers, self.watchdog, self.affinity, self.on_crash
+        )
+    }
+
+    /// Whether a service is what the file says; `scaled`: but for its number of workers.
+    fn is(&self, service: &Service, scaled: bool) -> bool {
+        let listen: BTreeSet<&str> = service.groups.iter().map(|group| group.listen.as_str()).collect();
+        let wanted: Vec<String> = self.ports.iter().map(|port| format!("tcp://127.0.0.1:{port}")).collect();
+        let udp = self.udp.then(|| format!("udp://127.0.0.1:{}", self.ports[0]));
+        let wanted: BTreeSet<&str> = wanted.iter().chain(&udp).map(String::as_str).collect();
+        service.name == self.name
+            && listen == wanted
+            && service.affinity == self.affinity
+            && settled(service)
+            && service.workers.len() == service.wanted
+            && (scaled || service.wanted == self.workers)
+            && service.groups.iter().all(|group| group.decided_by.is_none() && group.strangers == Some(0))
+            && service.unsaved.is_none()
+    }
+}
+
+fn choose<T: Copy>(dice: &mut Dice, of: &[T]) -> T {
+    of[dice.roll(of.len())]
+}
+
+/// A valid file: one to three services that share four ports among them.
+fn invent(dice: &mut Dice) -> Vec<Wanted> {
+    let mut names = NAMES.to_vec();
+    let mut services: Vec<Wanted> = (0..1 + dice.roll(3))
+        .map(|_| Wanted {
+            name: names.swap_remove(dice.roll(names.len())),
+            ports: Vec::new(),
+            udp: dice.roll(4) == 0,
+            workers: 1 + dice.roll(4),
+            watchdog: choose(dice, &["off", "30s", "40s"]),
+            affinity: choose(dice, &["flow", "source"]),
+            on_crash: choose(dice, &["hold", "migrate"]),
+        })
+        .collect();
+    let holder = dice.roll(services.len());
+    services[holder].ports.push(LOADED);
+    for port in 1..4 {
+        let holder = dice.roll(services.len());
+        services[holder].ports.push(LOADED + port);
+    }
+    services.retain(|service| !service.ports.is_empty());
+    services
+}
+
+fn text(services: &[Wanted]) -> String {
+    services.iter().map(Wanted::text).collect()
+}
+
+/// One machine with a daemon that dies again and again.
+struct Scene {
+    /// Goes before its world does, with its log.
+    daemon: Option<Daemon>,
+    world: World,
+    dice: Dice,
+    files: Vec<Vec<Wanted>>,
+    file: Vec<Wanted>,
+    /// Services whose number of workers is not their file's.
+    scaled: BTreeSet<String>,
+    /// While these went on, nothing new was let in.
+    stopped: Vec<(Instant, Instant)>,
+    /// Clients of connections that killed workers had accepted.
+    accepted: BTreeSet<SocketAddr>,
+    killed: BTreeSet<i32>,
+    done: BTreeMap<String, usize>,
+    history: Vec<String>,
+    begun: Instant,
+}
+
+impl Scene {
+    fn new() -> Self {
+        let world = World::new();
+        let mut dice = Dice::new();
+        let file = invent(&mut dice);
+        let _ = world.file("config.toml", &text(&file));
+        let files = vec![file.clone()];
+        let none = BTreeSet::new;
+        Self {
+            world,
+            dice,
+            daemon: None,
+            files,
+            file,
+            scaled: none(),
+            stopped: Vec::new(),
+            accepted: BTreeSet::new(),
+            killed: BTreeSet::new(),
+            done: BTreeMap::new(),
+            history: Vec::new(),
+            begun: Instant::now(),
+        }
+    }
+
+    fn note(&mut self, what: &str, detail: &str) {
+        *self.done.entry(what.to_owned()).or_default() += 1;
+        self.history.push(format!("{:.4} s: {what} {detail}", self.begun.elapsed().as_secs_f64()));
+    }
+
+    /// Starts a daemon with the file that is there; returns as soon as it answers.
+    fn start(&mut self) {
+        let config = self.world.path("config.toml");
+        let command = Paths::of(&self.world).command(&["run", "--config", &config.to_string_lossy()]);
+        self.daemon = Some(Daemon::start_until(&self.world, command, |_| true));
+    }
+
+    fn status(&self) -> Status {
+        self.daemon.as_ref().unwrap().status()
+    }
+
+    /// Waits until all services are as the file says.
+    fn settle(&self) {
+        let begun = Instant::now();
+        loop {
+            let status = self.status();
+            let as_wanted = |wanted: &Wanted| {
+                status.services.iter().any(|it| wanted.is(it, self.scaled.contains(wanted.name)))
+            };
+            if status.services.len() == self.file.len() && self.file.iter().all(as_wanted) {
+                return;
+            }
+            assert!(
+                begun.elapsed() < tests::patience::patience(),
+                "the services are not as the file says:\n{}\n{status:#?}\nafter\n{}",
+                text(&self.file),
+                self.history.join("\n")
+            );
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+
+    /// A worker of a service that has more than one.
+    fn victim(&mut self) -> Option<(String, i32)> {
+        let status = self.status();
+        let several = status.services.iter().filter(|service| service.workers.len() > 1);
+        let all: Vec<_> =
+            several.flat_map(|service| &service.workers).filter(|it| it.pid.is_some()).collect();
+        let worker = all.get(self.dice.roll(all.len().max(1)))?;
+        Some((worker.name.clone(), worker.pid?))
+    }
+
+    fn kill_worker(&mut self, pid: i32) {
+        self.accepted.extend(freeze(pid));
+        self.killed.insert(pid);
+        signal(pid, Signal::SIGKILL);
+        until("a worker to be dead", || (!is_alive(pid)).then_some(()));
+    }
+
+    /// Begins something that takes a while.
+    fn begin(&mut self) -> (&'static str, Option<Child>) {
+        let verbs = [
+            "nothing", "scale", "restart", "reload", "reload", "reload", "drain", "weight", "kill", "stop",
+            "term", "keep",
+        ];
+        let verb = choose(&mut self.dice, &verbs);
+        let running = self.begin_verb(verb);
+        (verb, running)
+    }
+
+    fn begin_verb(&mut self, verb: &str) -> Option<Child> {
+        let service = self.file[self.dice.roll(self.file.len())].name;
+        let (mut arguments, mut detail): (Vec<String>, String) = (Vec::new(), String::new());
+        match verb {
+            "scale" => {
+                arguments = vec!["scale".into(), service.into(), (1 + self.dice.roll(5)).to_string()];
+                self.scaled.insert(service.into());
+            }
+            "restart" => {
+                arguments =
+                    ["restart", service, "--trial", "10ms", "--parallel", "2"].map(str::to_owned).into();
+            }
+            "reload" => {
+                let file = self.any_file();
+                detail = text(&file);
+                let _ = self.world.file("config.toml", &detail);
+                self.file = file;
+                self.scaled.clear();
+                arguments = vec!["reload".into()];
+            }
+            "drain" | "weight" => {
+                let (worker, _) = self.victim()?;
+                if verb == "drain" {
+                    self.scaled.insert(worker.split('/').next()?.to_owned());
+                    arguments = vec!["drain".into(), worker];
+                } else {
+                    arguments = vec!["weight".into(), worker, (1 + self.dice.roll(5)).to_string()];
+                }
+            }
+            "kill" => {
+                let (worker, pid) = self.victim()?;
+                detail = worker;
+                self.kill_worker(pid);
+            }
+            "stop" => arguments = vec!["stop".into()],
+            "keep" => arguments = vec!["stop".into(), "--keep".into()],
+            "term" => signal(self.daemon.as_ref()?.pid(), Signal::SIGTERM),
+            _ => {}
+        }
+        if matches!(verb, "stop" | "term") {
+            self.stopped.push((Instant::now(), Instant::now()));
+        }
+        self.note(verb, &format!("{} {detail}", arguments.join(" ")));
+        if arguments.is_empty() {
+            return None;
+        }
+        let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+        let mut command = self.daemon.as_ref()?.paths().command(&arguments);
+        Some(command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap())
+    }
+
+    /// One that there was before, or a new one.
+    fn any_file(&mut self) -> Vec<Wanted> {
+        if self.dice.roll(2) == 0 {
+            let file = invent(&mut self.dice);
+            self.files.push(file.clone());
+            return file;
+        }
+        self.files[self.dice.roll(self.files.len())].clone()
+    }
+
+    /// What may happen while no daemon runs.
+    fn meanwhile(&mut self, victim: Option<(String, i32)>) {
+        match (self.dice.roll(8), victim) {
+            (0 | 1, Some((worker, pid))) if is_alive(pid) => {
+                self.kill_worker(pid);
+                self.note("a worker dies without a daemon", &worker);
+            }
+            (2, _) => {
+                let state = self.world.path("run").join("state");
+                for entry in fs::read_dir(state).into_iter().flatten().flatten() {
+                    if entry.path().extension().is_some_and(|kind| kind == "state") {
+                        fs::write(entry.path(), "cut off").unwrap();
+                    }
+                }
+                self.note("one copy of each state is lost", "");
+            }
+            (3, _) => {
+                use nix::mount::{MntFlags, MsFlags, mount, umount2};
+                let nothing: Option<&str> = None;
+                umount2(&self.world.bpffs(), MntFlags::MNT_DETACH).unwrap();
+                mount(Some("bpf"), &self.world.bpffs(), Some("bpf"), MsFlags::empty(), nothing).unwrap();
+                self.note("pins are lost", "");
+            }
+            _ => {}
+        }
+    }
+
+    /// The daemon dies in the middle of something, and the next one starts.
+    fn death(&mut self) {
+        // Now and then in the middle of its start as well.
+        if self.dice.roll(4) > 0 {
+            self.settle();
+        }
+        let mut victim = self.victim();
+        let stops = self.stopped.len();
+        let (verb, running) = self.begin();
+        if !matches!(verb, "nothing" | "weight" | "keep") {
+            // It may be the last one that serves.
+            victim = None;
+        }
+        let wait = self.dice.roll(400) as u64;
+        std::thread::sleep(Duration::from_millis(wait));
+        // It may have ended in order.
+        self.daemon.take().unwrap().kill();
+        if let Some(mut child) = running {
+            child.wait().unwrap();
+        }
+        self.note("death", &format!("after {wait} ms"));
+        self.meanwhile(victim);
+        if self.dice.roll(2) == 0 {
+            let file = self.any_file();
+            self.note("file", &text(&file));
+            let _ = self.world.file("config.toml", &text(&file));
+            if file != self.file {
+                self.scaled.clear();
+            }
+            self.file = file;
+        }
+        self.start();
+        if self.stopped.len() > stops {
+            self.settle();
+            self.stopped.last_mut().unwrap().1 = Instant::now();
+        }
+    }
+
+    /// Checks that each request that failed is explained by a rule.
+    fn check(&self, report: &Report) {
+        let expected = |failure: &Failure| {
+            failure.local.is_some_and(|local| self.accepted.contains(&local))
+                || self.stopped.iter().any(|(from, to)| failure.at >= *from && failure.started <= *to)
+        };
+        let since = |at: Instant| at.saturating_duration_since(self.begun).as_secs_f64();
+        let lost: Vec<String> = report
+            .failed_except(expected)
+            .iter()
+            .map(|it| {
+                format!(
+                    "{:.4} to {:.4} s: {:?} {} {:?}",
+                    since(it.started),
+                    since(it.at),
+                    it.stage,
+                    it.text,
+                    it.kept
+                )
+            })
+            .collect();
+        let history = || self.history[self.history.len().saturating_sub(12)..].join("\n");
+        assert!(lost.is_empty(), "nobody answered\n{}\nafter\n{}", lost.join("\n"), history());
+        let broken = |it: &&tests::load::Ended| it.how == Ending::Reset && !self.killed.contains(&it.pid);
+        let broken: Vec<_> = report.ended.iter().filter(broken).collect();
+        assert!(broken.is_empty(), "{broken:?}\nafter\n{}", history());
+    }
+}
+
+fn run(seconds: u64) {
+    let mut scene = Scene::new();
+    scene.start();
+    scene.settle();
+    let begun = Instant::now();
+    let mut deaths = 0;
+    while begun.elapsed() < Duration::from_secs(seconds) {
+        let load = Load::to(SocketAddr::from(([127, 0, 0, 1], LOADED))).clients(4).kept(20).start();
+        let part = Instant::now();
+        while begun.elapsed() < Duration::from_secs(seconds) && part.elapsed() < Duration::from_secs(60) {
+            scene.death();
+            deaths += 1;
+            scene.check(&load.report_so_far());
+        }
+        scene.settle();
+        let report = load.end();
+        println!("{deaths} deaths: {report}\n{:?}", scene.done);
+        scene.check(&report);
+    }
+    let daemon = scene.daemon.take().unwrap();
+    daemon.stop();
+}
+
+#[test]
+fn whenever_the_daemon_dies_the_next_one_has_the_services_of_its_file() {
+    let seconds = std::env::var("REUSEPORT_LB_CHAOS").ok().and_then(|text| text.parse().ok()).unwrap_or(20);
+    run(seconds);
+}
