@@ -20,11 +20,13 @@ use serde::{Deserialize, Serialize};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::{mpsc, oneshot};
+use tokio::time::Instant;
 
 use crate::crowd::{self, Guest};
-use crate::registry::{End, Registry, Wish};
+use crate::offload;
+use crate::registry::{End, Registry, Shown, Wish};
 use crate::service::{self, Command, START, TRIAL};
-use crate::status::Status;
+use crate::status::{self, Status};
 
 /// Longest body of a request.
 const LONGEST_BODY: usize = 64 << 10;
@@ -34,6 +36,9 @@ const LONGEST_HEAD: usize = 16 << 10;
 
 /// How long a request may take to arrive.
 const PATIENCE: Duration = Duration::from_secs(5);
+
+/// A service that does not answer within this time is shown as it was before.
+const BUSY: Duration = Duration::from_millis(100);
 
 /// How often a silent trace checks that its reader is still there.
 const HEARTBEAT: Duration = Duration::from_secs(1);
@@ -278,25 +283,46 @@ async fn status(services: &Registry, only: Option<&str>) -> Answer {
     if let Some(only) = only {
         find(services, only)?;
     }
-    let mut told = Vec::new();
-    for name in services.names().iter().filter(|name| only.is_none_or(|only| only == *name)) {
+    let mut asked = Vec::new();
+    for (_, commands, shown) in services.all().into_iter().filter(|it| only.is_none_or(|only| it.0 == only)) {
         let (send, receive) = oneshot::channel();
-        // One that has ended since the names were listed is not there any more.
-        let Ok(commands) = services.find(name) else { continue };
+        // One that is just ending says nothing.
         let _ = commands.send(Command::Status(send));
-        match receive.await {
-            Ok(status) => {
-                told.push(status.map_err(|error| (StatusCode::INTERNAL_SERVER_ERROR, format!("{error:#}")))?);
-            }
-            Err(_) => continue,
+        asked.push((receive, shown));
+    }
+    let mut told = Vec::new();
+    let patience = Instant::now() + BUSY;
+    for (receive, shown) in asked {
+        match answered(receive, &shown, patience).await {
+            Some(Ok(status)) => told.push(status),
+            Some(Err(error)) => return Err((StatusCode::INTERNAL_SERVER_ERROR, format!("{error:#}"))),
+            None => continue,
         }
     }
     Ok(json(&Status {
         version: env!("CARGO_PKG_VERSION").into(),
         kernel: crate::kernel::host::release(),
         pid: std::process::id(),
+        longest_step_ms: offload::longest().as_secs_f64() * 1000.0,
         services: told,
     }))
+}
+
+/// What a service says of itself, or what is shown of it if it is busy for too long; `None` if it ends.
+async fn answered(
+    mut receive: oneshot::Receiver<anyhow::Result<status::Service>>,
+    shown: &Shown,
+    mut patience: Instant,
+) -> Option<anyhow::Result<status::Service>> {
+    loop {
+        match tokio::time::timeout_at(patience, &mut receive).await {
+            Ok(answer) => return answer.ok(),
+            Err(_) => match &*shown.borrow() {
+                Some(shown) => return Some(Ok(shown.clone())),
+                None => patience = Instant::now() + BUSY / 4,
+            },
+        }
+    }
 }
 
 /// One JSON object a line for every step, and one at the end.

@@ -24,10 +24,14 @@ use crate::kernel::bpffs::{Pins, all_pins};
 use crate::kernel::host::{self, Access};
 use crate::kernel::rights;
 use crate::notify;
+use crate::offload;
 use crate::registry::{End, Occasion, Registry, Wish};
 use crate::service::{self, Claims, Command, START, Service, Surroundings};
 use crate::state::{self, State, StateFile};
 use crate::supervisor::{self, Starting};
+
+/// How long a configuration file may take to be read again.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Longest path of a UNIX socket: `sun_path` (unix(7)) without its terminating zero.
 const SUN_PATH: usize = 107;
@@ -102,7 +106,8 @@ pub fn run(source: &Source, paths: &Paths) -> Result<()> {
         starting,
     });
     let daemon = Daemon { source, files: &files, surroundings: surroundings.clone() };
-    let end = LocalSet::new().block_on(&runtime, daemon.serve(services, failed));
+    let end =
+        LocalSet::new().block_on(&runtime, offload::measured("the daemon", daemon.serve(services, failed)));
     if matches!(end, Ok(End::Keep | End::Failed)) {
         files.keep = true;
         anyhow::ensure!(matches!(end, Ok(End::Keep)), "the start failed; see above");
@@ -132,28 +137,20 @@ impl Daemon<'_> {
 
         let (wishes, mut wished) = mpsc::unbounded_channel();
         let registry = Registry::new(wishes);
-        // Not ready before there is somebody to talk to.
         self.surroundings.starting.begun();
-        let abandoned = self.take_over(&registry);
-        if let Err(error) = registry.apply(services, Occasion::Start, &self.surroundings).await {
-            return self.fail(&registry, anyhow::Error::msg(error)).await;
-        }
-        for state in abandoned {
-            tokio::task::spawn_local(end_abandoned(
-                state,
-                registry.clone(),
-                self.surroundings.runtime_dir.clone(),
-            ));
-        }
-        if let Err(error) = give_up_rights(&self.files.paths) {
-            return self.fail(&registry, error).await;
-        }
+        // Whoever asks is answered from the first moment, with what is still to come.
+        let left = self.look_for_states();
+        left.iter().for_each(|state| registry.expect(service::left(state)));
+        services.iter().for_each(|service| registry.expect(service::coming(service, "is being started")));
         tokio::task::spawn_local(control::serve(control, registry.clone()));
         tokio::task::spawn_local(supervisor::stay_alive());
         let (guests, requests) = mpsc::unbounded_channel();
         tokio::task::spawn_local(join::serve(join, guests));
         tokio::task::spawn_local(registry.clone().pass_on(requests));
         info!("control socket {}", self.files.paths.control().display());
+        if let Err(error) = self.start(&registry, left, services).await {
+            return self.fail(&registry, error).await;
+        }
         self.surroundings.starting.done();
 
         let mut outcome = Ok(End::InOrder);
@@ -214,8 +211,29 @@ impl Daemon<'_> {
         }
     }
 
+    /// Takes over what an earlier daemon left, and makes it what the configuration says. The loop turns
+    /// meanwhile; but what the daemon is told waits until this is done.
+    async fn start(
+        &self,
+        registry: &Rc<Registry>,
+        left: Vec<State>,
+        services: Vec<config::Service>,
+    ) -> Result<()> {
+        let abandoned = self.take_over(registry, left).await;
+        let wanted = |name: &str| services.iter().any(|service| service.name == name);
+        registry.forget(|name| !wanted(name));
+        let applied = registry.apply(services, Occasion::Start, &self.surroundings).await;
+        applied.map_err(anyhow::Error::msg)?;
+        for state in abandoned {
+            let (registry, runtime_dir) = (registry.clone(), self.surroundings.runtime_dir.clone());
+            tokio::task::spawn_local(end_abandoned(state, registry, runtime_dir));
+        }
+        give_up_rights(&self.files.paths)
+    }
+
     /// The start failed. What was taken over is nobody's fault, and stays.
     async fn fail(&self, registry: &Registry, error: anyhow::Error) -> Result<End> {
+        registry.forget(|_| true);
         let kept = self.surroundings.starting.is_over();
         registry.tell(|| if kept { Command::Keep } else { Command::Kill });
         while !registry.is_empty() {
@@ -228,8 +246,8 @@ impl Daemon<'_> {
         Ok(End::Failed)
     }
 
-    /// Goes on with what an earlier daemon left; returns what cannot be taken over.
-    fn take_over(&self, registry: &Rc<Registry>) -> Vec<State> {
+    /// What an earlier daemon left.
+    fn look_for_states(&self) -> Vec<State> {
         let (states, wrong) = state::read_all(&self.surroundings.runtime_dir, &host::boot());
         for wrong in wrong {
             warn!("a state file cannot be used, so its service is not taken over: {wrong}");
@@ -239,10 +257,15 @@ impl Daemon<'_> {
         states.sort_by_key(|state| Reverse(state.doors.iter().map(|door| door.since).max()));
         let names: Vec<&str> = states.iter().map(|state| state.config.name.as_str()).collect();
         self.surroundings.pins.sweep(&names);
+        states
+    }
+
+    /// Goes on with it; returns what cannot be taken over.
+    async fn take_over(&self, registry: &Rc<Registry>, states: Vec<State>) -> Vec<State> {
         let mut abandoned = Vec::new();
         for state in states {
             let name = state.config.name.clone();
-            match Service::take_over(state.clone(), self.surroundings.clone()) {
+            match Service::take_over(state.clone(), self.surroundings.clone()).await {
                 Ok(service) => registry.add(name, service),
                 Err(error) => {
                     warn!("{error:#}; it is started anew, and then its old workers are told to end");
@@ -255,21 +278,14 @@ impl Daemon<'_> {
     }
 
     fn reload(&self, registry: &Rc<Registry>, answer: oneshot::Sender<Result<String, Failure>>) {
-        let services = match self.source {
-            Source::File(_) => self
-                .source
-                .read()
-                .map_err(|error| Failure { error: format!("nothing is changed: {error}"), invalid: true }),
-            Source::Arguments(_) => {
-                Err("there is no configuration file: the daemon was started without --config"
-                    .to_owned()
-                    .into())
-            }
+        let file = match self.source {
+            Source::File(file) => Some(file.clone()),
+            Source::Arguments(_) => None,
         };
         let (registry, surroundings) = (registry.clone(), self.surroundings.clone());
         supervisor::reloading();
         tokio::task::spawn_local(async move {
-            let outcome = match services {
+            let outcome = match read_again(file).await {
                 Ok(services) => {
                     registry.apply(services, Occasion::Reload, &surroundings).await.map_err(Failure::from)
                 }
@@ -283,6 +299,25 @@ impl Daemon<'_> {
             // Whoever asked may have gone away.
             let _ = answer.send(outcome);
         });
+    }
+}
+
+/// Reads the configuration again, which must not hold the loop up.
+async fn read_again(file: Option<PathBuf>) -> Result<Vec<config::Service>, Failure> {
+    let Some(file) = file else {
+        return Err("there is no configuration file: the daemon was started without --config"
+            .to_owned()
+            .into());
+    };
+    let path = file.clone();
+    let read = offload::in_thread_within(PATIENCE, "reading", move || config::read(&path)).await;
+    let invalid = |error: String| Failure { error: format!("nothing is changed: {error}"), invalid: true };
+    match read {
+        Ok(read) => read.map_err(|error| invalid(error.to_string())),
+        Err(error) => Err(invalid(format!(
+            "cannot read {}: {error:#}; is it a FIFO, or on a file system whose server is gone?",
+            file.display()
+        ))),
     }
 }
 

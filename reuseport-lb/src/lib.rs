@@ -18,6 +18,7 @@ pub mod listener;
 pub mod member;
 pub mod moves;
 pub mod notify;
+pub mod offload;
 pub mod registry;
 pub mod service;
 pub mod slots;

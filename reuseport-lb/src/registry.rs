@@ -4,6 +4,7 @@
 use std::cell::{Cell, RefCell};
 use std::pin::Pin;
 use std::rc::Rc;
+use std::time::Duration;
 
 use tokio::sync::{Notify, mpsc, oneshot};
 use tracing::{info, warn};
@@ -13,7 +14,12 @@ use crate::control::Failure;
 use crate::join;
 use crate::kernel::host;
 use crate::moves::Moves;
-use crate::service::{Command, Prepare, START, Service, Surroundings, find_command};
+use crate::offload;
+use crate::service::{Command, Prepare, START, Service, Surroundings, coming, find_command};
+use crate::status;
+
+/// How long it may take to look for commands.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// How the daemon ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -69,7 +75,13 @@ struct Changes {
 struct Entry {
     name: String,
     commands: mpsc::UnboundedSender<Command>,
+    /// What waits for it while it is being opened or taken over; then its task has it.
+    coming: Option<mpsc::UnboundedReceiver<Command>>,
+    shown: Shown,
 }
+
+/// What is shown of a service while it is busy with something that takes its time.
+pub type Shown = Rc<RefCell<Option<status::Service>>>;
 
 impl Registry {
     /// No services yet.
@@ -85,11 +97,37 @@ impl Registry {
         })
     }
 
+    /// Shows a service that is still being opened or taken over; what it is asked meanwhile waits for it.
+    pub fn expect(&self, coming: status::Service) {
+        let mut all = self.all.borrow_mut();
+        if all.iter().any(|entry| entry.name == coming.name) {
+            return;
+        }
+        let (commands, receive) = mpsc::unbounded_channel();
+        let (name, coming) = (coming.name.clone(), Rc::new(RefCell::new(Some(coming))));
+        all.push(Entry { name, commands, coming: Some(receive), shown: coming });
+    }
+
+    /// Forgets services that were expected and will not come.
+    pub fn forget(&self, name: impl Fn(&str) -> bool) {
+        self.all.borrow_mut().retain(|entry| entry.coming.is_none() || !name(&entry.name));
+        self.ended.notify_waiters();
+    }
+
+    /// Whether the service `name` is there, and not only expected.
+    fn is_there(&self, name: &str) -> bool {
+        self.all.borrow().iter().any(|entry| entry.name == name && entry.coming.is_none())
+    }
+
     /// Starts a service.
     pub fn add(self: &Rc<Self>, name: String, service: Service) {
-        let (commands, receive) = mpsc::unbounded_channel();
-        self.all.borrow_mut().push(Entry { name: name.clone(), commands });
-        let task = tokio::task::spawn_local(service.run(receive));
+        self.expect(coming(service.config(), "is being opened"));
+        let expected = self.all.borrow_mut().iter_mut().find(|entry| entry.name == name).and_then(|entry| {
+            let receive = entry.coming.take()?;
+            Some((receive, entry.shown.clone()))
+        });
+        let Some((receive, shown)) = expected else { return };
+        let task = tokio::task::spawn_local(offload::measured("a service", service.run(receive, shown)));
         let registry = self.clone();
         tokio::task::spawn_local(async move {
             if let Err(error) = task.await {
@@ -119,6 +157,13 @@ impl Registry {
             // One that has ended already needs no telling.
             let _ = entry.commands.send(command());
         }
+    }
+
+    /// All services: how to ask them, and what is shown while they are busy.
+    #[must_use]
+    pub fn all(&self) -> Vec<(String, mpsc::UnboundedSender<Command>, Shown)> {
+        let all = self.all.borrow();
+        all.iter().map(|it| (it.name.clone(), it.commands.clone(), it.shown.clone())).collect()
     }
 
     /// Names, in the order in which they were added.
@@ -271,7 +316,11 @@ impl Registry {
             for (_, commands) in prepared {
                 let _ = commands.send(Command::Abort);
             }
-            opened.into_iter().for_each(|(_, service): (String, Service)| service.discard());
+            for (_, service) in opened {
+                service.discard();
+                tokio::task::yield_now().await;
+            }
+            self.forget(|name| names.iter().any(|wanted| wanted == name));
             return Err(error);
         }
         let mut changes = Changes::default();
@@ -313,9 +362,12 @@ impl Registry {
 
     /// Fails if one of these cannot be applied; changes nothing.
     async fn check(&self, wanted: Vec<config::Service>, if_changed: bool) -> Result<(), String> {
+        find_commands(&wanted).await?;
         for config in wanted {
-            find_command(&config)?;
             let Ok(commands) = self.find(&config.name) else { continue };
+            if !self.is_there(&config.name) {
+                continue;
+            }
             let (answer, receive) = oneshot::channel();
             let _ = commands.send(Command::Prepare(Box::new(Prepare { config, if_changed }), answer));
             let prepared = receive.await;
@@ -333,21 +385,25 @@ impl Registry {
         prepared: &mut Vec<(String, mpsc::UnboundedSender<Command>)>,
         opened: &mut Vec<(String, Service)>,
     ) -> Result<(), String> {
-        wanted.iter().try_for_each(find_command)?;
+        find_commands(&wanted).await?;
         // New ones last: they take part in the kernel's groups from then on.
         let (known, new): (Vec<_>, Vec<_>) =
-            wanted.into_iter().partition(|config| self.find(&config.name).is_ok());
+            wanted.into_iter().partition(|config| self.is_there(&config.name));
+        for config in &new {
+            self.expect(coming(config, "is being opened"));
+        }
         for config in known.into_iter().chain(new) {
             let name = config.name.clone();
-            let Ok(commands) = self.find(&name) else {
+            if !self.is_there(&name) {
                 if !config.command.is_empty() && config.user.is_none() {
                     let whom = if host::is_root() { "root" } else { "the daemon's own user" };
                     warn!("service {name}: its workers run as {whom}; `user` says whom else they may run as");
                 }
-                let service = Service::open(config, surroundings.clone());
+                let service = Service::open(config, surroundings.clone()).await;
                 opened.push((name, service.map_err(|error| format!("{error:#}"))?));
                 continue;
-            };
+            }
+            let commands = self.find(&name)?;
             let (answer, receive) = oneshot::channel();
             let _ = commands.send(Command::Prepare(Box::new(Prepare { config, if_changed }), answer));
             receive.await.map_err(|_| format!("service {name} is just ending: try again"))??;
@@ -361,4 +417,12 @@ impl Registry {
             let _ = entry.commands.send(Command::Stop);
         }
     }
+}
+
+/// Checks that all commands can be found, wherever PATH leads.
+async fn find_commands(services: &[config::Service]) -> Result<(), String> {
+    let services = services.to_vec();
+    let found = move || services.iter().try_for_each(find_command);
+    let found = offload::in_thread_within(PATIENCE, "looking for commands", found).await;
+    found.map_err(|error| format!("cannot look for commands in PATH: {error:#}"))?
 }

@@ -14,6 +14,9 @@ pub struct Status {
     pub kernel: String,
     /// The daemon's process id.
     pub pid: u32,
+    /// The longest time in milliseconds for which one step has kept the daemon from all else.
+    #[serde(default)]
+    pub longest_step_ms: f64,
     /// Its services.
     pub services: Vec<Service>,
 }
@@ -40,6 +43,9 @@ pub struct Service {
     /// Why the next daemon could not take the service over as it is now; `null` if it could.
     #[serde(default)]
     pub unsaved: Option<String>,
+    /// What it is doing that takes its time: then all else is as it was when that began; mostly `null`.
+    #[serde(default)]
+    pub busy: Option<String>,
     /// One per listener.
     pub groups: Vec<Group>,
     /// In the order of their numbers.
@@ -149,6 +155,9 @@ pub fn render(status: &Status) -> String {
         }
         if let Some(pending) = &service.pending {
             text += &format!(" pending: {pending}\n");
+        }
+        if let Some(busy) = &service.busy {
+            text += &format!(" it {busy}: this is what it was like before\n");
         }
         if let Some(unsaved) = &service.unsaved {
             text += &format!(" not saved: {unsaved}\n");
@@ -283,11 +292,13 @@ mod tests {
             flows_cut: 1,
             wanted: 1,
             unsaved: None,
+            busy: None,
             groups: vec![group],
             workers: vec![worker],
         };
         let text = render(&Status {
             version: "0.1.0".into(),
+            longest_step_ms: 0.0,
             kernel: "6.1".into(),
             pid: 1,
             services: vec![service],

@@ -1,17 +1,18 @@
 //! The kernel's side of one listener: program and maps. They are pinned, so they outlive the
 //! daemon; the program is attached to the SO_REUSEPORT group and lives as long as one of its sockets.
 
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::{Context, Result, bail};
-use aya::maps::{Array, Map, MapData, MapError, PerCpuArray, ReusePortSockArray};
+use aya::Ebpf;
+use aya::maps::{Map, MapData, MapError, PerCpuArray, ReusePortSockArray};
 use aya::programs::sk_reuseport::SkReuseportError;
 use aya::programs::{ProgramError, SkReuseport};
-use aya::{Ebpf, EbpfLoader};
 use aya_log::EbpfLogger;
 use reuseport_lb_common::counters::complete;
 use reuseport_lb_common::layout::{
@@ -22,6 +23,7 @@ use reuseport_lb_common::offsets::Offsets;
 use socket2::Socket;
 use tracing::warn;
 
+use super::loading::{OBJECT, explained, loader, make_map, open_map};
 use super::mapped::Mapped;
 use super::offsets::offsets;
 pub use super::policy::Policy;
@@ -29,9 +31,6 @@ use super::policy::program_name;
 use crate::config::WhenBusy;
 use crate::flows::{Freedom, freedom, moved};
 use crate::listener::{Listener, Protocol};
-
-/// The compiled kernel program, aligned for the ELF parser.
-static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("REUSEPORT_LB_OBJECT"));
 
 /// Names of pins; of maps they are those in the object as well, but for those of globals.
 const PROGRAM: &str = "program";
@@ -52,9 +51,6 @@ const ACTIVITY_SECTION: &str = ".bss.activity";
 /// What is behind `ACTIVITY` where no flows are tracked: the object has it, but no program looks at it.
 type Unused = [u8; 64];
 
-/// include/uapi/linux/bpf.h
-const BPF_F_MMAPABLE: u32 = 1 << 10;
-
 /// Program and maps of one listener. Dropping it leaves pins, attachment and sockets as they are.
 pub struct Group {
     listener: Listener,
@@ -71,9 +67,32 @@ pub struct Group {
     counters: PerCpuArray<MapData, Counters>,
     program_id: u32,
     /// Whether its program is the one of the kernel's group; else that of another service is.
-    pub decides: Rc<Cell<bool>>,
+    pub decides: Decides,
     /// Slots that new connections shall avoid; their buckets are marked.
     unfit: BTreeMap<u16, Fitness>,
+}
+
+/// Whether the program of a group decides, as its service and the list of all claims see it.
+#[derive(Clone)]
+pub struct Decides(Arc<AtomicBool>);
+
+impl Decides {
+    /// What both see at first.
+    #[must_use]
+    pub fn new(decides: bool) -> Self {
+        Self(Arc::new(decides.into()))
+    }
+
+    /// Whether it does.
+    #[must_use]
+    pub fn get(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    /// Says so.
+    pub fn set(&self, decides: bool) {
+        self.0.store(decides, Ordering::Relaxed);
+    }
 }
 
 /// The counters of all CPUs added up.
@@ -137,13 +156,13 @@ impl Group {
     ) -> Result<Self> {
         let mut avoids_busy = policy.when_busy == WhenBusy::Next && listener.protocol == Protocol::Tcp;
         let offsets = match avoids_busy.then(offsets) {
-            None => Offsets::NONE,
+            None => &Offsets::NONE,
             Some(Ok(offsets)) => offsets,
             // What serves already goes on, as far as it can.
             Some(Err(error)) if before.is_some() => {
                 warn!("{listener}: connections wait for busy workers: {error:#}");
                 avoids_busy = false;
-                Offsets::NONE
+                &Offsets::NONE
             }
             Some(Err(error)) => return Err(error),
         };
@@ -163,15 +182,17 @@ impl Group {
             make_map::<{ size_of::<Unused>() }>(&activity_pin)?;
             None
         };
-        let mut ebpf = EbpfLoader::new()
+        let mut loader = loader();
+        let loaded = loader
             .map_pin_path(TABLE_SECTION, table_pin)
-            .map_pin_path(ACTIVITY_SECTION, &activity_pin)
+            .map_pin_path(ACTIVITY_SECTION, activity_pin.clone())
             .map_pin_path(LOAD, pins.join(renewed(LOAD)))
             .map_pin_path(COUNTERS, pins.join(counters))
             .map_pin_path(SOCKETS, pins.join(SOCKETS))
-            .override_global(constant::OFFSETS, &offsets, true)
-            .load(OBJECT)
-            .map_err(|error| explained(error.into(), "create its BPF maps"))?;
+            .override_global(constant::OFFSETS, offsets, true)
+            .load(OBJECT);
+        drop(loader);
+        let mut ebpf = loaded.map_err(|error| explained(error.into(), "create its BPF maps"))?;
         if !tracked {
             let _ = std::fs::remove_file(&activity_pin);
         }
@@ -211,7 +232,7 @@ impl Group {
             load,
             counters,
             program_id,
-            decides: Rc::new(Cell::new(true)),
+            decides: Decides::new(true),
             unfit: BTreeMap::new(),
         })
     }
@@ -531,64 +552,9 @@ fn read_table(pin: &Path) -> Result<Vec<Entry>> {
     Ok((0..BUCKETS as u32).map(|bucket| table.entry(bucket)).collect())
 }
 
-/// Makes and pins the map behind a global of the program, which aya would make, but not mmapable; it
-/// finds the pin and takes that instead.
-fn make_map<const SIZE: usize>(pin: &Path) -> Result<MapData> {
-    let map = Array::<MapData, [u8; SIZE]>::create(1, BPF_F_MMAPABLE)
-        .map_err(|error| explained(error.into(), "create its BPF maps"))?;
-    map.pin(pin).with_context(|| format!("cannot pin a map at {}", pin.display()))?;
-    open_map(pin)
-}
-
-fn open_map(pin: &Path) -> Result<MapData> {
-    MapData::from_pin(pin).with_context(|| format!("there is no map at {}", pin.display()))
-}
-
 fn errno(error: &MapError) -> Option<i32> {
     match error {
         MapError::SyscallError(error) => error.io_error.raw_os_error(),
         _ => None,
-    }
-}
-
-/// Says in words what an errno of BPF_MAP_CREATE or BPF_PROG_LOAD means here.
-fn explained(error: anyhow::Error, tried: &str) -> anyhow::Error {
-    let errno = error.chain().find_map(|e| e.downcast_ref::<io::Error>()).and_then(io::Error::raw_os_error);
-    let release = super::host::release();
-    let meaning = match errno {
-        Some(libc::EPERM | libc::EACCES) => {
-            "it is not permitted: run as root, or with CAP_BPF and CAP_PERFMON; in a container, \
-             the bpf system call must be allowed too, and a user namespace's root may not"
-                .to_owned()
-        }
-        Some(libc::ENOSYS) => format!("Linux {release} here has no bpf system call (CONFIG_BPF_SYSCALL)"),
-        Some(libc::EINVAL) => format!(
-            "Linux {release} does not know this kind of program or map: SK_REUSEPORT with migration \
-             needs Linux 5.14 or later"
-        ),
-        Some(libc::ENOMEM | libc::E2BIG) => {
-            "there is not enough memory for it (see memory.max of the cgroup)".to_owned()
-        }
-        _ => return error.context(format!("the kernel refused to {tried}")),
-    };
-    error.context(format!("cannot {tried}: {meaning}"))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn errnos_of_the_kernel_are_explained() {
-        for (errno, says) in [
-            (libc::EPERM, "run as root"),
-            (libc::ENOSYS, "no bpf system call"),
-            (libc::EINVAL, "5.14 or later"),
-            (libc::ENOMEM, "memory.max"),
-        ] {
-            let error =
-                explained(io::Error::from_raw_os_error(errno).into(), "load its SK_REUSEPORT program");
-            assert!(error.to_string().contains(says), "{error}");
-        }
     }
 }

@@ -19,5 +19,6 @@ pub mod socket;
 pub mod strangers;
 pub mod watch;
 
+mod loading;
 mod mapped;
 mod policy;

@@ -11,16 +11,16 @@ use crate::btf::Btf;
 pub const VMLINUX: &str = "/sys/kernel/btf/vmlinux";
 
 /// Offsets of the kernel that runs; takes some milliseconds the first time.
-pub(super) fn offsets() -> Result<Offsets> {
+pub(super) fn offsets() -> Result<&'static Offsets> {
     static FOUND: OnceLock<Offsets> = OnceLock::new();
     if let Some(found) = FOUND.get() {
-        return Ok(*found);
+        return Ok(found);
     }
     let wanted = "cannot find out where the kernel keeps who waits for work, which `when_busy = \"next\"` needs \
                   (CONFIG_DEBUG_INFO_BTF); without it, leave `when_busy` out";
     let data = std::fs::read(VMLINUX).with_context(|| format!("cannot read {VMLINUX}")).context(wanted)?;
     let found = find(&data).map_err(|error| anyhow!("{VMLINUX}: {error}")).context(wanted)?;
-    Ok(*FOUND.get_or_init(|| found))
+    Ok(FOUND.get_or_init(|| found))
 }
 
 fn find(data: &[u8]) -> Result<Offsets, String> {

@@ -1,9 +1,9 @@
 //! Which service decides for an address. While a listener moves from one service to another both have
 //! sockets in its group, and the program of one of them decides: of the new one, once that is ready.
 
-use std::cell::{Cell, RefCell};
-use std::rc::Rc;
+use std::cell::RefCell;
 
+use crate::kernel::group::Decides;
 use crate::kernel::host;
 use crate::listener::Listener;
 
@@ -14,7 +14,7 @@ pub struct Claims(RefCell<Vec<Claim>>);
 struct Claim {
     listener: Listener,
     service: String,
-    decides: Rc<Cell<bool>>,
+    decides: Decides,
     /// Milliseconds from boot to when it last began to decide.
     since: u64,
     /// Another service has taken it.
@@ -24,14 +24,14 @@ struct Claim {
 impl Claims {
     /// Notes that `service` listens on `listener`. Whether it decides there is in the answer, for as long
     /// as the claim lasts: at once, unless another service does.
-    pub(super) fn claim(&self, listener: Listener, service: &str) -> Rc<Cell<bool>> {
+    pub(super) fn claim(&self, listener: Listener, service: &str) -> Decides {
         let mut claims = self.0.borrow_mut();
         let same = |claim: &&Claim| claim.listener == listener && listener.address.port() != 0;
         let own = claims.iter().filter(same).find(|claim| claim.service == service);
         let decides = match own {
             // The group with another policy.
             Some(claim) => claim.decides.clone(),
-            None => Rc::new(Cell::new(!claims.iter().filter(same).any(|claim| claim.decides.get()))),
+            None => Decides::new(!claims.iter().filter(same).any(|claim| claim.decides.get())),
         };
         let (since, lost) = own.map_or_else(|| (host::uptime_ms(), false), |claim| (claim.since, claim.lost));
         let service = service.to_owned();

@@ -13,9 +13,13 @@ use crate::config;
 use crate::kernel::group::{Group, Policy};
 use crate::kernel::socket;
 use crate::listener::Listener;
+use crate::offload::in_thread;
 use crate::table::Table;
 use crate::trace::{self, Tracer};
 use crate::worker::State;
+
+/// What threads do that make groups.
+const LOADING: &str = "loading";
 
 /// One listener.
 pub(super) struct Door {
@@ -41,7 +45,7 @@ impl Drop for Door {
 impl Door {
     /// Makes a group for `listener`; `at` tells listeners apart that are written alike: with port 0,
     /// which becomes another port each.
-    pub(super) fn make(
+    pub(super) async fn make(
         config: &config::Service,
         listener: &Listener,
         at: u64,
@@ -50,13 +54,14 @@ impl Door {
     ) -> Result<Self> {
         let name = format!("{at}-{}", listener.plain_name());
         let pins = surroundings.pins.directory(&config.name, &name)?;
-        let group = Group::load(listener, Policy::of(config), &pins)?;
+        let (which, policy) = (*listener, Policy::of(config));
+        let group = in_thread(LOADING, move || Group::load(&which, policy, &pins)).await??;
         Self::with(config, *listener, group, name, surroundings, tracer)
     }
 
     /// Goes on with the group of an earlier daemon, or of the same with another policy. It decides
     /// only once it is attached.
-    pub(super) fn take_over(
+    pub(super) async fn take_over(
         config: &config::Service,
         (asked, bound): (&Listener, &Listener),
         name: &str,
@@ -65,7 +70,8 @@ impl Door {
         tracer: &Tracer,
     ) -> Result<Self> {
         let pins = surroundings.pins.directory(&config.name, name)?;
-        let group = Group::take_over(bound, Policy::of(config), &pins, layout)?;
+        let (which, policy) = (*bound, Policy::of(config));
+        let group = in_thread(LOADING, move || Group::take_over(&which, policy, &pins, layout)).await??;
         Self::with(config, *asked, group, name.to_owned(), surroundings, tracer)
     }
 

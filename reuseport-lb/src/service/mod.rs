@@ -17,6 +17,7 @@ mod workers;
 pub use claims::Claims;
 pub use membership::{Drained, Scaled};
 pub use reload::{Prepare, TRIAL};
+pub use report::{coming, left};
 pub use rollout::{Progress, START, Wish};
 pub use start::{find_command, find_program};
 pub use takeover::abandon;
@@ -39,6 +40,8 @@ use crate::kernel::bpffs::Pins;
 use crate::kernel::host::{self, User};
 use crate::kernel::process::{Exit, Process};
 use crate::notify::Said;
+use crate::offload::{Slices, in_thread_within};
+use crate::registry::Shown;
 use crate::slots::Slots;
 use crate::state::StateFile;
 use crate::status;
@@ -53,6 +56,9 @@ use workers::{Id, Worker};
 
 /// A worker that counts as ready at once must also run for this long before the start is a success.
 const SETTLING: Duration = Duration::from_secs(1);
+
+/// How long the name service may take to know a user.
+const LOOKING_UP: Duration = Duration::from_secs(10);
 
 /// Whom embedded workers run as, unless they are told.
 const NOBODY: &str = "nobody";
@@ -175,11 +181,15 @@ pub struct Service {
     ended_meanwhile: Vec<Id>,
     /// Something changed that the next daemon must know.
     unsaved: bool,
+    /// What is shown of it while it is busy.
+    shown: Option<Shown>,
 }
 
 impl Service {
-    fn empty(configured: config::Service, surroundings: Rc<Surroundings>) -> Result<Self> {
-        let (config, user) = with_user(configured.clone())?;
+    async fn empty(configured: config::Service, surroundings: Rc<Surroundings>) -> Result<Self> {
+        let asked = configured.clone();
+        let (config, user) =
+            in_thread_within(LOOKING_UP, "looking up a user", move || with_user(asked)).await??;
         let (sender, receiver) = mpsc::unbounded_channel();
         Ok(Self {
             user,
@@ -211,6 +221,7 @@ impl Service {
             tell_decides: Vec::new(),
             ended_meanwhile: Vec::new(),
             unsaved: true,
+            shown: None,
             configured,
             config,
             surroundings,
@@ -218,11 +229,14 @@ impl Service {
     }
 
     /// Serves until it is told to stop and every worker is gone, or to keep everything as it is.
-    pub async fn run(mut self, mut commands: mpsc::UnboundedReceiver<Command>) {
+    pub async fn run(mut self, mut commands: mpsc::UnboundedReceiver<Command>, shown: Shown) {
+        self.shown = Some(shown);
+        let mut slices = Slices::begin();
         self.start_workers();
         self.replace_outdated();
         self.plan_rotation();
         loop {
+            slices.turn().await;
             self.start_some();
             self.advance_rollout(Instant::now());
             self.follow_keepers();
@@ -231,6 +245,7 @@ impl Service {
             self.tell_rosters(None);
             self.save();
             self.let_go();
+            self.idle();
             if self.stopping && self.workers.is_empty() {
                 self.came_up();
                 self.state_file.remove();
@@ -241,7 +256,7 @@ impl Service {
             tokio::select! {
                 command = commands.recv() => match command {
                     Some(Command::Keep) => return self.keep(),
-                    Some(command) => self.obey(command),
+                    Some(command) => self.obey(command).await,
                     None => self.stop(),
                 },
                 Some((whom, happening)) = self.receiver.recv() => self.happened(whom, happening),
@@ -249,22 +264,30 @@ impl Service {
             }
             // Much may have happened at once, and what follows costs more with many workers.
             for _ in 0..AT_ONCE {
+                if slices.is_over() {
+                    break;
+                }
                 let Ok((whom, happening)) = self.receiver.try_recv() else { break };
                 self.happened(whom, happening);
             }
         }
     }
 
-    fn obey(&mut self, command: Command) {
+    async fn obey(&mut self, command: Command) {
         // Whoever asked may have gone away meanwhile.
         match command {
+            // It may have been too late already.
+            Command::Status(answer) if answer.is_closed() => {}
             Command::Status(answer) => drop(answer.send(self.status())),
             Command::Scale(to, answer) => drop(answer.send(self.scale(to))),
             Command::Weight(number, weight, answer) => drop(answer.send(self.weigh(number, weight))),
             Command::Drain(number, patience, answer) => self.drain(number, patience, answer),
             Command::Restart(wish, progress) => self.restart(wish, progress),
             Command::Join(request) => self.join(request),
-            Command::Prepare(wish, answer) => drop(answer.send(self.prepare(*wish))),
+            Command::Prepare(wish, answer) => {
+                self.busy("is being changed");
+                drop(answer.send(self.prepare(*wish).await));
+            }
             Command::Commit(answer) => self.commit(answer),
             Command::Abort => self.forget_prepared(),
             Command::Decides(answer) => self.tell_decides.push(answer),
@@ -281,6 +304,27 @@ impl Service {
                 self.stop();
                 self.each(Event::Kill);
             }
+        }
+    }
+
+    /// As configured, and changed since.
+    #[must_use]
+    pub fn config(&self) -> &config::Service {
+        &self.config
+    }
+
+    /// It is not busy any more.
+    fn idle(&self) {
+        if let Some(shown) = &self.shown {
+            shown.take();
+        }
+    }
+
+    /// Shows what it is like now while it does something that takes its time.
+    fn busy(&self, with: &str) {
+        let Some(shown) = &self.shown else { return };
+        if let Ok(status) = self.status() {
+            *shown.borrow_mut() = Some(status::Service { busy: Some(with.to_owned()), ..status });
         }
     }
 

@@ -12,12 +12,13 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use super::door::Door;
 use super::workers::{Id, Place};
-use super::{Progress, Service, Wish, with_user};
+use super::{LOOKING_UP, Progress, Service, Wish, with_user};
 use crate::config;
 use crate::kernel::group::Policy;
 use crate::kernel::host::User;
 use crate::kernel::socket;
 use crate::listener::{Listener, Protocol};
+use crate::offload::in_thread_within;
 
 /// How long the first worker of another command is watched before it takes over.
 pub const TRIAL: Duration = Duration::from_secs(2);
@@ -41,7 +42,7 @@ pub(super) struct Prepared {
 
 impl Service {
     /// Makes everything that can fail.
-    pub(super) fn prepare(&mut self, wish: Prepare) -> Result<(), String> {
+    pub(super) async fn prepare(&mut self, wish: Prepare) -> Result<(), String> {
         let Prepare { config: configured, if_changed } = wish;
         self.forget_prepared();
         if if_changed && configured == self.configured {
@@ -57,45 +58,51 @@ impl Service {
                 self.config.name
             ));
         }
-        let prepare = || -> Result<Prepared> {
-            let (config, user) = with_user(configured.clone())?;
-            let mut known: Vec<&Door> = self.doors.iter().collect();
-            let mut doors = Vec::new();
-            let mut count = self.count;
-            for listener in &config.listen {
-                let door = match known.iter().position(|door| door.asked == *listener) {
-                    None => {
-                        count += 1;
-                        let door = Door::make(&config, listener, count, &self.surroundings, &self.tracer)?;
-                        socket::probe(&door.group)?;
-                        door
-                    }
-                    Some(at) => {
-                        let door = known.remove(at);
-                        if Policy::of(&config) == Policy::of(&self.config) {
-                            continue;
-                        }
-                        let which = (&door.asked, door.group.listener());
-                        Door::take_over(
-                            &config,
-                            which,
-                            &door.name,
-                            LAYOUT_VERSION,
-                            &self.surroundings,
-                            &self.tracer,
-                        )?
-                    }
-                };
-                doors.push(door);
-            }
-            Ok(Prepared { configured: configured.clone(), config, user, doors })
-        };
-        let prepared = prepare()
+        let prepared = self.make_ready(&configured).await;
+        let prepared = prepared
             .with_context(|| format!("service {}", configured.name))
             .map_err(|error| format!("{error:#}"))?;
         self.count += prepared.doors.len() as u64;
         self.prepared = Some(prepared);
         Ok(())
+    }
+
+    async fn make_ready(&self, configured: &config::Service) -> Result<Prepared> {
+        let asked = configured.clone();
+        let (config, user) =
+            in_thread_within(LOOKING_UP, "looking up a user", move || with_user(asked)).await??;
+        let mut known: Vec<&Door> = self.doors.iter().collect();
+        let mut doors = Vec::new();
+        let mut count = self.count;
+        for listener in &config.listen {
+            let door = match known.iter().position(|door| door.asked == *listener) {
+                None => {
+                    count += 1;
+                    let made = Door::make(&config, listener, count, &self.surroundings, &self.tracer);
+                    let door = made.await?;
+                    socket::probe(&door.group)?;
+                    door
+                }
+                Some(at) => {
+                    let door = known.remove(at);
+                    if Policy::of(&config) == Policy::of(&self.config) {
+                        continue;
+                    }
+                    let which = (&door.asked, door.group.listener());
+                    Door::take_over(
+                        &config,
+                        which,
+                        &door.name,
+                        LAYOUT_VERSION,
+                        &self.surroundings,
+                        &self.tracer,
+                    )
+                    .await?
+                }
+            };
+            doors.push(door);
+        }
+        Ok(Prepared { configured: configured.clone(), config, user, doors })
     }
 
     /// Nothing of what was prepared is left.

@@ -8,11 +8,93 @@ use tracing::warn;
 use super::Service;
 use super::door::Door;
 use super::workers::{Place, Worker};
+use crate::config;
 use crate::health::Status;
 use crate::kernel::group::{Flows, Totals};
 use crate::kernel::{socket, strangers};
+use crate::listener::Listener;
+use crate::state;
 use crate::status;
 use crate::worker::{Origin, State};
+
+/// A service of which nothing but its settings is known yet, and what it `is` doing.
+#[must_use]
+pub fn coming(config: &config::Service, is: &str) -> status::Service {
+    let group = |listener: &Listener| shown_group(listener, 0);
+    let worker = |number: usize| shown_worker(&config.name, number, State::Starting);
+    status::Service {
+        name: config.name.clone(),
+        affinity: config.affinity.to_string(),
+        moved: 0,
+        moving: 0,
+        waiting: 0,
+        pending: None,
+        flows_cut: 0,
+        wanted: config.workers,
+        unsaved: None,
+        busy: Some(is.to_owned()),
+        groups: config.listen.iter().map(group).collect(),
+        workers: (0..config.workers).map(worker).collect(),
+    }
+}
+
+/// A service that an earlier daemon left and this one takes over.
+#[must_use]
+pub fn left(state: &state::State) -> status::Service {
+    let name = &state.config.name;
+    let worker = |written: &state::Worker| status::Worker {
+        slot: written.slot,
+        pid: written.process.map(|process| process.pid),
+        weight: written.weight,
+        restarts: written.life.restarts,
+        joined: written.life.origin == Origin::Joined,
+        successor: written.trial,
+        ..shown_worker(name, written.number, written.life.state)
+    };
+    status::Service {
+        moved: state.moved,
+        flows_cut: state.flows_cut,
+        groups: state
+            .doors
+            .iter()
+            .map(|door| shown_group(&door.bound, door.program.unwrap_or_default()))
+            .collect(),
+        workers: state.workers.iter().map(worker).collect(),
+        ..coming(&state.config, "is being taken over from the daemon before")
+    }
+}
+
+fn shown_group(listener: &Listener, program_id: u32) -> status::Group {
+    status::Group {
+        listen: listener.to_string(),
+        protocol: listener.protocol.to_string(),
+        program_id,
+        counters: Counter::ALL.iter().map(|counter| (counter.name().to_owned(), 0)).collect(),
+        flows: None,
+        decided_by: None,
+        strangers: None,
+    }
+}
+
+fn shown_worker(service: &str, number: usize, state: State) -> status::Worker {
+    status::Worker {
+        name: format!("{service}/{number}"),
+        slot: 0,
+        state: state.to_string(),
+        pid: None,
+        weight: 1,
+        member: false,
+        share: 0.0,
+        buckets: 0,
+        flows: 0,
+        restarts: 0,
+        joined: false,
+        successor: false,
+        overloaded: false,
+        last_words: Vec::new(),
+        sockets: Vec::new(),
+    }
+}
 
 impl Service {
     pub(super) fn status(&self) -> Result<status::Service> {
@@ -32,6 +114,7 @@ impl Service {
             flows_cut: self.flows.cut,
             wanted: self.config.workers,
             unsaved: self.state_file.failure().map(str::to_owned),
+            busy: None,
             groups: self
                 .doors
                 .iter()

@@ -15,14 +15,15 @@ use crate::kernel::output::Output;
 use crate::kernel::process::{self, Exit, Launch, Process};
 use crate::kernel::strangers;
 use crate::notify::{self, Notify};
+use crate::offload::Slices;
 use crate::worker::{Event, Origin, State};
 
 impl Service {
     /// Loads a program for each listener and opens the sockets of all workers; starts no process.
-    pub fn open(config: config::Service, surroundings: Rc<Surroundings>) -> Result<Self> {
-        let mut service = Self::empty(config, surroundings)?;
+    pub async fn open(config: config::Service, surroundings: Rc<Surroundings>) -> Result<Self> {
+        let mut service = Self::empty(config, surroundings).await?;
         service.surroundings.starting.begun();
-        if let Err(error) = service.open_doors() {
+        if let Err(error) = service.open_doors().await {
             let name = service.config.name.clone();
             service.discard();
             return Err(error.context(format!("service {name}")));
@@ -38,14 +39,16 @@ impl Service {
         self.pull_down();
     }
 
-    fn open_doors(&mut self) -> Result<()> {
+    async fn open_doors(&mut self) -> Result<()> {
         for listener in &self.config.listen {
             self.count += 1;
-            let door = Door::make(&self.config, listener, self.count, &self.surroundings, &self.tracer)?;
-            self.doors.push(door);
+            let made = Door::make(&self.config, listener, self.count, &self.surroundings, &self.tracer);
+            self.doors.push(made.await?);
         }
+        let mut slices = Slices::begin();
         for number in 0..self.config.workers {
             self.add(number, Origin::Started, 1)?;
+            slices.turn().await;
         }
         if !self.workers.is_empty() {
             self.doors.iter().for_each(|door| self.look_for_strangers(door));

@@ -17,6 +17,7 @@ use crate::kernel::passing;
 use crate::kernel::process::{Kin, Process};
 use crate::kernel::{host, recover, socket};
 use crate::listener::Protocol;
+use crate::offload::Slices;
 use crate::slots::Slots;
 use crate::state::{self, State};
 use crate::table::Table;
@@ -74,9 +75,9 @@ impl Service {
     }
 
     /// Goes on with a service that an earlier daemon left.
-    pub fn take_over(state: State, surroundings: Rc<Surroundings>) -> Result<Self> {
+    pub async fn take_over(state: State, surroundings: Rc<Surroundings>) -> Result<Self> {
         let name = state.config.name.clone();
-        let mut service = Self::empty(state.config, surroundings)?;
+        let mut service = Self::empty(state.config, surroundings).await?;
         service.configured = state.configured;
         (service.moved, service.count) = (state.moved, state.count);
         service.flows.cut = state.flows_cut;
@@ -84,12 +85,13 @@ impl Service {
         service.nag_at = None;
         service
             .adopt(&state.doors, state.workers, state.layout, state.release)
+            .await
             .with_context(|| format!("service {name} cannot be taken over from the daemon before"))?;
         service.surroundings.starting.serves();
         Ok(service)
     }
 
-    fn adopt(
+    async fn adopt(
         &mut self,
         doors: &[state::Door],
         workers: Vec<state::Worker>,
@@ -105,7 +107,7 @@ impl Service {
                     .unwrap_or_default();
             }
             let (around, tracer) = (&self.surroundings, &self.tracer);
-            let mut made = Door::take_over(&self.config, which, &door.name, layout, around, tracer)?;
+            let mut made = Door::take_over(&self.config, which, &door.name, layout, around, tracer).await?;
             made.wanted = door.wanted;
             // Whoever decided and does no more has lost it, perhaps without having written that down.
             if door.lost || (door.since != 0 && !made.group.decides.get()) {
@@ -115,7 +117,9 @@ impl Service {
         }
         let slots = workers.iter().filter(|worker| worker.holds_slot).map(|worker| worker.slot);
         self.slots = Slots::without(&slots.collect::<Vec<u16>>());
+        let mut slices = Slices::begin();
         for mut written in workers {
+            slices.turn().await;
             if written.release == release {
                 // Earlier versions counted releases.
                 written.release = self.release;
@@ -132,6 +136,7 @@ impl Service {
         self.tell_rosters(None);
         // Now the new program knows all that the old one knew.
         for at in 0..self.doors.len() {
+            slices.turn().await;
             self.attach_door(at)?;
             self.doors[at].group.settle()?;
         }
