@@ -1,0 +1,164 @@
+//! What a configuration file may say, and what is said about one that may not.
+
+use proptest::prelude::*;
+
+use super::*;
+
+const MINIMAL: &str = "[[service]]\nname = \"web\"\nlisten = [\"tcp://127.0.0.1:80\"]\n";
+
+#[test]
+fn a_minimal_service_has_the_defaults() {
+    let services = parse(MINIMAL).unwrap();
+    assert_eq!(services, [Service::new("web", vec!["tcp://127.0.0.1:80".parse().unwrap()], 0)]);
+    let service = &services[0];
+    assert_eq!(service.stall_timeout, Some(Duration::from_secs(1)));
+    assert_eq!(service.overload, Some(Overload { factor: 2.0, floor: 16 }));
+    assert_eq!(service.watchdog, None);
+}
+
+#[test]
+fn workers_of_its_own_need_a_command_or_a_number() {
+    for (added, workers) in
+        [("", 0), ("workers = 3", 3), ("command = [\"x\"]", 1), ("command = [\"x\"]\nworkers = 0", 0)]
+    {
+        assert_eq!(parse(&format!("{MINIMAL}{added}\n")).unwrap()[0].workers, workers, "{added}");
+    }
+}
+
+#[test]
+fn every_key_is_read() {
+    let text = format!(
+        "{MINIMAL}command = [\"./server\", \"--fd\", \"3\"]\nworkers = 4\naffinity = \"source\"\nready = \"500ms\"\n\
+         on_crash = \"migrate\"\nhold_timeout = \"3s\"\ndrain_timeout = \"1m 30s\"\nwhen_empty = \"reject\"\n\
+         backlog = 17\nuser = \"root\"\nstall_timeout = \"250ms\"\noverload = {{ factor = 3, floor = 40 }}\n\
+         watchdog = \"10ms\"\nidle_timeout = \"5s\"\nwhen_busy = \"next\"\n"
+    );
+    let service = parse(&text).unwrap().remove(0);
+    assert_eq!(service.command, ["./server", "--fd", "3"]);
+    assert_eq!((service.workers, service.backlog), (4, 17));
+    assert_eq!((service.affinity, service.when_empty), (Affinity::Source, WhenEmpty::Reject));
+    assert_eq!(service.when_busy, WhenBusy::Next);
+    assert_eq!(
+        (service.on_crash, service.ready),
+        (OnCrash::Migrate, Ready::After(Duration::from_millis(500)))
+    );
+    assert_eq!(
+        (service.hold_timeout, service.drain_timeout),
+        (Duration::from_secs(3), Duration::from_secs(90))
+    );
+    assert_eq!(service.user.as_deref(), Some("root"));
+    assert_eq!(service.idle_timeout, Duration::from_secs(5));
+    assert_eq!(
+        (service.stall_timeout, service.watchdog),
+        (Some(Duration::from_millis(250)), Some(Duration::from_millis(10)))
+    );
+    assert_eq!(service.overload, Some(Overload { factor: 3.0, floor: 40 }));
+}
+
+#[test]
+fn what_can_be_off_is_off() {
+    let text = format!("{MINIMAL}stall_timeout = \"off\"\noverload = \"off\"\nwatchdog = \"off\"\n");
+    let service = parse(&text).unwrap().remove(0);
+    assert_eq!((service.stall_timeout, service.overload, service.watchdog), (None, None, None));
+}
+
+#[test]
+fn an_overload_table_says_what_differs_from_the_default() {
+    for (added, factor, floor) in [
+        ("overload = {}", 2.0, 16),
+        ("overload = { floor = 1 }", 2.0, 1),
+        ("overload = { factor = 1.0 }", 1.0, 16),
+        ("[service.overload]\nfactor = 1.5", 1.5, 16),
+    ] {
+        let service = parse(&format!("{MINIMAL}{added}\n")).unwrap().remove(0);
+        assert_eq!(service.overload, Some(Overload { factor, floor }), "{added}");
+    }
+}
+
+#[test]
+fn a_service_survives_json() {
+    let mut service = Service::demo();
+    for ready in [Ready::Notify, Ready::Immediate, Ready::After(Duration::new(90_061, 123_456_789))] {
+        service.ready = ready;
+        let text = serde_json::to_string(&service).unwrap();
+        assert!(text.contains("\"tcp://[::1]:8080\""), "{text}");
+        assert_eq!(serde_json::from_str::<Service>(&text).unwrap(), service);
+    }
+    service.command = vec!["./server".into(), "\"--fd\"".into()];
+    service.affinity = Affinity::Source;
+    service.on_crash = OnCrash::Migrate;
+    service.when_empty = WhenEmpty::Reject;
+    service.when_busy = WhenBusy::Next;
+    service.user = Some("root".into());
+    service.watchdog = Some(Duration::from_millis(10));
+    for overload in [None, Some(Overload { factor: 4.0 / 3.0, floor: u32::MAX })] {
+        service.overload = overload;
+        service.stall_timeout = overload.map(|_| Duration::new(1, 1));
+        let text = serde_json::to_string(&service).unwrap();
+        assert_eq!(serde_json::from_str::<Service>(&text).unwrap(), service);
+    }
+}
+
+proptest! {
+    #[test]
+    fn a_factor_survives_json(factor in 1.0..f64::MAX) {
+        let overload = Overload { factor, floor: 1 };
+        let text = serde_json::to_string(&overload).unwrap();
+        prop_assert_eq!(serde_json::from_str::<Overload>(&text).unwrap(), overload);
+    }
+}
+
+#[test]
+fn errors_name_the_line_and_the_fix() {
+    for (added, line, says) in [
+        ("wrokers = 4", 4, "unknown field `wrokers`"),
+        ("workers = \"4\"", 4, "invalid type"),
+        ("workers = 1025", 4, "at most 1024"),
+        ("workers = -1", 4, "invalid value"),
+        ("affinity = \"client\"", 4, "expected `flow` or `source`"),
+        ("ready = \"soon\"", 4, "\"notify\", \"immediate\" or a time"),
+        ("hold_timeout = 2", 4, "a time like"),
+        ("hold_timeout = \"2 parsecs\"", 4, "is not a time"),
+        ("hold_timeout = \"40000y\"", 4, "one year"),
+        ("backlog = 0", 4, "nonzero"),
+        ("command = []", 4, "`command` is empty"),
+        ("user = \"no-such-user\"", 4, "no user"),
+        ("idle_timeout = \"99ms\"", 4, "the least is 100ms"),
+        ("idle_timeout = \"off\"", 4, "is not a time"),
+        ("stall_timeout = \"9ms\"", 4, "the least is 10ms"),
+        ("stall_timeout = \"0s\"", 4, "\"off\" turns it off"),
+        ("stall_timeout = \"never\"", 4, "is not a time"),
+        ("stall_timeout = 1", 4, "\"off\" or a time like"),
+        ("stall_timeout = false", 4, "\"off\" or a time like"),
+        ("when_busy = \"wait\"", 4, "expected `queue` or `next`"),
+        (
+            "\n[[service]]\nname = \"b\"\nlisten = [\"udp://127.0.0.1:80\"]\nwhen_busy = \"next\"",
+            8,
+            "no tcp:// listener",
+        ),
+        ("watchdog = \"on\"", 4, "is not a time"),
+        ("watchdog = \"1ms\"", 4, "the least is 10ms"),
+        ("overload = \"on\"", 4, "\"off\" or a table like"),
+        ("overload = 2.0", 4, "\"off\" or a table like"),
+        ("overload = { factor = 0.9 }", 4, "from 1.0 on"),
+        ("overload = { factor = nan }", 4, "from 1.0 on"),
+        ("overload = { factor = inf }", 4, "from 1.0 on"),
+        ("overload = { factor = \"2\" }", 4, "invalid type"),
+        ("overload = { floor = 0 }", 4, "nonzero"),
+        ("overload = { floor = -1 }", 4, "invalid value"),
+        ("overload = { roof = 1 }", 4, "unknown field `roof`"),
+        ("workers = 1\n[service.overload]\nfloor = 1\nfactor = 0", 7, "from 1.0 on"),
+        ("\n[[service]]\nname = \"web\"\nlisten = [\"tcp://127.0.0.1:81\"]", 6, "two services"),
+        ("\n[[service]]\nname = \"b\"\nlisten = [\"tcp://127.0.0.1:80\"]", 7, "belongs to service \"web\""),
+        ("\n[[service]]\nname = \"b\"\nlisten = [\"tcp://127.0.0.1\"]", 7, "the port"),
+        ("\n[[service]]\nname = \"b/c\"\nlisten = [\"tcp://127.0.0.1:81\"]", 6, "is not a name"),
+        ("\n[[service]]\nname = \"b\"\nlisten = []", 6, "listens on nothing"),
+        ("\n[[service]]\nlisten = []", 5, "missing field `name`"),
+        ("= 4", 4, ""),
+    ] {
+        let Invalid(error) = parse(&format!("{MINIMAL}{added}\n")).unwrap_err();
+        assert!(error.starts_with(&format!("line {line}:")), "{added}: {error}");
+        assert!(error.contains(says), "{added}: {error}");
+    }
+    assert!(parse("").unwrap_err().0.contains("[[service]]"));
+}
