@@ -78,6 +78,13 @@ impl Claims {
         own.for_each(|claim| claim.lost = true);
     }
 
+    /// The configuration gives `listener` to `service`: it may take what it has lost.
+    pub(super) fn want(&self, listener: &Listener, service: &str) {
+        let mut claims = self.0.borrow_mut();
+        let own = claims.iter_mut().filter(|it| it.listener == *listener && it.service == service);
+        own.for_each(|claim| claim.lost = false);
+    }
+
     /// Since when `service` decides for an address, in milliseconds from boot; 0 if it does not.
     pub(super) fn since(&self, listener: &Listener, service: &str) -> u64 {
         let claims = self.0.borrow();
@@ -111,6 +118,8 @@ mod tests {
         assert_eq!(claims.take(&web, "new"), Some("old".into()));
         assert_eq!((old.get(), new.get(), claims.holder(&web)), (false, true, Some("new".into())));
         assert_eq!((claims.is_lost(&web, "old"), claims.is_lost(&web, "new")), (true, false));
+        claims.want(&web, "old");
+        assert!(!claims.is_lost(&web, "old") && !old.get());
         claims.withdraw(&web, "new");
         assert_eq!((old.get(), claims.holder(&web)), (true, Some("old".into())));
         claims.withdraw(&web, "old");

@@ -117,6 +117,8 @@ impl Service {
 
     /// Applies what was prepared.
     pub(super) fn commit(&mut self, answer: oneshot::Sender<Result<String, String>>) {
+        let wanted = self.prepared.as_ref().map_or(&self.config.listen, |it| &it.config.listen);
+        wanted.iter().for_each(|listener| self.surroundings.claims.want(listener, &self.config.name));
         let Some(Prepared { configured, config, user, doors }) = self.prepared.take() else {
             return drop(answer.send(Ok(format!("{}: not changed", self.config.name))));
         };
