@@ -27,6 +27,16 @@ pub struct Offsets {
     pub poll_waiters: u32,
     /// `eventpoll.poll_wait.head`: who waits for the epoll object itself.
     pub poll_watchers: u32,
+    /// `task_struct.files` (include/linux/sched.h): the open files of a task.
+    pub task_files: u32,
+    /// `files_struct.fdt` (include/linux/fdtable.h): their table.
+    pub files_table: u32,
+    /// `fdtable.fd`: the files by their numbers.
+    pub table_files: u32,
+    /// `file.private_data` (include/linux/fs.h), of a socket its `struct socket`.
+    pub file_socket: u32,
+    /// `socket.sk` (include/linux/net.h).
+    pub socket_sock: u32,
 }
 
 impl Offsets {
@@ -43,5 +53,10 @@ impl Offsets {
         item_poll: 0,
         poll_waiters: 0,
         poll_watchers: 0,
+        task_files: 0,
+        files_table: 0,
+        table_files: 0,
+        file_socket: 0,
+        socket_sock: 0,
     };
 }

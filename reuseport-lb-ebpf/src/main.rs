@@ -51,6 +51,15 @@ programs! {
     rlb_udp_source6: TRACKS, SOURCE_V6;
 }
 
+/// Whether anybody waits for work on the socket at the descriptor that is the first argument. Attached to
+/// no tracepoint: the daemon runs it. (aya's macro would drop the answer.)
+#[unsafe(no_mangle)]
+#[unsafe(link_section = "raw_tp")]
+pub fn rlb_waits(ctx: *const u64) -> u32 {
+    // SAFETY: the context of a raw tracepoint begins with its first argument.
+    waiting::waits_at(unsafe { *ctx })
+}
+
 /// Picks the socket for a datagram, or for a connection: when it begins, or when its listener is
 /// closing.
 #[inline(always)]

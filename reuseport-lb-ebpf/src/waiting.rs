@@ -11,7 +11,7 @@ use core::mem::MaybeUninit;
 use core::ptr;
 
 use aya_ebpf::bindings::sk_reuseport_md;
-use aya_ebpf::helpers::generated::bpf_probe_read_kernel;
+use aya_ebpf::helpers::generated::{bpf_get_current_task, bpf_probe_read_kernel};
 use reuseport_lb_common::offsets::Offsets;
 
 /// See `reuseport_lb_common::layout::constant`.
@@ -31,7 +31,23 @@ pub const WAITS: u64 = u64::MAX;
 /// which that is so waits.
 #[inline(never)]
 pub fn queue(md: *mut sk_reuseport_md) -> u64 {
-    let socket = read(md as u64, &OFFSETS.selected);
+    queue_of(read(md as u64, &OFFSETS.selected))
+}
+
+/// Whether somebody waits for work on the socket that the current process has at descriptor `fd`: 1, else 0.
+/// For a program that the daemon runs by itself (its kernel/waits.rs).
+#[inline(always)]
+pub fn waits_at(fd: u64) -> u32 {
+    // SAFETY: the helper has no arguments.
+    let task = unsafe { bpf_get_current_task() };
+    let table = read(read(task, &OFFSETS.task_files), &OFFSETS.files_table);
+    let file = read_at(read(table, &OFFSETS.table_files) + fd * 8);
+    let socket = read(read(file, &OFFSETS.file_socket), &OFFSETS.socket_sock);
+    u32::from(queue_of(socket) == WAITS)
+}
+
+#[inline(always)]
+fn queue_of(socket: u64) -> u64 {
     let queue = read(socket, &OFFSETS.queue) & 0xffff_ffff;
     let head = read(socket, &OFFSETS.wait_queue) + offset(&OFFSETS.waiters);
     let mut at = read_at(head);

@@ -17,6 +17,7 @@ pub mod rights;
 pub mod signs;
 pub mod socket;
 pub mod strangers;
+pub mod waits;
 pub mod watch;
 
 mod loading;

@@ -37,5 +37,10 @@ fn find(data: &[u8]) -> Result<Offsets, String> {
         item_poll: btf.offset("epitem.ep")?,
         poll_waiters: btf.offset("eventpoll.wq.head")?,
         poll_watchers: btf.offset("eventpoll.poll_wait.head")?,
+        task_files: btf.offset("task_struct.files")?,
+        files_table: btf.offset("files_struct.fdt")?,
+        table_files: btf.offset("fdtable.fd")?,
+        file_socket: btf.offset("file.private_data")?,
+        socket_sock: btf.offset("socket.sk")?,
     })
 }
