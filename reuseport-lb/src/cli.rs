@@ -181,8 +181,9 @@ pub(crate) struct Run {
     /// The name of the service
     #[arg(long, value_name = "NAME", default_value = "demo")]
     pub(crate) name: String,
-    /// When a command counts as ready: notify, immediate, or a time, cut short by READY=1
-    #[arg(long, value_name = "WHEN", default_value = "500ms", requires = "command")]
+    /// When a command counts as ready: accepting (it waits for work on its sockets), notify (READY=1),
+    /// immediate, or a time; READY=1 counts with each
+    #[arg(long, value_name = "WHEN", default_value = "accepting", requires = "command")]
     pub(crate) ready: Ready,
     /// Whom the workers of a command run as; without it as the daemon
     #[arg(long, value_name = "USER", requires = "command")]
@@ -282,9 +283,9 @@ pub(crate) struct Restart {
     /// So many at a time, once the first has stood its trial
     #[arg(long, value_name = "N", default_value = "1", value_parser = clap::value_parser!(u16).range(1..))]
     pub(crate) parallel: u16,
-    /// How long a new process may take to become ready
-    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = config::duration)]
-    pub(crate) timeout: Duration,
+    /// How long a new process may take to become ready; without it the service's start_timeout
+    #[arg(long, value_name = "TIME", value_parser = config::duration)]
+    pub(crate) timeout: Option<Duration>,
     /// How long the first new process must have been ready before it takes over
     #[arg(long, value_name = "TIME", default_value = "2s", value_parser = config::duration)]
     pub(crate) trial: Duration,

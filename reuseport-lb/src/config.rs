@@ -82,6 +82,26 @@ pub enum OnCrash {
     Migrate,
 }
 
+/// What happens to the process of a worker that stalls again and again.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OnStall {
+    /// Nothing: others get what comes and what waits, until it accepts again.
+    #[default]
+    Avoid,
+    /// It is replaced.
+    Restart,
+}
+
+impl std::fmt::Display for OnStall {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Avoid => "avoid",
+            Self::Restart => "restart",
+        })
+    }
+}
+
 /// One validated service.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Service {
@@ -101,6 +121,13 @@ pub struct Service {
     pub ready: Ready,
     /// What a crash means for the worker's buckets.
     pub on_crash: OnCrash,
+    /// What becomes of the process of a worker that stalls again and again.
+    #[serde(default)]
+    pub on_stall: OnStall,
+    /// How long a worker may take to become ready: a successor that is not is given up, and of others
+    /// it is said what they lack.
+    #[serde(default = "start_timeout")]
+    pub start_timeout: Duration,
     /// How long a crashed worker keeps its buckets.
     pub hold_timeout: Duration,
     /// How long a leaving worker may take.
@@ -138,6 +165,8 @@ impl Service {
             affinity: Affinity::default(),
             ready: Ready::default(),
             on_crash: OnCrash::default(),
+            on_stall: OnStall::default(),
+            start_timeout: start_timeout(),
             hold_timeout: Duration::from_secs(2),
             drain_timeout: Duration::from_secs(30),
             idle_timeout: idle_timeout(),
@@ -186,6 +215,11 @@ impl Service {
 /// The default, also for what an older daemon wrote down.
 fn idle_timeout() -> Duration {
     Duration::from_secs(60)
+}
+
+/// The default, also for what an older daemon wrote down.
+fn start_timeout() -> Duration {
+    Duration::from_secs(30)
 }
 
 /// Checks a number of workers.
@@ -294,6 +328,9 @@ struct Written {
     ready: Ready,
     #[serde(default)]
     on_crash: OnCrash,
+    #[serde(default)]
+    on_stall: OnStall,
+    start_timeout: Option<Span>,
     hold_timeout: Option<Span>,
     drain_timeout: Option<Span>,
     #[serde(default)]
@@ -348,6 +385,8 @@ impl Written {
         service.affinity = self.affinity;
         service.ready = self.ready;
         service.on_crash = self.on_crash;
+        service.on_stall = self.on_stall;
+        service.start_timeout = self.start_timeout.map_or(service.start_timeout, |span| span.0);
         service.when_empty = self.when_empty;
         if let Some(when_busy) = self.when_busy {
             if service.listen.iter().all(|listener| listener.protocol != Protocol::Tcp) {

@@ -25,7 +25,7 @@ use tokio::time::Instant;
 use crate::crowd::{self, Guest};
 use crate::offload;
 use crate::registry::{End, Registry, Shown, Wish};
-use crate::service::{self, Command, START, TRIAL};
+use crate::service::{self, Command, TRIAL};
 use crate::status::{self, Status};
 
 /// Longest body of a request.
@@ -74,15 +74,16 @@ pub struct Drain {
 pub struct Restart {
     /// So many at a time.
     pub parallel: usize,
-    /// How long a new process may take to become ready.
-    pub timeout_ms: u64,
+    /// How long a new process may take to become ready; without it the service's `start_timeout`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub timeout_ms: Option<u64>,
     /// How long the first one must have been ready before it takes over.
     pub trial_ms: u64,
 }
 
 impl Default for Restart {
     fn default() -> Self {
-        Self { parallel: 1, timeout_ms: START.as_millis() as u64, trial_ms: TRIAL.as_millis() as u64 }
+        Self { parallel: 1, timeout_ms: None, trial_ms: TRIAL.as_millis() as u64 }
     }
 }
 
@@ -331,7 +332,7 @@ fn restart(services: &Registry, service: &str, only: Option<usize>, body: &[u8])
     if parallel == 0 {
         return Err(bad("`parallel` must be at least 1".into()));
     }
-    let (timeout, trial) = (Duration::from_millis(timeout_ms), Duration::from_millis(trial_ms));
+    let (timeout, trial) = (timeout_ms.map(Duration::from_millis), Duration::from_millis(trial_ms));
     let (progress, told) = mpsc::unbounded_channel();
     let wish = service::Wish { only, parallel, timeout, trial };
     find(services, service)?.send(Command::Restart(wish, progress)).map_err(|_| ended())?;

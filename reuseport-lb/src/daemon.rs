@@ -23,6 +23,7 @@ use crate::join;
 use crate::kernel::bpffs::{Pins, all_pins};
 use crate::kernel::host::{self, Access};
 use crate::kernel::rights;
+use crate::kernel::waits::Waits;
 use crate::notify;
 use crate::offload;
 use crate::registry::{End, Occasion, Registry, Wish};
@@ -92,6 +93,7 @@ pub fn run(source: &Source, paths: &Paths) -> Result<()> {
     host::return_memory();
     let open_files = host::raise_open_files();
     let mut files = Files::make(paths)?;
+    let waits = Waits::load().inspect_err(|error| warn!("{error:#}")).ok();
     let pins = Pins::prepare(&paths.bpffs, &paths.runtime_dir)?;
     let (ours, runtime_dir) = (RefCell::default(), paths.runtime_dir.clone());
     let (failures, failed) = mpsc::unbounded_channel();
@@ -101,6 +103,7 @@ pub fn run(source: &Source, paths: &Paths) -> Result<()> {
         ours,
         claims: Claims::default(),
         runtime_dir,
+        waits,
         open_files,
         failures,
         starting,

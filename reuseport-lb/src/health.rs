@@ -20,7 +20,7 @@ mod tests;
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use crate::config::Service;
+use crate::config::{OnStall, Service};
 use window::{Doubt, Verdict, Window};
 
 /// Time between looks while anything waits.
@@ -94,7 +94,7 @@ pub enum Change<K> {
     Recovered(K),
     /// It is stalled, and connections have come to its queue after that: they are to be rescued.
     Rescue(K),
-    /// It is stalled, and only a new process will help. Said once.
+    /// It is stalled, and only a new process will help; said once, and only with `on_stall = "restart"`.
     Replace(K),
 }
 
@@ -113,6 +113,8 @@ struct Worker {
     watch: Option<Watch>,
     stall: Option<Stall>,
     record: Record,
+    /// Its process was seen to accept, or to wait for work.
+    proven: bool,
 }
 
 /// It seems stuck but may be merely slow: does its process do anything?
@@ -158,6 +160,17 @@ impl<K: Copy + Ord> Health<K> {
     #[must_use]
     pub fn status(&self, worker: K) -> Status {
         self.workers.get(&worker).map(Worker::status).unwrap_or_default()
+    }
+
+    /// Its process was seen to wait for work.
+    pub fn prove(&mut self, worker: K) {
+        self.workers.entry(worker).or_default().proven = true;
+    }
+
+    /// Whether a stalled worker has never been seen to accept: its process may be loading.
+    #[must_use]
+    pub fn is_loading(&self, worker: K) -> bool {
+        self.workers.get(&worker).is_some_and(|worker| worker.stall.is_some() && !worker.proven)
     }
 
     /// Forgets a worker that leaves or gets a new process; returns what it was.
@@ -248,7 +261,10 @@ impl<K: Copy + Ord> Health<K> {
                     }
                     continue;
                 }
-                Verdict::Accepts => worker.record.accepted(now),
+                Verdict::Accepts => {
+                    worker.proven = true;
+                    worker.record.accepted(now);
+                }
                 Verdict::Unclear => {}
             }
             worker.watch = None;
@@ -268,7 +284,7 @@ impl<K: Copy + Ord> Health<K> {
             worker.watch = None;
             worker.stall = Some(Stall { until: now + away, first: signs(key), awake: false, left: None });
             changes.push(Change::Stalled(key));
-            if worker.record.wants_replacement() {
+            if policy.on_stall == OnStall::Restart && worker.proven && worker.record.wants_replacement() {
                 changes.push(Change::Replace(key));
             }
         }

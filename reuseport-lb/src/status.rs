@@ -38,6 +38,9 @@ pub struct Service {
     pub pending: Option<String>,
     /// UDP flows that still lived when the patience with the worker that was leaving was over.
     pub flows_cut: u64,
+    /// How long a worker may take to become ready, in milliseconds.
+    #[serde(default)]
+    pub start_timeout_ms: u64,
     /// How many workers it shall have.
     pub wanted: usize,
     /// Why the next daemon could not take the service over as it is now; `null` if it could.
@@ -88,7 +91,7 @@ pub struct Worker {
     pub name: String,
     /// Its index in the socket arrays.
     pub slot: u16,
-    /// `starting`, `ready`, `draining`, `held`, `stalled` or `failed`.
+    /// `starting`, `loading`, `ready`, `draining`, `held`, `stalled` or `failed`.
     pub state: String,
     /// Its process, if it runs.
     pub pid: Option<i32>,
@@ -110,6 +113,9 @@ pub struct Worker {
     pub successor: bool,
     /// Whether its queue is so much deeper than the others' that new connections avoid it.
     pub overloaded: bool,
+    /// What a worker that is starting or loading does not do yet; `null` if it is not known.
+    #[serde(default)]
+    pub lacks: Option<String>,
     /// What its last process wrote before it ended by its own fault.
     pub last_words: Vec<String>,
     /// One per listener, in their order.
@@ -207,6 +213,11 @@ fn workers(service: &Service) -> String {
         ]);
     }
     let mut text = finish(table, 2);
+    for worker in &service.workers {
+        if let Some(lacks) = &worker.lacks {
+            text += &format!(" {} {lacks}\n", worker.name);
+        }
+    }
     for worker in service.workers.iter().filter(|worker| !worker.last_words.is_empty()) {
         text += &format!(" {} wrote before it ended:\n", worker.name);
         worker.last_words.iter().for_each(|line| text += &format!("   {}\n", shorten(line, 96)));
@@ -269,6 +280,7 @@ mod tests {
             joined: false,
             successor: false,
             overloaded: false,
+            lacks: None,
             last_words: Vec::new(),
             sockets: vec![socket.clone()],
         };
@@ -290,6 +302,7 @@ mod tests {
             waiting: 65536,
             pending: Some("65536 buckets wait: flows of two workers live in them".into()),
             flows_cut: 1,
+            start_timeout_ms: 30_000,
             wanted: 1,
             unsaved: None,
             busy: None,

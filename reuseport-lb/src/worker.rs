@@ -2,7 +2,7 @@
 //! it keeps up with its queue (`health.rs`).
 //!
 //! ```text
-//!            READY=1 / at once / after a time       leave, STOPPING=1
+//!     READY=1, or it waits for work (loading until then)   leave, STOPPING=1
 //!  starting ────────────────────────────────▶ ready ─────────────────▶ draining ──▶ gone
 //!     ▲  │ exits                                │ exits                    │
 //!     │  ▼                                      ▼                          │ ended by itself
@@ -45,6 +45,8 @@ const NOT_ITS_FAULT: Duration = Duration::from_millis(100);
 pub enum State {
     /// Its process runs but is not ready yet.
     Starting,
+    /// Its time to become ready has come, but it has not been seen to wait for work yet.
+    Loading,
     /// It serves.
     Ready,
     /// It leaves: no new flows; its queue empties, then its process ends.
@@ -59,6 +61,7 @@ impl std::fmt::Display for State {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
             Self::Starting => "starting",
+            Self::Loading => "loading",
             Self::Ready => "ready",
             Self::Draining => "draining",
             Self::Held => "held",
@@ -104,6 +107,11 @@ pub enum Event {
     Start,
     /// It said `READY=1`.
     SaidReady,
+    /// It was seen to wait for work.
+    SeenWaiting {
+        /// On each of its sockets; else on one of them at least.
+        all: bool,
+    },
     /// It said `STOPPING=1`: it ends by itself.
     SaidStopping,
     /// Its process ended, or could not be started. `killed`: by SIGKILL, so not by its own fault.
@@ -166,6 +174,12 @@ pub struct Life {
     unproven_exits: u32,
     ready_since: Option<Instant>,
     ready_at: Option<Instant>,
+    /// Its process was seen to wait for work.
+    seen: bool,
+    /// Its time to become ready has passed.
+    due: bool,
+    /// It may have said `READY=1` when no daemon was there.
+    word_lost: bool,
     restart_at: Option<Instant>,
     hold_until: Option<Instant>,
     leaving: Option<Leaving>,
@@ -185,6 +199,9 @@ impl Life {
             unproven_exits: 0,
             ready_since: None,
             ready_at: None,
+            seen: false,
+            due: false,
+            word_lost: false,
             restart_at: None,
             hold_until: None,
             leaving: None,
@@ -211,6 +228,8 @@ impl Life {
             restart_at: (!running && origin == Origin::Started).then_some(now),
             hold_until: (admitted && state != State::Ready).then(|| now + policy.hold_timeout),
             leaving,
+            due: state == State::Loading,
+            word_lost: running && matches!(state, State::Starting | State::Loading | State::Failed),
             ..Self::new(origin)
         }
     }
@@ -257,7 +276,20 @@ impl Life {
     /// Whether connections may wait in its queue when nobody is ready.
     #[must_use]
     pub fn can_wait(&self) -> bool {
-        matches!(self.state, State::Starting | State::Held)
+        matches!(self.state, State::Starting | State::Loading | State::Held)
+    }
+
+    /// Whether it is to be looked whether it waits for work.
+    #[must_use]
+    pub fn wants_sight(&self, policy: &Service) -> bool {
+        let asked = match policy.ready {
+            Ready::Accepting => true,
+            Ready::After(_) => self.due || !self.seen,
+            Ready::Notify | Ready::Immediate => false,
+        };
+        self.running
+            && matches!(self.state, State::Starting | State::Loading | State::Failed)
+            && (asked || self.word_lost)
     }
 
     /// Whether it is started again when it has ended by itself.
@@ -308,9 +340,12 @@ impl Life {
     pub fn on(&mut self, event: Event, now: Instant, policy: &Service) -> Vec<Step> {
         match event {
             Event::Start => self.start(now, policy),
-            Event::SaidReady if self.running && matches!(self.state, State::Starting | State::Failed) => {
+            Event::SaidReady
+                if self.running && matches!(self.state, State::Starting | State::Loading | State::Failed) =>
+            {
                 self.ready(now)
             }
+            Event::SeenWaiting { all } if self.wants_sight(policy) => self.seen_waiting(all, now, policy),
             Event::SaidStopping if self.running => self.said_stopping(now, policy),
             Event::Ended { killed } if self.running => self.ended(killed, now, policy),
             Event::Leave { patience } => self.leave(now, patience.unwrap_or(policy.drain_timeout)),
@@ -327,18 +362,41 @@ impl Life {
     fn start(&mut self, now: Instant, policy: &Service) -> Vec<Step> {
         self.restart_at = None;
         self.running = true;
+        (self.seen, self.due, self.word_lost) = (false, false, false);
         if self.state != State::Failed {
             self.state = State::Starting;
         }
         let mut steps = if self.origin == Origin::Started { vec![Step::Spawn] } else { Vec::new() };
         match policy.ready {
-            Ready::Notify => {}
+            Ready::Notify | Ready::Accepting => {}
             // After a crash it must first show that it runs.
             Ready::Immediate if self.streak > 0 => self.ready_at = Some(now + PROVEN),
             Ready::Immediate => steps.extend(self.ready(now)),
             Ready::After(time) => self.ready_at = Some(now + time),
         }
         steps
+    }
+
+    fn seen_waiting(&mut self, all: bool, now: Instant, policy: &Service) -> Vec<Step> {
+        self.seen = true;
+        let ready = match policy.ready {
+            Ready::After(_) => self.due || self.word_lost,
+            _ => all,
+        };
+        if ready { self.ready(now) } else { Vec::new() }
+    }
+
+    /// Its time to become ready has come. A process that loads for longer than somebody thought is not ready.
+    fn due(&mut self, now: Instant, policy: &Service) -> Vec<Step> {
+        self.ready_at = None;
+        self.due = true;
+        if self.seen || policy.ready == Ready::Immediate {
+            return self.ready(now);
+        }
+        if self.state == State::Starting {
+            self.state = State::Loading;
+        }
+        Vec::new()
     }
 
     fn ready(&mut self, now: Instant) -> Vec<Step> {
@@ -451,7 +509,7 @@ impl Life {
         let due = |at: Option<Instant>| at.is_some_and(|at| at <= now);
         let mut steps = Vec::new();
         if due(self.ready_at) {
-            steps.extend(self.ready(now));
+            steps.extend(self.due(now, policy));
         }
         if due(self.hold_until) {
             steps.extend(self.give_up_buckets());

@@ -170,13 +170,13 @@ fn a_worker_that_ignores_sigterm_is_killed_after_drain_timeout() {
         world.file("stubborn.sh", "trap '' TERM\nsleep 300 &\necho $! > \"$1\"\nwhile true; do wait; done\n");
     let child = world.path("child");
     let configuration = format!(
-        "[[service]]\nname = \"web\"\nlisten = [\"tcp://127.0.0.1:3000\"]\nready = \"200ms\"\n\
+        "[[service]]\nname = \"web\"\nlisten = [\"tcp://127.0.0.1:3000\"]\nready = \"immediate\"\n\
          drain_timeout = \"500ms\"\ncommand = [\"sh\", \"{}\", \"{}\"]\n",
         server.display(),
         child.display()
     );
     let daemon = Daemon::configured(&world, &configuration);
-    let grandchild: i32 = std::fs::read_to_string(&child).unwrap().trim().parse().unwrap();
+    let grandchild: i32 = until("its child", || std::fs::read_to_string(&child).ok()?.trim().parse().ok());
     let begun = Instant::now();
     daemon.stop();
     assert!(begun.elapsed() >= Duration::from_millis(500));
@@ -228,7 +228,8 @@ fn what_a_shell_wrapper_started_may_finish() {
     );
     let note = world.path("note");
     let command = format!("python3 {} {}; echo never", server.display(), note.display());
-    let arguments = ["--listen", "tcp://127.0.0.1:3000", "--workers", "1", "--", "sh", "-c", &command];
+    let ready = ["--listen", "tcp://127.0.0.1:3000", "--workers", "1", "--ready", "immediate"];
+    let arguments = [&ready[..], &["--", "sh", "-c", &command]].concat();
     let daemon = Daemon::start(&world, &arguments);
     until("it to be ready for its end", || note.exists().then_some(()));
     daemon.stop();

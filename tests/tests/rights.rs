@@ -277,7 +277,7 @@ fn pings_for_another_process_and_a_deaf_manager_do_no_harm() {
 fn a_manager_whose_socket_is_full_of_pings_hears_that_all_is_up_when_it_listens() {
     let world = World::new();
     let manager = Manager::new(&world);
-    let arguments = ["run", "--listen", "tcp://127.0.0.1:3000", "--ready", "500ms", "--", "sleep", "100"];
+    let arguments = ["run", "--listen", "tcp://127.0.0.1:3000", "--ready", "immediate", "--", "sleep", "100"];
     let mut command = Paths::of(&world).command(&arguments);
     command.env("NOTIFY_SOCKET", &manager.path).env("WATCHDOG_USEC", "2000");
     let daemon = Daemon::start_as(&world, command);

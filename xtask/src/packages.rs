@@ -131,18 +131,30 @@ pub(crate) fn wrapped(root: &Path, programs: &[&str]) -> Result<PathBuf> {
         // Each finds its own libraries and modules; nobody else is given them. systemd's are in a
         // folder of their own.
         let libraries = libraries(root).unwrap_or_else(|_| root.join("usr/lib"));
-        let script = format!(
-            "#!/bin/sh\nLD_LIBRARY_PATH={}:{} PYTHONHOME={} exec {} \"$@\"\n",
-            libraries.display(),
-            libraries.join("systemd").display(),
-            root.join("usr").display(),
-            place.display()
-        );
+        let script = if is_python(place) {
+            let modules = root.join("usr/lib/python3/dist-packages");
+            format!("#!/bin/sh\nPYTHONPATH={} exec python3 {} \"$@\"\n", modules.display(), place.display())
+        } else {
+            format!(
+                "#!/bin/sh\nLD_LIBRARY_PATH={}:{} PYTHONHOME={} exec {} \"$@\"\n",
+                libraries.display(),
+                libraries.join("systemd").display(),
+                root.join("usr").display(),
+                place.display()
+            )
+        };
         let wrapper = folder.join(program);
         fs::write(&wrapper, script)?;
         fs::set_permissions(&wrapper, fs::Permissions::from_mode(0o755))?;
     }
     Ok(folder)
+}
+
+/// Whether a program is a script for Python.
+fn is_python(program: &Path) -> bool {
+    let first =
+        fs::read(program).ok().and_then(|text| text.split(|byte| *byte == b'\n').next().map(<[u8]>::to_vec));
+    first.is_some_and(|line| line.starts_with(b"#!") && String::from_utf8_lossy(&line).contains("python"))
 }
 
 /// The folder of libraries of this machine's architecture below `root`.

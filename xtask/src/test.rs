@@ -17,11 +17,14 @@ const NEEDED: &[(&str, &str)] = &[
     ("ab", "apache2-utils"),
     ("dnsperf", "dnsperf"),
     ("faketime", "faketime"),
+    ("gunicorn", "gunicorn"),
     ("haproxy", "haproxy"),
     ("ip", "iproute2"),
+    ("nginx", "nginx-light"),
     ("python3", "python3-minimal"),
     ("systemd-analyze", "systemd"),
     ("unbound", "unbound"),
+    ("uvicorn", "uvicorn"),
 ];
 
 pub(crate) fn run(filter: &[String]) -> Result<()> {

@@ -30,7 +30,10 @@ fn as_json(service: &Service) -> serde_json::Value {
         "affinity": service.affinity,
         "when_busy": service.when_busy,
         "command": service.command,
+        "ready": service.ready,
+        "start_timeout": time(Some(service.start_timeout)),
         "stall_timeout": time(service.stall_timeout),
+        "on_stall": service.on_stall,
         "overload": service.overload.map_or_else(|| json!("off"), |overload| json!(overload)),
         "watchdog": time(service.watchdog),
         "idle_timeout": time(Some(service.idle_timeout)),
@@ -53,8 +56,12 @@ fn as_text(service: &Service) -> String {
     }
     let overload = service.overload.as_ref().map_or_else(|| "off".into(), Overload::to_string);
     text += &format!(
-        "    stall_timeout {}, overload {overload}, watchdog {}, idle_timeout {}\n",
+        "    ready {}, start_timeout {}, stall_timeout {}, on_stall {}\n    overload {overload}, watchdog {}, \
+         idle_timeout {}\n",
+        service.ready,
+        time(Some(service.start_timeout)),
         time(service.stall_timeout),
+        service.on_stall,
         time(service.watchdog),
         time(Some(service.idle_timeout))
     );

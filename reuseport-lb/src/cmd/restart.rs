@@ -15,7 +15,7 @@ pub(super) fn run(arguments: &cli::Restart, paths: &Paths) -> Result<()> {
     };
     let body = control::Restart {
         parallel: arguments.parallel.into(),
-        timeout_ms: arguments.timeout.as_millis() as u64,
+        timeout_ms: arguments.timeout.map(|timeout| timeout.as_millis() as u64),
         trial_ms: arguments.trial.as_millis() as u64,
     };
     let mut end = None;

@@ -1,6 +1,6 @@
 //! `scale`: another number of workers, and waiting for it.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
 
@@ -21,6 +21,7 @@ pub(super) fn run(arguments: &cli::Scale, paths: &Paths) -> Result<()> {
     if arguments.no_wait {
         return super::print(&format!("{service}: {} → {} workers begun\n", scaled.before, scaled.after));
     }
+    let begun = Instant::now();
     loop {
         let now = find(client.status(Some(service))?)?;
         if now.wanted != scaled.after {
@@ -42,8 +43,21 @@ pub(super) fn run(arguments: &cli::Scale, paths: &Paths) -> Result<()> {
                 worker.name
             );
         }
+        let late: Vec<String> = own().filter(new).filter(|it| !it.member).map(missing).collect();
+        if begun.elapsed() >= Duration::from_millis(now.start_timeout_ms) && !late.is_empty() {
+            bail!(
+                "not ready within start_timeout ({:?}): {}; they go on, and get their part when they are ready",
+                Duration::from_millis(now.start_timeout_ms),
+                late.join(", ")
+            );
+        }
         std::thread::sleep(LOOK);
     }
+}
+
+fn missing(worker: &status::Worker) -> String {
+    let lacks = worker.lacks.as_ref().map_or_else(String::new, |lacks| format!(", {lacks}"));
+    format!("{} ({}{lacks})", worker.name, worker.state)
 }
 
 fn find(status: status::Status) -> Result<status::Service> {

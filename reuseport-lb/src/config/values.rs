@@ -20,18 +20,21 @@ const SHORTEST_IDLE: Duration = Duration::from_millis(100);
 /// When a worker counts as ready.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Ready {
-    /// When it says `READY=1` (sd_notify(3)).
+    /// When something of it waits for work on each of its sockets, or at `READY=1`.
     #[default]
+    Accepting,
+    /// When it says `READY=1` (sd_notify(3)).
     Notify,
     /// As soon as its process runs.
     Immediate,
-    /// After this time, or at `READY=1` if that comes earlier.
+    /// When it waits for work on one of its sockets, but not before this time has passed; or at `READY=1`.
     After(Duration),
 }
 
 impl std::fmt::Display for Ready {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
+            Self::Accepting => f.write_str("accepting"),
             Self::Notify => f.write_str("notify"),
             Self::Immediate => f.write_str("immediate"),
             Self::After(time) => humantime::format_duration(*time).fmt(f),
@@ -44,11 +47,12 @@ impl std::str::FromStr for Ready {
 
     fn from_str(text: &str) -> Result<Self, String> {
         match text {
+            "accepting" => Ok(Self::Accepting),
             "notify" => Ok(Self::Notify),
             "immediate" => Ok(Self::Immediate),
-            other => duration(other)
-                .map(Self::After)
-                .map_err(|_| format!("{other:?} is not \"notify\", \"immediate\" or a time like \"500ms\"")),
+            other => duration(other).map(Self::After).map_err(|_| {
+                format!("{other:?} is not \"accepting\", \"notify\", \"immediate\" or a time like \"500ms\"")
+            }),
         }
     }
 }
@@ -210,7 +214,9 @@ mod tests {
     fn readiness_is_written_as_it_is_read() {
         let after = Duration::from_nanos;
         let times = [0, 1, 999_999_999, 90_061_001_001_001, 31_557_600_000_000_001].map(after);
-        for ready in [Ready::Notify, Ready::Immediate].into_iter().chain(times.map(Ready::After)) {
+        for ready in
+            [Ready::Accepting, Ready::Notify, Ready::Immediate].into_iter().chain(times.map(Ready::After))
+        {
             assert_eq!(ready.to_string().parse::<Ready>().unwrap(), ready);
         }
     }

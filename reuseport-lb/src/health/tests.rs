@@ -350,8 +350,10 @@ fn without_a_process_there_are_no_signs() {
 }
 
 #[test]
-fn relapses_take_longer_and_longer_and_end_with_a_replacement() {
+fn relapses_take_longer_and_longer_and_end_with_a_replacement_where_that_is_wanted() {
     let mut it = Trial::new(2);
+    it.policy.on_stall = OnStall::Restart;
+    it.health.prove(0);
     assert_eq!(it.stall(), [Change::Stalled(0)]);
     assert_eq!(it.wake(), BUSY_PAUSE);
     for (relapse, away) in [250, 500, 1_000, 2_000, 4_000, 8_000, 16_000, 30_000, 30_000].iter().enumerate() {
@@ -364,6 +366,22 @@ fn relapses_take_longer_and_longer_and_end_with_a_replacement() {
     assert_eq!(it.health.forget(0), Status::Fit);
     assert_eq!(it.stall(), [Change::Stalled(0)]);
     assert_eq!(it.wake(), BUSY_PAUSE);
+}
+
+#[test]
+fn nobody_is_replaced_unless_that_is_wanted_or_before_it_has_accepted() {
+    for (on_stall, proven) in [(OnStall::Avoid, true), (OnStall::Restart, false)] {
+        let mut it = Trial::new(2);
+        it.policy.on_stall = on_stall;
+        if proven {
+            it.health.prove(0);
+        }
+        for _ in 0..6 {
+            assert_eq!(it.stall(), [Change::Stalled(0)], "{on_stall:?}");
+            assert_eq!(it.health.is_loading(0), !proven);
+            let _ = it.wake();
+        }
+    }
 }
 
 #[test]

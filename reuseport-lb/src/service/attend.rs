@@ -10,7 +10,7 @@ use tracing::{info, warn};
 
 use super::Service;
 use super::rollout::Wish;
-use super::workers::{Id, Worker};
+use super::workers::{Id, Place, Worker};
 use crate::health::{Change, Sample, Signs, Status};
 use crate::kernel::process::Process;
 use crate::kernel::{signs, socket};
@@ -38,11 +38,13 @@ impl Service {
         let served = self.workers.values().filter(|worker| worker.life.state() != State::Draining);
         let bite = served.filter_map(|worker| worker.bite_at).min();
         let repair = self.workers.values().any(|worker| !worker.places.is_empty()).then_some(self.repair_at);
-        self.look_at = [self.look_at, pause, bite, repair].into_iter().flatten().min();
+        let readiness = self.next_readiness(now);
+        self.look_at = [self.look_at, pause, bite, repair, readiness].into_iter().flatten().min();
     }
 
     pub(super) fn attend(&mut self, now: Instant) {
         self.look_at = None;
+        self.look_at_readiness(now);
         self.judge(now);
         self.bite(now);
         if self.repair_at <= now {
@@ -76,9 +78,11 @@ impl Service {
                     self.set_fitness(id, Fitness::Ejected);
                     self.tell_rosters(None);
                     self.rescue_living(id);
+                    let deaf = self.not_accepted_on(id);
+                    let loading = if self.health.is_loading(id) { " yet (it has never)" } else { "" };
                     warn!(
                         worker = self.name_of(id.number),
-                        "it does not accept: others get what waits for it"
+                        "it does not accept on {deaf}{loading}: others get what waits for it"
                     );
                 }
                 Change::Rescue(id) => self.rescue_living(id),
@@ -89,6 +93,15 @@ impl Service {
                 Change::Replace(id) => self.replace_stuck(id),
             }
         }
+    }
+
+    /// The listeners at which something waits for a worker.
+    fn not_accepted_on(&self, id: Id) -> String {
+        let places = self.workers.get(&id).map_or(&[][..], |worker| &worker.places);
+        let tcp = places.iter().filter(|place| place.listener.protocol == Protocol::Tcp);
+        let waits = |place: &&Place| socket::queue(&place.socket, Protocol::Tcp).is_ok_and(|it| it.queue > 0);
+        let deaf: Vec<String> = tcp.filter(waits).map(|place| place.listener.to_string()).collect();
+        if deaf.is_empty() { "any of its listeners".into() } else { deaf.join(", ") }
     }
 
     /// Whoever holds a socket of a group may give it another program, and the kernel does not tell

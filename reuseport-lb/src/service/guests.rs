@@ -1,5 +1,7 @@
 //! Workers that come by themselves: `exec`, and the library's `Member`.
 
+use std::time::Instant;
+
 use anyhow::{Context, Result};
 use tracing::{info, warn};
 
@@ -106,6 +108,7 @@ impl Service {
         let running = self.running(whom, process, notify, None);
         if let Some(worker) = self.workers.get_mut(&id) {
             worker.process = Some(running);
+            worker.started = Some(Instant::now());
         }
         self.happen(id, Event::Start);
         Ok((whom, place))

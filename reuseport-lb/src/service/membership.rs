@@ -140,7 +140,7 @@ impl Service {
         }
         let others = |worker: &Worker| {
             worker.is_member()
-                && worker.life.state() == State::Starting
+                && matches!(worker.life.state(), State::Starting | State::Loading)
                 && !worker.life.admitted()
                 && worker.life.origin() == Origin::Started
         };

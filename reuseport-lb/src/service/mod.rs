@@ -7,6 +7,7 @@ mod door;
 mod flows;
 mod guests;
 mod membership;
+mod readiness;
 mod reload;
 mod report;
 mod rollout;
@@ -39,6 +40,7 @@ use crate::join;
 use crate::kernel::bpffs::Pins;
 use crate::kernel::host::{self, User};
 use crate::kernel::process::{Exit, Process};
+use crate::kernel::waits::Waits;
 use crate::notify::Said;
 use crate::offload::{Slices, in_thread_within};
 use crate::registry::Shown;
@@ -129,6 +131,8 @@ pub struct Surroundings {
     pub claims: Claims,
     /// Where notification sockets and state files go.
     pub runtime_dir: PathBuf,
+    /// Sees who waits for work, where the kernel lets it.
+    pub waits: Option<Waits>,
     /// The limit of open files for workers.
     pub open_files: Rlimit,
     /// Errors while a service starts; they end the daemon.
@@ -232,6 +236,7 @@ impl Service {
     pub async fn run(mut self, mut commands: mpsc::UnboundedReceiver<Command>, shown: Shown) {
         self.shown = Some(shown);
         let mut slices = Slices::begin();
+        self.say_if_blind();
         self.start_workers();
         self.replace_outdated();
         self.plan_rotation();
@@ -429,7 +434,7 @@ impl Service {
             for worker in self.workers.values().filter(|worker| worker.life.state() == State::Starting) {
                 warn!(
                     worker = worker.name,
-                    "no READY=1 for {NAG_AFTER:?}; if the command does not speak sd_notify(3), set ready = \"immediate\""
+                    "no READY=1 for {NAG_AFTER:?}; if the command does not speak sd_notify(3), set ready = \"accepting\""
                 );
             }
         }

@@ -30,6 +30,7 @@ pub fn coming(config: &config::Service, is: &str) -> status::Service {
         waiting: 0,
         pending: None,
         flows_cut: 0,
+        start_timeout_ms: config.start_timeout.as_millis() as u64,
         wanted: config.workers,
         unsaved: None,
         busy: Some(is.to_owned()),
@@ -91,6 +92,7 @@ fn shown_worker(service: &str, number: usize, state: State) -> status::Worker {
         joined: false,
         successor: false,
         overloaded: false,
+        lacks: None,
         last_words: Vec::new(),
         sockets: Vec::new(),
     }
@@ -112,6 +114,7 @@ impl Service {
                 format!("{waiting} buckets wait: flows of two workers live in those that could move")
             }),
             flows_cut: self.flows.cut,
+            start_timeout_ms: self.config.start_timeout.as_millis() as u64,
             wanted: self.config.workers,
             unsaved: self.state_file.failure().map(str::to_owned),
             busy: None,
@@ -190,6 +193,7 @@ impl Service {
             joined: worker.life.origin() == Origin::Joined,
             successor: worker.trial,
             overloaded: self.health.status(worker.id) == Status::Overloaded,
+            lacks: self.lacks(worker),
             last_words: worker.last_words.clone(),
             sockets: sockets.collect(),
         }
@@ -197,7 +201,7 @@ impl Service {
 
     fn state_shown(&self, worker: &Worker) -> String {
         if worker.life.state() == State::Ready && self.health.status(worker.id) == Status::Stalled {
-            return "stalled".into();
+            return if self.health.is_loading(worker.id) { "loading".into() } else { "stalled".into() };
         }
         worker.life.state().to_string()
     }

@@ -21,7 +21,7 @@ use super::workers::{Id, Worker};
 use crate::listener::Protocol;
 use crate::worker::{Event, Origin, State};
 
-/// How long a successor may take to become ready, unless somebody says otherwise.
+/// How long a service may take to become ready that takes a listener over from another.
 pub const START: Duration = Duration::from_secs(30);
 
 /// What is to be replaced, and how.
@@ -31,8 +31,8 @@ pub struct Wish {
     pub only: Option<usize>,
     /// So many at a time, once the first has stood its trial.
     pub parallel: usize,
-    /// How long a successor may take to become ready.
-    pub timeout: Duration,
+    /// How long a successor may take to become ready; `None`: `start_timeout`.
+    pub timeout: Option<Duration>,
     /// How long the first successor must have been ready before it takes over.
     pub trial: Duration,
 }
@@ -100,7 +100,7 @@ enum Phase {
 impl Wish {
     /// One after the other, for the service's own reasons.
     pub(super) fn in_turn(trial: Duration) -> Self {
-        Self { only: None, parallel: 1, timeout: START, trial }
+        Self { only: None, parallel: 1, timeout: None, trial }
     }
 }
 
@@ -198,9 +198,15 @@ impl Service {
             }
             match change.phase {
                 Phase::Starting(until) if until <= now => {
-                    let patience = self.rollout.as_ref().map_or(Duration::ZERO, |it| it.wish.timeout);
+                    let asked = self.rollout.as_ref().and_then(|it| it.wish.timeout);
+                    let patience = asked.unwrap_or(self.config.start_timeout);
                     let name = self.name_of(change.new.number);
-                    self.fail_change(change, format!("the new {name} was not ready within {patience:?}"));
+                    let lacks = self.workers.get(&change.new).and_then(|worker| self.lacks(worker));
+                    let lacks = lacks.map_or_else(String::new, |lacks| format!(" (it {lacks})"));
+                    self.fail_change(
+                        change,
+                        format!("the new {name} was not ready within {patience:?}{lacks}"),
+                    );
                 }
                 Phase::Trial(until) if until <= now => self.promote(change),
                 _ => {}
@@ -263,7 +269,8 @@ impl Service {
             worker.holds_slot = !in_place;
         }
         if let Some(rollout) = &mut self.rollout {
-            let phase = Phase::Starting(Instant::now() + rollout.wish.timeout);
+            let patience = rollout.wish.timeout.unwrap_or(self.config.start_timeout);
+            let phase = Phase::Starting(Instant::now() + patience);
             rollout.active.push(Change { old, new, phase });
         }
         self.happen(new, Event::Start);

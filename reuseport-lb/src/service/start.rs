@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
+use std::time::Instant;
 
 use anyhow::Result;
 use tokio::task::JoinHandle;
@@ -94,6 +95,8 @@ impl Service {
                 let release = self.release;
                 if let Some(worker) = self.workers.get_mut(&id) {
                     worker.process = Some(running);
+                    worker.started = Some(Instant::now());
+                    worker.unready_said = false;
                     worker.release = release;
                 }
             }

@@ -212,13 +212,15 @@ impl Service {
                 let whom = self.next_whom(id);
                 let notify = self.listen_to(whom, path, owner)?;
                 let output = passing::descriptor_of(process.pid(), 1).and_then(Output::resume);
-                // It listens no more; or its READY=1 was lost, if it said that: another one takes its
-                // place. A guest is not ours to end.
-                let unready = matches!(left.state, worker::State::Starting | worker::State::Failed);
+                // It listens no more; or its READY=1 was lost, if it said that, and it cannot be seen
+                // whether it waits for work: another one takes its place. A guest is not ours to end.
+                let unready = matches!(left.state, worker::State::Starting | worker::State::Failed)
+                    && self.surroundings.waits.is_none();
                 if !guest && (lost || unready) {
                     process.terminate();
                 }
                 worker.process = Some(self.running(whom, process, notify, output));
+                worker.started = Some(Instant::now());
                 if written.watched {
                     worker.alive(self.config.watchdog);
                 }

@@ -40,6 +40,10 @@ pub(super) struct Worker {
     /// One per listener, in their order.
     pub(super) places: Vec<Place>,
     pub(super) process: Option<Running>,
+    /// When its process was started, or found.
+    pub(super) started: Option<Instant>,
+    /// The log says what it does not wait for yet.
+    pub(super) unready_said: bool,
     /// When its watchdog bites.
     pub(super) bite_at: Option<Instant>,
     /// It was killed because it hung.
@@ -113,6 +117,8 @@ impl Worker {
             life: Life::new(origin),
             places,
             process: None,
+            started: None,
+            unready_said: false,
             bite_at: None,
             hung: false,
             last_words: Vec::new(),

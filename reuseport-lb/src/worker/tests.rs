@@ -34,6 +34,7 @@ impl Trial {
 }
 
 const READY: Event = Event::SaidReady;
+const SEEN: Event = Event::SeenWaiting { all: false };
 const LEAVE: Event = Event::Leave { patience: None };
 
 #[test]
@@ -50,9 +51,54 @@ fn buckets_come_when_it_is_ready_and_not_before() {
 fn readiness_by_time_comes_early_with_a_notification() {
     let mut it = Trial::new(|policy| policy.ready = Ready::After(Duration::from_millis(500)));
     assert_eq!(it.on(Event::Start), [Step::Spawn]);
+    assert_eq!(it.on(SEEN), [], "not before its time");
     assert_eq!(it.wait(), (Duration::from_millis(500), vec![Step::Admit]));
     let mut it = Trial::new(|policy| policy.ready = Ready::Immediate);
     assert_eq!(it.on(Event::Start), [Step::Spawn, Step::Admit]);
+}
+
+#[test]
+fn what_loads_for_longer_than_its_time_is_loading_until_it_is_seen_to_wait_for_work() {
+    let mut it = Trial::new(|policy| policy.ready = Ready::After(Duration::from_millis(500)));
+    let _ = it.on(Event::Start);
+    assert_eq!(it.wait(), (Duration::from_millis(500), vec![]));
+    assert_eq!(it.life.state(), State::Loading);
+    assert!(it.life.can_wait() && !it.life.admitted() && it.life.deadline().is_none());
+    assert!(it.life.wants_sight(&it.policy));
+    let mut told = it.life.clone();
+    assert_eq!(told.on(READY, it.now, &it.policy), [Step::Admit]);
+    assert_eq!(it.on(SEEN), [Step::Admit]);
+    assert_eq!(it.life.state(), State::Ready);
+    assert!(!it.life.wants_sight(&it.policy));
+    // The next process is another one.
+    let _ = it.crash();
+    assert_eq!(it.wait().1, [Step::Spawn]);
+    assert_eq!(it.wait().1, [], "hold_timeout comes later");
+    assert_eq!(it.life.state(), State::Loading);
+    assert!(it.life.admitted(), "its buckets wait for it as after any crash");
+}
+
+#[test]
+fn accepting_is_waiting_for_work_on_each_socket() {
+    let mut it = Trial::new(|policy| policy.ready = Ready::Accepting);
+    let _ = it.on(Event::Start);
+    assert!(it.life.deadline().is_none());
+    assert_eq!(it.on(SEEN), []);
+    assert_eq!(it.life.state(), State::Starting);
+    assert_eq!(it.on(Event::SeenWaiting { all: true }), [Step::Admit]);
+    let mut it = Trial::new(|policy| policy.ready = Ready::Notify);
+    let _ = it.on(Event::Start);
+    assert_eq!(it.on(Event::SeenWaiting { all: true }), [], "that has to be said");
+}
+
+#[test]
+fn a_word_that_no_daemon_heard_is_seen() {
+    let mut it = Trial::new(|policy| policy.ready = Ready::Notify);
+    let _ = it.on(Event::Start);
+    it.life = Life::taken_over(&it.life.left(), it.now, &it.policy);
+    assert!(it.life.wants_sight(&it.policy));
+    assert_eq!(it.on(SEEN), []);
+    assert_eq!(it.on(Event::SeenWaiting { all: true }), [Step::Admit]);
 }
 
 #[test]
