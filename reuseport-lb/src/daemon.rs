@@ -43,8 +43,8 @@ const LOOK: Duration = Duration::from_millis(50);
 /// Follows the process id in the lock file if the runtime directory goes with the daemon.
 const MADE: &str = "\n(the runtime directory is its own)";
 
-/// Longest name of a notification socket: the daemon's process id and a count of starts.
-const NOTIFY_NAME: usize = 18;
+/// Length of the name of a notification socket (see `notify::path`).
+const NOTIFY_NAME: usize = 16;
 
 /// Where a daemon lives.
 #[derive(Clone, Debug)]
@@ -88,7 +88,8 @@ pub fn run(source: &Source, paths: &Paths) -> Result<()> {
     for service in &services {
         crate::service::find_command(service).map_err(anyhow::Error::msg)?;
     }
-    host::expect_children();
+    host::expect_signals();
+    host::only_write_to_terminal();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     host::return_memory();
     let open_files = host::raise_open_files();
@@ -366,17 +367,28 @@ fn within_reach(path: PathBuf, what: Access) -> Result<()> {
 /// Takes the lock of a runtime directory, for as long as the file is open.
 fn lock(directory: &Path) -> Result<File> {
     let path = directory.join("daemon.lock");
+    let mut before = String::new();
     loop {
         let mut lock = File::options()
             .read(true)
             .write(true)
             .create(true)
             .truncate(false)
-            .mode(0o644)
+            // Whoever may read it may lock it.
+            .mode(0o600)
             .custom_flags(libc::O_NOFOLLOW)
             .open(&path)
             .with_context(|| format!("cannot open {}", path.display()))?;
         if !host::try_lock(&lock).with_context(|| format!("cannot lock {}", path.display()))? {
+            if host::is_locked_by_stranger(&lock) {
+                warn!(
+                    "another user's process has locked {}, which everybody could read: it is made anew",
+                    path.display()
+                );
+                let _ = lock.read_to_string(&mut before);
+                fs::remove_file(&path).with_context(|| format!("cannot remove {}", path.display()))?;
+                continue;
+            }
             let mut pid = String::new();
             let _ = lock.read_to_string(&mut pid);
             bail!(
@@ -389,6 +401,10 @@ fn lock(directory: &Path) -> Result<File> {
         // A daemon that ended meanwhile has removed the file: then this is the lock of nothing.
         let ours = lock.metadata().context("cannot look at the lock")?.ino();
         if fs::metadata(&path).is_ok_and(|there| there.ino() == ours) {
+            // Earlier versions let everybody read it.
+            let own = lock.set_permissions(fs::Permissions::from_mode(0o600));
+            own.and_then(|()| lock.write_all(before.as_bytes()).and_then(|()| lock.rewind()))
+                .with_context(|| format!("cannot prepare {}", path.display()))?;
             return Ok(lock);
         }
     }

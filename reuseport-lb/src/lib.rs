@@ -19,6 +19,7 @@ pub mod member;
 pub mod moves;
 pub mod notify;
 pub mod offload;
+pub mod printable;
 pub mod registry;
 pub mod service;
 pub mod slots;

@@ -6,13 +6,14 @@ use clap::Parser;
 use reuseport_lb::cli::Cli;
 use reuseport_lb::cmd;
 use reuseport_lb::config::Invalid;
+use reuseport_lb::printable::printable;
 
 fn main() -> ExitCode {
     match cmd::run(Cli::parse()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             // Once, with everything that led to it, on one line.
-            eprintln!("reuseport-lb: {error:#}");
+            eprintln!("{}", printable(&format!("reuseport-lb: {error:#}")));
             ExitCode::from(if error.is::<Invalid>() { 2 } else { 1 })
         }
     }

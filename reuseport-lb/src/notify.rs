@@ -6,7 +6,6 @@ use std::fs;
 use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use anyhow::{Context, Result};
 use tokio::net::UnixDatagram;
@@ -49,10 +48,9 @@ pub struct Notify {
 /// A path for another socket.
 #[must_use]
 pub fn path(runtime_dir: &Path) -> PathBuf {
-    static COUNT: AtomicU64 = AtomicU64::new(0);
-    // Workers of an earlier daemon keep the paths that they know: none is used again.
-    let count = COUNT.fetch_add(1, Ordering::Relaxed);
-    directory(runtime_dir).join(format!("{}-{count}", std::process::id()))
+    // Who does not know it cannot find it: the directory cannot be listed. Workers of an earlier daemon
+    // keep the paths that they know: none is used again.
+    directory(runtime_dir).join(format!("{:016x}", host::random()))
 }
 
 /// Where all of them are.

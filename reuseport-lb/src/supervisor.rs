@@ -14,8 +14,26 @@ use std::time::Duration;
 use rustix::time::{ClockId, clock_gettime};
 use tracing::warn;
 
-/// Variables of the daemon's own that are not for its workers.
+/// Variables of a unit that would mislead a worker, whoever starts that.
 pub const OURS: [&str; 5] = ["NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", "LISTEN_PIDFDID", "FDSTORE"];
+
+/// Further variables that speak of the daemon's own process and unit (systemd.exec(5)), not of what it
+/// starts. Not here: INVOCATION_ID and JOURNAL_STREAM, which hold for its workers' output as well, and
+/// directories that a drop-in may have made for them (STATE_DIRECTORY, LOGS_DIRECTORY, ...).
+pub const DAEMONS: [&str; 12] = [
+    "LISTEN_FDS",
+    "LISTEN_PID",
+    "LISTEN_FDNAMES",
+    "CREDENTIALS_DIRECTORY",
+    "RUNTIME_DIRECTORY",
+    "SYSTEMD_EXEC_PID",
+    "MANAGERPID",
+    "MANAGERPIDFDID",
+    "MAINPID",
+    "PIDFILE",
+    "MEMORY_PRESSURE_WATCH",
+    "MEMORY_PRESSURE_WRITE",
+];
 
 thread_local! {
     /// What the daemon does, if it could not be said.

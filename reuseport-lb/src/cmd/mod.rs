@@ -61,6 +61,7 @@ fn worker_path(text: &str, what: &str) -> Result<String, crate::config::Invalid>
 fn print(text: &str) -> Result<()> {
     use std::io::Write;
     let mut out = std::io::stdout().lock();
+    let text = crate::printable::printable(text);
     match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
         Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => std::process::exit(0),
         written => Ok(written?),

@@ -1,8 +1,10 @@
 //! This process and the kernel that it runs on: limits, version, the lock of a daemon.
 
 use std::fs::{self, DirBuilder, File};
-use std::io;
-use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::io::{self, IsTerminal};
+use std::mem::MaybeUninit;
+use std::ops::RangeInclusive;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 
 use anyhow::{Result, bail};
@@ -62,6 +64,17 @@ pub fn return_memory() {
     let _ = unsafe { libc::mallopt(libc::M_MMAP_THRESHOLD, 128 << 10) };
 }
 
+/// A number that nobody can guess.
+#[must_use]
+pub fn random() -> u64 {
+    let mut bytes = [0; 8];
+    match File::open("/dev/urandom").and_then(|mut file| io::Read::read_exact(&mut file, &mut bytes)) {
+        Ok(()) => u64::from_ne_bytes(bytes),
+        // A hash by keys that the standard library gets from the kernel.
+        Err(_) => std::hash::BuildHasher::hash_one(&std::hash::RandomState::new(), 0),
+    }
+}
+
 /// Takes the lock on `file` for as long as it is open; false if another process has it.
 pub fn try_lock(file: &File) -> io::Result<bool> {
     match flock(file, FlockOperation::NonBlockingLockExclusive) {
@@ -69,6 +82,26 @@ pub fn try_lock(file: &File) -> io::Result<bool> {
         Err(rustix::io::Errno::WOULDBLOCK) => Ok(false),
         Err(error) => Err(error.into()),
     }
+}
+
+/// Whether a process of another user than root and this process's has the lock on `file`: then it is
+/// no daemon's. False if the kernel does not tell who has it.
+#[must_use]
+pub fn is_locked_by_stranger(file: &File) -> bool {
+    let Ok(about) = file.metadata() else { return false };
+    let (major, minor) = (rustix::fs::major(about.dev()), rustix::fs::minor(about.dev()));
+    let wanted = format!("{major:02x}:{minor:02x}:{}", about.ino());
+    let locks = fs::read_to_string("/proc/locks").unwrap_or_default();
+    // `1: FLOCK  ADVISORY  WRITE 4711 00:1f:42 0 EOF` (proc_locks(5)).
+    let mut holders = locks.lines().filter_map(|line| {
+        let fields: Vec<&str> = line.split_whitespace().collect();
+        (fields.get(1) == Some(&"FLOCK") && fields.get(5) == Some(&wanted.as_str()))
+            .then(|| fields[4].parse::<u32>().ok())?
+    });
+    holders.any(|pid| {
+        let owner = fs::metadata(format!("/proc/{pid}")).map(|about| about.uid());
+        owner.is_ok_and(|uid| uid != 0 && uid != own_uid())
+    })
 }
 
 /// A user that workers run as.
@@ -104,10 +137,48 @@ pub fn with_umask<T>(mask: u32, act: impl FnOnce() -> T) -> T {
     made
 }
 
-/// Makes the ends of children known to this process, even if its parent ignored its own (SIGCHLD).
-pub fn expect_children() {
-    // SAFETY: no handler is installed; the default one is restored.
+/// Sets up signals as the daemon needs them, whatever its starter has blocked or ignored: ends of
+/// children are known (SIGCHLD), and it can be ended.
+pub fn expect_signals() {
+    for signal in [libc::SIGCHLD, libc::SIGTERM, libc::SIGINT, libc::SIGHUP] {
+        reset_signals(signal..=signal);
+    }
+}
+
+/// Gives `signals` their default effect, and blocks no signal at all. Async-signal-safe.
+pub(super) fn reset_signals(signals: RangeInclusive<i32>) {
+    for signal in signals {
+        // SAFETY: no handler is installed; the default effect is restored. Numbers that are no signals, or
+        // cannot be changed, are refused.
+        unsafe {
+            libc::signal(signal, libc::SIG_DFL);
+        }
+    }
+    let mut none = MaybeUninit::<libc::sigset_t>::uninit();
+    // SAFETY: sigemptyset initialises the set, which outlives both calls.
     unsafe {
-        libc::signal(libc::SIGCHLD, libc::SIG_DFL);
+        libc::sigemptyset(none.as_mut_ptr());
+        libc::sigprocmask(libc::SIG_SETMASK, none.as_ptr(), std::ptr::null_mut());
+    }
+}
+
+/// Makes a terminal that is the standard output or error one that can be written only: workers get it,
+/// and what is typed there is not theirs to read. Best effort: its owner may not allow it.
+pub fn only_write_to_terminal() {
+    use std::os::fd::AsRawFd;
+    let open = |fd: i32| {
+        let mut options = File::options();
+        options.write(true).custom_flags(libc::O_NOCTTY);
+        options.open(format!("/proc/self/fd/{fd}"))
+    };
+    if io::stdout().is_terminal()
+        && let Ok(terminal) = open(io::stdout().as_raw_fd())
+    {
+        let _ = nix::unistd::dup2_stdout(terminal);
+    }
+    if io::stderr().is_terminal()
+        && let Ok(terminal) = open(io::stderr().as_raw_fd())
+    {
+        let _ = nix::unistd::dup2_stderr(terminal);
     }
 }

@@ -81,7 +81,9 @@ pub struct Embedded {
 pub fn launch(arguments: Arguments) -> Result<Embedded> {
     wait_for_go().context("the daemon is gone")?;
     let end = arrange(&arguments.fds).context("cannot arrange the worker's sockets")?;
-    check(raw::close_from(end)).context("cannot close what the worker does not need")?;
+    // The embedded worker stays in this process, so for that nothing closes at exec.
+    let at_exec = !arguments.command.is_empty();
+    check(raw::close_from(end, at_exec)).context("cannot close what the worker does not need")?;
     if let Some(user) = &arguments.user {
         become_user(user).with_context(|| format!("cannot become user {user:?}"))?;
     }
@@ -227,9 +229,10 @@ mod raw {
         unsafe { libc::dup2(fd, place) }
     }
 
-    pub(super) fn close_from(end: RawFd) -> i32 {
-        // SAFETY: marks descriptors for closing at exec; none of this process's own is needed later.
-        unsafe { libc::close_range(end as u32, u32::MAX, libc::CLOSE_RANGE_CLOEXEC as i32) }
+    pub(super) fn close_from(end: RawFd, at_exec: bool) -> i32 {
+        let flags = if at_exec { libc::CLOSE_RANGE_CLOEXEC as i32 } else { 0 };
+        // SAFETY: closes descriptors, now or at exec; all are inherited, and none has an owner here.
+        unsafe { libc::close_range(end as u32, u32::MAX, flags) }
     }
 }
 

@@ -19,7 +19,7 @@ use serde::{Deserialize, Serialize};
 use socket2::Socket;
 use tokio::io::unix::AsyncFd;
 
-use super::host::User;
+use super::host::{self, User};
 use super::output::Output;
 use super::signs::{self, Stat};
 use super::watch;
@@ -43,6 +43,9 @@ pub struct Launch<'a> {
     /// Where its output goes; `None`: where the daemon's goes.
     pub output: Option<&'a Output>,
 }
+
+/// The highest number of a signal (signal(7)).
+const MAX_SIGNAL: i32 = 64;
 
 /// How often the rest of a process group is looked at that is ending.
 const LOOK: Duration = Duration::from_millis(5);
@@ -111,15 +114,17 @@ pub fn spawn(launch: &Launch<'_>) -> Result<Process> {
         command.stdout(output.stdio()?).stderr(output.stdio()?);
     }
     // What the daemon's own service manager wants to hear is not the worker's to say.
-    for variable in crate::supervisor::OURS {
+    for variable in crate::supervisor::OURS.iter().chain(&crate::supervisor::DAEMONS) {
         command.env_remove(variable);
     }
-    // A group of its own: Ctrl-C in the daemon's terminal is not for the worker, and what the
-    // worker leaves behind can be ended with it.
-    command.process_group(0);
-    // SAFETY: between fork and exec only fcntl and setrlimit run, which are async-signal-safe.
+    // SAFETY: between fork and exec only setsid, signal, sigprocmask, fcntl and setrlimit run, which are
+    // async-signal-safe.
     unsafe {
         command.pre_exec(move || {
+            // A session and a group of its own: the daemon's terminal is not the worker's, nor are its
+            // Ctrl-C and its hang-up, and what the worker leaves behind can be ended with it.
+            rustix::process::setsid()?;
+            host::reset_signals(1..=MAX_SIGNAL);
             for fd in &fds {
                 if libc::fcntl(*fd, libc::F_SETFD, 0) < 0 {
                     return Err(io::Error::last_os_error());
