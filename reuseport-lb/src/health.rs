@@ -167,6 +167,12 @@ impl<K: Copy + Ord> Health<K> {
         self.workers.entry(worker).or_default().proven = true;
     }
 
+    /// Whether its process was seen to accept, or to wait for work.
+    #[must_use]
+    pub fn is_proven(&self, worker: K) -> bool {
+        self.workers.get(&worker).is_some_and(|worker| worker.proven)
+    }
+
     /// Whether a stalled worker has never been seen to accept: its process may be loading.
     #[must_use]
     pub fn is_loading(&self, worker: K) -> bool {

@@ -15,6 +15,7 @@ pub mod health;
 pub mod join;
 pub mod kernel;
 pub mod listener;
+pub mod logging;
 pub mod member;
 pub mod moves;
 pub mod notify;

@@ -6,6 +6,7 @@ use clap::Parser;
 use reuseport_lb::cli::Cli;
 use reuseport_lb::cmd;
 use reuseport_lb::config::Invalid;
+use reuseport_lb::logging;
 use reuseport_lb::printable::printable;
 
 fn main() -> ExitCode {
@@ -13,7 +14,10 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             // Once, with everything that led to it, on one line.
-            eprintln!("{}", printable(&format!("reuseport-lb: {error:#}")));
+            let text = format!("reuseport-lb: {error:#}
+");
+            logging::put(printable(&text).as_bytes());
+            logging::flush();
             ExitCode::from(if error.is::<Invalid>() { 2 } else { 1 })
         }
     }

@@ -14,20 +14,27 @@ mod stop;
 mod trace;
 mod weight;
 
-use std::io::IsTerminal;
-
-use anyhow::Result;
-use tracing_subscriber::EnvFilter;
+use anyhow::{Context, Result};
 
 use crate::cli::{Cli, Command};
 use crate::kernel::launch;
+use crate::logging;
 
 /// Does what the command line says.
 pub fn run(cli: Cli) -> Result<()> {
-    log_to_stderr(cli.global.verbose);
+    match cli.command {
+        Command::Run(_) => {
+            logging::of_daemon(cli.global.verbose).context("cannot start the thread of the log")?
+        }
+        _ => logging::of_command(cli.global.verbose),
+    }
     let paths = cli.global.paths()?;
     match cli.command {
-        Command::Run(arguments) => run::run(arguments, &paths),
+        Command::Run(arguments) => {
+            let ended = run::run(arguments, &paths);
+            logging::flush();
+            ended
+        }
         Command::Exec(arguments) => exec::run(&arguments, &paths),
         Command::Status(arguments) => status::run(&arguments, &paths),
         Command::Check(arguments) => check::run(&arguments),
@@ -66,19 +73,4 @@ fn print(text: &str) -> Result<()> {
         Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => std::process::exit(0),
         written => Ok(written?),
     }
-}
-
-fn log_to_stderr(verbose: u8) {
-    let level = match verbose {
-        0 => "reuseport_lb=info,warn",
-        1 => "reuseport_lb=debug,info",
-        _ => "trace",
-    };
-    let filter = EnvFilter::try_from_env("RUST_LOG").unwrap_or_else(|_| EnvFilter::new(level));
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .with_ansi(std::io::stderr().is_terminal())
-        .with_target(false)
-        .init();
 }

@@ -18,7 +18,7 @@ pub(super) fn run(arguments: &cli::Trace, paths: &Paths) -> Result<()> {
             Ok(_) if arguments.json => super::print(&format!("{line}\n"))?,
             Ok(decision) => super::print(&render(&decision))?,
             // Only the word of how many were missed is not a decision.
-            Err(_) => eprintln!("reuseport-lb: too slow: {line}"),
+            Err(_) => crate::logging::put(format!("reuseport-lb: too slow: {line}\n").as_bytes()),
         }
         left -= 1;
         Ok(left > 0)

@@ -3,13 +3,14 @@
 
 use std::collections::VecDeque;
 use std::fs::File;
-use std::io::Write;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 use std::process::Stdio;
 
 use anyhow::{Context, Result};
-use rustix::fs::{MemfdFlags, OFlags, fcntl_setfl, memfd_create};
+use rustix::fs::{FallocateFlags, MemfdFlags, OFlags, SeekFrom, fallocate, fcntl_setfl, memfd_create};
+
+use crate::logging;
 
 /// What it is called in /proc.
 const NAME: &str = "reuseport-lb-output";
@@ -20,13 +21,17 @@ const LINES: usize = 10;
 /// Longer lines are cut.
 const LONGEST: usize = 400;
 
-/// At this size, in bytes, the file starts anew.
-const LARGE: u64 = 1 << 20;
+/// So many bytes are read at a time.
+const PIECE: usize = 64 << 10;
+
+/// So many bytes are passed on before others have their turn.
+const AT_ONCE: u64 = 1 << 20;
 
 /// The output of one process.
 pub struct Output {
     file: File,
     read: u64,
+    buffer: Vec<u8>,
     lines: VecDeque<String>,
     pending: Vec<u8>,
 }
@@ -37,19 +42,25 @@ impl Output {
         let file = memfd_create(NAME, MemfdFlags::CLOEXEC).context("cannot make a file in memory")?;
         // Several processes may write; each line goes to the end.
         fcntl_setfl(&file, OFlags::APPEND).context("cannot append to a file in memory")?;
-        Ok(Self { file: file.into(), read: 0, lines: VecDeque::new(), pending: Vec::new() })
+        Ok(Self::of(file.into(), 0))
     }
 
     /// What an earlier daemon kept, from `descriptor` of a process; `None` if that is something else.
     #[must_use]
     pub fn resume(descriptor: OwnedFd) -> Option<Self> {
         let link = std::fs::read_link(format!("/proc/self/fd/{}", descriptor.as_raw_fd())).ok()?;
-        link.to_str()?.starts_with(&format!("/memfd:{NAME}")).then(|| Self {
-            file: descriptor.into(),
-            read: 0,
-            lines: VecDeque::new(),
-            pending: Vec::new(),
-        })
+        if !link.to_str()?.starts_with(&format!("/memfd:{NAME}")) {
+            return None;
+        }
+        let file = File::from(descriptor);
+        // It was read up to where there is anything; writers append, wherever the position is.
+        let read = rustix::fs::seek(&file, SeekFrom::Data(0)).ok();
+        let size = file.metadata().map_or(0, |about| about.len());
+        Some(Self::of(file, read.unwrap_or(size)))
+    }
+
+    fn of(file: File, read: u64) -> Self {
+        Self { file, read, buffer: vec![0; PIECE], lines: VecDeque::new(), pending: Vec::new() }
     }
 
     /// For a process that is about to be started.
@@ -57,26 +68,40 @@ impl Output {
         Ok(self.file.try_clone().context("cannot share a file in memory")?.into())
     }
 
-    /// Passes on to our standard error what was written since the last time.
-    pub fn forward(&mut self) {
+    /// Passes on to our standard error what was written since the last time; false if there is more. What has
+    /// been read is taken out of the file, whose memory is then free; nothing is cut off at its end, where
+    /// the process may just be writing.
+    pub fn forward(&mut self) -> bool {
         let size = self.file.metadata().map_or(0, |about| about.len());
-        let mut new = vec![0; size.saturating_sub(self.read).min(LARGE) as usize];
-        // Not by seeking: the position is the writers' as well.
-        let length = self.file.read_at(&mut new, self.read).unwrap_or_default();
-        new.truncate(length);
-        self.read += new.len() as u64;
-        if self.read >= LARGE && self.file.set_len(0).is_ok() {
-            self.read = 0;
+        let turn_ends = self.read + AT_ONCE;
+        while self.read < size && self.read < turn_ends {
+            // Not by seeking: the position is the writers' as well.
+            let Ok(length @ 1..) = self.file.read_at(&mut self.buffer, self.read) else { break };
+            let free = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+            // If that fails, more memory is kept.
+            let _ = fallocate(&self.file, free, self.read, length as u64);
+            self.read += length as u64;
+            let read = std::mem::take(&mut self.buffer);
+            self.pass_on(&read[..length]);
+            self.buffer = read;
         }
-        // There is nowhere to complain if our own standard error is gone.
-        let _ = std::io::stderr().write_all(&new);
-        self.pending.extend(new);
-        while let Some(end) = self.pending.iter().position(|byte| *byte == b'\n') {
-            let line: Vec<u8> = self.pending.drain(..=end).collect();
+        self.read >= size
+    }
+
+    fn pass_on(&mut self, new: &[u8]) {
+        // Where an earlier daemon has read already there are zeros.
+        let new = &new[new.iter().position(|byte| *byte != 0).unwrap_or(new.len())..];
+        logging::put(new);
+        let mut rest = new;
+        while let Some(end) = rest.iter().position(|byte| *byte == b'\n') {
+            let room = LONGEST.saturating_sub(self.pending.len()).min(end);
+            self.pending.extend_from_slice(&rest[..room]);
+            let line = std::mem::take(&mut self.pending);
             self.remember(&line);
+            rest = &rest[end + 1..];
         }
-        let excess = self.pending.len().saturating_sub(LONGEST);
-        self.pending.drain(..excess);
+        let room = LONGEST.saturating_sub(self.pending.len()).min(rest.len());
+        self.pending.extend_from_slice(&rest[..room]);
     }
 
     fn remember(&mut self, line: &[u8]) {
@@ -111,10 +136,35 @@ mod tests {
         let mut command = std::process::Command::new("sh");
         command.args(["-c", script]).stdout(output.stdio().unwrap()).stderr(output.stdio().unwrap());
         assert!(command.status().unwrap().success());
-        output.forward();
+        assert!(output.forward());
         let lines = output.last_lines();
         assert_eq!(lines.len(), LINES);
         assert_eq!(lines.last().map(String::as_str), Some("end"));
         assert_eq!(lines[0], "line 11");
+    }
+
+    #[test]
+    fn nothing_is_lost_of_a_burst_and_its_memory_is_free_afterwards() {
+        let mut output = Output::new().unwrap();
+        let mut writer = output.file.try_clone().unwrap();
+        let burst = vec![b'\n'; 5 << 20];
+        std::thread::scope(|scope| {
+            let writing = scope.spawn(|| std::io::Write::write_all(&mut writer, &burst).unwrap());
+            let mut turns = 0;
+            while !writing.is_finished() || !output.forward() {
+                turns += 1;
+                assert!(turns < 100_000_000);
+            }
+        });
+        assert!(output.forward());
+        assert_eq!(output.read, burst.len() as u64);
+        use std::os::unix::fs::MetadataExt;
+        assert!(output.file.metadata().unwrap().blocks() * 512 <= 2 * PIECE as u64);
+        std::io::Write::write_all(&mut output.file.try_clone().unwrap(), b"the end").unwrap();
+        // The next daemon goes on where this one stopped.
+        let mut next = Output::resume(output.file.try_clone().unwrap().into()).unwrap();
+        assert!(next.read + 4096 >= output.read);
+        assert!(next.forward());
+        assert_eq!(next.last_lines().last().map(String::as_str), Some("the end"));
     }
 }

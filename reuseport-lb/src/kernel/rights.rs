@@ -147,7 +147,7 @@ fn keep(kept: CapabilitySet, root: bool) -> rustix::io::Result<()> {
 
 /// Gives up every right, for a worker that is not root. A change of user does that only when it
 /// starts from root; from another user, all capabilities stay.
-pub(super) fn drop_all() -> rustix::io::Result<()> {
+pub fn drop_all() -> rustix::io::Result<()> {
     let none = CapabilitySet::empty();
     clear_ambient_capability_set()?;
     set_capabilities(None, CapabilitySets { effective: none, permitted: none, inheritable: none })

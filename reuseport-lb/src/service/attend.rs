@@ -17,11 +17,17 @@ use crate::kernel::{signs, socket};
 use crate::listener::Protocol;
 use crate::worker::{Origin, State};
 
+/// The daemon that looks later than this has stood still, and a process may have said what nobody has heard.
+const LATE: Duration = Duration::from_millis(100);
+
 /// How often what workers may do to groups and listeners is put right.
 const REPAIR: Duration = Duration::from_secs(1);
 
 /// How often the output of workers that are suspect is passed on.
 const FORWARD: Duration = Duration::from_millis(500);
+
+/// The same, while there is more.
+const FORWARD_MORE: Duration = Duration::from_millis(5);
 
 /// How long a process may take to be suspended; within that it is busy in the kernel.
 const SUSPENDING: Duration = Duration::from_millis(3);
@@ -52,8 +58,10 @@ impl Service {
             self.repair_what_lives();
         }
         for running in self.workers.values_mut().filter_map(|worker| worker.process.as_mut()) {
-            if let Some(output) = &mut running.output {
-                output.forward();
+            if let Some(output) = &mut running.output
+                && !output.forward()
+            {
+                self.look_at = Some(now + FORWARD_MORE);
             }
         }
     }
@@ -204,6 +212,13 @@ impl Service {
             worker.bite_at.is_some_and(|at| at <= now) && worker.life.state() != State::Draining
         };
         for worker in self.workers.values_mut().filter(due) {
+            let late = worker.bite_at.map_or(Duration::ZERO, |at| now - at);
+            // What it has said may wait to be heard, if the daemon stood still (SIGSTOP, a pause of the machine).
+            if late > LATE || !std::mem::replace(&mut worker.last_chance, true) {
+                worker.bite_at = Some(now + LATE);
+                worker.last_chance &= late <= LATE;
+                continue;
+            }
             worker.bite_at = None;
             worker.hung = true;
             warn!(worker = worker.name, "no WATCHDOG=1 in time: it is killed");

@@ -17,6 +17,9 @@ const LOOK: Duration = Duration::from_millis(20);
 /// The same for one that takes longer than a moment.
 const LATER: Duration = Duration::from_millis(100);
 
+/// One that is ready and was not seen to wait by then either takes what comes all the time, or never.
+const KNOWN_BY: Duration = Duration::from_secs(10);
+
 /// So long is a moment.
 const MOMENT: Duration = Duration::from_secs(2);
 
@@ -32,14 +35,22 @@ const SAID_AFTER: Duration = Duration::from_secs(5);
 impl Service {
     /// When workers are to be looked at that are not seen to wait for work yet.
     pub(super) fn next_readiness(&self, now: Instant) -> Option<Instant> {
-        let asked = self.workers.values().filter(|it| it.life.wants_sight(&self.config));
+        let asked = self.workers.values().filter(|it| self.is_asked(it, now));
         let pause = |it: &Worker| if it.started.is_some_and(|at| now - at < MOMENT) { LOOK } else { LATER };
         asked.map(|worker| now + pause(worker)).min()
     }
 
+    /// Whether it is to be seen that a worker waits for work: to know that it is ready; or, of one that said
+    /// so, to know later that it stalls and does not load.
+    fn is_asked(&self, worker: &Worker, now: Instant) -> bool {
+        let new = worker.started.is_some_and(|at| now - at < KNOWN_BY);
+        let unknown = new && worker.life.state() == State::Ready && !self.health.is_proven(worker.id);
+        worker.life.wants_sight(&self.config) || (unknown && self.surroundings.waits.is_some())
+    }
+
     /// Looks at workers that are not seen to wait for work yet.
     pub(super) fn look_at_readiness(&mut self, now: Instant) {
-        let asked = self.workers.values().filter(|it| it.life.wants_sight(&self.config));
+        let asked = self.workers.values().filter(|it| self.is_asked(it, now));
         for id in asked.map(|worker| worker.id).collect::<Vec<Id>>() {
             self.look_whether_ready(id, now);
         }
@@ -61,7 +72,8 @@ impl Service {
         // Where nobody is ready it gets connections, and one that polls without ever sleeping takes them.
         let takes = self.members.is_empty() && self.has_taken(worker);
         let some = all || deaf.len() < worker.places.len() || takes;
-        if !all && for_long >= SAID_AFTER && !worker.unready_said {
+        let ready = worker.life.state() == State::Ready;
+        if !all && !ready && for_long >= SAID_AFTER && !worker.unready_said {
             let descriptor = |at: usize| at + FIRST_FD as usize;
             let name = |(at, place): &(usize, &Place)| {
                 format!("{} (descriptor {})", place.listener, descriptor(*at))

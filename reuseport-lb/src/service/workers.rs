@@ -44,6 +44,8 @@ pub(super) struct Worker {
     pub(super) started: Option<Instant>,
     /// The log says what it does not wait for yet.
     pub(super) unready_said: bool,
+    /// What it has said is heard once more before its watchdog bites.
+    pub(super) last_chance: bool,
     /// When its watchdog bites.
     pub(super) bite_at: Option<Instant>,
     /// It was killed because it hung.
@@ -119,6 +121,7 @@ impl Worker {
             process: None,
             started: None,
             unready_said: false,
+            last_chance: false,
             bite_at: None,
             hung: false,
             last_words: Vec::new(),
@@ -149,11 +152,12 @@ impl Worker {
     /// It has shown that it is alive.
     pub(super) fn alive(&mut self, watchdog: Option<Duration>) {
         self.bite_at = watchdog.map(|time| Instant::now() + time);
+        self.last_chance = false;
     }
 
     pub(super) fn end_of_process(&mut self, exit: Exit) {
         if let Some(mut output) = self.process.take().and_then(|mut running| running.output.take()) {
-            output.forward();
+            while !output.forward() {}
             self.last_words = output.last_lines();
         }
         self.bite_at = None;

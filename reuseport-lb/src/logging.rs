@@ -1,0 +1,230 @@
+//! What goes to standard error. That of the daemon is written by a thread of its own from a queue with a
+//! bound, so that a pipe that nobody reads, a full disk or a stopped terminal never hold the daemon up, nor
+//! end it. What there is no room for is dropped and counted, and the count is said when there is room again.
+
+use std::io::{self, ErrorKind, IsTerminal, Write};
+use std::mem::take;
+use std::sync::{Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::{Duration, Instant};
+
+use tracing_subscriber::EnvFilter;
+
+use crate::kernel::rights;
+
+/// Most bytes that wait to be written; as many again may be on their way.
+const ROOM: usize = 1 << 20;
+
+/// How long the end of the daemon waits for what is still to be written.
+const LAST_WORDS: Duration = Duration::from_millis(500);
+
+/// How often it is tried to say how much was dropped, and to write where that would block.
+const AGAIN: Duration = Duration::from_secs(1);
+
+static DAEMON: OnceLock<Queue> = OnceLock::new();
+
+/// Lines that wait to be written.
+#[derive(Default)]
+struct Queue {
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+#[derive(Default)]
+struct State {
+    waiting: Vec<u8>,
+    writing: bool,
+    /// Lines that there was no room for, since that was last said.
+    dropped: u64,
+}
+
+impl Queue {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes a line, if there is room for it.
+    fn put(&self, line: &[u8]) {
+        let mut state = self.lock();
+        if state.waiting.len() + line.len() <= ROOM {
+            state.waiting.extend_from_slice(line);
+        } else {
+            state.dropped += lines(line);
+        }
+        self.changed.notify_all();
+    }
+
+    /// Writes the next of what waits, and before it how much was dropped.
+    fn write_next(&self, out: &mut impl Write) {
+        let mut state = self.lock();
+        while state.waiting.is_empty() {
+            let (woken, waited) =
+                self.changed.wait_timeout(state, AGAIN).unwrap_or_else(PoisonError::into_inner);
+            state = woken;
+            if waited.timed_out() && state.dropped > 0 {
+                break;
+            }
+        }
+        let (waiting, dropped) = (take(&mut state.waiting), take(&mut state.dropped));
+        state.writing = true;
+        drop(state);
+        let mut text = match dropped {
+            0 => Vec::new(),
+            n => format!("{n} lines were dropped here: standard error did not take them\n").into_bytes(),
+        };
+        let notice = text.len();
+        text.extend(waiting);
+        let written = write(out, &text);
+        let mut state = self.lock();
+        state.writing = false;
+        state.dropped += if written < notice { dropped } else { 0 };
+        state.dropped += lines(&text[written.max(notice)..]);
+        self.changed.notify_all();
+    }
+
+    /// Waits until all is written, but not for long.
+    fn flush(&self) {
+        let begun = Instant::now();
+        let mut state = self.lock();
+        while state.writing || !state.waiting.is_empty() {
+            let Some(left) = LAST_WORDS.checked_sub(begun.elapsed()) else { return };
+            let waited = self.changed.wait_timeout(state, left);
+            state = waited.unwrap_or_else(PoisonError::into_inner).0;
+        }
+    }
+}
+
+fn lines(text: &[u8]) -> u64 {
+    text.iter().filter(|byte| **byte == b'\n').count() as u64
+}
+
+/// How many bytes were written before an error.
+fn write(out: &mut impl Write, text: &[u8]) -> usize {
+    let mut at = 0;
+    while at < text.len() {
+        match out.write(&text[at..]) {
+            Ok(0) => break,
+            Ok(more) => at += more,
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            // Somebody who has it as well made it so.
+            Err(error) if error.kind() == ErrorKind::WouldBlock => std::thread::sleep(AGAIN / 100),
+            Err(_) => break,
+        }
+    }
+    at
+}
+
+/// A line of the daemon's log.
+struct Line;
+
+impl Write for Line {
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        put(line);
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Makes the log of a command, which writes to standard error itself.
+pub fn of_command(verbose: u8) {
+    builder(verbose).with_writer(io::stderr).init();
+}
+
+/// Makes the log of the daemon. Its thread needs no rights, and has none.
+pub fn of_daemon(verbose: u8) -> io::Result<()> {
+    DAEMON.get_or_init(Queue::default);
+    std::thread::Builder::new().name("log".into()).spawn(|| {
+        let queue = DAEMON.get_or_init(Queue::default);
+        let kept = rights::drop_all();
+        if let Err(error) = kept {
+            queue.put(format!("the thread of the log keeps its rights: {error:#}\n").as_bytes());
+        }
+        loop {
+            queue.write_next(&mut io::stderr());
+        }
+    })?;
+    builder(verbose).with_writer(|| Line).init();
+    Ok(())
+}
+
+/// Writes to the daemon's standard error what is not its own, in whole lines where that can be.
+pub fn put(text: &[u8]) {
+    match DAEMON.get() {
+        Some(queue) => queue.put(text),
+        // There is nowhere to complain.
+        None => drop(io::stderr().write_all(text)),
+    }
+}
+
+/// Before the end: waits for what is still to be written, if somebody reads it.
+pub fn flush() {
+    if let Some(queue) = DAEMON.get() {
+        queue.flush();
+    }
+}
+
+fn builder(
+    verbose: u8,
+) -> tracing_subscriber::fmt::SubscriberBuilder<
+    tracing_subscriber::fmt::format::DefaultFields,
+    tracing_subscriber::fmt::format::Format,
+    EnvFilter,
+> {
+    let level = match verbose {
+        0 => "reuseport_lb=info,warn",
+        1 => "reuseport_lb=debug,info",
+        _ => "trace",
+    };
+    let filter = EnvFilter::try_from_env("RUST_LOG").unwrap_or_else(|_| EnvFilter::new(level));
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_ansi(io::stderr().is_terminal())
+        .with_target(false)
+        // Those would go to standard error as well, which is what has failed.
+        .log_internal_errors(false)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Takes so many bytes, and then none.
+    struct Full(usize, Vec<u8>);
+
+    impl Write for Full {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            let taken = bytes.len().min(self.0);
+            self.0 -= taken;
+            self.1.extend_from_slice(&bytes[..taken]);
+            if taken == 0 { Err(io::Error::from_raw_os_error(libc::ENOSPC)) } else { Ok(taken) }
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn what_does_not_fit_is_counted_and_that_is_said_once_there_is_room() {
+        let queue = Queue::default();
+        let mut out = Full(8, Vec::new());
+        queue.put(b"one\ntwo\nthree\n");
+        queue.write_next(&mut out);
+        assert_eq!(queue.lock().dropped, 1);
+        queue.put(b"four\n");
+        queue.write_next(&mut out);
+        assert_eq!(queue.lock().dropped, 2);
+        out.0 = usize::MAX;
+        queue.put(&vec![b'x'; ROOM]);
+        queue.put(b"five\n");
+        assert_eq!(queue.lock().dropped, 3);
+        queue.lock().waiting.truncate(1);
+        queue.write_next(&mut out);
+        let said = String::from_utf8_lossy(&out.1).into_owned();
+        assert_eq!(said, "one\ntwo\n3 lines were dropped here: standard error did not take them\nx");
+        assert_eq!(queue.lock().dropped, 0);
+        queue.flush();
+    }
+}
