@@ -14,8 +14,7 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             // Once, with everything that led to it, on one line.
-            let text = format!("reuseport-lb: {error:#}
-");
+            let text = format!("reuseport-lb: {error:#}\n");
             logging::put(printable(&text).as_bytes());
             logging::flush();
             ExitCode::from(if error.is::<Invalid>() { 2 } else { 1 })
