@@ -1,5 +1,7 @@
 //! The daemon: puts services, signals and the control socket together, and ends in order.
 
+mod sockets;
+
 use std::cell::RefCell;
 use std::cmp::Reverse;
 use std::fs::{self, DirBuilder, File};
@@ -10,14 +12,13 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail};
-use tokio::net::UnixListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::LocalSet;
 use tracing::{info, warn};
 
 use crate::config;
-use crate::control::{self, Failure};
+use crate::control::Failure;
 use crate::doctor::places::RuntimeDir;
 use crate::join;
 use crate::kernel::bpffs::{Pins, all_pins};
@@ -30,6 +31,7 @@ use crate::registry::{End, Occasion, Registry, Wish};
 use crate::service::{self, Claims, Command, START, Service, Surroundings};
 use crate::state::{self, State, StateFile};
 use crate::supervisor::{self, Starting};
+use sockets::Sockets;
 
 /// How long a configuration file may take to be read again.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -135,8 +137,7 @@ impl Daemon<'_> {
     ) -> Result<End> {
         let mut signals = [signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?];
         let mut hangup = signal(SignalKind::hangup())?;
-        let control = self.files.listen()?;
-        let join = join::listen(&join::path(&self.files.paths.runtime_dir))?;
+        let sockets = Sockets::make(&self.files.paths)?;
         let interactive = io::stderr().is_terminal();
 
         let (wishes, mut wished) = mpsc::unbounded_channel();
@@ -146,11 +147,8 @@ impl Daemon<'_> {
         let left = self.look_for_states();
         left.iter().for_each(|state| registry.expect(service::left(state)));
         services.iter().for_each(|service| registry.expect(service::coming(service, "is being started")));
-        tokio::task::spawn_local(control::serve(control, registry.clone()));
+        tokio::task::spawn_local(sockets.serve(self.files.paths.clone(), registry.clone()));
         tokio::task::spawn_local(supervisor::stay_alive());
-        let (guests, requests) = mpsc::unbounded_channel();
-        tokio::task::spawn_local(join::serve(join, guests));
-        tokio::task::spawn_local(registry.clone().pass_on(requests));
         info!("control socket {}", self.files.paths.control().display());
         if let Err(error) = self.start(&registry, left, services).await {
             return self.fail(&registry, error).await;
@@ -511,13 +509,6 @@ impl Files {
         write!(lock, "{}{made}", std::process::id())?;
         notify::make_directory(&notify::directory(&self.paths.runtime_dir))?;
         state::make_directory(&state::directory(&self.paths.runtime_dir))
-    }
-
-    /// Listens on the control socket, for root only from its first moment.
-    fn listen(&self) -> Result<UnixListener> {
-        let path = self.paths.control();
-        host::with_umask(0o177, || UnixListener::bind(&path))
-            .with_context(|| format!("cannot make the control socket {}", path.display()))
     }
 
     /// Removes what this or an earlier daemon made; what is missing is no error.

@@ -265,6 +265,12 @@ fn what_is_removed_from_the_runtime_directory_is_made_again() {
         fs::remove_dir_all(run.join(name)).unwrap();
     }
     let before = daemon.service();
+    for name in ["control.sock", "join.sock"] {
+        fs::remove_file(run.join(name)).unwrap();
+    }
+    until("the sockets to be there again", || {
+        run.join("join.sock").exists().then(|| daemon.paths().status()).flatten()
+    });
     signal(before.workers[0].pid.unwrap(), Signal::SIGKILL);
     until("its successor", || (daemon.service().workers[0].restarts == 1).then_some(()));
     all_ready(&daemon, &["web/0", "web/1"]);

@@ -1,0 +1,75 @@
+//! The daemon's own sockets: `control.sock` and `join.sock`, made again where somebody has removed them (a
+//! cleaner of temporary files, say). Not: what is spoken there.
+
+use std::path::Path;
+use std::rc::Rc;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use tokio::net::UnixListener;
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+use tracing::warn;
+
+use super::Paths;
+use crate::kernel::host;
+use crate::registry::Registry;
+use crate::{control, join};
+
+/// How often is looked whether they are there.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// Both of them, listening.
+pub(super) struct Sockets {
+    control: UnixListener,
+    join: UnixListener,
+}
+
+impl Sockets {
+    /// Makes them; that for administrators is for root only from its first moment.
+    pub(super) fn make(paths: &Paths) -> Result<Self> {
+        let control = listen_for_administrators(&paths.control())?;
+        let join = join::listen(&join::path(&paths.runtime_dir))?;
+        Ok(Self { control, join })
+    }
+
+    /// Answers there for as long as the runtime lives.
+    pub(super) async fn serve(self, paths: Paths, registry: Rc<Registry>) {
+        let (guests, requests) = mpsc::unbounded_channel();
+        tokio::task::spawn_local(registry.clone().pass_on(requests));
+        let answer = |listener| tokio::task::spawn_local(control::serve(listener, registry.clone()));
+        let let_in = |listener| tokio::task::spawn_local(join::serve(listener, guests.clone()));
+        let (mut control, mut join) = (answer(self.control), let_in(self.join));
+        let join_path = join::path(&paths.runtime_dir);
+        loop {
+            tokio::time::sleep(LOOK).await;
+            again(&paths.control(), &mut control, listen_for_administrators, answer);
+            again(&join_path, &mut join, join::listen, let_in);
+        }
+    }
+}
+
+fn listen_for_administrators(path: &Path) -> Result<UnixListener> {
+    host::with_umask(0o177, || UnixListener::bind(path))
+        .with_context(|| format!("cannot make the control socket {}", path.display()))
+}
+
+/// Makes a socket again that is not there any more; conversations that have begun go on.
+fn again(
+    path: &Path,
+    serving: &mut JoinHandle<()>,
+    listen: impl Fn(&Path) -> Result<UnixListener>,
+    serve: impl Fn(UnixListener) -> JoinHandle<()>,
+) {
+    if path.exists() {
+        return;
+    }
+    match listen(path) {
+        Ok(listener) => {
+            warn!("{} was removed, and is there again", path.display());
+            std::mem::replace(serving, serve(listener)).abort();
+        }
+        // It is tried again.
+        Err(error) => tracing::debug!("{error:#}"),
+    }
+}
