@@ -25,7 +25,7 @@ use tokio::time::Instant;
 use crate::crowd::{self, Guest};
 use crate::offload;
 use crate::registry::{End, Registry, Shown, Wish};
-use crate::service::{self, Command, TRIAL};
+use crate::service::{self, Command, Report, TRIAL};
 use crate::status::{self, Status};
 
 /// Longest body of a request.
@@ -291,15 +291,21 @@ async fn status(services: &Registry, only: Option<&str>) -> Answer {
         let _ = commands.send(Command::Status(send));
         asked.push((receive, shown));
     }
-    let mut told = Vec::new();
+    let (mut reports, mut shown) = (Vec::new(), Vec::new());
     let patience = Instant::now() + BUSY;
-    for (receive, shown) in asked {
-        match answered(receive, &shown, patience).await {
-            Some(Ok(status)) => told.push(status),
+    for (receive, before) in asked {
+        match answered(receive, &before, patience).await {
+            Some(Ok(Said::Now(report))) => {
+                shown.push(None);
+                reports.push(*report);
+            }
+            Some(Ok(Said::Before(status))) => shown.push(Some(*status)),
             Some(Err(error)) => return Err((StatusCode::INTERNAL_SERVER_ERROR, format!("{error:#}"))),
             None => continue,
         }
     }
+    let mut complete = service::complete(reports).await.into_iter();
+    let told = shown.into_iter().filter_map(|shown| shown.or_else(|| complete.next())).collect();
     Ok(json(&Status {
         version: env!("CARGO_PKG_VERSION").into(),
         kernel: crate::kernel::host::release(),
@@ -309,17 +315,23 @@ async fn status(services: &Registry, only: Option<&str>) -> Answer {
     }))
 }
 
+/// What a service has said of itself.
+enum Said {
+    Now(Box<Report>),
+    Before(Box<status::Service>),
+}
+
 /// What a service says of itself, or what is shown of it if it is busy for too long; `None` if it ends.
 async fn answered(
-    mut receive: oneshot::Receiver<anyhow::Result<status::Service>>,
+    mut receive: oneshot::Receiver<anyhow::Result<Report>>,
     shown: &Shown,
     mut patience: Instant,
-) -> Option<anyhow::Result<status::Service>> {
+) -> Option<anyhow::Result<Said>> {
     loop {
         match tokio::time::timeout_at(patience, &mut receive).await {
-            Ok(answer) => return answer.ok(),
+            Ok(answer) => return answer.ok().map(|report| Ok(Said::Now(Box::new(report?)))),
             Err(_) => match &*shown.borrow() {
-                Some(shown) => return Some(Ok(shown.clone())),
+                Some(shown) => return Some(Ok(Said::Before(Box::new(shown.clone())))),
                 None => patience = Instant::now() + BUSY / 4,
             },
         }

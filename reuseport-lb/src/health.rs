@@ -195,6 +195,12 @@ impl<K: Copy + Ord> Health<K> {
         Some(policy.stall_timeout.map_or(pause, |patience| pause.min(patience / 4)))
     }
 
+    /// Whether something waited at the last look.
+    #[must_use]
+    pub fn is_busy(&self) -> bool {
+        self.busy
+    }
+
     /// Judges from a look at all workers that are ready. Asks for `signs` of those workers only that
     /// are stalled, about to be, or may be; it answers `None` for one that has no process.
     pub fn look(

@@ -190,7 +190,7 @@ impl Registry {
         let (answer, status) = oneshot::channel();
         self.find(name).ok()?.send(Command::Status(answer)).ok()?;
         let status = status.await.ok()?.ok()?;
-        Some(status.workers.iter().all(|worker| worker.state == "ready"))
+        Some(status.service.workers.iter().all(|worker| worker.state == "ready"))
     }
 
     /// Hands requests to join on to their services.
@@ -317,8 +317,7 @@ impl Registry {
                 let _ = commands.send(Command::Abort);
             }
             for (_, service) in opened {
-                service.discard();
-                tokio::task::yield_now().await;
+                service.discard().await;
             }
             self.forget(|name| names.iter().any(|wanted| wanted == name));
             return Err(error);

@@ -1,12 +1,14 @@
 //! The kernel's side of one listener: program and maps. They are pinned, so they outlive the
 //! daemon; the program is attached to the SO_REUSEPORT group and lives as long as one of its sockets.
 
-use std::cell::RefCell;
+mod flow_counter;
+
+use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 
 use anyhow::{Context, Result, bail};
 use aya::Ebpf;
@@ -31,6 +33,9 @@ use super::policy::program_name;
 use crate::config::WhenBusy;
 use crate::flows::{Freedom, freedom, moved};
 use crate::listener::{Listener, Protocol};
+
+use flow_counter::Counted;
+pub use flow_counter::FlowCounter;
 
 /// Names of pins; of maps they are those in the object as well, but for those of globals.
 const PROGRAM: &str = "program";
@@ -58,9 +63,9 @@ pub struct Group {
     ebpf: Ebpf,
     program: &'static str,
     sockets: ReusePortSockArray<MapData>,
-    table: Mapped<Table>,
+    table: Arc<Mapped<Table>>,
     /// Which flows live; of UDP only. Mapped only while it is looked at, because it is large.
-    activity: Option<MapData>,
+    activity: Option<Arc<MapData>>,
     /// The same of the program that decides, until this one does.
     activity_before: RefCell<Option<MapData>>,
     load: Mapped<Load>,
@@ -70,6 +75,10 @@ pub struct Group {
     pub decides: Decides,
     /// Slots that new connections shall avoid; their buckets are marked.
     unfit: BTreeMap<u16, Fitness>,
+    /// Flows as they were counted last.
+    counted: Arc<Mutex<Option<(Counted, Flows)>>>,
+    /// How often the table was written to, or flows were forgotten.
+    writes: Cell<u64>,
 }
 
 /// Whether the program of a group decides, as its service and the list of all claims see it.
@@ -226,14 +235,16 @@ impl Group {
             ebpf,
             program: name,
             sockets,
-            table,
-            activity,
+            table: Arc::new(table),
+            activity: activity.map(Arc::new),
             activity_before: RefCell::new(None),
             load,
             counters,
             program_id,
             decides: Decides::new(true),
             unfit: BTreeMap::new(),
+            counted: Arc::default(),
+            writes: Cell::new(0),
         })
     }
 
@@ -242,12 +253,13 @@ impl Group {
         let before = self.activity_before.borrow().as_ref().and_then(mapped);
         if let (Some(activity), Some(before)) = (self.activity(), before) {
             activity.merge(&before);
+            self.writes.update(|writes| writes + 1);
         }
     }
 
     /// `None` for TCP.
     fn activity(&self) -> Option<Mapped<Activity>> {
-        self.activity.as_ref().and_then(mapped)
+        self.activity.as_deref().and_then(mapped)
     }
 
     /// It is attached: the pins are this program's from now on, and so are flows that were seen meanwhile.
@@ -368,6 +380,7 @@ impl Group {
     fn set(&self, bucket: u16, entry: Entry) {
         let careful = self.tracing() || self.unfit.contains_key(&entry.slot());
         self.table.set_entry(bucket, entry.with_care(careful));
+        self.writes.update(|writes| writes + 1);
     }
 
     fn entries(&self) -> impl Iterator<Item = (u16, Entry)> {
@@ -381,19 +394,33 @@ impl Group {
 
     /// Where each moving bucket can move; all others can move anywhere.
     pub fn freedoms(&self, keeps: impl Fn(u16) -> bool) -> Vec<(u16, Freedom)> {
+        let mut moving = self.moving().peekable();
+        if self.activity.is_none() || moving.peek().is_none() {
+            return Vec::new();
+        }
         let Some(activity) = self.activity() else { return Vec::new() };
         let free = |(bucket, entry): (u16, Entry)| {
             (bucket, freedom(entry, &keeps, activity.live(bucket, entry.side()) != 0))
         };
-        self.moving().map(free).collect()
+        moving.map(free).collect()
     }
 
     /// Takes flows from workers that do not keep theirs any more; how many, by slot. Buckets that
     /// still point to such a worker are counted, and wait for [`Group::publish`].
     pub fn cut(&self, keeps: impl Fn(u16) -> bool) -> BTreeMap<u16, u64> {
         let mut cut = BTreeMap::new();
+        if self.activity.is_none() {
+            return cut;
+        }
+        let loses = |slot: u16| slot != NO_SLOT && !keeps(slot);
+        let mut losing =
+            self.entries().filter(|(_, entry)| loses(entry.slot()) || loses(entry.previous())).peekable();
+        // Mapping it costs more than all else.
+        if losing.peek().is_none() {
+            return cut;
+        }
         let Some(activity) = self.activity() else { return cut };
-        for (bucket, entry) in self.entries() {
+        for (bucket, entry) in losing {
             let (current, previous) = (entry.slot(), entry.previous());
             if current != NO_SLOT && !keeps(current) {
                 let flows = activity.live(bucket, entry.side());
@@ -409,8 +436,16 @@ impl Group {
         cut
     }
 
+    /// Whether any bucket points to one of `these` slots.
+    pub fn points_to(&self, these: impl Fn(u16) -> bool) -> bool {
+        self.entries().any(|(_, entry)| these(entry.slot()) || these(entry.previous()))
+    }
+
     /// Ends the move of each bucket whose old flows are quiet; how many those are.
     pub fn sweep(&self) -> usize {
+        if self.activity.is_none() || self.moving().next().is_none() {
+            return 0;
+        }
         let Some(activity) = self.activity() else { return 0 };
         let quiet = self.moving().filter(|(bucket, entry)| activity.live(*bucket, 1 - entry.side()) == 0);
         quiet.map(|(bucket, entry)| self.set(bucket, entry.with_previous(NO_SLOT))).count()
@@ -419,6 +454,7 @@ impl Group {
     /// Begins another epoch: forgets flows that were silent in all others.
     pub fn rotate(&self) {
         let Some(activity) = self.activity() else { return };
+        self.writes.update(|writes| writes + 1);
         for (bucket, entry) in self.entries() {
             activity.renew(bucket, entry.aged());
             self.table.set_entry(bucket, entry.aged());
@@ -432,6 +468,9 @@ impl Group {
 
     /// Adds the flows that stay with each slot although others get the new ones of their bucket.
     pub fn add_staying(&self, flows: &mut [u64]) {
+        if self.activity.is_none() || self.moving().next().is_none() {
+            return;
+        }
         let Some(activity) = self.activity() else { return };
         for (bucket, entry) in self.moving() {
             if let Some(flows) = flows.get_mut(usize::from(entry.previous())) {
@@ -440,26 +479,19 @@ impl Group {
         }
     }
 
+    /// What counts flows, anywhere; `None` for TCP. They are the same as long as there were no other
+    /// `decisions`.
+    #[must_use]
+    pub fn flow_counter(&self, decisions: u64) -> Option<FlowCounter> {
+        let activity = self.activity.clone()?;
+        let (table, known) = (self.table.clone(), self.counted.clone());
+        Some(FlowCounter::new(table, activity, known, (decisions, self.writes.get())))
+    }
+
     /// Flows that live; `None` for TCP. Looks at 4 MiB; takes about a millisecond.
     #[must_use]
     pub fn flows(&self) -> Option<Flows> {
-        let activity = self.activity()?;
-        let mut flows = Flows { by_slot: vec![0; MAX_SLOTS], live: 0, kept: 0 };
-        for (bucket, entry) in self.entries() {
-            let kept = match entry.previous() {
-                NO_SLOT => 0,
-                _ => u64::from(activity.live(bucket, 1 - entry.side()).count_ones()),
-            };
-            let begun = u64::from(activity.live(bucket, entry.side()).count_ones());
-            flows.live += begun + kept;
-            flows.kept += kept;
-            for (slot, count) in [(entry.slot(), begun), (entry.previous(), kept)] {
-                if let Some(flows) = flows.by_slot.get_mut(usize::from(slot)) {
-                    *flows += count;
-                }
-            }
-        }
-        Some(flows)
+        self.flow_counter(u64::MAX)?.count()
     }
 
     /// Says whether new connections shall avoid `slot`. Looks at all buckets; takes about 50 us.

@@ -6,7 +6,7 @@ use std::os::fd::AsFd;
 use std::ptr::NonNull;
 
 use anyhow::{Context, Result};
-use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
+use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap, munmap};
 
 /// A `T` in a map's memory, unmapped on drop.
 pub(super) struct Mapped<T> {
@@ -32,6 +32,10 @@ impl<T: Sync> Mapped<T> {
             mmap(std::ptr::null_mut(), size_of::<T>(), ProtFlags::READ | ProtFlags::WRITE, flags, fd, 0)
         }
         .context("cannot map a BPF array into memory")?;
+        // Children need none of it, and a fork would copy the page tables of all groups. If that is refused,
+        // forks are slow.
+        // SAFETY: exactly the mapping just made; what is advised concerns children only.
+        let _ = unsafe { madvise(memory, size_of::<T>(), Advice::LinuxDontFork) };
         Ok(Self { value: NonNull::new(memory.cast()).context("the kernel mapped a BPF array at address 0")? })
     }
 }

@@ -1,6 +1,6 @@
 //! Sockets of others on our ports: the kernel's own list (sock_diag, NETLINK_SOCK_DIAG), less ours.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::net::IpAddr;
 
 use anyhow::{Context, Result, bail};
@@ -18,23 +18,59 @@ pub fn count(listener: &Listener, ours: &HashSet<u64>) -> Result<usize> {
     list(listener, ours).map(|strangers| strangers.len())
 }
 
+/// All sockets of the kernel's lists that some listeners need, asked for once.
+#[derive(Default)]
+pub struct Census(HashMap<(u8, Protocol, u16), Vec<(IpAddr, u64)>>);
+
+impl Census {
+    /// Asks for all that is on the ports of `listeners`. Takes some milliseconds with thousands of sockets.
+    pub fn take(listeners: &[Listener]) -> Result<Self> {
+        let mut census = Self::default();
+        let kinds: BTreeSet<(u8, Protocol)> = listeners
+            .iter()
+            .flat_map(|listener| families(listener).map(move |family| (family, listener.protocol)))
+            .collect();
+        for (family, protocol) in kinds {
+            let all = sockets(family, protocol, None)?;
+            for (port, address, cookie) in all {
+                census.0.entry((family, protocol, port)).or_default().push((address, cookie));
+            }
+        }
+        Ok(census)
+    }
+
+    /// How many strangers there are for one of these listeners.
+    #[must_use]
+    pub fn count(&self, listener: &Listener, ours: &HashSet<u64>) -> usize {
+        let port = listener.address.port();
+        let all = families(listener).filter_map(|family| self.0.get(&(family, listener.protocol, port)));
+        all.flatten().filter(|(address, cookie)| is_stranger(*address, *cookie, listener, ours)).count()
+    }
+}
+
 /// The addresses of all sockets that are not in `ours` (by SO_COOKIE) and could take packets meant
 /// for `listener`: listening (TCP) or bound (UDP) to its port, on its address, on all addresses, or,
 /// if the listener itself is on all, on any.
 pub fn list(listener: &Listener, ours: &HashSet<u64>) -> Result<Vec<IpAddr>> {
     let mut strangers = Vec::new();
-    for family in [AF_INET, AF_INET6] {
-        // An IPv6 socket that is not v6-only takes part in IPv4 as well, never the other way round.
-        if family == AF_INET && listener.address.is_ipv6() {
-            continue;
-        }
-        for (address, cookie) in sockets(family, listener)? {
-            if !ours.contains(&cookie) && overlaps(address, listener.address.ip()) {
+    for family in families(listener) {
+        for (_, address, cookie) in sockets(family, listener.protocol, Some(listener.address.port()))? {
+            if is_stranger(address, cookie, listener, ours) {
                 strangers.push(address);
             }
         }
     }
     Ok(strangers)
+}
+
+/// An IPv6 socket that is not v6-only takes part in IPv4 as well, never the other way round.
+fn families(listener: &Listener) -> impl Iterator<Item = u8> + use<> {
+    let v6 = listener.address.is_ipv6();
+    [AF_INET, AF_INET6].into_iter().filter(move |family| *family == AF_INET6 || !v6)
+}
+
+fn is_stranger(address: IpAddr, cookie: u64, listener: &Listener, ours: &HashSet<u64>) -> bool {
+    !ours.contains(&cookie) && overlaps(address, listener.address.ip())
 }
 
 fn overlaps(theirs: IpAddr, ours: IpAddr) -> bool {
@@ -47,14 +83,14 @@ fn overlaps(theirs: IpAddr, ours: IpAddr) -> bool {
     }
 }
 
-/// Address and cookie of every socket of `family` that listens on, or is bound to, the port.
-fn sockets(family: u8, listener: &Listener) -> Result<Vec<(IpAddr, u64)>> {
-    let (protocol, states) = match listener.protocol {
+/// Port, address and cookie of every socket of `family` that listens on, or is bound to, `port`, or any.
+fn sockets(family: u8, kind: Protocol, port: Option<u16>) -> Result<Vec<(u16, IpAddr, u64)>> {
+    let (protocol, states) = match kind {
         Protocol::Tcp => (IPPROTO_TCP, StateFlags::LISTEN),
         Protocol::Udp => (IPPROTO_UDP, StateFlags::all()),
     };
     let mut socket_id = if family == AF_INET { SocketId::new_v4() } else { SocketId::new_v6() };
-    socket_id.source_port = listener.address.port();
+    socket_id.source_port = port.unwrap_or_default();
     let request = InetRequest { family, protocol, extensions: ExtensionFlags::empty(), states, socket_id };
     let mut header = NetlinkHeader::default();
     header.flags = NLM_F_REQUEST | NLM_F_DUMP;
@@ -79,13 +115,13 @@ fn sockets(family: u8, listener: &Listener) -> Result<Vec<(IpAddr, u64)>> {
             match message.payload {
                 NetlinkPayload::InnerMessage(SockDiagMessage::InetResponse(response)) => {
                     let id = response.header.socket_id;
-                    if id.source_port == listener.address.port() {
-                        found.push((id.source_address, u64::from_ne_bytes(id.cookie)));
+                    if port.is_none_or(|port| id.source_port == port) {
+                        found.push((id.source_port, id.source_address, u64::from_ne_bytes(id.cookie)));
                     }
                 }
                 NetlinkPayload::Done(_) => return Ok(found),
                 NetlinkPayload::Error(error) => {
-                    bail!("the kernel refuses to list its {} sockets: {error}", listener.protocol)
+                    bail!("the kernel refuses to list its {kind} sockets: {error}")
                 }
                 _ => {}
             }

@@ -23,6 +23,11 @@ const LATE: Duration = Duration::from_millis(100);
 /// How often what workers may do to groups and listeners is put right.
 const REPAIR: Duration = Duration::from_secs(1);
 
+/// With thousands of sockets looks take one in so many parts of the time, or of a processor: while something
+/// waits, and while nothing does.
+const OFTEN: u32 = 4;
+const RARELY: u32 = 120;
+
 /// How often the output of workers that are suspect is passed on.
 const FORWARD: Duration = Duration::from_millis(500);
 
@@ -32,12 +37,25 @@ const FORWARD_MORE: Duration = Duration::from_millis(5);
 /// How long a process may take to be suspended; within that it is busy in the kernel.
 const SUSPENDING: Duration = Duration::from_millis(3);
 
+/// How long it took last time.
+#[derive(Default)]
+pub(super) struct Cost {
+    /// To look at all queues.
+    look: Duration,
+    /// To look at all sockets for what workers may have done to them.
+    pub(super) repair: Duration,
+}
+
 impl Service {
     /// Sets the time of the next look, without putting one off that is planned.
     pub(super) fn plan_look(&mut self) {
         let now = Instant::now();
         let queues = self.workers.values().any(|worker| judged(worker) && has_tcp(worker));
         let judge = if queues { self.health.pause(&self.config) } else { None };
+        let judge = judge.map(|pause| {
+            let part = if self.health.is_busy() { OFTEN } else { RARELY };
+            pause.max(self.cost.look * part)
+        });
         let running = || self.workers.values().filter_map(|worker| worker.process.as_ref());
         let forward = running().any(|running| running.output.is_some()).then_some(FORWARD);
         let pause = [judge, forward].into_iter().flatten().min().map(|pause| now + pause);
@@ -51,11 +69,14 @@ impl Service {
     pub(super) fn attend(&mut self, now: Instant) {
         self.look_at = None;
         self.look_at_readiness(now);
+        let begun = Instant::now();
         self.judge(now);
+        self.cost.look = begun.elapsed();
         self.bite(now);
         if self.repair_at <= now {
-            self.repair_at = now + REPAIR;
+            self.repair_at = now + REPAIR.max(std::mem::take(&mut self.cost.repair) * RARELY);
             self.repair_what_lives();
+            self.cost.repair += now.elapsed();
         }
         for running in self.workers.values_mut().filter_map(|worker| worker.process.as_mut()) {
             if let Some(output) = &mut running.output
@@ -123,7 +144,7 @@ impl Service {
         }
         let ready: Vec<Id> =
             self.workers.iter().filter(|(_, worker)| judged(worker)).map(|(id, _)| *id).collect();
-        ready.into_iter().for_each(|id| self.repair(id, true));
+        self.repairs = ready.into();
     }
 
     fn look_at_queues(&mut self) -> Vec<Sample<Id>> {

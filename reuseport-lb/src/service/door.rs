@@ -10,10 +10,10 @@ use super::flows::keeps;
 use super::workers::{Id, Worker};
 use super::{Service, Surroundings};
 use crate::config;
-use crate::kernel::group::{Group, Policy};
+use crate::kernel::group::{Group, Policy, Totals};
 use crate::kernel::socket;
 use crate::listener::Listener;
-use crate::offload::in_thread;
+use crate::offload::{Slices, in_thread};
 use crate::table::Table;
 use crate::trace::{self, Tracer};
 use crate::worker::State;
@@ -31,6 +31,8 @@ pub(super) struct Door {
     /// The name of its directory of pins.
     pub(super) name: String,
     reader: JoinHandle<std::io::Result<()>>,
+    /// Of when a slot became free for the last time: right for all that are free since then.
+    counted: Option<Totals>,
     service: String,
     surroundings: Rc<Surroundings>,
 }
@@ -87,7 +89,20 @@ impl Door {
         let reader = tokio::task::spawn_local(trace::follow(log));
         let (service, surroundings) = (config.name.clone(), surroundings.clone());
         group.decides = surroundings.claims.claim(asked, &service);
-        Ok(Self { asked, group, wanted: true, name, reader, service, surroundings })
+        Ok(Self { asked, group, wanted: true, name, reader, counted: None, service, surroundings })
+    }
+
+    /// For what free slots have been selected.
+    pub(super) fn counted(&mut self) -> Result<&[u64]> {
+        if self.counted.is_none() {
+            self.counted = Some(self.group.totals()?);
+        }
+        Ok(self.counted.as_ref().map_or(&[], |totals| &totals.selected))
+    }
+
+    /// Another slot is free.
+    pub(super) fn forget_counted(&mut self) {
+        self.counted = None;
     }
 
     /// Points all buckets to where the table says; flows stay with those who keep theirs.
@@ -107,6 +122,14 @@ impl Door {
 /// The door of `listener`, unless it is gone.
 pub(super) fn door_of<'a>(doors: &'a mut [Door], listener: &Listener) -> Option<&'a mut Door> {
     doors.iter_mut().find(|door| door.group.listener() == listener)
+}
+
+/// The same; most often it is the one with index `at`.
+pub(super) fn door_near<'a>(doors: &'a mut [Door], at: usize, listener: &Listener) -> Option<&'a mut Door> {
+    if doors.get(at).is_some_and(|door| door.group.listener() == listener) {
+        return doors.get_mut(at);
+    }
+    door_of(doors, listener)
 }
 
 impl Service {
@@ -150,8 +173,10 @@ impl Service {
     }
 
     /// Removes the pins of all groups.
-    pub(super) fn pull_down(&mut self) {
+    pub(super) async fn pull_down(&mut self) {
+        let mut slices = Slices::begin();
         for door in std::mem::take(&mut self.doors) {
+            slices.turn().await;
             self.surroundings.pins.forget(&self.config.name, &door.name);
         }
     }

@@ -9,6 +9,7 @@ use tracing::info;
 
 use super::Service;
 use super::door::Door;
+use super::membership::JOIN_TOGETHER;
 use super::workers::Worker;
 use crate::flows::Freedom;
 use crate::kernel::group;
@@ -24,6 +25,10 @@ const SWEEP: Duration = Duration::from_millis(20);
 pub(super) struct Flows {
     /// When flows that have been silent are forgotten next.
     rotate_at: Option<Instant>,
+    /// Listeners whose flows are still to be aged: one after the other, since each takes milliseconds.
+    rotating: Vec<String>,
+    /// That is done, and has not been looked at.
+    rotated: bool,
     /// When buckets are looked at that moved.
     sweep_at: Option<Instant>,
     /// Buckets that should change their worker but must not yet.
@@ -80,11 +85,12 @@ impl Service {
         if rotate {
             // Never earlier, however late this one is: that would forget flows too soon.
             self.flows.rotate_at = Some(now + self.epoch());
-            self.tracked().for_each(|door| door.group.rotate());
+            self.flows.rotating = self.tracked().map(|door| door.name.clone()).collect();
+            return;
         }
         self.flows.sweep_at = None;
         let ended: usize = self.tracked().map(|door| door.group.sweep()).sum();
-        if self.flows.waiting > 0 && (rotate || ended > 0) {
+        if self.flows.waiting > 0 && (std::mem::take(&mut self.flows.rotated) || ended > 0) {
             // What waits may have become free.
             self.spread(self.members.clone());
         } else {
@@ -92,11 +98,47 @@ impl Service {
         }
     }
 
+    /// Begins another epoch for one listener; false if that is done for all.
+    pub(super) fn rotate_next(&mut self) -> bool {
+        let Some(name) = self.flows.rotating.pop() else { return false };
+        if let Some(door) = self.doors.iter().find(|door| door.name == name) {
+            door.group.rotate();
+        }
+        if self.flows.rotating.is_empty() {
+            (self.flows.rotated, self.flows.sweep_at) = (true, Some(Instant::now()));
+        }
+        true
+    }
+
+    /// Whether [`Service::rotate_next`] has anything to do.
+    pub(super) fn is_rotating(&self) -> bool {
+        !self.flows.rotating.is_empty()
+    }
+
     /// Lets flows go whose worker does not keep them any more, for whatever reason.
     pub(super) fn follow_keepers(&mut self) {
-        if self.tracks_flows() && self.keepers() != self.flows.keepers {
-            self.spread(self.members.clone());
+        if !self.tracks_flows() {
+            return;
         }
+        let keepers = self.keepers();
+        let lost = self.flows.keepers.iter().filter(|slot| !keepers.contains(slot));
+        let lost: Vec<u16> = lost.copied().collect();
+        if !lost.is_empty() {
+            if self.have_flows(&lost) {
+                self.spread(self.members.clone());
+            } else {
+                self.flows.keepers = keepers;
+            }
+        } else if keepers != self.flows.keepers {
+            // Those that are new have no flows yet; mostly they join.
+            self.join_at.get_or_insert_with(|| Instant::now() + JOIN_TOGETHER);
+        }
+    }
+
+    /// Whether any bucket has flows, or may have flows, of these slots.
+    pub(super) fn have_flows(&self, slots: &[u16]) -> bool {
+        let these = keeps(slots);
+        self.tracked().any(|door| door.group.points_to(&these))
     }
 
     /// Takes flows from those that keep them no longer; how many, by slot.

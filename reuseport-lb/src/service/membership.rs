@@ -10,19 +10,20 @@ use tokio::sync::oneshot;
 use tracing::{info, warn};
 
 use super::Service;
-use super::door::door_of;
+use super::door::{Door, door_near, door_of};
 use super::flows::{is_cut, keeps};
 use super::workers::{Farewell, Id, Place, Worker};
 use crate::config;
 use crate::kernel::group::Flows;
 use crate::kernel::{socket, strangers};
-use crate::listener::Protocol;
+use crate::listener::{Listener, Protocol};
+use crate::offload::Slices;
 use crate::table::{Member, Plan};
 use crate::worker::{Event, Origin, State};
 
 /// A worker that is ready waits this long for others that are starting, so that buckets move once
 /// for all of them.
-const JOIN_TOGETHER: Duration = Duration::from_millis(200);
+pub(super) const JOIN_TOGETHER: Duration = Duration::from_millis(200);
 
 /// What [`super::Command::Scale`] has begun.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -81,7 +82,7 @@ impl Service {
                 Ok(self.insert(number, origin, weight, slot, places))
             }
             Err(error) => {
-                self.slots.free(slot);
+                self.free_slot(slot);
                 Err(error.context(format!("worker {name} gets no sockets")))
             }
         }
@@ -124,13 +125,17 @@ impl Service {
         let door = &mut self.doors[at];
         let here = |place: &Place| place.listener == *door.group.listener();
         let first = !self.workers.values().any(|worker| worker.places.iter().any(here));
-        let selected_before = door.group.totals()?.selected[usize::from(slot)];
+        // What a slot that is free has been selected for does not change.
+        let fresh = if enter { None } else { Some(door.group.totals()?) };
+        let selected = fresh.as_ref().map_or_else(|| door.counted(), |totals| Ok(&totals.selected))?;
+        let selected_before = selected[usize::from(slot)];
         let socket = door.open(self.config.backlog, first)?;
         if enter {
             door.group.insert(slot, &socket)?;
         }
-        self.surroundings.ours.borrow_mut().extend(socket.cookie().ok());
-        Ok(Place { listener: *door.group.listener(), socket, selected_before, selected_after: None })
+        let cookie = socket.cookie().unwrap_or_default();
+        self.surroundings.ours.borrow_mut().insert(cookie);
+        Ok(Place { listener: *door.group.listener(), socket, cookie, selected_before, selected_after: None })
     }
 
     /// A worker became ready: buckets move at once, or a moment later together with other joins.
@@ -235,8 +240,8 @@ impl Service {
     /// their slots; the latter can only be replaced, which helps no process that has the old one.
     pub(super) fn repair(&mut self, id: Id, living: bool) {
         let Some(worker) = self.workers.get_mut(&id).filter(|worker| worker.holds_slot) else { return };
-        for place in &mut worker.places {
-            let Some(door) = door_of(&mut self.doors, &place.listener) else {
+        for (at, place) in worker.places.iter_mut().enumerate() {
+            let Some(door) = door_near(&mut self.doors, at, &place.listener) else {
                 continue;
             };
             let repaired = match place.listener.protocol {
@@ -248,8 +253,9 @@ impl Service {
                         door.group.remove(worker.slot)?;
                         door.group.insert(worker.slot, &socket)?;
                         let mut ours = self.surroundings.ours.borrow_mut();
-                        ours.extend(socket.cookie().ok());
-                        place.socket.cookie().ok().map(|cookie| ours.remove(&cookie));
+                        ours.remove(&place.cookie);
+                        place.cookie = socket.cookie().unwrap_or_default();
+                        ours.insert(place.cookie);
                         place.socket = socket;
                         Ok(())
                     })
@@ -268,10 +274,16 @@ impl Service {
         }
     }
 
+    /// Somebody else may have it from now on.
+    pub(super) fn free_slot(&mut self, slot: u16) {
+        self.slots.free(slot);
+        self.doors.iter_mut().for_each(Door::forget_counted);
+    }
+
     pub(super) fn disown(&self, places: &[Place]) {
         let mut ours = self.surroundings.ours.borrow_mut();
-        for cookie in places.iter().filter_map(|place| place.socket.cookie().ok()) {
-            ours.remove(&cookie);
+        for place in places {
+            ours.remove(&place.cookie);
         }
     }
 
@@ -279,7 +291,7 @@ impl Service {
     pub(super) fn release(&mut self, id: Id) {
         let Some(mut worker) = self.workers.remove(&id) else { return };
         self.unsaved = true;
-        if worker.holds_slot && self.tracks_flows() {
+        if worker.holds_slot && self.tracks_flows() && self.have_flows(&[worker.slot]) {
             // Nothing may point to its slot any more when that becomes empty.
             let lost = self.cut_flows().get(&worker.slot).copied().unwrap_or_default();
             let cut = if is_cut(&worker) { lost } else { 0 };
@@ -287,14 +299,19 @@ impl Service {
             self.flows.cut += cut;
             self.spread(self.admitted());
         }
-        for place in &worker.places {
+        let listeners: Vec<Listener> = worker.places.iter().map(|place| place.listener).collect();
+        let mut census: Option<Result<strangers::Census>> = None;
+        for (at, place) in worker.places.iter().enumerate() {
             let here = |other: &Worker| other.places.iter().any(|other| other.listener == place.listener);
             let last = !self.workers.values().any(here);
-            let door = door_of(&mut self.doors, &place.listener);
+            let door = door_near(&mut self.doors, at, &place.listener);
             if last
                 && let Some(door) = &door
                 && door.group.decides.get()
-                && !matches!(strangers::count(&place.listener, &self.surroundings.ours.borrow()), Ok(0))
+                && !matches!(
+                    census.get_or_insert_with(|| strangers::Census::take(&listeners)),
+                    Ok(census) if census.count(&place.listener, &self.surroundings.ours.borrow()) == 0
+                )
             {
                 // Others in the group go on without us, as before.
                 if let Err(error) = door.group.detach(&place.socket) {
@@ -321,7 +338,7 @@ impl Service {
         let _ = self.health.forget(id);
         if worker.holds_slot {
             self.tracer.rename(worker.slot, None);
-            self.slots.free(worker.slot);
+            self.free_slot(worker.slot);
         }
         info!(worker = worker.name, "it is gone");
         worker.farewell.tell(&worker.name);
@@ -334,7 +351,8 @@ impl Service {
     /// All of these leave at once, so that buckets move once.
     pub(super) fn leave(&mut self, ids: &[Id], patience: Option<Duration>) {
         let now = Instant::now();
-        let flows = self.live_flows();
+        // When all leave, flows end with their workers, and nobody asks for their number.
+        let flows = if self.stopping { Vec::new() } else { self.live_flows() };
         let mut all = Vec::new();
         for id in ids {
             if let Some(worker) = self.workers.get_mut(id) {
@@ -352,7 +370,11 @@ impl Service {
             }
         }
         for (id, steps) in all {
-            self.take(id, steps);
+            if ids.len() > 1 {
+                self.later.extend(steps.into_iter().map(|step| (id, step)));
+            } else {
+                self.take(id, steps);
+            }
         }
     }
 
@@ -363,7 +385,7 @@ impl Service {
         self.workers.values().filter(counts).map(|worker| worker.id).collect()
     }
 
-    pub(super) fn scale(&mut self, to: usize) -> Result<Scaled, String> {
+    pub(super) async fn scale(&mut self, to: usize) -> Result<Scaled, String> {
         config::check_workers(to)?;
         if self.stopping {
             return Err(format!("service {} is ending", self.config.name));
@@ -383,7 +405,9 @@ impl Service {
         }
         let free: Vec<usize> = self.free_numbers().take(to.saturating_sub(before)).collect();
         let mut added = Vec::new();
+        let mut slices = Slices::begin();
         for number in free {
+            slices.turn().await;
             match self.add(number, Origin::Started, 1) {
                 Ok(id) => added.push(id),
                 Err(error) => {
@@ -401,11 +425,13 @@ impl Service {
 
     /// Adds workers until there are as many as configured; those that leave do not count. What an
     /// earlier daemon was ending when it died may finish, but a service has its workers.
-    pub(super) fn refill(&mut self) {
+    pub(super) async fn refill(&mut self) {
         let staying = self.staying();
         let missing = self.config.workers.saturating_sub(staying.len());
         let free = (0..).filter(|number| !staying.iter().any(|id| id.number == *number));
+        let mut slices = Slices::begin();
         for number in free.take(missing).collect::<Vec<usize>>() {
+            slices.turn().await;
             match self.add(number, Origin::Started, 1) {
                 Ok(id) => info!(worker = self.name_of(id.number), "added: the service has too few workers"),
                 Err(error) => return warn!(service = self.config.name, "cannot add a worker: {error:#}"),

@@ -3,6 +3,7 @@
 
 mod attend;
 mod claims;
+mod command;
 mod door;
 mod flows;
 mod guests;
@@ -12,44 +13,40 @@ mod reload;
 mod report;
 mod rollout;
 mod start;
+mod surroundings;
 mod takeover;
 mod workers;
 
 pub use claims::Claims;
+pub use command::Command;
 pub use membership::{Drained, Scaled};
 pub use reload::{Prepare, TRIAL};
-pub use report::{coming, left};
+pub use report::{Report, coming, complete, left};
 pub use rollout::{Progress, START, Wish};
 pub use start::{find_command, find_program};
+pub use surroundings::Surroundings;
 pub use takeover::abandon;
 
-use std::cell::RefCell;
-use std::collections::{BTreeMap, BTreeSet, HashSet, VecDeque};
-use std::path::PathBuf;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, anyhow};
-use rustix::process::Rlimit;
-use tokio::sync::{broadcast, mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot};
 use tracing::{info, warn};
 
 use crate::config::{self, Ready, WhenEmpty};
 use crate::health::{Health, Status};
-use crate::join;
-use crate::kernel::bpffs::Pins;
 use crate::kernel::host::{self, User};
 use crate::kernel::process::{Exit, Process};
-use crate::kernel::waits::Waits;
 use crate::notify::Said;
 use crate::offload::{Slices, in_thread_within};
 use crate::registry::Shown;
 use crate::slots::Slots;
 use crate::state::StateFile;
 use crate::status;
-use crate::supervisor::Starting;
 use crate::table::{Member, Table};
-use crate::trace::{Decision, Tracer};
+use crate::trace::Tracer;
 use crate::worker::{Event, Origin, State, Step};
 use door::Door;
 use flows::Flows;
@@ -71,41 +68,6 @@ const NAG_AFTER: Duration = Duration::from_secs(5);
 /// So much is done before the rest is looked at: workers started, and what they say heard.
 const AT_ONCE: usize = 16;
 
-/// What a service is asked to do.
-pub enum Command {
-    /// Tell everything.
-    Status(oneshot::Sender<Result<status::Service>>),
-    /// Have this many workers.
-    Scale(usize, oneshot::Sender<Result<Scaled, String>>),
-    /// Give the worker with this number this weight.
-    Weight(usize, u32, oneshot::Sender<Result<(), String>>),
-    /// Let the worker with this number leave, with so much patience; answered when it is gone.
-    Drain(usize, Option<Duration>, oneshot::Sender<Result<Drained, String>>),
-    /// Replace workers, and tell how it goes.
-    Restart(Wish, mpsc::UnboundedSender<Progress>),
-    /// Let a process in.
-    Join(join::Request),
-    /// Make ready for other settings, so that nothing can fail any more.
-    Prepare(Box<Prepare>, oneshot::Sender<Result<(), String>>),
-    /// Apply what was prepared; answered, with what changed, when it is done.
-    Commit(oneshot::Sender<Result<String, String>>),
-    /// Forget what was prepared.
-    Abort,
-    /// Tell when the service decides for all of its listeners: those that others had are taken over when
-    /// its workers are ready.
-    Decides(oneshot::Sender<()>),
-    /// Report single decisions.
-    Trace(oneshot::Sender<broadcast::Receiver<Decision>>),
-    /// A subscriber of [`Command::Trace`] is gone.
-    TraceEnded,
-    /// Let nothing new in, let the workers finish, end.
-    Stop,
-    /// End now.
-    Kill,
-    /// End, and leave everything to the next daemon.
-    Keep,
-}
-
 /// What happened to one process of a worker.
 enum Happening {
     Said(Said),
@@ -119,26 +81,6 @@ enum Happening {
 struct Whom {
     id: Id,
     incarnation: u64,
-}
-
-/// What a daemon gives to all its services.
-pub struct Surroundings {
-    /// Where pins go.
-    pub pins: Pins,
-    /// SO_COOKIE of every socket of every service; all others on our ports are strangers.
-    pub ours: RefCell<HashSet<u64>>,
-    /// Which service decides for which address.
-    pub claims: Claims,
-    /// Where notification sockets and state files go.
-    pub runtime_dir: PathBuf,
-    /// Sees who waits for work, where the kernel lets it.
-    pub waits: Option<Waits>,
-    /// The limit of open files for workers.
-    pub open_files: Rlimit,
-    /// Errors while a service starts; they end the daemon.
-    pub failures: mpsc::UnboundedSender<anyhow::Error>,
-    /// Tells the service manager when all services are up.
-    pub starting: Starting,
 }
 
 /// The state of one service; owned by its task.
@@ -165,8 +107,13 @@ pub struct Service {
     health: Health<Id>,
     /// Workers whose first process is still to be started.
     starts: VecDeque<Id>,
+    /// Steps that many workers take at once.
+    later: VecDeque<(Id, Step)>,
+    /// Workers whose sockets are looked at next, and put right.
+    repairs: VecDeque<Id>,
     look_at: Option<Instant>,
     repair_at: Instant,
+    cost: attend::Cost,
     /// Decisions for each worker when something last waited.
     selected: BTreeMap<Id, u64>,
     /// Who said `WATCHDOG=1` since the last look.
@@ -185,6 +132,8 @@ pub struct Service {
     ended_meanwhile: Vec<Id>,
     /// Something changed that the next daemon must know.
     unsaved: bool,
+    /// Not before this.
+    save_at: Option<Instant>,
     /// What is shown of it while it is busy.
     shown: Option<Shown>,
 }
@@ -210,8 +159,11 @@ impl Service {
             prepared: None,
             health: Health::default(),
             starts: VecDeque::new(),
+            later: VecDeque::new(),
+            repairs: VecDeque::new(),
             look_at: None,
             repair_at: Instant::now(),
+            cost: attend::Cost::default(),
             selected: BTreeMap::new(),
             pings: BTreeSet::new(),
             sender,
@@ -225,6 +177,7 @@ impl Service {
             tell_decides: Vec::new(),
             ended_meanwhile: Vec::new(),
             unsaved: true,
+            save_at: None,
             shown: None,
             configured,
             config,
@@ -242,30 +195,39 @@ impl Service {
         self.plan_rotation();
         loop {
             slices.turn().await;
-            self.start_some();
+            self.start_some(&slices);
+            self.go_on(&slices);
             self.advance_rollout(Instant::now());
             self.follow_keepers();
             self.settle();
             self.take_listeners();
             self.tell_rosters(None);
             self.save();
-            self.let_go();
+            if !self.unsaved {
+                self.let_go();
+            }
             self.idle();
             if self.stopping && self.workers.is_empty() {
                 self.came_up();
                 self.state_file.remove();
-                self.pull_down();
+                self.pull_down().await;
                 return;
             }
             let deadline = self.deadline();
             tokio::select! {
                 command = commands.recv() => match command {
                     Some(Command::Keep) => return self.keep(),
-                    Some(command) => self.obey(command).await,
+                    Some(command) => {
+                        if !matches!(command, Command::Status(_)) {
+                            // Whoever asked may rely on it as soon as it is answered.
+                            self.save_at = None;
+                        }
+                        self.obey(command).await;
+                    }
                     None => self.stop(),
                 },
                 Some((whom, happening)) = self.receiver.recv() => self.happened(whom, happening),
-                () = sleep_until(deadline) => self.tick(),
+                () = sleep_until(deadline) => self.tick(&slices),
             }
             // Much may have happened at once, and what follows costs more with many workers.
             for _ in 0..AT_ONCE {
@@ -283,8 +245,11 @@ impl Service {
         match command {
             // It may have been too late already.
             Command::Status(answer) if answer.is_closed() => {}
-            Command::Status(answer) => drop(answer.send(self.status())),
-            Command::Scale(to, answer) => drop(answer.send(self.scale(to))),
+            Command::Status(answer) => drop(answer.send(self.report())),
+            Command::Scale(to, answer) => {
+                self.busy("is being scaled");
+                drop(answer.send(self.scale(to).await));
+            }
             Command::Weight(number, weight, answer) => drop(answer.send(self.weigh(number, weight))),
             Command::Drain(number, patience, answer) => self.drain(number, patience, answer),
             Command::Restart(wish, progress) => self.restart(wish, progress),
@@ -293,7 +258,10 @@ impl Service {
                 self.busy("is being changed");
                 drop(answer.send(self.prepare(*wish).await));
             }
-            Command::Commit(answer) => self.commit(answer),
+            Command::Commit(answer) => {
+                self.busy("is being changed");
+                self.commit(answer).await;
+            }
             Command::Abort => self.forget_prepared(),
             Command::Decides(answer) => self.tell_decides.push(answer),
             Command::Trace(answer) => {
@@ -404,7 +372,22 @@ impl Service {
         }
     }
 
-    fn tick(&mut self) {
+    /// Some of what is still to be done; with hundreds of workers others do not wait for all of it.
+    fn go_on(&mut self, slices: &Slices) {
+        while !slices.is_over() {
+            let Some((id, step)) = self.later.pop_front() else { break };
+            self.take(id, vec![step]);
+        }
+        while !slices.is_over() && self.rotate_next() {}
+        let begun = Instant::now();
+        while !slices.is_over() {
+            let Some(id) = self.repairs.pop_front() else { break };
+            self.repair(id, true);
+        }
+        self.cost.repair += begun.elapsed();
+    }
+
+    fn tick(&mut self, slices: &Slices) {
         let now = Instant::now();
         let due: Vec<Id> = self
             .workers
@@ -412,7 +395,11 @@ impl Service {
             .filter(|(_, worker)| worker.life.deadline().is_some_and(|at| at <= now))
             .map(|(id, _)| *id)
             .collect();
-        for id in due {
+        for (at, id) in due.into_iter().enumerate() {
+            if at > 0 && slices.is_over() {
+                // They are due at once again.
+                break;
+            }
             let Some(worker) = self.workers.get(&id) else { continue };
             if worker.life.wants_look(now) {
                 let flows = self.staying_with(worker);
@@ -486,12 +473,13 @@ impl Service {
             // A moment that has passed without settling is nothing to wait for.
             last.map(|at| at + SETTLING).filter(|at| *at > Instant::now())
         };
-        if !self.starts.is_empty() {
+        let lists = self.starts.is_empty() && self.later.is_empty() && self.repairs.is_empty();
+        if !lists || self.is_rotating() {
             return Some(Instant::now());
         }
         self.plan_look();
         let rollout = self.rollout.as_ref().and_then(Rollout::deadline);
-        let save = self.state_file.again_at();
+        let save = if self.unsaved { self.save_at } else { self.state_file.again_at() };
         let own = [self.join_at, self.nag_at, settling, rollout, self.look_at, self.flows.deadline(), save];
         self.workers
             .values()
@@ -502,7 +490,11 @@ impl Service {
 
     fn each(&mut self, event: Event) {
         let all: Vec<Id> = self.workers.keys().copied().collect();
-        all.into_iter().for_each(|id| self.happen(id, event));
+        for id in all {
+            let Some(worker) = self.workers.get_mut(&id) else { continue };
+            let steps = worker.life.on(event, Instant::now(), &self.config);
+            self.later.extend(steps.into_iter().map(|step| (id, step)));
+        }
     }
 
     fn stop(&mut self) {

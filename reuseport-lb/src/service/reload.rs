@@ -18,7 +18,7 @@ use crate::kernel::group::Policy;
 use crate::kernel::host::User;
 use crate::kernel::socket;
 use crate::listener::{Listener, Protocol};
-use crate::offload::in_thread_within;
+use crate::offload::{Slices, in_thread_within};
 
 /// How long the first worker of another command is watched before it takes over.
 pub const TRIAL: Duration = Duration::from_secs(2);
@@ -116,7 +116,7 @@ impl Service {
     }
 
     /// Applies what was prepared.
-    pub(super) fn commit(&mut self, answer: oneshot::Sender<Result<String, String>>) {
+    pub(super) async fn commit(&mut self, answer: oneshot::Sender<Result<String, String>>) {
         let wanted = self.prepared.as_ref().map_or(&self.config.listen, |it| &it.config.listen);
         wanted.iter().for_each(|listener| self.surroundings.claims.want(listener, &self.config.name));
         let Some(Prepared { configured, config, user, doors }) = self.prepared.take() else {
@@ -129,12 +129,14 @@ impl Service {
         let old_configured = std::mem::replace(&mut self.configured, configured);
         let old_user = std::mem::replace(&mut self.user, user);
         let mut changes = Vec::new();
+        let mut slices = Slices::begin();
         for door in doors {
             changes.push(self.put_up(door));
+            slices.turn().await;
         }
         self.want_listeners();
         if before.backlog != self.config.backlog {
-            self.set_backlog();
+            self.set_backlog().await;
         }
         self.plan_rotation();
         let same = release_of(&before) == release_of(&self.config);
@@ -142,7 +144,7 @@ impl Service {
         let (wanted, workers) = (self.config.workers, self.staying().len());
         self.config.workers = workers;
         if wanted != workers {
-            match self.scale(wanted) {
+            match self.scale(wanted).await {
                 Ok(scaled) => changes.push(format!("{} → {} workers", scaled.before, scaled.after)),
                 Err(error) => changes.push(error),
             }
@@ -281,9 +283,11 @@ impl Service {
         }
     }
 
-    fn set_backlog(&self) {
+    async fn set_backlog(&self) {
+        let mut slices = Slices::begin();
         let places = self.workers.values().flat_map(|worker| &worker.places);
         for place in places.filter(|place| place.listener.protocol == Protocol::Tcp) {
+            slices.turn().await;
             // Listening again is how listen(2) changes it; one that does not listen is not our business.
             if place.socket.is_listener().unwrap_or(false) {
                 let _ = place.socket.listen(i32::try_from(self.config.backlog).unwrap_or(i32::MAX));

@@ -1,18 +1,22 @@
 //! What a service says of itself, for `status`.
 
+use std::rc::Rc;
+
 use anyhow::Result;
 use reuseport_lb_common::counters::Counter;
 use reuseport_lb_common::layout::BUCKETS;
 use tracing::warn;
 
-use super::Service;
 use super::door::Door;
 use super::workers::{Place, Worker};
+use super::{Service, Surroundings};
 use crate::config;
 use crate::health::Status;
-use crate::kernel::group::{Flows, Totals};
-use crate::kernel::{socket, strangers};
+use crate::kernel::group::{FlowCounter, Flows, Totals};
+use crate::kernel::socket;
+use crate::kernel::strangers::Census;
 use crate::listener::Listener;
+use crate::offload::in_thread;
 use crate::state;
 use crate::status;
 use crate::worker::{Origin, State};
@@ -65,6 +69,53 @@ pub fn left(state: &state::State) -> status::Service {
     }
 }
 
+/// What a service says of itself, without what takes its time.
+pub struct Report {
+    /// Flows and strangers are missing.
+    pub service: status::Service,
+    listeners: Vec<(Listener, Option<FlowCounter>)>,
+    /// Of each worker that has one.
+    slots: Vec<Option<usize>>,
+    surroundings: Rc<Surroundings>,
+}
+
+/// Completes reports: the kernel is asked for sockets once, in a thread, where flows are counted as well.
+pub async fn complete(reports: Vec<Report>) -> Vec<status::Service> {
+    let listeners: Vec<Listener> = reports.iter().flat_map(|it| &it.listeners).map(|it| it.0).collect();
+    let mut services: Vec<(status::Service, Vec<Option<usize>>, Rc<Surroundings>)> = Vec::new();
+    let mut counters = Vec::new();
+    for Report { service, listeners, slots, surroundings } in reports {
+        services.push((service, slots, surroundings));
+        counters.extend(listeners.into_iter().map(|(_, counter)| counter));
+    }
+    let asked = listeners.clone();
+    let looked = in_thread("looking", move || {
+        let flows: Vec<Option<Flows>> = counters.into_iter().map(|it| it.and_then(|it| it.count())).collect();
+        (Census::take(&asked), flows)
+    });
+    let (census, flows) = looked.await.unwrap_or_else(|error| (Err(error), Vec::new()));
+    let census = census.inspect_err(|error| warn!("cannot look for strangers: {error:#}")).ok();
+    let (mut listeners, mut flows) = (listeners.into_iter(), flows.into_iter());
+    let complete =
+        |(mut service, slots, surroundings): (status::Service, Vec<Option<usize>>, Rc<Surroundings>)| {
+            let of_groups: Vec<Option<Flows>> =
+                service.groups.iter().map(|_| flows.next().flatten()).collect();
+            for (group, flows) in service.groups.iter_mut().zip(&of_groups) {
+                let listener = listeners.next();
+                let count =
+                    |(census, it): (&Census, Listener)| census.count(&it, &surroundings.ours.borrow());
+                group.strangers = census.as_ref().zip(listener).map(count);
+                group.flows = flows.as_ref().map(|it| status::Flows { live: it.live, kept: it.kept });
+            }
+            for (worker, slot) in service.workers.iter_mut().zip(slots) {
+                let Some(slot) = slot else { continue };
+                worker.flows = of_groups.iter().flatten().map(|it| it.by_slot[slot]).sum();
+            }
+            service
+        };
+    services.into_iter().map(complete).collect()
+}
+
 fn shown_group(listener: &Listener, program_id: u32) -> status::Group {
     status::Group {
         listen: listener.to_string(),
@@ -99,10 +150,25 @@ fn shown_worker(service: &str, number: usize, state: State) -> status::Worker {
 }
 
 impl Service {
+    /// What is quickly said; the rest takes milliseconds a listener, and a thread.
+    pub(super) fn report(&self) -> Result<Report> {
+        let service = self.status()?;
+        let of = |(door, shown): (&Door, &status::Group)| {
+            (*door.group.listener(), door.group.flow_counter(shown.counters.values().sum()))
+        };
+        let slot = |worker: &Worker| worker.holds_slot.then_some(usize::from(worker.slot));
+        Ok(Report {
+            listeners: self.doors.iter().zip(&service.groups).map(of).collect(),
+            service,
+            slots: self.workers.values().map(slot).collect(),
+            surroundings: self.surroundings.clone(),
+        })
+    }
+
+    /// Without flows and strangers.
     pub(super) fn status(&self) -> Result<status::Service> {
         let totals = self.doors.iter().map(|door| door.group.totals()).collect::<Result<Vec<Totals>>>()?;
         let shares = self.table.shares();
-        let flows: Vec<Option<Flows>> = self.doors.iter().map(|door| door.group.flows()).collect();
         let waiting = self.flows.waiting;
         Ok(status::Service {
             name: self.config.name.clone(),
@@ -122,18 +188,17 @@ impl Service {
                 .doors
                 .iter()
                 .zip(&totals)
-                .zip(&flows)
-                .map(|((door, totals), flows)| self.group_status(door, totals, flows.as_ref()))
+                .map(|(door, totals)| self.group_status(door, totals))
                 .collect(),
             workers: self
                 .workers
                 .values()
-                .map(|worker| self.worker_status(worker, &totals, &shares, &flows))
+                .map(|worker| self.worker_status(worker, &totals, &shares))
                 .collect(),
         })
     }
 
-    fn group_status(&self, door: &Door, totals: &Totals, flows: Option<&Flows>) -> status::Group {
+    fn group_status(&self, door: &Door, totals: &Totals) -> status::Group {
         let listener = door.group.listener();
         let counter = |counter: &Counter| (counter.name().to_owned(), totals.events[counter.index()]);
         status::Group {
@@ -141,21 +206,13 @@ impl Service {
             protocol: listener.protocol.to_string(),
             program_id: door.group.program_id(),
             counters: Counter::ALL.iter().map(counter).collect(),
-            flows: flows.map(|flows| status::Flows { live: flows.live, kept: flows.kept }),
+            flows: None,
             decided_by: self.surroundings.claims.holder(&door.asked).filter(|it| *it != self.config.name),
-            strangers: strangers::count(listener, &self.surroundings.ours.borrow())
-                .inspect_err(|error| warn!("cannot look for strangers on {listener}: {error:#}"))
-                .ok(),
+            strangers: None,
         }
     }
 
-    fn worker_status(
-        &self,
-        worker: &Worker,
-        totals: &[Totals],
-        shares: &[u32],
-        flows: &[Option<Flows>],
-    ) -> status::Worker {
+    fn worker_status(&self, worker: &Worker, totals: &[Totals], shares: &[u32]) -> status::Worker {
         let slot = usize::from(worker.slot);
         let buckets = if worker.holds_slot { shares[slot] } else { 0 };
         let selected = |place: &Place| {
@@ -169,7 +226,7 @@ impl Service {
             let queue = socket::queue(&place.socket, place.listener.protocol).unwrap_or_default();
             status::Socket {
                 listen: place.listener.to_string(),
-                cookie: place.socket.cookie().unwrap_or_default(),
+                cookie: place.cookie,
                 selected: selected(place),
                 queue: queue.queue,
                 backlog: queue.backlog,
@@ -184,11 +241,7 @@ impl Service {
             member: self.members.iter().any(|member| member.slot() == worker.slot) && worker.is_member(),
             share: f64::from(buckets) / BUCKETS as f64,
             buckets,
-            flows: if worker.holds_slot {
-                flows.iter().flatten().map(|it| it.by_slot[slot]).sum()
-            } else {
-                0
-            },
+            flows: 0,
             restarts: worker.life.restarts(),
             joined: worker.life.origin() == Origin::Joined,
             successor: worker.trial,

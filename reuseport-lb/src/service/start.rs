@@ -14,9 +14,10 @@ use super::{AT_ONCE, Happening, Service, Surroundings, Whom};
 use crate::config;
 use crate::kernel::output::Output;
 use crate::kernel::process::{self, Exit, Launch, Process};
-use crate::kernel::strangers;
+use crate::kernel::strangers::Census;
+use crate::listener::Listener;
 use crate::notify::{self, Notify};
-use crate::offload::Slices;
+use crate::offload::{Slices, in_thread};
 use crate::worker::{Event, Origin, State};
 
 impl Service {
@@ -26,18 +27,22 @@ impl Service {
         service.surroundings.starting.begun();
         if let Err(error) = service.open_doors().await {
             let name = service.config.name.clone();
-            service.discard();
+            service.discard().await;
             return Err(error.context(format!("service {name}")));
         }
         Ok(service)
     }
 
     /// Takes back what [`Service::open`] made.
-    pub fn discard(mut self) {
+    pub async fn discard(mut self) {
         let ids: Vec<Id> = self.workers.keys().copied().collect();
-        ids.into_iter().for_each(|id| self.release(id));
+        let mut slices = Slices::begin();
+        for id in ids {
+            self.release(id);
+            slices.turn().await;
+        }
         self.came_up();
-        self.pull_down();
+        self.pull_down().await;
     }
 
     async fn open_doors(&mut self) -> Result<()> {
@@ -52,14 +57,17 @@ impl Service {
             slices.turn().await;
         }
         if !self.workers.is_empty() {
-            self.doors.iter().for_each(|door| self.look_for_strangers(door));
+            let listeners: Vec<Listener> = self.doors.iter().map(|door| *door.group.listener()).collect();
+            let taken = listeners.clone();
+            if let Ok(census) = in_thread("sockets", move || Census::take(&taken)).await? {
+                listeners.iter().for_each(|listener| self.look_for_strangers(listener, &census));
+            }
         }
         Ok(())
     }
 
-    fn look_for_strangers(&self, door: &Door) {
-        let listener = door.group.listener();
-        if let Ok(strangers @ 1..) = strangers::count(listener, &self.surroundings.ours.borrow()) {
+    fn look_for_strangers(&self, listener: &Listener, census: &Census) {
+        if let strangers @ 1.. = census.count(listener, &self.surroundings.ours.borrow()) {
             warn!(
                 "{strangers} other sockets are on the port of {listener} (`ss -ltunp sport = :{}`): those in its \
                  group get nothing from now on",
@@ -75,8 +83,11 @@ impl Service {
     }
 
     /// Starts some of those whose turn it is: with hundreds to start, others do not wait for all.
-    pub(super) fn start_some(&mut self) {
-        for _ in 0..AT_ONCE {
+    pub(super) fn start_some(&mut self, slices: &Slices) {
+        for at in 0..AT_ONCE {
+            if at > 0 && slices.is_over() {
+                break;
+            }
             let Some(id) = self.starts.pop_front() else { break };
             // It may have been told to leave again.
             if self.workers.get(&id).is_some_and(is_idle) {

@@ -3,7 +3,7 @@
 
 use std::path::Path;
 use std::rc::Rc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use reuseport_lb_common::layout::LAYOUT_VERSION;
@@ -23,13 +23,26 @@ use crate::state::{self, State};
 use crate::table::Table;
 use crate::worker::{self, Event, Life, Origin};
 
+/// The most part of the time that saving takes, if that is long.
+const SAVING: u32 = 5;
+
+/// A pause that is shorter than this is not worth making.
+const TOGETHER: Duration = Duration::from_millis(10);
+
 impl Service {
     /// Writes down what the next daemon must know, if that has changed.
     pub(super) fn save(&mut self) {
-        let again = self.state_file.again_at().is_some_and(|at| at <= Instant::now());
+        let now = Instant::now();
+        if self.unsaved && self.save_at.is_some_and(|at| at > now) {
+            return;
+        }
+        let again = self.state_file.again_at().is_some_and(|at| at <= now);
         if std::mem::take(&mut self.unsaved) || again {
             let state = self.to_state();
             self.state_file.write(&state);
+            // With thousands of sockets several steps are written down together.
+            let pause = now.elapsed() * SAVING;
+            self.save_at = (pause > TOGETHER).then(|| now + pause);
         }
     }
 
@@ -41,7 +54,7 @@ impl Service {
         for id in idle.map(|worker| worker.id).collect::<Vec<Id>>() {
             self.hand_over(id);
         }
-        self.unsaved = true;
+        (self.unsaved, self.save_at) = (true, None);
         self.save();
         info!(service = self.config.name, "its workers go on without a daemon");
     }
@@ -132,7 +145,7 @@ impl Service {
             let places = self.workers.values_mut().flat_map(|worker| &mut worker.places);
             places.for_each(|place| place.selected_before = 0);
         }
-        self.adopt_table(layout);
+        self.adopt_table(layout).await;
         self.tell_rosters(None);
         // Now the new program knows all that the old one knew.
         for at in 0..self.doors.len() {
@@ -146,14 +159,14 @@ impl Service {
         }
         self.rebalance();
         self.prune_doors();
-        self.refill();
+        self.refill().await;
         let running = self.workers.values().filter(|worker| worker.process.is_some()).count();
         info!(service = self.config.name, workers = running, "taken over from the daemon before");
         Ok(())
     }
 
     /// Buckets are where they were.
-    fn adopt_table(&mut self, layout: u32) {
+    async fn adopt_table(&mut self, layout: u32) {
         if layout != LAYOUT_VERSION {
             warn!(
                 service = self.config.name,
@@ -165,7 +178,11 @@ impl Service {
         self.table = Table::of(door.group.owners());
         // All groups have the same, also if the daemon died while it was telling them.
         let keepers = self.keepers();
-        self.doors.iter().for_each(|door| door.publish(&self.table, &keepers));
+        let mut slices = Slices::begin();
+        for door in &self.doors {
+            door.publish(&self.table, &keepers);
+            slices.turn().await;
+        }
         // Exact again, if a change was being published, or whoever had buckets is gone.
         self.spread(self.admitted());
     }
@@ -186,7 +203,7 @@ impl Service {
             }
             self.disown(&places);
             if written.holds_slot {
-                self.slots.free(written.slot);
+                self.free_slot(written.slot);
                 self.doors.iter_mut().try_for_each(|door| door.group.remove(written.slot))?;
             }
             return Ok(());
@@ -249,9 +266,9 @@ impl Service {
             let at = sockets.iter().position(|(cookie, _)| *cookie == place.cookie);
             let Some(socket) = at.map(|at| sockets.swap_remove(at).1) else { continue };
             self.surroundings.ours.borrow_mut().insert(place.cookie);
-            let (listener, selected_before) = (place.listener, place.selected_before);
+            let (listener, cookie, selected_before) = (place.listener, place.cookie, place.selected_before);
             let selected_after = (!written.holds_slot).then_some(0);
-            places.push(Place { listener, socket, selected_before, selected_after });
+            places.push(Place { listener, socket, cookie, selected_before, selected_after });
         }
         Ok(places)
     }
@@ -304,7 +321,7 @@ pub fn abandon(state: &State) {
 fn worker_state(worker: &Worker) -> state::Worker {
     let place = |place: &Place| state::Place {
         listener: place.listener,
-        cookie: place.socket.cookie().unwrap_or_default(),
+        cookie: place.cookie,
         selected_before: place.selected_before,
     };
     let running = worker.process.as_ref();

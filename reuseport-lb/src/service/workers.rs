@@ -59,6 +59,8 @@ pub(super) struct Worker {
 pub(super) struct Place {
     pub(super) listener: Listener,
     pub(super) socket: Socket,
+    /// SO_COOKIE.
+    pub(super) cookie: u64,
     /// What the counter of the slot said when this worker got it.
     pub(super) selected_before: u64,
     /// What it had been selected for when it lost the slot.

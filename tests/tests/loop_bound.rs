@@ -1,0 +1,271 @@
+//! The daemon's loop has a bound: whatever it does, `status` is answered within 200 ms.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on shall panic")]
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::fs;
+use std::io::{self, Read, Write};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use nix::sys::stat::Mode;
+use reuseport_lb::offload::BOUND;
+use reuseport_lb::status::Status;
+use tests::daemon::{Daemon, Paths, settled, until};
+use tests::patience::{at_most, slow};
+use tests::world::World;
+
+/// Answers, and what is counted of the daemon's work, may take so much longer where other tests and the
+/// ends of many workers take the processors.
+const BUSY_MACHINE: u32 = 5;
+
+/// Asks for the status again and again, from before the daemon is there.
+struct Asker {
+    phase: Arc<Mutex<&'static str>>,
+    over: Arc<AtomicBool>,
+    thread: JoinHandle<BTreeMap<&'static str, Phase>>,
+}
+
+#[derive(Default)]
+struct Phase {
+    answers: usize,
+    longest: Duration,
+    longest_step_ms: f64,
+}
+
+impl Asker {
+    fn start(paths: &Paths) -> Self {
+        let (phase, over) = (Arc::new(Mutex::new("start")), Arc::new(AtomicBool::new(false)));
+        let (control, now, end) = (paths.control(), phase.clone(), over.clone());
+        let thread = std::thread::spawn(move || {
+            let mut phases: BTreeMap<&'static str, Phase> = BTreeMap::new();
+            while !end.load(Ordering::Relaxed) {
+                let (phase, begun) = (*now.lock().unwrap(), Instant::now());
+                let Ok(answer) = ask(&control) else { continue };
+                let took = begun.elapsed();
+                // One that was cut off by the end of the daemon.
+                let Ok(status) = serde_json::from_str::<Status>(&answer) else { continue };
+                // It is shown from the first moment.
+                if phase != "stop" {
+                    assert_eq!(status.services.len(), 1, "{phase}: {:.300}", answer);
+                }
+                let phase = phases.entry(phase).or_default();
+                phase.answers += 1;
+                phase.longest = phase.longest.max(took);
+                phase.longest_step_ms = phase.longest_step_ms.max(status.longest_step_ms);
+                std::thread::sleep(Duration::from_millis(10));
+            }
+            phases
+        });
+        Self { phase, over, thread }
+    }
+
+    fn phase(&self, name: &'static str) {
+        *self.phase.lock().unwrap() = name;
+    }
+
+    fn end(self) -> BTreeMap<&'static str, Phase> {
+        self.over.store(true, Ordering::Relaxed);
+        self.thread.join().unwrap()
+    }
+}
+
+fn ask(control: &Path) -> io::Result<String> {
+    let mut stream = UnixStream::connect(control)?;
+    stream.set_read_timeout(Some(Duration::from_secs(60)))?;
+    stream.write_all(b"GET /v1/status HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer)?;
+    answer
+        .split_once("\r\n\r\n")
+        .map(|(_, body)| body.to_owned())
+        .ok_or_else(|| io::Error::other("no answer"))
+}
+
+fn configuration(protocol: &str, listeners: usize, workers: usize, affinity: &str) -> String {
+    let mut listen = String::new();
+    for at in 0..listeners {
+        let _ = write!(listen, "\"{protocol}://127.0.0.1:{}\", ", 10_000 + at);
+    }
+    format!(
+        "[[service]]\nname = \"web\"\nlisten = [{listen}]\ncommand = [\"sleep\", \"infinity\"]\nuser = \"nobody\"\n\
+         ready = \"immediate\"\naffinity = \"{affinity}\"\nworkers = {workers}\n"
+    )
+}
+
+/// Clock ticks of CPU time that a process has used so far.
+fn ticks(pid: i32) -> u64 {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+    let fields: Vec<&str> = stat.rsplit_once(") ").unwrap().1.split(' ').collect();
+    fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap()
+}
+
+/// A small case, or the one that `REUSEPORT_LB_LOOP` names, like 64x200.
+fn size() -> (usize, usize) {
+    let size = std::env::var("REUSEPORT_LB_LOOP").unwrap_or_else(|_| "16x50".into());
+    let (listeners, workers) = size.split_once('x').expect("like 64x200");
+    (listeners.parse().expect("listeners"), workers.parse().expect("workers"))
+}
+
+fn at_any_moment(protocol: &str, listeners: usize, workers: usize) {
+    let world = World::new();
+    let paths = Paths::of(&world);
+    let file = world.file("config.toml", &configuration(protocol, listeners, workers, "flow"));
+    let arguments = ["--config", &*file.to_string_lossy()];
+    let all = |service: &reuseport_lb::status::Service| service.workers.len() == workers && settled(service);
+
+    let asker = Asker::start(&paths);
+    let begun = Instant::now();
+    let run = |world| {
+        let command = Paths::of(world).command(&[&["run"], &arguments[..]].concat());
+        Daemon::start_until(world, command, all)
+    };
+    let daemon = run(&world);
+    let up = begun.elapsed();
+
+    asker.phase("reload");
+    let _ = world.file("config.toml", &configuration(protocol, listeners, workers, "source"));
+    let said = daemon.run(&["reload"]);
+    assert_eq!(said.matches("decides anew").count(), listeners, "{said}");
+
+    asker.phase("scale");
+    daemon.run(&["scale", "web", "1"]);
+    daemon.run(&["scale", "web", &workers.to_string()]);
+
+    asker.phase("takeover");
+    let before = daemon.workers();
+    daemon.kill();
+    let daemon = run(&world);
+    assert_eq!(daemon.workers(), before);
+
+    asker.phase("stop");
+    daemon.stop();
+    let phases = asker.end();
+
+    println!("{protocol} {listeners} x {workers}, up after {up:?}");
+    for (name, phase) in &phases {
+        println!(
+            "  {name}: {} answers, the longest took {:?}, longest step {:.1} ms",
+            phase.answers, phase.longest, phase.longest_step_ms
+        );
+    }
+    for name in ["start", "reload", "scale", "takeover"] {
+        assert!(phases.contains_key(name), "nobody answered: {name}");
+    }
+    for (name, phase) in phases {
+        assert!(phase.longest < at_most(BOUND) * BUSY_MACHINE, "{name}: an answer took {:?}", phase.longest);
+        let step = Duration::from_secs_f64(phase.longest_step_ms / 1000.0);
+        assert!(step < at_most(BOUND) * 2, "{name}: a step took {step:?}");
+    }
+}
+
+#[test]
+fn status_is_answered_at_any_moment_with_many_tcp_listeners() {
+    let (listeners, workers) = size();
+    at_any_moment("tcp", listeners, workers);
+}
+
+#[test]
+fn status_is_answered_at_any_moment_with_many_udp_listeners() {
+    // Each has 4 MiB of marks to look at.
+    let (listeners, workers) = size();
+    at_any_moment("udp", listeners.div_ceil(4), workers);
+}
+
+#[test]
+fn an_idle_daemon_with_many_sockets_uses_little_cpu() {
+    let (listeners, workers) = size();
+    let world = World::new();
+    let daemon = Daemon::configured(&world, &configuration("tcp", listeners, workers, "flow"));
+    // Best of three: what else runs on the machine makes everything slower.
+    let measure = || {
+        let (before, begun) = (ticks(daemon.pid()), Instant::now());
+        // What is measured is this time.
+        std::thread::sleep(Duration::from_secs(2));
+        (ticks(daemon.pid()) - before) as f64 / begun.elapsed().as_secs_f64()
+    };
+    let percent = (0..3).map(|_| measure()).fold(f64::MAX, f64::min);
+    println!("{listeners} x {workers}: {percent:.1} % of a CPU");
+    assert!(percent < 4.0 * f64::from(slow()), "{percent} %");
+    daemon.stop();
+}
+
+#[test]
+fn a_listener_costs_little_at_start() {
+    let cost = |listeners: usize| {
+        let world = World::new();
+        let daemon = Daemon::configured(&world, &configuration("tcp", listeners, 1, "flow"));
+        let cost = ticks(daemon.pid()) * 10;
+        daemon.stop();
+        cost
+    };
+    let more = 60;
+    let each = (cost(1 + more) as f64 - cost(1) as f64) / more as f64;
+    println!("{each:.1} ms of CPU a listener");
+    // 10 ms on a quiet machine; 75 when each load read the kernel's own types.
+    assert!(each < 50.0 * f64::from(slow()), "{each} ms");
+}
+
+#[test]
+fn what_is_mapped_is_not_copied_by_a_fork() {
+    let world = World::new();
+    let daemon = Daemon::configured(&world, &configuration("udp", 4, 1, "flow"));
+    let maps = fs::read_to_string(format!("/proc/{}/smaps", daemon.pid())).unwrap();
+    let (mut large, mut size) = (0, None);
+    for line in maps.lines() {
+        if line.contains("bpf-map") {
+            let (from, to) = line.split_once(' ').unwrap().0.split_once('-').unwrap();
+            let address = |text| u64::from_str_radix(text, 16).unwrap();
+            size = Some(address(to) - address(from));
+        }
+        if let Some(flags) = line.strip_prefix("VmFlags:")
+            && size.take().is_some_and(|size| size >= 256 << 10)
+            // The ring of the log is read only, and the loader's.
+            && flags.split(' ').any(|flag| flag == "wr")
+        {
+            large += 1;
+            assert!(flags.split(' ').any(|flag| flag == "dc"), "it is copied: {flags}");
+        }
+    }
+    assert!(large >= 4, "each listener has a table:\n{maps}");
+    daemon.stop();
+}
+
+#[test]
+fn a_configuration_that_does_not_answer_holds_nobody_up() {
+    let world = World::new();
+    let valid = configuration("tcp", 1, 1, "flow");
+    let daemon = Daemon::configured(&world, &valid);
+    let file = world.path("config.toml");
+    fs::remove_file(&file).unwrap();
+    nix::unistd::mkfifo(&file, Mode::S_IRWXU).unwrap();
+    let reload = daemon.paths().command(&["reload"]).stderr(std::process::Stdio::piped()).spawn().unwrap();
+    let mut longest = Duration::ZERO;
+    let reload = {
+        let waiting = std::thread::spawn(move || reload.wait_with_output().unwrap());
+        until("reload to give up", || {
+            let begun = Instant::now();
+            let status: Status = serde_json::from_str(&ask(&daemon.paths().control()).unwrap()).unwrap();
+            longest = longest.max(begun.elapsed());
+            assert_eq!(status.services[0].workers[0].state, "ready");
+            waiting.is_finished().then_some(())
+        });
+        waiting.join().unwrap()
+    };
+    let said = String::from_utf8_lossy(&reload.stderr);
+    assert_eq!(reload.status.code(), Some(2), "{said}");
+    for part in ["nothing is changed", &*file.to_string_lossy(), "no answer within 5s", "FIFO"] {
+        assert!(said.contains(part), "{part}: {said}");
+    }
+    println!("the longest answer took {longest:?}");
+    assert!(longest < at_most(BOUND) * BUSY_MACHINE, "{longest:?}");
+    fs::remove_file(&file).unwrap();
+    let _ = world.file("config.toml", &configuration("tcp", 1, 2, "flow"));
+    assert!(daemon.run(&["reload"]).contains("1 → 2 workers"));
+    daemon.stop();
+}
