@@ -11,6 +11,7 @@ use nix::sys::signal::Signal;
 use reuseport_lb::status::Service;
 use tests::client::ask;
 use tests::daemon::{Daemon, Paths, is_alive, settled, signal, until};
+use tests::guests::Guests;
 use tests::load::{Ending, Load};
 use tests::server::python;
 use tests::world::World;
@@ -307,6 +308,37 @@ fn without_a_daemon_a_worker_of_weight_0_gets_what_nobody_else_can_take() {
     assert_eq!(after.workers.iter().map(|it| it.weight).collect::<Vec<_>>(), [1, 0, 1]);
     let counters = |service: &Service| service.groups[0].counters["detour_hold"];
     assert_eq!(counters(&after) - counters(&before), 20);
+    daemon.stop();
+}
+
+#[test]
+fn a_joined_worker_that_became_ready_without_a_daemon_is_seen_to_wait_for_work() {
+    let world = World::new();
+    let config = web("user = \"nobody\"\nready = \"notify\"\n");
+    let daemon = Daemon::configured(&world, &config);
+    // It never says anything: as if nobody had heard it.
+    let server = python(
+        &world,
+        "late.py",
+        "import socket, sys, time\nlistener = socket.socket(fileno=3)\n\
+         while not os.path.exists(sys.argv[1]): time.sleep(0.01)\n\
+         while True:\n    stream, peer = listener.accept()\n    answer_and_close(stream, peer)\n",
+    );
+    let go = world.path("go");
+    let guest =
+        Guests::new(&world).exec(&["web"], &["python3", &server.to_string_lossy(), &go.to_string_lossy()]);
+    until("it to join", || {
+        guest.worker(&daemon.service()).map(|worker| assert_eq!(worker.state, "starting"))
+    });
+    daemon.kill();
+    fs::write(&go, "").unwrap();
+    let daemon = Daemon::start_until(&world, run(&world), |_| true);
+    let worker = until("it to be ready", || {
+        let service = daemon.service();
+        guest.worker(&service).filter(|worker| worker.state == "ready" && worker.buckets == 65536).cloned()
+    });
+    assert!(worker.joined);
+    assert_eq!(ask(to()).unwrap().pid, guest.pid());
     daemon.stop();
 }
 

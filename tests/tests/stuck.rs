@@ -61,6 +61,7 @@ fn what_waits_for_a_stopped_worker_is_served_by_others_in_time() {
         watching.join().unwrap()
     });
     let (stalled, back) = watched;
+    assert!(daemon.log().contains("it does not accept on tcp://127.0.0.1:3000"), "{}", daemon.log());
     assert!(counter(&stalled, "arrival_migration") > 0 || counter(&back, "arrival_migration") > 0);
     assert!(counter(&back, "owner_ejected") > 0, "new connections avoided it");
     assert_eq!((back.moved, back.workers[2].restarts), (before.moved, 0));

@@ -104,10 +104,10 @@ impl Service {
                 Change::Overloaded(id) => self.set_fitness(id, Fitness::Overloaded),
                 Change::Fit(id) => self.set_fitness(id, Fitness::Fit),
                 Change::Stalled(id) => {
+                    let deaf = self.not_accepted_on(id);
                     self.set_fitness(id, Fitness::Ejected);
                     self.tell_rosters(None);
                     self.rescue_living(id);
-                    let deaf = self.not_accepted_on(id);
                     let loading = if self.health.is_loading(id) { " yet (it has never)" } else { "" };
                     warn!(
                         worker = self.name_of(id.number),
