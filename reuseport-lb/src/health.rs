@@ -1,11 +1,11 @@
-//! Which TCP workers of a service can take connections, PURE: looks at their queues → who is
+//! Which workers can take connections at a TCP listener, PURE: looks at their queues → who is
 //! overloaded, who is stalled, who is fit again. Not: looking (`kernel/`), or what is then done.
 //!
 //! ```text
 //!            queue much deeper than the others'
 //!      fit ◀────────────────────────────────▶ overloaded
 //!       │ ▲                                       │
-//!       │ │ a sign of life              a queue, but nothing is accepted, for stall_timeout
+//!       │ │ it waits for work            a queue, but nothing is accepted, for stall_timeout
 //!       ▼ │                                       ▼
 //!     stalled ◀───────────────────────────────────┘
 //! ```
@@ -35,6 +35,10 @@ const PROVEN: Duration = Duration::from_secs(10);
 /// How long a worker is kept away after its first relapse; doubles with every further one.
 const FIRST_AWAY: Duration = Duration::from_millis(250);
 
+/// So long is one kept away that shows signs of life but is not seen to wait for work; it may be one that never
+/// sleeps.
+const UNSEEN_AWAY: Duration = Duration::from_secs(5);
+
 /// The longest that a worker with a sign of life is kept away.
 const LONGEST_AWAY: Duration = Duration::from_secs(30);
 
@@ -45,14 +49,14 @@ const REPLACE_AFTER: u32 = 3;
 /// avoided) wait there for this long.
 const LEFT_FOR: Duration = Duration::from_millis(100);
 
-/// What one look at a worker's TCP sockets shows. Of workers that are ready, stalled ones as well.
+/// What one look at a worker's socket shows. Of workers that are ready, stalled ones as well.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Sample<K> {
     /// Whose.
     pub worker: K,
-    /// Connections that wait to be accepted, in all of its sockets.
+    /// Connections that wait to be accepted.
     pub queue: u32,
-    /// One of its queues is at its backlog, so that what arrives may be dropped.
+    /// The queue is at its backlog, so that what arrives may be dropped.
     pub full: bool,
     /// Decisions for it, so far.
     pub selected: u64,
@@ -67,6 +71,8 @@ pub struct Signs {
     pub switches: u64,
     /// It said `WATCHDOG=1` since it was stalled, or since this was last asked.
     pub pinged: bool,
+    /// Something of it waits for work on the socket; `None` where that cannot be seen.
+    pub waits: Option<bool>,
 }
 
 /// What a worker is.
@@ -98,7 +104,7 @@ pub enum Change<K> {
     Replace(K),
 }
 
-/// The health of the workers of one service.
+/// The health of the workers at one listener.
 #[derive(Debug)]
 pub struct Health<K> {
     workers: BTreeMap<K, Worker>,
@@ -113,7 +119,7 @@ struct Worker {
     watch: Option<Watch>,
     stall: Option<Stall>,
     record: Record,
-    /// Its process was seen to accept, or to wait for work.
+    /// Its process was seen to accept here, or to wait for work.
     proven: bool,
 }
 
@@ -130,6 +136,8 @@ struct Watch {
 struct Stall {
     /// Not taken back earlier, whatever it shows.
     until: Instant,
+    /// Nor earlier than this if it is seen not to wait for work.
+    unseen_until: Instant,
     /// What it showed when it was stalled, or when that was first known.
     first: Option<Signs>,
     /// It has shown a sign of life since.
@@ -162,7 +170,7 @@ impl<K: Copy + Ord> Health<K> {
         self.workers.get(&worker).map(Worker::status).unwrap_or_default()
     }
 
-    /// Its process was seen to wait for work.
+    /// Its process was seen to wait for work here.
     pub fn prove(&mut self, worker: K) {
         self.workers.entry(worker).or_default().proven = true;
     }
@@ -193,6 +201,12 @@ impl<K: Copy + Ord> Health<K> {
         }
         let pause = if self.busy { BUSY_PAUSE } else { IDLE_PAUSE };
         Some(policy.stall_timeout.map_or(pause, |patience| pause.min(patience / 4)))
+    }
+
+    /// Whether anybody is stalled.
+    #[must_use]
+    pub fn has_stalled(&self) -> bool {
+        self.workers.values().any(|worker| worker.stall.is_some())
     }
 
     /// Whether something waited at the last look.
@@ -294,7 +308,13 @@ impl<K: Copy + Ord> Health<K> {
             worker.overloaded = false;
             worker.window = Window::default();
             worker.watch = None;
-            worker.stall = Some(Stall { until: now + away, first: signs(key), awake: false, left: None });
+            worker.stall = Some(Stall {
+                until: now + away,
+                unseen_until: now + away.max(UNSEEN_AWAY),
+                first: signs(key),
+                awake: false,
+                left: None,
+            });
             changes.push(Change::Stalled(key));
             if policy.on_stall == OnStall::Restart && worker.proven && worker.record.wants_replacement() {
                 changes.push(Change::Replace(key));
@@ -371,14 +391,20 @@ impl Worker {
 }
 
 impl Stall {
-    /// It gets nothing to accept, so it must show otherwise that it does something.
+    /// It gets nothing to accept, so it must show otherwise that it would: best by waiting for it. One that
+    /// does something else (a long request, another listener) is awake as well.
     fn is_over(&mut self, signs: impl FnOnce() -> Option<Signs>, now: Instant) -> bool {
         let Some(signs) = signs() else { return false };
         let first = self.first.get_or_insert(signs);
         let continued = first.stopped && !signs.stopped;
         // A thread that ends takes its switches with it, and is a sign of life, too.
         self.awake |= signs.pinged || continued || signs.switches != first.switches;
-        self.awake && !signs.stopped && now >= self.until
+        let would = match signs.waits {
+            Some(true) => true,
+            Some(false) => self.awake && now >= self.unseen_until,
+            None => self.awake,
+        };
+        would && !signs.stopped && now >= self.until
     }
 
     /// Whether connections have come to its queue and will not go by themselves. One that is awake

@@ -125,6 +125,56 @@ fn a_worker_that_runs_but_does_not_accept_hands_its_queue_over_and_comes_back() 
 }
 
 #[test]
+fn a_worker_that_accepts_at_one_listener_only_serves_that_and_gets_nothing_at_the_other() {
+    let world = World::new();
+    // The sick one does nothing with its second socket, and is busy all the time.
+    let server = tests::server::python(
+        &world,
+        "half.py",
+        "import os, select, socket\nlisteners = [socket.socket(fileno=3), socket.socket(fileno=4)]\n\
+         if os.environ['REUSEPORT_LB_WORKER'] == 'web/0': listeners.pop()\n\
+         poll = select.poll()\nfor it in listeners: poll.register(it, select.POLLIN)\n\
+         while True:\n    \
+             for fd, events in poll.poll(10):\n        \
+                 stream, peer = [it for it in listeners if it.fileno() == fd][0].accept()\n        \
+                 answer_and_close(stream, peer)\n",
+    );
+    let daemon = Daemon::configured(
+        &world,
+        &format!(
+            "[[service]]\nname = \"web\"\nlisten = [\"tcp://127.0.0.1:3000\", \"tcp://127.0.0.1:3001\"]\nworkers = 3\n\
+             ready = \"500ms\"\nstall_timeout = \"300ms\"\ncommand = [\"python3\", \"{}\"]\n",
+            server.display()
+        ),
+    );
+    let other: SocketAddr = "127.0.0.1:3001".parse().unwrap();
+    let loads = [Load::to(to()).kept(0).clients(8).start(), Load::to(other).kept(0).clients(8).start()];
+    let half = until("it to be known", || {
+        let worker = daemon.service().workers.remove(0);
+        worker.lacks.is_some().then_some(worker)
+    });
+    assert_eq!(half.state, "ready");
+    assert_eq!(half.lacks.as_deref(), Some("does not accept on tcp://127.0.0.1:3001"));
+    // It is awake, and serves; that alone does not bring it back.
+    let served = || daemon.service().workers[0].sockets[0].selected;
+    let (before, rest) = (served(), daemon.service().workers[0].sockets[1].selected);
+    until("it to serve some more", || (served() > before + 2_000).then_some(()));
+    let after = daemon.service().workers.remove(0);
+    let left = after.sockets[1].selected - rest;
+    assert!(left <= 8, "{left} more at the listener where it does not accept");
+    let [here, there] = loads.map(Load::end);
+    println!("{here}\n{there}; {left} decided for it after it was known");
+    for report in [&here, &there] {
+        assert!(report.failed.is_empty(), "{:?}", report.failed);
+    }
+    assert!(here.answered.contains_key("web/0") && !there.answered.contains_key("web/0"));
+    assert!(here.slow.is_empty(), "{:?}", here.slow);
+    assert!(daemon.log().contains("it does not accept on tcp://127.0.0.1:3001 yet (it has never)"));
+    assert!(!daemon.log().contains("tcp://127.0.0.1:3000 yet"), "{}", daemon.log());
+    daemon.stop();
+}
+
+#[test]
 fn a_slow_worker_gets_less() {
     let world = World::new();
     let server = tests::server::python(

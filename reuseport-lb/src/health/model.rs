@@ -122,7 +122,7 @@ impl Model {
             let sockets = &self.sockets;
             let signs = |worker: usize| {
                 let Socket { pace, switches, .. } = sockets[worker];
-                Some(Signs { stopped: pace.is_none(), switches, pinged: false })
+                Some(Signs { stopped: pace.is_none(), switches, pinged: false, waits: None })
             };
             let changes = health.look(&samples, signs, epoch + ms(self.now), policy);
             all.extend(changes.into_iter().map(|change| (self.now, change)));
@@ -207,7 +207,7 @@ proptest! {
                 // Short queues are the same at most looks.
                 samples.push(Sample { worker, queue: queue / 13, full: false, selected: selected[worker] });
             }
-            let signs = |worker: usize| Some(Signs { stopped: false, switches: switches[worker], pinged: false });
+            let signs = |worker: usize| Some(Signs { stopped: false, switches: switches[worker], pinged: false, waits: None });
             for change in health.look(&samples, signs, now, &policy) {
                 let (worker, from, to) = match change {
                     Change::Overloaded(worker) => (worker, Status::Fit, Status::Overloaded),

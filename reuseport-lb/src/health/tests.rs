@@ -26,7 +26,7 @@ impl Trial {
             policy: Service::new("web", Vec::new(), workers),
             now: Instant::now(),
             samples: vec![(0, false, 0); workers],
-            signs: vec![Some(Signs { stopped: false, switches: 7, pinged: false }); workers],
+            signs: vec![Some(Signs { stopped: false, switches: 7, pinged: false, waits: None }); workers],
         }
     }
 
@@ -161,7 +161,7 @@ fn a_few_unfinished_handshakes_do_not_hide_a_stall_and_many_do() {
 fn unfinished_handshakes_do_not_hide_a_stopped_worker_for_long() {
     let mut it = Trial::new(2);
     it.samples[0].0 = 1;
-    it.signs[0] = Some(Signs { stopped: true, switches: 7, pinged: false });
+    it.signs[0] = Some(Signs { stopped: true, switches: 7, pinged: false, waits: None });
     let changes = it.run(ms(2_200), |it| it.samples[0].2 += 100);
     assert!(matches!(changes[..], [(at, Change::Stalled(0))] if at >= STALL * 2), "{changes:?}");
     // Stopped for a moment, by a debugger that looks around.
@@ -171,7 +171,8 @@ fn unfinished_handshakes_do_not_hide_a_stopped_worker_for_long() {
     let changes = it.run(ms(20_000), |it| {
         looks += 1;
         it.samples[0].2 += 100;
-        it.signs[0] = Some(Signs { stopped: looks % 50 > 0, switches: looks / 50, pinged: false });
+        it.signs[0] =
+            Some(Signs { stopped: looks % 50 > 0, switches: looks / 50, pinged: false, waits: None });
     });
     assert_eq!(changes, []);
 }
@@ -184,8 +185,8 @@ fn handshakes_that_never_finish_are_no_stall() {
 
 #[test]
 fn arrivals_at_a_full_queue_count_for_nothing() {
-    let stopped = Some(Signs { stopped: true, switches: 7, pinged: false });
-    let asleep = Some(Signs { stopped: false, switches: 7, pinged: false });
+    let stopped = Some(Signs { stopped: true, switches: 7, pinged: false, waits: None });
+    let asleep = Some(Signs { stopped: false, switches: 7, pinged: false, waits: None });
     // One that is not stopped might be slow: its process is watched for as long again.
     for (signs, at) in [(stopped, ms(1_010)), (asleep, ms(2_050))] {
         let mut it = Trial::new(2);
@@ -221,7 +222,7 @@ fn when_all_queues_are_full_only_a_stopped_worker_is_stalled() {
     }
     let all_get_more = |it: &mut Trial| it.samples.iter_mut().for_each(|sample| sample.2 += 10);
     assert_eq!(it.run(ms(20_000), all_get_more), []);
-    it.signs[1] = Some(Signs { stopped: true, switches: 7, pinged: false });
+    it.signs[1] = Some(Signs { stopped: true, switches: 7, pinged: false, waits: None });
     let changes = it.run(ms(1_000), all_get_more);
     assert!(matches!(changes[..], [(at, Change::Stalled(1))] if at <= STALL / 8 + BUSY_PAUSE), "{changes:?}");
 }
@@ -304,7 +305,7 @@ fn a_worker_alone_is_never_stalled_nor_overloaded() {
 
 #[test]
 fn each_sign_of_life_brings_it_back() {
-    let sleeping = Signs { stopped: false, switches: 7, pinged: false };
+    let sleeping = Signs { stopped: false, switches: 7, pinged: false, waits: None };
     let stopped = Signs { stopped: true, ..sleeping };
     for (at_stall, later, back) in [
         (sleeping, sleeping, false),
@@ -312,7 +313,7 @@ fn each_sign_of_life_brings_it_back() {
         // A thread has ended.
         (sleeping, Signs { switches: 3, ..sleeping }, true),
         (sleeping, Signs { pinged: true, ..sleeping }, true),
-        (sleeping, Signs { stopped: true, switches: 8, pinged: true }, false),
+        (sleeping, Signs { stopped: true, switches: 8, pinged: true, waits: None }, false),
         (stopped, stopped, false),
         (stopped, sleeping, true),
         // A ping from before is no sign.
@@ -328,12 +329,39 @@ fn each_sign_of_life_brings_it_back() {
 }
 
 #[test]
+fn one_that_is_seen_to_wait_is_back_at_once_and_one_that_is_not_is_tried_later() {
+    let busy = |switches, waits| Some(Signs { stopped: false, switches, pinged: false, waits: Some(waits) });
+    let mut it = Trial::new(2);
+    it.signs[0] = busy(7, false);
+    assert_eq!(it.stall(), [Change::Stalled(0)]);
+    // A long request, or another listener: it runs, and does not wait here.
+    let mut switches = 7;
+    let run = |it: &mut Trial, switches: &mut u64, waits| {
+        *switches += 1;
+        it.signs[0] = busy(*switches, waits);
+    };
+    assert_eq!(it.run(ms(4_900), |it| run(it, &mut switches, false)), []);
+    // It may be one that never sleeps.
+    assert_eq!(it.run(ms(110), |it| run(it, &mut switches, false)), [(ms(100), Change::Recovered(0))]);
+
+    let mut it = Trial::new(2);
+    it.signs[0] = busy(7, false);
+    assert_eq!(it.stall(), [Change::Stalled(0)]);
+    it.signs[0] = busy(7, true);
+    assert_eq!(it.look(), [Change::Recovered(0)], "although it has not run");
+    it.signs[0] = busy(7, false);
+    assert_eq!(it.stall(), [Change::Stalled(0)]);
+    it.signs[0] = busy(8, true);
+    assert_eq!(it.run(ms(300), |_| {}), [(FIRST_AWAY, Change::Recovered(0))], "a relapse has its price");
+}
+
+#[test]
 fn a_sign_is_not_forgotten_while_it_is_stopped_or_away() {
     let mut it = Trial::new(2);
     assert_eq!(it.stall(), [Change::Stalled(0)]);
-    it.signs[0] = Some(Signs { stopped: true, switches: 7, pinged: true });
+    it.signs[0] = Some(Signs { stopped: true, switches: 7, pinged: true, waits: None });
     assert_eq!(it.look(), []);
-    it.signs[0] = Some(Signs { stopped: false, switches: 7, pinged: false });
+    it.signs[0] = Some(Signs { stopped: false, switches: 7, pinged: false, waits: None });
     assert_eq!(it.look(), [Change::Recovered(0)]);
 }
 
@@ -343,7 +371,7 @@ fn without_a_process_there_are_no_signs() {
     it.signs[0] = None;
     assert_eq!(it.stall(), [Change::Stalled(0)]);
     assert_eq!(it.run(ms(5_000), |_| {}), []);
-    it.signs[0] = Some(Signs { stopped: false, switches: 90, pinged: false });
+    it.signs[0] = Some(Signs { stopped: false, switches: 90, pinged: false, waits: None });
     assert_eq!(it.look(), []);
     it.switch();
     assert_eq!(it.look(), [Change::Recovered(0)]);

@@ -1,6 +1,7 @@
 //! Looking after workers: their queues, their watchdogs and what they write. Not: what a look means
 //! (`health.rs`).
 
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
@@ -9,12 +10,13 @@ use tokio::sync::mpsc;
 use tracing::{info, warn};
 
 use super::Service;
+use super::door::door_at;
 use super::rollout::Wish;
-use super::workers::{Id, Place, Worker};
+use super::workers::{Id, Worker};
 use crate::health::{Change, Sample, Signs, Status};
 use crate::kernel::process::Process;
 use crate::kernel::{signs, socket};
-use crate::listener::Protocol;
+use crate::listener::{Listener, Protocol};
 use crate::worker::{Origin, State};
 
 /// The daemon that looks later than this has stood still, and a process may have said what nobody has heard.
@@ -51,9 +53,10 @@ impl Service {
     pub(super) fn plan_look(&mut self) {
         let now = Instant::now();
         let queues = self.workers.values().any(|worker| judged(worker) && has_tcp(worker));
-        let judge = if queues { self.health.pause(&self.config) } else { None };
+        let doors = self.doors.iter().filter(|door| queues && door.is_tcp());
+        let judge = doors.clone().filter_map(|door| door.health.pause(&self.config)).min();
         let judge = judge.map(|pause| {
-            let part = if self.health.is_busy() { OFTEN } else { RARELY };
+            let part = if doors.clone().any(|door| door.health.is_busy()) { OFTEN } else { RARELY };
             pause.max(self.cost.look * part)
         });
         let running = || self.workers.values().filter_map(|worker| worker.process.as_ref());
@@ -92,45 +95,77 @@ impl Service {
         self.pings.insert(id);
     }
 
+    /// Looks at all queues, each listener for itself: a worker may accept at one and not at another.
     fn judge(&mut self, now: Instant) {
-        let samples = self.look_at_queues();
         let pings = std::mem::take(&mut self.pings);
-        let signs = |id: Id| {
-            let seen = signs_of(&self.workers.get(&id)?.process.as_ref()?.process)?;
-            Some(Signs { stopped: seen.stopped, switches: seen.switches, pinged: pings.contains(&id) })
+        // Reading /proc takes longer than all else here.
+        let known: RefCell<BTreeMap<Id, Option<signs::Signs>>> = RefCell::default();
+        let of_process = |worker: &Worker| {
+            let process = worker.process.as_ref().map(|running| &running.process);
+            *known.borrow_mut().entry(worker.id).or_insert_with(|| process.and_then(|it| signs_of(it)))
         };
-        for change in self.health.look(&samples, signs, now, &self.config) {
-            match change {
-                Change::Overloaded(id) => self.set_fitness(id, Fitness::Overloaded),
-                Change::Fit(id) => self.set_fitness(id, Fitness::Fit),
-                Change::Stalled(id) => {
-                    let deaf = self.not_accepted_on(id);
-                    self.set_fitness(id, Fitness::Ejected);
-                    self.tell_rosters(None);
-                    self.rescue_living(id);
-                    let loading = if self.health.is_loading(id) { " yet (it has never)" } else { "" };
-                    warn!(
-                        worker = self.name_of(id.number),
-                        "it does not accept on {deaf}{loading}: others get what waits for it"
-                    );
-                }
-                Change::Rescue(id) => self.rescue_living(id),
-                Change::Recovered(id) => {
-                    self.set_fitness(id, Fitness::Fit);
-                    info!(worker = self.name_of(id.number), "it shows signs of life and is taken back");
-                }
-                Change::Replace(id) => self.replace_stuck(id),
+        for at in 0..self.doors.len() {
+            let samples = self.look_at_queues(at);
+            let mut health = std::mem::take(&mut self.doors[at].health);
+            let signs = |id: Id| {
+                let worker = self.workers.get(&id)?;
+                let seen = of_process(worker)?;
+                let waits = self.surroundings.waits.as_ref().and_then(|waits| {
+                    let place = worker.place_near(at, self.doors[at].group.listener())?;
+                    waits.on(&place.socket).ok()
+                });
+                let (stopped, switches) = (seen.stopped, seen.switches);
+                Some(Signs { stopped, switches, pinged: pings.contains(&id), waits })
+            };
+            let changes = health.look(&samples, signs, now, &self.config);
+            self.doors[at].health = health;
+            for change in changes {
+                self.follow(at, change);
             }
         }
     }
 
-    /// The listeners at which something waits for a worker.
-    fn not_accepted_on(&self, id: Id) -> String {
-        let places = self.workers.get(&id).map_or(&[][..], |worker| &worker.places);
-        let tcp = places.iter().filter(|place| place.listener.protocol == Protocol::Tcp);
-        let waits = |place: &&Place| socket::queue(&place.socket, Protocol::Tcp).is_ok_and(|it| it.queue > 0);
-        let deaf: Vec<String> = tcp.filter(waits).map(|place| place.listener.to_string()).collect();
-        if deaf.is_empty() { "any of its listeners".into() } else { deaf.join(", ") }
+    fn follow(&mut self, at: usize, change: Change<Id>) {
+        match change {
+            Change::Overloaded(id) => self.set_fitness(at, id, Fitness::Overloaded),
+            Change::Fit(id) => self.set_fitness(at, id, Fitness::Fit),
+            Change::Stalled(id) => {
+                self.set_fitness(at, id, Fitness::Ejected);
+                self.tell_rosters(None);
+                self.rescue_living(at, id);
+                let loading = if self.doors[at].health.is_loading(id) { " yet (it has never)" } else { "" };
+                let listener = self.doors[at].group.listener();
+                warn!(
+                    worker = self.name_of(id.number),
+                    "it does not accept on {listener}{loading}: others get what waits for it"
+                );
+            }
+            Change::Rescue(id) => self.rescue_living(at, id),
+            Change::Recovered(id) => {
+                self.set_fitness(at, id, Fitness::Fit);
+                self.tell_rosters(None);
+                let listener = self.doors[at].group.listener();
+                info!(worker = self.name_of(id.number), "it is taken back on {listener}");
+            }
+            Change::Replace(id) => self.replace_stuck(id),
+        }
+    }
+
+    /// At how many of its TCP listeners a worker is not sent anything new because it does not accept, of how
+    /// many; and whether it has never accepted there.
+    pub(super) fn stalled_on(&self, worker: &Worker) -> (Vec<Listener>, usize, bool) {
+        let (mut stalled, mut all, mut never) = (Vec::new(), 0, true);
+        for (at, place) in worker.places.iter().enumerate() {
+            let Some(door) = door_at(&self.doors, at, &place.listener).filter(|it| it.is_tcp()) else {
+                continue;
+            };
+            all += 1;
+            if door.health.status(worker.id) == Status::Stalled {
+                stalled.push(place.listener);
+                never &= door.health.is_loading(worker.id);
+            }
+        }
+        (stalled, all, never)
     }
 
     /// Whoever holds a socket of a group may give it another program, and the kernel does not tell
@@ -147,47 +182,42 @@ impl Service {
         self.repairs = ready.into();
     }
 
-    fn look_at_queues(&mut self) -> Vec<Sample<Id>> {
-        let mut samples = Vec::new();
-        for worker in self.workers.values().filter(|worker| judged(worker) && has_tcp(worker)) {
-            let (mut waiting, mut full) = (0, false);
-            for place in worker.places.iter().filter(|place| place.listener.protocol == Protocol::Tcp) {
-                // One that was closed or shut down has nothing waiting.
-                let queue = socket::queue(&place.socket, Protocol::Tcp).unwrap_or_default();
-                waiting += queue.queue;
-                full |= queue.queue > 0 && queue.queue >= queue.backlog;
-            }
-            samples.push(Sample { worker: worker.id, queue: waiting, full, selected: 0 });
+    fn look_at_queues(&mut self, at: usize) -> Vec<Sample<Id>> {
+        let door = &mut self.doors[at];
+        if !door.is_tcp() {
+            return Vec::new();
+        }
+        let mut looks = Vec::new();
+        for worker in self.workers.values().filter(|worker| judged(worker)) {
+            let Some(place) = worker.place_near(at, door.group.listener()) else { continue };
+            // One that was closed or shut down has nothing waiting.
+            looks.push((worker, socket::queue(&place.socket, Protocol::Tcp).unwrap_or_default()));
         }
         // Reading the counters of all CPUs costs more than all else here.
-        if samples.iter().any(|sample| sample.queue > 0) {
-            self.selected = self.count_selected();
+        if looks.iter().any(|(_, seen)| seen.queue > 0)
+            && let Ok(totals) = door.group.totals()
+        {
+            door.selected = totals.selected;
         }
-        for sample in &mut samples {
-            sample.selected = self.selected.get(&sample.worker).copied().unwrap_or_default();
-        }
-        samples
+        let sample = |(worker, seen): (&Worker, socket::Queue)| Sample {
+            worker: worker.id,
+            queue: seen.queue,
+            full: seen.queue > 0 && seen.queue >= seen.backlog,
+            selected: door.selected.get(usize::from(worker.slot)).copied().unwrap_or_default(),
+        };
+        looks.into_iter().map(sample).collect()
     }
 
-    fn count_selected(&self) -> BTreeMap<Id, u64> {
-        let tcp = self.doors.iter().filter(|door| door.group.listener().protocol == Protocol::Tcp);
-        let totals: Vec<_> = tcp.filter_map(|door| door.group.totals().ok()).collect();
-        let of = |worker: &Worker| totals.iter().map(|total| total.selected[usize::from(worker.slot)]).sum();
-        self.workers.values().map(|worker| (worker.id, of(worker))).collect()
-    }
-
-    /// Says to the program whether new connections shall avoid a worker.
-    fn set_fitness(&mut self, id: Id, fitness: Fitness) {
+    /// Says to the program of a listener whether new connections shall avoid a worker.
+    fn set_fitness(&mut self, at: usize, id: Id, fitness: Fitness) {
         let Some(worker) = self.workers.get(&id).filter(|worker| worker.holds_slot) else { return };
-        for door in self.doors.iter_mut().filter(|door| door.group.listener().protocol == Protocol::Tcp) {
-            door.group.set_fitness(worker.slot, fitness);
-        }
+        self.doors[at].group.set_fitness(worker.slot, fitness);
     }
 
     /// Hands over what waits for a worker whose process is there. It must not run while its listener
     /// is shut down: what then sees a hang-up may never accept again (HAProxy), or do nothing else any
     /// more (tokio, whose `accept` does not come back).
-    fn rescue_living(&mut self, id: Id) {
+    fn rescue_living(&mut self, at: usize, id: Id) {
         let Some(worker) = self.workers.get(&id) else { return };
         let process = worker.process.as_ref().map(|running| running.process.clone());
         let ours = process.filter(|process| process.is_leader());
@@ -199,8 +229,10 @@ impl Service {
             while begun.elapsed() < SUSPENDING && signs_of(process).is_some_and(|signs| !signs.stopped) {}
         }
         // It may just have come back.
-        if worker.queue() > 0 {
-            self.rescue(id);
+        let listener = *self.doors[at].group.listener();
+        let place = worker.place_near(at, &listener);
+        if place.is_some_and(|place| place.queue() > 0) {
+            self.rescue(id, Some(listener));
         }
         if let Some(process) = runs {
             process.resume();
@@ -209,8 +241,10 @@ impl Service {
 
     /// It has another process, or none.
     pub(super) fn forget_health(&mut self, id: Id) {
-        if self.health.forget(id) != Status::Fit {
-            self.set_fitness(id, Fitness::Fit);
+        for at in 0..self.doors.len() {
+            if self.doors[at].health.forget(id) != Status::Fit {
+                self.set_fitness(at, id, Fitness::Fit);
+            }
         }
     }
 

@@ -10,9 +10,10 @@ use super::flows::keeps;
 use super::workers::{Id, Worker};
 use super::{Service, Surroundings};
 use crate::config;
+use crate::health::Health;
 use crate::kernel::group::{Group, Policy, Totals};
 use crate::kernel::socket;
-use crate::listener::Listener;
+use crate::listener::{Listener, Protocol};
 use crate::offload::{Slices, in_thread};
 use crate::table::Table;
 use crate::trace::{self, Tracer};
@@ -30,6 +31,10 @@ pub(super) struct Door {
     pub(super) wanted: bool,
     /// The name of its directory of pins.
     pub(super) name: String,
+    /// Of TCP workers here.
+    pub(super) health: Health<Id>,
+    /// Decisions for each slot when something last waited.
+    pub(super) selected: Box<[u64]>,
     reader: JoinHandle<std::io::Result<()>>,
     /// Of when a slot became free for the last time: right for all that are free since then.
     counted: Option<Totals>,
@@ -89,7 +94,23 @@ impl Door {
         let reader = tokio::task::spawn_local(trace::follow(log));
         let (service, surroundings) = (config.name.clone(), surroundings.clone());
         group.decides = surroundings.claims.claim(asked, &service);
-        Ok(Self { asked, group, wanted: true, name, reader, counted: None, service, surroundings })
+        Ok(Self {
+            asked,
+            group,
+            wanted: true,
+            name,
+            health: Health::default(),
+            selected: Box::default(),
+            reader,
+            counted: None,
+            service,
+            surroundings,
+        })
+    }
+
+    /// Whether connections are to be accepted here.
+    pub(super) fn is_tcp(&self) -> bool {
+        self.group.listener().protocol == Protocol::Tcp
     }
 
     /// For what free slots have been selected.
@@ -122,6 +143,12 @@ impl Door {
 /// The door of `listener`, unless it is gone.
 pub(super) fn door_of<'a>(doors: &'a mut [Door], listener: &Listener) -> Option<&'a mut Door> {
     doors.iter_mut().find(|door| door.group.listener() == listener)
+}
+
+/// The same, to look at; most often it is the one with index `at`.
+pub(super) fn door_at<'a>(doors: &'a [Door], at: usize, listener: &Listener) -> Option<&'a Door> {
+    let is = |door: &&Door| door.group.listener() == listener;
+    doors.get(at).filter(is).or_else(|| doors.iter().find(is))
 }
 
 /// The same; most often it is the one with index `at`.

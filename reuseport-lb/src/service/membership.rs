@@ -197,13 +197,16 @@ impl Service {
 
     /// Hands what is queued to others: `shutdown` makes the kernel migrate it, then the socket goes
     /// back into service.
-    pub(super) fn rescue(&mut self, id: Id) {
+    pub(super) fn rescue(&mut self, id: Id, only: Option<Listener>) {
         let Some(worker) = self.workers.get(&id).filter(|worker| worker.holds_slot) else { return };
         // Without anybody to take it, the queue is better off waiting.
         if self.members.is_empty() {
             return;
         }
-        for place in worker.places.iter().filter(|place| place.listener.protocol == Protocol::Tcp) {
+        let meant = |place: &&Place| {
+            place.listener.protocol == Protocol::Tcp && only.is_none_or(|only| only == place.listener)
+        };
+        for place in worker.places.iter().filter(meant) {
             let Some(door) = door_of(&mut self.doors, &place.listener) else {
                 continue;
             };
@@ -335,7 +338,9 @@ impl Service {
             }
         }
         self.disown(&worker.places);
-        let _ = self.health.forget(id);
+        for door in &mut self.doors {
+            let _ = door.health.forget(id);
+        }
         if worker.holds_slot {
             self.tracer.rename(worker.slot, None);
             self.free_slot(worker.slot);

@@ -36,7 +36,7 @@ use tokio::sync::{mpsc, oneshot};
 use tracing::{info, warn};
 
 use crate::config::{self, Ready, WhenEmpty};
-use crate::health::{Health, Status};
+use crate::health::Status;
 use crate::kernel::host::{self, User};
 use crate::kernel::process::{Exit, Process};
 use crate::notify::Said;
@@ -104,7 +104,6 @@ pub struct Service {
     release: u64,
     rollout: Option<Rollout>,
     prepared: Option<reload::Prepared>,
-    health: Health<Id>,
     /// Workers whose first process is still to be started.
     starts: VecDeque<Id>,
     /// Steps that many workers take at once.
@@ -114,8 +113,6 @@ pub struct Service {
     look_at: Option<Instant>,
     repair_at: Instant,
     cost: attend::Cost,
-    /// Decisions for each worker when something last waited.
-    selected: BTreeMap<Id, u64>,
     /// Who said `WATCHDOG=1` since the last look.
     pings: BTreeSet<Id>,
     sender: mpsc::UnboundedSender<(Whom, Happening)>,
@@ -157,14 +154,12 @@ impl Service {
             release: reload::release_of(&config),
             rollout: None,
             prepared: None,
-            health: Health::default(),
             starts: VecDeque::new(),
             later: VecDeque::new(),
             repairs: VecDeque::new(),
             look_at: None,
             repair_at: Instant::now(),
             cost: attend::Cost::default(),
-            selected: BTreeMap::new(),
             pings: BTreeSet::new(),
             sender,
             receiver,
@@ -526,7 +521,7 @@ impl Service {
                 Step::Spawn => self.spawn(id),
                 Step::Admit => self.admit(id),
                 Step::Withdraw | Step::Cut => self.rebalance(),
-                Step::Rescue => self.rescue(id),
+                Step::Rescue => self.rescue(id, None),
                 Step::HandOver => self.hand_over(id),
                 Step::Terminate => self.with_process(id, Process::terminate),
                 Step::Kill => self.with_process(id, Process::kill),
@@ -543,10 +538,24 @@ impl Service {
 
     /// Tells the program who is ready and where to wait; `coming` is about to be one of the latter.
     fn tell_rosters(&self, coming: Option<u16>) {
+        let all_awake = self.rosters(None, coming);
+        for door in &self.doors {
+            if door.health.has_stalled() {
+                let (ready, waiting) = self.rosters(Some(door), coming);
+                door.group.set_rosters(&ready, &waiting);
+            } else {
+                door.group.set_rosters(&all_awake.0, &all_awake.1);
+            }
+        }
+    }
+
+    /// Slots that are ready, and those that there are for when none of these is. Workers that do not accept
+    /// at `door` are only there where nobody does.
+    fn rosters(&self, door: Option<&Door>, coming: Option<u16>) -> (Vec<u16>, Vec<u16>) {
         let members = || self.workers.values().filter(|worker| worker.is_member());
         let fit = |worker: &&Worker| worker.life.state() == State::Ready;
-        let awake = |worker: &&Worker| self.health.status(worker.id) != Status::Stalled;
-        // Those that do not accept only where nobody does.
+        let awake =
+            |worker: &&Worker| door.is_none_or(|door| door.health.status(worker.id) != Status::Stalled);
         let stuck = !members().filter(fit).any(|worker| awake(&worker));
         let ready = || members().filter(fit).filter(|worker| stuck || awake(worker));
         let slots = |weightless: bool| -> Vec<u16> {
@@ -561,7 +570,7 @@ impl Service {
             let can_wait = members().filter(|worker| worker.life.can_wait()).map(|worker| worker.slot);
             waiting = can_wait.chain(coming).collect();
         }
-        self.doors.iter().for_each(|door| door.group.set_rosters(&ready, &waiting));
+        (ready, waiting)
     }
 }
 

@@ -5,10 +5,11 @@ use std::time::{Duration, Instant};
 use tracing::{info, warn};
 
 use super::Service;
+use super::door::Door;
 use super::workers::{Id, Place, Worker};
 use crate::config::Ready;
 use crate::kernel::launch::FIRST_FD;
-use crate::listener::Protocol;
+use crate::listener::{Listener, Protocol};
 use crate::worker::{Event, State};
 
 /// How often workers are looked at that are not seen to wait for work yet.
@@ -44,7 +45,7 @@ impl Service {
     /// so, to know later that it stalls and does not load.
     fn is_asked(&self, worker: &Worker, now: Instant) -> bool {
         let new = worker.started.is_some_and(|at| now - at < KNOWN_BY);
-        let unknown = new && worker.life.state() == State::Ready && !self.health.is_proven(worker.id);
+        let unknown = new && worker.life.state() == State::Ready && !worker.seen_waiting;
         worker.life.wants_sight(&self.config) || (unknown && self.surroundings.waits.is_some())
     }
 
@@ -72,20 +73,23 @@ impl Service {
         // Where nobody is ready it gets connections, and one that polls without ever sleeping takes them.
         let takes = self.members.is_empty() && self.has_taken(worker);
         let some = all || deaf.len() < worker.places.len() || takes;
-        let ready = worker.life.state() == State::Ready;
-        if !all && !ready && for_long >= SAID_AFTER && !worker.unready_said {
-            let descriptor = |at: usize| at + FIRST_FD as usize;
-            let name = |(at, place): &(usize, &Place)| {
-                format!("{} (descriptor {})", place.listener, descriptor(*at))
-            };
-            let what: Vec<String> = deaf.iter().map(name).collect();
+        let says =
+            !all && worker.life.state() != State::Ready && for_long >= SAID_AFTER && !worker.unready_said;
+        let silent: Vec<(usize, Listener)> =
+            deaf.into_iter().map(|(at, place)| (at, place.listener)).collect();
+        let Some(worker) = self.workers.get_mut(&id) else { return };
+        worker.seen_waiting = all || takes;
+        if says {
+            worker.unready_said = true;
+            let descriptor = |at: &usize| at + FIRST_FD as usize;
+            let what =
+                |(at, listener): &(usize, Listener)| format!("{listener} (descriptor {})", descriptor(at));
+            let what: Vec<String> = silent.iter().map(what).collect();
             info!(worker = worker.name, "it does not wait for work yet on {}", what.join(", "));
-            if let Some(worker) = self.workers.get_mut(&id) {
-                worker.unready_said = true;
-            }
         }
         if some {
-            self.health.prove(id);
+            let heard = |door: &&mut Door| !silent.iter().any(|(_, it)| it == door.group.listener());
+            self.doors.iter_mut().filter(|door| takes || heard(door)).for_each(|door| door.health.prove(id));
             self.happen(id, Event::SeenWaiting { all });
         }
     }
@@ -116,6 +120,11 @@ impl Service {
 
     /// What a worker that is not ready does not do yet, as far as that can be seen.
     pub(super) fn lacks(&self, worker: &Worker) -> Option<String> {
+        let (stalled, all, _) = self.stalled_on(worker);
+        if worker.life.state() == State::Ready && !stalled.is_empty() && stalled.len() < all {
+            let stalled: Vec<String> = stalled.iter().map(Listener::to_string).collect();
+            return Some(format!("does not accept on {}", stalled.join(", ")));
+        }
         let waits = self.surroundings.waits.as_ref()?;
         let for_long = worker.started.is_some_and(|at| at.elapsed() >= SHOWN_AFTER);
         if !for_long || !matches!(worker.life.state(), State::Starting | State::Loading) {

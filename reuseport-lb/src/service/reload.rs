@@ -228,12 +228,14 @@ impl Service {
             door.group.set_fitness(slot, fitness);
         }
         door.group.trace(self.tracer.wanted());
-        let old = std::mem::replace(&mut self.doors[at], door);
+        std::mem::swap(&mut door.health, &mut self.doors[at].health);
+        let mut old = std::mem::replace(&mut self.doors[at], door);
         self.tell_rosters(None);
         let attached = self.attach_door(at).and_then(|()| self.doors[at].group.settle());
         match attached {
             Ok(()) => format!("{bound} decides anew"),
             Err(error) => {
+                std::mem::swap(&mut old.health, &mut self.doors[at].health);
                 self.doors[at] = old;
                 format!("{bound} decides as before: {error:#}")
             }

@@ -8,6 +8,7 @@ use reuseport_lb_common::layout::BUCKETS;
 use tracing::warn;
 
 use super::door::Door;
+use super::door::door_at;
 use super::workers::{Place, Worker};
 use super::{Service, Surroundings};
 use crate::config;
@@ -245,7 +246,7 @@ impl Service {
             restarts: worker.life.restarts(),
             joined: worker.life.origin() == Origin::Joined,
             successor: worker.trial,
-            overloaded: self.health.status(worker.id) == Status::Overloaded,
+            overloaded: self.is_overloaded(worker),
             lacks: self.lacks(worker),
             last_words: worker.last_words.clone(),
             sockets: sockets.collect(),
@@ -253,9 +254,17 @@ impl Service {
     }
 
     fn state_shown(&self, worker: &Worker) -> String {
-        if worker.life.state() == State::Ready && self.health.status(worker.id) == Status::Stalled {
-            return if self.health.is_loading(worker.id) { "loading".into() } else { "stalled".into() };
+        let (stalled, all, never) = self.stalled_on(worker);
+        if worker.life.state() == State::Ready && all > 0 && stalled.len() == all {
+            return if never { "loading".into() } else { "stalled".into() };
         }
         worker.life.state().to_string()
+    }
+
+    fn is_overloaded(&self, worker: &Worker) -> bool {
+        worker.places.iter().enumerate().any(|(at, place)| {
+            let door = door_at(&self.doors, at, &place.listener);
+            door.is_some_and(|door| door.health.status(worker.id) == Status::Overloaded)
+        })
     }
 }

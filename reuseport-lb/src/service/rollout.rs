@@ -310,7 +310,9 @@ impl Service {
         new.trial = false;
         new.weight = old.weight;
         info!(worker = new.name, slot = new.slot, "its successor serves");
-        let _ = self.health.forget(change.old);
+        for door in &mut self.doors {
+            let _ = door.health.forget(change.old);
+        }
         self.workers.insert(change.old, old);
         self.workers.insert(change.new, new);
         self.unsaved = true;

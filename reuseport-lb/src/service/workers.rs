@@ -42,6 +42,8 @@ pub(super) struct Worker {
     pub(super) process: Option<Running>,
     /// When its process was started, or found.
     pub(super) started: Option<Instant>,
+    /// It was seen to wait for work on each of its sockets.
+    pub(super) seen_waiting: bool,
     /// The log says what it does not wait for yet.
     pub(super) unready_said: bool,
     /// What it has said is heard once more before its watchdog bites.
@@ -69,7 +71,7 @@ pub(super) struct Place {
 
 impl Place {
     /// One that cannot be asked any more has nothing that could be waited for.
-    fn queue(&self) -> u64 {
+    pub(super) fn queue(&self) -> u64 {
         socket::queue(&self.socket, self.listener.protocol).map_or(0, |queue| u64::from(queue.queue))
     }
 }
@@ -122,6 +124,7 @@ impl Worker {
             places,
             process: None,
             started: None,
+            seen_waiting: false,
             unready_said: false,
             last_chance: false,
             bite_at: None,
@@ -129,6 +132,12 @@ impl Worker {
             last_words: Vec::new(),
             farewell: Farewell::default(),
         }
+    }
+
+    /// Its socket of `listener`; most often the one with index `at`.
+    pub(super) fn place_near(&self, at: usize, listener: &Listener) -> Option<&Place> {
+        let is = |place: &&Place| place.listener == *listener;
+        self.places.get(at).filter(is).or_else(|| self.places.iter().find(is))
     }
 
     /// Whether it takes part in the service, as far as its life allows.
