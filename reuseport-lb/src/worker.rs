@@ -112,6 +112,8 @@ pub enum Event {
         /// On each of its sockets; else on one of them at least.
         all: bool,
     },
+    /// It said `READY=1`, but does not use its sockets: it opened their addresses by itself.
+    Unused,
     /// It said `STOPPING=1`: it ends by itself.
     SaidStopping,
     /// Its process ended, or could not be started. `killed`: by SIGKILL, so not by its own fault.
@@ -346,6 +348,7 @@ impl Life {
                 self.ready(now)
             }
             Event::SeenWaiting { all } if self.wants_sight(policy) => self.seen_waiting(all, now, policy),
+            Event::Unused if self.state == State::Ready => self.unused(),
             Event::SaidStopping if self.running => self.said_stopping(now, policy),
             Event::Ended { killed } if self.running => self.ended(killed, now, policy),
             Event::Leave { patience } => self.leave(now, patience.unwrap_or(policy.drain_timeout)),
@@ -384,6 +387,14 @@ impl Life {
             _ => all,
         };
         if ready { self.ready(now) } else { Vec::new() }
+    }
+
+    /// It is ready when it is seen to wait for work, whatever it said.
+    fn unused(&mut self) -> Vec<Step> {
+        self.state = State::Loading;
+        self.ready_since = None;
+        (self.due, self.word_lost) = (true, true);
+        if std::mem::replace(&mut self.admitted, false) { vec![Step::Withdraw] } else { Vec::new() }
     }
 
     /// Its time to become ready has come. A process that loads for longer than somebody thought is not ready.

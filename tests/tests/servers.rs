@@ -141,30 +141,91 @@ fn haproxy_answers_a_long_request_beside_short_ones() {
     });
 }
 
+/// nginx with a listener, and the descriptors that it is told of.
+fn nginx(world: &World, listen: &str, descriptors: &str) -> String {
+    let root = world.path(".").display().to_string();
+    let file = world.file(
+        "nginx.conf",
+        &format!(
+            "daemon off;\nworker_processes 1;\nuser root;\npid {root}/nginx-$$.pid;\nerror_log stderr;\nevents {{}}\n\
+             http {{\n  access_log off;\n  client_body_temp_path {root}/b;\n  proxy_temp_path {root}/p;\n  \
+             fastcgi_temp_path {root}/f;\n  uwsgi_temp_path {root}/u;\n  scgi_temp_path {root}/s;\n  \
+             server {{\n    listen {listen};\n    root {root};\n    location /slow {{ limit_rate 1k; }}\n  }}\n}}\n"
+        ),
+    );
+    // Each master has a pid file of its own.
+    let script = format!(
+        "sed \"s/nginx-\\$\\$/nginx-$$/\" {} > {root}/$$.conf; export NGINX='{descriptors}'; \
+         exec {} -e stderr -c {root}/$$.conf",
+        file.display(),
+        program("nginx").display()
+    );
+    format!("command = [\"sh\", \"-c\", {script:?}]\n")
+}
+
 #[test]
 fn nginx_answers_a_long_request_beside_short_ones() {
     a_long_request_is_no_stall(|world| {
         // As much as a kilobyte a second takes so long.
         let _ = world.file("slow", &"x".repeat(1024 * long().as_secs() as usize));
         let _ = world.file("index.html", "ok");
-        let root = world.path(".").display().to_string();
-        let file = world.file(
-            "nginx.conf",
-            &format!(
-                "daemon off;\nworker_processes 1;\nuser root;\npid {root}/nginx-$$.pid;\nerror_log stderr;\nevents {{}}\n\
-                 http {{\n  access_log off;\n  client_body_temp_path {root}/b;\n  proxy_temp_path {root}/p;\n  \
-                 fastcgi_temp_path {root}/f;\n  uwsgi_temp_path {root}/u;\n  scgi_temp_path {root}/s;\n  \
-                 server {{\n    listen 127.0.0.1:3000;\n    root {root};\n    location /slow {{ limit_rate 1k; }}\n  }}\n}}\n"
-            ),
-        );
-        // Each master has a pid file of its own.
-        let script = format!(
-            "sed \"s/nginx-\\$\\$/nginx-$$/\" {} > {root}/$$.conf; export NGINX='3;'; exec {} -e stderr -c {root}/$$.conf",
-            file.display(),
-            program("nginx").display()
-        );
-        format!("command = [\"sh\", \"-c\", {script:?}]\n")
+        nginx(world, "127.0.0.1:3000", "3;")
     });
+}
+
+/// A service of one worker that opens a socket by itself: what is said of it.
+fn opens_by_itself(command: impl FnOnce(&World) -> String, process: &str, opened: &str, state: &str) {
+    let world = World::new();
+    let text = format!(
+        "[[service]]\nname = \"web\"\nlisten = [\"tcp://127.0.0.1:3000\"]\nworkers = 1\n{}",
+        command(&world)
+    );
+    let file = world.file("config.toml", &text);
+    let command = tests::daemon::Paths::of(&world).command(&["run", "--config", &file.to_string_lossy()]);
+    let named = |service: &Service| {
+        let lacks = service.workers[0].lacks.clone().unwrap_or_default();
+        service.workers[0].state == state && lacks.contains("by itself")
+    };
+    let daemon = Daemon::start_until(&world, command, named);
+    let worker = daemon.service().workers.remove(0);
+    let lacks = worker.lacks.unwrap();
+    let said = format!("({process}) opened {opened} by itself");
+    assert!(
+        lacks.starts_with("does not wait for work yet on tcp://127.0.0.1:3000: pid ")
+            && lacks.ends_with(&said),
+        "{lacks}"
+    );
+    let said =
+        said + ", and does not wait for work on its own sockets: they are its descriptors 3 (LISTEN_FDS)";
+    assert!(daemon.log().contains(&said), "{}", daemon.log());
+    assert_eq!((worker.member, worker.restarts), (false, 0), "it is not ready, and nobody ends it");
+    assert!(daemon.run(&["status"]).contains("by itself"));
+    daemon.stop();
+}
+
+#[test]
+fn who_opens_the_address_by_itself_is_named() {
+    opens_by_itself(
+        |it| nginx(it, "127.0.0.1:3000 reuseport", ""),
+        "nginx",
+        "tcp://127.0.0.1:3000",
+        "starting",
+    );
+    opens_by_itself(|it| nginx(it, "0.0.0.0:3080", ""), "nginx", "tcp://0.0.0.0:3080", "starting");
+    // It says that it is ready, too.
+    let says = |world: &World| {
+        let server = python(
+            world,
+            "own.py",
+            "import os, socket\nlistener = socket.socket()\n\
+             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)\nlistener.bind(('0.0.0.0', 3000))\n\
+             listener.listen()\nhello = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)\n\
+             hello.sendto(b'READY=1', os.environ['NOTIFY_SOCKET'])\n\
+             while True:\n    stream, peer = listener.accept()\n    answer_and_close(stream, peer)\n",
+        );
+        format!("ready = \"notify\"\ncommand = [\"python3\", {server:?}]\n")
+    };
+    opens_by_itself(says, "python3", "tcp://0.0.0.0:3000", "loading");
 }
 
 /// A server that needs some time before it waits for work: as long as its file says when it starts.

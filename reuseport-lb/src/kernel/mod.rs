@@ -8,6 +8,7 @@ pub mod group;
 pub mod host;
 pub mod launch;
 pub mod offsets;
+pub mod opened;
 pub mod output;
 pub mod passing;
 pub mod probe;

@@ -54,7 +54,7 @@ pub(super) fn members(group: i32) -> impl Iterator<Item = i32> {
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Stat {
     state: u8,
-    group: i32,
+    pub(super) group: i32,
     /// Clock ticks from boot to its start.
     pub(super) started: Option<u64>,
 }

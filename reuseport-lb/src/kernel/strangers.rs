@@ -31,8 +31,7 @@ impl Census {
             .flat_map(|listener| families(listener).map(move |family| (family, listener.protocol)))
             .collect();
         for (family, protocol) in kinds {
-            let all = sockets(family, protocol, None)?;
-            for (port, address, cookie) in all {
+            for Found { port, address, cookie, .. } in sockets(family, protocol, None)? {
                 census.0.entry((family, protocol, port)).or_default().push((address, cookie));
             }
         }
@@ -54,7 +53,9 @@ impl Census {
 pub fn list(listener: &Listener, ours: &HashSet<u64>) -> Result<Vec<IpAddr>> {
     let mut strangers = Vec::new();
     for family in families(listener) {
-        for (_, address, cookie) in sockets(family, listener.protocol, Some(listener.address.port()))? {
+        for Found { address, cookie, .. } in
+            sockets(family, listener.protocol, Some(listener.address.port()))?
+        {
             if is_stranger(address, cookie, listener, ours) {
                 strangers.push(address);
             }
@@ -64,13 +65,18 @@ pub fn list(listener: &Listener, ours: &HashSet<u64>) -> Result<Vec<IpAddr>> {
 }
 
 /// An IPv6 socket that is not v6-only takes part in IPv4 as well, never the other way round.
-fn families(listener: &Listener) -> impl Iterator<Item = u8> + use<> {
+pub(super) fn families(listener: &Listener) -> impl Iterator<Item = u8> + use<> {
     let v6 = listener.address.is_ipv6();
     [AF_INET, AF_INET6].into_iter().filter(move |family| *family == AF_INET6 || !v6)
 }
 
 fn is_stranger(address: IpAddr, cookie: u64, listener: &Listener, ours: &HashSet<u64>) -> bool {
-    !ours.contains(&cookie) && overlaps(address, listener.address.ip())
+    !ours.contains(&cookie) && covers(address, listener)
+}
+
+/// Whether a socket on this address and the listener's port could take packets meant for it.
+pub(super) fn covers(address: IpAddr, listener: &Listener) -> bool {
+    overlaps(address, listener.address.ip())
 }
 
 fn overlaps(theirs: IpAddr, ours: IpAddr) -> bool {
@@ -83,8 +89,17 @@ fn overlaps(theirs: IpAddr, ours: IpAddr) -> bool {
     }
 }
 
-/// Port, address and cookie of every socket of `family` that listens on, or is bound to, `port`, or any.
-fn sockets(family: u8, kind: Protocol, port: Option<u16>) -> Result<Vec<(u16, IpAddr, u64)>> {
+/// A socket of the kernel's list.
+pub(super) struct Found {
+    pub(super) port: u16,
+    pub(super) address: IpAddr,
+    /// SO_COOKIE.
+    pub(super) cookie: u64,
+    pub(super) inode: u64,
+}
+
+/// Every socket of `family` that listens on, or is bound to, `port`, or any.
+pub(super) fn sockets(family: u8, kind: Protocol, port: Option<u16>) -> Result<Vec<Found>> {
     let (protocol, states) = match kind {
         Protocol::Tcp => (IPPROTO_TCP, StateFlags::LISTEN),
         Protocol::Udp => (IPPROTO_UDP, StateFlags::all()),
@@ -116,7 +131,12 @@ fn sockets(family: u8, kind: Protocol, port: Option<u16>) -> Result<Vec<(u16, Ip
                 NetlinkPayload::InnerMessage(SockDiagMessage::InetResponse(response)) => {
                     let id = response.header.socket_id;
                     if port.is_none_or(|port| id.source_port == port) {
-                        found.push((id.source_port, id.source_address, u64::from_ne_bytes(id.cookie)));
+                        found.push(Found {
+                            port: id.source_port,
+                            address: id.source_address,
+                            cookie: u64::from_ne_bytes(id.cookie),
+                            inode: response.header.inode.into(),
+                        });
                     }
                 }
                 NetlinkPayload::Done(_) => return Ok(found),

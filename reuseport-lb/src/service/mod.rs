@@ -38,6 +38,7 @@ use tracing::{info, warn};
 use crate::config::{self, Ready, WhenEmpty};
 use crate::health::Status;
 use crate::kernel::host::{self, User};
+use crate::kernel::opened::Opened;
 use crate::kernel::process::{Exit, Process};
 use crate::notify::Said;
 use crate::offload::{Slices, in_thread_within};
@@ -72,6 +73,8 @@ const AT_ONCE: usize = 16;
 enum Happening {
     Said(Said),
     Ended(Exit),
+    /// It was found out what it opened by itself.
+    Opened(Opened),
     /// It joined, but was not there any more to hear it.
     Lost,
 }
@@ -112,6 +115,8 @@ pub struct Service {
     repairs: VecDeque<Id>,
     look_at: Option<Instant>,
     repair_at: Instant,
+    /// When it is asked next what workers opened by themselves.
+    openers_at: Instant,
     cost: attend::Cost,
     /// Who said `WATCHDOG=1` since the last look.
     pings: BTreeSet<Id>,
@@ -159,6 +164,7 @@ impl Service {
             repairs: VecDeque::new(),
             look_at: None,
             repair_at: Instant::now(),
+            openers_at: Instant::now(),
             cost: attend::Cost::default(),
             pings: BTreeSet::new(),
             sender,
@@ -313,6 +319,7 @@ impl Service {
                 }
             }
             Happening::Ended(exit) => self.ended(whom.id, exit),
+            Happening::Opened(opened) => self.opened(whom.id, opened),
             Happening::Lost => self.ended(whom.id, Exit::Unknown),
         }
     }

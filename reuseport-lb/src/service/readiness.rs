@@ -1,15 +1,18 @@
 //! Which workers have begun to wait for work on their sockets. Not: what follows from that (`worker.rs`).
 
+use std::collections::{HashMap, HashSet};
 use std::time::{Duration, Instant};
 
 use tracing::{info, warn};
 
-use super::Service;
 use super::door::Door;
 use super::workers::{Id, Place, Worker};
+use super::{Happening, Service, Whom};
 use crate::config::Ready;
 use crate::kernel::launch::FIRST_FD;
+use crate::kernel::opened::{self, Opened};
 use crate::listener::{Listener, Protocol};
+use crate::offload::in_thread;
 use crate::worker::{Event, State};
 
 /// How often workers are looked at that are not seen to wait for work yet.
@@ -30,6 +33,10 @@ const BLIND: Duration = Duration::from_millis(500);
 /// After this time `status` says of a worker what it does not wait for.
 const SHOWN_AFTER: Duration = Duration::from_millis(500);
 
+/// So often, at most, it is asked what workers opened by themselves; later this often.
+const OPENERS: Duration = Duration::from_secs(1);
+const OPENERS_LATER: Duration = Duration::from_secs(10);
+
 /// After this time the log says of a worker what it does not wait for.
 const SAID_AFTER: Duration = Duration::from_secs(5);
 
@@ -38,7 +45,87 @@ impl Service {
     pub(super) fn next_readiness(&self, now: Instant) -> Option<Instant> {
         let asked = self.workers.values().filter(|it| self.is_asked(it, now));
         let pause = |it: &Worker| if it.started.is_some_and(|at| now - at < MOMENT) { LOOK } else { LATER };
-        asked.map(|worker| now + pause(worker)).min()
+        let suspect = self.workers.values().filter(|worker| self.may_use_others(worker, now));
+        let since = |it: &Worker| it.started.map(|at| self.openers_at.max(at + SHOWN_AFTER));
+        asked.map(|worker| now + pause(worker)).chain(suspect.filter_map(since)).min()
+    }
+
+    /// Whether it may have opened sockets by itself instead of using its own.
+    fn may_use_others(&self, worker: &Worker, now: Instant) -> bool {
+        let new = worker.started.is_some_and(|at| now - at < KNOWN_BY);
+        let unused = match worker.life.state() {
+            State::Starting | State::Loading => true,
+            State::Ready => new && !worker.seen_waiting,
+            _ => false,
+        };
+        let running = worker.process.as_ref().is_some_and(|it| it.process.is_leader());
+        unused && running && worker.opened.is_none() && self.surroundings.waits.is_some()
+    }
+
+    /// Asks, in a thread, what those opened by themselves that do not wait on a socket of theirs.
+    fn look_for_openers(&mut self, now: Instant) {
+        let Some(waits) = self.surroundings.waits.as_ref().filter(|_| self.openers_at <= now) else { return };
+        let mut suspects = HashMap::new();
+        let (mut listeners, mut pause) = (HashSet::new(), OPENERS_LATER);
+        for worker in self.workers.values().filter(|worker| self.may_use_others(worker, now)) {
+            let (Some(running), Some(started)) = (&worker.process, worker.started) else { continue };
+            let deaf = worker.places.iter().filter(|place| !waits.on(&place.socket).unwrap_or(true));
+            let deaf: Vec<Listener> = deaf.map(|place| place.listener).collect();
+            if now - started >= SHOWN_AFTER && !deaf.is_empty() {
+                let whom = Whom { id: worker.id, incarnation: running.incarnation };
+                suspects.insert(running.process.pid(), whom);
+            }
+            listeners.extend(deaf);
+            if now - started < KNOWN_BY {
+                pause = OPENERS;
+            }
+        }
+        self.openers_at = now + pause;
+        if suspects.is_empty() {
+            return;
+        }
+        let (ours, sender) = (self.surroundings.ours.borrow().clone(), self.sender.clone());
+        tokio::task::spawn_local(async move {
+            let groups: Vec<i32> = suspects.keys().copied().collect();
+            let listeners: Vec<Listener> = listeners.into_iter().collect();
+            let look = move || opened::by_groups(&groups, &listeners, &ours);
+            let found = in_thread("looking", look).await.and_then(|found| found);
+            match found {
+                Ok(found) => {
+                    let whom = |(group, it)| suspects.get(&group).map(|whom| (*whom, Happening::Opened(it)));
+                    // The service may have ended.
+                    found.into_iter().filter_map(whom).for_each(|it| drop(sender.send(it)));
+                }
+                Err(error) => warn!("cannot look for sockets that workers opened by themselves: {error:#}"),
+            }
+        });
+    }
+
+    /// It was found out what a worker opened by itself.
+    pub(super) fn opened(&mut self, id: Id, opened: Opened) {
+        let Some(waits) = self.surroundings.waits.as_ref() else { return };
+        let Some(worker) = self.workers.get_mut(&id) else { return };
+        let descriptors = worker.places.iter().enumerate();
+        let unused: Vec<String> = descriptors
+            .filter(|(_, place)| !waits.on(&place.socket).unwrap_or(true))
+            .map(|(at, _)| (at + FIRST_FD as usize).to_string())
+            .collect();
+        if unused.is_empty() || worker.seen_waiting {
+            return;
+        }
+        let what = opened.to_string();
+        let descriptors = unused.join(", ");
+        warn!(
+            worker = worker.name,
+            "{what}, and does not wait for work on its own sockets: they are its descriptors {descriptors} \
+             (LISTEN_FDS)"
+        );
+        let instead = opened.instead;
+        worker.opened = Some(opened);
+        // With one that is only slow to begin, nothing is lost: it is ready as soon as it is seen to wait.
+        if instead && worker.life.state() == State::Ready {
+            self.happen(id, Event::Unused);
+        }
     }
 
     /// Whether it is to be seen that a worker waits for work: to know that it is ready; or, of one that said
@@ -55,6 +142,7 @@ impl Service {
         for id in asked.map(|worker| worker.id).collect::<Vec<Id>>() {
             self.look_whether_ready(id, now);
         }
+        self.look_for_openers(now);
     }
 
     fn look_whether_ready(&mut self, id: Id, now: Instant) {
@@ -132,6 +220,7 @@ impl Service {
         }
         let silent = worker.places.iter().filter(|place| !waits.on(&place.socket).unwrap_or(false));
         let silent: Vec<String> = silent.map(|place| place.listener.to_string()).collect();
-        (!silent.is_empty()).then(|| format!("does not wait for work yet on {}", silent.join(", ")))
+        let instead = worker.opened.as_ref().map(|opened| format!(": {opened}")).unwrap_or_default();
+        (!silent.is_empty()).then(|| format!("does not wait for work yet on {}{instead}", silent.join(", ")))
     }
 }

@@ -108,6 +108,8 @@ impl Service {
                     worker.process = Some(running);
                     worker.started = Some(Instant::now());
                     worker.unready_said = false;
+                    worker.seen_waiting = false;
+                    worker.opened = None;
                     worker.release = release;
                 }
             }

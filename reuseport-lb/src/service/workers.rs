@@ -8,6 +8,7 @@ use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
 use super::membership::Drained;
+use crate::kernel::opened::Opened;
 use crate::kernel::output::Output;
 use crate::kernel::process::{Exit, Process};
 use crate::kernel::socket;
@@ -44,6 +45,8 @@ pub(super) struct Worker {
     pub(super) started: Option<Instant>,
     /// It was seen to wait for work on each of its sockets.
     pub(super) seen_waiting: bool,
+    /// What its processes opened to be reached at, instead of its sockets.
+    pub(super) opened: Option<Opened>,
     /// The log says what it does not wait for yet.
     pub(super) unready_said: bool,
     /// What it has said is heard once more before its watchdog bites.
@@ -125,6 +128,7 @@ impl Worker {
             process: None,
             started: None,
             seen_waiting: false,
+            opened: None,
             unready_said: false,
             last_chance: false,
             bite_at: None,

@@ -1,0 +1,110 @@
+//! Which sockets processes have opened by themselves to be reached at. Not: whether that is wrong
+//! (`service/readiness.rs`).
+
+use std::collections::{HashMap, HashSet};
+use std::net::SocketAddr;
+use std::{fmt, fs};
+
+use anyhow::Result;
+
+use super::signs::Stat;
+use super::strangers::{covers, families, sockets};
+use crate::listener::{Listener, Protocol};
+use crate::printable::printable;
+
+/// A socket that a process has opened by itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Opened {
+    /// A process that has it.
+    pub pid: i32,
+    /// That one's name (/proc/PID/comm).
+    pub process: String,
+    /// Its kind.
+    pub protocol: Protocol,
+    /// Where it is bound.
+    pub address: SocketAddr,
+    /// It takes what is meant for one of the listeners.
+    pub instead: bool,
+}
+
+impl fmt::Display for Opened {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { pid, process, protocol, address, .. } = self;
+        write!(f, "pid {pid} ({}) opened {protocol}://{address} by itself", printable(process))
+    }
+}
+
+/// For each of these process groups: one socket, not of `ours` (by SO_COOKIE), that a process of it has and
+/// that listens (TCP), or is bound to the port of one of `listeners` (UDP). Rather one that takes what
+/// is meant for one of `listeners` than another. Reads the whole of /proc.
+pub fn by_groups(
+    groups: &[i32],
+    listeners: &[Listener],
+    ours: &HashSet<u64>,
+) -> Result<HashMap<i32, Opened>> {
+    let mut known: HashMap<u64, (Protocol, SocketAddr, bool)> = HashMap::new();
+    for listener in listeners {
+        for family in families(listener) {
+            for found in sockets(family, listener.protocol, None)? {
+                if ours.contains(&found.cookie) {
+                    continue;
+                }
+                let instead = found.port == listener.address.port() && covers(found.address, listener);
+                if instead || listener.protocol == Protocol::Tcp {
+                    let address = SocketAddr::new(found.address, found.port);
+                    let entry = known.entry(found.inode).or_insert((listener.protocol, address, false));
+                    entry.2 |= instead;
+                }
+            }
+        }
+    }
+    let mut opened: HashMap<i32, Opened> = HashMap::new();
+    let everybody = fs::read_dir("/proc").into_iter().flatten();
+    for pid in everybody.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<i32>().ok()) {
+        let Some(group) = Stat::read(pid).map(|stat| stat.group).filter(|group| groups.contains(group))
+        else {
+            continue;
+        };
+        for inode in inodes(pid) {
+            let Some(&(protocol, address, instead)) = known.get(&inode) else { continue };
+            if opened.get(&group).is_none_or(|before| instead && !before.instead) {
+                let name = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+                let process = name.trim_end().to_owned();
+                opened.insert(group, Opened { pid, process, protocol, address, instead });
+            }
+        }
+    }
+    Ok(opened)
+}
+
+/// Of all sockets of a process, as /proc/PID/fd names them.
+fn inodes(pid: i32) -> impl Iterator<Item = u64> {
+    let descriptors = fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten();
+    descriptors.filter_map(|entry| {
+        let target = fs::read_link(entry.ok()?.path()).ok()?;
+        target.to_str()?.strip_prefix("socket:[")?.strip_suffix(']')?.parse().ok()
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
+
+    use super::*;
+
+    #[test]
+    fn a_socket_of_this_process_is_found_unless_it_is_ours() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let cookie = socket2::SockRef::from(&listener).cookie();
+        let group = rustix::process::getpgrp().as_raw_nonzero().get();
+        let wanted: Listener = format!("tcp://{address}").parse().unwrap();
+        let look = |ours: &[u64]| {
+            by_groups(&[group], &[wanted], &ours.iter().copied().collect()).unwrap().remove(&group)
+        };
+        let found = look(&[]).unwrap();
+        assert_eq!((found.address, found.protocol, found.instead), (address, Protocol::Tcp, true));
+        // Another test may listen somewhere.
+        assert!(look(&[cookie.unwrap()]).is_none_or(|it| !it.instead));
+    }
+}
