@@ -9,6 +9,7 @@ pub mod host;
 pub mod launch;
 pub mod offsets;
 pub mod opened;
+pub mod options;
 pub mod output;
 pub mod passing;
 pub mod probe;

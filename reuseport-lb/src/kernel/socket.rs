@@ -124,7 +124,8 @@ pub fn listen_again(socket: &Socket, group: &mut Group, slot: u16, backlog: u32)
     group.insert(slot, socket)
 }
 
-fn unbound(listener: &Listener) -> io::Result<Socket> {
+/// A new socket for `listener`, not bound yet.
+pub(super) fn unbound(listener: &Listener) -> io::Result<Socket> {
     let (kind, ip) = match listener.protocol {
         Protocol::Tcp => (Type::STREAM, Ip::TCP),
         Protocol::Udp => (Type::DGRAM, Ip::UDP),

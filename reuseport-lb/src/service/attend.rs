@@ -168,20 +168,6 @@ impl Service {
         (stalled, all, never)
     }
 
-    /// Whoever holds a socket of a group may give it another program, and the kernel does not tell
-    /// which it has: ours is attached again, which changes nothing if it is there. A worker that has
-    /// shut its listener down gets connections again; if it does not accept them, it stalls.
-    fn repair_what_lives(&mut self) {
-        for at in 0..self.doors.len() {
-            if let Err(error) = self.attach_door(at) {
-                warn!("{error:#}");
-            }
-        }
-        let ready: Vec<Id> =
-            self.workers.iter().filter(|(_, worker)| judged(worker)).map(|(id, _)| *id).collect();
-        self.repairs = ready.into();
-    }
-
     fn look_at_queues(&mut self, at: usize) -> Vec<Sample<Id>> {
         let door = &mut self.doors[at];
         if !door.is_tcp() {
@@ -291,7 +277,7 @@ fn signs_of(process: &Process) -> Option<signs::Signs> {
 }
 
 /// Whether its queue says anything.
-fn judged(worker: &Worker) -> bool {
+pub(super) fn judged(worker: &Worker) -> bool {
     worker.is_member() && worker.life.state() == State::Ready
 }
 

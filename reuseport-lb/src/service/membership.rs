@@ -13,7 +13,8 @@ use super::Service;
 use super::door::{Door, door_near, door_of};
 use super::flows::{is_cut, keeps};
 use super::workers::{Farewell, Id, Place, Worker};
-use crate::config;
+use crate::config::{self, WhenEmpty};
+use crate::health::Status;
 use crate::kernel::group::Flows;
 use crate::kernel::{socket, strangers};
 use crate::listener::{Listener, Protocol};
@@ -238,43 +239,41 @@ impl Service {
         }
     }
 
-    /// Puts right what a process did to its sockets, before its successor gets them or, with `living`,
-    /// while it has them. A listener that was shut down and a UDP socket that was connected have lost
-    /// their slots; the latter can only be replaced, which helps no process that has the old one.
-    pub(super) fn repair(&mut self, id: Id, living: bool) {
-        let Some(worker) = self.workers.get_mut(&id).filter(|worker| worker.holds_slot) else { return };
-        for (at, place) in worker.places.iter_mut().enumerate() {
-            let Some(door) = door_near(&mut self.doors, at, &place.listener) else {
-                continue;
-            };
-            let repaired = match place.listener.protocol {
-                Protocol::Tcp if !place.socket.is_listener().unwrap_or(true) => {
-                    socket::listen_again(&place.socket, &mut door.group, worker.slot, self.config.backlog)
-                }
-                Protocol::Udp if !living && place.socket.peer_addr().is_ok() => {
-                    socket::open(&door.group, self.config.backlog, false).and_then(|socket| {
-                        door.group.remove(worker.slot)?;
-                        door.group.insert(worker.slot, &socket)?;
-                        let mut ours = self.surroundings.ours.borrow_mut();
-                        ours.remove(&place.cookie);
-                        place.cookie = socket.cookie().unwrap_or_default();
-                        ours.insert(place.cookie);
-                        place.socket = socket;
-                        Ok(())
-                    })
-                }
-                _ => continue,
-            };
-            match repaired {
-                Ok(()) => warn!(
-                    worker = worker.name,
-                    "the socket of {} was unusable and is back in service", place.listener
-                ),
-                Err(error) => {
-                    warn!(worker = worker.name, "cannot put {} back into service: {error:#}", place.listener)
-                }
+    /// Tells the program who is ready and where to wait; `coming` is about to be one of the latter.
+    pub(super) fn tell_rosters(&self, coming: Option<u16>) {
+        let all_awake = self.rosters(None, coming);
+        for door in &self.doors {
+            if door.health.has_stalled() {
+                let (ready, waiting) = self.rosters(Some(door), coming);
+                door.group.set_rosters(&ready, &waiting);
+            } else {
+                door.group.set_rosters(&all_awake.0, &all_awake.1);
             }
         }
+    }
+
+    /// Slots that are ready, and those that there are for when none of these is. Workers that do not accept
+    /// at `door` are only there where nobody does.
+    fn rosters(&self, door: Option<&Door>, coming: Option<u16>) -> (Vec<u16>, Vec<u16>) {
+        let members = || self.workers.values().filter(|worker| worker.is_member());
+        let fit = |worker: &&Worker| worker.life.state() == State::Ready;
+        let awake =
+            |worker: &&Worker| door.is_none_or(|door| door.health.status(worker.id) != Status::Stalled);
+        let stuck = !members().filter(fit).any(|worker| awake(&worker));
+        let ready = || members().filter(fit).filter(|worker| stuck || awake(worker));
+        let slots = |weightless: bool| -> Vec<u16> {
+            ready().filter(|it| (it.weight == 0) == weightless).map(|worker| worker.slot).collect()
+        };
+        let (mut ready, mut waiting) = (slots(false), slots(true));
+        if ready.is_empty() {
+            ready = std::mem::take(&mut waiting);
+        }
+        // Also while no daemon is there to notice that all others are gone.
+        if waiting.is_empty() && self.config.when_empty == WhenEmpty::Hold {
+            let can_wait = members().filter(|worker| worker.life.can_wait()).map(|worker| worker.slot);
+            waiting = can_wait.chain(coming).collect();
+        }
+        (ready, waiting)
     }
 
     /// Somebody else may have it from now on.

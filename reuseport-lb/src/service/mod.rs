@@ -10,6 +10,7 @@ mod guests;
 mod membership;
 mod readiness;
 mod reload;
+mod repairs;
 mod report;
 mod rollout;
 mod start;
@@ -35,8 +36,7 @@ use anyhow::{Result, anyhow};
 use tokio::sync::{mpsc, oneshot};
 use tracing::{info, warn};
 
-use crate::config::{self, Ready, WhenEmpty};
-use crate::health::Status;
+use crate::config::{self, Ready};
 use crate::kernel::host::{self, User};
 use crate::kernel::opened::Opened;
 use crate::kernel::process::{Exit, Process};
@@ -134,6 +134,8 @@ pub struct Service {
     ended_meanwhile: Vec<Id>,
     /// Something changed that the next daemon must know.
     unsaved: bool,
+    /// A process among it.
+    has_spawned: bool,
     /// Not before this.
     save_at: Option<Instant>,
     /// What is shown of it while it is busy.
@@ -178,6 +180,7 @@ impl Service {
             tell_decides: Vec::new(),
             ended_meanwhile: Vec::new(),
             unsaved: true,
+            has_spawned: false,
             save_at: None,
             shown: None,
             configured,
@@ -541,43 +544,6 @@ impl Service {
         if let Some(running) = self.workers.get(&id).and_then(|worker| worker.process.as_ref()) {
             act(&running.process);
         }
-    }
-
-    /// Tells the program who is ready and where to wait; `coming` is about to be one of the latter.
-    fn tell_rosters(&self, coming: Option<u16>) {
-        let all_awake = self.rosters(None, coming);
-        for door in &self.doors {
-            if door.health.has_stalled() {
-                let (ready, waiting) = self.rosters(Some(door), coming);
-                door.group.set_rosters(&ready, &waiting);
-            } else {
-                door.group.set_rosters(&all_awake.0, &all_awake.1);
-            }
-        }
-    }
-
-    /// Slots that are ready, and those that there are for when none of these is. Workers that do not accept
-    /// at `door` are only there where nobody does.
-    fn rosters(&self, door: Option<&Door>, coming: Option<u16>) -> (Vec<u16>, Vec<u16>) {
-        let members = || self.workers.values().filter(|worker| worker.is_member());
-        let fit = |worker: &&Worker| worker.life.state() == State::Ready;
-        let awake =
-            |worker: &&Worker| door.is_none_or(|door| door.health.status(worker.id) != Status::Stalled);
-        let stuck = !members().filter(fit).any(|worker| awake(&worker));
-        let ready = || members().filter(fit).filter(|worker| stuck || awake(worker));
-        let slots = |weightless: bool| -> Vec<u16> {
-            ready().filter(|it| (it.weight == 0) == weightless).map(|worker| worker.slot).collect()
-        };
-        let (mut ready, mut waiting) = (slots(false), slots(true));
-        if ready.is_empty() {
-            ready = std::mem::take(&mut waiting);
-        }
-        // Also while no daemon is there to notice that all others are gone.
-        if waiting.is_empty() && self.config.when_empty == WhenEmpty::Hold {
-            let can_wait = members().filter(|worker| worker.life.can_wait()).map(|worker| worker.slot);
-            waiting = can_wait.chain(coming).collect();
-        }
-        (ready, waiting)
     }
 }
 

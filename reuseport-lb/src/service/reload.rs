@@ -11,7 +11,7 @@ use tracing::warn;
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::door::Door;
-use super::workers::{Id, Place};
+use super::workers::Id;
 use super::{LOOKING_UP, Progress, Service, Wish, with_user};
 use crate::config;
 use crate::kernel::group::Policy;
@@ -240,21 +240,6 @@ impl Service {
                 format!("{bound} decides as before: {error:#}")
             }
         }
-    }
-
-    /// Makes the program of a door decide for its group, if that has any socket.
-    pub(super) fn attach_door(&self, at: usize) -> Result<()> {
-        let group = &self.doors[at].group;
-        // Through a socket that was shut down the program would get a group of its own.
-        let lives = |place: &&Place| {
-            place.listener == *group.listener()
-                && (place.listener.protocol == Protocol::Udp || place.socket.is_listener().unwrap_or(false))
-        };
-        let place = self.workers.values().flat_map(|worker| &worker.places).find(lives);
-        place.map_or(Ok(()), |place| {
-            let listener = group.listener();
-            group.attach(&place.socket).with_context(|| format!("cannot take over the group of {listener}"))
-        })
     }
 
     /// Marks which doors workers get sockets of from now on, and puts them in the order of `listen`.

@@ -104,6 +104,7 @@ impl Service {
         match self.start(worker, whom) {
             Ok(running) => {
                 let release = self.release;
+                self.has_spawned = true;
                 if let Some(worker) = self.workers.get_mut(&id) {
                     worker.process = Some(running);
                     worker.started = Some(Instant::now());

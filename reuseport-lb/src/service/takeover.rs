@@ -33,7 +33,9 @@ impl Service {
     /// Writes down what the next daemon must know, if that has changed.
     pub(super) fn save(&mut self) {
         let now = Instant::now();
-        if self.unsaved && self.save_at.is_some_and(|at| at > now) {
+        // A process that is not written down is lost to the next daemon.
+        let urgent = std::mem::take(&mut self.has_spawned);
+        if self.unsaved && !urgent && self.save_at.is_some_and(|at| at > now) {
             return;
         }
         let again = self.state_file.again_at().is_some_and(|at| at <= now);

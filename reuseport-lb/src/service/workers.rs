@@ -51,6 +51,8 @@ pub(super) struct Worker {
     pub(super) unready_said: bool,
     /// What it has said is heard once more before its watchdog bites.
     pub(super) last_chance: bool,
+    /// A socket of it takes no program any more: the listener.
+    pub(super) locked: Option<String>,
     /// When its watchdog bites.
     pub(super) bite_at: Option<Instant>,
     /// It was killed because it hung.
@@ -131,6 +133,7 @@ impl Worker {
             opened: None,
             unready_said: false,
             last_chance: false,
+            locked: None,
             bite_at: None,
             hung: false,
             last_words: Vec::new(),
