@@ -280,10 +280,17 @@ pub fn state(pid: i32) -> Option<char> {
     stat.rsplit_once(") ")?.1.chars().next()
 }
 
-/// Sends a signal to a process that the test started.
+/// Sends a signal to a process that the test started. After SIGSTOP it has stopped: what a busy machine has
+/// only woken up could still accept a connection.
+///
+/// # Panics
+/// If it does not stop.
 pub fn signal(pid: i32, signal: nix::sys::signal::Signal) {
     // It may have ended by itself, which the test then sees.
-    let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), signal);
+    let sent = nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), signal);
+    if sent.is_ok() && signal == nix::sys::signal::Signal::SIGSTOP {
+        until("a process to stop", || matches!(state(pid), None | Some('T' | 't' | 'Z' | 'X')).then_some(()));
+    }
 }
 
 /// Whether all workers are ready and have their buckets.
