@@ -15,8 +15,6 @@ use rustix::net::{
 use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open};
 use socket2::Socket;
 
-use super::signs;
-
 /// Most descriptors of one message: the kernel's SCM_MAX_FD.
 pub const MOST: usize = 253;
 
@@ -125,14 +123,17 @@ fn table_size(pid: i32) -> RawFd {
     size.and_then(|size| size.trim().parse().ok()).unwrap_or_default()
 }
 
-/// The same for a process and, with `group`, all others of the process group that it leads: what it
-/// started may have its sockets, and not itself.
-pub fn sockets_of_group(pid: i32, group: bool, wanted: &[u64]) -> io::Result<Vec<(u64, Socket)>> {
+/// The same for a process and, if that does not have all, `others`.
+pub fn sockets_of_all(
+    pid: i32,
+    others: impl FnOnce() -> Vec<i32>,
+    wanted: &[u64],
+) -> io::Result<Vec<(u64, Socket)>> {
     let mut found = sockets_of(pid, wanted)?;
-    if !group {
+    if found.len() == wanted.len() {
         return Ok(found);
     }
-    for other in signs::members(pid).filter(|other| *other != pid) {
+    for other in others().into_iter().filter(|other| *other != pid) {
         let missing: Vec<u64> =
             wanted.iter().copied().filter(|cookie| !found.iter().any(|(have, _)| have == cookie)).collect();
         if missing.is_empty() {

@@ -13,7 +13,7 @@ use anyhow::{Context, Result};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{
     Pid, PidfdFlags, Rlimit, Signal, WaitId, WaitIdOptions, kill_process_group, pidfd_open,
-    pidfd_send_signal, test_kill_process_group, waitid,
+    pidfd_send_signal, waitid,
 };
 use serde::{Deserialize, Serialize};
 use socket2::Socket;
@@ -47,8 +47,9 @@ pub struct Launch<'a> {
 /// The highest number of a signal (signal(7)).
 const MAX_SIGNAL: i32 = 64;
 
-/// How often the rest of a process group is looked at that is ending.
+/// How often the rest of a process group is looked at that is ending, at first and later.
 const LOOK: Duration = Duration::from_millis(5);
+const LOOK_AT_MOST: Duration = Duration::from_millis(100);
 
 /// A process that the daemon watches. Dropping it ends the watching, not the process.
 pub struct Process {
@@ -231,50 +232,97 @@ impl Process {
     }
 
     fn signal(&self, signal: Signal) {
-        if !self.gone.get() {
-            // It may just have ended by itself, which is what the caller wants; anything else that
-            // could go wrong shows when it does not end.
-            let _ = match self.kin {
-                Kin::Guest => pidfd_send_signal(self.pidfd.get_ref(), signal),
-                Kin::Child | Kin::Orphan => kill_process_group(self.pid, signal),
-            };
+        if self.gone.get() {
+            return;
         }
+        // It may just have ended by itself, which is what the caller wants; anything else that
+        // could go wrong shows when it does not end.
+        if self.kin == Kin::Guest {
+            let _ = pidfd_send_signal(self.pidfd.get_ref(), signal);
+        } else if self.has_id() {
+            let _ = kill_process_group(self.pid, signal);
+        } else {
+            self.others().into_iter().for_each(|pid| self.signal_other(pid, signal));
+        }
+    }
+
+    /// Whether its id, and so its group's, is its own: nobody has it before its parent has reaped it.
+    fn has_id(&self) -> bool {
+        !self.gone.get() && (self.kin == Kin::Child || !ended(self.pidfd.get_ref()))
+    }
+
+    /// To a process that may end meanwhile, and whose id somebody else may get.
+    fn signal_other(&self, pid: i32, signal: Signal) {
+        let opened = Pid::from_raw(pid).and_then(|pid| pidfd_open(pid, PidfdFlags::empty()).ok());
+        if let Some(pidfd) = opened
+            && self.has(pid)
+        {
+            let _ = pidfd_send_signal(&pidfd, signal);
+        }
+    }
+
+    /// All processes that are the worker: its own, and what it started.
+    #[must_use]
+    pub fn all(&self) -> Vec<i32> {
+        let own = self.has_id().then(|| self.pid());
+        own.into_iter().chain(self.others()).collect()
+    }
+
+    /// Those that it started and that have not ended. Reads the whole of /proc.
+    fn others(&self) -> Vec<i32> {
+        if self.kin == Kin::Guest || self.gone.get() || self.is_replaced() {
+            return Vec::new();
+        }
+        let others = signs::everybody().filter(|(pid, stat)| *pid != self.pid() && self.owns(stat));
+        others.map(|(pid, _)| pid).collect()
+    }
+
+    /// Whether the process that has the id `pid` now is one of the worker.
+    fn has(&self, pid: i32) -> bool {
+        !self.is_replaced() && Stat::read(pid).is_some_and(|stat| self.owns(&stat))
+    }
+
+    fn owns(&self, stat: &Stat) -> bool {
+        stat.group == self.pid() && !stat.is_zombie()
+    }
+
+    /// Whether somebody else has its id by now: then nobody was left in its group, and whoever is in the
+    /// group of that id is not of the worker.
+    fn is_replaced(&self) -> bool {
+        let started = || Stat::read(self.pid()).and_then(|stat| stat.started);
+        !self.has_id() && started().is_some_and(|started| started != self.started)
     }
 
     /// Waits until the process ends, and reaps it. What is left of its process group is killed; or,
     /// if it was asked to end, waited for.
     pub async fn wait(&self) -> io::Result<Exit> {
         let exit = self.leader_ended().await?;
-        if self.kin == Kin::Guest {
-            self.gone.set(true);
-            return Ok(exit);
-        }
-        if !self.ending.get() {
-            self.kill();
-        }
-        // The group's id is not given to anybody else while it has a member.
-        while self.group_lives() {
-            // Where this process is the init of a container, orphans are its to reap.
-            while let Ok(Some(_)) =
-                waitid(WaitId::Pgid(Some(self.pid)), WaitIdOptions::EXITED | WaitIdOptions::NOHANG)
-            {
+        if self.kin != Kin::Guest {
+            if !self.ending.get() {
+                self.kill();
             }
-            if self.killed.get() {
-                break;
+            let mut look = LOOK;
+            while !self.killed.get() && !self.others().is_empty() {
+                tokio::time::sleep(look).await;
+                look = (look * 2).min(LOOK_AT_MOST);
             }
-            tokio::time::sleep(LOOK).await;
+            self.reap();
         }
         self.gone.set(true);
         Ok(exit)
     }
 
-    /// Whether anybody of its process group is left. Orphans that have ended may stay for a while,
-    /// until whoever inherited them has noticed.
-    fn group_lives(&self) -> bool {
-        test_kill_process_group(self.pid).is_ok()
-            && (self.kin == Kin::Child || signs::of_group(self.pid()).is_some())
+    /// From here on its id, and its group's, may be somebody else's.
+    fn reap(&self) {
+        let reap = |whom| waitid(whom, WaitIdOptions::EXITED | WaitIdOptions::NOHANG);
+        if self.kin == Kin::Child {
+            let _ = reap(WaitId::PidFd(self.pidfd.get_ref().as_fd()));
+        }
+        // Where this process is the init of a container, orphans are its to reap.
+        while let Ok(Some(_)) = reap(WaitId::Pgid(Some(self.pid))) {}
     }
 
+    /// Waits for its end. It is not reaped: as long as it is a zombie, nobody else gets its id.
     async fn leader_ended(&self) -> io::Result<Exit> {
         loop {
             let mut guard = self.pidfd.readable().await?;
@@ -285,7 +333,7 @@ impl Process {
                 guard.clear_ready();
                 continue;
             }
-            let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG;
+            let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
             let Some(status) = waitid(WaitId::PidFd(self.pidfd.get_ref().as_fd()), options)? else {
                 guard.clear_ready();
                 continue;

@@ -34,27 +34,30 @@ pub fn of_process(pid: i32) -> Option<Signs> {
     Some(Signs { stopped: matches!(stat.state, b'T' | b't'), switches })
 }
 
-/// The signs of all processes of process group `group`. Reads the whole of /proc.
+/// The signs of all these processes; `None` if there is none.
 #[must_use]
-pub fn of_group(group: i32) -> Option<Signs> {
-    members(group).filter_map(of_process).reduce(|all, one| Signs {
+pub fn of_all(pids: impl IntoIterator<Item = i32>) -> Option<Signs> {
+    pids.into_iter().filter_map(of_process).reduce(|all, one| Signs {
         stopped: all.stopped && one.stopped,
         switches: all.switches + one.switches,
     })
 }
 
-/// The ids of all processes of process group `group`. Reads the whole of /proc.
-pub(super) fn members(group: i32) -> impl Iterator<Item = i32> {
-    let everybody = fs::read_dir("/proc").into_iter().flatten();
-    let pids = everybody.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<i32>().ok());
-    pids.filter(move |pid| Stat::read(*pid).is_some_and(|stat| stat.group == group))
+/// All processes. Reads the whole of /proc.
+pub(super) fn everybody() -> impl Iterator<Item = (i32, Stat)> {
+    let entries = fs::read_dir("/proc").into_iter().flatten();
+    let pids = entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<i32>().ok());
+    pids.filter_map(|pid| Some((pid, Stat::read(pid)?)))
 }
 
 /// The fields of /proc/PID/stat that count here (proc_pid_stat(5)).
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Stat {
     state: u8,
+    parent: i32,
     pub(super) group: i32,
+    session: i32,
+    threads: u32,
     /// Clock ticks from boot to its start.
     pub(super) started: Option<u64>,
 }
@@ -69,15 +72,23 @@ impl Stat {
         self.state == b'S'
     }
 
+    /// Whether it has ended, and waits for its parent to notice. (A first thread that has ended looks like
+    /// that, too, while others go on.)
+    pub(super) fn is_zombie(&self) -> bool {
+        matches!(self.state, b'Z' | b'X') && self.threads <= 1
+    }
+
     /// The second field is a name in parentheses, which may have any bytes in it, `)` and line ends
     /// as well; nothing behind it has parentheses.
     fn parse(stat: &[u8]) -> Option<Self> {
         let name_end = stat.iter().rposition(|byte| *byte == b')')?;
         let mut fields = std::str::from_utf8(&stat[name_end + 1..]).ok()?.split_ascii_whitespace();
         let state = *fields.next()?.as_bytes().first()?;
-        let group = fields.nth(1)?.parse().ok()?;
-        let started = fields.nth(16).and_then(|ticks| ticks.parse().ok());
-        Some(Self { state, group, started })
+        let mut id = || fields.next()?.parse().ok();
+        let (parent, group, session) = (id()?, id()?, id()?);
+        let threads = fields.nth(13).and_then(|count| count.parse().ok()).unwrap_or_default();
+        let started = fields.nth(1).and_then(|ticks| ticks.parse().ok());
+        Some(Self { state, parent, group, session, threads, started })
     }
 }
 
@@ -132,10 +143,11 @@ mod tests {
 
     #[test]
     fn a_name_cannot_hide_the_state() {
-        let parsed = |text: &[u8]| Stat::parse(text).map(|stat| (char::from(stat.state), stat.group));
-        assert_eq!(parsed(b"7 (sleep) T 1 42 7 0 -1 4194304"), Some(('T', 42)));
-        assert_eq!(parsed(b"7 (a) R 1 (\n) S 1 42 7 0 -1"), Some(('S', 42)));
-        assert_eq!(parsed(b"7 (\xff\xfe) t 1 42 7"), Some(('t', 42)));
+        let ids = |stat: Stat| (char::from(stat.state), stat.parent, stat.group, stat.session);
+        let parsed = |text: &[u8]| Stat::parse(text).map(ids);
+        assert_eq!(parsed(b"7 (sleep) T 1 42 7 0 -1 4194304"), Some(('T', 1, 42, 7)));
+        assert_eq!(parsed(b"7 (a) R 1 (\n) S 1 42 7 0 -1"), Some(('S', 1, 42, 7)));
+        assert_eq!(parsed(b"7 (\xff\xfe) t 1 42 7"), Some(('t', 1, 42, 7)));
         assert_eq!(parsed(b"7 (sleep) T 1"), None);
         assert_eq!(parsed(b""), None);
         assert_eq!(
@@ -178,6 +190,8 @@ mod tests {
     fn a_group_is_stopped_when_all_of_it_is() {
         let shell = Running::start("sh", &["-c", "sleep 60 & sleep 61; true"]);
         let pid = shell.pid();
+        let of_group =
+            |group: i32| of_all(everybody().filter(|(_, stat)| stat.group == group).map(|(pid, _)| pid));
         wait_until(|| {
             let (group, alone) = (of_group(pid), of_process(pid));
             group.zip(alone).is_some_and(|(group, alone)| group.switches > alone.switches + 1)

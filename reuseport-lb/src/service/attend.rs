@@ -272,8 +272,7 @@ impl Service {
 
 /// Of all that the worker is.
 fn signs_of(process: &Process) -> Option<signs::Signs> {
-    let pid = process.pid();
-    if process.is_leader() { signs::of_group(pid) } else { signs::of_process(pid) }
+    signs::of_all(process.all())
 }
 
 /// Whether its queue says anything.

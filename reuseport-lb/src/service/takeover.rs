@@ -261,7 +261,8 @@ impl Service {
     ) -> Result<Vec<Place>> {
         let Some(process) = process else { return Ok(Vec::new()) };
         let cookies: Vec<u64> = written.places.iter().map(|place| place.cookie).collect();
-        let mut sockets = passing::sockets_of_group(process.pid(), process.is_leader(), &cookies)
+        // What it started may have its sockets, and not itself.
+        let mut sockets = passing::sockets_of_all(process.pid(), || process.all(), &cookies)
             .with_context(|| format!("cannot get the sockets of worker {name}"))?;
         let mut places = Vec::new();
         for place in &written.places {
