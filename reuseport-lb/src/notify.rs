@@ -1,20 +1,30 @@
 //! What workers say about themselves, in systemd's words (sd_notify(3)): one socket per process,
-//! so that it does not matter which of a worker's processes says it.
+//! so that it does not matter which of a worker's processes says it. Others are not heard.
 
+use std::cell::OnceCell;
 use std::collections::BTreeSet;
 use std::fs;
 use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
+use tokio::io::Interest;
 use tokio::net::UnixDatagram;
 use tokio::task::JoinHandle;
+use tracing::warn;
 
 use crate::kernel::host;
+use crate::kernel::passing::{self, Sender};
+use crate::kernel::process::Process;
 
 /// Longest message that is read; systemd's own limit is 4,096 bytes as well.
 const LONGEST: usize = 4096;
+
+/// How often the log says who is not heard.
+const SAY_AGAIN: Duration = Duration::from_secs(60);
 
 /// What a worker says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -42,6 +52,8 @@ impl Said {
 pub struct Notify {
     path: PathBuf,
     owner: Option<(u32, u32)>,
+    /// The process whose it is, as soon as it is there.
+    process: Rc<OnceCell<Rc<Process>>>,
     listening: JoinHandle<()>,
 }
 
@@ -65,8 +77,14 @@ pub fn make_directory(directory: &Path) -> io::Result<()> {
 }
 
 impl Notify {
-    /// Listens at `path`, where only the user and group `owner` may send; hands what is said to `hear`.
-    pub fn open(path: PathBuf, owner: Option<(u32, u32)>, hear: impl Fn(Said) + 'static) -> Result<Self> {
+    /// Listens at `path` for worker `name`, where only the user and group `owner` may send; hands what is said
+    /// to `hear`. See [`Notify::only_from`].
+    pub fn open(
+        path: PathBuf,
+        owner: Option<(u32, u32)>,
+        name: String,
+        hear: impl Fn(Said) + 'static,
+    ) -> Result<Self> {
         let open = || -> io::Result<UnixDatagram> {
             match fs::remove_file(&path) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
@@ -75,7 +93,7 @@ impl Notify {
             if let Some(directory) = path.parent().filter(|directory| !directory.exists()) {
                 make_directory(directory)?;
             }
-            let socket = UnixDatagram::bind(&path)?;
+            let socket = UnixDatagram::from_std(passing::hearing(&path)?)?;
             fs::set_permissions(&path, fs::Permissions::from_mode(0o600))?;
             if let Some((uid, gid)) = owner {
                 std::os::unix::fs::chown(&path, Some(uid), Some(gid))?;
@@ -84,16 +102,28 @@ impl Notify {
         };
         let socket =
             open().with_context(|| format!("cannot make the notification socket {}", path.display()))?;
+        let process: Rc<OnceCell<Rc<Process>>> = Rc::default();
+        let mut strangers = Strangers { name, process: process.clone(), unsaid: 0, again_at: None };
         let listening = tokio::task::spawn_local(async move {
             let mut message = [0; LONGEST];
-            while let Ok(length) = socket.recv(&mut message).await {
+            while let Ok((length, sender)) =
+                socket.async_io(Interest::READABLE, || passing::hear(&socket, &mut message)).await
+            {
                 // Saying it twice at once means nothing more.
                 let said: BTreeSet<Said> =
                     message[..length].split(|byte| *byte == b'\n').filter_map(Said::read).collect();
-                said.into_iter().for_each(&hear);
+                if !said.is_empty() && !strangers.sent(sender, &said) {
+                    said.into_iter().for_each(&hear);
+                }
             }
         });
-        Ok(Self { path, owner, listening })
+        Ok(Self { path, owner, process, listening })
+    }
+
+    /// Hears nobody but `process` and what belongs to it from now on. The user is checked by the kernel
+    /// already; but workers of other services may be the same user's.
+    pub fn only_from(&self, process: Rc<Process>) {
+        let _ = self.process.set(process);
     }
 
     /// The user and group that may send.
@@ -106,6 +136,37 @@ impl Notify {
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.path
+    }
+}
+
+/// Tells apart who does not belong to a worker.
+struct Strangers {
+    /// The worker.
+    name: String,
+    process: Rc<OnceCell<Rc<Process>>>,
+    /// Messages that the log knows nothing of.
+    unsaid: u64,
+    again_at: Option<Instant>,
+}
+
+impl Strangers {
+    /// Whether a stranger sent this, which the log says now and then.
+    fn sent(&mut self, Sender { pid, uid }: Sender, said: &BTreeSet<Said>) -> bool {
+        if self.process.get().is_none_or(|process| process.may_be_spoken_for_by(pid)) {
+            return false;
+        }
+        self.unsaid += 1;
+        let now = Instant::now();
+        if self.again_at.is_none_or(|at| at <= now) {
+            self.again_at = Some(now + SAY_AGAIN);
+            let messages = std::mem::take(&mut self.unsaid);
+            let name = &self.name;
+            warn!(
+                worker = name,
+                pid, uid, messages, "not heard: {said:?} comes from a process that is not of it"
+            );
+        }
+        true
     }
 }
 

@@ -1,9 +1,11 @@
-//! Descriptors that go from one process to another, and who is at the other end of a UNIX stream.
-//! Not: what is said there (`join.rs`, `member.rs`).
+//! Descriptors that go from one process to another, and who is at the other end of a UNIX socket.
+//! Not: what is said there (`join.rs`, `member.rs`, `notify.rs`).
 
 use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::os::unix::net::UnixDatagram;
+use std::path::Path;
 
 use nix::sys::socket::{getsockopt, sockopt};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -13,7 +15,7 @@ use rustix::net::{
     SendAncillaryMessage, SendFlags, recvmsg, sendmsg,
 };
 use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open};
-use socket2::Socket;
+use socket2::{Domain, SockAddr, Socket, Type};
 
 /// Most descriptors of one message: the kernel's SCM_MAX_FD.
 pub const MOST: usize = 253;
@@ -90,6 +92,55 @@ impl Peer {
         };
         Ok(Self { uid, gid, pid, pidfd })
     }
+}
+
+/// The process that sent a datagram, as it was then.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sender {
+    /// Its process id; 0 for one that this process cannot see.
+    pub pid: i32,
+    /// Its user id.
+    pub uid: u32,
+}
+
+/// A socket at `path` that receives datagrams, each with its [`Sender`].
+pub fn hearing(path: &Path) -> io::Result<UnixDatagram> {
+    let socket = Socket::new(Domain::UNIX, Type::DGRAM, None)?;
+    // Before anybody can send: of what was sent earlier it would not be known.
+    socket.set_passcred(true)?;
+    socket.set_nonblocking(true)?;
+    socket.bind(&SockAddr::unix(path)?)?;
+    Ok(socket.into())
+}
+
+/// Receives one datagram; its content beyond the buffer is cut off, and descriptors that come with it are
+/// closed by the kernel.
+pub fn hear(socket: &impl AsRawFd, buffer: &mut [u8]) -> io::Result<(usize, Sender)> {
+    /// Room for credentials, which the kernel puts first, and nothing else.
+    #[repr(C, align(8))]
+    struct Control([u8; 32]);
+    let mut control = Control([0; 32]);
+    let mut content = IoSliceMut::new(buffer);
+    // SAFETY: null pointers and zeros are valid in this structure.
+    let mut header: libc::msghdr = unsafe { std::mem::zeroed() };
+    // IoSliceMut is an iovec.
+    (header.msg_iov, header.msg_iovlen) = ((&raw mut content).cast(), 1);
+    (header.msg_control, header.msg_controllen) = ((&raw mut control).cast(), size_of::<Control>() as _);
+    // SAFETY: the header points to one buffer and to room for control messages, with their lengths; both
+    // outlive the call.
+    let length = unsafe { libc::recvmsg(socket.as_raw_fd(), &raw mut header, libc::MSG_CMSG_CLOEXEC) };
+    let length = usize::try_from(length).map_err(|_| io::Error::last_os_error())?;
+    // SAFETY: the kernel has filled the header in; the first control message, if any, is within `control`,
+    // and credentials are as long as that structure.
+    let sender = unsafe {
+        libc::CMSG_FIRSTHDR(&raw const header)
+            .as_ref()
+            .filter(|first| (first.cmsg_level, first.cmsg_type) == (libc::SOL_SOCKET, libc::SCM_CREDENTIALS))
+            .map(|first| libc::CMSG_DATA(first).cast::<libc::ucred>().read_unaligned())
+    };
+    let unknown = || io::Error::other("a datagram without its sender's credentials");
+    let libc::ucred { pid, uid, .. } = sender.ok_or_else(unknown)?;
+    Ok((length, Sender { pid, uid }))
 }
 
 /// The process `pid`, if `stream` is still connected: then it has not gone, and the id is still its
@@ -228,6 +279,26 @@ mod tests {
         assert!(fcntl_getfd(&by_id).unwrap().contains(FdFlags::CLOEXEC));
         drop(there);
         assert_eq!(super::by_id(peer.pid, &here).unwrap_err().kind(), io::ErrorKind::NotFound);
+    }
+
+    #[test]
+    fn a_datagram_tells_who_sent_it_also_with_descriptors() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("socket");
+        let socket = hearing(&path).unwrap();
+        let sender = UnixDatagram::unbound().unwrap();
+        sender.connect(&path).unwrap();
+        let me = Sender { pid: std::process::id() as i32, uid: nix::unistd::geteuid().as_raw() };
+        let mut buffer = [0; 8];
+        for fds in [&[][..], &[directory.path()]] {
+            let files: Vec<std::fs::File> =
+                fds.iter().map(|path| std::fs::File::open(path).unwrap()).collect();
+            let fds: Vec<BorrowedFd<'_>> = files.iter().map(AsFd::as_fd).collect();
+            assert_eq!(send(&sender, b"hello", &fds).unwrap(), 5);
+            assert_eq!(hear(&socket, &mut buffer).unwrap(), (5, me));
+            assert_eq!(&buffer[..5], b"hello");
+        }
+        assert_eq!(hear(&socket, &mut buffer).unwrap_err().kind(), io::ErrorKind::WouldBlock);
     }
 
     #[test]

@@ -293,6 +293,15 @@ impl Process {
         !self.has_id() && started().is_some_and(|started| started != self.started)
     }
 
+    /// Whether the process `pid`, which has just said something in its name, may be one of the worker: it is,
+    /// or has ended since, like a helper that does nothing else.
+    #[must_use]
+    pub fn may_be_spoken_for_by(&self, pid: i32) -> bool {
+        let Some(stat) = Stat::read(pid) else { return true };
+        let own = self.has_id() && (pid == self.pid() || signs::descends(&stat, self.pid()));
+        own || (!self.is_replaced() && self.owns(&stat))
+    }
+
     /// Waits until the process ends, and reaps it. What is left of its process group is killed; or,
     /// if it was asked to end, waited for.
     pub async fn wait(&self) -> io::Result<Exit> {

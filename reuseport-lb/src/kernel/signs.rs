@@ -5,6 +5,9 @@
 
 use std::fs;
 
+/// So many ancestors of a process are looked at.
+const GENERATIONS: usize = 100;
+
 /// What a process, or a group of them, shows at one moment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Signs {
@@ -50,13 +53,28 @@ pub(super) fn everybody() -> impl Iterator<Item = (i32, Stat)> {
     pids.filter_map(|pid| Some((pid, Stat::read(pid)?)))
 }
 
+/// Whether `ancestor` is the parent of that process, or of its parent, and so on.
+pub(super) fn descends(process: &Stat, ancestor: i32) -> bool {
+    let mut parent = process.parent;
+    for _ in 0..GENERATIONS {
+        if parent == ancestor {
+            return true;
+        }
+        match Stat::read(parent) {
+            Some(stat) => parent = stat.parent,
+            None => return false,
+        }
+    }
+    false
+}
+
 /// The fields of /proc/PID/stat that count here (proc_pid_stat(5)).
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Stat {
     state: u8,
-    parent: i32,
+    pub(super) parent: i32,
     pub(super) group: i32,
-    session: i32,
+    pub(super) session: i32,
     threads: u32,
     /// Clock ticks from boot to its start.
     pub(super) started: Option<u64>,

@@ -157,14 +157,15 @@ impl Service {
         output: Option<Output>,
     ) -> Running {
         let process = Rc::new(process);
+        notify.only_from(process.clone());
         let watching = self.watch(whom, process.clone());
         Running { incarnation: whom.incarnation, process, notify, output, watching }
     }
 
     /// Hears what a process says.
     pub(super) fn listen_to(&self, whom: Whom, path: PathBuf, owner: Option<(u32, u32)>) -> Result<Notify> {
-        let said = self.sender.clone();
-        Notify::open(path, owner, move |what| drop(said.send((whom, Happening::Said(what)))))
+        let (said, name) = (self.sender.clone(), self.name_of(whom.id.number));
+        Notify::open(path, owner, name, move |what| drop(said.send((whom, Happening::Said(what)))))
     }
 
     /// Notices the end of a process.
