@@ -22,6 +22,7 @@ use crate::control::Failure;
 use crate::doctor::places::RuntimeDir;
 use crate::join;
 use crate::kernel::bpffs::{Pins, all_pins};
+use crate::kernel::cgroup::Cgroups;
 use crate::kernel::host::{self, Access};
 use crate::kernel::rights;
 use crate::kernel::waits::Waits;
@@ -105,6 +106,7 @@ pub fn run(source: &Source, paths: &Paths) -> Result<()> {
         pins,
         ours,
         claims: Claims::default(),
+        cgroups: Cgroups::prepare(),
         runtime_dir,
         waits,
         open_files,
@@ -119,6 +121,7 @@ pub fn run(source: &Source, paths: &Paths) -> Result<()> {
         anyhow::ensure!(matches!(end, Ok(End::Keep)), "the start failed; see above");
         return Ok(());
     }
+    surroundings.cgroups.remove();
     surroundings.pins.remove()?;
     end.map(drop)
 }

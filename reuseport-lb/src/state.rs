@@ -96,6 +96,9 @@ pub struct Worker {
     pub watched: bool,
     /// Its process, if it runs.
     pub process: Option<Identity>,
+    /// What it and all that it starts are in, if it has that.
+    #[serde(default)]
+    pub cgroup: Option<PathBuf>,
     /// The path of its notification socket, and the user and group that own it.
     pub notify: Option<(PathBuf, Option<(u32, u32)>)>,
     /// Its sockets.
@@ -293,6 +296,7 @@ mod tests {
             life: worker::Life::new(worker::Origin::Joined).left(),
             watched: true,
             process: Some(Identity { pid: 1, started: 2 }),
+            cgroup: Some("/sys/fs/cgroup/web-3".into()),
             notify: Some(("/run/notify/1".into(), Some((33, 33)))),
             places: vec![place],
         };

@@ -4,7 +4,7 @@
 
 use std::fs;
 use std::os::unix::process::CommandExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use nix::sys::signal::Signal;
@@ -164,4 +164,167 @@ fn a_worker_cannot_speak_for_another_of_its_user() {
     until("c to be ready", || (states(&daemon)[2] == "ready").then_some(()));
     daemon.stop();
     assert!(before.iter().all(|pid| !is_alive(*pid)));
+}
+
+/// A worker whose processes leave its group, its session and its family; the last one has ended its parent as
+/// well. It waits for work, and who is told to ignores SIGTERM.
+const ESCAPE: &str = r#"
+import os, signal, socket, sys, time
+place, how = sys.argv[1:]
+leader = os.getpid()
+def begin(kind, act):
+    if os.fork(): return
+    act()
+    if how == "stubborn": signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    if kind == "orphan" and how == "speaks":
+        socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM).sendto(b"READY=1", os.environ["NOTIFY_SOCKET"])
+    open("%s/new-%d" % (place, os.getpid()), "w").write(str(os.getpid()))
+    os.rename("%s/new-%d" % (place, os.getpid()), "%s/%d-%s" % (place, leader, kind))
+    time.sleep(1000)
+    os._exit(0)
+def orphan():
+    os.setsid()
+    if os.fork(): os._exit(0)
+if how == "pings": open(place + "/alive", "w")
+begin("child", lambda: None)
+begin("group", lambda: os.setpgid(0, 0))
+begin("session", os.setsid)
+begin("orphan", orphan)
+if how != "speaks": socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM).sendto(b"READY=1", os.environ["NOTIFY_SOCKET"])
+while how == "pings" and os.path.exists(place + "/alive"):
+    socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM).sendto(b"WATCHDOG=1", os.environ["NOTIFY_SOCKET"])
+    time.sleep(0.1)
+time.sleep(1000)
+"#;
+
+/// All processes of a worker, by the one that leads it.
+fn processes(place: &Path, leader: i32) -> Vec<i32> {
+    let of = |kind: &str| {
+        until("all processes of a worker", || {
+            fs::read_to_string(place.join(format!("{leader}-{kind}"))).ok()?.parse().ok()
+        })
+    };
+    ["child", "group", "session", "orphan"].map(of).into_iter().chain([leader]).collect()
+}
+
+fn assert_ended(processes: &[i32], by: &str) {
+    for pid in processes {
+        until(&format!("process {pid} of {processes:?} to end ({by})"), || (!is_alive(*pid)).then_some(()));
+    }
+}
+
+/// The cgroup of a process, if a daemon has made it.
+fn cgroup(pid: i32) -> Option<String> {
+    let lines = fs::read_to_string(format!("/proc/{pid}/cgroup")).ok()?;
+    let own = lines.lines().find_map(|line| line.strip_prefix("0::"))?;
+    own.contains("/reuseport-lb-").then(|| own.to_owned())
+}
+
+/// Where cgroups of version 2 are to be seen.
+fn cgroup_mounts() -> Vec<String> {
+    let mounts = fs::read_to_string("/proc/self/mounts").unwrap();
+    let fields = mounts.lines().map(|line| line.split(' ').collect::<Vec<&str>>());
+    fields.filter(|fields| fields[2] == "cgroup2").map(|fields| fields[1].to_owned()).collect()
+}
+
+/// What a daemon does to a worker reaches each of its processes.
+fn reach_all(with_cgroups: bool) {
+    let world = World::new();
+    assert!(!cgroup_mounts().is_empty(), "this test needs cgroups: mount -t cgroup2 cgroup2 /sys/fs/cgroup");
+    if !with_cgroups {
+        for mount in cgroup_mounts() {
+            nix::mount::umount2(&*mount, nix::mount::MntFlags::MNT_DETACH).unwrap();
+        }
+    }
+    let place = world.path("place");
+    fs::create_dir(&place).unwrap();
+    nix::unistd::chown(&place, Some(65534.into()), Some(65534.into())).unwrap();
+    let script = world.file("escape.py", ESCAPE);
+    let service = |name: &str, port: u16, workers: usize, how: &str, more: &str| {
+        format!(
+            "[[service]]\nname = \"{name}\"\nlisten = [\"tcp://127.0.0.1:{port}\"]\nworkers = {workers}\n\
+             user = \"nobody\"\nready = \"notify\"\ncommand = [\"python3\", {script:?}, {place:?}, {how:?}]\n{more}"
+        )
+    };
+    // Whoever has left everything else is known by its cgroup alone when it speaks.
+    let configuration = service("web", 3000, 4, if with_cgroups { "speaks" } else { "plain" }, "")
+        + &service("dog", 3001, 1, "pings", "watchdog = \"1s\"\n")
+        + &service("mule", 3002, 1, "stubborn", "");
+    let daemon = Daemon::configured(&world, &configuration);
+    assert_eq!(daemon.log().matches("workers get no cgroup").count(), usize::from(!with_cgroups));
+    let service = |name: &str| {
+        let services = Paths::of(&world).status().unwrap().services;
+        services.into_iter().find(|service| service.name == name).unwrap()
+    };
+    let of =
+        |name: &str| -> Vec<i32> { service(name).workers.iter().filter_map(|worker| worker.pid).collect() };
+    let leaders = || of("web");
+    let dog = of("dog")[0];
+    let all = |leader: i32| processes(&place, leader);
+    let of_dog = all(dog);
+    fs::remove_file(place.join("alive")).unwrap();
+    let web: Vec<Vec<i32>> = leaders().into_iter().map(all).collect();
+    assert!(web.iter().flatten().all(|pid| is_alive(*pid) && cgroup(*pid).is_some() == with_cgroups));
+
+    daemon.run(&["drain", "web/3"]);
+    assert_ended(&web[3], "drain");
+    assert_ended(&of_dog, "watchdog");
+    let last = leaders()[2];
+    signal(last, Signal::SIGKILL);
+    assert_ended(&web[2], "the end of its first process");
+    until("its successor", || {
+        let service = service("web");
+        (service.workers[2].pid != Some(last) && settled(&service)).then_some(())
+    });
+    let before: Vec<Vec<i32>> = leaders().into_iter().map(all).collect();
+    daemon.run(&["restart", "web"]);
+    before.iter().for_each(|worker| assert_ended(worker, "restart"));
+
+    // The next daemon knows as much.
+    let left: Vec<Vec<i32>> = leaders().into_iter().map(all).collect();
+    daemon.kill();
+    signal(left[2][4], Signal::SIGKILL);
+    until("the first process of web/2 to end", || (!is_alive(left[2][4])).then_some(()));
+    let daemon = Daemon::configured(&world, &configuration);
+    assert_eq!(leaders()[..2], [left[0][4], left[1][4]]);
+    assert_ended(&left[2], "the next daemon");
+    daemon.run(&["drain", "web/1"]);
+    assert_ended(&left[1], "drain by the next daemon");
+    signal(left[0][4], Signal::SIGKILL);
+    assert_ended(&left[0], "the end of its first process under the next daemon");
+
+    // Two signals: at the first one who ignores SIGTERM stays.
+    let mule = of("mule")[0];
+    let of_mule = all(mule);
+    let everybody: Vec<i32> = fs::read_dir(&place)
+        .unwrap()
+        .filter_map(|file| fs::read_to_string(file.unwrap().path()).ok()?.parse().ok())
+        .collect();
+    let mut made = Vec::new();
+    let groups: Vec<String> = daemon.workers().into_iter().filter_map(cgroup).collect();
+    signal(daemon.pid(), Signal::SIGTERM);
+    until("the first process to end", || (!is_alive(mule)).then_some(()));
+    assert_eq!(of_mule.iter().filter(|pid| is_alive(**pid)).count(), 4);
+    daemon.stop();
+    assert_ended(&of_mule, "two signals");
+    assert!(everybody.len() > 40);
+    assert_ended(&everybody, "anything");
+    for group in groups {
+        let group = Path::new(&cgroup_mounts()[0]).join(group.trim_start_matches('/'));
+        assert!(!group.exists(), "{} is left", group.display());
+        made.push(group.parent().unwrap().to_owned());
+    }
+    // In the root cgroup a daemon cannot remove its directory when it ends, so the next one does.
+    Daemon::start(&world, &["--listen", "tcp://127.0.0.1:3000", "--workers", "1"]).stop();
+    assert!(made.iter().all(|directory| !directory.exists()), "{made:?}");
+}
+
+#[test]
+fn wherever_a_worker_has_put_itself_it_is_reached() {
+    reach_all(true);
+}
+
+#[test]
+fn without_cgroups_it_is_found_by_other_means() {
+    reach_all(false);
 }

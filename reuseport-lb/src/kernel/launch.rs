@@ -4,7 +4,7 @@
 //! It is a program of its own because `LISTEN_PID` must be the worker's process id, which nobody
 //! knows before the fork, and because little is allowed between fork and exec.
 
-use std::io::{self, Read};
+use std::io::{self, Read, Write};
 use std::os::fd::{IntoRawFd, RawFd};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -15,6 +15,7 @@ use anyhow::{Context, Result};
 use nix::unistd::{Gid, Uid, initgroups, setgid, setuid};
 use socket2::Socket;
 
+use super::cgroup::Cgroup;
 use super::process::Launch;
 use super::rights;
 
@@ -37,6 +38,8 @@ pub struct Arguments {
     #[arg(long)]
     notify: PathBuf,
     #[arg(long)]
+    cgroup: Option<PathBuf>,
+    #[arg(long)]
     user: Option<String>,
     /// In microseconds.
     #[arg(long)]
@@ -53,6 +56,9 @@ pub(super) fn arguments(launch: &Launch<'_>, fds: &[RawFd]) -> Vec<std::ffi::OsS
     arguments.extend(["--fds".into(), fds.join(",").into()]);
     arguments.extend(["--fd-names".into(), names.join(":").into()]);
     arguments.extend(["--notify".into(), launch.notify.into()]);
+    if let Some(cgroup) = launch.cgroup {
+        arguments.extend(["--cgroup".into(), cgroup.path().into()]);
+    }
     if let Some(user) = launch.user {
         arguments.extend(["--user".into(), user.name.clone().into()]);
     }
@@ -79,6 +85,13 @@ pub struct Embedded {
 /// Becomes the worker: does not return if there is a command, else returns what the embedded
 /// worker needs.
 pub fn launch(arguments: Arguments) -> Result<Embedded> {
+    if let Some(cgroup) = &arguments.cgroup
+        && let Err(error) = Cgroup::enter(cgroup)
+    {
+        // Then it is found by other means.
+        let _ =
+            writeln!(io::stderr(), "worker {} cannot enter {}: {error}", arguments.name, cgroup.display());
+    }
     wait_for_go().context("the daemon is gone")?;
     let end = arrange(&arguments.fds).context("cannot arrange the worker's sockets")?;
     // The embedded worker stays in this process, so for that nothing closes at exec.

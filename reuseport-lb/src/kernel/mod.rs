@@ -3,6 +3,7 @@
 #![expect(unsafe_code, reason = "this is the module for it; each block says why it is sound")]
 
 pub mod bpffs;
+pub mod cgroup;
 pub mod datagram;
 pub mod group;
 pub mod host;

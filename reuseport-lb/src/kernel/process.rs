@@ -2,10 +2,11 @@
 //! a reused process id can never be mistaken for a worker.
 
 use std::cell::Cell;
+use std::collections::HashMap;
 use std::io::{self, PipeWriter, Write};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::os::unix::process::CommandExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
@@ -18,7 +19,9 @@ use rustix::process::{
 use serde::{Deserialize, Serialize};
 use socket2::Socket;
 use tokio::io::unix::AsyncFd;
+use tokio::sync::Mutex;
 
+use super::cgroup::Cgroup;
 use super::host::{self, User};
 use super::output::Output;
 use super::signs::{self, Stat};
@@ -32,6 +35,8 @@ pub struct Launch<'a> {
     pub sockets: Vec<(&'a Socket, String)>,
     /// The socket that hears its `READY=1`.
     pub notify: &'a Path,
+    /// What all that it starts is to be in.
+    pub cgroup: Option<&'a Cgroup>,
     /// Whom it runs as; `None`: as the daemon.
     pub user: Option<&'a User>,
     /// Program and arguments; empty: the embedded worker.
@@ -47,22 +52,33 @@ pub struct Launch<'a> {
 /// The highest number of a signal (signal(7)).
 const MAX_SIGNAL: i32 = 64;
 
-/// How often the rest of a process group is looked at that is ending, at first and later.
+/// How often the rest of a worker is looked at that is ending, at first and later.
 const LOOK: Duration = Duration::from_millis(5);
 const LOOK_AT_MOST: Duration = Duration::from_millis(100);
+
+/// How often what is left of a worker that was killed is killed again.
+const KILLS: usize = 50;
+
+/// Without cgroups processes are looked for one worker after the other: others get their turn between.
+static SEARCH: Mutex<()> = Mutex::const_new(());
 
 /// A process that the daemon watches. Dropping it ends the watching, not the process.
 pub struct Process {
     pid: Pid,
     pidfd: AsyncFd<OwnedFd>,
     kin: Kin,
+    /// What it and all that it starts are in, if it is there (see `entered`).
+    cgroup: Option<Cgroup>,
+    entered: Cell<bool>,
+    /// Its notification socket. Who has that in its environment was started by it.
+    mark: Option<PathBuf>,
     /// Clock ticks from boot to its start: tells it from a later process with the same id.
     started: u64,
     /// Asked to end: what it started may finish as well.
     ending: Cell<bool>,
-    /// Ended, and its group need not be waited for.
+    /// Killed, and what is left of it need not be waited for.
     killed: Cell<bool>,
-    /// Reaped, and nothing of its group is left.
+    /// Reaped, and nothing of it is left.
     gone: Cell<bool>,
     /// It waits for a byte of this before it becomes the worker.
     go: Cell<Option<PipeWriter>>,
@@ -77,6 +93,15 @@ pub enum Kin {
     Orphan,
     /// A process of somebody else: nothing but itself is ours.
     Guest,
+}
+
+/// How much is asked of processes that may be a worker's.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Search {
+    /// What one look at each tells.
+    Quick,
+    /// Their environment as well.
+    Thorough,
 }
 
 /// How a process ended.
@@ -137,11 +162,13 @@ pub fn spawn(launch: &Launch<'_>) -> Result<Process> {
     }
     let mut child = command.spawn().with_context(|| format!("cannot start worker {}", launch.name))?;
     let pid = Pid::from_child(&child);
-    watched(pid).and_then(|pidfd| Process::new(pid, pidfd, Kin::Child, Some(go))).inspect_err(|_| {
+    let process = watched(pid).and_then(|pidfd| Process::new(pid, pidfd, Kin::Child)).inspect_err(|_| {
         // Nobody would watch it.
         let _ = child.kill();
         let _ = child.wait();
-    })
+    })?;
+    let (cgroup, mark) = (launch.cgroup.cloned(), Some(launch.notify.to_owned()));
+    Ok(Process { cgroup, mark, go: Cell::new(Some(go)), ..process })
 }
 
 /// What a process is known by, to find it again.
@@ -154,30 +181,41 @@ pub struct Identity {
 }
 
 impl Process {
-    fn new(pid: Pid, pidfd: OwnedFd, kin: Kin, go: Option<PipeWriter>) -> Result<Self> {
+    fn new(pid: Pid, pidfd: OwnedFd, kin: Kin) -> Result<Self> {
         let started = Stat::read(pid.as_raw_nonzero().get()).and_then(|stat| stat.started);
         let started = started.context("cannot read when a process was started")?;
         let pidfd = watch::readable(pidfd)?;
-        let [ending, killed, gone] = [false; 3].map(Cell::new);
-        Ok(Self { pid, pidfd, kin, started, ending, killed, gone, go: Cell::new(go) })
+        let [ending, killed, gone, entered] = [false; 4].map(Cell::new);
+        let (cgroup, mark, go) = (None, None, Cell::default());
+        Ok(Self { pid, pidfd, kin, cgroup, entered, mark, started, ending, killed, gone, go })
     }
 
     /// A process that joined by itself.
     pub fn guest(pid: i32, pidfd: OwnedFd) -> Result<Self> {
         let pid = Pid::from_raw(pid).context("a process without an id")?;
-        Self::new(pid, pidfd, Kin::Guest, None)
+        Self::new(pid, pidfd, Kin::Guest)
     }
 
-    /// A process that an earlier daemon watched; `None` if it is gone.
+    /// A process that an earlier daemon watched; `None` if it is gone. It may be in `cgroup`, and `mark` is its
+    /// notification socket.
     #[must_use]
-    pub fn find(identity: Identity, kin: Kin) -> Option<Self> {
+    pub fn find(identity: Identity, kin: Kin, cgroup: Option<Cgroup>, mark: Option<PathBuf>) -> Option<Self> {
         let pid = Pid::from_raw(identity.pid)?;
-        let found = Self::new(pid, watched(pid).ok()?, kin, None).ok()?;
+        let found = Self { cgroup, mark, ..Self::new(pid, watched(pid).ok()?, kin).ok()? };
         // One that has ended and waits for its parent counts as gone.
-        (found.identity() == identity && !ended(found.pidfd.get_ref())).then_some(found)
+        (found.identity() == identity && !ended(found.pidfd.get_ref())).then(|| {
+            found.has_entered();
+            found
+        })
     }
 
-    /// Whether it leads a process group, all of which is the worker.
+    /// What it is in.
+    #[must_use]
+    pub fn cgroup(&self) -> Option<&Path> {
+        self.cgroup.as_ref().map(Cgroup::path)
+    }
+
+    /// Whether all that it started is the worker as well.
     #[must_use]
     pub fn is_leader(&self) -> bool {
         self.kin != Kin::Guest
@@ -195,13 +233,13 @@ impl Process {
         self.pid.as_raw_nonzero().get()
     }
 
-    /// Asks it and what it started in its process group to end (SIGTERM).
+    /// Asks it and what it started to end (SIGTERM).
     pub fn terminate(&self) {
         self.ending.set(true);
         self.signal(Signal::TERM);
     }
 
-    /// Ends it and what it started in its process group (SIGKILL).
+    /// Ends it and what it started (SIGKILL).
     pub fn kill(&self) {
         self.killed.set(true);
         self.signal(Signal::KILL);
@@ -239,10 +277,22 @@ impl Process {
         // could go wrong shows when it does not end.
         if self.kin == Kin::Guest {
             let _ = pidfd_send_signal(self.pidfd.get_ref(), signal);
-        } else if self.has_id() {
+            return;
+        }
+        // Before its group gets the signal: then it is still known who descends from whom.
+        let others = self.others(Search::Thorough);
+        let group = self.has_id();
+        if group {
             let _ = kill_process_group(self.pid, signal);
-        } else {
-            self.others().into_iter().for_each(|pid| self.signal_other(pid, signal));
+        }
+        if signal == Signal::KILL
+            && let Some(cgroup) = &self.cgroup
+        {
+            cgroup.kill();
+        }
+        // Nobody gets it twice: a second SIGTERM means something else to many.
+        for (pid, stat) in others.iter().filter(|(_, stat)| !group || stat.group != self.pid()) {
+            signal_same(*pid, stat, signal);
         }
     }
 
@@ -251,43 +301,69 @@ impl Process {
         !self.gone.get() && (self.kin == Kin::Child || !ended(self.pidfd.get_ref()))
     }
 
-    /// To a process that may end meanwhile, and whose id somebody else may get.
-    fn signal_other(&self, pid: i32, signal: Signal) {
-        let opened = Pid::from_raw(pid).and_then(|pid| pidfd_open(pid, PidfdFlags::empty()).ok());
-        if let Some(pidfd) = opened
-            && self.has(pid)
-        {
-            let _ = pidfd_send_signal(&pidfd, signal);
+    /// Whether it is in its cgroup, or was when it ended. It may have gone elsewhere, as root.
+    fn has_entered(&self) -> bool {
+        let Some(cgroup) = &self.cgroup else { return false };
+        if self.has_id() {
+            self.entered.set(cgroup.has(self.pid()));
         }
+        self.entered.get()
     }
 
     /// All processes that are the worker: its own, and what it started.
     #[must_use]
     pub fn all(&self) -> Vec<i32> {
         let own = self.has_id().then(|| self.pid());
-        own.into_iter().chain(self.others()).collect()
+        own.into_iter().chain(self.others(Search::Quick).into_keys()).collect()
     }
 
-    /// Those that it started and that have not ended. Reads the whole of /proc.
-    fn others(&self) -> Vec<i32> {
-        if self.kin == Kin::Guest || self.gone.get() || self.is_replaced() {
-            return Vec::new();
+    /// Those that it started and that have not ended.
+    fn others(&self, search: Search) -> HashMap<i32, Stat> {
+        if self.kin == Kin::Guest || self.gone.get() {
+            return HashMap::new();
         }
-        let others = signs::everybody().filter(|(pid, stat)| *pid != self.pid() && self.owns(stat));
-        others.map(|(pid, _)| pid).collect()
+        let mut others = if self.has_entered() { HashMap::new() } else { self.search(search) };
+        if let Some(cgroup) = &self.cgroup {
+            // Asked once more, because the id may be somebody else's by then.
+            let stat = |pid: i32| Some((pid, Stat::read(pid).filter(|_| cgroup.has(pid))?));
+            others.extend(cgroup.processes().into_iter().filter_map(stat));
+        }
+        others.retain(|pid, stat| *pid != self.pid() && !stat.is_zombie());
+        others
     }
 
-    /// Whether the process that has the id `pid` now is one of the worker.
-    fn has(&self, pid: i32) -> bool {
-        !self.is_replaced() && Stat::read(pid).is_some_and(|stat| self.owns(&stat))
+    /// Without a cgroup: those of its process group and session, its descendants, and those that it has
+    /// marked. Reads the whole of /proc.
+    fn search(&self, search: Search) -> HashMap<i32, Stat> {
+        let mut rest: HashMap<i32, Stat> = signs::everybody().collect();
+        let (has_id, replaced) = (self.has_id(), self.is_replaced());
+        let mut found: HashMap<i32, Stat> = rest
+            .extract_if(|pid, stat| {
+                (has_id && *pid == self.pid())
+                    || (!replaced && self.leads(stat))
+                    || (search == Search::Thorough && self.has_marked(*pid, stat))
+            })
+            .collect();
+        loop {
+            let children: Vec<_> = rest.extract_if(|_, stat| found.contains_key(&stat.parent)).collect();
+            if children.is_empty() {
+                return found;
+            }
+            found.extend(children);
+        }
     }
 
-    fn owns(&self, stat: &Stat) -> bool {
-        stat.group == self.pid() && !stat.is_zombie()
+    /// Whether it leads that one's group or session; to be asked only if nobody else has its id.
+    fn leads(&self, stat: &Stat) -> bool {
+        stat.group == self.pid() || stat.session == self.pid()
     }
 
-    /// Whether somebody else has its id by now: then nobody was left in its group, and whoever is in the
-    /// group of that id is not of the worker.
+    fn has_marked(&self, pid: i32, stat: &Stat) -> bool {
+        self.mark.as_ref().is_some_and(|mark| is_marked(pid, stat, mark, self.started))
+    }
+
+    /// Whether somebody else has its id by now: then nobody was left in its group and session, and whoever is
+    /// in those of that id is not of the worker.
     fn is_replaced(&self) -> bool {
         let started = || Stat::read(self.pid()).and_then(|stat| stat.started);
         !self.has_id() && started().is_some_and(|started| started != self.started)
@@ -297,32 +373,75 @@ impl Process {
     /// or has ended since, like a helper that does nothing else.
     #[must_use]
     pub fn may_be_spoken_for_by(&self, pid: i32) -> bool {
+        if self.has_id() && pid == self.pid() {
+            return true;
+        }
         let Some(stat) = Stat::read(pid) else { return true };
-        let own = self.has_id() && (pid == self.pid() || signs::descends(&stat, self.pid()));
-        own || (!self.is_replaced() && self.owns(&stat))
+        self.cgroup.as_ref().is_some_and(|cgroup| cgroup.has(pid))
+            || (self.has_id() && signs::descends(&stat, self.pid()))
+            || (!self.is_replaced() && self.leads(&stat))
     }
 
-    /// Waits until the process ends, and reaps it. What is left of its process group is killed; or,
-    /// if it was asked to end, waited for.
+    /// Waits until the process ends. What is left of the worker is killed; or, if it was asked to end, waited
+    /// for. To be followed by [`Process::clean_up`].
     pub async fn wait(&self) -> io::Result<Exit> {
         let exit = self.leader_ended().await?;
-        if self.kin != Kin::Guest {
-            if !self.ending.get() {
-                self.kill();
-            }
-            let mut look = LOOK;
-            while !self.killed.get() && !self.others().is_empty() {
-                tokio::time::sleep(look).await;
-                look = (look * 2).min(LOOK_AT_MOST);
-            }
-            self.reap();
+        if self.kin == Kin::Guest {
+            return Ok(exit);
         }
-        self.gone.set(true);
+        if !self.ending.get() {
+            self.kill();
+        }
+        let mut look = LOOK;
+        let mut left = HashMap::new();
+        while !self.killed.get() {
+            left.retain(|pid, stat: &mut Stat| is_same(*pid, stat));
+            if left.is_empty() {
+                left = self.look_for_others().await;
+                if left.is_empty() {
+                    break;
+                }
+            }
+            tokio::time::sleep(look).await;
+            look = (look * 2).min(LOOK_AT_MOST);
+        }
         Ok(exit)
     }
 
-    /// From here on its id, and its group's, may be somebody else's.
+    async fn look_for_others(&self) -> HashMap<i32, Stat> {
+        if self.has_entered() {
+            return self.others(Search::Thorough);
+        }
+        let turn = SEARCH.lock().await;
+        let others = self.others(Search::Thorough);
+        tokio::task::yield_now().await;
+        drop(turn);
+        others
+    }
+
+    /// Reaps it. Until then its id, and its group's, are nobody else's. Who was killed needs a moment to end, and
+    /// who was just being started is killed as well; then its cgroup is removed.
+    pub async fn clean_up(&self) {
+        let mut look = LOOK;
+        for _ in 0..KILLS {
+            if !self.killed.get() || self.look_for_others().await.is_empty() {
+                break;
+            }
+            self.kill();
+            tokio::time::sleep(look).await;
+            look = (look * 2).min(LOOK_AT_MOST);
+        }
+        self.reap();
+        self.gone.set(true);
+        if let Some(cgroup) = &self.cgroup {
+            cgroup.remove();
+        }
+    }
+
     fn reap(&self) {
+        if self.kin == Kin::Guest {
+            return;
+        }
         let reap = |whom| waitid(whom, WaitIdOptions::EXITED | WaitIdOptions::NOHANG);
         if self.kin == Kin::Child {
             let _ = reap(WaitId::PidFd(self.pidfd.get_ref().as_fd()));
@@ -353,6 +472,44 @@ impl Process {
             });
         }
     }
+}
+
+/// Whether a worker that began at `started`, or whom it has started, gave that one its environment: nobody else
+/// knows the name of its notification socket, `mark`, but who looks for it, as its user.
+fn is_marked(pid: i32, stat: &Stat, mark: &Path, started: u64) -> bool {
+    if stat.started < Some(started) {
+        return false;
+    }
+    let environment = stat.read_environment(pid);
+    let mut variables = environment.split(|byte| *byte == 0);
+    let mark = mark.as_os_str().as_encoded_bytes();
+    variables.any(|variable| variable.strip_prefix(b"NOTIFY_SOCKET=") == Some(mark))
+}
+
+/// Kills what is left of a worker whose process ended while nobody watched it.
+pub fn kill_rest(identity: Identity, cgroup: Option<&Cgroup>, mark: &Path) {
+    if let Some(cgroup) = cgroup {
+        return cgroup.kill();
+    }
+    for (pid, stat) in signs::everybody().filter(|(pid, stat)| is_marked(*pid, stat, mark, identity.started))
+    {
+        signal_same(pid, &stat, Signal::KILL);
+    }
+}
+
+/// To a process that may have ended, and somebody else may have its id.
+fn signal_same(pid: i32, stat: &Stat, signal: Signal) {
+    let opened = Pid::from_raw(pid).and_then(|pid| pidfd_open(pid, PidfdFlags::empty()).ok());
+    if let Some(pidfd) = opened
+        && is_same(pid, stat)
+    {
+        let _ = pidfd_send_signal(&pidfd, signal);
+    }
+}
+
+/// Whether the process `pid` is still the one that it was, and has not ended.
+fn is_same(pid: i32, stat: &Stat) -> bool {
+    Stat::read(pid).is_some_and(|now| now.started == stat.started && !now.is_zombie())
 }
 
 fn watched(pid: Pid) -> Result<OwnedFd> {

@@ -4,9 +4,15 @@
 //! ask only about processes that are known to be there.
 
 use std::fs;
+use std::io::IoSliceMut;
+
+use nix::sys::uio::{RemoteIoVec, process_vm_readv};
 
 /// So many ancestors of a process are looked at.
 const GENERATIONS: usize = 100;
+
+/// So much of an environment is read.
+const MOST_ENVIRONMENT: usize = 256 << 10;
 
 /// What a process, or a group of them, shows at one moment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -78,6 +84,8 @@ pub(super) struct Stat {
     threads: u32,
     /// Clock ticks from boot to its start.
     pub(super) started: Option<u64>,
+    /// From where to where its environment is, in its memory; zeros for who may not know.
+    environment: (usize, usize),
 }
 
 impl Stat {
@@ -96,6 +104,18 @@ impl Stat {
         matches!(self.state, b'Z' | b'X') && self.threads <= 1
     }
 
+    /// What the process `pid`, which this is of, was started with, as far as that is still there. By its memory:
+    /// /proc/PID/environ of another user is closed to one who has CAP_SYS_PTRACE alone.
+    pub(super) fn read_environment(&self, pid: i32) -> Vec<u8> {
+        let (start, end) = self.environment;
+        let mut content = vec![0; end.saturating_sub(start).min(MOST_ENVIRONMENT)];
+        let remote = RemoteIoVec { base: start, len: content.len() };
+        let local = &mut [IoSliceMut::new(&mut content)];
+        let read = process_vm_readv(nix::unistd::Pid::from_raw(pid), local, &[remote]);
+        content.truncate(read.unwrap_or_default());
+        content
+    }
+
     /// The second field is a name in parentheses, which may have any bytes in it, `)` and line ends
     /// as well; nothing behind it has parentheses.
     fn parse(stat: &[u8]) -> Option<Self> {
@@ -106,7 +126,9 @@ impl Stat {
         let (parent, group, session) = (id()?, id()?, id()?);
         let threads = fields.nth(13).and_then(|count| count.parse().ok()).unwrap_or_default();
         let started = fields.nth(1).and_then(|ticks| ticks.parse().ok());
-        Some(Self { state, parent, group, session, threads, started })
+        let mut address = |skip| fields.nth(skip).and_then(|at| at.parse().ok()).unwrap_or_default();
+        let environment = (address(27), address(0));
+        Some(Self { state, parent, group, session, threads, started, environment })
     }
 }
 

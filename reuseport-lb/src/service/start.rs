@@ -12,6 +12,7 @@ use super::door::Door;
 use super::workers::{Id, Running, Worker};
 use super::{AT_ONCE, Happening, Service, Surroundings, Whom};
 use crate::config;
+use crate::kernel::cgroup::Cgroup;
 use crate::kernel::output::Output;
 use crate::kernel::process::{self, Exit, Launch, Process};
 use crate::kernel::strangers::Census;
@@ -129,15 +130,20 @@ impl Service {
         let path = notify::path(&self.surroundings.runtime_dir);
         let notify = self.listen_to(whom, path, user.map(|user| (user.uid, user.gid)))?;
         let output = if worker.life.is_suspect() { Some(Output::new()?) } else { None };
-        let process = process::spawn(&Launch {
+        let cgroup = self.surroundings.cgroups.make(&worker.name);
+        let spawned = process::spawn(&Launch {
             name: &worker.name,
             sockets: worker.places.iter().map(|place| (&place.socket, place.listener.plain_name())).collect(),
             notify: notify.path(),
+            cgroup: cgroup.as_ref(),
             user,
             command: &self.config.command,
             open_files: self.surroundings.open_files,
             watchdog: self.config.watchdog,
             output: output.as_ref(),
+        });
+        let process = spawned.inspect_err(|_| {
+            cgroup.iter().for_each(Cgroup::remove);
         })?;
         Ok(self.running(whom, process, notify, output))
     }
@@ -177,6 +183,7 @@ impl Service {
                 Exit::Unknown
             });
             let _ = ended.send((whom, Happening::Ended(exit)));
+            process.clean_up().await;
         })
     }
 

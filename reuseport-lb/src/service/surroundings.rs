@@ -9,6 +9,7 @@ use tokio::sync::mpsc;
 
 use super::Claims;
 use crate::kernel::bpffs::Pins;
+use crate::kernel::cgroup::Cgroups;
 use crate::kernel::waits::Waits;
 use crate::supervisor::Starting;
 
@@ -20,6 +21,8 @@ pub struct Surroundings {
     pub ours: RefCell<HashSet<u64>>,
     /// Which service decides for which address.
     pub claims: Claims,
+    /// What each worker is in.
+    pub cgroups: Cgroups,
     /// Where notification sockets and state files go.
     pub runtime_dir: PathBuf,
     /// Sees who waits for work, where the kernel lets it.

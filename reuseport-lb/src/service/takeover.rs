@@ -12,9 +12,10 @@ use tracing::{info, warn};
 use super::door::{Door, door_of};
 use super::workers::{Id, Place, Worker};
 use super::{Service, Surroundings};
+use crate::kernel::cgroup::Cgroup;
 use crate::kernel::output::Output;
 use crate::kernel::passing;
-use crate::kernel::process::{Kin, Process};
+use crate::kernel::process::{self, Kin, Process};
 use crate::kernel::{host, recover, socket};
 use crate::listener::Protocol;
 use crate::offload::Slices;
@@ -194,8 +195,15 @@ impl Service {
         let left = written.life;
         let guest = left.origin == Origin::Joined;
         let leaves = left.state == worker::State::Draining;
-        let kin = if guest { Kin::Guest } else { Kin::Orphan };
-        let process = written.process.and_then(|identity| Process::find(identity, kin));
+        let process = process_of(&written);
+        let cgroup = cgroup_of(&written);
+        if process.is_none()
+            && !(guest || leaves)
+            && let (Some(ended), Some((mark, _))) = (written.process, &written.notify)
+        {
+            process::kill_rest(ended, cgroup.as_ref(), mark);
+        }
+        cgroup.into_iter().for_each(|cgroup| self.surroundings.cgroups.take_over(cgroup));
         let mut places = self.find_places(&written, process.as_ref(), &name)?;
         // A successor that had not taken over, and who leaves and is gone, leave nothing.
         let forget = written.trial || (process.is_none() && (guest || (leaves && !left.returns)));
@@ -313,12 +321,18 @@ impl Service {
 
 /// Ends the processes that an earlier daemon left of a service that cannot be taken over.
 pub fn abandon(state: &State) {
-    for worker in &state.workers {
-        let kin = if worker.life.origin == Origin::Joined { Kin::Guest } else { Kin::Orphan };
-        if let Some(process) = worker.process.and_then(|identity| Process::find(identity, kin)) {
-            process.terminate();
-        }
-    }
+    state.workers.iter().filter_map(process_of).for_each(|process| process.terminate());
+}
+
+/// Its process, if that is still there.
+fn process_of(worker: &state::Worker) -> Option<Process> {
+    let kin = if worker.life.origin == Origin::Joined { Kin::Guest } else { Kin::Orphan };
+    let mark = worker.notify.as_ref().map(|(path, _)| path.clone());
+    Process::find(worker.process?, kin, cgroup_of(worker), mark)
+}
+
+fn cgroup_of(worker: &state::Worker) -> Option<Cgroup> {
+    worker.cgroup.as_deref().and_then(Cgroup::find)
 }
 
 fn worker_state(worker: &Worker) -> state::Worker {
@@ -339,6 +353,7 @@ fn worker_state(worker: &Worker) -> state::Worker {
         life: worker.life.left(),
         watched: worker.bite_at.is_some(),
         process: running.map(|running| running.process.identity()),
+        cgroup: running.and_then(|running| running.process.cgroup()).map(Path::to_owned),
         notify: running.map(|running| (Path::to_owned(running.notify.path()), running.notify.owner())),
         places: worker.places.iter().map(place).collect(),
     }
