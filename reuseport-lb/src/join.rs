@@ -10,15 +10,15 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 use socket2::Socket;
-use tokio::io::{AsyncReadExt, Interest};
+use tokio::io::Interest;
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::config;
 use crate::control::{self, Failure};
 use crate::crowd::{self, Guest};
-use crate::kernel::host;
 use crate::kernel::passing::{self, Peer};
+use crate::kernel::{closing, host};
 
 /// Longest request with its newline, in bytes.
 pub const LONGEST_REQUEST: usize = 4096;
@@ -90,8 +90,10 @@ pub fn path(runtime_dir: &Path) -> PathBuf {
 
 /// Listens where everybody may connect; whom a service takes is checked for each request.
 pub fn listen(path: &Path) -> Result<UnixListener> {
-    host::with_umask(0o111, || UnixListener::bind(path))
-        .with_context(|| format!("cannot make the join socket {}", path.display()))
+    let listener = host::with_umask(0o111, || UnixListener::bind(path))
+        .with_context(|| format!("cannot make the join socket {}", path.display()))?;
+    closing::refuse_descriptors(&listener);
+    Ok(listener)
 }
 
 /// The number of `worker`, a name like `web/7`, in `service`.
@@ -112,12 +114,20 @@ pub async fn serve(listener: UnixListener, requests: mpsc::UnboundedSender<Reque
     crowd::serve(listener, "join socket", |stream, guest| converse(stream, guest, requests.clone())).await;
 }
 
-async fn converse(mut stream: UnixStream, guest: Guest, requests: mpsc::UnboundedSender<Request>) {
+async fn converse(stream: UnixStream, guest: Guest, requests: mpsc::UnboundedSender<Request>) {
+    answer(&stream, guest, requests).await;
+    // Descriptors may be in it that nobody has read (before Linux 6.16).
+    if let Ok(stream) = stream.into_std() {
+        closing::close(vec![stream.into()]);
+    }
+}
+
+async fn answer(stream: &UnixStream, guest: Guest, requests: mpsc::UnboundedSender<Request>) {
     // First of all, as `Peer::of` wants it.
-    let peer = Peer::of(&stream);
+    let peer = Peer::of(stream);
     let asked = tokio::select! {
         biased;
-        asked = hear(&mut stream) => asked,
+        asked = hear(stream) => asked,
         () = guest.sent_away() => Err(crowd::why_sent_away()),
         () = tokio::time::sleep(PATIENCE) => Err(format!("the request did not arrive within {PATIENCE:?}")),
     };
@@ -137,7 +147,7 @@ async fn converse(mut stream: UnixStream, guest: Guest, requests: mpsc::Unbounde
     }
     let telling = async {
         let error = match outcome {
-            Ok((place, delivered)) => match hand_over(&stream, place).await {
+            Ok((place, delivered)) => match hand_over(stream, place).await {
                 Ok(()) => {
                     let _ = delivered.send(());
                     return;
@@ -147,7 +157,7 @@ async fn converse(mut stream: UnixStream, guest: Guest, requests: mpsc::Unbounde
             Err(error) => error,
         };
         let answer = Answer::Refused(error.into());
-        if let Err(error) = tell(&stream, &answer, &[]).await {
+        if let Err(error) = tell(stream, &answer, &[]).await {
             tracing::debug!("join socket: cannot answer: {error}");
         }
     };
@@ -160,15 +170,18 @@ async fn converse(mut stream: UnixStream, guest: Guest, requests: mpsc::Unbounde
 }
 
 /// Reads the one line of a request; `None` if there is none.
-async fn hear(stream: &mut UnixStream) -> Result<Option<(Ask, Option<usize>)>, String> {
+async fn hear(stream: &UnixStream) -> Result<Option<(Ask, Option<usize>)>, String> {
     let mut buffer = [0; LONGEST_REQUEST];
     let mut length = 0;
     loop {
-        let more = match stream.read(&mut buffer[length..]).await {
-            Ok(0) if length > 0 => return Err("the request has no newline at its end".into()),
-            Ok(0) | Err(_) => return Ok(None),
-            Ok(more) => more,
-        };
+        let room = &mut buffer[length..];
+        let (more, unwanted) =
+            match stream.async_io(Interest::READABLE, || passing::receive(stream, room)).await {
+                Ok((0, _)) if length > 0 => return Err("the request has no newline at its end".into()),
+                Ok((0, _)) | Err(_) => return Ok(None),
+                Ok(received) => received,
+            };
+        closing::close(unwanted);
         let end = buffer[length..length + more].iter().position(|byte| *byte == b'\n');
         match end.map(|end| length + end) {
             Some(end) if end + 1 < length + more => {

@@ -24,6 +24,7 @@ pub mod printable;
 pub mod registry;
 pub mod service;
 pub mod slots;
+pub mod sparing;
 pub mod state;
 pub mod status;
 pub mod supervisor;

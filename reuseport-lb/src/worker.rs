@@ -36,6 +36,9 @@ const FAILED_AFTER: u32 = 8;
 /// A failed worker is still tried, this often: what it lacked may have come back.
 const FAILED_PAUSE: Duration = Duration::from_secs(30);
 
+/// When the machine lacks what it takes to start a process, that is tried again after this time.
+const MACHINE_PAUSE: Duration = Duration::from_secs(1);
+
 /// A worker that was killed after it had been ready for this long is not to blame for it.
 const NOT_ITS_FAULT: Duration = Duration::from_millis(100);
 
@@ -121,6 +124,8 @@ pub enum Event {
         /// Whether it was SIGKILL.
         killed: bool,
     },
+    /// It could not be started for want of something that the machine lacks.
+    NotStarted,
     /// It shall leave.
     Leave {
         /// How long it may take before SIGTERM, and again before SIGKILL; `None`: `drain_timeout`.
@@ -351,6 +356,7 @@ impl Life {
             Event::Unused if self.state == State::Ready => self.unused(),
             Event::SaidStopping if self.running => self.said_stopping(now, policy),
             Event::Ended { killed } if self.running => self.ended(killed, now, policy),
+            Event::NotStarted if self.running => self.not_started(now, policy),
             Event::Leave { patience } => self.leave(now, patience.unwrap_or(policy.drain_timeout)),
             Event::Looked { queue, flows } => self
                 .leaving
@@ -453,6 +459,25 @@ impl Life {
         }
         self.state = State::Held;
         self.restart_at = Some(now + pause);
+        match policy.on_crash {
+            OnCrash::Migrate => self.give_up_buckets(),
+            OnCrash::Hold => {
+                if self.admitted && self.hold_until.is_none() {
+                    self.hold_until = Some(now + policy.hold_timeout);
+                }
+                Vec::new()
+            }
+        }
+    }
+
+    /// The machine's fault, and not its own: nothing counts against it.
+    fn not_started(&mut self, now: Instant, policy: &Service) -> Vec<Step> {
+        self.running = false;
+        self.ready_at = None;
+        if self.state != State::Failed {
+            self.state = State::Held;
+        }
+        self.restart_at = Some(now + MACHINE_PAUSE);
         match policy.on_crash {
             OnCrash::Migrate => self.give_up_buckets(),
             OnCrash::Hold => {

@@ -106,6 +106,31 @@ fn with_migrate_the_others_take_buckets_and_queue_at_once() {
 }
 
 #[test]
+fn what_the_machine_lacks_is_not_held_against_a_worker() {
+    let world = World::new();
+    let daemon = Daemon::start(&world, &["--listen", "tcp://127.0.0.1:3000", "--workers", "2"]);
+    let before = daemon.service();
+    // Not one descriptor more, so no pipe to start a process with.
+    let hard = rustix::process::getrlimit(rustix::process::Resource::Nofile).maximum;
+    let of = |soft| {
+        let limit = rustix::process::Rlimit { current: Some(soft), maximum: hard };
+        let pid = rustix::process::Pid::from_raw(daemon.pid());
+        rustix::process::prlimit(pid, rustix::process::Resource::Nofile, limit).unwrap().current
+    };
+    let room = of(3);
+    signal(before.workers[1].pid.unwrap(), Signal::SIGKILL);
+    until("it not to be started", || daemon.log().contains("it is tried again each second").then_some(()));
+    // Longer than eight crashes in a row take to make it `failed`, and once more.
+    std::thread::sleep(Duration::from_secs(4));
+    of(room.unwrap());
+    let after = until("it to be back", || Some(daemon.service()).filter(settled));
+    assert_eq!(after.workers[1].restarts, 1, "{}", daemon.log());
+    assert_eq!(after.workers[1].sockets[0].cookie, before.workers[1].sockets[0].cookie, "{}", daemon.log());
+    assert_eq!(daemon.log().matches("it is tried again each second").count(), 1, "{}", daemon.log());
+    daemon.stop();
+}
+
+#[test]
 fn a_worker_that_crashes_again_and_again_is_given_pauses() {
     let world = World::new();
     let server = world.file("crash.py", "import time\ntime.sleep(1.2)\nraise SystemExit(7)\n");

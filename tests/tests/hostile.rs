@@ -309,6 +309,59 @@ fn nonsense_on_both_sockets_disturbs_nobody_and_leaves_nothing_behind() {
     daemon.stop();
 }
 
+/// A connection whose last close waits for 20 s: it has unsent data that nobody takes, and lingers. With the other
+/// end, whose close ends that.
+fn lingering() -> (std::net::TcpStream, std::net::TcpStream) {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let mut here = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+    let there = listener.accept().unwrap().0;
+    here.set_nonblocking(true).unwrap();
+    while here.write(&[0; 65536]).is_ok() {}
+    here.set_nonblocking(false).unwrap();
+    socket2::SockRef::from(&here).set_linger(Some(Duration::from_secs(20))).unwrap();
+    (here, there)
+}
+
+#[test]
+fn closing_what_somebody_sent_holds_nobody_up() {
+    let world = World::new();
+    let daemon = Daemon::configured(&world, SERVICE);
+    for (socket, bytes) in [
+        (JOIN_SOCKET, &b"{\"service\":\"web\"}\n"[..]),
+        (JOIN_SOCKET, b"{"),
+        (CONTROL_SOCKET, b"GET /status HTTP/1.1\r\nHost: x\r\n\r\n"),
+    ] {
+        let (here, there) = lingering();
+        let stream = UnixStream::connect(world.path(socket)).unwrap();
+        // From Linux 6.16 on it cannot even be sent.
+        let sent = passing::send(&stream, bytes, &[here.as_fd()]);
+        if sent.is_err() {
+            // Then its last close is here.
+            socket2::SockRef::from(&here).set_linger(None).unwrap();
+        }
+        drop((stream, here));
+        assert_eq!(daemon.service().workers.len(), 2);
+        println!("{socket}: {sent:?}");
+        drop(there);
+    }
+    let longest = daemon.paths().status().unwrap().longest_step_ms;
+    assert!(longest < 10_000.0, "{longest} ms in one step of the loop");
+    daemon.stop();
+}
+
+#[test]
+fn who_is_refused_again_and_again_is_in_the_log_once() {
+    let world = World::new();
+    let daemon = Daemon::configured(&world, SERVICE);
+    for _ in 0..50 {
+        // There is a worker web/0 already.
+        let taken = b"{\"service\":\"web\",\"worker\":\"web/0\"}\n";
+        assert!(matches!(ask(&world.path(JOIN_SOCKET), taken, &[]), End::Explained));
+    }
+    assert_eq!(daemon.log().matches("may not join").count(), 1, "{}", daemon.log());
+    daemon.stop();
+}
+
 #[test]
 fn when_too_many_wait_the_oldest_have_to_go_and_no_others() {
     let world = World::new();

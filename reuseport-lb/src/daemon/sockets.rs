@@ -12,7 +12,7 @@ use tokio::task::JoinHandle;
 use tracing::warn;
 
 use super::Paths;
-use crate::kernel::host;
+use crate::kernel::{closing, host};
 use crate::registry::Registry;
 use crate::{control, join};
 
@@ -50,8 +50,10 @@ impl Sockets {
 }
 
 fn listen_for_administrators(path: &Path) -> Result<UnixListener> {
-    host::with_umask(0o177, || UnixListener::bind(path))
-        .with_context(|| format!("cannot make the control socket {}", path.display()))
+    let listener = host::with_umask(0o177, || UnixListener::bind(path))
+        .with_context(|| format!("cannot make the control socket {}", path.display()))?;
+    closing::refuse_descriptors(&listener);
+    Ok(listener)
 }
 
 /// Makes a socket again that is not there any more; conversations that have begun go on.

@@ -4,6 +4,7 @@
 
 pub mod bpffs;
 pub mod cgroup;
+pub mod closing;
 pub mod datagram;
 pub mod group;
 pub mod host;

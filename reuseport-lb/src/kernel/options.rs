@@ -79,7 +79,8 @@ pub fn reset(socket: &Socket, listener: &Listener) -> io::Result<()> {
         _ => {}
     }
     socket.set_nonblocking(false).map_err(|error| because("O_NONBLOCK", &error))?;
-    let new = unbound(listener)?;
+    // Without room for one more descriptor no process can be started either, and this is done again before the next try.
+    let Ok(new) = unbound(listener) else { return Ok(()) };
     for option in OPTIONS {
         // Those of another protocol or family do not exist here.
         let (Ok(wanted), Ok(found)) = (get(&new, *option), get(socket, *option)) else { continue };

@@ -3,7 +3,7 @@
 
 use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixDatagram;
 use std::path::Path;
 
@@ -16,6 +16,8 @@ use rustix::net::{
 };
 use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open};
 use socket2::{Domain, SockAddr, Socket, Type};
+
+use super::closing;
 
 /// Most descriptors of one message: the kernel's SCM_MAX_FD.
 pub const MOST: usize = 253;
@@ -114,12 +116,12 @@ pub fn hearing(path: &Path) -> io::Result<UnixDatagram> {
 }
 
 /// Receives one datagram; its content beyond the buffer is cut off, and descriptors that come with it are
-/// closed by the kernel.
+/// closed, in another thread.
 pub fn hear(socket: &impl AsRawFd, buffer: &mut [u8]) -> io::Result<(usize, Sender)> {
-    /// Room for credentials, which the kernel puts first, and nothing else.
+    /// Room for credentials and for [`MOST`] descriptors.
     #[repr(C, align(8))]
-    struct Control([u8; 32]);
-    let mut control = Control([0; 32]);
+    struct Control([u8; 1088]);
+    let mut control = Control([0; 1088]);
     let mut content = IoSliceMut::new(buffer);
     // SAFETY: null pointers and zeros are valid in this structure.
     let mut header: libc::msghdr = unsafe { std::mem::zeroed() };
@@ -130,14 +132,30 @@ pub fn hear(socket: &impl AsRawFd, buffer: &mut [u8]) -> io::Result<(usize, Send
     // outlive the call.
     let length = unsafe { libc::recvmsg(socket.as_raw_fd(), &raw mut header, libc::MSG_CMSG_CLOEXEC) };
     let length = usize::try_from(length).map_err(|_| io::Error::last_os_error())?;
-    // SAFETY: the kernel has filled the header in; the first control message, if any, is within `control`,
-    // and credentials are as long as that structure.
-    let sender = unsafe {
-        libc::CMSG_FIRSTHDR(&raw const header)
-            .as_ref()
-            .filter(|first| (first.cmsg_level, first.cmsg_type) == (libc::SOL_SOCKET, libc::SCM_CREDENTIALS))
-            .map(|first| libc::CMSG_DATA(first).cast::<libc::ucred>().read_unaligned())
-    };
+    let (mut sender, mut unwanted) = (None, Vec::new());
+    // SAFETY: the kernel has filled the header in: each control message lies within `control` and is as long as
+    // it says, credentials are as long as that structure, and descriptors are this process's from now on.
+    unsafe {
+        let mut next = libc::CMSG_FIRSTHDR(&raw const header);
+        while let Some(message) = next.as_ref() {
+            let data = libc::CMSG_DATA(next);
+            match (message.cmsg_level, message.cmsg_type) {
+                (libc::SOL_SOCKET, libc::SCM_CREDENTIALS) => {
+                    sender = Some(data.cast::<libc::ucred>().read_unaligned());
+                }
+                (libc::SOL_SOCKET, libc::SCM_RIGHTS) => {
+                    let bytes = message.cmsg_len - libc::CMSG_LEN(0) as usize;
+                    for nth in 0..bytes / size_of::<RawFd>() {
+                        let fd = data.cast::<RawFd>().add(nth).read_unaligned();
+                        unwanted.push(OwnedFd::from_raw_fd(fd));
+                    }
+                }
+                _ => {}
+            }
+            next = libc::CMSG_NXTHDR(&raw const header, next);
+        }
+    }
+    closing::close(unwanted);
     let unknown = || io::Error::other("a datagram without its sender's credentials");
     let libc::ucred { pid, uid, .. } = sender.ok_or_else(unknown)?;
     Ok((length, Sender { pid, uid }))
@@ -298,6 +316,12 @@ mod tests {
             assert_eq!(hear(&socket, &mut buffer).unwrap(), (5, me));
             assert_eq!(&buffer[..5], b"hello");
         }
+        // The other end of a pipe that came with a message is closed soon (sd_notify_barrier(3) waits for that).
+        let (mut wait, sent) = std::io::pipe().unwrap();
+        send(&sender, b"BARRIER=1", &[sent.as_fd()]).unwrap();
+        drop(sent);
+        hear(&socket, &mut buffer).unwrap();
+        assert_eq!(std::io::Read::read(&mut wait, &mut [0]).unwrap(), 0);
         assert_eq!(hear(&socket, &mut buffer).unwrap_err().kind(), io::ErrorKind::WouldBlock);
     }
 

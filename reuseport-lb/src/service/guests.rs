@@ -38,7 +38,20 @@ impl Service {
                 });
             }
             Err(error) => {
-                warn!(service = self.config.name, uid = peer.uid, pid = peer.pid, "may not join: {error}");
+                // Anybody may ask as often as they like.
+                if let Some(unsaid) = self.refused.again(peer.uid, Instant::now()) {
+                    let more = if unsaid > 0 {
+                        format!(" ({unsaid} more of that user since)")
+                    } else {
+                        String::new()
+                    };
+                    warn!(
+                        service = self.config.name,
+                        uid = peer.uid,
+                        pid = peer.pid,
+                        "may not join: {error}{more}"
+                    );
+                }
                 // It may have gone away.
                 let _ = answer.send(Err(error));
             }

@@ -44,6 +44,7 @@ use crate::notify::Said;
 use crate::offload::{Slices, in_thread_within};
 use crate::registry::Shown;
 use crate::slots::Slots;
+use crate::sparing::Sparing;
 use crate::state::StateFile;
 use crate::status;
 use crate::table::{Member, Table};
@@ -122,6 +123,8 @@ pub struct Service {
     pings: BTreeSet<Id>,
     sender: mpsc::UnboundedSender<(Whom, Happening)>,
     receiver: mpsc::UnboundedReceiver<(Whom, Happening)>,
+    /// Users whose processes may not join.
+    refused: Sparing<u32>,
     tracer: Tracer,
     settled: bool,
     stopping: bool,
@@ -171,6 +174,7 @@ impl Service {
             pings: BTreeSet::new(),
             sender,
             receiver,
+            refused: Sparing::default(),
             tracer: Tracer::default(),
             settled: false,
             stopping: false,

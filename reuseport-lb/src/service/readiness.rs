@@ -208,6 +208,9 @@ impl Service {
 
     /// What a worker that is not ready does not do yet, as far as that can be seen.
     pub(super) fn lacks(&self, worker: &Worker) -> Option<String> {
+        if let Some(why) = &worker.not_started {
+            return Some(format!("is not started: {why}"));
+        }
         if let Some(listener) = &worker.locked {
             return Some(format!("has locked its socket of {listener} (SO_LOCK_FILTER)"));
         }

@@ -97,7 +97,8 @@ impl Service {
         }
     }
 
-    /// Starts the process of a worker; if that fails, it is as if it had ended at once.
+    /// Starts the process of a worker. If that fails, the machine lacks something: what the worker itself lacks
+    /// shows when its process runs.
     pub(super) fn spawn(&mut self, id: Id) {
         self.repair(id, false);
         let whom = self.next_whom(id);
@@ -110,6 +111,7 @@ impl Service {
                     worker.process = Some(running);
                     worker.started = Some(Instant::now());
                     worker.unready_said = false;
+                    worker.not_started = None;
                     worker.seen_waiting = false;
                     worker.opened = None;
                     worker.release = release;
@@ -117,10 +119,14 @@ impl Service {
             }
             Err(error) => {
                 let why = format!("{error:#}");
-                warn!(worker = worker.name, "{why}");
+                if let Some(worker) = self.workers.get_mut(&id)
+                    && worker.not_started.replace(why.clone()).is_none()
+                {
+                    warn!(worker = worker.name, "{why}; it is tried again each second");
+                }
                 self.fail_start(&why);
                 self.rollout_saw_end(id, "could not be started");
-                self.happen(id, Event::Ended { killed: false });
+                self.happen(id, Event::NotStarted);
             }
         }
     }

@@ -51,6 +51,8 @@ pub(super) struct Worker {
     pub(super) unready_said: bool,
     /// What it has said is heard once more before its watchdog bites.
     pub(super) last_chance: bool,
+    /// Why its process cannot be started.
+    pub(super) not_started: Option<String>,
     /// A socket of it takes no program any more: the listener.
     pub(super) locked: Option<String>,
     /// When its watchdog bites.
@@ -133,6 +135,7 @@ impl Worker {
             opened: None,
             unready_said: false,
             last_chance: false,
+            not_started: None,
             locked: None,
             bite_at: None,
             hung: false,

@@ -1,0 +1,71 @@
+//! Descriptors of others, closed where it does not matter how long that takes: a close waits for unsent data
+//! (SO_LINGER), or for whatever file system the file is on.
+
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc::{Sender, channel};
+
+/// So many close something at a time, each in a thread of its own; others wait for one another.
+const MOST: usize = 64;
+
+/// include/uapi/asm-generic/socket.h, Linux 6.16; not in the libc crate.
+const SO_PASSRIGHTS: i32 = 83;
+
+static CLOSING: AtomicUsize = AtomicUsize::new(0);
+
+/// Lets nobody send descriptors to this UNIX socket, nor to what is accepted from it: EPERM for who tries.
+/// False where the kernel does not know that (before Linux 6.16).
+pub fn refuse_descriptors(socket: impl AsFd) -> bool {
+    let no: i32 = 0;
+    let fd = socket.as_fd().as_raw_fd();
+    let size = size_of_val(&no) as libc::socklen_t;
+    // SAFETY: the option's value is an int, which outlives the call.
+    unsafe { libc::setsockopt(fd, libc::SOL_SOCKET, SO_PASSRIGHTS, (&raw const no).cast(), size) == 0 }
+}
+
+/// Closes them all, soon, in another thread.
+pub fn close(descriptors: Vec<OwnedFd>) {
+    static LATE: OnceLock<Sender<Vec<OwnedFd>>> = OnceLock::new();
+    if descriptors.is_empty() {
+        return;
+    }
+    if CLOSING.fetch_add(1, Ordering::Relaxed) < MOST {
+        let close = move || {
+            drop(descriptors);
+            CLOSING.fetch_sub(1, Ordering::Relaxed);
+        };
+        // Without a thread it is done here after all.
+        let _ = std::thread::Builder::new().name("closing".into()).spawn(close);
+        return;
+    }
+    CLOSING.fetch_sub(1, Ordering::Relaxed);
+    let late = LATE.get_or_init(|| {
+        let (sender, receiver) = channel();
+        let close_all = move || receiver.iter().for_each(drop);
+        let _ = std::thread::Builder::new().name("closing".into()).spawn(close_all);
+        sender
+    });
+    let _ = late.send(descriptors);
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::net::{UnixListener, UnixStream};
+
+    use super::*;
+    use crate::kernel::passing;
+
+    #[test]
+    fn nobody_can_send_descriptors_to_what_is_accepted_from_a_socket_that_refuses_them() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("socket");
+        let listener = UnixListener::bind(&path).unwrap();
+        let refuses = refuse_descriptors(&listener);
+        let client = UnixStream::connect(&path).unwrap();
+        let _accepted = listener.accept().unwrap();
+        let sent = passing::send(&client, b"x", &[listener.as_fd()]);
+        assert_eq!(sent.is_err(), refuses, "{sent:?}");
+        assert_eq!(passing::send(&client, b"x", &[]).unwrap(), 1);
+    }
+}
