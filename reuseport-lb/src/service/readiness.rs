@@ -33,7 +33,8 @@ const BLIND: Duration = Duration::from_millis(500);
 /// After this time `status` says of a worker what it does not wait for.
 const SHOWN_AFTER: Duration = Duration::from_millis(500);
 
-/// So often, at most, it is asked what workers opened by themselves; later this often.
+/// It is asked what workers opened by themselves after pauses that are as long as the youngest of them is old, within
+/// these bounds.
 const OPENERS: Duration = Duration::from_secs(1);
 const OPENERS_LATER: Duration = Duration::from_secs(10);
 
@@ -76,9 +77,7 @@ impl Service {
                 suspects.insert(running.process.pid(), whom);
             }
             listeners.extend(deaf);
-            if now - started < KNOWN_BY {
-                pause = OPENERS;
-            }
+            pause = pause.min(OPENERS.max(now - started));
         }
         self.openers_at = now + pause;
         if suspects.is_empty() {

@@ -28,7 +28,7 @@ use crate::worker::{self, Event, Life, Origin};
 const SAVING: u32 = 5;
 
 /// A pause that is shorter than this is not worth making.
-const TOGETHER: Duration = Duration::from_millis(10);
+const TOGETHER: Duration = Duration::from_millis(50);
 
 impl Service {
     /// Writes down what the next daemon must know, if that has changed.
