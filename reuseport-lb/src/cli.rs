@@ -89,7 +89,8 @@ Examples:
     #[command(after_help = "\
 Examples:
   reuseport-lb check /etc/reuseport-lb.toml
-  reuseport-lb check --json /etc/reuseport-lb.toml")]
+  reuseport-lb check --json /etc/reuseport-lb.toml
+  reuseport-lb check --offline web.toml      on a machine without its users and commands")]
     Check(Check),
     /// Find out what would keep services from working here; changes nothing
     #[command(after_help = "\
@@ -221,6 +222,9 @@ pub(crate) struct Status {
 pub(crate) struct Check {
     /// The configuration file
     pub(crate) file: PathBuf,
+    /// For another machine: users and commands need not be on this one
+    #[arg(long)]
+    pub(crate) offline: bool,
     /// As JSON
     #[arg(long)]
     pub(crate) json: bool,

@@ -1,7 +1,10 @@
 //! Configuration: as the user wrote it → validated. Not: what a running service does with it.
 
+mod errors;
+mod overlap;
 mod values;
 
+pub use overlap::warnings;
 pub use values::{Overload, Ready, duration};
 
 use std::collections::HashMap;
@@ -13,6 +16,7 @@ use serde::{Deserialize, Serialize};
 use toml::Spanned;
 
 use crate::listener::{Listener, Protocol};
+use errors::located;
 use values::{Idle, Limit, Patience, Span};
 
 /// Most workers of one service: half of the slots, so that all can be replaced at once.
@@ -248,24 +252,43 @@ fn check_name(name: &str) -> Result<(), String> {
     Ok(())
 }
 
+/// Finds out whether there is such a user; the error says that there is none.
+type FindUser = fn(&str) -> Result<(), String>;
+
 /// Reads and validates a configuration file.
 pub fn read(path: &Path) -> Result<Vec<Service>, Invalid> {
+    read_with(path, on_this_machine)
+}
+
+/// Reads and validates a configuration file for another machine: whom it names need not be here.
+pub fn read_offline(path: &Path) -> Result<Vec<Service>, Invalid> {
+    read_with(path, |_| Ok(()))
+}
+
+fn read_with(path: &Path, find_user: FindUser) -> Result<Vec<Service>, Invalid> {
     let text = std::fs::read_to_string(path)
         .map_err(|error| Invalid(format!("cannot read {}: {error}", path.display())))?;
-    parse(&text).map_err(|Invalid(error)| Invalid(format!("{}: {error}", path.display())))
+    parse_with(&text, find_user).map_err(|Invalid(error)| Invalid(format!("{}: {error}", path.display())))
+}
+
+fn on_this_machine(user: &str) -> Result<(), String> {
+    crate::kernel::host::user(user).map(drop).map_err(|error| format!("{error:#}"))
 }
 
 /// Validates the text of a configuration.
 pub fn parse(text: &str) -> Result<Vec<Service>, Invalid> {
-    let file: File =
-        toml::from_str(text).map_err(|error| Invalid(located(text, error.span(), error.message())))?;
+    parse_with(text, on_this_machine)
+}
+
+fn parse_with(text: &str, find_user: FindUser) -> Result<Vec<Service>, Invalid> {
+    let file: File = toml::from_str(text).map_err(|error| Invalid(errors::explain(text, &error)))?;
     let mut services = Vec::new();
     let mut names = HashMap::new();
     let mut addresses: HashMap<Listener, String> = HashMap::new();
     for written in file.service {
         let at = |span: std::ops::Range<usize>, message: &str| Invalid(located(text, Some(span), message));
         let whole = written.span();
-        let (service, spans) = written.into_inner().validated(text)?;
+        let (service, spans) = written.into_inner().validated(text, find_user)?;
         service.validate().map_err(|error| {
             let span = if error.contains("workers") { spans.workers.clone() } else { None };
             at(span.unwrap_or_else(|| spans.name.clone()), &error)
@@ -295,16 +318,6 @@ pub fn parse(text: &str) -> Result<Vec<Service>, Invalid> {
         return Err(Invalid("there is no service in it; add one that starts with [[service]]".into()));
     }
     Ok(services)
-}
-
-/// `line 3: message`, with the line itself.
-fn located(text: &str, span: Option<std::ops::Range<usize>>, message: &str) -> String {
-    let message = message.trim();
-    let Some(span) = span else { return message.to_owned() };
-    let before = &text[..span.start.min(text.len())];
-    let number = before.matches('\n').count() + 1;
-    let line = text.lines().nth(number - 1).unwrap_or_default();
-    format!("line {number}: {message}\n  {number} | {}", line.trim_end())
 }
 
 #[derive(Deserialize)]
@@ -352,7 +365,7 @@ struct Spans {
 }
 
 impl Written {
-    fn validated(self, text: &str) -> Result<(Service, Spans), Invalid> {
+    fn validated(self, text: &str, find_user: FindUser) -> Result<(Service, Spans), Invalid> {
         let at = |span: std::ops::Range<usize>, message: String| Invalid(located(text, Some(span), &message));
         let mut listen = Vec::new();
         let mut spans = Spans {
@@ -379,7 +392,7 @@ impl Written {
         if let Some(user) = self.user {
             let span = user.span();
             let user = user.into_inner();
-            crate::kernel::host::user(&user).map_err(|error| at(span, format!("{error:#}")))?;
+            find_user(&user).map_err(|error| at(span, error))?;
             service.user = Some(user);
         }
         service.affinity = self.affinity;

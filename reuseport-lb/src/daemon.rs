@@ -87,6 +87,7 @@ impl Source {
 /// patience. Returns when no process, pin or socket file of it is left; or, told to keep them, at once.
 pub fn run(source: &Source, paths: &Paths) -> Result<()> {
     let services = source.read()?;
+    config::warnings(&services).iter().for_each(|line| warn!("{line}"));
     rights::require()?;
     for service in &services {
         crate::service::find_command(service).map_err(anyhow::Error::msg)?;

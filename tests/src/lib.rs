@@ -13,6 +13,7 @@ pub mod patience;
 pub mod plain;
 pub mod quic;
 pub mod rights;
+pub mod said;
 pub mod server;
 pub mod statistics;
 pub mod traces;

@@ -37,8 +37,8 @@ fn wrong_configuration_names_the_line() {
     let world = World::new();
     let minimal = "[[service]]\nname = \"web\"\nlisten = [\"tcp://127.0.0.1:3000\"]\n";
     for (added, says) in [
-        ("wrokers = 4", ["line 4", "unknown field `wrokers`"]),
-        ("workers = \"4\"", ["line 4", "invalid type"]),
+        ("wrokers = 4", ["line 4", "did you mean `workers`?"]),
+        ("workers = \"4\"", ["line 4", "a whole number from 0 to 1024"]),
         ("workers = 1025", ["line 4", "at most 1024"]),
         ("idle_timeout = \"1ms\"", ["line 4", "the least is 100ms"]),
         ("overload = { factor = 0.5 }", ["line 4", "from 1.0 on"]),

@@ -10,16 +10,22 @@ use crate::config::{self, Invalid, Overload, Service, WhenBusy};
 use crate::service::find_command;
 
 pub(super) fn run(arguments: &cli::Check) -> Result<()> {
-    let services = config::read(&arguments.file)?;
-    for service in &services {
-        find_command(service).map_err(Invalid)?;
+    let services = match arguments.offline {
+        true => config::read_offline(&arguments.file)?,
+        false => config::read(&arguments.file)?,
+    };
+    if !arguments.offline {
+        services.iter().try_for_each(find_command).map_err(Invalid)?;
     }
+    let warnings = config::warnings(&services);
     if arguments.json {
         let described: Vec<_> = services.iter().map(as_json).collect();
-        return super::print(&(serde_json::to_string_pretty(&json!({ "services": described }))? + "\n"));
+        let all = json!({ "services": described, "warnings": warnings });
+        return super::print(&(serde_json::to_string_pretty(&all)? + "\n"));
     }
     let described: String = services.iter().map(as_text).collect();
-    super::print(&format!("{} is valid\n{described}", arguments.file.display()))
+    let warned: String = warnings.iter().map(|line| format!("warning: {line}\n")).collect();
+    super::print(&format!("{} is valid\n{described}{warned}", arguments.file.display()))
 }
 
 fn as_json(service: &Service) -> serde_json::Value {

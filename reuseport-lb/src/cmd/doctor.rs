@@ -28,7 +28,9 @@ pub(super) fn run(arguments: &cli::Doctor, paths: &Paths) -> Result<()> {
         Some(file) => config::read(file)?,
         None => vec![Service::demo()],
     };
-    let report = Report::new(host::release(), checks(&services, paths)?);
+    let mut checks = checks(&services, paths)?;
+    checks.extend(config::warnings(&services).into_iter().map(places::worth_a_word));
+    let report = Report::new(host::release(), checks);
     if arguments.json {
         super::print(&(serde_json::to_string_pretty(&report)? + "\n"))?;
     } else {

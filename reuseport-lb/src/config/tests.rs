@@ -111,16 +111,16 @@ proptest! {
 #[test]
 fn errors_name_the_line_and_the_fix() {
     for (added, line, says) in [
-        ("wrokers = 4", 4, "unknown field `wrokers`"),
-        ("workers = \"4\"", 4, "invalid type"),
+        ("wrokers = 4", 4, "unknown field `wrokers`: did you mean `workers`?"),
+        ("workers = \"4\"", 4, "`workers` cannot be \"4\": write a whole number from 0 to 1024"),
         ("workers = 1025", 4, "at most 1024"),
-        ("workers = -1", 4, "invalid value"),
-        ("affinity = \"client\"", 4, "expected `flow` or `source`"),
+        ("workers = -1", 4, "from 0 to 1024"),
+        ("affinity = \"client\"", 4, "`affinity` cannot be \"client\": write \"flow\" or \"source\""),
         ("ready = \"soon\"", 4, "\"notify\", \"immediate\" or a time"),
         ("hold_timeout = 2", 4, "a time like"),
         ("hold_timeout = \"2 parsecs\"", 4, "is not a time"),
         ("hold_timeout = \"40000y\"", 4, "one year"),
-        ("backlog = 0", 4, "nonzero"),
+        ("backlog = 0", 4, "from 1 to 4294967295"),
         ("command = []", 4, "`command` is empty"),
         ("user = \"no-such-user\"", 4, "no user"),
         ("idle_timeout = \"99ms\"", 4, "the least is 100ms"),
@@ -130,7 +130,7 @@ fn errors_name_the_line_and_the_fix() {
         ("stall_timeout = \"never\"", 4, "is not a time"),
         ("stall_timeout = 1", 4, "\"off\" or a time like"),
         ("stall_timeout = false", 4, "\"off\" or a time like"),
-        ("when_busy = \"wait\"", 4, "expected `queue` or `next`"),
+        ("when_busy = \"wait\"", 4, "\"queue\" or \"next\""),
         (
             "\n[[service]]\nname = \"b\"\nlisten = [\"udp://127.0.0.1:80\"]\nwhen_busy = \"next\"",
             8,
@@ -143,9 +143,9 @@ fn errors_name_the_line_and_the_fix() {
         ("overload = { factor = 0.9 }", 4, "from 1.0 on"),
         ("overload = { factor = nan }", 4, "from 1.0 on"),
         ("overload = { factor = inf }", 4, "from 1.0 on"),
-        ("overload = { factor = \"2\" }", 4, "invalid type"),
-        ("overload = { floor = 0 }", 4, "nonzero"),
-        ("overload = { floor = -1 }", 4, "invalid value"),
+        ("overload = { factor = \"2\" }", 4, "`factor` cannot be \"2\": write a number from 1.0 on"),
+        ("overload = { floor = 0 }", 4, "from 1 to"),
+        ("overload = { floor = -1 }", 4, "from 1 to"),
         ("overload = { roof = 1 }", 4, "unknown field `roof`"),
         ("workers = 1\n[service.overload]\nfloor = 1\nfactor = 0", 7, "from 1.0 on"),
         ("\n[[service]]\nname = \"web\"\nlisten = [\"tcp://127.0.0.1:81\"]", 6, "two services"),
@@ -153,7 +153,7 @@ fn errors_name_the_line_and_the_fix() {
         ("\n[[service]]\nname = \"b\"\nlisten = [\"tcp://127.0.0.1\"]", 7, "the port"),
         ("\n[[service]]\nname = \"b/c\"\nlisten = [\"tcp://127.0.0.1:81\"]", 6, "is not a name"),
         ("\n[[service]]\nname = \"b\"\nlisten = []", 6, "listens on nothing"),
-        ("\n[[service]]\nlisten = []", 5, "missing field `name`"),
+        ("\n[[service]]\nlisten = []", 5, "missing field `name`: each service needs it"),
         ("= 4", 4, ""),
     ] {
         let Invalid(error) = parse(&format!("{MINIMAL}{added}\n")).unwrap_err();
@@ -161,4 +161,136 @@ fn errors_name_the_line_and_the_fix() {
         assert!(error.contains(says), "{added}: {error}");
     }
     assert!(parse("").unwrap_err().0.contains("[[service]]"));
+}
+
+/// Words of the parser that tell nobody what to write.
+const THEIRS: [&str; 11] = [
+    "invalid type",
+    "invalid value",
+    "unknown variant",
+    "usize",
+    "u32",
+    "u64",
+    "f64",
+    "sequence",
+    "nonzero",
+    "invalid digit",
+    "integer",
+];
+
+/// All keys of a service, as the parser knows them.
+fn keys() -> Vec<String> {
+    #[derive(serde::Deserialize)]
+    struct Any {
+        #[expect(dead_code, reason = "only what is said about it counts")]
+        service: Vec<Written>,
+    }
+    let error = toml::from_str::<Any>(&format!("{MINIMAL}no_such_key = 1\n")).err().unwrap();
+    error.message().split('`').skip(3).step_by(2).map(str::to_owned).collect()
+}
+
+#[test]
+fn whatever_is_wrong_with_a_value_the_error_says_what_to_write() {
+    let keys = keys();
+    assert!(keys.len() >= 19, "{keys:?}");
+    let wrong = [
+        "1",
+        "-1",
+        "0",
+        "99999999999999999999",
+        "1.5",
+        "nan",
+        "true",
+        "\"\"",
+        "\"x y\"",
+        "[]",
+        "[1]",
+        "{}",
+        "{ x = 1 }",
+        "1979-05-27",
+        "[[\"a\"]]",
+    ];
+    let mut refused = 0;
+    for key in keys.iter().map(String::as_str).chain(["overload.factor", "overload.floor"]) {
+        for value in wrong {
+            let rest = match key {
+                "name" => "listen = [\"tcp://127.0.0.1:80\"]",
+                "listen" => "name = \"web\"",
+                _ => "name = \"web\"\nlisten = [\"tcp://127.0.0.1:80\"]",
+            };
+            let text = format!("[[service]]\n{rest}\n{key} = {value}\n");
+            let Err(Invalid(error)) = parse(&text) else { continue };
+            refused += 1;
+            let said = error.split("\n  ").next().unwrap();
+            assert!(said.starts_with("line "), "{key} = {value}: {error}");
+            for theirs in THEIRS {
+                assert!(!said.contains(theirs), "{key} = {value}: {error}");
+            }
+        }
+    }
+    assert!(refused > 200, "{refused}");
+}
+
+#[test]
+fn what_is_near_to_what_was_meant_is_named() {
+    let service = "[[service]]\nname = \"web\"\nlisten = [\"tcp://127.0.0.1:80\"]\n";
+    for (text, line, says) in [
+        (service.replace("[[service]]", "[service]"), 1, "write [[service]]"),
+        (service.replace("[[service]]", "[[services]]"), 1, "did you mean [[service]]?"),
+        (service.replace("[[service]]", "[Service]"), 1, "did you mean [[service]]?"),
+        (service.replace("[[service]]", "[web]"), 1, "that start with [[service]]"),
+        (service.replace("[[service]]\n", ""), 2, "below a line [[service]]"),
+        ("service = 3\n".into(), 1, "starts with [[service]]"),
+        (format!("{service}hold-timeout = \"2s\"\n"), 4, "did you mean `hold_timeout`?"),
+        (format!("{service}worker = 2\n"), 4, "did you mean `workers`?"),
+        (format!("{service}Backlog = 2\n"), 4, "did you mean `backlog`?"),
+        (format!("{service}zzz = 2\n"), 4, "known are name, listen, command"),
+        (format!("{service}overload = {{ flor = 2 }}\n"), 4, "did you mean `floor`?"),
+        (
+            service.replace("[\"tcp://127.0.0.1:80\"]", "\"tcp://127.0.0.1:80\""),
+            3,
+            "write a list of addresses",
+        ),
+        (format!("{service}command = \"./server --fd 3\"\n"), 4, "write a list of the program"),
+        (format!("{service}[[service.overload]]\nfloor = 2\n"), 4, "\"off\" or a table like"),
+    ] {
+        let Invalid(error) = parse(&text).unwrap_err();
+        assert!(error.starts_with(&format!("line {line}:")) && error.contains(says), "{text}{error}");
+    }
+}
+
+#[test]
+fn another_machine_may_have_other_users() {
+    let text = format!("{MINIMAL}user = \"no-such-user\"\ncommand = [\"x\"]\n");
+    assert!(parse(&text).unwrap_err().0.contains("line 4: there is no user"));
+    assert_eq!(parse_with(&text, |_| Ok(())).unwrap()[0].user.as_deref(), Some("no-such-user"));
+    let wrong = format!("{MINIMAL}user = \"no-such-user\"\nworkers = -1\n");
+    assert!(parse_with(&wrong, |_| Ok(())).unwrap_err().0.contains("line 5"));
+}
+
+#[test]
+fn an_address_below_all_addresses_of_another_service_is_worth_a_word() {
+    let two = |one: &str, other: &str| {
+        let service =
+            |name: &str, url: &str| format!("[[service]]\nname = \"{name}\"\nlisten = [\"{url}\"]\n");
+        warnings(&parse(&(service("all", one) + &service("one", other))).unwrap())
+    };
+    let said = two("tcp://0.0.0.0:80", "tcp://127.0.0.1:80");
+    assert_eq!(said.len(), 1);
+    assert!(
+        said[0].contains("what is sent to 127.0.0.1:80 goes to one, and only the rest to all"),
+        "{said:?}"
+    );
+    assert_eq!(two("udp://[::]:53", "udp://[::1]:53").len(), 1);
+    assert_eq!(two("udp://[::1]:53", "udp://[::]:53").len(), 1);
+    for (one, other) in [
+        ("tcp://0.0.0.0:80", "tcp://127.0.0.1:81"),
+        ("tcp://0.0.0.0:80", "udp://127.0.0.1:80"),
+        ("tcp://0.0.0.0:80", "tcp://[::1]:80"),
+        ("tcp://[::]:80", "tcp://127.0.0.1:80"),
+        ("tcp://0.0.0.0:0", "tcp://127.0.0.1:0"),
+        ("tcp://127.0.0.2:80", "tcp://127.0.0.1:80"),
+    ] {
+        assert_eq!(two(one, other), Vec::<String>::new(), "{one} {other}");
+    }
 }

@@ -93,6 +93,12 @@ pub fn address(listener: &Listener, workers: usize, found: &Address) -> Check {
         .about(listener)
 }
 
+/// Something that is valid, but perhaps not meant.
+#[must_use]
+pub fn worth_a_word(line: String) -> Check {
+    Check::warning("configuration", line, "it works so", "nothing, if that is meant")
+}
+
 /// The daemon that has the runtime directory.
 pub enum Daemon {
     /// There is none.

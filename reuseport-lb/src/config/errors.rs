@@ -1,0 +1,190 @@
+//! Texts of errors in a configuration file: what the parser says → where that is, what stands there and
+//! what to write instead. Not: what is wrong (`config.rs`, `values.rs`).
+
+use std::ops::Range;
+
+use toml::de::{DeTable, DeValue};
+
+/// What each key takes, as the end of a sentence that begins with "write".
+const VALUES: &[(&str, &str)] = &[
+    ("name", "a text in quotes, like \"web\""),
+    ("listen", "a list of addresses, like [\"tcp://127.0.0.1:8080\"]"),
+    ("command", "a list of the program and its arguments, like [\"./server\", \"--fd\", \"3\"]"),
+    ("workers", "a whole number from 0 to 1024"),
+    ("affinity", "\"flow\" or \"source\""),
+    ("ready", "\"accepting\", \"notify\", \"immediate\" or a time like \"500ms\""),
+    ("on_crash", "\"hold\" or \"migrate\""),
+    ("on_stall", "\"avoid\" or \"restart\""),
+    ("start_timeout", "a time like \"500ms\", \"2s\" or \"1m 30s\""),
+    ("hold_timeout", "a time like \"500ms\", \"2s\" or \"1m 30s\""),
+    ("drain_timeout", "a time like \"500ms\", \"2s\" or \"1m 30s\""),
+    ("idle_timeout", "a time like \"500ms\", \"2s\" or \"1m 30s\""),
+    ("stall_timeout", "\"off\" or a time like \"500ms\" or \"2s\""),
+    ("watchdog", "\"off\" or a time like \"500ms\" or \"2s\""),
+    ("overload", "\"off\" or a table like { factor = 2.0, floor = 16 }"),
+    ("factor", "a number from 1.0 on"),
+    ("floor", "a whole number from 1 to 4294967295"),
+    ("when_empty", "\"hold\" or \"reject\""),
+    ("when_busy", "\"queue\" or \"next\""),
+    ("backlog", "a whole number from 1 to 4294967295"),
+    ("user", "the name of a user in quotes, like \"www-data\""),
+];
+
+/// What the parser expects, in its words and in plain ones.
+const PLAIN: &[(&str, &str)] = &[
+    ("a nonzero u32", "a whole number from 1 to 4294967295"),
+    ("a nonzero usize", "a whole number from 1 on"),
+    ("a nonzero u64", "a whole number from 1 on"),
+    ("usize", "a whole number from 0 on"),
+    ("u64", "a whole number from 0 on"),
+    ("u32", "a whole number from 0 to 4294967295"),
+    ("u16", "a whole number from 0 to 65535"),
+    ("i64", "a whole number"),
+    ("f64", "a number"),
+    ("a boolean", "true or false"),
+    ("a string", "a text in quotes"),
+    ("a sequence", "a list in brackets"),
+    ("a map", "a table"),
+];
+
+/// `line 3: message`, with the line itself.
+pub(super) fn located(text: &str, span: Option<Range<usize>>, message: &str) -> String {
+    let message = message.trim();
+    let Some(span) = span else { return message.to_owned() };
+    let before = text.get(..span.start.min(text.len())).unwrap_or(text);
+    let number = before.matches('\n').count() + 1;
+    let line = text.lines().nth(number - 1).unwrap_or_default();
+    format!("line {number}: {message}\n  {number} | {}", line.trim_end())
+}
+
+/// What the parser of `text` found, for people.
+pub(super) fn explain(text: &str, error: &toml::de::Error) -> String {
+    let message = error.message().trim();
+    let span = error.span();
+    let place = span.as_ref().and_then(|span| Place::find(text, span)).unwrap_or_default();
+    let better = place.better(text, span.as_ref(), message);
+    located(text, span, &better.unwrap_or_else(|| message.into()))
+}
+
+/// Types of the parser in plain words: `expected u32` means nothing to who writes a value.
+fn plain(message: &str) -> String {
+    let Some((before, expected)) = message.split_once("expected ") else { return message.into() };
+    let known = PLAIN.iter().find_map(|(theirs, ours)| Some((ours, expected.strip_prefix(theirs)?)));
+    known.map_or_else(|| message.into(), |(ours, rest)| format!("{before}expected {ours}{rest}"))
+}
+
+/// Where something stands: the keys that lead to it.
+#[derive(Default)]
+struct Place {
+    keys: Vec<String>,
+    /// It is a table.
+    table: bool,
+}
+
+impl Place {
+    fn find(text: &str, span: &Range<usize>) -> Option<Self> {
+        fn within(span: &Range<usize>, outer: &Range<usize>) -> bool {
+            outer.start <= span.start && span.end <= outer.end
+        }
+        fn below(value: &DeValue<'_>, keys: &[String], span: &Range<usize>, found: &mut Option<Place>) {
+            match value {
+                DeValue::Table(table) => inside(table, keys, span, found),
+                DeValue::Array(array) => array.iter().for_each(|one| below(one.get_ref(), keys, span, found)),
+                _ => {}
+            }
+        }
+        fn inside(table: &DeTable<'_>, above: &[String], span: &Range<usize>, found: &mut Option<Place>) {
+            for (key, value) in table {
+                let keys = [above, &[key.get_ref().to_string()]].concat();
+                if within(span, &key.span()) || within(span, &value.span()) {
+                    let table = matches!(value.get_ref(), DeValue::Table(_));
+                    *found = Some(Place { keys: keys.clone(), table });
+                }
+                below(value.get_ref(), &keys, span, found);
+            }
+        }
+        let mut found = None;
+        inside(DeTable::parse(text).ok()?.get_ref(), &[], span, &mut found);
+        found
+    }
+
+    /// What to say in place of `message`; `None`: that says it.
+    fn better(&self, text: &str, span: Option<&Range<usize>>, message: &str) -> Option<String> {
+        if message.starts_with("unknown field") {
+            let mut words = message.split('`').skip(1).step_by(2);
+            let field = words.next()?;
+            return Some(unknown(field, &words.collect::<Vec<&str>>()));
+        }
+        if let Some(field) = message.strip_prefix("missing field `").and_then(|rest| rest.strip_suffix('`')) {
+            let write = values(field)?;
+            return Some(format!(
+                "missing field `{field}`: each service needs it; write {field} = and {write}"
+            ));
+        }
+        let theirs = ["invalid type", "invalid value", "invalid length", "unknown variant"];
+        let key = self.keys.last()?;
+        if !theirs.iter().any(|start| message.starts_with(start)) {
+            return None;
+        }
+        if self.keys.len() == 1 && key == "service" {
+            return Some(match self.table {
+                true => "[service] is a single table, and services are a list: write [[service]]".into(),
+                false => {
+                    "`service` takes no value: each service is a table that starts with [[service]]".into()
+                }
+            });
+        }
+        let there = text.get(span?.clone()).unwrap_or_default();
+        let there = if self.table && there.starts_with('[') { "a table" } else { there };
+        let write = match (values(key), plain(message).split_once("expected ")) {
+            (Some(write), _) => write.to_owned(),
+            (None, Some((_, expected))) => expected.replace('`', "\""),
+            (None, None) => return None,
+        };
+        Some(format!("`{key}` cannot be {}: write {write}", shorten(there)))
+    }
+}
+
+fn values(key: &str) -> Option<&'static str> {
+    VALUES.iter().find(|(name, _)| *name == key).map(|(_, write)| *write)
+}
+
+fn unknown(field: &str, known: &[&str]) -> String {
+    if known == ["service"] {
+        return match nearest(field, known) {
+            Some(_) => format!("unknown field `{field}`: did you mean [[service]]?"),
+            None if values(field).is_some() => {
+                format!("unknown field `{field}` outside of a service: write it below a line [[service]]")
+            }
+            None => format!("unknown field `{field}`: only tables that start with [[service]] are known"),
+        };
+    }
+    match nearest(field, known) {
+        Some(near) => format!("unknown field `{field}`: did you mean `{near}`?"),
+        None => format!("unknown field `{field}`; known are {}", known.join(", ")),
+    }
+}
+
+/// What somebody meant who wrote `word`.
+fn nearest<'a>(word: &str, known: &[&'a str]) -> Option<&'a str> {
+    let word = word.to_lowercase().replace('-', "_");
+    let far = |known: &&&str| strsim::damerau_levenshtein(&word, known);
+    let near = known.iter().min_by_key(far)?;
+    // One letter of a short word, two of a longer one, or the beginning of it.
+    let most = if near.len() < 5 { 1 } else { (near.len() / 3).min(3) };
+    let begins = word.len() >= 3 && known.iter().filter(|known| known.starts_with(&word)).count() == 1;
+    if far(&near) <= most {
+        return Some(near);
+    }
+    known.iter().find(|known| begins && known.starts_with(&word)).copied()
+}
+
+/// The first line, if it is not too long.
+fn shorten(value: &str) -> String {
+    const MOST: usize = 40;
+    let line = value.lines().next().unwrap_or_default();
+    if line.chars().count() <= MOST && line.len() == value.len() {
+        return line.to_owned();
+    }
+    line.chars().take(MOST).collect::<String>() + "…"
+}
