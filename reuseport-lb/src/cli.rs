@@ -1,14 +1,17 @@
 //! The command line, as the user wrote it. Not: what it does (`cmd/`).
 
+mod values;
+
 use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 
-use crate::config::{self, MAX_WEIGHT, Ready};
+use crate::config::{self, Ready};
 use crate::daemon::Paths;
 use crate::kernel::launch;
 use crate::listener::Listener;
+use crate::service::Target;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -29,6 +32,15 @@ pub struct Cli {
     pub(crate) global: Global,
     #[command(subcommand)]
     pub(crate) command: Command,
+}
+
+impl Cli {
+    /// Reads a command line.
+    pub fn parse<T: Into<std::ffi::OsString> + Clone>(
+        line: impl IntoIterator<Item = T>,
+    ) -> Result<Self, clap::Error> {
+        Self::try_parse_from(line).map_err(values::explain)
+    }
 }
 
 #[derive(Debug, Args)]
@@ -83,6 +95,7 @@ process id and the user. The worker leaves when the process ends, or when it say
 Examples:
   reuseport-lb status
   reuseport-lb status web
+  reuseport-lb status web/2
   reuseport-lb status --json | jq '.services[].workers[] | {name, state, share}'")]
     Status(Status),
     /// Check a configuration file and show what it means; changes nothing
@@ -120,6 +133,8 @@ does not. A reader that is too slow misses decisions, and is told how many.")]
     #[command(after_help = "\
 Examples:
   reuseport-lb scale web 8
+  reuseport-lb scale web +1            one more than it shall have now
+  reuseport-lb scale web -2            two fewer
   reuseport-lb scale web 2 --no-wait
 
 New workers get buckets when they are ready. Those with the highest numbers leave: their buckets
@@ -177,7 +192,7 @@ pub(crate) struct Run {
     #[arg(long, value_name = "URL")]
     pub(crate) listen: Vec<Listener>,
     /// How many workers, at most 1,024
-    #[arg(long, value_name = "N", default_value_t = 4)]
+    #[arg(long, value_name = "N", default_value = "4", value_parser = values::count, allow_negative_numbers = true)]
     pub(crate) workers: usize,
     /// The name of the service
     #[arg(long, value_name = "NAME", default_value = "demo")]
@@ -202,7 +217,7 @@ pub(crate) struct Exec {
     #[arg(long, value_name = "WORKER")]
     pub(crate) name: Option<String>,
     /// Its share is its weight over the sum of all; from 0 to 1,000,000
-    #[arg(long, value_name = "W", default_value_t = 1, value_parser = clap::value_parser!(u32).range(..=i64::from(MAX_WEIGHT)))]
+    #[arg(long, value_name = "W", default_value = "1", value_parser = values::weight_within, allow_negative_numbers = true)]
     pub(crate) weight: u32,
     /// The program, and its arguments
     #[arg(last = true, required = true, value_name = "COMMAND")]
@@ -211,8 +226,8 @@ pub(crate) struct Exec {
 
 #[derive(Debug, Args)]
 pub(crate) struct Status {
-    /// Only this service
-    pub(crate) service: Option<String>,
+    /// Only this service, like web, or this worker, like web/2
+    pub(crate) what: Option<String>,
     /// As JSON (docs/CONTROL.md)
     #[arg(long)]
     pub(crate) json: bool,
@@ -245,7 +260,7 @@ pub(crate) struct Trace {
     /// The service
     pub(crate) service: String,
     /// End after this many decisions
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(long, value_name = "N", value_parser = values::in_all, allow_negative_numbers = true)]
     pub(crate) count: Option<u64>,
     /// One JSON object a line
     #[arg(long)]
@@ -256,8 +271,9 @@ pub(crate) struct Trace {
 pub(crate) struct Scale {
     /// The service
     pub(crate) service: String,
-    /// How many workers it shall have
-    pub(crate) workers: usize,
+    /// How many workers it shall have; +N or -N: so many more or fewer
+    #[arg(value_name = "N", value_parser = values::workers, allow_hyphen_values = true)]
+    pub(crate) workers: Target,
     /// Do not wait until new workers are ready and others are gone
     #[arg(long)]
     pub(crate) no_wait: bool,
@@ -268,6 +284,7 @@ pub(crate) struct Weight {
     /// The worker, like web/2
     pub(crate) worker: String,
     /// From 0 to 1,000,000; workers start with 1
+    #[arg(value_parser = values::weight, allow_negative_numbers = true)]
     pub(crate) weight: u32,
 }
 
@@ -285,7 +302,7 @@ pub(crate) struct Restart {
     /// The service, like web, or the worker, like web/2
     pub(crate) what: String,
     /// So many at a time, once the first has stood its trial
-    #[arg(long, value_name = "N", default_value = "1", value_parser = clap::value_parser!(u16).range(1..))]
+    #[arg(long, value_name = "N", default_value = "1", value_parser = values::at_a_time, allow_negative_numbers = true)]
     pub(crate) parallel: u16,
     /// How long a new process may take to become ready; without it the service's start_timeout
     #[arg(long, value_name = "TIME", value_parser = config::duration)]

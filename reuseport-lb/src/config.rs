@@ -4,6 +4,7 @@ mod errors;
 mod overlap;
 mod values;
 
+pub(crate) use errors::{nearest, plain};
 pub use overlap::warnings;
 pub use values::{Overload, Ready, duration};
 
@@ -242,7 +243,7 @@ pub fn check_weight(weight: u32) -> Result<(), String> {
     Ok(())
 }
 
-fn check_name(name: &str) -> Result<(), String> {
+pub(crate) fn check_name(name: &str) -> Result<(), String> {
     let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
     if name.is_empty() || name.len() > 64 || !name.chars().all(allowed) || name.starts_with('.') {
         return Err(format!(

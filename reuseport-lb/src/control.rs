@@ -22,10 +22,11 @@ use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
+use crate::config::plain;
 use crate::crowd::{self, Guest};
 use crate::offload;
 use crate::registry::{End, Registry, Shown, Wish};
-use crate::service::{self, Command, Report, TRIAL};
+use crate::service::{self, Command, Report, TRIAL, Target};
 use crate::status::{self, Status};
 
 /// Longest body of a request.
@@ -47,8 +48,23 @@ const HEARTBEAT: Duration = Duration::from_secs(1);
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Scale {
-    /// How many workers.
-    pub workers: usize,
+    /// How many workers; this or `add`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub workers: Option<usize>,
+    /// How many more than are wanted now; negative: how many fewer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub add: Option<i64>,
+}
+
+impl Scale {
+    fn target(&self) -> Result<Target, String> {
+        match (self.workers, self.add) {
+            (Some(workers), None) => Ok(Target::Exactly(workers)),
+            (None, Some(add)) => Ok(Target::More(add)),
+            (Some(_), Some(_)) => Err("`workers` and `add` exclude each other".into()),
+            (None, None) => Err("missing field `workers`, or `add`".into()),
+        }
+    }
 }
 
 /// Body of `POST /v1/workers/NAME/weight`.
@@ -208,8 +224,8 @@ async fn answer(request: Request<Incoming>, services: &Registry, guest: &Guest) 
             refused => refused,
         },
         ["v1", "services", service, "scale"] => {
-            let Scale { workers } = parse(&body)?;
-            let scaled = ask(services, service, |answer| Command::Scale(workers, answer)).await?;
+            let target = parse::<Scale>(&body)?.target().map_err(bad)?;
+            let scaled = ask(services, service, |answer| Command::Scale(target, answer)).await?;
             Ok(json(&scaled))
         }
         ["v1", "services", service, "restart"] => restart(services, service, None, &body),
@@ -411,7 +427,9 @@ async fn read(body: Incoming) -> Result<Bytes, (StatusCode, String)> {
 }
 
 fn parse<'a, T: Deserialize<'a>>(body: &'a [u8]) -> Result<T, (StatusCode, String)> {
-    object(body).map_err(|error| bad(format!("the body is not the JSON that is expected: {error}")))
+    object(body).map_err(|error| {
+        bad(format!("the body is not the JSON that is expected: {}", plain(&error.to_string())))
+    })
 }
 
 /// Reads a JSON object. A list of its values would do for serde as well: `[]` wherever all parts have
@@ -495,7 +513,7 @@ mod tests {
 
     #[test]
     fn a_list_is_no_object() {
-        assert_eq!(parse::<Scale>(b" {\"workers\":9}").unwrap().workers, 9);
+        assert_eq!(parse::<Scale>(b" {\"workers\":9}").unwrap().workers, Some(9));
         for body in ["[9]", " [9]", "[]", "9", "\"9\""] {
             let (code, error) = parse::<Scale>(body.as_bytes()).unwrap_err();
             assert!(code == StatusCode::BAD_REQUEST && error.contains("JSON"), "{body}: {error}");

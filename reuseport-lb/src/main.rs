@@ -2,7 +2,6 @@
 
 use std::process::ExitCode;
 
-use clap::Parser;
 use reuseport_lb::cli::Cli;
 use reuseport_lb::cmd;
 use reuseport_lb::config::Invalid;
@@ -10,7 +9,8 @@ use reuseport_lb::logging;
 use reuseport_lb::printable::printable;
 
 fn main() -> ExitCode {
-    match cmd::run(Cli::parse()) {
+    let cli = Cli::parse(std::env::args_os()).unwrap_or_else(|error| error.exit());
+    match cmd::run(cli) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             // Once, with everything that led to it, on one line.

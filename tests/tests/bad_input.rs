@@ -76,7 +76,7 @@ fn a_wrong_command_line_is_a_usage_error() {
     refused(&world, &["--listen", "127.0.0.1:3000"], 2, &["no tcp:// or udp://"]);
     refused(&world, &["--listen", "tcp://localhost:3000"], 2, &["names are not looked up"]);
     refused(&world, &["--workers", "1025"], 2, &["at most 1024"]);
-    refused(&world, &["--workers", "many"], 2, &["invalid value"]);
+    refused(&world, &["--workers", "many"], 2, &["a whole number from 0 to 1024"]);
     refused(&world, &["--name", "a/b"], 2, &["is not a name"]);
     refused(
         &world,

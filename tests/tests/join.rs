@@ -260,7 +260,7 @@ fn whoever_may_not_or_asks_for_what_cannot_be_is_told_why() {
         (USER, 1, sleep(&["web", "--name", "0"]), &["a worker web/0 already", &pid, "another --name"]),
         (USER, 1, sleep(&["web", "--name", "web/1024"]), &["web/1024 cannot be", "from 0 to 1023"]),
         (USER, 2, sleep(&["web", "--name", "own/1"]), &["\"own/1\" is not the name of a worker of \"web\""]),
-        (USER, 2, sleep(&["web", "--weight", "1000001"]), &["1000001 is not in 0..=1000000"]),
+        (USER, 2, sleep(&["web", "--weight", "1000001"]), &["1000001 is too large: the most is 1000000"]),
         (USER, 1, vec!["exec", "web", "--", "no-such-command"], &["command not found", "no-such-command"]),
         (USER, 1, vec!["exec", "web", "--", "/etc/passwd"], &["command not found", "no executable file"]),
         (USER, 2, vec!["exec", "web"], &["required", "COMMAND"]),

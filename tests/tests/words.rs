@@ -5,8 +5,74 @@ use std::path::Path;
 
 use tests::client::ask;
 use tests::daemon::{Daemon, Paths};
-use tests::said::assert_said;
+use tests::said::{assert_said, said};
 use tests::world::World;
+
+const LISTEN: [&str; 2] = ["--listen", "tcp://127.0.0.1:3000"];
+
+#[test]
+fn a_sign_scales_from_what_is_wanted() {
+    let world = World::new();
+    let daemon = Daemon::start(&world, &[&LISTEN[..], &["--workers", "2"]].concat());
+    let wanted = || daemon.service().wanted;
+    assert!(daemon.run(&["scale", "demo", "+1"]).contains("2 → 3 workers"));
+    assert!(daemon.run(&["scale", "demo", "-2"]).contains("3 → 1 workers"));
+    assert!(daemon.run(&["scale", "demo", "+0"]).contains("1 → 1 workers"));
+    assert!(daemon.run(&["scale", "demo", "2"]).contains("1 → 2 workers"));
+    let refused = |by: &str, code, says: &[&str]| {
+        assert_said(&daemon.paths().output(&["scale", "demo", by]), code, says);
+        assert_eq!(wanted(), 2, "{by}");
+    };
+    refused("-3", 1, &["demo wants 2 workers", "cannot have 3 fewer"]);
+    refused("+1023", 1, &["1025 workers are too many", "at most 1024"]);
+    for by in ["++1", "+", "-", "1.5", "many", ""] {
+        refused(by, 2, &["like +1 or -1", "from 0 to 1024"]);
+    }
+    // Many at once: each counts once.
+    let paths = daemon.paths().clone();
+    std::thread::scope(|scope| {
+        for by in ["+1", "+1", "+2", "-1", "+1", "-1"] {
+            let paths = &paths;
+            scope.spawn(move || {
+                assert_said(&paths.output(&["scale", "demo", by, "--no-wait"]), 0, &["begun"])
+            });
+        }
+    });
+    assert_eq!(wanted(), 5);
+    daemon.stop();
+}
+
+#[test]
+fn names_of_the_wrong_kind_are_told_the_right_one() {
+    let world = World::new();
+    let daemon = Daemon::start(&world, &[&LISTEN[..], &["--workers", "2"]].concat());
+    let paths = daemon.paths();
+    let one = daemon.run(&["status", "demo/1"]);
+    assert!(one.contains(" demo/1 ") && !one.contains(" demo/0 "), "{one}");
+    let json: serde_json::Value = serde_json::from_str(&daemon.run(&["status", "demo/1", "--json"])).unwrap();
+    assert_eq!(json["services"][0]["workers"].as_array().unwrap().len(), 1);
+    for (line, code, says) in [
+        (&["status", "demo/9"][..], 1, &["no worker demo/9", "demo/0, demo/1"][..]),
+        (&["status", "web/0"], 1, &["no service \"web\"", "there is demo"]),
+        (&["status", "demo/x"], 2, &["\"demo/x\" is not a name"]),
+        (&["status", "a b"], 2, &["\"a b\" is not a name"]),
+        (&["status", "demo?x"], 2, &["\"demo?x\" is not a name"]),
+        (&["status", ""], 2, &["\"\" is not a name"]),
+        (&["drain", "demo"], 2, &["\"demo\" is not a worker", "perhaps a service", "like web/2"]),
+        (&["drain", "demo/"], 2, &["\"demo/\" is not a worker", "like web/2"]),
+        (&["weight", "demo", "1"], 2, &["\"demo\" is not a worker", "perhaps a service", "like web/2"]),
+        (&["restart", "demo/9"], 1, &["no worker demo/9"]),
+        (&["trace", "demo/0"], 2, &["\"demo/0\" is a worker", "write `trace demo`"]),
+        (&["scale", "demo/0", "2"], 2, &["\"demo/0\" is a worker", "write `scale demo`"]),
+        (&["exec", "demo/3", "--", "true"], 2, &["\"demo/3\" is a worker", "write `exec demo --name 3`"]),
+    ] {
+        let output = paths.output(line);
+        assert_said(&output, code, says);
+        assert!(!said(&output).contains("/v1/"), "{line:?}: {}", said(&output));
+    }
+    assert_eq!(daemon.service().workers.len(), 2);
+    daemon.stop();
+}
 
 #[test]
 fn an_address_below_all_addresses_is_said_aloud() {

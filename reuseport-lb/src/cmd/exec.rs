@@ -10,6 +10,7 @@ use crate::{cli, join, service};
 
 pub(super) fn run(arguments: &cli::Exec, paths: &Paths) -> Result<()> {
     let cli::Exec { service, weight, command, .. } = arguments;
+    super::service(service, "exec")?;
     let worker =
         arguments.name.as_deref().map(|name| full_name(service, name)).transpose().map_err(Invalid)?;
     // Before joining: a worker that cannot start would only come and go.

@@ -17,6 +17,7 @@ mod weight;
 use anyhow::{Context, Result};
 
 use crate::cli::{Cli, Command};
+use crate::config::{self, Invalid};
 use crate::kernel::launch;
 use crate::logging;
 
@@ -50,18 +51,37 @@ pub fn run(cli: Cli) -> Result<()> {
     }
 }
 
-/// The worker `text`, as a path of the control socket.
-fn worker_path(text: &str, what: &str) -> Result<String, crate::config::Invalid> {
-    let wrong = || {
-        let hint = "write it like web/2, as `reuseport-lb status` does";
-        crate::config::Invalid(format!("{text:?} is not a worker: {hint}"))
+/// Service and number of the worker `text`.
+fn worker(text: &str) -> Result<(&str, &str), Invalid> {
+    let wrong = |why: &str| {
+        Invalid(format!("{text:?} is not a worker{why}: write it like web/2, as `reuseport-lb status` does"))
     };
-    let (service, number) = text.split_once('/').ok_or_else(wrong)?;
+    let (service, number) = text.split_once('/').ok_or_else(|| wrong(", but perhaps a service"))?;
     let digits = !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit());
-    if service.is_empty() || !digits {
-        return Err(wrong());
+    if config::check_name(service).is_err() || !digits {
+        return Err(wrong(""));
     }
+    Ok((service, number))
+}
+
+/// The worker `text`, as a path of the control socket.
+fn worker_path(text: &str, what: &str) -> Result<String, Invalid> {
+    let (service, number) = worker(text)?;
     Ok(format!("/v1/workers/{service}/{number}/{what}"))
+}
+
+/// The service `text`, for a command that takes no worker.
+fn service<'a>(text: &'a str, command: &str) -> Result<&'a str, Invalid> {
+    if let Ok((service, number)) = worker(text) {
+        let mend = match command {
+            "exec" => format!("`{command} {service} --name {number}`"),
+            _ => format!("`{command} {service}`"),
+        };
+        return Err(Invalid(format!("{text:?} is a worker, and `{command}` takes a service: write {mend}")));
+    }
+    config::check_name(text)
+        .map(|()| text)
+        .map_err(|error| Invalid(format!("no service is called so: {error}")))
 }
 
 /// Prints to standard output; a reader that has gone away (`| head`) ends the command.

@@ -11,7 +11,7 @@ pub(super) fn run(arguments: &cli::Restart, paths: &Paths) -> Result<()> {
     let what = &arguments.what;
     let path = match what.contains('/') {
         true => super::worker_path(what, "restart")?,
-        false => format!("/v1/services/{what}/restart"),
+        false => format!("/v1/services/{}/restart", super::service(what, "restart")?),
     };
     let body = control::Restart {
         parallel: arguments.parallel.into(),

@@ -6,17 +6,19 @@ use anyhow::{Result, bail};
 
 use super::client::Client;
 use crate::daemon::Paths;
-use crate::service::Scaled;
-use crate::{cli, config, control, status};
+use crate::service::{Scaled, Target};
+use crate::{cli, control, status};
 
 const LOOK: Duration = Duration::from_millis(20);
 
 pub(super) fn run(arguments: &cli::Scale, paths: &Paths) -> Result<()> {
-    config::check_workers(arguments.workers).map_err(config::Invalid)?;
+    let service = super::service(&arguments.service, "scale")?;
     let client = Client::new(paths)?;
-    let service = &arguments.service;
     let before = find(client.status(Some(service))?)?;
-    let wanted = control::Scale { workers: arguments.workers };
+    let wanted = match arguments.workers {
+        Target::Exactly(workers) => control::Scale { workers: Some(workers), add: None },
+        Target::More(add) => control::Scale { workers: None, add: Some(add) },
+    };
     let scaled: Scaled = client.post(&format!("/v1/services/{service}/scale"), &wanted)?;
     if arguments.no_wait {
         return super::print(&format!("{service}: {} → {} workers begun\n", scaled.before, scaled.after));

@@ -8,9 +8,10 @@ use crate::daemon::Paths;
 use crate::trace::Decision;
 
 pub(super) fn run(arguments: &cli::Trace, paths: &Paths) -> Result<()> {
+    let service = super::service(&arguments.service, "trace")?;
     let client = Client::new(paths)?;
     let mut left = arguments.count.unwrap_or(u64::MAX);
-    client.lines(&format!("/v1/services/{}/trace", arguments.service), |line| {
+    client.lines(&format!("/v1/services/{service}/trace"), |line| {
         if line.is_empty() {
             return Ok(left > 0);
         }

@@ -67,7 +67,7 @@ pub(super) fn explain(text: &str, error: &toml::de::Error) -> String {
 }
 
 /// Types of the parser in plain words: `expected u32` means nothing to who writes a value.
-fn plain(message: &str) -> String {
+pub(crate) fn plain(message: &str) -> String {
     let Some((before, expected)) = message.split_once("expected ") else { return message.into() };
     let known = PLAIN.iter().find_map(|(theirs, ours)| Some((ours, expected.strip_prefix(theirs)?)));
     known.map_or_else(|| message.into(), |(ours, rest)| format!("{before}expected {ours}{rest}"))
@@ -166,7 +166,7 @@ fn unknown(field: &str, known: &[&str]) -> String {
 }
 
 /// What somebody meant who wrote `word`.
-fn nearest<'a>(word: &str, known: &[&'a str]) -> Option<&'a str> {
+pub(crate) fn nearest<'a>(word: &str, known: &[&'a str]) -> Option<&'a str> {
     let word = word.to_lowercase().replace('-', "_");
     let far = |known: &&&str| strsim::damerau_levenshtein(&word, known);
     let near = known.iter().min_by_key(far)?;

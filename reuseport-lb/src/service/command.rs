@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::Result;
 use tokio::sync::{broadcast, mpsc, oneshot};
 
-use super::{Drained, Prepare, Progress, Report, Scaled, Wish};
+use super::{Drained, Prepare, Progress, Report, Scaled, Target, Wish};
 use crate::join;
 use crate::trace::Decision;
 
@@ -14,7 +14,7 @@ pub enum Command {
     /// Tell everything.
     Status(oneshot::Sender<Result<Report>>),
     /// Have this many workers.
-    Scale(usize, oneshot::Sender<Result<Scaled, String>>),
+    Scale(Target, oneshot::Sender<Result<Scaled, String>>),
     /// Give the worker with this number this weight.
     Weight(usize, u32, oneshot::Sender<Result<(), String>>),
     /// Let the worker with this number leave, with so much patience; answered when it is gone.

@@ -26,6 +26,15 @@ use crate::worker::{Event, Origin, State};
 /// for all of them.
 pub(super) const JOIN_TOGETHER: Duration = Duration::from_millis(200);
 
+/// How many workers a service shall have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Target {
+    /// So many.
+    Exactly(usize),
+    /// So many more than are wanted now, or fewer.
+    More(i64),
+}
+
 /// What [`super::Command::Scale`] has begun.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Scaled {
@@ -387,6 +396,23 @@ impl Service {
         let counts =
             |worker: &&Worker| !worker.trial && worker.life.origin() == Origin::Started && worker.stays();
         self.workers.values().filter(counts).map(|worker| worker.id).collect()
+    }
+
+    pub(super) async fn scale_to(&mut self, target: Target) -> Result<Scaled, String> {
+        let by = match target {
+            Target::Exactly(to) => return self.scale(to).await,
+            Target::More(by) => by,
+        };
+        let now = self.config.workers;
+        let to = i64::try_from(now).ok().and_then(|now| usize::try_from(now.checked_add(by)?).ok());
+        self.scale(to.ok_or_else(|| {
+            format!(
+                "service {} wants {now} workers, and cannot have {} fewer",
+                self.config.name,
+                by.unsigned_abs()
+            )
+        })?)
+        .await
     }
 
     pub(super) async fn scale(&mut self, to: usize) -> Result<Scaled, String> {

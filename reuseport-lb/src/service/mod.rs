@@ -20,7 +20,7 @@ mod workers;
 
 pub use claims::Claims;
 pub use command::Command;
-pub use membership::{Drained, Scaled};
+pub use membership::{Drained, Scaled, Target};
 pub use reload::{Prepare, TRIAL};
 pub use report::{Report, coming, complete, left};
 pub use rollout::{Progress, START, Wish};
@@ -256,7 +256,7 @@ impl Service {
             Command::Status(answer) => drop(answer.send(self.report())),
             Command::Scale(to, answer) => {
                 self.busy("is being scaled");
-                drop(answer.send(self.scale(to).await));
+                drop(answer.send(self.scale_to(to).await));
             }
             Command::Weight(number, weight, answer) => drop(answer.send(self.weigh(number, weight))),
             Command::Drain(number, patience, answer) => self.drain(number, patience, answer),
