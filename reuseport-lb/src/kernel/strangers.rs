@@ -102,7 +102,8 @@ pub(super) struct Found {
 pub(super) fn sockets(family: u8, kind: Protocol, port: Option<u16>) -> Result<Vec<Found>> {
     let (protocol, states) = match kind {
         Protocol::Tcp => (IPPROTO_TCP, StateFlags::LISTEN),
-        Protocol::Udp => (IPPROTO_UDP, StateFlags::all()),
+        // One that is connected gets what its peer sends, and nothing that the program decides about.
+        Protocol::Udp => (IPPROTO_UDP, StateFlags::all() - StateFlags::ESTABLISHED),
     };
     let mut socket_id = if family == AF_INET { SocketId::new_v4() } else { SocketId::new_v6() };
     socket_id.source_port = port.unwrap_or_default();
