@@ -30,6 +30,7 @@ use crate::notify;
 use crate::offload;
 use crate::registry::{End, Occasion, Registry, Wish};
 use crate::service::{self, Claims, Command, START, Service, Surroundings};
+use crate::startable;
 use crate::state::{self, State, StateFile};
 use crate::supervisor::{self, Starting};
 use sockets::Sockets;
@@ -90,7 +91,7 @@ pub fn run(source: &Source, paths: &Paths) -> Result<()> {
     config::warnings(&services).iter().for_each(|line| warn!("{line}"));
     rights::require()?;
     for service in &services {
-        crate::service::find_command(service).map_err(anyhow::Error::msg)?;
+        startable::require(service, &paths.runtime_dir).map_err(anyhow::Error::msg)?;
     }
     host::expect_signals();
     host::only_write_to_terminal();
@@ -291,7 +292,7 @@ impl Daemon<'_> {
         let (registry, surroundings) = (registry.clone(), self.surroundings.clone());
         supervisor::reloading();
         tokio::task::spawn_local(async move {
-            let outcome = match read_again(file).await {
+            let outcome = match read_again(file, surroundings.runtime_dir.clone()).await {
                 Ok(services) => {
                     registry.apply(services, Occasion::Reload, &surroundings).await.map_err(Failure::from)
                 }
@@ -309,7 +310,7 @@ impl Daemon<'_> {
 }
 
 /// Reads the configuration again, which must not hold the loop up.
-async fn read_again(file: Option<PathBuf>) -> Result<Vec<config::Service>, Failure> {
+async fn read_again(file: Option<PathBuf>, runtime_dir: PathBuf) -> Result<Vec<config::Service>, Failure> {
     let Some(file) = file else {
         return Err("there is no configuration file: the daemon was started without --config"
             .to_owned()
@@ -318,13 +319,23 @@ async fn read_again(file: Option<PathBuf>) -> Result<Vec<config::Service>, Failu
     let path = file.clone();
     let read = offload::in_thread_within(PATIENCE, "reading", move || config::read(&path)).await;
     let invalid = |error: String| Failure { error: format!("nothing is changed: {error}"), invalid: true };
-    match read {
-        Ok(read) => read.map_err(|error| invalid(error.to_string())),
-        Err(error) => Err(invalid(format!(
-            "cannot read {}: {error:#}; is it a FIFO, or on a file system whose server is gone?",
-            file.display()
-        ))),
-    }
+    let services = match read {
+        Ok(read) => read.map_err(|error| invalid(error.to_string()))?,
+        Err(error) => {
+            return Err(invalid(format!(
+                "cannot read {}: {error:#}; is it a FIFO, or on a file system whose server is gone?",
+                file.display()
+            )));
+        }
+    };
+    let wanted = services.clone();
+    let looked = move || wanted.iter().try_for_each(|service| startable::require(service, &runtime_dir));
+    let looked = offload::in_thread_within(PATIENCE, "looking for commands", looked).await;
+    looked
+        .unwrap_or_else(|error| Err(format!("cannot look for commands in PATH: {error:#}")))
+        .map_err(|error| Failure::from(format!("nothing is changed: {error}")))?;
+    config::warnings(&services).iter().for_each(|line| warn!("{line}"));
+    Ok(services)
 }
 
 /// Ends old workers once there are new ones; they finish what they have.

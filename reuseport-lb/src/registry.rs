@@ -4,7 +4,6 @@
 use std::cell::{Cell, RefCell};
 use std::pin::Pin;
 use std::rc::Rc;
-use std::time::Duration;
 
 use tokio::sync::{Notify, mpsc, oneshot};
 use tracing::{info, warn};
@@ -15,11 +14,8 @@ use crate::join;
 use crate::kernel::host;
 use crate::moves::Moves;
 use crate::offload;
-use crate::service::{Command, Prepare, START, Service, Surroundings, coming, find_command};
+use crate::service::{Command, Prepare, START, Service, Surroundings, coming};
 use crate::status;
-
-/// How long it may take to look for commands.
-const PATIENCE: Duration = Duration::from_secs(5);
 
 /// How the daemon ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -361,7 +357,6 @@ impl Registry {
 
     /// Fails if one of these cannot be applied; changes nothing.
     async fn check(&self, wanted: Vec<config::Service>, if_changed: bool) -> Result<(), String> {
-        find_commands(&wanted).await?;
         for config in wanted {
             let Ok(commands) = self.find(&config.name) else { continue };
             if !self.is_there(&config.name) {
@@ -384,7 +379,6 @@ impl Registry {
         prepared: &mut Vec<(String, mpsc::UnboundedSender<Command>)>,
         opened: &mut Vec<(String, Service)>,
     ) -> Result<(), String> {
-        find_commands(&wanted).await?;
         // New ones last: they take part in the kernel's groups from then on.
         let (known, new): (Vec<_>, Vec<_>) =
             wanted.into_iter().partition(|config| self.is_there(&config.name));
@@ -416,12 +410,4 @@ impl Registry {
             let _ = entry.commands.send(Command::Stop);
         }
     }
-}
-
-/// Checks that all commands can be found, wherever PATH leads.
-async fn find_commands(services: &[config::Service]) -> Result<(), String> {
-    let services = services.to_vec();
-    let found = move || services.iter().try_for_each(find_command);
-    let found = offload::in_thread_within(PATIENCE, "looking for commands", found).await;
-    found.map_err(|error| format!("cannot look for commands in PATH: {error:#}"))?
 }

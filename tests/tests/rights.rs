@@ -159,6 +159,8 @@ fn a_place_that_only_its_owner_may_enter_is_refused_and_left_as_it_was() {
         .arg(private.join("run"))
         .arg("--bpffs")
         .arg(world.bpffs())
+        // Embedded workers, of another user, would be the first whom it keeps out.
+        .args(["--ready", "immediate", "--", "sleep", "1000"])
         .output()
         .unwrap();
     let says = String::from_utf8_lossy(&output.stderr);

@@ -7,7 +7,7 @@ use serde_json::json;
 
 use crate::cli;
 use crate::config::{self, Invalid, Overload, Service, WhenBusy};
-use crate::service::find_command;
+use crate::startable;
 
 pub(super) fn run(arguments: &cli::Check) -> Result<()> {
     let services = match arguments.offline {
@@ -15,7 +15,7 @@ pub(super) fn run(arguments: &cli::Check) -> Result<()> {
         false => config::read(&arguments.file)?,
     };
     if !arguments.offline {
-        services.iter().try_for_each(find_command).map_err(Invalid)?;
+        services.iter().try_for_each(startable::require_command).map_err(Invalid)?;
     }
     let warnings = config::warnings(&services);
     if arguments.json {

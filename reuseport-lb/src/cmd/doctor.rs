@@ -20,8 +20,8 @@ use crate::kernel::offsets::VMLINUX;
 use crate::kernel::probe::{self, Scratch, sysctl};
 use crate::kernel::{rights, socket, strangers};
 use crate::listener::{Listener, Protocol};
-use crate::service::{find_program, socket_owner, with_user};
-use crate::state;
+use crate::service::{socket_owner, with_user};
+use crate::{startable, state};
 
 pub(super) fn run(arguments: &cli::Doctor, paths: &Paths) -> Result<()> {
     let services = match &arguments.config {
@@ -67,7 +67,7 @@ fn checks(services: &[Service], paths: &Paths) -> Result<Vec<Check>> {
     checks.push(binary()?);
     checks.extend(addresses(services, &daemon, &ours));
     for service in services {
-        checks.extend(people(service, paths));
+        checks.extend(startable::checks(service, &paths.runtime_dir));
     }
     Ok(checks)
 }
@@ -217,36 +217,6 @@ fn addresses(services: &[Service], daemon: &Daemon, ours: &HashSet<u64>) -> Vec<
             let found = places::Address { had, strangers, unknown: unknown.clone() };
             checks.push(places::address(listener, service.workers, &found));
         }
-    }
-    checks
-}
-
-/// The user of a service's workers, and the command.
-fn people(service: &Service, paths: &Paths) -> Vec<Check> {
-    let user = with_user(service.clone()).ok().and_then(|(_, user)| user);
-    let notify = crate::notify::directory(&paths.runtime_dir);
-    let mut found = places::Worker { user: Err(host::own_uid()), closed: None, untried: None };
-    if let Some(user) = &user {
-        found.user = Ok(&user.name);
-        match probe::as_user(user, || probe::closed(&notify)) {
-            Ok(closed) => {
-                found.closed = closed.map(|(part, error)| (part.display().to_string(), error.to_string()));
-            }
-            Err(error) => found.untried = Some(format!("{error:#}")),
-        }
-    }
-    let mut checks = vec![places::worker(service, &found)];
-    if let Some(program) = service.command.first() {
-        let found = find_program(program).map(|path| {
-            let run = || host::reaches(&path, Access::EXEC_OK);
-            // Where it cannot be tried, the line above says so.
-            let refused = user.as_ref().and_then(|user| {
-                let error = probe::as_user(user, run).ok()?.err()?;
-                Some((user.name.clone(), error.to_string()))
-            });
-            (path.display().to_string(), refused)
-        });
-        checks.push(places::command(service, &found));
     }
     checks
 }

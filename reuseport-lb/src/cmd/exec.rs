@@ -4,6 +4,7 @@ use anyhow::Result;
 
 use crate::config::Invalid;
 use crate::daemon::Paths;
+use crate::executable;
 use crate::kernel::launch;
 use crate::member::{JoinOptions, Member};
 use crate::{cli, join, service};
@@ -15,7 +16,9 @@ pub(super) fn run(arguments: &cli::Exec, paths: &Paths) -> Result<()> {
         arguments.name.as_deref().map(|name| full_name(service, name)).transpose().map_err(Invalid)?;
     // Before joining: a worker that cannot start would only come and go.
     let program = command.first().map_or("", String::as_str);
-    service::find_program(program).map_err(anyhow::Error::msg)?;
+    let found = service::find_program(program).map_err(anyhow::Error::msg)?;
+    let path = if program.contains('/') { program.into() } else { found };
+    executable::look(&path).map_err(|obstacle| anyhow::Error::msg(obstacle.to_string()))?;
     let member = Member::join(&JoinOptions {
         runtime_dir: paths.runtime_dir.clone(),
         service: service.clone(),

@@ -252,12 +252,12 @@ fn closed(service: &Service, who: &str, part: &str, error: &str) -> Check {
 }
 
 /// What was found about the command of a service: where it is, and, if its user may not run it, who
-/// that is and why.
-pub type Command = Result<(String, Option<(String, String)>), String>;
+/// that is and why; or why nobody can.
+pub type Executable = Result<(String, Option<(String, String)>), String>;
 
 /// Looks at the command of a service.
 #[must_use]
-pub fn command(service: &Service, found: &Command) -> Check {
+pub fn command(service: &Service, found: &Executable) -> Check {
     let means = "no worker can be started, and `run` fails";
     match found {
         Err(error) => {
@@ -265,7 +265,7 @@ pub fn command(service: &Service, found: &Command) -> Check {
             Check::failure("command", error, means, mend)
         }
         Ok((path, Some((who, error)))) => {
-            let says = format!("{who} may not execute {path}: {error}");
+            let says = format!("{who} may not execute {path} ({error})");
             Check::failure(
                 "command",
                 says,

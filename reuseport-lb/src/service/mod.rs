@@ -25,7 +25,7 @@ pub use membership::{Drained, Scaled, Target};
 pub use reload::{Prepare, TRIAL};
 pub use report::{Report, coming, complete, left};
 pub use rollout::{Progress, START, Wish};
-pub use start::{find_command, find_program};
+pub use start::find_program;
 pub use surroundings::Surroundings;
 pub use takeover::abandon;
 

@@ -205,12 +205,6 @@ impl Service {
     }
 }
 
-/// Checks that `command` can be found, before anything is started for it.
-pub fn find_command(service: &config::Service) -> Result<(), String> {
-    let Some(program) = service.command.first() else { return Ok(()) };
-    find_program(program).map(drop).map_err(|error| format!("service {}: {error}", service.name))
-}
-
 /// Where there is such a program, by path or in PATH.
 pub fn find_program(program: &str) -> Result<PathBuf, String> {
     which::which(program).map_err(|_| {

@@ -1,0 +1,107 @@
+//! Whether the workers of a service can be started here: whom they run as, what that user reaches, and
+//! their command. Not: what is said about it (`doctor/places.rs`).
+
+use std::path::Path;
+
+use tracing::warn;
+
+use crate::config::Service;
+use crate::doctor::places::{self, Executable};
+use crate::doctor::{Check, Verdict};
+use crate::executable::{self, Obstacle};
+use crate::kernel::host::{self, User};
+use crate::kernel::probe;
+use crate::service::{find_program, with_user};
+
+/// Looks at the user of a service's workers, and at their command.
+#[must_use]
+pub fn checks(service: &Service, runtime_dir: &Path) -> Vec<Check> {
+    let user = user(service);
+    let mut checks = vec![places::worker(service, &worker(user.as_ref(), runtime_dir))];
+    checks.extend(
+        service.command.first().map(|program| places::command(service, &command(program, user.as_ref()))),
+    );
+    checks
+}
+
+/// Fails with what keeps the workers of a service from being started, or from being heard.
+pub fn require(service: &Service, runtime_dir: &Path) -> Result<(), String> {
+    let user = user(service);
+    let found = worker(user.as_ref(), runtime_dir);
+    let closed = found.closed.is_some();
+    let own = service.embedded || !service.command.is_empty();
+    let check = places::worker(service, &found);
+    let said = format!("service {}: {}: {}; {}", service.name, check.says, check.means, check.mend);
+    match check.verdict {
+        Verdict::Failure if own => return Err(said),
+        Verdict::Failure | Verdict::Warning if closed => warn!("{said}"),
+        _ => {}
+    }
+    runnable(service, user.as_ref())
+}
+
+/// Fails with what keeps the command of a service from being executed.
+pub fn require_command(service: &Service) -> Result<(), String> {
+    runnable(service, user(service).as_ref())
+}
+
+fn runnable(service: &Service, user: Option<&User>) -> Result<(), String> {
+    let Some(program) = service.command.first() else { return Ok(()) };
+    let check = places::command(service, &command(program, user));
+    match check.verdict {
+        Verdict::Failure => Err(format!("service {}: {}: {}", service.name, check.says, check.mend)),
+        _ => Ok(()),
+    }
+}
+
+fn user(service: &Service) -> Option<User> {
+    with_user(service.clone()).ok().and_then(|(_, user)| user)
+}
+
+fn worker<'a>(user: Option<&'a User>, runtime_dir: &Path) -> places::Worker<'a> {
+    let mut found = places::Worker { user: Err(host::own_uid()), closed: None, untried: None };
+    if let Some(user) = user {
+        found.user = Ok(&user.name);
+        match probe::as_user(user, || probe::closed(&crate::notify::directory(runtime_dir))) {
+            Ok(closed) => {
+                found.closed = closed.map(|(part, error)| (part.display().to_string(), error.to_string()));
+            }
+            Err(error) => found.untried = Some(format!("{error:#}")),
+        }
+    }
+    found
+}
+
+fn command(program: &str, user: Option<&User>) -> Executable {
+    let found = find_program(program)?;
+    let look = || {
+        // What is above the working directory does not count for a relative path. A user may find another
+        // one in PATH than the daemon does: execvp(3) passes over what is closed.
+        let path = match program.contains('/') {
+            true => program.into(),
+            false => find_program(program).unwrap_or_else(|_| found.clone()),
+        };
+        (executable::look(&path), path)
+    };
+    // Where a user cannot be tried, the line of the user says so.
+    let tried = user.and_then(|user| Some((user, probe::as_user(user, look).ok()?)));
+    let (who, (looked, path)) = match tried {
+        Some((user, tried)) => (user.name.clone(), tried),
+        None => ("the daemon".into(), look()),
+    };
+    let shown = if program.contains('/') { &found } else { &path }.display().to_string();
+    match looked {
+        Ok(()) => {}
+        Err(Obstacle::Missing(why)) => return Err(why),
+        Err(Obstacle::Closed(why)) => return Ok((shown, Some((who, why)))),
+    }
+    // What its user may execute and not read is a program, or a script that is of no use.
+    if let (Some(user), Ok(true)) = (user, executable::is_script(&path)) {
+        let denied = probe::as_user(user, || executable::is_script(&path)).is_ok_and(|read| read.is_err());
+        if denied {
+            let why = "its interpreter reads a script as its user, who may not: Permission denied".to_owned();
+            return Ok((shown, Some((who, why))));
+        }
+    }
+    Ok((shown, None))
+}

@@ -1,0 +1,123 @@
+//! Places that are not what they shall be: for workers, for what they execute. Each is told before anything
+//! is started.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on shall panic")]
+
+use std::fs;
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use tests::daemon::{Daemon, Paths, binary};
+use tests::said::{assert_said, said};
+use tests::world::World;
+
+const LISTEN: [&str; 2] = ["--listen", "tcp://127.0.0.1:3000"];
+
+/// A directory with this mode, whatever the umask is.
+fn directory(world: &World, name: &str, mode: u32) -> PathBuf {
+    let path = world.path(name);
+    fs::DirBuilder::new().mode(mode).create(&path).unwrap();
+    fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
+    path
+}
+
+fn script(world: &World, name: &str, text: &str) -> PathBuf {
+    let path = world.file(name, text);
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+    path
+}
+
+#[test]
+fn a_command_that_cannot_be_executed_is_found_before_anything_is_started() {
+    let world = World::new();
+    let closed = directory(&world, "closed", 0o700);
+    let hidden = world.program(Path::new("/bin/sh"), "closed/sh");
+    let cases = [
+        (script(&world, "gone", "#!/no/such/python9\n"), "interpreter /no/such/python9, which is not there"),
+        (script(&world, "env", "#!/usr/bin/env no-such-python\n"), "asks env for \"no-such-python\""),
+        (script(&world, "windows", "#!/bin/sh\r\nsleep 9\r\n"), "carriage return"),
+        (
+            script(&world, "hidden", &format!("#!{}\nsleep 9\n", hidden.display())),
+            "/closed: Permission denied",
+        ),
+        (closed.join("sh"), "/closed: Permission denied"),
+    ];
+    let private = script(&world, "private", "#!/bin/sh\nsleep 9\n");
+    fs::set_permissions(&private, fs::Permissions::from_mode(0o700)).unwrap();
+    let unread = script(&world, "unread", "#!/bin/sh\nsleep 9\n");
+    fs::set_permissions(&unread, fs::Permissions::from_mode(0o711)).unwrap();
+    let modes =
+        [(&private, "/private: Permission denied"), (&unread, "reads a script as its user, who may not")];
+    for (program, says) in cases.iter().map(|(program, says)| (program, *says)).chain(modes) {
+        let file = world.file(
+            "config.toml",
+            &format!(
+                "[[service]]\nname = \"web\"\nlisten = [\"tcp://127.0.0.1:3000\"]\ncommand = [\"{}\"]\n\
+                 user = \"nobody\"\nready = \"immediate\"\n",
+                program.display()
+            ),
+        );
+        let file = file.to_string_lossy();
+        let paths = Paths::of(&world);
+        assert_said(&paths.output(&["check", &file]), 2, &["service web", says]);
+        assert_said(&paths.output(&["doctor", "--config", &file]), 1, &["FAILURE  command", says]);
+        let ran = paths.output(&["run", "--config", &file]);
+        assert_said(&ran, 1, &["service web", says]);
+        assert!(!said(&ran).contains("worker"), "{}", said(&ran));
+        assert_eq!(paths.leftovers(), Vec::<PathBuf>::new());
+        assert_said(&paths.output(&["check", "--offline", &file]), 0, &["is valid"]);
+    }
+    let daemon = Daemon::start(&world, &[&LISTEN[..], &["--workers", "1"]].concat());
+    let gone = cases[0].0.to_string_lossy();
+    assert_said(&daemon.paths().output(&["exec", "demo", "--", &gone]), 1, &["/no/such/python9"]);
+    daemon.stop();
+}
+
+#[test]
+fn reload_finds_it_as_well() {
+    let world = World::new();
+    let config = |program: &Path| {
+        format!(
+            "[[service]]\nname = \"web\"\nlisten = [\"tcp://127.0.0.1:3000\"]\ncommand = [\"{}\"]\nuser = \"nobody\"\n\
+             ready = \"immediate\"\n",
+            program.display()
+        )
+    };
+    let daemon = Daemon::configured(&world, &config(&script(&world, "good", "#!/bin/sh\nexec sleep 1000\n")));
+    let before = daemon.workers();
+    let _ = world.file("config.toml", &config(&script(&world, "bad", "#!/no/such/python9\n")));
+    let output = daemon.paths().output(&["reload"]);
+    assert_said(&output, 1, &["nothing is changed", "/no/such/python9"]);
+    assert_eq!(daemon.workers(), before);
+    daemon.stop();
+}
+
+#[test]
+fn a_directory_that_workers_cannot_enter_is_named_before_they_start() {
+    let world = World::new();
+    directory(&world, "private", 0o700);
+    let with = |command: &str, more: &[&str]| {
+        let mut line = Command::new(binary());
+        line.arg("--runtime-dir").arg(world.path("private/run")).arg("--bpffs").arg(world.bpffs());
+        line.arg(command).args(more).output().unwrap()
+    };
+    let mend = format!("chmod o+x {}", world.path("private").display());
+    let says = ["service demo", "nobody cannot go through", "/private: Permission denied", &mend];
+    let output = with("run", &LISTEN);
+    assert_said(&output, 1, &says);
+    assert_eq!(said(&output).lines().count(), 1, "{}", said(&output));
+    assert!(!world.path("private/run").exists());
+    let notify = ["--ready", "notify", "--user", "nobody", "--", "sleep", "9"];
+    assert_said(
+        &with("run", &[&LISTEN[..], &notify].concat()),
+        1,
+        &[&says[..], &["READY=1 does not arrive"]].concat(),
+    );
+    // The runtime directory itself, which somebody has made.
+    let own = directory(&world, "own", 0o700);
+    let mut line = Paths::of(&world).command(&[&["run"], &LISTEN[..]].concat());
+    let output = line.arg("--runtime-dir").arg(&own).output().unwrap();
+    assert_said(&output, 1, &["nobody cannot go through", &format!("chmod o+x {}", own.display())]);
+    assert_eq!(fs::read_dir(&own).unwrap().count(), 0);
+}
