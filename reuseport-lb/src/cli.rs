@@ -9,7 +9,7 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::config::{self, Ready};
 use crate::daemon::Paths;
-use crate::kernel::launch;
+use crate::kernel::{bpffs, launch};
 use crate::listener::Listener;
 use crate::service::Target;
 
@@ -48,7 +48,7 @@ pub(crate) struct Global {
     /// Where the daemon's sockets are
     #[arg(long, global = true, value_name = "DIR", default_value = "/run/reuseport-lb")]
     pub(crate) runtime_dir: PathBuf,
-    /// A BPF file system for pins; mounted there if it is not
+    /// A BPF file system for pins; mounted there if it is not, on an empty directory
     #[arg(long, global = true, value_name = "DIR", default_value = "/sys/fs/bpf")]
     pub(crate) bpffs: PathBuf,
     /// Say more; twice: still more
@@ -181,6 +181,8 @@ Examples:
     Stop(Stop),
     #[command(name = launch::COMMAND, hide = true)]
     Launch(launch::Arguments),
+    #[command(name = bpffs::UNMOUNT, hide = true)]
+    Unmount { bpffs: PathBuf },
 }
 
 #[derive(Debug, Args)]

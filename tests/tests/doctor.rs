@@ -272,7 +272,7 @@ fn without_a_bpf_file_system() {
     found.says("bpffs", "ok", &["`run` mounts one there"]);
     found.says("program", "ok", &["loads"]);
     assert!(!run("cat", &["/proc/self/mounts"]).contains("/plain"));
-    with(&world.path(".")).says("bpffs", "warning", &["hides what is there"]);
+    with(&world.path(".")).says("bpffs", "failure", &["is not empty", "would be hidden", "--bpffs"]);
     with(&world.path("none")).says("bpffs", "failure", &["does not exist"]);
     with(&world.path("config.toml")).says("bpffs", "failure", &["no directory"]);
 }

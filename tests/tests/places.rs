@@ -1,5 +1,5 @@
-//! Places that are not what they shall be: for workers, for what they execute. Each is told before anything
-//! is started.
+//! Places that are not what they shall be: for pins, for workers, for what they execute. Each is told
+//! before anything is started, and nothing of anybody's is covered or left changed.
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on shall panic")]
 
@@ -8,11 +8,18 @@ use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use tests::daemon::{Daemon, Paths, binary};
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use nix::sys::signal::Signal;
+use tests::client::ask;
+use tests::daemon::{Daemon, Paths, binary, signal, until};
 use tests::said::{assert_said, said};
 use tests::world::World;
 
 const LISTEN: [&str; 2] = ["--listen", "tcp://127.0.0.1:3000"];
+
+fn mounts() -> String {
+    fs::read_to_string("/proc/thread-self/mounts").unwrap()
+}
 
 /// A directory with this mode, whatever the umask is.
 fn directory(world: &World, name: &str, mode: u32) -> PathBuf {
@@ -26,6 +33,90 @@ fn script(world: &World, name: &str, text: &str) -> PathBuf {
     let path = world.file(name, text);
     fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
     path
+}
+
+#[test]
+fn nothing_is_mounted_over_what_somebody_has() {
+    let world = World::new();
+    let tmpfs = directory(&world, "tmpfs", 0o755);
+    mount(Some("none"), &tmpfs, Some("tmpfs"), MsFlags::empty(), Some("mode=755")).unwrap();
+    let full = directory(&world, "full", 0o755);
+    fs::write(full.join("file"), "").unwrap();
+    let open = directory(&world, "open", 0o777);
+    let file = world.file("file", "");
+    let before = mounts();
+    let with = |command: &str, place: &Path| {
+        let mut command =
+            Paths::of(&world).command(&[&[command], &LISTEN[..usize::from(command == "run") * 2]].concat());
+        command.arg("--bpffs").arg(place).output().unwrap()
+    };
+    for (place, says) in [
+        (Path::new("/tmp"), "is not empty"),
+        (Path::new("/proc"), "is not empty"),
+        (Path::new("/sys/kernel"), "is not empty"),
+        (&full, "is not empty"),
+        (&tmpfs, "is the root of another file system"),
+        (&open, "may be written by others"),
+        (&file, "is no directory"),
+        (&world.path("none"), "does not exist"),
+    ] {
+        assert_said(&with("run", place), 1, &[says, "--bpffs"]);
+        let says = if says == "is no directory" { "it is no directory" } else { says };
+        assert_said(&with("doctor", place), 1, &["FAILURE  bpffs", says, "--bpffs"]);
+        assert_eq!(mounts(), before, "{}", place.display());
+        assert_eq!(Paths::of(&world).leftovers(), Vec::<PathBuf>::new());
+    }
+    umount2(&tmpfs, MntFlags::empty()).unwrap();
+}
+
+/// The daemon with another place for pins.
+fn daemon_on(world: &World, bpffs: &Path) -> Daemon {
+    let mut command = Paths::of(world).command(&[&["run", "--workers", "1"], &LISTEN[..]].concat());
+    command.arg("--bpffs").arg(bpffs);
+    Daemon::start_as(world, command)
+}
+
+#[test]
+fn what_was_mounted_is_unmounted_by_whoever_ends_last() {
+    let world = World::new();
+    let place = directory(&world, "pins", 0o755);
+    let is_mounted = || mounts().lines().any(|line| line.split(' ').nth(1) == place.to_str());
+    let daemon = daemon_on(&world, &place);
+    let note = format!("mounted a BPF file system on {}, until", place.display());
+    assert!(daemon.log().contains(&note) && is_mounted(), "{}", daemon.log());
+    daemon.stop();
+    assert!(!is_mounted());
+
+    // It outlives what does not end in order, and goes with the next daemon that does.
+    daemon_on(&world, &place).kill();
+    assert!(is_mounted());
+    let daemon = daemon_on(&world, &place);
+    assert!(daemon.run(&["stop", "--keep"]).contains("go on"));
+    drop(daemon);
+    assert!(is_mounted());
+    // Another daemon has pins there: they stay, and so does the file system.
+    let mut beside =
+        Paths::of(&world).command(&["run", "--workers", "1", "--listen", "tcp://127.0.0.1:3001"]);
+    beside.arg("--bpffs").arg(&place).arg("--runtime-dir").arg(world.path("beside"));
+    let mut beside = beside.spawn().unwrap();
+    let up = || fs::exists(world.path("beside/control.sock")).unwrap().then_some(());
+    until("the other daemon to be there", up);
+    until("the other daemon to be up", || ask("127.0.0.1:3001".parse().unwrap()).ok());
+    let daemon = daemon_on(&world, &place);
+    daemon.stop();
+    assert!(is_mounted());
+    signal(beside.id().cast_signed(), Signal::SIGTERM);
+    assert!(beside.wait().unwrap().success());
+    // What was there before a daemon stays.
+    assert!(is_mounted());
+    daemon_on(&world, &place).stop();
+    assert!(is_mounted());
+    umount2(&place, MntFlags::empty()).unwrap();
+
+    // A start that fails takes it back as well.
+    let mut fails = Paths::of(&world).command(&["run", "--listen", "tcp://192.0.2.1:3000"]);
+    assert_said(&fails.arg("--bpffs").arg(&place).output().unwrap(), 1, &["no interface"]);
+    assert!(!is_mounted());
 }
 
 #[test]

@@ -87,9 +87,8 @@ fn place_for_pins(place: &Path) -> Result<Bpffs> {
             })?;
             Bpffs::Mounted(reached.map_err(|error| error.to_string()))
         }
-        Ok(Place::Plain { empty }) => {
-            Bpffs::Plain(empty, Detached::new().map(drop).map_err(|error| error.to_string()))
-        }
+        Ok(Place::Free) => Bpffs::Free(Detached::new().map(drop).map_err(|error| error.to_string())),
+        Ok(Place::Taken(why)) => Bpffs::Other(format!("it {why}")),
         Ok(Place::Nothing) => Bpffs::Nothing,
         Ok(Place::Other) => Bpffs::Other("it is no directory".into()),
         Err(error) => Bpffs::Other(error.to_string()),

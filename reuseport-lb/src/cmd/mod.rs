@@ -18,7 +18,7 @@ use anyhow::{Context, Result};
 
 use crate::cli::{Cli, Command};
 use crate::config::{self, Invalid};
-use crate::kernel::launch;
+use crate::kernel::{bpffs, launch};
 use crate::logging;
 
 /// Does what the command line says.
@@ -48,6 +48,7 @@ pub fn run(cli: Cli) -> Result<()> {
         Command::Reload(_) => reload::run(&paths),
         Command::Stop(arguments) => stop::run(&arguments, &paths),
         Command::Launch(arguments) => crate::embedded::run(launch::launch(arguments)?),
+        Command::Unmount { bpffs } => bpffs::unmount(&bpffs),
     }
 }
 

@@ -36,8 +36,8 @@ pub fn rights(complaint: Option<(&str, &str)>) -> Check {
 pub enum Bpffs {
     /// A BPF file system, and whether the daemon may make directories there.
     Mounted(Result<(), String>),
-    /// A directory, whether it is empty, and whether a BPF file system could be mounted there.
-    Plain(bool, Result<(), String>),
+    /// An empty directory, and whether a BPF file system could be mounted there.
+    Free(Result<(), String>),
     /// Nothing.
     Nothing,
     /// It cannot be, for this reason.
@@ -56,16 +56,10 @@ pub fn bpffs(place: &str, found: &Bpffs) -> Check {
             STOPS,
             "mount another one that belongs to the daemon's user (docs/SYSTEMD.md), and give it with --bpffs",
         ),
-        Bpffs::Plain(true, Ok(())) => {
+        Bpffs::Free(Ok(())) => {
             Check::ok("bpffs", format!("none is mounted at {place}; `run` mounts one there"))
         }
-        Bpffs::Plain(false, Ok(())) => Check::warning(
-            "bpffs",
-            format!("{place} is no BPF file system, and not empty"),
-            "`run` mounts one over it, and hides what is there",
-            "give another directory with --bpffs; the usual one is /sys/fs/bpf",
-        ),
-        Bpffs::Plain(_, Err(error)) => Check::failure(
+        Bpffs::Free(Err(error)) => Check::failure(
             "bpffs",
             format!("none is mounted at {place}, and this process cannot mount one: {error}"),
             STOPS,
@@ -81,7 +75,7 @@ pub fn bpffs(place: &str, found: &Bpffs) -> Check {
             "bpffs",
             format!("{place} cannot have a BPF file system: {why}"),
             STOPS,
-            "give a directory with --bpffs; the usual one is /sys/fs/bpf",
+            "give an empty directory made for it with --bpffs, or leave that out; the usual one is /sys/fs/bpf",
         ),
     }
 }

@@ -53,10 +53,9 @@ fn rights_and_bpffs() {
     for (found, verdict, says) in [
         (Bpffs::Mounted(Ok(())), Fine, "a BPF file system at /b"),
         (Bpffs::Mounted(refused()), Failure, "may not make directories"),
-        (Bpffs::Plain(true, Ok(())), Fine, "`run` mounts one"),
-        (Bpffs::Plain(false, Ok(())), Warning, "hides what is there"),
-        (Bpffs::Plain(true, refused()), Failure, "mount -t bpf bpf /b"),
-        (Bpffs::Plain(false, refused()), Failure, "mount -t bpf bpf /b"),
+        (Bpffs::Free(Ok(())), Fine, "`run` mounts one"),
+        (Bpffs::Free(refused()), Failure, "mount -t bpf bpf /b"),
+        (Bpffs::Other("it is not empty".into()), Failure, "an empty directory made for it"),
         (Bpffs::Nothing, Failure, "make the directory"),
         (Bpffs::Other("it is no directory".into()), Failure, "it is no directory"),
     ] {

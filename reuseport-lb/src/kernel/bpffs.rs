@@ -5,31 +5,90 @@ use std::fs::{self, DirBuilder};
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use anyhow::{Context, Result, bail};
+use rustix::fs::{AtFlags, CWD, StatxAttributes, StatxFlags, statx};
 use rustix::mount::{
-    FsMountFlags, FsOpenFlags, MountAttrFlags, MountFlags, fsconfig_create, fsmount, fsopen, mount,
+    FsMountFlags, FsOpenFlags, MountAttrFlags, MountFlags, UnmountFlags, fsconfig_create, fsmount, fsopen,
+    mount, unmount as umount,
 };
+use tracing::{info, warn};
 use xxhash_rust::xxh3::xxh3_64;
 
 /// `f_type` of a BPF file system (include/uapi/linux/magic.h).
 const BPF_FS_MAGIC: rustix::fs::FsWord = 0xcafe_4a11;
 
+/// Of sysfs and of proc (include/uapi/linux/magic.h).
+const KERNELS_OWN: [rustix::fs::FsWord; 2] = [0x6265_6572, 0x9fa0];
+
+/// Where the kernel has a place for a BPF file system, which is there for all and stays mounted.
+const STANDARD: &str = "/sys/fs/bpf";
+
+/// The hidden command that runs [`unmount`].
+pub const UNMOUNT: &str = "unmount-bpffs";
+
+/// In the runtime directory: where a daemon has mounted a BPF file system of its own.
+const MOUNTED: &str = "bpffs-mounted";
+
 /// The pins of one daemon.
 pub struct Pins {
     root: PathBuf,
+    bpffs: PathBuf,
+    /// There if the file system goes with the daemon.
+    mounted: PathBuf,
 }
 
 impl Pins {
-    /// The place for the pins of the daemon with this runtime directory, on the bpffs at `bpffs`,
-    /// which is mounted if it is not. Pins that an earlier daemon left there stay.
+    /// The place for the pins of the daemon with this runtime directory, on the bpffs at `bpffs`. If
+    /// none is mounted there, one is, on an empty directory; it is unmounted at the end, unless it is at
+    /// the standard place. Pins that an earlier daemon left there stay.
     pub fn prepare(bpffs: &Path, runtime_dir: &Path) -> Result<Self> {
-        if !is_bpffs(bpffs)? {
-            mount("bpf", bpffs, "bpf", MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC, None)
-                .map_err(|error| explained(error, bpffs))?;
+        let root = all_pins(bpffs).join(escape(&runtime_dir.to_string_lossy()));
+        let pins = Self { root, bpffs: bpffs.to_owned(), mounted: runtime_dir.join(MOUNTED) };
+        let place = bpffs.display();
+        let mend = "give an empty directory made for it with --bpffs, or leave that out for /sys/fs/bpf";
+        match look(bpffs).with_context(|| format!("cannot look at {place}"))? {
+            Place::Mounted => {}
+            Place::Free => pins.mount()?,
+            Place::Taken(why) => bail!("no BPF file system is mounted on {place}, which {why}: {mend}"),
+            Place::Nothing => {
+                bail!("{place} does not exist: make the directory, or give another with --bpffs")
+            }
+            Place::Other => bail!("{place} is no directory: {mend}"),
         }
-        Ok(Self { root: all_pins(bpffs).join(escape(&runtime_dir.to_string_lossy())) })
+        Ok(pins)
+    }
+
+    fn mount(&self) -> Result<()> {
+        let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
+        mount("bpf", &self.bpffs, "bpf", flags, None).map_err(|error| explained(error, &self.bpffs))?;
+        let place = self.bpffs.display();
+        if is_standard(&self.bpffs) {
+            info!("mounted a BPF file system on {place}, which stays");
+            return Ok(());
+        }
+        info!("mounted a BPF file system on {place}, until this daemon is stopped");
+        // Without the note it stays, which is what it says then.
+        fs::write(&self.mounted, self.bpffs.as_os_str().as_encoded_bytes())
+            .with_context(|| format!("cannot write {}", self.mounted.display()))
+    }
+
+    /// Unmounts what this daemon, or one before it, has mounted.
+    fn unmount(&self) {
+        let noted = fs::read(&self.mounted).is_ok_and(|it| it == self.bpffs.as_os_str().as_encoded_bytes());
+        if !noted {
+            return;
+        }
+        let _ = fs::remove_file(&self.mounted);
+        // This process has given up the right to; root has it again in a new one.
+        let ended =
+            Command::new("/proc/self/exe").arg0("reuseport-lb").arg(UNMOUNT).arg(&self.bpffs).status();
+        if !ended.is_ok_and(|status| status.success()) {
+            warn!("the BPF file system on {} stays mounted", self.bpffs.display());
+        }
     }
 
     /// Makes the directory for one listener of a service.
@@ -65,8 +124,14 @@ impl Pins {
         let _ = fs::remove_dir_all(self.root.join(escape(service)));
     }
 
-    /// Removes every pin of this daemon.
+    /// Removes every pin of this daemon, and the file system that it mounted for them.
     pub fn remove(&self) -> Result<()> {
+        self.remove_pins()?;
+        self.unmount();
+        Ok(())
+    }
+
+    fn remove_pins(&self) -> Result<()> {
         match fs::remove_dir_all(&self.root) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
                 Err(error).with_context(|| format!("cannot remove the pins in {}", self.root.display()))
@@ -92,11 +157,10 @@ pub fn all_pins(bpffs: &Path) -> PathBuf {
 pub enum Place {
     /// A BPF file system.
     Mounted,
-    /// A directory on which `run` would mount one.
-    Plain {
-        /// Whether something is in it, which would be hidden.
-        empty: bool,
-    },
+    /// An empty directory, on which `run` would mount one.
+    Free,
+    /// A directory that is somebody else's, as the end of a sentence: one that `which`.
+    Taken(&'static str),
     /// Nothing.
     Nothing,
     /// No directory.
@@ -108,12 +172,46 @@ pub fn look(bpffs: &Path) -> io::Result<Place> {
     match rustix::fs::statfs(bpffs) {
         Ok(stat) if stat.f_type == BPF_FS_MAGIC => Ok(Place::Mounted),
         Ok(_) if !bpffs.is_dir() => Ok(Place::Other),
-        Ok(_) => Ok(Place::Plain {
-            empty: fs::read_dir(bpffs).map_or(true, |mut entries| entries.next().is_none()),
-        }),
+        Ok(stat) => {
+            let kernels = KERNELS_OWN.contains(&stat.f_type) && !is_standard(bpffs);
+            Ok(taken(bpffs, kernels)?.map_or(Place::Free, Place::Taken))
+        }
         Err(rustix::io::Errno::NOENT) => Ok(Place::Nothing),
         Err(error) => Err(error.into()),
     }
+}
+
+/// Why nothing may be mounted on a directory.
+fn taken(directory: &Path, kernels: bool) -> io::Result<Option<&'static str>> {
+    let root = statx(CWD, directory, AtFlags::empty(), StatxFlags::BASIC_STATS)?;
+    Ok(if fs::read_dir(directory)?.next().is_some() {
+        Some("is not empty, and what is in it would be hidden")
+    } else if kernels {
+        Some("is the kernel's, for something else")
+    } else if root.stx_attributes.contains(StatxAttributes::MOUNT_ROOT) {
+        Some("is the root of another file system")
+    } else if root.stx_mode & 0o022 != 0 {
+        Some("may be written by others than its user")
+    } else {
+        None
+    })
+}
+
+fn is_standard(bpffs: &Path) -> bool {
+    fs::canonicalize(bpffs).is_ok_and(|path| path == Path::new(STANDARD))
+}
+
+/// Unmounts a BPF file system that has no pins any more, of nobody.
+pub fn unmount(bpffs: &Path) -> Result<()> {
+    let place = bpffs.display();
+    anyhow::ensure!(matches!(look(bpffs), Ok(Place::Mounted)), "{place} is no BPF file system");
+    // The kernel has files of its own there.
+    let own = |name: &std::ffi::OsStr| Path::new(name).extension().is_some_and(|it| it == "debug");
+    let mut left = fs::read_dir(bpffs)?.flatten().map(|entry| entry.file_name());
+    if let Some(left) = left.find(|name| !own(name)) {
+        bail!("{} is still in the BPF file system on {place}", left.display());
+    }
+    umount(bpffs, UnmountFlags::NOFOLLOW).with_context(|| format!("cannot unmount {place}"))
 }
 
 /// A BPF file system that is mounted nowhere: nobody else sees it, and it goes with this value.
@@ -134,16 +232,6 @@ impl Detached {
     #[must_use]
     pub fn path(&self) -> PathBuf {
         format!("/proc/self/fd/{}", self.root.as_raw_fd()).into()
-    }
-}
-
-fn is_bpffs(path: &Path) -> Result<bool> {
-    match rustix::fs::statfs(path) {
-        Ok(stat) => Ok(stat.f_type == BPF_FS_MAGIC),
-        Err(rustix::io::Errno::NOENT) => {
-            bail!("{} does not exist: make the directory, or give another with --bpffs", path.display())
-        }
-        Err(error) => Err(error).with_context(|| format!("cannot look at {}", path.display())),
     }
 }
 
