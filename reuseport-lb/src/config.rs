@@ -211,6 +211,14 @@ impl Service {
         Self { embedded: true, ..Self::new("demo", listen, 4) }
     }
 
+    /// The demo, without its IPv6 addresses where there are none.
+    #[must_use]
+    pub fn demo_here(has_ipv6: bool) -> Self {
+        let mut demo = Self::demo();
+        demo.listen.retain(|listener| has_ipv6 || listener.address.is_ipv4());
+        demo
+    }
+
     /// Checks what no single key can tell.
     pub fn validate(&self) -> Result<(), String> {
         check_name(&self.name)?;

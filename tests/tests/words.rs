@@ -1,7 +1,12 @@
 //! What people write by mistake on the command line, and around it: each is told what was wrong and what to
 //! write, before anything is started.
 
-use std::path::Path;
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on shall panic")]
+
+use std::fs;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use tests::client::ask;
 use tests::daemon::{Daemon, Paths};
@@ -92,6 +97,63 @@ fn an_address_below_all_addresses_is_said_aloud() {
     assert!(ask("127.0.0.1:3000".parse().unwrap()).unwrap().worker.starts_with("one/"));
     assert!(ask("127.0.0.2:3000".parse().unwrap()).unwrap().worker.starts_with("all/"));
     daemon.stop();
+}
+
+#[test]
+fn without_ipv6_the_demo_listens_on_what_there_is() {
+    let world = World::new();
+    fs::write("/proc/sys/net/ipv6/conf/all/disable_ipv6", "1").unwrap();
+    let daemon = Daemon::start(&world, &[]);
+    assert_eq!(daemon.log().matches("IPv6 is off").count(), 1, "{}", daemon.log());
+    let listen: Vec<String> = daemon.service().groups.iter().map(|group| group.listen.clone()).collect();
+    assert_eq!(listen, ["tcp://127.0.0.1:8080", "udp://127.0.0.1:8080"]);
+    ask("127.0.0.1:8080".parse().unwrap()).unwrap();
+    daemon.stop();
+    let paths = Paths::of(&world);
+    assert_said(&paths.output(&["doctor"]), 0, &["WARNING  ipv6", "IPv6 is off"]);
+    // What somebody wants is an error.
+    let wanted = ["run", "--listen", "tcp://[::1]:8080"];
+    assert_said(
+        &paths.output(&wanted),
+        1,
+        &["cannot listen on tcp://[::1]:8080", "IPv6 is off", "disable_ipv6=0"],
+    );
+    let file = world.file("v6.toml", "[[service]]\nname = \"web\"\nlisten = [\"udp://[::1]:8080\"]\n");
+    let output = paths.output(&["doctor", "--config", &file.to_string_lossy()]);
+    assert_said(&output, 1, &["FAILURE  address", "no IPv6", "disable_ipv6=0"]);
+    assert_eq!(paths.leftovers(), Vec::<PathBuf>::new());
+}
+
+/// Makes sockets of IPv6 unknown to `command`, as a kernel without IPv6 does.
+#[expect(unsafe_code, reason = "a seccomp filter is applied between fork and exec")]
+fn without_the_family(command: &mut Command) {
+    use seccompiler::{
+        BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter,
+        SeccompRule, TargetArch,
+    };
+    let arch: TargetArch = std::env::consts::ARCH.try_into().unwrap();
+    let v6 = u64::try_from(libc::AF_INET6).unwrap();
+    let family = SeccompCondition::new(0, SeccompCmpArgLen::Dword, SeccompCmpOp::Eq, v6).unwrap();
+    let rules = [(libc::SYS_socket, vec![SeccompRule::new(vec![family]).unwrap()])].into_iter().collect();
+    let errno = SeccompAction::Errno(u32::try_from(libc::EAFNOSUPPORT).unwrap());
+    let filter: BpfProgram =
+        SeccompFilter::new(rules, SeccompAction::Allow, errno, arch).unwrap().try_into().unwrap();
+    // SAFETY: the filter was made before the fork; applying it is two system calls.
+    unsafe { command.pre_exec(move || seccompiler::apply_filter(&filter).map_err(std::io::Error::other)) };
+}
+
+#[test]
+fn so_it_does_on_a_kernel_without_ipv6() {
+    let world = World::new();
+    let mut command = Paths::of(&world).command(&["run"]);
+    without_the_family(&mut command);
+    let daemon = Daemon::start_as(&world, command);
+    assert_eq!(daemon.log().matches("IPv6 is off").count(), 1, "{}", daemon.log());
+    assert_eq!(daemon.service().groups.len(), 2);
+    daemon.stop();
+    let mut command = Paths::of(&world).command(&["run", "--listen", "tcp://[::1]:8080"]);
+    without_the_family(&mut command);
+    assert_said(&command.output().unwrap(), 1, &["cannot listen on tcp://[::1]:8080", "IPv6 is off"]);
 }
 
 #[test]

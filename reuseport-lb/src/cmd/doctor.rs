@@ -26,9 +26,10 @@ use crate::{startable, state};
 pub(super) fn run(arguments: &cli::Doctor, paths: &Paths) -> Result<()> {
     let services = match &arguments.config {
         Some(file) => config::read(file)?,
-        None => vec![Service::demo()],
+        None => vec![Service::demo_here(socket::has_ipv6())],
     };
     let mut checks = checks(&services, paths)?;
+    checks.push(system::ipv6(socket::has_ipv6(), arguments.config.is_none()));
     checks.extend(config::warnings(&services).into_iter().map(places::worth_a_word));
     let report = Report::new(host::release(), checks);
     if arguments.json {
@@ -192,6 +193,7 @@ fn addresses(services: &[Service], daemon: &Daemon, ours: &HashSet<u64>) -> Vec<
         Daemon::Silent(_) => Some("a daemon that does not tell may have them".to_owned()),
         _ => None,
     };
+    let no_ipv6 = !socket::has_ipv6();
     let mut checks = Vec::new();
     for service in services {
         let owner =
@@ -213,7 +215,12 @@ fn addresses(services: &[Service], daemon: &Daemon, ours: &HashSet<u64>) -> Vec<
                 }
                 had => had,
             };
-            let found = places::Address { had, strangers, unknown: unknown.clone() };
+            let found = places::Address {
+                had,
+                strangers,
+                unknown: unknown.clone(),
+                no_ipv6: no_ipv6.then_some(socket::NO_IPV6),
+            };
             checks.push(places::address(listener, service.workers, &found));
         }
     }

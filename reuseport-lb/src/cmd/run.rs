@@ -1,10 +1,12 @@
 //! `run`: the daemon in the foreground.
 
 use anyhow::Result;
+use tracing::warn;
 
 use crate::cli;
 use crate::config::{Invalid, Service};
 use crate::daemon::{self, Paths, Source};
+use crate::kernel::socket;
 
 pub(super) fn run(arguments: cli::Run, paths: &Paths) -> Result<()> {
     let source = match &arguments.config {
@@ -16,7 +18,11 @@ pub(super) fn run(arguments: cli::Run, paths: &Paths) -> Result<()> {
 
 /// The one service that the command line describes.
 fn service(arguments: cli::Run) -> Result<Service, String> {
-    let mut service = Service::demo();
+    let has_ipv6 = socket::has_ipv6();
+    if arguments.listen.is_empty() && !has_ipv6 {
+        warn!("IPv6 is off on this machine: listening on IPv4 only");
+    }
+    let mut service = Service::demo_here(has_ipv6);
     service.name = arguments.name;
     service.workers = arguments.workers;
     if !arguments.command.is_empty() {

@@ -18,6 +18,8 @@ pub struct Address {
     pub strangers: Result<Vec<IpAddr>, String>,
     /// Why nobody knows whose those are: a daemon runs that does not tell.
     pub unknown: Option<String>,
+    /// This machine has no IPv6, and what that means for an IPv6 address.
+    pub no_ipv6: Option<&'static str>,
 }
 
 /// Looks at the address of a listener of a service with so many workers.
@@ -27,6 +29,9 @@ pub fn address(listener: &Listener, workers: usize, found: &Address) -> Check {
     if let Err(error) = &found.had {
         let means = "`run` cannot listen there, and does not start";
         let (says, mend) = match error.kind() {
+            _ if listener.address.is_ipv6() && found.no_ipv6.is_some() => {
+                ("this machine has no IPv6".into(), found.no_ipv6.unwrap_or_default().into())
+            }
             ErrorKind::AddrInUse => (
                 "it is in use by a socket without SO_REUSEPORT, or of another user".into(),
                 format!("end its process, which `ss -ltunp sport = :{port}` shows, or take another port"),

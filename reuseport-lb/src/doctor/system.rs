@@ -185,6 +185,21 @@ pub fn btf(there: bool, needed: bool) -> Check {
     }
 }
 
+/// Looks at whether there is IPv6; `demo`: for what `run` alone listens on.
+#[must_use]
+pub fn ipv6(there: bool, demo: bool) -> Check {
+    match (there, demo) {
+        (true, _) => Check::ok("ipv6", "there are IPv6 addresses"),
+        (false, true) => Check::warning(
+            "ipv6",
+            "IPv6 is off on this machine",
+            "`run` alone listens on 127.0.0.1:8080 only, and says so",
+            "nothing, if IPv4 is enough; else net.ipv6.conf.all.disable_ipv6=0",
+        ),
+        (false, false) => Check::ok("ipv6", "IPv6 is off on this machine; IPv6 listeners would not start"),
+    }
+}
+
 /// Looks at `net.core.bpf_jit_enable`; a network namespace of its own does not have it.
 #[must_use]
 pub fn jit(enabled: Option<u64>) -> Check {

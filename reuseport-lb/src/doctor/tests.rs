@@ -151,7 +151,7 @@ fn ports_that_outgoing_connections_may_have() {
 
 fn found(had: io::Result<()>, strangers: &[&str]) -> Address {
     let strangers: Vec<IpAddr> = strangers.iter().map(|one| one.parse().unwrap()).collect();
-    Address { had, strangers: Ok(strangers), unknown: None }
+    Address { had, strangers: Ok(strangers), unknown: None, no_ipv6: None }
 }
 
 #[test]

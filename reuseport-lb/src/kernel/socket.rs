@@ -13,6 +13,10 @@ use socket2::{Domain, Protocol as Ip, SockAddr, Socket, Type};
 use super::group::Group;
 use crate::listener::{Listener, Protocol};
 
+/// Why an IPv6 address cannot be had where there is none, and what to do.
+pub const NO_IPV6: &str = "IPv6 is off on this machine; listen on IPv4 addresses only, or switch it on \
+                           (net.ipv6.conf.all.disable_ipv6=0, no ipv6.disable=1 for the kernel)";
+
 /// How much waits in a socket and how much can: connections for TCP, bytes for UDP.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Queue {
@@ -91,6 +95,18 @@ pub fn try_address(listener: &Listener, owner: Option<u32>) -> io::Result<()> {
     socket.bind(&SockAddr::from(address))
 }
 
+/// Whether this network namespace has IPv6 at all: its loopback has an address.
+#[must_use]
+pub fn has_ipv6() -> bool {
+    let loopback = SocketAddr::from((Ipv6Addr::LOCALHOST, 0));
+    let bound = unbound(&Listener { protocol: Protocol::Tcp, address: loopback }, None)
+        .and_then(|socket| socket.bind(&SockAddr::from(loopback)));
+    // Any other error says nothing about it.
+    !bound.is_err_and(|error| {
+        matches!(error.raw_os_error(), Some(libc::EADDRNOTAVAIL | libc::EAFNOSUPPORT | libc::EPFNOSUPPORT))
+    })
+}
+
 fn bind_to_missing_device(socket: &Socket) -> io::Result<()> {
     let index = i32::MAX;
     // SAFETY: the option's value is an int, which outlives the call.
@@ -165,7 +181,11 @@ fn make(listener: &Listener, group: &Group, backlog: u32, attach: bool) -> io::R
 
 fn explain(error: io::Error, listener: &Listener) -> anyhow::Error {
     let port = listener.address.port();
+    let v6 = listener.address.is_ipv6();
     let meaning = match error.raw_os_error() {
+        Some(libc::EADDRNOTAVAIL | libc::EAFNOSUPPORT | libc::EPFNOSUPPORT) if v6 && !has_ipv6() => {
+            NO_IPV6.into()
+        }
         Some(libc::EADDRINUSE) => format!(
             "the address is in use by a socket without SO_REUSEPORT, or of another user; `ss -ltunp sport = :{port}` \
              shows which"
