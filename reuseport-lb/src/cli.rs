@@ -170,7 +170,8 @@ stays, and nobody else is replaced.")]
     #[command(after_help = "\
 Examples:
   reuseport-lb reload
-  kill -HUP $(pidof reuseport-lb)      the same; the outcome is in the log")]
+  systemctl reload reuseport-lb                            if it runs as a unit
+  kill -HUP $(head -n1 /run/reuseport-lb/daemon.lock)      the same; the outcome is in the log")]
     Reload(Reload),
     /// End the daemon in order, and wait until it is gone
     #[command(after_help = "\

@@ -8,8 +8,9 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use nix::sys::signal::Signal;
 use tests::client::ask;
-use tests::daemon::{Daemon, Paths};
+use tests::daemon::{Daemon, Paths, is_alive, signal, until};
 use tests::said::{assert_said, said};
 use tests::world::World;
 
@@ -76,6 +77,72 @@ fn names_of_the_wrong_kind_are_told_the_right_one() {
         assert!(!said(&output).contains("/v1/"), "{line:?}: {}", said(&output));
     }
     assert_eq!(daemon.service().workers.len(), 2);
+    daemon.stop();
+}
+
+#[test]
+fn a_word_that_is_no_command_ends_nothing() {
+    let world = World::new();
+    let paths = Paths::of(&world);
+    for word in ["top", "metrics"] {
+        let output = paths.output(&[word]);
+        assert_said(&output, 2, &["unrecognized subcommand", "reuseport-lb --help"]);
+        assert!(!said(&output).contains("stop"), "{}", said(&output));
+    }
+    assert_said(&paths.output(&["statsu"]), 2, &["did you mean `status`?"]);
+    for help in ["reload", "run", "stop", "exec"] {
+        let text = said(&paths.output(&[help, "--help"]));
+        for wide in ["pidof", "pkill", "killall"] {
+            assert!(!text.contains(wide), "{help}: {text}");
+        }
+    }
+    assert_said(&paths.output(&["reload", "--help"]), 0, &["systemctl reload", "head -n1", "daemon.lock"]);
+}
+
+#[test]
+fn the_lock_names_whom_a_hangup_is_for_and_embedded_workers_ignore_it() {
+    let world = World::new();
+    let config = |workers| {
+        format!("[[service]]\nname = \"web\"\nlisten = [\"tcp://127.0.0.1:3000\"]\nworkers = {workers}\n")
+    };
+    let daemon = Daemon::configured(&world, &config(2));
+    let before = daemon.workers();
+    before.iter().for_each(|pid| signal(*pid, Signal::SIGHUP));
+    let _ = world.file("config.toml", &config(3));
+    let lock = fs::read_to_string(world.path("run/daemon.lock")).unwrap();
+    signal(lock.lines().next().unwrap().parse().unwrap(), Signal::SIGHUP);
+    until("the reload", || (daemon.workers().len() == 3).then_some(()));
+    assert!(before.iter().all(|pid| is_alive(*pid) && daemon.workers().contains(pid)));
+    assert!(daemon.service().workers.iter().all(|worker| worker.restarts == 0));
+    daemon.stop();
+}
+
+#[test]
+fn a_command_that_goes_to_the_background_is_told_to_stay() {
+    let world = World::new();
+    let left = world.path("left");
+    // It keeps the sockets, in a session of its own, as servers do that go to the background.
+    let server = format!("setsid sleep 1000 & echo $! > {}; exit 0", left.display());
+    let command = [&LISTEN[..], &["--workers", "1", "--", "sh", "-c", &server]].concat();
+    let output = Paths::of(&world).output(&[&["run"], &command[..]].concat());
+    let pid = fs::read_to_string(&left).unwrap().trim().parse::<i32>().unwrap();
+    signal(pid, Signal::SIGKILL);
+    assert_said(
+        &output,
+        1,
+        &["exited with status 0", "keep it in the foreground", "daemon off", "haproxy -db"],
+    );
+    assert_eq!(Paths::of(&world).leftovers(), Vec::<PathBuf>::new());
+
+    // Later it is a crash, and the log says it.
+    let marker = world.path("again");
+    let server = format!("test -e {} && exit 0; exec sleep 1000", marker.display());
+    let more = ["--workers", "1", "--ready", "immediate", "--", "sh", "-c", &server];
+    let daemon = Daemon::start(&world, &[&LISTEN[..], &more].concat());
+    until("the end of the start", || daemon.log().contains("demo is up").then_some(()));
+    fs::write(&marker, "").unwrap();
+    daemon.workers().iter().for_each(|pid| signal(*pid, Signal::SIGKILL));
+    until("the advice", || daemon.log().contains("keep it in the foreground").then_some(()));
     daemon.stop();
 }
 

@@ -162,6 +162,14 @@ pub(super) fn reset_signals(signals: RangeInclusive<i32>) {
     }
 }
 
+/// Makes this process ignore SIGHUP, which asks servers to read their files again.
+pub(super) fn ignore_hangup() {
+    // SAFETY: no handler is installed.
+    unsafe {
+        libc::signal(libc::SIGHUP, libc::SIG_IGN);
+    }
+}
+
 /// Makes a terminal that is the standard output or error one that can be written only: workers get it,
 /// and what is typed there is not theirs to read. Best effort: its owner may not allow it.
 pub fn only_write_to_terminal() {

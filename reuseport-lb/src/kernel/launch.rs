@@ -92,6 +92,10 @@ pub fn launch(arguments: Arguments) -> Result<Embedded> {
         let _ =
             writeln!(io::stderr(), "worker {} cannot enter {}: {error}", arguments.name, cgroup.display());
     }
+    if arguments.command.is_empty() {
+        // It has no files to read again. A command would inherit this.
+        super::host::ignore_hangup();
+    }
     wait_for_go().context("the daemon is gone")?;
     let end = arrange(&arguments.fds).context("cannot arrange the worker's sockets")?;
     // The embedded worker stays in this process, so for that nothing closes at exec.

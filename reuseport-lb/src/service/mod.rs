@@ -343,20 +343,21 @@ impl Service {
     fn ended(&mut self, id: Id, exit: Exit) {
         let Some(worker) = self.workers.get_mut(&id) else { return };
         let hung = std::mem::take(&mut worker.hung);
+        let advice = worker.advice_on(exit);
         worker.end_of_process(exit);
         let name = worker.name.clone();
         if worker.trial {
-            warn!(worker = name, "its successor {exit}");
+            warn!(worker = name, "its successor {exit}{advice}");
         } else if worker.life.state() == State::Draining {
             info!(worker = name, "it {exit}");
         } else {
-            warn!(worker = name, "it {exit}");
+            warn!(worker = name, "it {exit}{advice}");
             if self.is_first_start(id) {
-                self.fail_start(&format!("worker {name} {exit} while the service was being started"));
+                self.fail_start(&format!("worker {name} {exit} while the service was being started{advice}"));
             }
         }
         self.forget_health(id);
-        self.rollout_saw_end(id, &exit.to_string());
+        self.rollout_saw_end(id, &format!("{exit}{advice}"));
         let killed = exit == Exit::Signal(libc::SIGKILL) && !hung;
         self.happen(id, Event::Ended { killed });
     }

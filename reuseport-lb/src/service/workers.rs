@@ -16,6 +16,9 @@ use crate::listener::{Listener, Protocol};
 use crate::notify::Notify;
 use crate::worker::{Life, Origin, State};
 
+/// A process that ends so soon after its start has not served.
+const SOON: Duration = Duration::from_secs(2);
+
 /// Which worker. A successor has the number of the worker that it is to replace, and both are there
 /// for a while.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -174,6 +177,18 @@ impl Worker {
     pub(super) fn alive(&mut self, watchdog: Option<Duration>) {
         self.bite_at = watchdog.map(|time| Instant::now() + time);
         self.last_chance = false;
+    }
+
+    /// What to add to how its process ended: a command that ends in order right after its start has
+    /// perhaps gone to the background.
+    pub(super) fn advice_on(&self, exit: Exit) -> &'static str {
+        let soon = self.started.is_some_and(|started| started.elapsed() < SOON);
+        let own = self.life.origin() == Origin::Started && self.life.state() != State::Draining;
+        if exit != Exit::Status(0) || !own || !soon {
+            return "";
+        }
+        " (what goes to the background cannot be watched: keep it in the foreground, with nginx -g 'daemon off;', \
+         haproxy -db, for others --foreground, --no-daemon or the like)"
     }
 
     pub(super) fn end_of_process(&mut self, exit: Exit) {
