@@ -273,6 +273,17 @@ pub fn is_alive(pid: i32) -> bool {
     !matches!(state(pid), None | Some('Z' | 'X'))
 }
 
+/// Waits until a worker that has a command has become it: with `ready = "immediate"` it is ready before that.
+///
+/// # Panics
+/// If it does not.
+pub fn executed(pid: i32) {
+    until("a worker to become its command", || {
+        let program = fs::read_link(format!("/proc/{pid}/exe")).ok()?;
+        (program.file_name()? != "reuseport-lb").then_some(())
+    });
+}
+
 /// The state of a process, like `S` or `T` (proc_pid_stat(5)).
 #[must_use]
 pub fn state(pid: i32) -> Option<char> {

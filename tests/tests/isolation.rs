@@ -13,7 +13,7 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
 use nix::sys::signal::Signal;
-use tests::daemon::{Daemon, Paths, is_alive, settled, signal, state, until};
+use tests::daemon::{Daemon, Paths, executed, is_alive, settled, signal, state, until};
 use tests::world::World;
 
 /// Two workers of nobody that only sleep.
@@ -155,6 +155,7 @@ fn signals_that_the_starter_blocked_or_ignored_still_end_daemon_and_workers() {
     });
     let daemon = Daemon::start_as(&world, command);
     for pid in daemon.workers() {
+        executed(pid);
         for field in ["SigBlk", "SigIgn"] {
             // 32 and 33 are the C library's own.
             let signals = u64::from_str_radix(&status(pid, field), 16).unwrap() & !(0b11 << 31);

@@ -14,7 +14,7 @@ use nix::sys::signal::Signal;
 use reuseport_lb::kernel::rights::NEEDED;
 use rustix::thread::CapabilitySet;
 use tests::client::ask;
-use tests::daemon::{Daemon, Paths, binary, signal, until};
+use tests::daemon::{Daemon, Paths, binary, executed, signal, until};
 use tests::rights::{ORDINARY, command, limit, needed};
 use tests::world::{World, program, repository};
 
@@ -83,6 +83,7 @@ fn serves(uid: u32) {
     daemon.run(&["scale", "web", "3"]);
     ask("127.0.0.1:80".parse().unwrap()).unwrap();
 
+    ["other", "own"].iter().flat_map(|it| workers(&daemon, it)).for_each(executed);
     let web = workers(&daemon, "web");
     assert_eq!(web.len(), 3);
     let mut without_rights = [web, workers(&daemon, "other")].concat();
@@ -127,7 +128,9 @@ fn root_gives_up_what_is_not_needed_and_its_workers_get_roots_rights_at_exec() {
     }
     let bounding = capabilities(std::process::id().try_into().unwrap(), "CapBnd");
     assert_eq!(capabilities(daemon.pid(), "CapBnd"), bounding);
-    assert_eq!(capabilities(workers(&daemon, "own")[0], "CapEff"), bounding);
+    let own = workers(&daemon, "own")[0];
+    executed(own);
+    assert_eq!(capabilities(own, "CapEff"), bounding);
     daemon.stop();
 }
 
