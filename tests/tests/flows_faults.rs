@@ -20,7 +20,7 @@ use tests::flows::scene::{
 };
 use tests::flows::{Flows, Round, scene};
 use tests::patience::fewer;
-use tests::statistics::assert_plausible;
+use tests::statistics::assert_fair;
 use tests::world::World;
 
 /// Kills a worker and waits until its successor has its part.
@@ -61,11 +61,11 @@ fn a_crash_moves_only_the_victims_flows_and_spreads_them() {
         .filter(|(name, _)| *name != "web/5")
         .map(|(name, now)| now - before.tally[name])
         .collect();
-    assert_plausible(&gained, &[1.0; WORKERS - 1]);
+    assert_fair(&gained, &[1.0; WORKERS - 1]);
     // The successor is back, with its share for new flows, and the flows stay where they found refuge.
     let fresh = Flows::open(&to(), fewer(4_000));
     let service = daemon.service();
-    assert_plausible(&by_worker(&service, &fresh.tally()), &shares(&service));
+    assert_fair(&by_worker(&service, &fresh.tally()), &shares(&service));
     flows.round().assert_kept(IDLE);
     assert_eq!((service.flows_cut, worker(&service, "web/5").restarts), (0, 1));
     drop((flows, fresh));
@@ -182,7 +182,7 @@ fn a_transition_outlives_the_daemon() {
     // New flows still go by the new table, for longer than anything is remembered.
     let fresh = Flows::open(&to(), fewer(4_000));
     let service = daemon.service();
-    assert_plausible(&by_worker(&service, &fresh.tally()), &shares(&service));
+    assert_fair(&by_worker(&service, &fresh.tally()), &shares(&service));
     drop(fresh);
     std::thread::sleep(2 * SHORT);
     let [_, kept, _] = owners(&service);

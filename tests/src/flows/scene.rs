@@ -12,7 +12,7 @@ use crate::client::Tally;
 use crate::daemon::{Daemon, counter, until};
 use crate::patience::fewer;
 use crate::plain::Plain;
-use crate::statistics::assert_plausible;
+use crate::statistics::assert_fair;
 use crate::world::World;
 
 /// How many flows are live.
@@ -66,7 +66,7 @@ pub fn scene(world: &World, idle: Duration, more: &str) -> (Daemon, Live) {
     let flows = Flows::open(&to(), opened);
     let service = daemon.service();
     let seen: Vec<u64> = flows.tally().into_values().collect();
-    assert_plausible(&seen, &shares(&service));
+    assert_fair(&seen, &shares(&service));
     // Flows that share a sub-bucket count once: about 3 of 5,000 in 4,194,304.
     let live: u64 = service.workers.iter().map(|worker| worker.flows).sum();
     assert!((opened as u64 - 50..=opened as u64).contains(&live), "{live} flows are live");
