@@ -107,17 +107,6 @@ impl std::fmt::Display for OnStall {
     }
 }
 
-/// Whose uid the sockets of a group have. Only processes of that user can bind others to its address.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum SocketOwner {
-    /// The daemon's.
-    #[default]
-    Daemon,
-    /// That of the workers' `user`.
-    User,
-}
-
 /// One validated service.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Service {
@@ -166,9 +155,6 @@ pub struct Service {
     pub backlog: u32,
     /// Whom workers run as.
     pub user: Option<String>,
-    /// Whom the sockets belong to.
-    #[serde(default)]
-    pub socket_owner: SocketOwner,
 }
 
 impl Service {
@@ -196,7 +182,6 @@ impl Service {
             when_busy: WhenBusy::default(),
             backlog: 4096,
             user: None,
-            socket_owner: SocketOwner::default(),
         }
     }
 
@@ -375,7 +360,6 @@ struct Written {
     when_busy: Option<Spanned<WhenBusy>>,
     backlog: Option<NonZeroU32>,
     user: Option<Spanned<String>>,
-    socket_owner: Option<Spanned<SocketOwner>>,
     stall_timeout: Option<Patience>,
     overload: Option<Limit>,
     watchdog: Option<Patience>,
@@ -419,13 +403,6 @@ impl Written {
             let user = user.into_inner();
             find_user(&user).map_err(|error| at(span, error))?;
             service.user = Some(user);
-        }
-        if let Some(owner) = self.socket_owner {
-            if *owner.get_ref() == SocketOwner::User && service.user.is_none() && !service.embedded {
-                let message = "`socket_owner = \"user\"` needs a `user`, who gets the sockets";
-                return Err(at(owner.span(), message.into()));
-            }
-            service.socket_owner = owner.into_inner();
         }
         service.affinity = self.affinity;
         service.ready = self.ready;

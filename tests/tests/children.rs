@@ -1,14 +1,15 @@
 //! Workers that bind a socket of their own for each client on the listener's address, as DTLS, QUIC and TURN
-//! servers do (`socket_owner`).
+//! servers do.
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on shall panic")]
 
 use std::net::UdpSocket;
+use std::os::fd::AsRawFd;
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use tests::daemon::{Daemon, until};
+use socket2::{Domain, SockAddr, Socket, Type};
+use tests::daemon::Daemon;
 use tests::world::World;
 
 /// Answers each client from a connected socket on the listener's own address; or, where that cannot be
@@ -94,63 +95,12 @@ fn owners() -> Vec<u32> {
 }
 
 #[test]
-fn clients_keep_their_sockets_while_workers_are_replaced() {
-    let world = World::new();
-    let server = world.file("server.py", SERVER);
-    let daemon = Daemon::configured(&world, &config(&server, "user = \"nobody\"\nsocket_owner = \"user\"\n"));
-    assert!(daemon.log().contains("set a `user` of its own"), "{}", daemon.log());
-    let clients: Vec<UdpSocket> = (0..200).map(|_| client()).collect();
-    let from_child = |client: &UdpSocket| {
-        let said = ask(client);
-        assert!(said.starts_with("child of web/"), "{said}");
-    };
-    clients.iter().for_each(from_child);
-    assert_eq!(strangers(&daemon), 0);
-    assert_eq!(owners(), [65534]);
-    let (done, rounds) = (AtomicBool::new(false), AtomicUsize::new(0));
-    std::thread::scope(|scope| {
-        let asking = scope.spawn(|| {
-            while !done.load(Ordering::Relaxed) {
-                clients.iter().for_each(from_child);
-                rounds.fetch_add(1, Ordering::Relaxed);
-            }
-        });
-        let replaced = daemon.run(&["restart", "web", "--trial", "100ms"]);
-        assert!(replaced.contains("web: 2 replaced"), "{replaced}");
-        let seen = rounds.load(Ordering::Relaxed);
-        until("a round after it", || (rounds.load(Ordering::Relaxed) > seen + 1).then_some(()));
-        done.store(true, Ordering::Relaxed);
-        asking.join().unwrap();
-    });
-    assert_eq!(strangers(&daemon), 0);
-
-    // Sockets that are made later belong to that user as well: the kernel takes no others.
-    assert!(daemon.run(&["scale", "web", "+1"]).contains("2 → 3 workers"));
-    daemon.kill();
-    let daemon = Daemon::configured(&world, &config(&server, "user = \"nobody\"\nsocket_owner = \"user\"\n"));
-    assert!(daemon.run(&["scale", "web", "4"]).contains("→ 4 workers"));
-    clients.iter().for_each(from_child);
-    assert_eq!((strangers(&daemon), owners()), (0, vec![65534]));
-    daemon.stop();
-}
-
-#[test]
 fn sockets_of_the_daemon_are_not_for_a_workers_own() {
     let world = World::new();
     let server = world.file("server.py", SERVER);
     let daemon = Daemon::configured(&world, &config(&server, "user = \"nobody\"\n"));
     assert_eq!(ask(&client()), "EADDRINUSE");
     assert_eq!((strangers(&daemon), owners()), (0, vec![0]));
-    // A group has sockets of one user.
-    let _ = world.file("config.toml", &config(&server, "user = \"nobody\"\nsocket_owner = \"user\"\n"));
-    let output = daemon.paths().output(&["reload"]);
-    let said = String::from_utf8_lossy(&output.stderr);
-    assert_eq!(output.status.code(), Some(1), "{said}");
-    assert!(
-        said.contains("udp://127.0.0.1:3000 has sockets of another user") && said.contains("put it back"),
-        "{said}"
-    );
-    assert_eq!(ask(&client()), "EADDRINUSE");
     daemon.stop();
 }
 
@@ -166,9 +116,60 @@ fn a_workers_connected_sockets_are_no_strangers() {
     }
     assert_eq!(strangers(&daemon), 0);
     // One that is not connected is.
-    let more = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::DGRAM, None).unwrap();
-    more.set_reuse_port(true).unwrap();
+    let more = shared();
     more.bind(&"127.0.0.1:3000".parse::<std::net::SocketAddr>().unwrap().into()).unwrap();
     assert_eq!(strangers(&daemon), 1);
     daemon.stop();
+}
+
+/// A socket that shares its address.
+fn shared() -> Socket {
+    let socket = Socket::new(Domain::IPV4, Type::DGRAM, None).unwrap();
+    socket.set_reuse_address(true).unwrap();
+    socket.set_reuse_port(true).unwrap();
+    socket
+}
+
+/// Sends all that comes for the group of `socket` to the first of it.
+#[expect(unsafe_code, reason = "no library gives a group a classic program")]
+fn all_to_the_first(socket: &Socket) {
+    // BPF_RET: the first socket of the group.
+    let program = [libc::sock_filter { code: 6, jt: 0, jf: 0, k: 0 }];
+    let program = libc::sock_fprog { len: 1, filter: program.as_ptr().cast_mut() };
+    let option = (&raw const program).cast();
+    let size = size_of_val(&program) as libc::socklen_t;
+    // SAFETY: the program and its one instruction outlive the call.
+    let failed = unsafe {
+        libc::setsockopt(socket.as_raw_fd(), libc::SOL_SOCKET, libc::SO_ATTACH_REUSEPORT_CBPF, option, size)
+    };
+    assert_eq!(failed, 0);
+}
+
+/// The kernel's doing (KERNEL.md), without the daemon: why workers with such sockets cannot be given more of ours.
+#[test]
+fn what_is_bound_after_a_connected_socket_is_not_in_the_first_ones_group() {
+    let _world = World::new();
+    for connected in [false, true] {
+        let first = shared();
+        first.bind(&SockAddr::from(std::net::SocketAddr::from(([127, 0, 0, 1], 0)))).unwrap();
+        let address = first.local_addr().unwrap();
+        all_to_the_first(&first);
+        let child = shared();
+        if connected {
+            child.bind(&address).unwrap();
+            child.connect(&SockAddr::from(std::net::SocketAddr::from(([127, 0, 0, 1], 9)))).unwrap();
+        }
+        let later = shared();
+        later.bind(&address).unwrap();
+        let to = address.as_socket().unwrap();
+        for _ in 0..50 {
+            UdpSocket::bind("127.0.0.1:0").unwrap().send_to(b"?", to).unwrap();
+        }
+        let received = [first, later].map(|socket| {
+            let socket = UdpSocket::from(socket);
+            socket.set_nonblocking(true).unwrap();
+            std::iter::from_fn(|| socket.recv(&mut [0; 8]).ok()).count()
+        });
+        assert_eq!(received, if connected { [0, 50] } else { [50, 0] }, "connected: {connected}");
+    }
 }

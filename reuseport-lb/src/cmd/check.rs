@@ -43,7 +43,6 @@ fn as_json(service: &Service) -> serde_json::Value {
         "overload": service.overload.map_or_else(|| json!("off"), |overload| json!(overload)),
         "watchdog": time(service.watchdog),
         "idle_timeout": time(Some(service.idle_timeout)),
-        "socket_owner": service.socket_owner,
     })
 }
 

@@ -20,7 +20,6 @@ use crate::kernel::offsets::VMLINUX;
 use crate::kernel::probe::{self, Scratch, sysctl};
 use crate::kernel::{rights, socket, strangers};
 use crate::listener::{Listener, Protocol};
-use crate::service::{socket_owner, with_user};
 use crate::{startable, state};
 
 pub(super) fn run(arguments: &cli::Doctor, paths: &Paths) -> Result<()> {
@@ -196,14 +195,12 @@ fn addresses(services: &[Service], daemon: &Daemon, ours: &HashSet<u64>) -> Vec<
     let no_ipv6 = !socket::has_ipv6();
     let mut checks = Vec::new();
     for service in services {
-        let owner =
-            with_user(service.clone()).ok().and_then(|(config, user)| socket_owner(&config, user.as_ref()));
         for listener in &service.listen {
             let strangers = match listener.address.port() {
                 0 => Ok(Vec::new()),
                 _ => strangers::list(listener, ours).map_err(|error| format!("{error:#}")),
             };
-            let had = match socket::try_address(listener, owner) {
+            let had = match socket::try_address(listener) {
                 // Not in use by anybody who matters: see `try_address`.
                 Err(error)
                     if error.kind() == std::io::ErrorKind::AddrInUse

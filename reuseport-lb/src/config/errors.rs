@@ -28,7 +28,6 @@ const VALUES: &[(&str, &str)] = &[
     ("when_busy", "\"queue\" or \"next\""),
     ("backlog", "a whole number from 1 to 4294967295"),
     ("user", "the name of a user in quotes, like \"www-data\""),
-    ("socket_owner", "\"daemon\" or \"user\""),
 ];
 
 /// What the parser expects, in its words and in plain ones.

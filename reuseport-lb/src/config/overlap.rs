@@ -1,18 +1,12 @@
-//! What is valid, but perhaps not meant, PURE: addresses of one service below those of another, sockets
-//! that belong to a user of many.
+//! What is valid, but perhaps not meant, PURE: addresses of one service below those of another.
 
-use super::{Service, SocketOwner};
+use super::Service;
 use crate::listener::Listener;
-
-/// Users that belong to nobody in particular: whatever runs as one of them may join a group of theirs.
-const SHARED: [&str; 3] = ["nobody", "daemon", "www-data"];
 
 /// One line each.
 #[must_use]
 pub fn warnings(services: &[Service]) -> Vec<String> {
-    let mut lines = below(services);
-    lines.extend(services.iter().filter_map(shared));
-    lines
+    below(services)
 }
 
 /// Listeners on all addresses, of which another service has one.
@@ -39,15 +33,4 @@ fn is_below(one: &Listener, all: &Listener) -> bool {
     // IPv6 sockets are v6-only, so families do not meet.
     let family = one.address.is_ipv4() == all.address.is_ipv4();
     same && family && all.address.port() != 0 && !one.address.ip().is_unspecified()
-}
-
-fn shared(service: &Service) -> Option<String> {
-    let user = service.user.as_deref().or(service.embedded.then_some(SHARED[0]))?;
-    (service.socket_owner == SocketOwner::User && SHARED.contains(&user)).then(|| {
-        format!(
-            "service {}: its sockets belong to {user}, which other programs run as, too: each of them can join its \
-             groups and replace their program; set a `user` of its own",
-            service.name
-        )
-    })
 }

@@ -73,8 +73,6 @@ pub struct Group {
     program_id: u32,
     /// Whether its program is the one of the kernel's group; else that of another service is.
     pub decides: Decides,
-    /// The user that its sockets belong to; `None`: this process's.
-    pub owner: Option<u32>,
     /// Slots that new connections shall avoid; their buckets are marked.
     unfit: BTreeMap<u16, Fitness>,
     /// Flows as they were counted last.
@@ -244,7 +242,6 @@ impl Group {
             counters,
             program_id,
             decides: Decides::new(true),
-            owner: None,
             unfit: BTreeMap::new(),
             counted: Arc::default(),
             writes: Cell::new(0),

@@ -80,7 +80,7 @@ pub fn reset(socket: &Socket, listener: &Listener) -> io::Result<()> {
     }
     socket.set_nonblocking(false).map_err(|error| because("O_NONBLOCK", &error))?;
     // Without room for one more descriptor no process can be started either, and this is done again before the next try.
-    let Ok(new) = unbound(listener, None) else { return Ok(()) };
+    let Ok(new) = unbound(listener) else { return Ok(()) };
     for option in OPTIONS {
         // Those of another protocol or family do not exist here.
         let (Ok(wanted), Ok(found)) = (get(&new, *option), get(socket, *option)) else { continue };
@@ -135,7 +135,7 @@ mod tests {
     fn every_option_goes_back_to_what_a_new_socket_has() {
         for text in ["tcp://127.0.0.1:0", "udp://127.0.0.1:0", "tcp://[::1]:0", "udp://[::1]:0"] {
             let listener: Listener = text.parse().unwrap();
-            let (socket, new) = (unbound(&listener, None).unwrap(), unbound(&listener, None).unwrap());
+            let (socket, new) = (unbound(&listener).unwrap(), unbound(&listener).unwrap());
             socket.bind(&SockAddr::from(listener.address)).unwrap();
             if text.starts_with("tcp") {
                 socket.listen(16).unwrap();

@@ -48,7 +48,7 @@ pub fn open(group: &Group, backlog: u32, first: bool) -> Result<Socket> {
 /// The address of a listener whose port the kernel chooses. Bound to port 0 itself, a socket would
 /// get another port each time that it listens again.
 pub fn choose_port(listener: &Listener) -> Result<Listener> {
-    let chosen = unbound(listener, None).and_then(|socket| {
+    let chosen = unbound(listener).and_then(|socket| {
         socket.bind(&SockAddr::from(listener.address))?;
         socket.local_addr()
     });
@@ -60,7 +60,7 @@ pub fn choose_port(listener: &Listener) -> Result<Listener> {
 /// Fails if the address of `group` cannot be had; nothing is received meanwhile.
 pub fn probe(group: &Group) -> Result<()> {
     let listener = group.listener();
-    let bound = unbound(listener, group.owner).and_then(|socket| {
+    let bound = unbound(listener).and_then(|socket| {
         // Only a TCP socket can be bound without taking part in the group.
         let bind = || socket.bind(&SockAddr::from(listener.address));
         if listener.protocol == Protocol::Tcp { bind() } else { group.attach(&socket).and_then(|()| bind()) }
@@ -68,7 +68,7 @@ pub fn probe(group: &Group) -> Result<()> {
     match bound {
         // A UDP group that is there already: then the address can be had.
         Err(error) if listener.protocol == Protocol::Udp && error.kind() == io::ErrorKind::AddrInUse => {
-            unbound(listener, group.owner)
+            unbound(listener)
                 .and_then(|socket| socket.bind(&SockAddr::from(listener.address)))
                 .map_err(|error| explain(error, listener))
         }
@@ -77,9 +77,9 @@ pub fn probe(group: &Group) -> Result<()> {
 }
 
 /// Fails if the address of `listener` cannot be had; leaves whoever has it alone, and takes nothing
-/// from anybody. Sockets would belong to `owner`.
-pub fn try_address(listener: &Listener, owner: Option<u32>) -> io::Result<()> {
-    let socket = unbound(listener, owner)?;
+/// from anybody.
+pub fn try_address(listener: &Listener) -> io::Result<()> {
+    let socket = unbound(listener)?;
     let mut address = listener.address;
     if listener.protocol == Protocol::Udp {
         // A UDP socket takes part as soon as it is bound. This one would receive what comes in through
@@ -88,7 +88,7 @@ pub fn try_address(listener: &Listener, owner: Option<u32>) -> io::Result<()> {
         if address.is_ipv6() && !address.ip().is_unspecified() {
             // The kernel looks the device up for an IPv6 address. Bound to all of them it conflicts with
             // sockets on others as well, which the caller has to rule out.
-            unbound(listener, owner)?.bind(&SockAddr::from(SocketAddr::new(address.ip(), 0)))?;
+            unbound(listener)?.bind(&SockAddr::from(SocketAddr::new(address.ip(), 0)))?;
             address.set_ip(Ipv6Addr::UNSPECIFIED.into());
         }
     }
@@ -99,7 +99,7 @@ pub fn try_address(listener: &Listener, owner: Option<u32>) -> io::Result<()> {
 #[must_use]
 pub fn has_ipv6() -> bool {
     let loopback = SocketAddr::from((Ipv6Addr::LOCALHOST, 0));
-    let bound = unbound(&Listener { protocol: Protocol::Tcp, address: loopback }, None)
+    let bound = unbound(&Listener { protocol: Protocol::Tcp, address: loopback })
         .and_then(|socket| socket.bind(&SockAddr::from(loopback)));
     // Any other error says nothing about it.
     !bound.is_err_and(|error| {
@@ -140,17 +140,13 @@ pub fn listen_again(socket: &Socket, group: &mut Group, slot: u16, backlog: u32)
     group.insert(slot, socket)
 }
 
-/// A new socket for `listener`, not bound yet. It belongs to `owner`; `None`: to this process's user. The
-/// kernel lets only sockets of one user into a group.
-pub(super) fn unbound(listener: &Listener, owner: Option<u32>) -> io::Result<Socket> {
+/// A new socket for `listener`, not bound yet.
+pub(super) fn unbound(listener: &Listener) -> io::Result<Socket> {
     let (kind, ip) = match listener.protocol {
         Protocol::Tcp => (Type::STREAM, Ip::TCP),
         Protocol::Udp => (Type::DGRAM, Ip::UDP),
     };
     let socket = Socket::new(Domain::for_address(listener.address), kind, Some(ip))?;
-    if let Some(owner) = owner {
-        rustix::fs::fchown(&socket, Some(rustix::fs::Uid::from_raw(owner)), None)?;
-    }
     if listener.address.is_ipv6() {
         socket.set_only_v6(true)?;
     }
@@ -163,7 +159,7 @@ pub(super) fn unbound(listener: &Listener, owner: Option<u32>) -> io::Result<Soc
 }
 
 fn make(listener: &Listener, group: &Group, backlog: u32, attach: bool) -> io::Result<Socket> {
-    let socket = unbound(listener, group.owner)?;
+    let socket = unbound(listener)?;
     let attach = || if attach { group.attach(&socket) } else { Ok(()) };
     match listener.protocol {
         Protocol::Tcp => {

@@ -9,10 +9,9 @@ use tracing::{info, warn};
 use super::flows::keeps;
 use super::workers::{Id, Worker};
 use super::{Service, Surroundings};
-use crate::config::{self, SocketOwner};
+use crate::config;
 use crate::health::Health;
 use crate::kernel::group::{Group, Policy, Totals};
-use crate::kernel::host::User;
 use crate::kernel::socket;
 use crate::listener::{Listener, Protocol};
 use crate::offload::{Slices, in_thread};
@@ -138,14 +137,6 @@ impl Door {
             self.group.bound(socket::choose_port(self.group.listener())?);
         }
         socket::open(&self.group, backlog, first)
-    }
-}
-
-/// The user that the sockets of a service belong to; `None`: the daemon's.
-pub(crate) fn socket_owner(config: &config::Service, user: Option<&User>) -> Option<u32> {
-    match config.socket_owner {
-        SocketOwner::Daemon => None,
-        SocketOwner::User => user.map(|user| user.uid),
     }
 }
 

@@ -20,7 +20,6 @@ mod workers;
 
 pub use claims::Claims;
 pub use command::Command;
-pub(crate) use door::socket_owner;
 pub use membership::{Drained, Scaled, Target};
 pub use reload::{Prepare, TRIAL};
 pub use report::{Report, coming, complete, left};

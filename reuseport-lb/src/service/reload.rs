@@ -4,13 +4,13 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use reuseport_lb_common::layout::LAYOUT_VERSION;
 use tokio::sync::{mpsc, oneshot};
 use tracing::warn;
 use xxhash_rust::xxh3::xxh3_64;
 
-use super::door::{Door, socket_owner};
+use super::door::Door;
 use super::workers::Id;
 use super::{LOOKING_UP, Progress, Service, Wish, with_user};
 use crate::config;
@@ -71,7 +71,6 @@ impl Service {
         let asked = configured.clone();
         let (config, user) =
             in_thread_within(LOOKING_UP, "looking up a user", move || with_user(asked)).await??;
-        let owner = socket_owner(&config, user.as_ref());
         let mut known: Vec<&Door> = self.doors.iter().collect();
         let mut doors = Vec::new();
         let mut count = self.count;
@@ -80,25 +79,17 @@ impl Service {
                 None => {
                     count += 1;
                     let made = Door::make(&config, listener, count, &self.surroundings, &self.tracer);
-                    let mut door = made.await?;
-                    door.group.owner = owner;
+                    let door = made.await?;
                     socket::probe(&door.group)?;
                     door
                 }
                 Some(at) => {
                     let door = known.remove(at);
-                    if door.group.owner != owner {
-                        bail!(
-                            "{listener} has sockets of another user than `socket_owner` and `user` say now, and the \
-                             kernel takes sockets of one user only into a group: take the listener out of the file, \
-                             reload, and put it back; or start the daemon anew"
-                        );
-                    }
                     if Policy::of(&config) == Policy::of(&self.config) {
                         continue;
                     }
                     let which = (&door.asked, door.group.listener());
-                    let mut door = Door::take_over(
+                    Door::take_over(
                         &config,
                         which,
                         &door.name,
@@ -106,9 +97,7 @@ impl Service {
                         &self.surroundings,
                         &self.tracer,
                     )
-                    .await?;
-                    door.group.owner = owner;
-                    door
+                    .await?
                 }
             };
             doors.push(door);

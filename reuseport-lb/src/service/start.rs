@@ -8,7 +8,7 @@ use anyhow::Result;
 use tokio::task::JoinHandle;
 use tracing::warn;
 
-use super::door::{Door, socket_owner};
+use super::door::Door;
 use super::workers::{Id, Running, Worker};
 use super::{AT_ONCE, Happening, Service, Surroundings, Whom};
 use crate::config;
@@ -50,10 +50,7 @@ impl Service {
         for listener in &self.config.listen {
             self.count += 1;
             let made = Door::make(&self.config, listener, self.count, &self.surroundings, &self.tracer);
-            let owner = socket_owner(&self.config, self.user.as_ref());
-            let mut door = made.await?;
-            door.group.owner = owner;
-            self.doors.push(door);
+            self.doors.push(made.await?);
         }
         let mut slices = Slices::begin();
         for number in 0..self.config.workers {

@@ -9,7 +9,7 @@ use anyhow::{Context, Result};
 use reuseport_lb_common::layout::LAYOUT_VERSION;
 use tracing::{info, warn};
 
-use super::door::{Door, door_of, socket_owner};
+use super::door::{Door, door_of};
 use super::workers::{Id, Place, Worker};
 use super::{Service, Surroundings};
 use crate::kernel::cgroup::Cgroup;
@@ -124,7 +124,6 @@ impl Service {
             }
             let (around, tracer) = (&self.surroundings, &self.tracer);
             let mut made = Door::take_over(&self.config, which, &door.name, layout, around, tracer).await?;
-            made.group.owner = socket_owner(&self.config, self.user.as_ref());
             made.wanted = door.wanted;
             // Whoever decided and does no more has lost it, perhaps without having written that down.
             if door.lost || (door.since != 0 && !made.group.decides.get()) {
