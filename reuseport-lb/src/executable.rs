@@ -96,7 +96,7 @@ fn script(line: &str, depth: usize) -> Result<(), Obstacle> {
         return Err(Obstacle::Missing("its first line is #! without an interpreter".into()));
     }
     let interpreter = Path::new(name);
-    if !interpreter.metadata().is_ok_and(|about| about.is_file()) && is_missing(interpreter) {
+    if is_missing(interpreter) {
         return Err(Obstacle::Missing(format!(
             "its first line names the interpreter {name}, which is not there"
         )));

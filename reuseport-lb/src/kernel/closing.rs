@@ -1,10 +1,12 @@
 //! Descriptors of others, closed where it does not matter how long that takes: a close waits for unsent data
 //! (SO_LINGER), or for whatever file system the file is on.
 
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Sender, channel};
+
+use super::options;
 
 /// So many close something at a time, each in a thread of its own; others wait for one another.
 const MOST: usize = 64;
@@ -17,11 +19,7 @@ static CLOSING: AtomicUsize = AtomicUsize::new(0);
 /// Lets nobody send descriptors to this UNIX socket, nor to what is accepted from it: EPERM for who tries.
 /// False where the kernel does not know that (before Linux 6.16).
 pub fn refuse_descriptors(socket: impl AsFd) -> bool {
-    let no: i32 = 0;
-    let fd = socket.as_fd().as_raw_fd();
-    let size = size_of_val(&no) as libc::socklen_t;
-    // SAFETY: the option's value is an int, which outlives the call.
-    unsafe { libc::setsockopt(fd, libc::SOL_SOCKET, SO_PASSRIGHTS, (&raw const no).cast(), size) == 0 }
+    options::set(socket, (libc::SOL_SOCKET, SO_PASSRIGHTS), &0i32.to_ne_bytes()).is_ok()
 }
 
 /// Closes them all, soon, in another thread.

@@ -7,8 +7,8 @@ use std::{fmt, fs};
 
 use anyhow::Result;
 
-use super::signs::Stat;
-use super::strangers::{covers, families, sockets};
+use super::signs::{self, Stat};
+use super::strangers::{kinds, overlaps, sockets};
 use crate::listener::{Listener, Protocol};
 use crate::printable::printable;
 
@@ -43,28 +43,22 @@ pub fn by_groups(
     ours: &HashSet<u64>,
 ) -> Result<HashMap<i32, Opened>> {
     let mut known: HashMap<u64, (Protocol, SocketAddr, bool)> = HashMap::new();
-    for listener in listeners {
-        for family in families(listener) {
-            for found in sockets(family, listener.protocol, None)? {
-                if ours.contains(&found.cookie) {
-                    continue;
-                }
-                let instead = found.port == listener.address.port() && covers(found.address, listener);
-                if instead || listener.protocol == Protocol::Tcp {
-                    let address = SocketAddr::new(found.address, found.port);
-                    let entry = known.entry(found.inode).or_insert((listener.protocol, address, false));
-                    entry.2 |= instead;
-                }
+    for (family, protocol) in kinds(listeners) {
+        for found in sockets(family, protocol, None)?.into_iter().filter(|it| !ours.contains(&it.cookie)) {
+            let address = SocketAddr::new(found.address, found.port);
+            let takes = |listener: &Listener| {
+                listener.protocol == protocol
+                    && listener.address.port() == found.port
+                    && overlaps(found.address, listener.address.ip())
+            };
+            let instead = listeners.iter().any(takes);
+            if instead || protocol == Protocol::Tcp {
+                known.insert(found.inode, (protocol, address, instead));
             }
         }
     }
     let mut opened: HashMap<i32, Opened> = HashMap::new();
-    let everybody = fs::read_dir("/proc").into_iter().flatten();
-    for pid in everybody.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<i32>().ok()) {
-        let Some(group) = Stat::read(pid).map(|stat| stat.group).filter(|group| groups.contains(group))
-        else {
-            continue;
-        };
+    for (pid, Stat { group, .. }) in signs::everybody().filter(|(_, stat)| groups.contains(&stat.group)) {
         for inode in inodes(pid) {
             let Some(&(protocol, address, instead)) = known.get(&inode) else { continue };
             if opened.get(&group).is_none_or(|before| instead && !before.instead) {

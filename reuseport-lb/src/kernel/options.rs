@@ -2,7 +2,7 @@
 //! of its descriptor. All of it is put back to what a new socket has.
 
 use std::io;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsFd, AsRawFd};
 
 use socket2::Socket;
 
@@ -117,10 +117,11 @@ fn get(socket: &Socket, (level, name): (i32, i32)) -> io::Result<Vec<u8>> {
     if failed == 0 { Ok(value[..size as usize].to_vec()) } else { Err(io::Error::last_os_error()) }
 }
 
-fn set(socket: &Socket, (level, name): (i32, i32), value: &[u8]) -> io::Result<()> {
-    let size = value.len() as libc::socklen_t;
+/// Sets an option, given by its level and name, whose value are bytes.
+pub(super) fn set(socket: impl AsFd, (level, name): (i32, i32), value: &[u8]) -> io::Result<()> {
+    let (fd, size) = (socket.as_fd().as_raw_fd(), value.len() as libc::socklen_t);
     // SAFETY: the kernel reads `size` bytes of `value`.
-    let failed = unsafe { libc::setsockopt(socket.as_raw_fd(), level, name, value.as_ptr().cast(), size) };
+    let failed = unsafe { libc::setsockopt(fd, level, name, value.as_ptr().cast(), size) };
     if failed == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 

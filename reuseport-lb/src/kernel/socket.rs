@@ -11,6 +11,7 @@ use serde::Serialize;
 use socket2::{Domain, Protocol as Ip, SockAddr, Socket, Type};
 
 use super::group::Group;
+use super::options;
 use crate::listener::{Listener, Protocol};
 
 /// Why an IPv6 address cannot be had where there is none, and what to do.
@@ -108,18 +109,7 @@ pub fn has_ipv6() -> bool {
 }
 
 fn bind_to_missing_device(socket: &Socket) -> io::Result<()> {
-    let index = i32::MAX;
-    // SAFETY: the option's value is an int, which outlives the call.
-    let failed = unsafe {
-        libc::setsockopt(
-            socket.as_raw_fd(),
-            libc::SOL_SOCKET,
-            libc::SO_BINDTOIFINDEX,
-            (&raw const index).cast(),
-            size_of_val(&index) as libc::socklen_t,
-        )
-    };
-    if failed == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+    options::set(socket, (libc::SOL_SOCKET, libc::SO_BINDTOIFINDEX), &i32::MAX.to_ne_bytes())
 }
 
 /// Stops listening: the kernel hands what is queued to whom the program picks. No error if it does

@@ -26,11 +26,7 @@ impl Census {
     /// Asks for all that is on the ports of `listeners`. Takes some milliseconds with thousands of sockets.
     pub fn take(listeners: &[Listener]) -> Result<Self> {
         let mut census = Self::default();
-        let kinds: BTreeSet<(u8, Protocol)> = listeners
-            .iter()
-            .flat_map(|listener| families(listener).map(move |family| (family, listener.protocol)))
-            .collect();
-        for (family, protocol) in kinds {
+        for (family, protocol) in kinds(listeners) {
             for Found { port, address, cookie, .. } in sockets(family, protocol, None)? {
                 census.0.entry((family, protocol, port)).or_default().push((address, cookie));
             }
@@ -64,22 +60,27 @@ pub fn list(listener: &Listener, ours: &HashSet<u64>) -> Result<Vec<IpAddr>> {
     Ok(strangers)
 }
 
+/// The lists of the kernel in which sockets on the addresses of `listeners` are, each once.
+pub(super) fn kinds(listeners: &[Listener]) -> BTreeSet<(u8, Protocol)> {
+    let of = |listener: &Listener| {
+        let protocol = listener.protocol;
+        families(listener).map(move |family| (family, protocol))
+    };
+    listeners.iter().flat_map(of).collect()
+}
+
 /// An IPv6 socket that is not v6-only takes part in IPv4 as well, never the other way round.
-pub(super) fn families(listener: &Listener) -> impl Iterator<Item = u8> + use<> {
+fn families(listener: &Listener) -> impl Iterator<Item = u8> + use<> {
     let v6 = listener.address.is_ipv6();
     [AF_INET, AF_INET6].into_iter().filter(move |family| *family == AF_INET6 || !v6)
 }
 
 fn is_stranger(address: IpAddr, cookie: u64, listener: &Listener, ours: &HashSet<u64>) -> bool {
-    !ours.contains(&cookie) && covers(address, listener)
+    !ours.contains(&cookie) && overlaps(address, listener.address.ip())
 }
 
-/// Whether a socket on this address and the listener's port could take packets meant for it.
-pub(super) fn covers(address: IpAddr, listener: &Listener) -> bool {
-    overlaps(address, listener.address.ip())
-}
-
-fn overlaps(theirs: IpAddr, ours: IpAddr) -> bool {
+/// Whether a socket on their address could take packets meant for ours, if the ports are the same.
+pub(super) fn overlaps(theirs: IpAddr, ours: IpAddr) -> bool {
     match (theirs.to_canonical(), ours) {
         (IpAddr::V6(theirs), IpAddr::V4(_)) => theirs.is_unspecified(),
         (theirs, ours) if theirs.is_ipv4() == ours.is_ipv4() => {
