@@ -8,7 +8,7 @@ use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use anyhow::{Context, Result};
 use tokio::io::Interest;
@@ -19,12 +19,10 @@ use tracing::warn;
 use crate::kernel::host;
 use crate::kernel::passing::{self, Sender};
 use crate::kernel::process::Process;
+use crate::sparing::Sparing;
 
 /// Longest message that is read; systemd's own limit is 4,096 bytes as well.
 const LONGEST: usize = 4096;
-
-/// How often the log says who is not heard.
-const SAY_AGAIN: Duration = Duration::from_secs(60);
 
 /// What a worker says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -103,7 +101,7 @@ impl Notify {
         let socket =
             open().with_context(|| format!("cannot make the notification socket {}", path.display()))?;
         let process: Rc<OnceCell<Rc<Process>>> = Rc::default();
-        let mut strangers = Strangers { name, process: process.clone(), unsaid: 0, again_at: None };
+        let mut strangers = Strangers { name, process: process.clone(), said: Sparing::default() };
         let listening = tokio::task::spawn_local(async move {
             let mut message = [0; LONGEST];
             while let Ok((length, sender)) =
@@ -144,9 +142,7 @@ struct Strangers {
     /// The worker.
     name: String,
     process: Rc<OnceCell<Rc<Process>>>,
-    /// Messages that the log knows nothing of.
-    unsaid: u64,
-    again_at: Option<Instant>,
+    said: Sparing<()>,
 }
 
 impl Strangers {
@@ -155,12 +151,8 @@ impl Strangers {
         if self.process.get().is_none_or(|process| process.may_be_spoken_for_by(pid)) {
             return false;
         }
-        self.unsaid += 1;
-        let now = Instant::now();
-        if self.again_at.is_none_or(|at| at <= now) {
-            self.again_at = Some(now + SAY_AGAIN);
-            let messages = std::mem::take(&mut self.unsaid);
-            let name = &self.name;
+        if let Some(unsaid) = self.said.again((), Instant::now()) {
+            let (name, messages) = (&self.name, unsaid + 1);
             warn!(
                 worker = name,
                 pid, uid, messages, "not heard: {said:?} comes from a process that is not of it"

@@ -459,15 +459,7 @@ impl Life {
         }
         self.state = State::Held;
         self.restart_at = Some(now + pause);
-        match policy.on_crash {
-            OnCrash::Migrate => self.give_up_buckets(),
-            OnCrash::Hold => {
-                if self.admitted && self.hold_until.is_none() {
-                    self.hold_until = Some(now + policy.hold_timeout);
-                }
-                Vec::new()
-            }
-        }
+        self.hold(now, policy)
     }
 
     /// The machine's fault, and not its own: nothing counts against it.
@@ -478,6 +470,11 @@ impl Life {
             self.state = State::Held;
         }
         self.restart_at = Some(now + MACHINE_PAUSE);
+        self.hold(now, policy)
+    }
+
+    /// Its process is gone, and its buckets wait for the next one or do not.
+    fn hold(&mut self, now: Instant, policy: &Service) -> Vec<Step> {
         match policy.on_crash {
             OnCrash::Migrate => self.give_up_buckets(),
             OnCrash::Hold => {

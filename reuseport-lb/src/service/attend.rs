@@ -48,6 +48,25 @@ pub(super) struct Cost {
     pub(super) repair: Duration,
 }
 
+/// How a worker does at its TCP listeners.
+pub(super) struct Standing {
+    /// How many these are.
+    tcp: usize,
+    /// Those at which it does not accept, so that it gets nothing new there.
+    pub(super) stalled: Vec<Listener>,
+    /// It has never accepted at any of those.
+    pub(super) never: bool,
+    /// At one of them its queue is much deeper than the others'.
+    pub(super) overloaded: bool,
+}
+
+impl Standing {
+    /// Whether it accepts nowhere.
+    pub(super) fn is_stalled(&self) -> bool {
+        self.tcp > 0 && self.stalled.len() == self.tcp
+    }
+}
+
 impl Service {
     /// Sets the time of the next look, without putting one off that is planned.
     pub(super) fn plan_look(&mut self) {
@@ -151,21 +170,23 @@ impl Service {
         }
     }
 
-    /// At how many of its TCP listeners a worker is not sent anything new because it does not accept, of how
-    /// many; and whether it has never accepted there.
-    pub(super) fn stalled_on(&self, worker: &Worker) -> (Vec<Listener>, usize, bool) {
-        let (mut stalled, mut all, mut never) = (Vec::new(), 0, true);
+    pub(super) fn standing(&self, worker: &Worker) -> Standing {
+        let mut standing = Standing { tcp: 0, stalled: Vec::new(), never: true, overloaded: false };
         for (at, place) in worker.places.iter().enumerate() {
             let Some(door) = door_at(&self.doors, at, &place.listener).filter(|it| it.is_tcp()) else {
                 continue;
             };
-            all += 1;
-            if door.health.status(worker.id) == Status::Stalled {
-                stalled.push(place.listener);
-                never &= door.health.is_loading(worker.id);
+            standing.tcp += 1;
+            match door.health.status(worker.id) {
+                Status::Fit => {}
+                Status::Overloaded => standing.overloaded = true,
+                Status::Stalled => {
+                    standing.stalled.push(place.listener);
+                    standing.never &= door.health.is_loading(worker.id);
+                }
             }
         }
-        (stalled, all, never)
+        standing
     }
 
     fn look_at_queues(&mut self, at: usize) -> Vec<Sample<Id>> {
@@ -235,15 +256,20 @@ impl Service {
     }
 
     fn replace_stuck(&mut self, id: Id) {
-        let Some(worker) = self.workers.get(&id) else { return };
+        let outcome =
+            if self.replace_alone(id) { ": it gets a new process" } else { "; a new process may help" };
+        warn!(worker = self.name_of(id.number), "it stalls again and again{outcome}");
+    }
+
+    /// Gives a worker another process, as `restart` does; false if that cannot be now, or it came by itself.
+    pub(super) fn replace_alone(&mut self, id: Id) -> bool {
+        let ours = self.workers.get(&id).is_some_and(|worker| worker.life.origin() == Origin::Started);
         let busy = self.rollout.is_some() || self.prepared.is_some() || self.stopping;
-        if worker.life.origin() == Origin::Joined || busy {
-            warn!(worker = worker.name, "it stalls again and again; a new process may help");
-            return;
+        if ours && !busy {
+            let wish = Wish { only: Some(id.number), ..Wish::in_turn(Duration::ZERO) };
+            self.replace(wish, [id.number].into(), None, mpsc::unbounded_channel().0);
         }
-        warn!(worker = worker.name, "it stalls again and again: it gets a new process");
-        let wish = Wish { only: Some(id.number), ..Wish::in_turn(Duration::ZERO) };
-        self.replace(wish, [id.number].into(), None, mpsc::unbounded_channel().0);
+        ours && !busy
     }
 
     /// Ends what has not said `WATCHDOG=1` in time; it is then started again.

@@ -346,9 +346,7 @@ impl Service {
             }
         }
         self.disown(&worker.places);
-        for door in &mut self.doors {
-            let _ = door.health.forget(id);
-        }
+        self.forget_health(id);
         if worker.holds_slot {
             self.tracer.rename(worker.slot, None);
             self.free_slot(worker.slot);

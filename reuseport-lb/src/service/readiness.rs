@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use tracing::{info, warn};
 
+use super::attend::Standing;
 use super::door::Door;
 use super::workers::{Id, Place, Worker};
 use super::{Happening, Service, Whom};
@@ -206,16 +207,15 @@ impl Service {
     }
 
     /// What a worker that is not ready does not do yet, as far as that can be seen.
-    pub(super) fn lacks(&self, worker: &Worker) -> Option<String> {
+    pub(super) fn lacks(&self, worker: &Worker, standing: &Standing) -> Option<String> {
         if let Some(why) = &worker.not_started {
             return Some(format!("is not started: {why}"));
         }
         if let Some(listener) = &worker.locked {
             return Some(format!("has locked its socket of {listener} (SO_LOCK_FILTER)"));
         }
-        let (stalled, all, _) = self.stalled_on(worker);
-        if worker.life.state() == State::Ready && !stalled.is_empty() && stalled.len() < all {
-            let stalled: Vec<String> = stalled.iter().map(Listener::to_string).collect();
+        if worker.life.state() == State::Ready && !standing.stalled.is_empty() && !standing.is_stalled() {
+            let stalled: Vec<String> = standing.stalled.iter().map(Listener::to_string).collect();
             return Some(format!("does not accept on {}", stalled.join(", ")));
         }
         let waits = self.surroundings.waits.as_ref()?;

@@ -2,20 +2,16 @@
 //! down.
 
 use std::io;
-use std::time::Duration;
 
 use anyhow::{Context, Result};
-use tokio::sync::mpsc;
 use tracing::{info, warn};
 
 use super::Service;
 use super::attend::judged;
 use super::door::{Door, door_near};
-use super::rollout::Wish;
-use super::workers::{Id, Place, Worker};
+use super::workers::{Id, Place};
 use crate::kernel::{options, socket};
 use crate::listener::Protocol;
-use crate::worker::Origin;
 
 impl Service {
     /// Whoever holds a socket of a group may give it another program, and the kernel does not tell
@@ -69,12 +65,8 @@ impl Service {
             );
             worker.locked = Some(listener.to_owned());
         }
-        let (number, joined) = (worker.id.number, worker.life.origin() == Origin::Joined);
-        let busy = self.rollout.is_some() || self.prepared.is_some() || self.stopping;
-        if !joined && !busy && self.workers.get(&id).is_some_and(Worker::stays) {
-            let wish = Wish { only: Some(number), ..Wish::in_turn(Duration::ZERO) };
-            self.replace(wish, [number].into(), None, mpsc::unbounded_channel().0);
-        }
+        // Tried again each second.
+        let _ = worker.stays() && self.replace_alone(id);
     }
 
     /// Puts right what a process did to its sockets, before its successor gets them or, with `living`,

@@ -7,12 +7,11 @@ use reuseport_lb_common::counters::Counter;
 use reuseport_lb_common::layout::BUCKETS;
 use tracing::warn;
 
+use super::attend::Standing;
 use super::door::Door;
-use super::door::door_at;
 use super::workers::{Place, Worker};
 use super::{Service, Surroundings};
 use crate::config;
-use crate::health::Status;
 use crate::kernel::group::{FlowCounter, Flows, Totals};
 use crate::kernel::socket;
 use crate::kernel::strangers::Census;
@@ -214,6 +213,7 @@ impl Service {
     }
 
     fn worker_status(&self, worker: &Worker, totals: &[Totals], shares: &[u32]) -> status::Worker {
+        let standing = self.standing(worker);
         let slot = usize::from(worker.slot);
         let buckets = if worker.holds_slot { shares[slot] } else { 0 };
         let selected = |place: &Place| {
@@ -236,7 +236,7 @@ impl Service {
         status::Worker {
             name: worker.name.clone(),
             slot: worker.slot,
-            state: self.state_shown(worker),
+            state: state_shown(worker, &standing),
             pid: worker.process.as_ref().map(|running| running.process.pid()),
             weight: worker.weight,
             member: self.members.iter().any(|member| member.slot() == worker.slot) && worker.is_member(),
@@ -246,25 +246,18 @@ impl Service {
             restarts: worker.life.restarts(),
             joined: worker.life.origin() == Origin::Joined,
             successor: worker.trial,
-            overloaded: self.is_overloaded(worker),
-            lacks: self.lacks(worker),
+            overloaded: standing.overloaded,
+            lacks: self.lacks(worker, &standing),
             last_words: worker.last_words.clone(),
             sockets: sockets.collect(),
         }
     }
+}
 
-    fn state_shown(&self, worker: &Worker) -> String {
-        let (stalled, all, never) = self.stalled_on(worker);
-        if worker.life.state() == State::Ready && all > 0 && stalled.len() == all {
-            return if never { "loading".into() } else { "stalled".into() };
-        }
-        worker.life.state().to_string()
-    }
-
-    fn is_overloaded(&self, worker: &Worker) -> bool {
-        worker.places.iter().enumerate().any(|(at, place)| {
-            let door = door_at(&self.doors, at, &place.listener);
-            door.is_some_and(|door| door.health.status(worker.id) == Status::Overloaded)
-        })
+fn state_shown(worker: &Worker, standing: &Standing) -> String {
+    match worker.life.state() {
+        State::Ready if standing.is_stalled() && standing.never => "loading".into(),
+        State::Ready if standing.is_stalled() => "stalled".into(),
+        state => state.to_string(),
     }
 }

@@ -201,7 +201,10 @@ impl Service {
                     let asked = self.rollout.as_ref().and_then(|it| it.wish.timeout);
                     let patience = asked.unwrap_or(self.config.start_timeout);
                     let name = self.name_of(change.new.number);
-                    let lacks = self.workers.get(&change.new).and_then(|worker| self.lacks(worker));
+                    let lacks = self
+                        .workers
+                        .get(&change.new)
+                        .and_then(|worker| self.lacks(worker, &self.standing(worker)));
                     let lacks = lacks.map_or_else(String::new, |lacks| format!(" (it {lacks})"));
                     self.fail_change(
                         change,
@@ -310,9 +313,7 @@ impl Service {
         new.trial = false;
         new.weight = old.weight;
         info!(worker = new.name, slot = new.slot, "its successor serves");
-        for door in &mut self.doors {
-            let _ = door.health.forget(change.old);
-        }
+        self.forget_health(change.old);
         self.workers.insert(change.old, old);
         self.workers.insert(change.new, new);
         self.unsaved = true;
