@@ -137,9 +137,10 @@ pub struct Socket {
     pub backlog: u32,
 }
 
-/// The same for people: aligned, at most 100 columns for names of up to 24 characters.
+/// The status for people: aligned, at most 100 columns for names of up to 24 characters. With `only`, of the workers
+/// only that one.
 #[must_use]
-pub fn render(status: &Status) -> String {
+pub fn render(status: &Status, only: Option<&str>) -> String {
     let mut text = format!("reuseport-lb {}, pid {}, Linux {}\n", status.version, status.pid, status.kernel);
     for service in &status.services {
         let ready = service.workers.iter().filter(|worker| worker.state == "ready").count();
@@ -169,7 +170,8 @@ pub fn render(status: &Status) -> String {
             text += &format!(" not saved: {unsaved}\n");
         }
         text += &groups(service);
-        text += &workers(service);
+        let shown = service.workers.iter().filter(|worker| only.is_none_or(|only| only == worker.name));
+        text += &workers(&shown.collect::<Vec<&Worker>>());
     }
     text
 }
@@ -189,10 +191,10 @@ fn groups(service: &Service) -> String {
     finish(table, 1)
 }
 
-fn workers(service: &Service) -> String {
+fn workers(shown: &[&Worker]) -> String {
     let mut table =
         plain(["WORKER", "STATE", "PID", "SLOT", "WEIGHT", "SHARE", "SELECTED", "QUEUE", "RESTARTS"]);
-    for worker in &service.workers {
+    for worker in shown {
         let selected: u64 = worker.sockets.iter().map(|socket| socket.selected).sum();
         let queue: u64 = worker
             .sockets
@@ -213,12 +215,12 @@ fn workers(service: &Service) -> String {
         ]);
     }
     let mut text = finish(table, 2);
-    for worker in &service.workers {
+    for worker in shown {
         if let Some(lacks) = &worker.lacks {
             text += &format!(" {} {lacks}\n", worker.name);
         }
     }
-    for worker in service.workers.iter().filter(|worker| !worker.last_words.is_empty()) {
+    for worker in shown.iter().filter(|worker| !worker.last_words.is_empty()) {
         text += &format!(" {} wrote before it ended:\n", worker.name);
         worker.last_words.iter().for_each(|line| text += &format!("   {}\n", shorten(line, 96)));
     }
@@ -309,13 +311,14 @@ mod tests {
             groups: vec![group],
             workers: vec![worker],
         };
-        let text = render(&Status {
+        let status = Status {
             version: "0.1.0".into(),
             longest_step_ms: 0.0,
             kernel: "6.1".into(),
             pid: 1,
             services: vec![service],
-        });
+        };
+        let text = render(&status, None);
         println!("{text}");
         assert!(text.lines().all(|line| line.chars().count() <= 100), "{text}");
         assert!(text.contains("12345678901234"));

@@ -55,6 +55,7 @@ fn names_of_the_wrong_kind_are_told_the_right_one() {
     let paths = daemon.paths();
     let one = daemon.run(&["status", "demo/1"]);
     assert!(one.contains(" demo/1 ") && !one.contains(" demo/0 "), "{one}");
+    assert!(one.contains("2 of 2 workers ready"), "of the service: {one}");
     let json: serde_json::Value = serde_json::from_str(&daemon.run(&["status", "demo/1", "--json"])).unwrap();
     assert_eq!(json["services"][0]["workers"].as_array().unwrap().len(), 1);
     for (line, code, says) in [

@@ -8,29 +8,25 @@ use crate::{cli, status};
 
 pub(super) fn run(arguments: &cli::Status, paths: &Paths) -> Result<()> {
     let client = Client::new(paths)?;
-    let status = match arguments.what.as_deref() {
-        Some(worker) if super::worker(worker).is_ok() => only(&client, worker)?,
-        Some(service) => client.status(Some(super::service(service, "status")?))?,
-        None => client.status(None)?,
+    let only = arguments.what.as_deref().filter(|what| super::worker(what).is_ok());
+    let mut status = match (arguments.what.as_deref(), only) {
+        (_, Some(name)) => client.status(Some(super::worker(name)?.0))?,
+        (Some(service), None) => client.status(Some(super::service(service, "status")?))?,
+        (None, None) => client.status(None)?,
     };
-    super::print(&if arguments.json {
-        serde_json::to_string_pretty(&status)? + "\n"
-    } else {
-        status::render(&status)
-    })
-}
-
-/// The status of one worker, in that of its service.
-fn only(client: &Client, name: &str) -> Result<status::Status> {
-    let (service, _) = super::worker(name)?;
-    let mut status = client.status(Some(service))?;
-    for service in &mut status.services {
-        let known: Vec<String> = service.workers.iter().map(|worker| worker.name.clone()).collect();
-        service.workers.retain(|worker| worker.name == name);
-        if service.workers.is_empty() {
+    if let Some(name) = only {
+        let workers = status.services.iter().flat_map(|service| &service.workers);
+        let known: Vec<&str> = workers.map(|worker| worker.name.as_str()).collect();
+        if !known.contains(&name) {
             let known = if known.is_empty() { "nobody".into() } else { known.join(", ") };
             bail!("there is no worker {name}; there is {known}");
         }
     }
-    Ok(status)
+    super::print(&if arguments.json {
+        let shown = |worker: &status::Worker| only.is_none_or(|only| only == worker.name);
+        status.services.iter_mut().for_each(|service| service.workers.retain(shown));
+        serde_json::to_string_pretty(&status)? + "\n"
+    } else {
+        status::render(&status, only)
+    })
 }
