@@ -208,6 +208,7 @@ impl Scene {
     }
 
     fn begin_verb(&mut self, verb: &str) -> Option<Child> {
+        let begun = Instant::now();
         let service = self.file[self.dice.roll(self.file.len())].name;
         let (mut arguments, mut detail): (Vec<String>, String) = (Vec::new(), String::new());
         match verb {
@@ -247,7 +248,8 @@ impl Scene {
             _ => {}
         }
         if matches!(verb, "stop" | "term") {
-            self.stopped.push((Instant::now(), Instant::now()));
+            // From before the signal: the daemon may be faster than this thread.
+            self.stopped.push((begun, Instant::now()));
         }
         self.note(verb, &format!("{} {detail}", arguments.join(" ")));
         if arguments.is_empty() {
