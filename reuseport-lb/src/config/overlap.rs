@@ -3,14 +3,9 @@
 use super::Service;
 use crate::listener::Listener;
 
-/// One line each.
+/// Listeners on all addresses, of which another service has one: one line each.
 #[must_use]
 pub fn warnings(services: &[Service]) -> Vec<String> {
-    below(services)
-}
-
-/// Listeners on all addresses, of which another service has one.
-fn below(services: &[Service]) -> Vec<String> {
     let all: Vec<(&Service, &Listener)> =
         services.iter().flat_map(|service| service.listen.iter().map(move |one| (service, one))).collect();
     let mut lines = Vec::new();
