@@ -3,7 +3,6 @@
 mod sockets;
 
 use std::cell::RefCell;
-use std::cmp::Reverse;
 use std::fs::{self, DirBuilder, File};
 use std::io::{self, IsTerminal, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt};
@@ -31,7 +30,7 @@ use crate::offload;
 use crate::registry::{End, Occasion, Registry, Wish};
 use crate::service::{self, Claims, Command, START, Service, Surroundings};
 use crate::startable;
-use crate::state::{self, State, StateFile};
+use crate::state::{self, State};
 use crate::supervisor::{self, Starting};
 use sockets::Sockets;
 
@@ -150,7 +149,8 @@ impl Daemon<'_> {
         self.surroundings.starting.begun();
         // Whoever asks is answered from the first moment, with what is still to come.
         let left = self.look_for_states();
-        left.iter().for_each(|state| registry.expect(service::left(state)));
+        let expected = left.iter().filter(|state| state.abandoned.is_none());
+        expected.for_each(|state| registry.expect(service::left(state)));
         services.iter().for_each(|service| registry.expect(service::coming(service, "is being started")));
         tokio::task::spawn_local(sockets.serve(self.files.paths.clone(), registry.clone()));
         tokio::task::spawn_local(supervisor::stay_alive());
@@ -198,6 +198,10 @@ impl Daemon<'_> {
         } else {
             info!("stopping: nothing new is let in, workers finish what they have");
             registry.tell(|| Command::Stop);
+            // Who waited for new workers to be ready waits no longer.
+            let (left, _) = state::read_all(&self.surroundings.runtime_dir, &host::boot());
+            let abandoned = left.iter().filter(|state| state.abandoned.is_some());
+            abandoned.for_each(|state| end_abandoned(state, &self.surroundings.runtime_dir));
         }
         if outcome.is_err() {
             registry.tell(|| Command::Kill);
@@ -232,8 +236,15 @@ impl Daemon<'_> {
         let applied = registry.apply(services, Occasion::Start, &self.surroundings).await;
         applied.map_err(anyhow::Error::msg)?;
         for state in abandoned {
-            let (registry, runtime_dir) = (registry.clone(), self.surroundings.runtime_dir.clone());
-            tokio::task::spawn_local(end_abandoned(state, registry, runtime_dir));
+            let (registry, surroundings) = (registry.clone(), self.surroundings.clone());
+            tokio::task::spawn_local(async move {
+                let name = &state.config.name;
+                let begun = Instant::now();
+                while begun.elapsed() < START && registry.is_ready(name).await == Some(false) {
+                    tokio::time::sleep(LOOK).await;
+                }
+                end_abandoned(&state, &surroundings.runtime_dir);
+            });
         }
         give_up_rights(&self.files.paths)
     }
@@ -259,9 +270,6 @@ impl Daemon<'_> {
         for wrong in wrong {
             warn!("a state file cannot be used, so its service is not taken over: {wrong}");
         }
-        let mut states = states;
-        // Of two services with one listener the one that decides comes first.
-        states.sort_by_key(|state| Reverse(state.doors.iter().map(|door| door.since).max()));
         let names: Vec<&str> = states.iter().map(|state| state.config.name.as_str()).collect();
         self.surroundings.pins.sweep(&names);
         states
@@ -269,7 +277,15 @@ impl Daemon<'_> {
 
     /// Goes on with it; returns what cannot be taken over.
     async fn take_over(&self, registry: &Rc<Registry>, states: Vec<State>) -> Vec<State> {
-        let mut abandoned = Vec::new();
+        let (mut abandoned, states): (Vec<State>, Vec<State>) =
+            states.into_iter().partition(|state| state.abandoned.is_some());
+        let mut doors: Vec<(&State, &state::Door)> =
+            states.iter().flat_map(|state| state.doors.iter().map(move |door| (state, door))).collect();
+        doors.retain(|(_, door)| door.since > 0);
+        // Of those that say that they decide, the one that says so last is right.
+        doors.sort_by_key(|(_, door)| door.since);
+        let holders = doors.into_iter().map(|(state, door)| (door.asked, state.config.name.clone()));
+        self.surroundings.claims.keep(holders);
         for state in states {
             let name = state.config.name.clone();
             match Service::take_over(state.clone(), self.surroundings.clone()).await {
@@ -277,11 +293,26 @@ impl Daemon<'_> {
                 Err(error) => {
                     warn!("{error:#}; it is started anew, and then its old workers are told to end");
                     self.surroundings.pins.forget_service(&name);
-                    abandoned.push(state);
+                    abandoned.push(self.set_aside(state));
                 }
             }
         }
+        self.surroundings.claims.open();
         abandoned
+    }
+
+    /// Writes a state down where its service does not write its own: another daemon may have to end its workers.
+    fn set_aside(&self, state: State) -> State {
+        let runtime_dir = &self.surroundings.runtime_dir;
+        // No service has a name with a plus.
+        let name = format!("{}+{:016x}", state.config.name, host::random());
+        let aside = State { abandoned: Some(name), ..state.clone() };
+        let mut file = aside.file(runtime_dir);
+        file.write(&aside);
+        if file.failure().is_none() {
+            state.file(runtime_dir).remove();
+        }
+        aside
     }
 
     fn reload(&self, registry: &Rc<Registry>, answer: oneshot::Sender<Result<String, Failure>>) {
@@ -338,18 +369,11 @@ async fn read_again(file: Option<PathBuf>, runtime_dir: PathBuf) -> Result<Vec<c
     Ok(services)
 }
 
-/// Ends old workers once there are new ones; they finish what they have.
-async fn end_abandoned(state: State, registry: Rc<Registry>, runtime_dir: PathBuf) {
-    let name = &state.config.name;
-    let begun = Instant::now();
-    while begun.elapsed() < START && registry.is_ready(name).await == Some(false) {
-        tokio::time::sleep(LOOK).await;
-    }
-    info!(service = name, "the workers of the daemon before are told to end");
-    service::abandon(&state);
-    if registry.is_ready(name).await.is_none() {
-        StateFile::new(&runtime_dir, name).remove();
-    }
+/// Ends old workers, which finish what they have.
+fn end_abandoned(state: &State, runtime_dir: &Path) {
+    info!(service = state.config.name, "the workers of the daemon before are told to end");
+    service::abandon(state);
+    state.file(runtime_dir).remove();
 }
 
 /// Gives up the rights that nothing needs from here on, if the daemon's own files do without: root

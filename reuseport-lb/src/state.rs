@@ -26,6 +26,10 @@ pub const VERSION: u32 = 1;
 /// One service.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct State {
+    /// It could not be taken over: its service is started anew, and its workers are to end when that is ready. The name
+    /// of its file, which is not the service's.
+    #[serde(default)]
+    pub abandoned: Option<String>,
     /// Of this format.
     pub version: u32,
     /// `LAYOUT_VERSION` of the maps.
@@ -132,6 +136,14 @@ struct Failure {
 
 /// What could not be written is tried again this often.
 const AGAIN: Duration = Duration::from_secs(1);
+
+impl State {
+    /// Where it is written down.
+    #[must_use]
+    pub fn file(&self, runtime_dir: &Path) -> StateFile {
+        StateFile::new(runtime_dir, self.abandoned.as_ref().unwrap_or(&self.config.name))
+    }
+}
 
 impl StateFile {
     /// Of the service with this name.
@@ -310,6 +322,7 @@ mod tests {
             lost: false,
         };
         State {
+            abandoned: None,
             version: VERSION,
             layout: 1,
             boot: "b".into(),

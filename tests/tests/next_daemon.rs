@@ -215,6 +215,38 @@ fn workers_that_cannot_be_taken_over_end_when_there_are_others() {
     daemon.stop();
 }
 
+#[test]
+fn workers_that_wait_for_others_to_be_there_are_not_forgotten_when_the_daemon_ends() {
+    for killed in [true, false] {
+        let world = World::new();
+        let config = web("workers = 3\n");
+        let daemon = Daemon::configured(&world, &config);
+        let old = daemon.workers();
+        daemon.kill();
+        forget_programs(&world);
+        mount_again(&world);
+        // The same service, which is not ready for long.
+        let slow = web("workers = 1\nready = \"notify\"\ncommand = [\"sleep\", \"1000\"]\n");
+        let file = world.file("config.toml", &slow);
+        let command = Paths::of(&world).command(&["run", "--config", &file.to_string_lossy()]);
+        let daemon = Daemon::start_until(&world, command, |service| !service.workers.is_empty());
+        until("its state to be written", || state_files(&world)[0].exists().then_some(()));
+        assert!(old.iter().all(|pid| is_alive(*pid)), "they serve until there are others");
+        if killed {
+            daemon.kill();
+        } else {
+            daemon.stop();
+            until("the old workers to be gone", || (!old.iter().any(|pid| is_alive(*pid))).then_some(()));
+        }
+        let daemon = Daemon::configured(&world, &config);
+        until("the old workers to be gone", || (!old.iter().any(|pid| is_alive(*pid))).then_some(()));
+        all_ready(&daemon, &THREE);
+        assert_eq!(daemon.service().groups[0].strangers, Some(0));
+        daemon.stop();
+        assert!(!world.path("run").join("state").exists(), "nothing is left");
+    }
+}
+
 fn state_files(world: &World) -> Vec<PathBuf> {
     ["state", "copy"].map(|kind| world.path("run").join(format!("state/web.{kind}"))).into()
 }

@@ -1,7 +1,8 @@
 //! Which service decides for an address. While a listener moves from one service to another both have
 //! sockets in its group, and the program of one of them decides: of the new one, once that is ready.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
 
 use crate::kernel::group::Decides;
 use crate::kernel::host;
@@ -9,7 +10,13 @@ use crate::listener::Listener;
 
 /// The claims of all services of a daemon.
 #[derive(Default)]
-pub struct Claims(RefCell<Vec<Claim>>);
+pub struct Claims {
+    all: RefCell<Vec<Claim>>,
+    /// Who decided when an earlier daemon ended, until all services are taken over.
+    before: RefCell<HashMap<Listener, String>>,
+    /// The daemon ends, and all stays as it is.
+    frozen: Cell<bool>,
+}
 
 struct Claim {
     listener: Listener,
@@ -25,13 +32,14 @@ impl Claims {
     /// Notes that `service` listens on `listener`. Whether it decides there is in the answer, for as long
     /// as the claim lasts: at once, unless another service does.
     pub(super) fn claim(&self, listener: Listener, service: &str) -> Decides {
-        let mut claims = self.0.borrow_mut();
+        let mut claims = self.all.borrow_mut();
+        let other = self.before.borrow().get(&listener).is_some_and(|holder| holder != service);
         let same = |claim: &&Claim| claim.listener == listener && listener.address.port() != 0;
         let own = claims.iter().filter(same).find(|claim| claim.service == service);
         let decides = match own {
             // The group with another policy.
             Some(claim) => claim.decides.clone(),
-            None => Decides::new(!claims.iter().filter(same).any(|claim| claim.decides.get())),
+            None => Decides::new(!other && !claims.iter().filter(same).any(|claim| claim.decides.get())),
         };
         let (since, lost) = own.map_or_else(|| (host::uptime_ms(), false), |claim| (claim.since, claim.lost));
         let service = service.to_owned();
@@ -39,24 +47,45 @@ impl Claims {
         decides
     }
 
+    /// Until [`Claims::open`], nobody but `holders` decides for these listeners, in whatever order they come.
+    pub fn keep(&self, holders: impl IntoIterator<Item = (Listener, String)>) {
+        self.before
+            .borrow_mut()
+            .extend(holders.into_iter().filter(|(listener, _)| listener.address.port() != 0));
+    }
+
+    /// All that an earlier daemon left is taken over: for whom nobody decides, whoever has a claim does.
+    pub fn open(&self) {
+        let claims = self.all.borrow();
+        for listener in self.before.take().into_keys() {
+            pass_on(&claims, &listener);
+        }
+    }
+
+    /// From now on nothing goes from one service to another: the daemon ends, and programs stay where they are.
+    pub(super) fn freeze(&self) {
+        self.frozen.set(true);
+    }
+
     /// Takes one claim back; what it decided for is another service's, if one has a claim.
     pub(super) fn withdraw(&self, listener: &Listener, service: &str) {
-        let mut claims = self.0.borrow_mut();
+        if self.frozen.get() {
+            return;
+        }
+        let mut claims = self.all.borrow_mut();
         let own = |claim: &Claim| claim.listener == *listener && claim.service == service;
         let Some(at) = claims.iter().position(own) else { return };
         let gone = claims.swap_remove(at);
         if listener.address.port() == 0 || !gone.decides.get() || claims.iter().any(own) {
             return;
         }
-        if let Some(next) = claims.iter().find(|claim| claim.listener == *listener) {
-            next.decides.set(true);
-        }
+        pass_on(&claims, listener);
     }
 
     /// Makes `service` the one that decides for `listener`; returns who did.
     pub(super) fn take(&self, listener: &Listener, service: &str) -> Option<String> {
         let before = self.holder(listener);
-        for claim in self.0.borrow_mut().iter_mut().filter(|claim| claim.listener == *listener) {
+        for claim in self.all.borrow_mut().iter_mut().filter(|claim| claim.listener == *listener) {
             claim.lost = claim.service != service;
             claim.decides.set(!claim.lost);
             claim.since = host::uptime_ms();
@@ -66,28 +95,28 @@ impl Claims {
 
     /// Whether another service has taken `listener` from `service`.
     pub(super) fn is_lost(&self, listener: &Listener, service: &str) -> bool {
-        let claims = self.0.borrow();
+        let claims = self.all.borrow();
         let mut own = claims.iter().filter(|it| it.listener == *listener && it.service == service);
         own.any(|claim| claim.lost && !claim.decides.get())
     }
 
     /// Notes what an earlier daemon knew: that `listener` was taken from `service`.
     pub(super) fn lose(&self, listener: &Listener, service: &str) {
-        let mut claims = self.0.borrow_mut();
+        let mut claims = self.all.borrow_mut();
         let own = claims.iter_mut().filter(|it| it.listener == *listener && it.service == service);
         own.for_each(|claim| claim.lost = true);
     }
 
     /// The configuration gives `listener` to `service`: it may take what it has lost.
     pub(super) fn want(&self, listener: &Listener, service: &str) {
-        let mut claims = self.0.borrow_mut();
+        let mut claims = self.all.borrow_mut();
         let own = claims.iter_mut().filter(|it| it.listener == *listener && it.service == service);
         own.for_each(|claim| claim.lost = false);
     }
 
     /// Since when `service` decides for an address, in milliseconds from boot; 0 if it does not.
     pub(super) fn since(&self, listener: &Listener, service: &str) -> u64 {
-        let claims = self.0.borrow();
+        let claims = self.all.borrow();
         let own = claims.iter().find(|claim| claim.listener == *listener && claim.service == service);
         own.filter(|claim| claim.decides.get()).map_or(0, |claim| claim.since)
     }
@@ -95,9 +124,19 @@ impl Claims {
     /// The service that decides for an address; `None` for port 0, which is another port each time.
     #[must_use]
     pub fn holder(&self, listener: &Listener) -> Option<String> {
-        let claims = self.0.borrow();
+        let claims = self.all.borrow();
         let mut holders = claims.iter().filter(|claim| claim.listener == *listener && claim.decides.get());
         holders.next().filter(|_| listener.address.port() != 0).map(|claim| claim.service.clone())
+    }
+}
+
+/// Makes one of the claims to `listener` decide, unless one does.
+fn pass_on(claims: &[Claim], listener: &Listener) {
+    let mut same = claims.iter().filter(|claim| claim.listener == *listener).peekable();
+    if let Some(first) = same.peek().copied()
+        && !same.any(|claim| claim.decides.get())
+    {
+        first.decides.set(true);
     }
 }
 
@@ -133,6 +172,25 @@ mod tests {
         claims.withdraw(&web, "web");
         assert!(first.get() && again.get());
         assert_eq!(claims.holder(&web), Some("web".into()));
+    }
+
+    #[test]
+    fn who_decided_for_the_daemon_before_decides_in_whatever_order_services_come() {
+        let (claims, web, gone) =
+            (Claims::default(), listener("tcp://127.0.0.1:80"), listener("tcp://127.0.0.1:81"));
+        claims.keep([(web, "new".into()), (gone, "lost".into())]);
+        let (old, other) = (claims.claim(web, "old"), claims.claim(gone, "old"));
+        let new = claims.claim(web, "new");
+        assert_eq!((old.get(), new.get(), other.get()), (false, true, false));
+        claims.open();
+        assert_eq!(
+            (old.get(), new.get(), other.get()),
+            (false, true, true),
+            "`lost` could not be taken over"
+        );
+        claims.freeze();
+        claims.withdraw(&web, "new");
+        assert!(!old.get() && claims.since(&web, "old") == 0, "the kernel still has the program of `new`");
     }
 
     #[test]

@@ -51,6 +51,7 @@ impl Service {
 
     /// Ends without touching anything that serves.
     pub(super) fn keep(mut self) {
+        self.surroundings.claims.freeze();
         self.end_rollout("the daemon ends");
         // Nobody but the daemon has their sockets, so others take what waits there.
         let idle = self.workers.values().filter(|worker| worker.process.is_none());
@@ -64,6 +65,7 @@ impl Service {
 
     fn to_state(&self) -> State {
         State {
+            abandoned: None,
             version: state::VERSION,
             layout: LAYOUT_VERSION,
             boot: host::boot(),
