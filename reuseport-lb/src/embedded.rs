@@ -5,6 +5,7 @@ use std::cell::Cell;
 use std::convert::Infallible;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
+use std::pin::pin;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
@@ -16,7 +17,6 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Request, Response};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use hyper_util::server::graceful::GracefulShutdown;
 use socket2::Type;
 use tokio::io::Interest;
 use tokio::net::{TcpStream, UdpSocket, UnixDatagram};
@@ -37,7 +37,7 @@ const FINISHING: Duration = Duration::from_secs(10);
 /// A worker that is told to end still accepts until nobody has come for this long,
 const QUIET: Duration = Duration::from_millis(100);
 
-/// but no longer than this.
+/// but no longer than this; and so long a connection that it has accepted may take to its first request.
 const LINGERING: Duration = Duration::from_secs(2);
 
 /// Serves until SIGTERM; then answers what is queued and what has begun, and returns.
@@ -51,7 +51,6 @@ async fn serve(embedded: Embedded) -> Result<()> {
     let mut terminate = signal(SignalKind::terminate())?;
     let (stop, stopping) = watch::channel(false);
     let name: Rc<str> = embedded.name.into();
-    let graceful = Rc::new(GracefulShutdown::new());
     let mut serving = Vec::new();
     let accepted = Rc::new(Cell::new(Instant::now()));
     for socket in inherited(embedded.sockets) {
@@ -59,7 +58,7 @@ async fn serve(embedded: Embedded) -> Result<()> {
         let (name, stopping) = (name.clone(), stopping.clone());
         serving.push(if socket.r#type()? == Type::STREAM {
             let listener = TcpListener::from(socket);
-            tokio::task::spawn_local(accept(listener, name, graceful.clone(), accepted.clone(), stopping))
+            tokio::task::spawn_local(accept(listener, name, accepted.clone(), stopping))
         } else {
             datagram::want_destination(&socket)?;
             tokio::task::spawn_local(answer(UdpSocket::from_std(socket.into())?, name, stopping))
@@ -88,10 +87,9 @@ async fn serve(embedded: Embedded) -> Result<()> {
     for task in serving {
         task.await??;
     }
-    if let Some(graceful) = Rc::into_inner(graceful) {
-        // Connections that take longer than this are cut; the daemon's patience would end as well.
-        let _ = tokio::time::timeout(FINISHING, graceful.shutdown()).await;
-    }
+    // Connections that take longer than this are cut; the daemon's patience would end as well.
+    drop(stopping);
+    let _ = tokio::time::timeout(FINISHING, stop.closed()).await;
     Ok(())
 }
 
@@ -106,7 +104,6 @@ async fn next(pings: &mut Option<Interval>) {
 async fn accept(
     listener: TcpListener,
     name: Rc<str>,
-    graceful: Rc<GracefulShutdown>,
     last: Rc<Cell<Instant>>,
     mut stopping: watch::Receiver<bool>,
 ) -> io::Result<()> {
@@ -122,7 +119,8 @@ async fn accept(
             Ok(Ok((stream, peer))) => {
                 last.set(Instant::now());
                 stream.set_nonblocking(true)?;
-                converse(TcpStream::from_std(stream)?, peer, name.clone(), &graceful);
+                let stream = TcpStream::from_std(stream)?;
+                tokio::task::spawn_local(converse(stream, peer, name.clone(), stopping.clone()));
             }
             // The client went away again, or there is no room: the next one may do.
             Ok(Err(error)) => {
@@ -136,25 +134,38 @@ async fn accept(
     }
 }
 
-fn converse(stream: TcpStream, peer: SocketAddr, name: Rc<str>, graceful: &GracefulShutdown) {
+/// Answers the requests of a connection; when stopping, those that have begun, and the first one in any case.
+async fn converse(stream: TcpStream, peer: SocketAddr, name: Rc<str>, mut stopping: watch::Receiver<bool>) {
     // Small answers shall not wait for each other (Nagle).
     let _ = stream.set_nodelay(true);
+    let (asked, mut has_asked) = watch::channel(false);
     let respond = service_fn(move |_: Request<hyper::body::Incoming>| {
+        asked.send_replace(true);
         let mut response = Response::new(Full::new(Bytes::from(body(&name, peer))));
         response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
         async move { Ok::<_, Infallible>(response) }
     });
-    let connection = http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(PATIENCE)
-        .half_close(true)
-        .serve_connection(TokioIo::new(stream), respond);
-    let watched = graceful.watch(connection);
-    tokio::task::spawn_local(async move {
-        if let Err(error) = watched.await {
-            tracing::debug!("{peer}: {error}");
+    let mut connection = pin!(
+        http1::Builder::new()
+            .timer(TokioTimer::new())
+            .header_read_timeout(PATIENCE)
+            .half_close(true)
+            .serve_connection(TokioIo::new(stream), respond)
+    );
+    let told = async {
+        let _ = stopping.wait_for(|stop| *stop).await;
+        let _ = tokio::time::timeout(LINGERING, has_asked.wait_for(|asked| *asked)).await;
+    };
+    let ended = tokio::select! {
+        ended = connection.as_mut() => ended,
+        () = told => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
         }
-    });
+    };
+    if let Err(error) = ended {
+        tracing::debug!("{peer}: {error}");
+    }
 }
 
 /// Answers datagrams; when stopping, those that are queued already and then no more.

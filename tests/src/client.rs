@@ -115,6 +115,14 @@ impl Connection {
         }
     }
 
+    /// Whether it is neither closed nor answered for `time`.
+    pub fn stays_silent(&mut self, time: Duration) -> io::Result<bool> {
+        self.0.set_read_timeout(Some(time))?;
+        let silent = self.0.read(&mut [0]).is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock);
+        self.0.set_read_timeout(Some(timeout()))?;
+        Ok(silent)
+    }
+
     /// Closes with a reset, so that no port is left in TIME_WAIT.
     pub fn reset(self) {
         // The worst that can happen is an ordinary close.

@@ -7,7 +7,9 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::time::Duration;
 
-use tests::daemon::{Daemon, settled, until};
+use nix::sys::signal::Signal;
+use tests::client::Connection;
+use tests::daemon::{Daemon, settled, signal, until};
 use tests::fault::times;
 use tests::load::{Ending, Load};
 use tests::patience::at_most;
@@ -48,6 +50,25 @@ fn rolling_restarts_of_embedded_workers_lose_nothing() {
     // A kept connection ends when its worker does, in order.
     assert!(report.ended.iter().all(|ended| ended.how != Ending::Reset), "{:?}", report.ended);
     assert!(!report.ended.is_empty());
+    daemon.stop();
+}
+
+#[test]
+fn who_has_connected_gets_to_ask_although_the_embedded_worker_ends() {
+    let world = World::new();
+    let daemon = Daemon::start(&world, &["--listen", "tcp://127.0.0.1:3000", "--workers", "1"]);
+    let old = daemon.workers()[0];
+    let mut asked = Connection::open(to(), None).unwrap();
+    assert_eq!(asked.ask().unwrap().pid, old);
+    let mut clients: Vec<_> = (0..8).map(|_| Connection::open(to(), None).unwrap()).collect();
+    signal(old, Signal::SIGTERM);
+    // One that has had its answer is closed when nobody has come for a while; one that has asked nothing
+    // yet is not, not then either: its client may only be slow.
+    assert!(asked.answer().is_err_and(|error| error.kind() == std::io::ErrorKind::UnexpectedEof));
+    assert!(clients[0].stays_silent(Duration::from_millis(300)).unwrap(), "it was closed");
+    for client in &mut clients {
+        assert_eq!(client.ask().unwrap().pid, old);
+    }
     daemon.stop();
 }
 
