@@ -17,6 +17,7 @@ use serde::{Deserialize, Serialize};
 use toml::Spanned;
 
 use crate::listener::{Listener, Protocol};
+use crate::printable;
 use errors::located;
 use values::{Idle, Limit, Patience, Span};
 
@@ -276,8 +277,9 @@ pub fn read_offline(path: &Path) -> Result<Vec<Service>, Invalid> {
 
 fn read_with(path: &Path, find_user: FindUser) -> Result<Vec<Service>, Invalid> {
     let text = std::fs::read_to_string(path)
-        .map_err(|error| Invalid(format!("cannot read {}: {error}", path.display())))?;
-    parse_with(&text, find_user).map_err(|Invalid(error)| Invalid(format!("{}: {error}", path.display())))
+        .map_err(|error| Invalid(format!("cannot read {}: {error}", printable::path(path))))?;
+    parse_with(&text, find_user)
+        .map_err(|Invalid(error)| Invalid(format!("{}: {error}", printable::path(path))))
 }
 
 fn on_this_machine(user: &str) -> Result<(), String> {

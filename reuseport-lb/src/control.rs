@@ -25,6 +25,7 @@ use tokio::time::Instant;
 use crate::config::plain;
 use crate::crowd::{self, Guest};
 use crate::offload;
+use crate::printable;
 use crate::registry::{End, Registry, Shown, Wish};
 use crate::service::{self, Command, Report, TRIAL, Target};
 use crate::status::{self, Status};
@@ -372,7 +373,8 @@ fn lines<T: Serialize + 'static>(mut told: mpsc::UnboundedReceiver<T>) -> Respon
     let (mut sender, body) = Channel::<Bytes, Infallible>::new(16);
     tokio::task::spawn_local(async move {
         while let Some(one) = told.recv().await {
-            let line = serde_json::to_string(&one).unwrap_or_default() + "\n";
+            let line = serde_json::to_string(&one).unwrap_or_default();
+            let line = printable::json(&line).into_owned() + "\n";
             if sender.send(Frame::data(Bytes::from(line))).await.is_err() {
                 // Nobody reads any more; what was begun goes on.
                 break;
@@ -451,7 +453,8 @@ fn bad(error: String) -> (StatusCode, String) {
 }
 
 fn json(value: &impl Serialize) -> Response<Body> {
-    let text = serde_json::to_string(value).unwrap_or_default() + "\n";
+    let text = serde_json::to_string(value).unwrap_or_default();
+    let text = printable::json(&text).into_owned() + "\n";
     let mut response = Response::new(Full::new(Bytes::from(text)).boxed());
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     response

@@ -7,6 +7,8 @@ pub mod system;
 
 use serde::Serialize;
 
+use crate::printable::inline;
+
 /// How bad it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "lowercase")]
@@ -118,10 +120,10 @@ impl Report {
                 Verdict::Failure => "FAILURE",
             };
             let about = if check.about.is_empty() { String::new() } else { format!("{}: ", check.about) };
-            text += &format!("{verdict:7}  {:<13}  {about}{}\n", check.check, check.says);
+            text += &format!("{verdict:7}  {:<13}  {about}{}\n", check.check, inline(&check.says));
             for (what, words) in [("means", &check.means), ("mend", &check.mend)] {
                 if !words.is_empty() {
-                    text += &format!("         {what:>13}: {words}\n");
+                    text += &format!("         {what:>13}: {}\n", inline(words));
                 }
             }
         }

@@ -19,6 +19,7 @@ use crate::control::{self, Failure};
 use crate::crowd::{self, Guest};
 use crate::kernel::passing::{self, Peer};
 use crate::kernel::{closing, host};
+use crate::printable;
 
 /// Longest request with its newline, in bytes.
 pub const LONGEST_REQUEST: usize = 4096;
@@ -233,7 +234,7 @@ async fn hand_over(stream: &UnixStream, place: Place) -> io::Result<()> {
 
 /// Writes one line, and with its first byte `fds`.
 async fn tell(stream: &UnixStream, answer: &Answer, fds: &[BorrowedFd<'_>]) -> io::Result<()> {
-    let line = serde_json::to_string(answer)? + "\n";
+    let line = printable::json(&serde_json::to_string(answer)?).into_owned() + "\n";
     let mut left = line.as_bytes();
     while !left.is_empty() {
         let fds = if left.len() == line.len() { fds } else { &[] };

@@ -2,14 +2,19 @@
 //! bound, so that a pipe that nobody reads, a full disk or a stopped terminal never hold the daemon up, nor
 //! end it. What there is no room for is dropped and counted, and the count is said when there is room again.
 
+use std::fmt;
 use std::io::{self, ErrorKind, IsTerminal, Write};
 use std::mem::take;
 use std::sync::{Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::field::RecordFields;
+use tracing_subscriber::fmt::format::{DefaultFields, Format, Writer};
+use tracing_subscriber::fmt::{FormatFields, SubscriberBuilder};
 
 use crate::kernel::rights;
+use crate::printable::inline;
 
 /// Most bytes that wait to be written; as many again may be on their way.
 const ROOM: usize = 1 << 20;
@@ -165,13 +170,18 @@ pub fn flush() {
     }
 }
 
-fn builder(
-    verbose: u8,
-) -> tracing_subscriber::fmt::SubscriberBuilder<
-    tracing_subscriber::fmt::format::DefaultFields,
-    tracing_subscriber::fmt::format::Format,
-    EnvFilter,
-> {
+/// Message and fields of an event, on one line and without what steers a terminal.
+struct OneLine;
+
+impl<'w> FormatFields<'w> for OneLine {
+    fn format_fields<R: RecordFields>(&self, mut writer: Writer<'w>, fields: R) -> fmt::Result {
+        let mut text = String::new();
+        DefaultFields::new().format_fields(Writer::new(&mut text), fields)?;
+        writer.write_str(&inline(&text))
+    }
+}
+
+fn builder(verbose: u8) -> SubscriberBuilder<OneLine, Format, EnvFilter> {
     let level = match verbose {
         0 => "reuseport_lb=info,warn",
         1 => "reuseport_lb=debug,info",
@@ -182,6 +192,7 @@ fn builder(
         .with_env_filter(filter)
         .with_ansi(io::stderr().is_terminal())
         .with_target(false)
+        .fmt_fields(OneLine)
         // Those would go to standard error as well, which is what has failed.
         .log_internal_errors(false)
 }

@@ -6,18 +6,46 @@ use reuseport_lb::cli::Cli;
 use reuseport_lb::cmd;
 use reuseport_lb::config::Invalid;
 use reuseport_lb::logging;
-use reuseport_lb::printable::printable;
+use reuseport_lb::printable::{inline, printable};
 
 fn main() -> ExitCode {
-    let cli = Cli::parse(std::env::args_os()).unwrap_or_else(|error| error.exit());
+    let cli = match Cli::parse(std::env::args_os()) {
+        Ok(cli) => cli,
+        Err(error) if error.use_stderr() => return misused(&error),
+        Err(asked) => asked.exit(),
+    };
     match cmd::run(cli) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            // Once, with everything that led to it, on one line.
-            let text = format!("reuseport-lb: {error:#}\n");
-            logging::put(printable(&text).as_bytes());
+            let invalid = error.is::<Invalid>();
+            // Once, with everything that led to it, on one line; below it the line of a file that is wrong.
+            let text = format!("{error:#}");
+            let text = if invalid { printable(&text) } else { inline(&text) };
+            logging::put(format!("reuseport-lb: {text}\n").as_bytes());
             logging::flush();
-            ExitCode::from(if error.is::<Invalid>() { 2 } else { 1 })
+            ExitCode::from(if invalid { 2 } else { 1 })
         }
     }
+}
+
+/// Says what is wrong with the command line, which is repeated as it was given, but for what would steer the
+/// terminal.
+fn misused(error: &clap::Error) -> ExitCode {
+    let mut text = error.render().ansi().to_string();
+    for argument in std::env::args_os().skip(1) {
+        let argument = argument.to_string_lossy();
+        let value = argument.split_once('=').map_or("", |(_, value)| value);
+        for given in [&*argument, value].into_iter().filter(|given| inline(given) != **given) {
+            text = text.replace(given, &inline(given));
+        }
+    }
+    logging::put(printable(&without_colours(&text)).as_bytes());
+    ExitCode::from(2)
+}
+
+/// `text` without the sequences (ESC [ ... m) that clap has put into it.
+fn without_colours(text: &str) -> String {
+    let mut pieces = text.split("\u{1b}[");
+    let first = pieces.next().unwrap_or_default().to_owned();
+    first + &pieces.map(|piece| piece.split_once('m').map_or(piece, |(_, rest)| rest)).collect::<String>()
 }

@@ -1,17 +1,48 @@
-//! Text for a terminal, PURE: what others have chosen (a command, a path, a name) must not steer it.
+//! Text for a terminal or a log, PURE: what others have chosen (a command, a path, a name) must not steer
+//! the one, nor pretend to be another line of the other. Not here: what workers write, which is passed on as it is.
 
 use std::borrow::Cow;
+use std::path::Path;
 
-/// `text` with its control characters escaped, as in `\\u{1b}`; ends of lines and tabs stay.
+/// `text` with what steers a terminal escaped, as in `\u{1b}`; ends of lines and tabs stay.
 #[must_use]
 pub fn printable(text: &str) -> Cow<'_, str> {
-    let steers = |c: char| c.is_control() && !matches!(c, '\n' | '\t');
-    if !text.contains(steers) {
+    escape(text, |c| steers(c) && !matches!(c, '\n' | '\t'), |c, to| to.extend(c.escape_default()))
+}
+
+/// `text` as a part of a line: with ends of lines escaped as well.
+#[must_use]
+pub fn inline(text: &str) -> Cow<'_, str> {
+    escape(text, steers, |c, to| to.extend(c.escape_default()))
+}
+
+/// `path` as a part of a line.
+#[must_use]
+pub fn path(path: &Path) -> String {
+    inline(&path.to_string_lossy()).into_owned()
+}
+
+/// JSON `text`, escaped as JSON is: such characters can only be within its strings.
+#[must_use]
+pub fn json(text: &str) -> Cow<'_, str> {
+    let code = |c: char, to: &mut String| to.push_str(&format!("\\u{:04x}", u32::from(c)));
+    escape(text, |c| steers(c) && !matches!(c, '\n' | '\t' | '\r'), code)
+}
+
+/// Control characters, and those that turn the direction of what follows or end a line. None is beyond U+FFFF.
+fn steers(c: char) -> bool {
+    let turns =
+        matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+    c.is_control() || turns || matches!(c, '\u{2028}' | '\u{2029}')
+}
+
+fn escape(text: &str, which: impl Fn(char) -> bool, how: impl Fn(char, &mut String)) -> Cow<'_, str> {
+    if !text.contains(&which) {
         return text.into();
     }
     let mut escaped = String::with_capacity(text.len());
     for c in text.chars() {
-        if steers(c) { escaped.extend(c.escape_default()) } else { escaped.push(c) }
+        if which(c) { how(c, &mut escaped) } else { escaped.push(c) }
     }
     escaped.into()
 }
@@ -24,5 +55,16 @@ mod tests {
     fn control_characters_are_escaped_and_nothing_else_is() {
         assert_eq!(printable("a \u{1b}[2J\u{9b}1m\r\u{7f}"), "a \\u{1b}[2J\\u{9b}1m\\r\\u{7f}");
         assert_eq!(printable("zwölf\n\tKöpfe"), "zwölf\n\tKöpfe");
+        assert_eq!(printable("abc\u{202e}def\u{2028}"), "abc\\u{202e}def\\u{2028}");
+        assert_eq!(inline("zwölf\n\tKöpfe"), "zwölf\\n\\tKöpfe");
+    }
+
+    #[test]
+    fn json_stays_json() {
+        let all: String = (0..=0x2070).filter_map(char::from_u32).collect();
+        let text = serde_json::to_string_pretty(&[&all]).unwrap();
+        let shown = json(&text);
+        assert!(shown.chars().all(|c| c == '\n' || !steers(c)), "{shown}");
+        assert_eq!(serde_json::from_str::<[String; 1]>(&shown).unwrap(), [all]);
     }
 }

@@ -5,6 +5,8 @@ use std::collections::BTreeMap;
 use comfy_table::{CellAlignment, Table, presets};
 use serde::{Deserialize, Serialize};
 
+use crate::printable::inline;
+
 /// Everything about a daemon.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Status {
@@ -161,13 +163,13 @@ pub fn render(status: &Status, only: Option<&str>) -> String {
             );
         }
         if let Some(pending) = &service.pending {
-            text += &format!(" pending: {pending}\n");
+            text += &format!(" pending: {}\n", inline(pending));
         }
         if let Some(busy) = &service.busy {
-            text += &format!(" it {busy}: this is what it was like before\n");
+            text += &format!(" it {}: this is what it was like before\n", inline(busy));
         }
         if let Some(unsaved) = &service.unsaved {
-            text += &format!(" not saved: {unsaved}\n");
+            text += &format!(" not saved: {}\n", inline(unsaved));
         }
         text += &groups(service);
         let shown = service.workers.iter().filter(|worker| only.is_none_or(|only| only == worker.name));
@@ -217,12 +219,12 @@ fn workers(shown: &[&Worker]) -> String {
     let mut text = finish(table, 2);
     for worker in shown {
         if let Some(lacks) = &worker.lacks {
-            text += &format!(" {} {lacks}\n", worker.name);
+            text += &format!(" {} {}\n", worker.name, inline(lacks));
         }
     }
     for worker in shown.iter().filter(|worker| !worker.last_words.is_empty()) {
         text += &format!(" {} wrote before it ended:\n", worker.name);
-        worker.last_words.iter().for_each(|line| text += &format!("   {}\n", shorten(line, 96)));
+        worker.last_words.iter().for_each(|line| text += &format!("   {}\n", shorten(&inline(line), 96)));
     }
     text
 }

@@ -7,6 +7,7 @@ use serde_json::json;
 
 use crate::cli;
 use crate::config::{self, Invalid, Overload, Service, WhenBusy};
+use crate::printable::{self, inline};
 use crate::startable;
 
 pub(super) fn run(arguments: &cli::Check) -> Result<()> {
@@ -15,17 +16,20 @@ pub(super) fn run(arguments: &cli::Check) -> Result<()> {
         false => config::read(&arguments.file)?,
     };
     if !arguments.offline {
-        services.iter().try_for_each(startable::require_command).map_err(Invalid)?;
+        services
+            .iter()
+            .try_for_each(startable::require_command)
+            .map_err(|error| Invalid(inline(&error).into()))?;
     }
     let warnings = config::warnings(&services);
     if arguments.json {
         let described: Vec<_> = services.iter().map(as_json).collect();
         let all = json!({ "services": described, "warnings": warnings });
-        return super::print(&(serde_json::to_string_pretty(&all)? + "\n"));
+        return super::print_json(&serde_json::to_string_pretty(&all)?);
     }
     let described: String = services.iter().map(as_text).collect();
     let warned: String = warnings.iter().map(|line| format!("warning: {line}\n")).collect();
-    super::print(&format!("{} is valid\n{described}{warned}", arguments.file.display()))
+    super::print(&format!("{} is valid\n{described}{warned}", printable::path(&arguments.file)))
 }
 
 fn as_json(service: &Service) -> serde_json::Value {
@@ -50,7 +54,7 @@ fn as_text(service: &Service) -> String {
     let workers = match (service.workers, service.command.is_empty()) {
         (0, true) => "workers come by themselves (`reuseport-lb exec`)".into(),
         (workers, true) => format!("{workers} x the embedded worker"),
-        (workers, false) => format!("{workers} x {}", service.command.join(" ")),
+        (workers, false) => format!("{workers} x {}", inline(&service.command.join(" "))),
     };
     let mut text = format!("  service {}: {workers}, affinity {}", service.name, service.affinity);
     if service.when_busy == WhenBusy::Next {

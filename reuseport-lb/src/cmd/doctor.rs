@@ -32,7 +32,7 @@ pub(super) fn run(arguments: &cli::Doctor, paths: &Paths) -> Result<()> {
     checks.extend(config::warnings(&services).into_iter().map(places::worth_a_word));
     let report = Report::new(host::release(), checks);
     if arguments.json {
-        super::print(&(serde_json::to_string_pretty(&report)? + "\n"))?;
+        super::print_json(&serde_json::to_string_pretty(&report)?)?;
     } else {
         super::print(&report.text())?;
     }

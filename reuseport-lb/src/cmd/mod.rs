@@ -20,6 +20,7 @@ use crate::cli::{Cli, Command};
 use crate::config::{self, Invalid};
 use crate::kernel::{bpffs, launch};
 use crate::logging;
+use crate::printable;
 
 /// Does what the command line says.
 pub fn run(cli: Cli) -> Result<()> {
@@ -85,11 +86,20 @@ fn service<'a>(text: &'a str, command: &str) -> Result<&'a str, Invalid> {
         .map_err(|error| Invalid(format!("no service is called so: {error}")))
 }
 
-/// Prints to standard output; a reader that has gone away (`| head`) ends the command.
+/// Prints to standard output, for people.
 fn print(text: &str) -> Result<()> {
+    write(&printable::printable(text))
+}
+
+/// Prints JSON, and ends the line.
+fn print_json(text: &str) -> Result<()> {
+    write(&(printable::json(text).into_owned() + "\n"))
+}
+
+/// A reader that has gone away (`| head`) ends the command.
+fn write(text: &str) -> Result<()> {
     use std::io::Write;
     let mut out = std::io::stdout().lock();
-    let text = crate::printable::printable(text);
     match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
         Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => std::process::exit(0),
         written => Ok(written?),

@@ -29,7 +29,11 @@ pub(super) fn run(arguments: &cli::Restart, paths: &Paths) -> Result<()> {
             Progress::Done { replaced, error: None } => format!("{what}: {replaced} replaced\n"),
             Progress::Done { .. } => String::new(),
         };
-        super::print(&if arguments.json { format!("{line}\n") } else { text })?;
+        if arguments.json {
+            super::print_json(line)?
+        } else {
+            super::print(&text)?
+        }
         let done = matches!(progress, Progress::Done { .. });
         if done {
             end = Some(progress);

@@ -22,11 +22,10 @@ pub(super) fn run(arguments: &cli::Status, paths: &Paths) -> Result<()> {
             bail!("there is no worker {name}; there is {known}");
         }
     }
-    super::print(&if arguments.json {
+    if arguments.json {
         let shown = |worker: &status::Worker| only.is_none_or(|only| only == worker.name);
         status.services.iter_mut().for_each(|service| service.workers.retain(shown));
-        serde_json::to_string_pretty(&status)? + "\n"
-    } else {
-        status::render(&status, only)
-    })
+        return super::print_json(&serde_json::to_string_pretty(&status)?);
+    }
+    super::print(&status::render(&status, only))
 }

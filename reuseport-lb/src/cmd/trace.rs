@@ -5,6 +5,7 @@ use anyhow::Result;
 use super::client::Client;
 use crate::cli;
 use crate::daemon::Paths;
+use crate::printable::inline;
 use crate::trace::Decision;
 
 pub(super) fn run(arguments: &cli::Trace, paths: &Paths) -> Result<()> {
@@ -16,10 +17,10 @@ pub(super) fn run(arguments: &cli::Trace, paths: &Paths) -> Result<()> {
             return Ok(left > 0);
         }
         match serde_json::from_str::<Decision>(line) {
-            Ok(_) if arguments.json => super::print(&format!("{line}\n"))?,
+            Ok(_) if arguments.json => super::print_json(line)?,
             Ok(decision) => super::print(&render(&decision))?,
             // Only the word of how many were missed is not a decision.
-            Err(_) => crate::logging::put(format!("reuseport-lb: too slow: {line}\n").as_bytes()),
+            Err(_) => crate::logging::put(format!("reuseport-lb: too slow: {}\n", inline(line)).as_bytes()),
         }
         left -= 1;
         Ok(left > 0)

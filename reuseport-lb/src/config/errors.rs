@@ -5,6 +5,8 @@ use std::ops::Range;
 
 use toml::de::{DeTable, DeValue};
 
+use crate::printable::inline;
+
 /// What each key takes, as the end of a sentence that begins with "write".
 const VALUES: &[(&str, &str)] = &[
     ("name", "a text in quotes, like \"web\""),
@@ -49,7 +51,7 @@ const PLAIN: &[(&str, &str)] = &[
 
 /// `line 3: message`, with the line itself.
 pub(super) fn located(text: &str, span: Option<Range<usize>>, message: &str) -> String {
-    let message = message.trim();
+    let message = &*inline(message.trim());
     let Some(span) = span else { return message.to_owned() };
     let before = text.get(..span.start.min(text.len())).unwrap_or(text);
     let number = before.matches('\n').count() + 1;

@@ -10,7 +10,7 @@ use anyhow::Result;
 use super::signs::{self, Stat};
 use super::strangers::{kinds, overlaps, sockets};
 use crate::listener::{Listener, Protocol};
-use crate::printable::printable;
+use crate::printable::inline;
 
 /// A socket that a process has opened by itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -30,7 +30,7 @@ pub struct Opened {
 impl fmt::Display for Opened {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { pid, process, protocol, address, .. } = self;
-        write!(f, "pid {pid} ({}) opened {protocol}://{address} by itself", printable(process))
+        write!(f, "pid {pid} ({}) opened {protocol}://{address} by itself", inline(process))
     }
 }
 
@@ -62,8 +62,9 @@ pub fn by_groups(
         for inode in inodes(pid) {
             let Some(&(protocol, address, instead)) = known.get(&inode) else { continue };
             if opened.get(&group).is_none_or(|before| instead && !before.instead) {
-                let name = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
-                let process = name.trim_end().to_owned();
+                let name = fs::read(format!("/proc/{pid}/comm")).unwrap_or_default();
+                let name = name.strip_suffix(b"\n").unwrap_or(&name);
+                let process = String::from_utf8_lossy(name).into_owned();
                 opened.insert(group, Opened { pid, process, protocol, address, instead });
             }
         }
