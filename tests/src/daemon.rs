@@ -132,14 +132,20 @@ impl Daemon {
     /// If it does not get there, with its log.
     #[must_use]
     pub fn start_until(world: &World, mut command: Command, there: impl Fn(&Service) -> bool) -> Self {
-        let paths = Paths::of(world);
-        let log = File::options().create(true).append(true).open(&paths.log).expect("cannot make a log");
-        let child = command
-            .stdout(log.try_clone().expect("cannot share the log"))
-            .stderr(log)
-            .spawn()
-            .expect("cannot start reuseport-lb");
-        let mut daemon = Self { child, paths };
+        let log = Paths::of(world).log;
+        let log = File::options().create(true).append(true).open(log).expect("cannot make a log");
+        command.stdout(log.try_clone().expect("cannot share the log")).stderr(log);
+        Self::start_unheard(world, command, there)
+    }
+
+    /// The same, but what it says goes where the caller has it go.
+    ///
+    /// # Panics
+    /// If it does not get there.
+    #[must_use]
+    pub fn start_unheard(world: &World, mut command: Command, there: impl Fn(&Service) -> bool) -> Self {
+        let child = command.spawn().expect("cannot start reuseport-lb");
+        let mut daemon = Self { child, paths: Paths::of(world) };
         until("the services to be up", || {
             if let Ok(Some(status)) = daemon.child.try_wait() {
                 panic!("the daemon ended with {status}:\n{}", daemon.log());

@@ -16,7 +16,7 @@ use serde_json::json;
 use crate::client::Answer;
 use crate::daemon::{Daemon, settled, signal, until};
 use crate::fault::frozen;
-use crate::load::{Ending, Load, Report};
+use crate::load::{Ending, Failure, Load, Report, Stage};
 use crate::server::python;
 use crate::world::World;
 
@@ -28,10 +28,10 @@ pub fn address() -> SocketAddr {
 
 /// A service of four workers under load: new connections, kept ones, and flows of datagrams.
 pub struct Scene {
+    /// `None` while there is none. Before its world, where its log is.
+    pub daemon: Option<Daemon>,
     /// Where it is.
     pub world: World,
-    /// `None` while there is none.
-    pub daemon: Option<Daemon>,
     load: Load,
     datagrams: Datagrams,
     struck: Instant,
@@ -50,12 +50,13 @@ pub struct Seen {
     pub summary: String,
 }
 
-/// A service on [`address`] with four workers.
+/// A service on [`address`] with four workers, which have 2 s to leave unless `more` says otherwise.
 #[must_use]
 pub fn service(more: &str) -> String {
+    let drain = if more.contains("drain_timeout") { "" } else { "drain_timeout = \"2s\"\n" };
     format!(
         "[[service]]\nname = \"web\"\nlisten = [\"tcp://{0}\", \"udp://{0}\"]\nworkers = 4\n\
-         stall_timeout = \"300ms\"\ndrain_timeout = \"2s\"\n{more}",
+         stall_timeout = \"300ms\"\n{drain}{more}",
         address()
     )
 }
@@ -155,25 +156,19 @@ impl Scene {
     /// had accepted.
     #[must_use]
     pub fn end(self, accepted: &BTreeSet<SocketAddr>) -> Seen {
-        let (world, daemon, seen) = self.end_load(accepted);
-        if let Some(daemon) = daemon {
-            daemon.stop();
-        }
-        drop(world);
-        seen
+        self.end_but(|failure| failure.local.is_some_and(|it| accepted.contains(&it)))
     }
 
-    /// The same, but the daemon goes on.
+    /// Goes on for a moment, ends the load, then the daemon.
     ///
     /// # Panics
-    /// As [`Scene::end`].
+    /// If a request failed that is not `expected` to.
     #[must_use]
-    pub fn end_load(self, accepted: &BTreeSet<SocketAddr>) -> (World, Option<Daemon>, Seen) {
+    pub fn end_but(self, expected: impl Fn(&Failure) -> bool) -> Seen {
         std::thread::sleep(Duration::from_millis(500));
         let report = self.load.end();
         let datagrams = self.datagrams.end();
-        let mine = |failure: &crate::load::Failure| failure.local.is_some_and(|it| accepted.contains(&it));
-        let failed = report.failed_except(mine);
+        let failed = report.failed_except(expected);
         assert!(failed.is_empty(), "{} of {} requests: {failed:?}", failed.len(), report.requests);
         let slowest = [report.slowest(), datagrams.slowest].into_iter().max().unwrap_or_default();
         let summary = format!(
@@ -183,8 +178,11 @@ impl Scene {
             datagrams.sent,
             time(slowest)
         );
-        let seen = Seen { report, datagrams, recovered: self.recovered, summary };
-        (self.world, self.daemon, seen)
+        if let Some(daemon) = self.daemon {
+            daemon.stop();
+        }
+        drop(self.world);
+        Seen { report, datagrams, recovered: self.recovered, summary }
     }
 }
 
@@ -194,9 +192,11 @@ impl Seen {
     pub fn lost(&self) -> String {
         let cut =
             self.report.ended.iter().filter(|it| matches!(it.how, Ending::Reset | Ending::Raced)).count();
+        let refused = self.report.failed.iter().filter(|it| it.stage == Stage::Connect).count();
         let lost = [
             (cut, "kept connections that it had accepted"),
-            (self.report.failed.len(), "requests that it had accepted"),
+            (self.report.failed.len() - refused, "requests that it had accepted"),
+            (refused, "new connections that were refused"),
             (self.datagrams.lost as usize, "datagrams"),
         ];
         let lost: Vec<String> = lost
@@ -205,6 +205,23 @@ impl Seen {
             .map(|(count, what)| format!("{count} {what}"))
             .collect();
         if lost.is_empty() { "nothing".into() } else { lost.join(", ") }
+    }
+
+    /// That no connection was broken: those that ended did so in order.
+    ///
+    /// # Panics
+    /// If one was.
+    pub fn assert_nothing_broke(&self) {
+        assert!(self.report.ended.iter().all(|it| it.how != Ending::Reset), "{:?}", self.report.ended);
+    }
+
+    /// That no connection ended, and each flow of datagrams was answered, always by the same worker.
+    ///
+    /// # Panics
+    /// If not.
+    pub fn assert_unnoticed(&self) {
+        assert_eq!((self.datagrams.lost, self.datagrams.moved), (0, 0));
+        assert!(self.report.ended.is_empty(), "{:?}", self.report.ended);
     }
 
     /// Says what there is to say in the table.
@@ -343,8 +360,10 @@ impl Flow {
 
 /// A server that does to its sockets, at SIGUSR1, what its file says.
 const VANDAL: &str = r#"
-import selectors, signal, socket, sys, time
+import ctypes, selectors, signal, socket, struct, sys, time
 
+if os.path.exists(sys.argv[1] + '-load'):
+    time.sleep(float(open(sys.argv[1] + '-load').read()))
 tcp, udp = socket.socket(fileno=3), socket.socket(fileno=4)
 tcp.setblocking(False)
 udp.setblocking(False)
@@ -362,7 +381,9 @@ def accept():
 def serve(stream, peer):
     try:
         if stream.recv(65536):
-            return answer(stream, peer)
+            answer(stream, peer, 'Connection: close\r\n' if leaving else '')
+            if not leaving:
+                return
     except BlockingIOError:
         return
     except ConnectionError:
@@ -398,38 +419,73 @@ def misbehave(*_):
     elif deed == 'detach':
         tcp.setsockopt(socket.SOL_SOCKET, 68, 0)
         udp.setsockopt(socket.SOL_SOCKET, 68, 0)
+    elif deed == 'lock':
+        program = ctypes.create_string_buffer(struct.pack('HBBI', 6, 0, 0, 0))
+        for it in (tcp, udp):
+            it.setsockopt(socket.SOL_SOCKET, 51, struct.pack('HxxxxxxQ', 1, ctypes.addressof(program)))
+            it.setsockopt(socket.SOL_SOCKET, 44, 1)
+    elif deed == 'escape':
+        if os.fork() == 0:
+            os.setsid()
+            os.closerange(5, 1000)
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
+            open(sys.argv[1] + '-escaped', 'w').write(str(os.getpid()))
+            time.sleep(1000)
+            os._exit(0)
 
+# Who is told to end says so in the next answer on each connection.
+leaving = None
+def leave(*_):
+    global leaving
+    leaving = leaving or time.monotonic()
+
+signal.signal(signal.SIGTERM, leave)
 signal.signal(signal.SIGUSR1, misbehave)
 selector.register(tcp, selectors.EVENT_READ, accept)
 selector.register(udp, selectors.EVENT_READ, datagram)
 with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notify:
     notify.sendto(b'READY=1', os.environ['NOTIFY_SOCKET'])
-while True:
-    for key, _ in selector.select():
+while not leaving or time.monotonic() < leaving + 0.5:
+    for key, _ in selector.select(0.1):
         key.data()
 "#;
 
-/// A memory limit on a process, through a cgroup of its own; lifted on drop.
-pub struct MemoryLimit {
+/// A limit on a process, through a cgroup of its own; lifted on drop.
+pub struct Limit {
     group: PathBuf,
     limit: &'static str,
 }
 
-impl MemoryLimit {
-    /// Leaves process `pid` so many bytes beyond what it has now.
+impl Limit {
+    /// Leaves process `pid` so many bytes of memory beyond what it has now.
     ///
     /// # Panics
     /// If there is no memory controller.
     #[must_use]
-    pub fn of(pid: i32, more: u64) -> Self {
-        let v1 = PathBuf::from("/sys/fs/cgroup/memory");
-        let (root, limit, usage) = if v1.is_dir() {
-            (v1, "memory.limit_in_bytes", "memory.usage_in_bytes")
+    pub fn memory(pid: i32, more: u64) -> Self {
+        let (v1, v2) = (("memory.limit_in_bytes", "memory.usage_in_bytes"), ("memory.max", "memory.current"));
+        Self::of(pid, "memory", v1, v2, more)
+    }
+
+    /// Leaves process `pid` so many more processes and threads.
+    ///
+    /// # Panics
+    /// If there is no controller for them.
+    #[must_use]
+    pub fn processes(pid: i32, more: u64) -> Self {
+        let files = ("pids.max", "pids.current");
+        Self::of(pid, "pids", files, files, more)
+    }
+
+    fn of(pid: i32, controller: &str, v1: (&'static str, &str), v2: (&'static str, &str), more: u64) -> Self {
+        let apart = PathBuf::from("/sys/fs/cgroup").join(controller);
+        let (root, (limit, usage)) = if apart.is_dir() {
+            (apart, v1)
         } else {
             let root = PathBuf::from("/sys/fs/cgroup");
             // It may be there already.
-            let _ = fs::write(root.join("cgroup.subtree_control"), "+memory");
-            (root, "memory.max", "memory.current")
+            let _ = fs::write(root.join("cgroup.subtree_control"), format!("+{controller}"));
+            (root, v2)
         };
         let group = root.join(format!("reuseport-lb-{pid}"));
         fs::create_dir(&group)
@@ -437,13 +493,14 @@ impl MemoryLimit {
         fs::write(group.join("cgroup.procs"), pid.to_string()).expect("cannot move a process to a cgroup");
         let used: u64 =
             fs::read_to_string(group.join(usage)).ok().and_then(|it| it.trim().parse().ok()).unwrap_or(0);
-        fs::write(group.join(limit), (used + more).to_string())
-            .unwrap_or_else(|error| panic!("this test needs the memory controller of cgroups: {error}"));
+        fs::write(group.join(limit), (used + more).to_string()).unwrap_or_else(|error| {
+            panic!("this test needs the {controller} controller of cgroups: {error}")
+        });
         Self { group, limit }
     }
 }
 
-impl Drop for MemoryLimit {
+impl Drop for Limit {
     fn drop(&mut self) {
         let root = self.group.parent().unwrap_or(&self.group);
         let _ = fs::write(self.group.join(self.limit), "-1")

@@ -18,7 +18,7 @@ use tests::daemon::{Daemon, Paths, counter, settled, signal, until};
 use tests::fault::freeze;
 use tests::flood::Flood;
 use tests::load::Load;
-use tests::matrix::{MemoryLimit, Scene, address, row, service, time};
+use tests::matrix::{Limit, Scene, address, row, service, time};
 use tests::world::{World, program, run};
 
 /// Nobody may lose anything.
@@ -527,7 +527,7 @@ fn memory_for_maps_runs_out() {
     let world = World::new();
     let file = world.file("config.toml", &service(""));
     let daemon = Daemon::start(&world, &["--config", &file.to_string_lossy()]);
-    let limit = MemoryLimit::of(daemon.pid(), 3 << 20);
+    let limit = Limit::memory(daemon.pid(), 3 << 20);
     let scene = Scene::around(world, daemon);
     let before = scene.service();
     let config = service("").replace("\"udp://127", "\"udp://127.0.0.1:3001\", \"udp://127");

@@ -12,18 +12,22 @@ use serde_json::Value;
 use crate::shell::{cargo, prepend, repository};
 use crate::{build, test};
 
+/// The files of its tests, in `tests/tests`.
+pub(crate) const FILES: [&str; 3] = ["faults", "daemon_faults", "worker_faults"];
+
 /// How a row begins in the output of a test.
 const MARK: &str = "@row ";
 
 const HEAD: &str = "# Faults
 
-What happens to clients when something breaks, as a run has shown it. Each row is a test of `tests/tests/faults.rs`; `cargo xtask
-faults` runs them and writes this table, `cargo xtask vm -- faults:: | cargo xtask faults --rows -` does the same under Linux 6.1.
+What happens to clients when something breaks, as a run has shown it. Each row is a test of `faults.rs`, `daemon_faults.rs` or
+`worker_faults.rs` in `tests/tests`; `cargo xtask faults` runs them and writes this table, `cargo xtask vm -- faults:: | cargo xtask faults
+--rows -` does the same under Linux 6.1.
 
 Unless a row says otherwise a service of four workers is under load over TCP and UDP: 8 clients that open a new connection for each
 request, 40 connections that are kept, 16 flows of datagrams, `stall_timeout` 300 ms. *Lost* is what no client could get an answer to, and
 connections that broke. A connection that a worker had accepted is in that process and goes with it; a test fails if anything
-else is lost. Times are of one run, on two virtual cores that had other work; under 6.1 on an emulated processor.
+is lost that is neither that nor told in its row. Times are of one run, on two virtual cores that had other work; under 6.1 on an emulated processor.
 
 | fault | Linux | a client sees | lost | `status` says | recovered after |
 |---|---|---|---|---|---|
@@ -57,8 +61,9 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
 /// Runs all tests of the matrix, which must pass; what they print.
 fn matrix() -> Result<String> {
     build::run()?;
-    let mut command = cargo(&["test", "--quiet", "--package", "tests", "--test", "faults", "--"]);
-    command.args(["--nocapture", "--test-threads", "1"]).env("CARGO_TARGET_DIR", build::target());
+    let mut command = cargo(&["test", "--quiet", "--package", "tests"]);
+    command.args(FILES.map(|file| format!("--test={file}")));
+    command.args(["--", "--nocapture", "--test-threads", "1"]).env("CARGO_TARGET_DIR", build::target());
     if let Some(programs) = test::programs()? {
         prepend(&mut command, "PATH", &programs);
     }

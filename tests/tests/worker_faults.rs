@@ -1,0 +1,175 @@
+//! The fault matrix, as faults.rs: what workers and their releases do.
+
+use std::fs;
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::Signal;
+use reuseport_lb::status::Service;
+use tests::daemon::{Daemon, counter, is_alive, settled, signal, until};
+use tests::fault::freeze;
+use tests::load::Load;
+use tests::matrix::{Scene, address, row, service, time};
+use tests::said::assert_said;
+use tests::server::python;
+use tests::world::World;
+
+fn pids(service: &Service) -> Vec<i32> {
+    service.workers.iter().filter_map(|worker| worker.pid).collect()
+}
+
+#[test]
+fn all_workers_are_killed() {
+    let mut scene = Scene::new("");
+    let before = scene.service();
+    let accepted = pids(&before).into_iter().flat_map(freeze).collect();
+    scene.strike();
+    pids(&before).into_iter().for_each(|pid| signal(pid, Signal::SIGKILL));
+    let service = scene.is_back(4);
+    assert_eq!(service.moved, before.moved, "no bucket moved");
+    scene
+        .end(&accepted)
+        .row("all workers are killed (SIGKILL)", "`restarts` 1 each, again `ready`; `moved` unchanged");
+}
+
+#[test]
+fn a_release_loads_for_long() {
+    let mut scene = Scene::vandals("ready = \"500ms\"\ndrain_timeout = \"500ms\"\n");
+    let before = scene.service();
+    fs::write(scene.world.path("deed-load"), "2").unwrap();
+    scene.strike();
+    let mut restart = scene.daemon().paths().command(&["restart", "web/1", "--trial", "100ms"]);
+    let mut restart = restart.stdout(Stdio::null()).spawn().unwrap();
+    until("its successor to load", || {
+        scene.service().workers.iter().any(|it| it.state == "loading").then_some(())
+    });
+    assert!(restart.wait().unwrap().success(), "{}", scene.daemon().log());
+    let service = scene.recovers(settled);
+    let replaced =
+        pids(&service).iter().zip(pids(&before)).map(|(now, then)| *now != then).collect::<Vec<_>>();
+    assert_eq!(replaced, [false, true, false, false]);
+    let seen = scene.end_but(|_| false);
+    seen.assert_nothing_broke();
+    seen.row(
+        "a worker is replaced (`restart`) by one that needs 2 s until it accepts, with `ready = \"500ms\"`",
+        "the successor `loading`, then `ready`; until then the old one serves",
+    );
+}
+
+#[test]
+fn a_release_does_not_work() {
+    let scene = Scene::new("");
+    let before = scene.service();
+    let _ = scene.world.file("config.toml", &service("command = [\"sh\", \"-c\", \"exit 4\"]\n"));
+    let reload = scene.daemon().paths().output(&["reload"]);
+    assert_said(&reload, 1, &["exited with status 4", "goes on with its old command"]);
+    let service = scene.service();
+    assert_eq!((pids(&service), service.moved), (pids(&before), before.moved));
+    let seen = scene.end_but(|_| false);
+    seen.assert_unnoticed();
+    seen.row(
+        "`reload` of a file with a `command` that ends at once",
+        "`reload` fails, says how it ended and that the old command goes on; all as before",
+    );
+}
+
+/// Serves one request after the other; one for `/slow` takes 3 s.
+const SYNCHRONOUS: &str = "import socket, time
+listener = socket.socket(fileno=3)
+while True:
+    stream, peer = listener.accept()
+    if b'/slow' in stream.recv(4096): time.sleep(3)
+    answer(stream, peer, 'Connection: close\\r\\n')
+    stream.close()
+";
+
+#[test]
+fn a_request_takes_long() {
+    let world = World::new();
+    let server = python(&world, "sync.py", SYNCHRONOUS);
+    let daemon = Daemon::configured(
+        &world,
+        &format!(
+            "[[service]]\nname = \"web\"\nlisten = [\"tcp://{}\"]\nworkers = 4\nstall_timeout = \"300ms\"\n\
+             command = [\"python3\", {server:?}]\n",
+            address()
+        ),
+    );
+    let before = daemon.service();
+    let load = Load::to(address()).clients(8).kept(0).pause(Duration::from_millis(1)).start();
+    let mut long = TcpStream::connect(address()).unwrap();
+    let begun = Instant::now();
+    long.write_all(b"GET /slow HTTP/1.1\r\n\r\n").unwrap();
+    let is_stalled = |it: &Service| it.workers.iter().any(|it| it.state == "stalled");
+    until("its worker to be avoided", || is_stalled(&daemon.service()).then_some(()));
+    let avoided = begun.elapsed();
+    let mut answer = String::new();
+    long.read_to_string(&mut answer).unwrap();
+    let took = begun.elapsed();
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    let after = until("it to be taken back", || Some(daemon.service()).filter(settled));
+    assert_eq!(pids(&after), pids(&before), "nobody is replaced");
+    assert!(counter(&after, "arrival_migration") > 0, "what waited was handed over");
+    assert!(counter(&after, "owner_ejected") > 0, "new connections avoided it");
+    let report = load.end();
+    assert!(report.failed.is_empty(), "{:?}", report.failed);
+    assert!(report.slowest() < took, "nobody waited for its end: {report}");
+    row(
+        "a request takes 3 s and its worker serves one at a time, beside 8 clients with short ones",
+        &format!(
+            "{} new connections, longest {}; the long one answered after {}",
+            report.requests,
+            time(report.slowest()),
+            time(took)
+        ),
+        "nothing",
+        "`stalled`, then `ready`, the same process; `arrival_migration`, `owner_ejected`",
+        Some(avoided),
+    );
+    daemon.stop();
+}
+
+#[test]
+fn a_process_of_a_worker_does_not_end() {
+    let mut scene = Scene::vandals("");
+    let accepted = scene.misbehave(1, "escape");
+    let file = scene.world.path("deed-escaped");
+    let escaped: i32 = until("it to be there", || fs::read_to_string(&file).ok()?.parse().ok());
+    scene.strike();
+    scene.daemon().run(&["drain", "web/1", "--timeout", "1s"]);
+    let service = scene.recovers(|it| it.workers.len() == 3 && settled(it));
+    assert!(!is_alive(escaped), "it was ended with its worker");
+    assert_eq!(service.groups.iter().map(|it| it.strangers).collect::<Vec<_>>(), [Some(0); 2]);
+    let seen = scene.end(&accepted);
+    seen.assert_nothing_broke();
+    seen.row(
+        "`drain --timeout 1s` of a worker with a child that holds its sockets, is in a session of its own and ignores SIGTERM",
+        "it is `draining`, and then gone with the child (SIGKILL)",
+    );
+}
+
+#[test]
+fn a_worker_locks_its_group() {
+    let mut scene = Scene::vandals("drain_timeout = \"500ms\"\n");
+    let old = pids(&scene.service())[0];
+    // Through the socket of the first one the program is attached again, if it can be.
+    let accepted = scene.misbehave(0, "lock");
+    let decided = |it: &Service| it.groups.iter().map(|it| it.counters["arrival_packet"]).collect::<Vec<_>>();
+    let before = decided(&scene.service());
+    scene.recovers(|it| decided(it).iter().zip(&before).all(|(now, then)| *now > then + 100));
+    until("it to be replaced", || {
+        let there = |it: &Service| it.workers.len() == 4 && settled(it) && !pids(it).contains(&old);
+        Some(scene.service()).filter(there)
+    });
+    let log = scene.daemon().log();
+    assert!(log.contains("it has locked its socket of tcp://127.0.0.1:3000 (SO_LOCK_FILTER)"), "{log}");
+    let seen = scene.end(&accepted);
+    seen.assert_nothing_broke();
+    seen.row(
+        "a worker gives its group a program of its own, and locks its socket (`SO_LOCK_FILTER`)",
+        "counters stand still until our program is attached through another's socket; one that is in the way of that \
+         is replaced, and the log says why",
+    );
+}
