@@ -1,0 +1,319 @@
+//! The fault matrix, as faults.rs: the daemon is cut off, stands still, or lacks what it needs.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on shall panic")]
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::io::Write;
+use std::net::TcpStream;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use nix::sys::signal::Signal;
+use reuseport_lb::status::{Service, Worker};
+use tests::daemon::{Daemon, Paths, is_alive, settled, signal, until};
+use tests::fault::freeze;
+use tests::load::Stage;
+use tests::matrix::{Limit, Scene, address, service};
+use tests::patience::at_most;
+use tests::said::assert_said;
+use tests::world::World;
+
+fn pids(service: &Service) -> BTreeSet<i32> {
+    service.workers.iter().filter_map(|worker| worker.pid).collect()
+}
+
+/// `run` with the file of a scene.
+fn run(world: &World) -> Command {
+    let file = world.path("config.toml");
+    Paths::of(world).command(&["run", "--config", &file.to_string_lossy()])
+}
+
+#[test]
+fn an_orderly_stop_is_cut_off() {
+    let mut scene = Scene::new("");
+    let old = pids(&scene.service());
+    // Of some requests only a part has come: their workers wait for the rest.
+    let mut open: Vec<TcpStream> = (0..32).map(|_| TcpStream::connect(address()).unwrap()).collect();
+    open.iter_mut().for_each(|stream| stream.write_all(b"GET").unwrap());
+    let daemon = scene.daemon.take().unwrap();
+    let begun = Instant::now();
+    signal(daemon.pid(), Signal::SIGTERM);
+    let leaves = |it: &Worker| it.state == "draining";
+    until("all to leave", || daemon.service().workers.iter().all(leaves).then_some(()));
+    daemon.kill();
+    scene.strike();
+    let serves = |it: &&Worker| it.state == "ready" && it.buckets == 65536 / 4;
+    let all_serve = |it: &Service| it.workers.iter().filter(serves).count() == 4;
+    scene.daemon = Some(Daemon::start_until(&scene.world, run(&scene.world), all_serve));
+    let service = scene.recovers(all_serve);
+    let served = Instant::now();
+    let others = service.workers.iter().filter(serves).filter_map(|it| it.pid);
+    assert!(others.into_iter().all(|pid| !old.contains(&pid)), "{service:?}");
+    drop(open);
+    until("those that leave to be gone", || (!old.iter().any(|pid| is_alive(*pid))).then_some(()));
+    until("the others to be all", || Some(scene.service()).filter(|it| it.workers.len() == 4 && settled(it)));
+    // A stop refuses new connections; that ends when there are other workers.
+    let seen = scene.end_but(|it| it.stage == Stage::Connect && (begun..served).contains(&it.started));
+    seen.assert_nothing_broke();
+    seen.row(
+        "an orderly stop is cut off by SIGKILL, and the daemon is started again at once",
+        "the old workers `draining` until they have finished; others beside them, `ready`",
+    );
+}
+
+#[test]
+fn a_reload_is_cut_off() {
+    let file = |watchdog: &str| service(&format!("watchdog = \"{watchdog}\"\ndrain_timeout = \"500ms\"\n"));
+    let world = World::new();
+    let daemon = Daemon::configured(&world, &file("20s"));
+    let mut scene = Scene::around(world, daemon);
+    let first = pids(&scene.service());
+    let _ = scene.world.file("config.toml", &file("30s"));
+    let mut reload = scene.daemon().paths().command(&["reload"]).stderr(Stdio::null()).spawn().unwrap();
+    let second = until("a part to be replaced", || {
+        let service = scene.service();
+        let serve = service.workers.iter().filter(|it| it.buckets > 0).filter_map(|it| it.pid);
+        let old = serve.clone().filter(|pid| first.contains(pid)).count();
+        (old > 0 && serve.count() > old).then(|| pids(&service))
+    });
+    scene.daemon.take().unwrap().kill();
+    let _ = reload.wait();
+    let _ = scene.world.file("config.toml", &file("40s"));
+    scene.strike();
+    scene.daemon = Some(Daemon::start_until(&scene.world, run(&scene.world), |_| true));
+    let others = |it: &Service| pids(it).is_disjoint(&first) && pids(it).is_disjoint(&second);
+    let service = scene.recovers(|it| settled(it) && it.workers.len() == 4 && others(it));
+    assert_eq!(service.wanted, 4);
+    let seen = scene.end_but(|_| false);
+    seen.assert_nothing_broke();
+    seen.row(
+        "the daemon is killed in the middle of a `reload` that replaces workers, and started with another file",
+        "at the end four workers as the last file says, all `ready`",
+    );
+}
+
+#[test]
+fn the_bpf_file_system_is_mounted_anew() {
+    let mut scene = Scene::new("");
+    let before = scene.service();
+    scene.daemon.take().unwrap().kill();
+    let nothing: Option<&str> = None;
+    umount2(&scene.world.bpffs(), MntFlags::MNT_DETACH).unwrap();
+    mount(Some("bpf"), &scene.world.bpffs(), Some("bpf"), MsFlags::empty(), nothing).unwrap();
+    scene.strike();
+    scene.daemon = Some(Daemon::start_as(&scene.world, run(&scene.world)));
+    let service = scene.recovers(settled);
+    assert_eq!((pids(&service), service.moved), (pids(&before), before.moved));
+    let seen = scene.end_but(|_| false);
+    seen.assert_unnoticed();
+    seen.row(
+        "the BPF file system is mounted anew while no daemon runs, and the daemon is started again",
+        "all as before",
+    );
+}
+
+#[test]
+fn a_worker_is_killed_while_no_daemon_runs() {
+    let mut scene = Scene::new("");
+    let before = scene.service();
+    let pid = before.workers[1].pid.unwrap();
+    scene.daemon.take().unwrap().kill();
+    let accepted = freeze(pid);
+    signal(pid, Signal::SIGKILL);
+    until("it to be dead", || (!is_alive(pid)).then_some(()));
+    // How long nobody looks is what is tried.
+    std::thread::sleep(Duration::from_secs(1));
+    scene.strike();
+    scene.daemon = Some(Daemon::start_as(&scene.world, run(&scene.world)));
+    let service = scene.is_back(1);
+    assert_eq!(service.moved, before.moved, "its buckets waited for it");
+    scene.end(&accepted).row(
+        "a worker is killed while no daemon runs, which is started again after 1 s",
+        "`restarts` 1, again `ready`; `moved` unchanged",
+    );
+}
+
+#[test]
+fn the_daemon_stands_still_for_longer_than_the_watchdog() {
+    let mut scene = Scene::new("watchdog = \"1s\"\n");
+    let before = pids(&scene.service());
+    let daemon = scene.daemon().pid();
+    signal(daemon, Signal::SIGSTOP);
+    // How long it lasts is what is tried.
+    std::thread::sleep(Duration::from_secs(3));
+    scene.strike();
+    signal(daemon, Signal::SIGCONT);
+    scene.recovers(settled);
+    let begun = Instant::now();
+    while begun.elapsed() < Duration::from_millis(1_200) {
+        assert_eq!(pids(&scene.service()), before, "{}", scene.daemon().log());
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    let seen = scene.end_but(|_| false);
+    seen.assert_unnoticed();
+    seen.row(
+        "the daemon stands still for 3 s (SIGSTOP, or the whole machine), with `watchdog = \"1s\"`",
+        "all as before; no worker is killed for it",
+    );
+}
+
+#[test]
+fn nobody_reads_the_log() {
+    let world = World::new();
+    let _ = world.file("config.toml", &service(""));
+    let (reader, mut writer) = std::io::pipe().unwrap();
+    fcntl(&writer, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).unwrap();
+    while writer.write(&[b'x'; 4096]).is_ok() {}
+    fcntl(&writer, FcntlArg::F_SETFL(OFlag::empty())).unwrap();
+    let mut command = run(&world);
+    command.arg("-vv").stdout(writer.try_clone().unwrap()).stderr(writer);
+    let daemon = Daemon::start_unheard(&world, command, settled);
+    let mut scene = Scene::around(world, daemon);
+    let mut kill = |restarts| {
+        let pid = scene.pid(1);
+        let accepted = freeze(pid);
+        scene.strike();
+        signal(pid, Signal::SIGKILL);
+        scene.is_back(restarts);
+        accepted
+    };
+    let mut accepted = kill(1);
+    drop(reader);
+    accepted.extend(kill(2));
+    scene.end(&accepted).row(
+        "standard error is a full pipe, then one without a reader, and a worker is killed each time",
+        "`restarts` 2, again `ready`",
+    );
+}
+
+#[test]
+fn there_are_no_process_ids_left() {
+    let mut scene = Scene::new("");
+    let before = scene.service();
+    let pid = before.workers[1].pid.unwrap();
+    let limit = Limit::processes(scene.daemon().pid(), 0);
+    let accepted = freeze(pid);
+    signal(pid, Signal::SIGKILL);
+    let lacks = until("it not to be started", || scene.service().workers[1].lacks.clone());
+    assert!(lacks.starts_with("is not started: cannot start worker web/1: Resource temporarily"), "{lacks}");
+    until("its buckets to move", || (scene.service().workers[1].buckets == 0).then_some(()));
+    drop(limit);
+    scene.strike();
+    let service = scene.is_back(1);
+    assert_eq!(service.workers[1].sockets[0].cookie, before.workers[1].sockets[0].cookie, "the same socket");
+    let seen = scene.end(&accepted);
+    assert!(seen.report.slowest() < at_most(Duration::from_secs(3)), "{}", seen.report);
+    seen.row(
+        "no process ids are left (`TasksMax`) until `hold_timeout` is over, and a worker is killed",
+        "`is not started: … Resource temporarily unavailable`; when there are some, `restarts` 1 and `ready`",
+    );
+}
+
+/// A file system without room for a single file.
+fn mount_full(place: &Path) {
+    let options = Some("size=4k,nr_inodes=1,mode=711");
+    mount(Some("tmpfs"), place, Some("tmpfs"), MsFlags::empty(), options).unwrap();
+}
+
+#[test]
+fn the_disk_of_the_runtime_directory_is_full() {
+    let mut scene = Scene::new("");
+    let before = scene.service();
+    let places = ["notify", "state"].map(|name| scene.world.path("run").join(name));
+    places.iter().for_each(|place| mount_full(place));
+    let pid = before.workers[1].pid.unwrap();
+    let accepted = freeze(pid);
+    signal(pid, Signal::SIGKILL);
+    let lacks = until("it not to be started", || scene.service().workers[1].lacks.clone());
+    assert!(lacks.contains("is not started: cannot make the notification socket"), "{lacks}");
+    assert!(lacks.contains("No space left on device"), "{lacks}");
+    let unsaved = until("its state not to be saved", || scene.service().unsaved);
+    assert!(unsaved.contains("No space left on device"), "{unsaved}");
+    places.iter().for_each(|place| umount2(place, MntFlags::MNT_DETACH).unwrap());
+    scene.strike();
+    let service = scene.is_back(1);
+    assert_eq!(service.moved, before.moved, "no bucket moved");
+    until("its state to be saved", || scene.service().unsaved.is_none().then_some(()));
+    scene.end(&accepted).row(
+        "the disk of the runtime directory is full, and a worker is killed; then there is room",
+        "`is not started: … No space left on device`, `not saved`; then `restarts` 1 and `ready`",
+    );
+}
+
+/// Processes that no daemon knows, ended with this.
+struct Unknown(BTreeSet<i32>);
+
+impl Drop for Unknown {
+    fn drop(&mut self) {
+        self.0.iter().for_each(|pid| signal(*pid, Signal::SIGTERM));
+    }
+}
+
+#[test]
+fn the_state_is_damaged() {
+    let mut scene = Scene::new("");
+    let old = pids(&scene.service());
+    scene.daemon.take().unwrap().kill();
+    let unknown = Unknown(old.clone());
+    for kind in ["state", "copy"] {
+        fs::write(scene.world.path("run/state").join(format!("web.{kind}")), "damaged").unwrap();
+    }
+    scene.strike();
+    let begun = Instant::now();
+    scene.daemon = Some(Daemon::start_as(&scene.world, run(&scene.world)));
+    let service = scene.recovers(settled);
+    let served = Instant::now();
+    assert!(pids(&service).is_disjoint(&old));
+    assert_eq!(service.groups.iter().map(|it| it.strangers).collect::<Vec<_>>(), [Some(4); 2]);
+    let log = scene.daemon().log();
+    assert!(log.contains("a state file cannot be used, so its service is not taken over"), "{log}");
+    assert!(log.contains("4 other sockets are on the port of tcp://127.0.0.1:3000 (`ss -ltunp"), "{log}");
+    assert!(old.iter().all(|pid| is_alive(*pid)), "they go on with what they have");
+    drop(unknown);
+    until("them to be gone", || (!old.iter().any(|pid| is_alive(*pid))).then_some(()));
+    // The new program decides a moment before it has a socket to give.
+    let seen = scene.end_but(|it| it.stage == Stage::Connect && (begun..served).contains(&it.started));
+    seen.assert_nothing_broke();
+    seen.row(
+        "both copies of the state file are damaged, and the daemon is started again",
+        "four other workers `ready`, after a moment in which new connections may be refused; \
+         `strangers` 4: the old ones, which go on with what they have and are yours to end; the log says so",
+    );
+}
+
+#[test]
+fn a_second_daemon_serves_the_same_address() {
+    let scene = Scene::new("");
+    let before = scene.service();
+    assert_said(&run(&scene.world).output().unwrap(), 1, &["another reuseport-lb (process "]);
+    let begun = Instant::now();
+    let mut second = run(&scene.world);
+    second.arg("--runtime-dir").arg(scene.world.path("other")).stderr(Stdio::null());
+    let mut second = second.spawn().unwrap();
+    until("its workers", || (scene.service().groups[0].strangers == Some(4)).then_some(()));
+    let up = Instant::now();
+    std::thread::sleep(Duration::from_millis(1_500));
+    let stopped = Instant::now();
+    signal(second.id().cast_signed(), Signal::SIGTERM);
+    assert!(second.wait().unwrap().success());
+    let service =
+        until("them to be gone", || Some(scene.service()).filter(|it| it.groups[0].strangers == Some(0)));
+    assert_eq!((pids(&service), service.moved), (pids(&before), before.moved));
+    // The new program decides a moment before it has a socket to give; while it stops it refuses, until ours
+    // is attached again.
+    let starts = begun..up;
+    let stops = stopped..stopped + at_most(Duration::from_secs(3));
+    let refuses = |at: &Instant| starts.contains(at) || stops.contains(at);
+    let seen = scene.end_but(|it| it.stage == Stage::Connect && refuses(&it.started));
+    seen.assert_nothing_broke();
+    assert!(seen.datagrams.moved > 0, "{:?}", seen.datagrams);
+    seen.row(
+        "a second daemon is started on the same address with another runtime directory, and stopped after 1.5 s",
+        "`strangers` 4; flows of datagrams go to and fro, and while it stops it refuses, for up to 1 s (with the same \
+         runtime directory it does not start)",
+    );
+}
