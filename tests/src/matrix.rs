@@ -505,9 +505,15 @@ impl Drop for Limit {
         let root = self.group.parent().unwrap_or(&self.group);
         let _ = fs::write(self.group.join(self.limit), "-1")
             .or_else(|_| fs::write(self.group.join(self.limit), "max"));
-        for pid in fs::read_to_string(self.group.join("cgroup.procs")).unwrap_or_default().lines() {
-            let _ = fs::write(root.join("cgroup.procs"), pid);
+        // Somebody in it may start another process just now.
+        for _ in 0..100 {
+            for pid in fs::read_to_string(self.group.join("cgroup.procs")).unwrap_or_default().lines() {
+                let _ = fs::write(root.join("cgroup.procs"), pid);
+            }
+            if fs::remove_dir(&self.group).is_ok() {
+                break;
+            }
+            std::thread::sleep(Duration::from_millis(5));
         }
-        let _ = fs::remove_dir(&self.group);
     }
 }
