@@ -1,16 +1,18 @@
 //! The daemon: puts services, signals and the control socket together, and ends in order.
 
+mod runtime_dir;
 mod sockets;
 
-use std::cell::RefCell;
-use std::fs::{self, DirBuilder, File};
-use std::io::{self, IsTerminal, Read, Seek, SeekFrom, Write};
-use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt};
+pub use runtime_dir::{about_directory, is_locked};
+
+use std::cell::{Cell, RefCell};
+use std::fs;
+use std::io::{self, IsTerminal};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Context, Result, anyhow};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::LocalSet;
@@ -18,8 +20,6 @@ use tracing::{info, warn};
 
 use crate::config;
 use crate::control::Failure;
-use crate::doctor::places::RuntimeDir;
-use crate::join;
 use crate::kernel::bpffs::{Pins, all_pins};
 use crate::kernel::cgroup::Cgroups;
 use crate::kernel::host::{self, Access};
@@ -32,22 +32,14 @@ use crate::service::{self, Claims, Command, START, Service, Surroundings};
 use crate::startable;
 use crate::state::{self, State};
 use crate::supervisor::{self, Starting};
+use runtime_dir::Files;
 use sockets::Sockets;
 
 /// How long a configuration file may take to be read again.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// Longest path of a UNIX socket: `sun_path` (unix(7)) without its terminating zero.
-const SUN_PATH: usize = 107;
-
 /// How often is looked whether the successors of old workers are ready.
 const LOOK: Duration = Duration::from_millis(50);
-
-/// Follows the process id in the lock file if the runtime directory goes with the daemon.
-const MADE: &str = "\n(the runtime directory is its own)";
-
-/// Length of the name of a notification socket (see `notify::path`).
-const NOTIFY_NAME: usize = 16;
 
 /// Where a daemon lives.
 #[derive(Clone, Debug)]
@@ -97,7 +89,7 @@ pub fn run(source: &Source, paths: &Paths) -> Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     host::return_memory();
     let open_files = host::raise_open_files();
-    let mut files = Files::make(paths)?;
+    let files = Rc::new(Files::make(paths)?);
     let waits = Waits::load().inspect_err(|error| warn!("{error:#}")).ok();
     let pins = Pins::prepare(&paths.bpffs, &paths.runtime_dir)?;
     let (ours, runtime_dir) = (RefCell::default(), paths.runtime_dir.clone());
@@ -114,11 +106,12 @@ pub fn run(source: &Source, paths: &Paths) -> Result<()> {
         failures,
         starting,
     });
-    let daemon = Daemon { source, files: &files, surroundings: surroundings.clone() };
+    let daemon =
+        Daemon { source, files: files.clone(), surroundings: surroundings.clone(), ending: Rc::default() };
     let end =
         LocalSet::new().block_on(&runtime, offload::measured("the daemon", daemon.serve(services, failed)));
     if matches!(end, Ok(End::Keep | End::Failed)) {
-        files.keep = true;
+        files.keep.set(true);
         anyhow::ensure!(matches!(end, Ok(End::Keep)), "the start failed; see above");
         return Ok(());
     }
@@ -129,8 +122,10 @@ pub fn run(source: &Source, paths: &Paths) -> Result<()> {
 
 struct Daemon<'a> {
     source: &'a Source,
-    files: &'a Files,
+    files: Rc<Files>,
     surroundings: Rc<Surroundings>,
+    /// Nothing is written down any more for old workers.
+    ending: Rc<Cell<bool>>,
 }
 
 impl Daemon<'_> {
@@ -152,7 +147,12 @@ impl Daemon<'_> {
         let expected = left.iter().filter(|state| state.abandoned.is_none());
         expected.for_each(|state| registry.expect(service::left(state)));
         services.iter().for_each(|service| registry.expect(service::coming(service, "is being started")));
-        tokio::task::spawn_local(sockets.serve(self.files.paths.clone(), registry.clone()));
+        let (files, around) = (self.files.clone(), self.surroundings.clone());
+        let look = move || {
+            files.look();
+            around.pins.look();
+        };
+        tokio::task::spawn_local(sockets.serve(self.files.paths.clone(), registry.clone(), look));
         tokio::task::spawn_local(supervisor::stay_alive());
         info!("control socket {}", self.files.paths.control().display());
         if let Err(error) = self.start(&registry, left, services).await {
@@ -199,6 +199,7 @@ impl Daemon<'_> {
             info!("stopping: nothing new is let in, workers finish what they have");
             registry.tell(|| Command::Stop);
             // Who waited for new workers to be ready waits no longer.
+            self.ending.set(true);
             let (left, _) = state::read_all(&self.surroundings.runtime_dir, &host::boot());
             let abandoned = left.iter().filter(|state| state.abandoned.is_some());
             abandoned.for_each(|state| end_abandoned(state, &self.surroundings.runtime_dir));
@@ -237,11 +238,17 @@ impl Daemon<'_> {
         applied.map_err(anyhow::Error::msg)?;
         for state in abandoned {
             let (registry, surroundings) = (registry.clone(), self.surroundings.clone());
+            let ending = self.ending.clone();
             tokio::task::spawn_local(async move {
                 let name = &state.config.name;
                 let begun = Instant::now();
+                let mut file = state.file(&surroundings.runtime_dir);
                 while begun.elapsed() < START && registry.is_ready(name).await == Some(false) {
                     tokio::time::sleep(LOOK).await;
+                    let due = file.again_at().is_none_or(|at| at <= Instant::now());
+                    if due && !ending.get() && !file.is_there() {
+                        file.write(&state);
+                    }
                 }
                 end_abandoned(&state, &surroundings.runtime_dir);
             });
@@ -401,182 +408,10 @@ fn within_reach(path: PathBuf, what: Access) -> Result<()> {
     })
 }
 
-/// Takes the lock of a runtime directory, for as long as the file is open.
-fn lock(directory: &Path) -> Result<File> {
-    let path = directory.join("daemon.lock");
-    let mut before = String::new();
-    loop {
-        let mut lock = File::options()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            // Whoever may read it may lock it.
-            .mode(0o600)
-            .custom_flags(libc::O_NOFOLLOW)
-            .open(&path)
-            .with_context(|| format!("cannot open {}", path.display()))?;
-        if !host::try_lock(&lock).with_context(|| format!("cannot lock {}", path.display()))? {
-            if host::is_locked_by_stranger(&lock) {
-                warn!(
-                    "another user's process has locked {}, which everybody could read: it is made anew",
-                    path.display()
-                );
-                let _ = lock.read_to_string(&mut before);
-                fs::remove_file(&path).with_context(|| format!("cannot remove {}", path.display()))?;
-                continue;
-            }
-            let mut pid = String::new();
-            let _ = lock.read_to_string(&mut pid);
-            bail!(
-                "another reuseport-lb (process {}) runs in {}: stop it with `reuseport-lb stop`, or give this one \
-                 its own --runtime-dir",
-                pid.lines().next().unwrap_or_default(),
-                directory.display()
-            );
-        }
-        // A daemon that ended meanwhile has removed the file: then this is the lock of nothing.
-        let ours = lock.metadata().context("cannot look at the lock")?.ino();
-        if fs::metadata(&path).is_ok_and(|there| there.ino() == ours) {
-            // Earlier versions let everybody read it.
-            let own = lock.set_permissions(fs::Permissions::from_mode(0o600));
-            own.and_then(|()| lock.write_all(before.as_bytes()).and_then(|()| lock.rewind()))
-                .with_context(|| format!("cannot prepare {}", path.display()))?;
-            return Ok(lock);
-        }
-    }
-}
-
-/// What is wrong with a runtime directory, which need not be there yet.
-#[must_use]
-pub fn about_directory(directory: &Path) -> RuntimeDir {
-    let mut found = RuntimeDir { longest: too_long(directory), ..RuntimeDir::default() };
-    if let Ok(about) = fs::metadata(directory) {
-        found.others_may_write = about.mode() & 0o022 != 0;
-        found.owner = Some(about.uid()).filter(|uid| *uid != 0 && *uid != host::own_uid());
-    }
-    found
-}
-
-/// The most bytes of a path for this purpose, if `directory` has more.
-fn too_long(directory: &Path) -> Option<usize> {
-    let longest = notify::directory(directory).as_os_str().len() + 1 + NOTIFY_NAME;
-    (longest > SUN_PATH).then(|| SUN_PATH - (longest - directory.as_os_str().len()))
-}
-
-/// What is in the runtime directory is believed by the next daemon, which is root.
-fn check_owner(directory: &Path) -> Result<()> {
-    let found = about_directory(directory);
-    if found.others_may_write || found.owner.is_some() {
-        bail!(
-            "others than its user may write the runtime directory {}: give one that belongs to the daemon's user \
-             alone (`chmod go-w`, `chown`), or one that does not exist yet",
-            directory.display()
-        );
-    }
-    Ok(())
-}
-
-/// Whether the daemon with process id `pid` has the lock of this runtime directory.
-#[must_use]
-pub fn is_locked(directory: &Path, pid: u32) -> bool {
-    let Ok(mut file) = File::open(directory.join("daemon.lock")) else { return false };
-    let mut text = String::new();
-    let said = file.read_to_string(&mut text).is_ok() && text.lines().next() == Some(&pid.to_string());
-    // It is free again as soon as this file is closed.
-    said && matches!(host::try_lock(&file), Ok(false))
-}
-
-/// Whether the file says that the directory is a daemon's own.
-fn said_made(mut lock: &File) -> bool {
-    let mut text = String::new();
-    lock.read_to_string(&mut text).is_ok() && text.ends_with(MADE)
-}
-
 async fn any(signals: &mut [Signal; 2]) {
     let [one, other] = signals;
     tokio::select! {
         _ = one.recv() => {}
         _ = other.recv() => {}
-    }
-}
-
-/// The runtime directory with its lock; removed on drop, as far as it is ours.
-struct Files {
-    paths: Paths,
-    made: bool,
-    /// The next daemon needs some of it.
-    keep: bool,
-    _lock: File,
-}
-
-impl Files {
-    fn make(paths: &Paths) -> Result<Self> {
-        let directory = &paths.runtime_dir;
-        if let Some(most) = too_long(directory) {
-            bail!(
-                "the runtime directory {} is too long a path for sockets in it: use one of at most {most} bytes",
-                directory.display(),
-            );
-        }
-        let made = !directory.exists();
-        let make = |path: &Path, mode| DirBuilder::new().recursive(true).mode(mode).create(path);
-        make(directory, 0o755)
-            .and_then(|()| {
-                // Workers of other users go through it, whatever the umask is.
-                if made { fs::set_permissions(directory, fs::Permissions::from_mode(0o755)) } else { Ok(()) }
-            })
-            .with_context(|| format!("cannot make the runtime directory {}", directory.display()))?;
-        check_owner(directory)?;
-        let lock = lock(directory)?;
-        // Or an earlier daemon did, which had no chance to remove it.
-        let made = made || said_made(&lock);
-        // From here on the directory is ours, and leaving early cleans it up.
-        let files = Self { paths: paths.clone(), made, keep: false, _lock: lock };
-        files
-            .prepare()
-            .with_context(|| format!("cannot prepare the runtime directory {}", directory.display()))?;
-        Ok(files)
-    }
-
-    fn prepare(&self) -> io::Result<()> {
-        self.sweep();
-        let mut lock = &self._lock;
-        lock.set_len(0)?;
-        let made = if self.made { MADE } else { "" };
-        lock.seek(SeekFrom::Start(0))?;
-        write!(lock, "{}{made}", std::process::id())?;
-        notify::make_directory(&notify::directory(&self.paths.runtime_dir))?;
-        state::make_directory(&state::directory(&self.paths.runtime_dir))
-    }
-
-    /// Removes what this or an earlier daemon made; what is missing is no error.
-    fn sweep(&self) {
-        let _ = fs::remove_file(self.paths.control());
-        let _ = fs::remove_file(join::path(&self.paths.runtime_dir));
-        let notify = notify::directory(&self.paths.runtime_dir);
-        for entry in fs::read_dir(&notify).into_iter().flatten().flatten() {
-            // Somebody may have put something else there.
-            if entry.file_type().is_ok_and(|kind| kind.is_socket()) {
-                let _ = fs::remove_file(entry.path());
-            }
-        }
-        let _ = fs::remove_dir(notify);
-    }
-}
-
-impl Drop for Files {
-    fn drop(&mut self) {
-        self.sweep();
-        if self.keep {
-            return;
-        }
-        // Only if no service has left anything in it.
-        let _ = fs::remove_dir(state::directory(&self.paths.runtime_dir));
-        let _ = fs::remove_file(self.paths.runtime_dir.join("daemon.lock"));
-        if self.made {
-            // Only if nobody else has put anything into it.
-            let _ = fs::remove_dir(&self.paths.runtime_dir);
-        }
     }
 }

@@ -1,8 +1,8 @@
 //! What workers say about themselves, in systemd's words (sd_notify(3)): one socket per process,
 //! so that it does not matter which of a worker's processes says it. Others are not heard.
 
-use std::cell::OnceCell;
-use std::collections::BTreeSet;
+use std::cell::{OnceCell, RefCell};
+use std::collections::{BTreeSet, VecDeque};
 use std::fs;
 use std::io;
 use std::os::unix::fs::PermissionsExt;
@@ -16,13 +16,16 @@ use tokio::net::UnixDatagram;
 use tokio::task::JoinHandle;
 use tracing::warn;
 
-use crate::kernel::host;
+use crate::kernel::host::{self, Inode};
 use crate::kernel::passing::{self, Sender};
 use crate::kernel::process::Process;
 use crate::sparing::Sparing;
 
 /// Longest message that is read; systemd's own limit is 4,096 bytes as well.
 const LONGEST: usize = 4096;
+
+/// So many sockets that have lost their path are heard as well: who has connected to one goes on to send there.
+const LOST: usize = 3;
 
 /// What a worker says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -52,7 +55,14 @@ pub struct Notify {
     owner: Option<(u32, u32)>,
     /// The process whose it is, as soon as it is there.
     process: Rc<OnceCell<Rc<Process>>>,
-    listening: JoinHandle<()>,
+    hear: Rc<dyn Fn(Said)>,
+    strangers: Rc<RefCell<Strangers>>,
+    /// What was made at its path.
+    inode: Option<Inode>,
+    /// It could not be made again.
+    failed: bool,
+    /// The last one is at the path; others have lost it.
+    listening: VecDeque<JoinHandle<()>>,
 }
 
 /// A path for another socket.
@@ -83,26 +93,30 @@ impl Notify {
         name: String,
         hear: impl Fn(Said) + 'static,
     ) -> Result<Self> {
-        let open = || -> io::Result<UnixDatagram> {
-            match fs::remove_file(&path) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-                _ => {}
-            }
-            if let Some(directory) = path.parent().filter(|directory| !directory.exists()) {
-                make_directory(directory)?;
-            }
-            let socket = UnixDatagram::from_std(passing::hearing(&path)?)?;
-            fs::set_permissions(&path, fs::Permissions::from_mode(0o600))?;
-            if let Some((uid, gid)) = owner {
-                std::os::unix::fs::chown(&path, Some(uid), Some(gid))?;
-            }
-            Ok(socket)
-        };
-        let socket =
-            open().with_context(|| format!("cannot make the notification socket {}", path.display()))?;
         let process: Rc<OnceCell<Rc<Process>>> = Rc::default();
-        let mut strangers = Strangers { name, process: process.clone(), said: Sparing::default() };
-        let listening = tokio::task::spawn_local(async move {
+        let strangers = Strangers { name, process: process.clone(), said: Sparing::default() };
+        let mut notify = Self {
+            path,
+            owner,
+            process,
+            hear: Rc::new(hear),
+            strangers: Rc::new(RefCell::new(strangers)),
+            inode: None,
+            failed: false,
+            listening: VecDeque::new(),
+        };
+        notify.listen()?;
+        Ok(notify)
+    }
+
+    /// Makes its socket at its path.
+    fn listen(&mut self) -> Result<()> {
+        let socket = self
+            .bind()
+            .with_context(|| format!("cannot make the notification socket {}", self.path.display()))?;
+        self.inode = host::inode_at(&self.path);
+        let (hear, strangers) = (self.hear.clone(), self.strangers.clone());
+        self.listening.push_back(tokio::task::spawn_local(async move {
             let mut message = [0; LONGEST];
             while let Ok((length, sender)) =
                 socket.async_io(Interest::READABLE, || passing::hear(&socket, &mut message)).await
@@ -110,12 +124,51 @@ impl Notify {
                 // Saying it twice at once means nothing more.
                 let said: BTreeSet<Said> =
                     message[..length].split(|byte| *byte == b'\n').filter_map(Said::read).collect();
-                if !said.is_empty() && !strangers.sent(sender, &said) {
-                    said.into_iter().for_each(&hear);
+                if !said.is_empty() && !strangers.borrow_mut().sent(sender, &said) {
+                    said.into_iter().for_each(&*hear);
                 }
             }
-        });
-        Ok(Self { path, owner, process, listening })
+        }));
+        if self.listening.len() > 1 + LOST {
+            self.listening.pop_front().iter().for_each(JoinHandle::abort);
+        }
+        Ok(())
+    }
+
+    fn bind(&self) -> io::Result<UnixDatagram> {
+        let path = &self.path;
+        match fs::remove_file(path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        if let Some(directory) = path.parent().filter(|directory| !directory.exists()) {
+            make_directory(directory)?;
+        }
+        let socket = UnixDatagram::from_std(passing::hearing(path)?)?;
+        fs::set_permissions(path, fs::Permissions::from_mode(0o600))?;
+        if let Some((uid, gid)) = self.owner {
+            std::os::unix::fs::chown(path, Some(uid), Some(gid))?;
+        }
+        Ok(socket)
+    }
+
+    /// Whether its process may have said something that nobody could hear, because somebody has removed the socket: then
+    /// it is made again, where that can be. What waits in the old one is heard.
+    pub fn was_removed(&mut self) -> bool {
+        if self.inode.is_some() && host::inode_at(&self.path) == self.inode {
+            return false;
+        }
+        let made = self.listen();
+        let name = &self.strangers.borrow().name;
+        match &made {
+            Ok(()) => warn!(worker = name, "its notification socket was removed, and is there again"),
+            Err(error) if !self.failed => {
+                warn!(worker = name, "what it says cannot be heard: {error:#}; it is tried each second");
+            }
+            Err(_) => {}
+        }
+        self.failed = made.is_err();
+        true
     }
 
     /// Hears nobody but `process` and what belongs to it from now on. The user is checked by the kernel
@@ -164,7 +217,7 @@ impl Strangers {
 
 impl Drop for Notify {
     fn drop(&mut self) {
-        self.listening.abort();
+        self.listening.iter().for_each(JoinHandle::abort);
         // If it cannot be removed now, the end of the daemon removes the whole directory.
         let _ = fs::remove_file(&self.path);
     }

@@ -15,7 +15,7 @@ use tracing::{info, warn};
 use xxhash_rust::xxh3::xxh3_64;
 
 use crate::config;
-use crate::kernel::host;
+use crate::kernel::host::{self, Inode};
 use crate::kernel::process::Identity;
 use crate::listener::Listener;
 use crate::worker;
@@ -125,6 +125,8 @@ pub struct StateFile {
     directory: PathBuf,
     service: String,
     failure: Option<Failure>,
+    /// The copies.
+    written: [Option<Inode>; 2],
 }
 
 /// The last write failed.
@@ -149,7 +151,12 @@ impl StateFile {
     /// Of the service with this name.
     #[must_use]
     pub fn new(runtime_dir: &Path, service: &str) -> Self {
-        Self { directory: directory(runtime_dir), service: service.to_owned(), failure: None }
+        Self {
+            directory: directory(runtime_dir),
+            service: service.to_owned(),
+            failure: None,
+            written: [None; 2],
+        }
     }
 
     /// When to write again what could not be written.
@@ -162,6 +169,13 @@ impl StateFile {
     #[must_use]
     pub fn failure(&self) -> Option<&str> {
         self.failure.as_ref().map(|failure| &*failure.what)
+    }
+
+    /// Whether both copies are those that were written last, whatever is in them.
+    #[must_use]
+    pub fn is_there(&self) -> bool {
+        let there = self.copies().map(|copy| host::inode_at(&copy));
+        there == self.written && there.iter().all(Option::is_some)
     }
 
     /// Writes both copies. Where that fails (a full disk, say) the service goes on, says so once, and
@@ -181,6 +195,7 @@ impl StateFile {
         });
         match written {
             Ok(()) => {
+                self.written = self.copies().map(|copy| host::inode_at(&copy));
                 if self.failure.take().is_some() {
                     info!(service = self.service, "its state is written again");
                 }

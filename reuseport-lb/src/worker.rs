@@ -241,6 +241,12 @@ impl Life {
         }
     }
 
+    /// What it said may not have been heard.
+    pub fn lose_word(&mut self) {
+        self.word_lost |=
+            self.running && matches!(self.state, State::Starting | State::Loading | State::Failed);
+    }
+
     /// What the next daemon must know.
     #[must_use]
     pub fn left(&self) -> Left {

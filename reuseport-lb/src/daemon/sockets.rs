@@ -12,12 +12,26 @@ use tokio::task::JoinHandle;
 use tracing::warn;
 
 use super::Paths;
+use crate::kernel::host::Inode;
 use crate::kernel::{closing, host};
 use crate::registry::Registry;
 use crate::{control, join};
 
 /// How often is looked whether they are there.
 const LOOK: Duration = Duration::from_secs(1);
+
+/// One of them, answering.
+struct Serving {
+    task: JoinHandle<()>,
+    /// What was made at its path.
+    inode: Option<Inode>,
+}
+
+impl Serving {
+    fn begun(path: &Path, task: JoinHandle<()>) -> Self {
+        Self { task, inode: host::inode_at(path) }
+    }
+}
 
 /// Both of them, listening.
 pub(super) struct Sockets {
@@ -33,17 +47,20 @@ impl Sockets {
         Ok(Self { control, join })
     }
 
-    /// Answers there for as long as the runtime lives.
-    pub(super) async fn serve(self, paths: Paths, registry: Rc<Registry>) {
+    /// Answers there for as long as the runtime lives. Each second `look` makes again what else is gone, and then they
+    /// are.
+    pub(super) async fn serve(self, paths: Paths, registry: Rc<Registry>, look: impl Fn()) {
         let (guests, requests) = mpsc::unbounded_channel();
         tokio::task::spawn_local(registry.clone().pass_on(requests));
         let answer = |listener| tokio::task::spawn_local(control::serve(listener, registry.clone()));
         let let_in = |listener| tokio::task::spawn_local(join::serve(listener, guests.clone()));
-        let (mut control, mut join) = (answer(self.control), let_in(self.join));
-        let join_path = join::path(&paths.runtime_dir);
+        let (control_path, join_path) = (paths.control(), join::path(&paths.runtime_dir));
+        let mut control = Serving::begun(&control_path, answer(self.control));
+        let mut join = Serving::begun(&join_path, let_in(self.join));
         loop {
             tokio::time::sleep(LOOK).await;
-            again(&paths.control(), &mut control, listen_for_administrators, answer);
+            look();
+            again(&control_path, &mut control, listen_for_administrators, answer);
             again(&join_path, &mut join, join::listen, let_in);
         }
     }
@@ -59,17 +76,19 @@ fn listen_for_administrators(path: &Path) -> Result<UnixListener> {
 /// Makes a socket again that is not there any more; conversations that have begun go on.
 fn again(
     path: &Path,
-    serving: &mut JoinHandle<()>,
+    serving: &mut Serving,
     listen: impl Fn(&Path) -> Result<UnixListener>,
     serve: impl Fn(UnixListener) -> JoinHandle<()>,
 ) {
-    if path.exists() {
+    if serving.inode.is_some() && host::inode_at(path) == serving.inode {
         return;
     }
+    // Somebody may have put another one there, as from a copy of the directory.
+    host::remove_socket(path);
     match listen(path) {
         Ok(listener) => {
             warn!("{} was removed, and is there again", path.display());
-            std::mem::replace(serving, serve(listener)).abort();
+            std::mem::replace(serving, Serving::begun(path, serve(listener))).task.abort();
         }
         // It is tried again.
         Err(error) => tracing::debug!("{error:#}"),

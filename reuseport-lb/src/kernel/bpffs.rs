@@ -1,6 +1,7 @@
 //! Where programs and maps are pinned: `BPFFS/reuseport-lb/INSTANCE/SERVICE/LISTENER/`. Pins outlive
 //! the daemon; an orderly stop removes them.
 
+use std::cell::Cell;
 use std::fs::{self, DirBuilder};
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -39,6 +40,7 @@ pub struct Pins {
     bpffs: PathBuf,
     /// There if the file system goes with the daemon.
     mounted: PathBuf,
+    goes: Cell<bool>,
 }
 
 impl Pins {
@@ -47,11 +49,12 @@ impl Pins {
     /// the standard place. Pins that an earlier daemon left there stay.
     pub fn prepare(bpffs: &Path, runtime_dir: &Path) -> Result<Self> {
         let root = all_pins(bpffs).join(escape(&runtime_dir.to_string_lossy()));
-        let pins = Self { root, bpffs: bpffs.to_owned(), mounted: runtime_dir.join(MOUNTED) };
+        let pins =
+            Self { root, bpffs: bpffs.to_owned(), mounted: runtime_dir.join(MOUNTED), goes: Cell::default() };
         let place = bpffs.display();
         let mend = "give an empty directory made for it with --bpffs, or leave that out for /sys/fs/bpf";
         match look(bpffs).with_context(|| format!("cannot look at {place}"))? {
-            Place::Mounted => {}
+            Place::Mounted => pins.goes.set(pins.is_noted()),
             Place::Free => pins.mount()?,
             Place::Taken(why) => bail!("no BPF file system is mounted on {place}, which {why}: {mend}"),
             Place::Nothing => {
@@ -71,15 +74,30 @@ impl Pins {
             return Ok(());
         }
         info!("mounted a BPF file system on {place}, until this daemon is stopped");
+        self.goes.set(true);
         // Without the note it stays, which is what it says then.
+        self.note().with_context(|| format!("cannot write {}", self.mounted.display()))
+    }
+
+    fn note(&self) -> io::Result<()> {
         fs::write(&self.mounted, self.bpffs.as_os_str().as_encoded_bytes())
-            .with_context(|| format!("cannot write {}", self.mounted.display()))
+    }
+
+    fn is_noted(&self) -> bool {
+        fs::read(&self.mounted).is_ok_and(|it| it == self.bpffs.as_os_str().as_encoded_bytes())
+    }
+
+    /// Writes again what the next daemon must know, if somebody has removed it.
+    pub fn look(&self) {
+        if self.goes.get() && !self.mounted.exists() {
+            // It is tried again.
+            let _ = self.note();
+        }
     }
 
     /// Unmounts what this daemon, or one before it, has mounted.
     fn unmount(&self) {
-        let noted = fs::read(&self.mounted).is_ok_and(|it| it == self.bpffs.as_os_str().as_encoded_bytes());
-        if !noted {
+        if !self.goes.get() {
             return;
         }
         let _ = fs::remove_file(&self.mounted);

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use tracing::info;
 
-use super::host;
+use super::{host, locks};
 
 /// How deep cgroups that a worker has made in its own are looked for.
 const DEPTH: usize = 8;
@@ -130,7 +130,7 @@ impl Own {
             return Err(format!("{} is {}", trial.display(), kind.trim()));
         }
         let _ = fs::remove_dir(&trial);
-        match host::try_lock(&lock) {
+        match locks::try_lock(&lock) {
             Ok(true) => Ok(lock),
             _ => Err(format!("{} cannot be locked", path.display())),
         }
@@ -197,7 +197,7 @@ fn sweep(current: &Path) {
     };
     for path in children(current).filter(is_made) {
         let lock = open(&path, false);
-        if lock.is_ok_and(|lock| matches!(host::try_lock(&lock), Ok(true))) {
+        if lock.is_ok_and(|lock| matches!(locks::try_lock(&lock), Ok(true))) {
             remove(&path, DEPTH);
         }
     }

@@ -1,15 +1,15 @@
-//! This process and the kernel that it runs on: limits, version, the lock of a daemon.
+//! This process and the kernel that it runs on: limits, version, users, files.
 
-use std::fs::{self, DirBuilder, File};
+use std::fs::{self, DirBuilder, File, Metadata};
 use std::io::{self, IsTerminal};
 use std::mem::MaybeUninit;
 use std::ops::RangeInclusive;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 
 use anyhow::{Result, bail};
 pub use rustix::fs::Access;
-use rustix::fs::{AtFlags, CWD, FlockOperation, accessat, flock};
+use rustix::fs::{AtFlags, CWD, accessat};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 /// The kernel's release, like `6.1.0-42-amd64`.
@@ -75,35 +75,6 @@ pub fn random() -> u64 {
     }
 }
 
-/// Takes the lock on `file` for as long as it is open; false if another process has it.
-pub fn try_lock(file: &File) -> io::Result<bool> {
-    match flock(file, FlockOperation::NonBlockingLockExclusive) {
-        Ok(()) => Ok(true),
-        Err(rustix::io::Errno::WOULDBLOCK) => Ok(false),
-        Err(error) => Err(error.into()),
-    }
-}
-
-/// Whether a process of another user than root and this process's has the lock on `file`: then it is
-/// no daemon's. False if the kernel does not tell who has it.
-#[must_use]
-pub fn is_locked_by_stranger(file: &File) -> bool {
-    let Ok(about) = file.metadata() else { return false };
-    let (major, minor) = (rustix::fs::major(about.dev()), rustix::fs::minor(about.dev()));
-    let wanted = format!("{major:02x}:{minor:02x}:{}", about.ino());
-    let locks = fs::read_to_string("/proc/locks").unwrap_or_default();
-    // `1: FLOCK  ADVISORY  WRITE 4711 00:1f:42 0 EOF` (proc_locks(5)).
-    let mut holders = locks.lines().filter_map(|line| {
-        let fields: Vec<&str> = line.split_whitespace().collect();
-        (fields.get(1) == Some(&"FLOCK") && fields.get(5) == Some(&wanted.as_str()))
-            .then(|| fields[4].parse::<u32>().ok())?
-    });
-    holders.any(|pid| {
-        let owner = fs::metadata(format!("/proc/{pid}")).map(|about| about.uid());
-        owner.is_ok_and(|uid| uid != 0 && uid != own_uid())
-    })
-}
-
 /// A user that workers run as.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct User {
@@ -123,10 +94,39 @@ pub fn user(name: &str) -> Result<User> {
     }
 }
 
-/// Makes a directory with this mode, whatever the umask is, and those above it; one that is there gets the mode.
+/// Makes a directory with this mode, whatever the umask is, and those above it, which everybody may go through; one
+/// that is there gets the mode.
 pub fn make_directory(path: &Path, mode: u32) -> io::Result<()> {
-    DirBuilder::new().recursive(true).mode(mode).create(path)?;
+    if let Some(above) = path.parent().filter(|above| !above.as_os_str().is_empty() && !above.exists()) {
+        make_directory(above, 0o755)?;
+    }
+    match DirBuilder::new().mode(mode).create(path) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists || !path.is_dir() => return Err(error),
+        _ => {}
+    }
     fs::set_permissions(path, fs::Permissions::from_mode(mode))
+}
+
+/// Device and inode: which file it is, whatever it is called.
+pub type Inode = (u64, u64);
+
+/// Which file that is.
+#[must_use]
+pub fn inode(about: &Metadata) -> Inode {
+    (about.dev(), about.ino())
+}
+
+/// Which file is at `path`, if any.
+#[must_use]
+pub fn inode_at(path: &Path) -> Option<Inode> {
+    fs::symlink_metadata(path).ok().map(|about| inode(&about))
+}
+
+/// Removes what is at `path`, if that is a socket.
+pub fn remove_socket(path: &Path) {
+    if fs::symlink_metadata(path).is_ok_and(|about| about.file_type().is_socket()) {
+        let _ = fs::remove_file(path);
+    }
 }
 
 /// Runs `act` with a file creation mask, so that what it makes is never wider than that.

@@ -9,6 +9,7 @@ pub mod datagram;
 pub mod group;
 pub mod host;
 pub mod launch;
+pub mod locks;
 pub mod offsets;
 pub mod opened;
 pub mod options;

@@ -1,6 +1,7 @@
 //! Descriptors that go from one process to another, and who is at the other end of a UNIX socket.
 //! Not: what is said there (`join.rs`, `member.rs`, `notify.rs`).
 
+use std::fs::File;
 use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
@@ -183,6 +184,15 @@ fn gone() -> io::Error {
 pub fn descriptor_of(pid: i32, fd: RawFd) -> Option<OwnedFd> {
     let process = pidfd_open(Pid::from_raw(pid)?, PidfdFlags::empty()).ok()?;
     pidfd_getfd(&process, fd, PidfdGetfdFlags::empty()).ok()
+}
+
+/// Duplicates of all that a process has open, as far as it may be asked for it.
+pub fn files_of(pid: i32) -> impl Iterator<Item = File> {
+    let process = Pid::from_raw(pid).and_then(|pid| pidfd_open(pid, PidfdFlags::empty()).ok());
+    let room = if process.is_some() { table_size(pid) } else { 0 };
+    (0..room).filter_map(move |fd| {
+        pidfd_getfd(process.as_ref()?, fd, PidfdGetfdFlags::empty()).ok().map(File::from)
+    })
 }
 
 /// How many descriptors a process has room for (FDSize in /proc/PID/status); 0 if it is gone.

@@ -83,7 +83,7 @@ impl Service {
         let pause = [judge, forward].into_iter().flatten().min().map(|pause| now + pause);
         let served = self.workers.values().filter(|worker| worker.life.state() != State::Draining);
         let bite = served.filter_map(|worker| worker.bite_at).min();
-        let repair = self.workers.values().any(|worker| !worker.places.is_empty()).then_some(self.repair_at);
+        let repair = Some(self.repair_at);
         let readiness = self.next_readiness(now);
         self.look_at = [self.look_at, pause, bite, repair, readiness].into_iter().flatten().min();
     }
@@ -98,6 +98,7 @@ impl Service {
         if self.repair_at <= now {
             self.repair_at = now + REPAIR.max(std::mem::take(&mut self.cost.repair) * RARELY);
             self.repair_what_lives();
+            self.look_at_files();
             self.cost.repair += now.elapsed();
         }
         for running in self.workers.values_mut().filter_map(|worker| worker.process.as_mut()) {
@@ -279,6 +280,10 @@ impl Service {
             worker.bite_at.is_some_and(|at| at <= now) && worker.life.state() != State::Draining
         };
         for worker in self.workers.values_mut().filter(due) {
+            // It could not be heard.
+            if worker.is_deaf(self.config.watchdog) {
+                continue;
+            }
             let late = worker.bite_at.map_or(Duration::ZERO, |at| now - at);
             // What it has said may wait to be heard, if the daemon stood still (SIGSTOP, a pause of the machine).
             if late > LATE || !std::mem::replace(&mut worker.last_chance, true) {

@@ -1,5 +1,5 @@
 //! What workers may do to their sockets and groups, put right: programs, filters, options, listeners that are shut
-//! down.
+//! down; and files that somebody has removed.
 
 use std::io;
 
@@ -26,6 +26,17 @@ impl Service {
         let ready: Vec<Id> =
             self.workers.iter().filter(|(_, worker)| judged(worker)).map(|(id, _)| *id).collect();
         self.repairs = ready.into();
+    }
+
+    /// Somebody may have removed what workers are heard at, or what the next daemon reads.
+    pub(super) fn look_at_files(&mut self) {
+        for worker in self.workers.values_mut() {
+            worker.is_deaf(self.config.watchdog);
+        }
+        if !self.unsaved && self.state_file.failure().is_none() && !self.state_file.is_there() {
+            warn!(service = self.config.name, "its state was removed, and is written again");
+            self.unsaved = true;
+        }
     }
 
     /// Makes the program of a door decide for its group, if that has any socket. A worker may have locked its

@@ -179,6 +179,19 @@ impl Worker {
         self.last_chance = false;
     }
 
+    /// Whether it could not be heard for a while, because somebody has removed its notification socket, which is then
+    /// made again. It gets the time of its watchdog anew, and need not say again that it is ready.
+    pub(super) fn is_deaf(&mut self, watchdog: Option<Duration>) -> bool {
+        let deaf = self.process.as_mut().is_some_and(|running| running.notify.was_removed());
+        if deaf {
+            self.life.lose_word();
+            if self.bite_at.is_some() {
+                self.alive(watchdog);
+            }
+        }
+        deaf
+    }
+
     /// What to add to how its process ended: a command that ends in order right after its start has
     /// perhaps gone to the background.
     pub(super) fn advice_on(&self, exit: Exit) -> &'static str {

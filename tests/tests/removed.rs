@@ -1,0 +1,254 @@
+//! Somebody removes what is in the runtime directory while the daemon and its workers run: it is there again, nobody is
+//! killed, and there are never two daemons.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on shall panic")]
+
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::Signal;
+use reuseport_lb::status::Service;
+use tests::client::ask;
+use tests::daemon::{Daemon, Paths, settled, signal, until};
+use tests::guests::Guests;
+use tests::said::assert_said;
+use tests::server::python;
+use tests::world::World;
+
+const WEB: &str = "[[service]]\nname = \"web\"\nlisten = [\"tcp://127.0.0.1:3000\"]\n";
+
+fn pids(service: &Service) -> Vec<Option<i32>> {
+    service.workers.iter().map(|worker| worker.pid).collect()
+}
+
+/// What is in a directory and below it, with owner and mode.
+fn all(directory: &Path) -> Vec<(PathBuf, u32, u32)> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
+        let Ok(about) = entry.metadata() else { continue };
+        found.push((entry.path(), about.uid(), about.mode()));
+        if about.is_dir() {
+            found.extend(all(&entry.path()));
+        }
+    }
+    found.sort();
+    found
+}
+
+fn remove(path: &Path) {
+    if path.is_dir() { fs::remove_dir_all(path) } else { fs::remove_file(path) }.unwrap();
+}
+
+/// Another daemon with the same runtime directory, which must find this one.
+#[track_caller]
+fn assert_refused(daemon: &Daemon, world: &World) {
+    let config = world.path("config.toml");
+    let output = daemon.paths().output(&["run", "--config", &config.to_string_lossy()]);
+    let by =
+        format!("another reuseport-lb (process {}) runs in {}", daemon.pid(), world.path("run").display());
+    assert_said(&output, 1, &[&by]);
+}
+
+#[test]
+fn whatever_is_removed_is_there_again_and_nobody_notices() {
+    let world = World::new();
+    let config = format!("{WEB}workers = 2\nwatchdog = \"600ms\"\nuser = \"nobody\"\n");
+    let daemon = Daemon::configured(&world, &config);
+    let run = world.path("run");
+    // One that joined has such a socket as well.
+    let guest = Guests::new(&world).exec(&["web"], &["python3", "-c", &pinging(false, "")]);
+    let before = until("all to be ready", || {
+        let service = daemon.service();
+        (service.workers.len() == 3 && settled(&service)).then_some(service)
+    });
+    let there = all(&run);
+    assert_eq!(there.len(), 10, "{there:?}");
+    let sockets = there.iter().filter(|(path, ..)| path.parent() == Some(&run.join("notify")));
+    assert_eq!(sockets.filter(|(_, uid, mode)| (*uid, *mode) == (65534, 0o140_600)).count(), 3, "{there:?}");
+    let each = there.iter().map(|(path, ..)| path).chain([&run]);
+    for path in each {
+        remove(path);
+        assert_refused(&daemon, &world);
+        until("it to be there again", || (all(&run) == there).then_some(()));
+        assert_eq!(fs::metadata(&run).unwrap().mode() & 0o7777, 0o755);
+        assert_refused(&daemon, &world);
+        let service = daemon.service();
+        assert_eq!(pids(&service), pids(&before), "{path:?}: {}", daemon.log());
+        assert!(settled(&service) && service.unsaved.is_none(), "{path:?}: {service:?}");
+        assert!(ask("127.0.0.1:3000".parse().unwrap()).is_ok());
+    }
+    let log = daemon.log();
+    for says in
+        ["state was removed, and is", "daemon.lock was removed, and is", "control.sock was removed, and is"]
+    {
+        assert!(log.contains(says), "{says}: {log}");
+    }
+    for says in ["its notification socket was removed, and is", "its state was removed, and is written"] {
+        assert!(log.contains(says), "{says}: {log}");
+    }
+    assert!(!log.contains("no WATCHDOG=1") && !log.contains("cannot be made again"), "{log}");
+    // Who hangs is still found, and who has crashed is there again.
+    let victim = before.workers[0].pid.unwrap();
+    remove(&run.join("notify"));
+    signal(victim, Signal::SIGSTOP);
+    until("its successor", || (daemon.service().workers[0].pid? != victim).then_some(()));
+    let after = until("all to be ready", || Some(daemon.service()).filter(settled));
+    assert!(daemon.log().contains("no WATCHDOG=1"), "{}", daemon.log());
+    until("it to be saved", || (all(&run).len() == there.len()).then_some(()));
+    daemon.kill();
+    let daemon = Daemon::configured(&world, &config);
+    assert_eq!(pids(&daemon.service()), pids(&after));
+    drop(guest);
+    daemon.stop();
+}
+
+/// A worker that says READY=1 and pings: where it has connected to once, and then it writes into the file `deaf` if it
+/// cannot; or at the path.
+fn pinging(connects: bool, deaf: &str) -> String {
+    let send = if connects {
+        "notify.send"
+    } else {
+        "lambda word: notify.sendto(word, os.environ['NOTIFY_SOCKET'])"
+    };
+    let failed = if connects { format!("open({deaf:?}, 'w').write(str(error))") } else { "pass".into() };
+    format!(
+        "import os, socket, time\n\
+         listener, notify = socket.socket(fileno=3), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)\n\
+         notify.connect(os.environ['NOTIFY_SOCKET'])\n\
+         listener.settimeout(0.1)\n\
+         send = {send}\n\
+         send(b'READY=1')\n\
+         while True:\n    \
+             try: send(b'WATCHDOG=1')\n    \
+             except OSError as error: {failed}\n    \
+             try:\n        \
+                 stream, peer = listener.accept()\n        \
+                 stream.recv(4096)\n        \
+                 body = f'worker={{os.environ[\"REUSEPORT_LB_WORKER\"]}}\\npid={{os.getpid()}}\\npeer={{peer[0]}}:{{peer[1]}}\\n'\n        \
+                 stream.sendall(f'HTTP/1.1 200 OK\\r\\nContent-Length: {{len(body)}}\\r\\nConnection: close\\r\\n\\r\\n{{body}}'.encode())\n        \
+                 stream.close()\n    \
+             except TimeoutError: pass\n"
+    )
+}
+
+#[test]
+fn what_was_said_before_is_heard_and_who_has_connected_goes_on() {
+    let world = World::new();
+    let deaf = world.path("deaf");
+    let server = world.file("pinging.py", &pinging(true, &deaf.to_string_lossy()));
+    // The second one says READY=1 when it is to, and never waits for work: nothing but the word makes it ready.
+    let silent = world.file(
+        "silent.py",
+        "import os, socket, sys, time\n\
+         while not os.path.exists(sys.argv[1]): time.sleep(0.01)\n\
+         notify = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)\n\
+         notify.sendto(b'READY=1', os.environ['NOTIFY_SOCKET'])\n\
+         open(sys.argv[1] + '-said', 'w')\n\
+         time.sleep(1000)\n",
+    );
+    let go = world.path("go");
+    let config = format!(
+        "{WEB}workers = 1\nready = \"notify\"\nwatchdog = \"500ms\"\ncommand = [\"python3\", {server:?}]\n\
+         [[service]]\nname = \"late\"\nlisten = [\"tcp://127.0.0.1:3001\"]\nworkers = 1\nready = \"notify\"\n\
+         stall_timeout = \"off\"\ncommand = [\"python3\", {silent:?}, {go:?}]\n"
+    );
+    let file = world.file("config.toml", &config);
+    let command = Paths::of(&world).command(&["run", "--config", &file.to_string_lossy()]);
+    let daemon = Daemon::start_until(&world, command, |service| service.name == "late" || settled(service));
+    let before = daemon.status();
+    signal(daemon.pid(), Signal::SIGSTOP);
+    fs::write(&go, "").unwrap();
+    until("it to be said", || world.path("go-said").exists().then_some(()));
+    fs::remove_dir_all(world.path("run/notify")).unwrap();
+    signal(daemon.pid(), Signal::SIGCONT);
+    until("it to be heard", || settled(&daemon.status().services[1]).then_some(()));
+    until("the sockets to be there again", || {
+        (daemon.log().matches("its notification socket was removed, and is there again").count() == 2)
+            .then_some(())
+    });
+    let begun = Instant::now();
+    while begun.elapsed() < Duration::from_secs(2) {
+        let now = daemon.status();
+        assert_eq!(pids(&now.services[0]), pids(&before.services[0]), "{}", daemon.log());
+        assert_eq!(pids(&now.services[1]), pids(&before.services[1]), "{}", daemon.log());
+    }
+    assert!(!deaf.exists(), "{:?}", fs::read_to_string(&deaf));
+    daemon.stop();
+}
+
+#[test]
+fn who_says_ready_while_nobody_can_hear_it_is_seen_to_wait_for_work() {
+    let world = World::new();
+    let server = python(
+        &world,
+        "late.py",
+        "import socket, sys, time\n\
+         listener = socket.socket(fileno=3)\n\
+         while not os.path.exists(sys.argv[1]): time.sleep(0.005)\n\
+         notify = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)\n\
+         try: notify.sendto(b'READY=1', os.environ['NOTIFY_SOCKET'])\n\
+         except OSError as error: open(sys.argv[1] + '-unheard', 'w').write(str(error))\n\
+         while True: answer_and_close(*listener.accept())\n",
+    );
+    let go = world.path("go");
+    let config =
+        format!("{WEB}workers = 1\nready = \"notify\"\ncommand = [\"python3\", {server:?}, {go:?}]\n");
+    let file = world.file("config.toml", &config);
+    let command = Paths::of(&world).command(&["run", "--config", &file.to_string_lossy()]);
+    let daemon = Daemon::start_until(&world, command, |service| service.workers[0].pid.is_some());
+    tests::daemon::executed(daemon.workers()[0]);
+    // So that the daemon cannot make it again before it is needed.
+    signal(daemon.pid(), Signal::SIGSTOP);
+    fs::remove_dir_all(world.path("run/notify")).unwrap();
+    fs::write(&go, "").unwrap();
+    until("it to be unheard", || world.path("go-unheard").exists().then_some(()));
+    signal(daemon.pid(), Signal::SIGCONT);
+    let service = until("it to be ready", || Some(daemon.service()).filter(settled));
+    assert_eq!(service.workers[0].restarts, 0);
+    assert!(ask("127.0.0.1:3000".parse().unwrap()).is_ok());
+    daemon.stop();
+}
+
+#[test]
+fn a_runtime_directory_that_is_moved_away_is_not_free() {
+    let world = World::new();
+    let daemon = Daemon::configured(&world, &format!("{WEB}workers = 2\n"));
+    let (run, away) = (world.path("run"), world.path("away"));
+    let before = daemon.service();
+    fs::rename(&run, &away).unwrap();
+    assert_refused(&daemon, &world);
+    let there = all(&away).len();
+    until("all to be there again", || (all(&run).len() == there).then_some(()));
+    assert_refused(&daemon, &world);
+    assert_eq!(pids(&daemon.service()), pids(&before));
+    // Back, as from a copy: nobody listens at those sockets any more.
+    fs::remove_dir_all(&run).unwrap();
+    fs::rename(&away, &run).unwrap();
+    until("the daemon to be heard again", || daemon.paths().status().map(|_| ()));
+    assert_refused(&daemon, &world);
+    daemon.kill();
+    let daemon = Daemon::configured(&world, &format!("{WEB}workers = 2\n"));
+    assert_eq!(pids(&daemon.service()), pids(&before));
+    daemon.stop();
+}
+
+#[test]
+fn a_file_system_that_goes_with_the_daemon_goes_though_the_note_was_removed() {
+    let world = World::new();
+    let own = world.path("own");
+    fs::create_dir(&own).unwrap();
+    let config = world.file("config.toml", &format!("{WEB}workers = 1\n"));
+    let arguments = ["run", "--config", &*config.to_string_lossy(), "--bpffs", &*own.to_string_lossy()];
+    let mut command = std::process::Command::new(tests::daemon::binary());
+    command.arg("--runtime-dir").arg(world.path("run")).args(arguments);
+    let daemon = Daemon::start_as(&world, command);
+    let mounted =
+        || fs::read_to_string("/proc/thread-self/mountinfo").unwrap().contains(&*own.to_string_lossy());
+    assert!(mounted());
+    fs::remove_dir_all(world.path("run")).unwrap();
+    until("the note to be there again", || world.path("run/bpffs-mounted").exists().then_some(()));
+    daemon.stop();
+    assert!(!mounted());
+}
