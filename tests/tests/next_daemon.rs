@@ -232,6 +232,11 @@ fn workers_that_wait_for_others_to_be_there_are_not_forgotten_when_the_daemon_en
         let daemon = Daemon::start_until(&world, command, |service| !service.workers.is_empty());
         until("its state to be written", || state_files(&world)[0].exists().then_some(()));
         assert!(old.iter().all(|pid| is_alive(*pid)), "they serve until there are others");
+        let state = world.path("run").join("state");
+        fs::remove_dir_all(&state).unwrap();
+        until("what is known of both to be written again", || {
+            (fs::read_dir(&state).ok()?.count() == 4).then_some(())
+        });
         if killed {
             daemon.kill();
         } else {
