@@ -163,6 +163,12 @@ pub fn put(text: &[u8]) {
     }
 }
 
+/// Whether the daemon's standard error takes so much more that room is left for its own lines.
+#[must_use]
+pub fn has_room(bytes: usize) -> bool {
+    DAEMON.get().is_none_or(|queue| queue.lock().waiting.len() + bytes <= ROOM / 2)
+}
+
 /// Before the end: waits for what is still to be written, if somebody reads it.
 pub fn flush() {
     if let Some(queue) = DAEMON.get() {

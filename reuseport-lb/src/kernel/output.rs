@@ -27,10 +27,23 @@ const PIECE: usize = 64 << 10;
 /// So many bytes are passed on before others have their turn.
 const AT_ONCE: u64 = 1 << 20;
 
+/// What waits to be passed on is no more than this, or all but its end is dropped: there was no daemon, or one that stood
+/// still, and the next one must not spend minutes on it.
+const MOST: u64 = 32 << 20;
+
+/// So much of its end is kept then.
+const KEPT: u64 = 4 << 20;
+
+/// So much memory is freed before others have their turn.
+const FREED_AT_ONCE: u64 = 64 << 20;
+
 /// The output of one process.
 pub struct Output {
     file: File,
     read: u64,
+    /// What comes before is dropped.
+    keep_from: u64,
+    dropped: u64,
     buffer: Vec<u8>,
     lines: VecDeque<String>,
     pending: Vec<u8>,
@@ -60,7 +73,15 @@ impl Output {
     }
 
     fn of(file: File, read: u64) -> Self {
-        Self { file, read, buffer: vec![0; PIECE], lines: VecDeque::new(), pending: Vec::new() }
+        Self {
+            file,
+            read,
+            keep_from: 0,
+            dropped: 0,
+            buffer: vec![0; PIECE],
+            lines: VecDeque::new(),
+            pending: Vec::new(),
+        }
     }
 
     /// For a process that is about to be started.
@@ -70,22 +91,42 @@ impl Output {
 
     /// Passes on to our standard error what was written since the last time; false if there is more. What has
     /// been read is taken out of the file, whose memory is then free; nothing is cut off at its end, where
-    /// the process may just be writing.
-    pub fn forward(&mut self) -> bool {
+    /// the process may just be writing. What the daemon's standard error has no room for waits, unless it is the `last`
+    /// time.
+    pub fn forward(&mut self, last: bool) -> bool {
         let size = self.file.metadata().map_or(0, |about| about.len());
+        if size.saturating_sub(self.read.max(self.keep_from)) > MOST {
+            self.dropped += size - KEPT - self.read.max(self.keep_from);
+            self.keep_from = size - KEPT;
+        }
+        if self.read < self.keep_from {
+            let piece = FREED_AT_ONCE.min(self.keep_from - self.read);
+            self.free(piece);
+            self.pending.clear();
+            return false;
+        }
         let turn_ends = self.read + AT_ONCE;
-        while self.read < size && self.read < turn_ends {
+        while self.read < size && self.read < turn_ends && (last || logging::has_room(PIECE)) {
             // Not by seeking: the position is the writers' as well.
             let Ok(length @ 1..) = self.file.read_at(&mut self.buffer, self.read) else { break };
-            let free = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
-            // If that fails, more memory is kept.
-            let _ = fallocate(&self.file, free, self.read, length as u64);
-            self.read += length as u64;
+            self.free(length as u64);
             let read = std::mem::take(&mut self.buffer);
             self.pass_on(&read[..length]);
             self.buffer = read;
         }
         self.read >= size
+    }
+
+    fn free(&mut self, length: u64) {
+        let free = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+        // If that fails, more memory is kept.
+        let _ = fallocate(&self.file, free, self.read, length);
+        self.read += length;
+    }
+
+    /// How many bytes have been dropped since the last time, because they were too many.
+    pub fn dropped(&mut self) -> Option<u64> {
+        Some(std::mem::take(&mut self.dropped)).filter(|bytes| *bytes > 0)
     }
 
     fn pass_on(&mut self, new: &[u8]) {
@@ -136,11 +177,35 @@ mod tests {
         let mut command = std::process::Command::new("sh");
         command.args(["-c", script]).stdout(output.stdio().unwrap()).stderr(output.stdio().unwrap());
         assert!(command.status().unwrap().success());
-        assert!(output.forward());
+        assert!(output.forward(false));
         let lines = output.last_lines();
         assert_eq!(lines.len(), LINES);
         assert_eq!(lines.last().map(String::as_str), Some("end"));
         assert_eq!(lines[0], "line 11");
+    }
+
+    #[test]
+    fn of_far_too_much_the_end_is_kept() {
+        let output = Output::new().unwrap();
+        let mut writer = output.file.try_clone().unwrap();
+        // It takes up memory, and is not passed on.
+        let much = vec![0; 1 << 20];
+        for _ in 0..100 {
+            std::io::Write::write_all(&mut writer, &much).unwrap();
+        }
+        let mut next = Output::resume(output.file.try_clone().unwrap().into()).unwrap();
+        let mut turns = 0;
+        while !next.forward(false) {
+            turns += 1;
+        }
+        assert!(turns <= 2 + KEPT / AT_ONCE, "{turns}");
+        assert_eq!(next.dropped(), Some((100 << 20) - KEPT));
+        assert_eq!(next.dropped(), None);
+        std::io::Write::write_all(&mut writer, b"the end").unwrap();
+        assert!(next.forward(false));
+        use std::os::unix::fs::MetadataExt;
+        assert!(next.file.metadata().unwrap().blocks() * 512 <= 2 * PIECE as u64);
+        assert_eq!(next.last_lines().last().map(String::as_str), Some("the end"));
     }
 
     #[test]
@@ -152,12 +217,12 @@ mod tests {
         std::thread::scope(|scope| {
             let writing = scope.spawn(|| std::io::Write::write_all(&mut writer, &burst).unwrap());
             let mut turns = 0;
-            while !writing.is_finished() || !output.forward() {
+            while !writing.is_finished() || !output.forward(false) {
                 turns += 1;
                 assert!(turns < 100_000_000);
             }
         });
-        assert!(output.forward());
+        assert!(output.forward(false));
         assert_eq!(output.read, burst.len() as u64);
         use std::os::unix::fs::MetadataExt;
         assert!(output.file.metadata().unwrap().blocks() * 512 <= 2 * PIECE as u64);
@@ -165,7 +230,7 @@ mod tests {
         // The next daemon goes on where this one stopped.
         let mut next = Output::resume(output.file.try_clone().unwrap().into()).unwrap();
         assert!(next.read + 4096 >= output.read);
-        assert!(next.forward());
+        assert!(next.forward(false));
         assert_eq!(next.last_lines().last().map(String::as_str), Some("the end"));
     }
 }

@@ -17,6 +17,7 @@ use crate::health::{Change, Sample, Signs, Status};
 use crate::kernel::process::Process;
 use crate::kernel::{signs, socket};
 use crate::listener::{Listener, Protocol};
+use crate::logging;
 use crate::worker::{Origin, State};
 
 /// The daemon that looks later than this has stood still, and a process may have said what nobody has heard.
@@ -35,6 +36,9 @@ const FORWARD: Duration = Duration::from_millis(500);
 
 /// The same, while there is more.
 const FORWARD_MORE: Duration = Duration::from_millis(5);
+
+/// The same, while standard error takes no more.
+const FORWARD_LATER: Duration = Duration::from_millis(50);
 
 /// How long a process may take to be suspended; within that it is busy in the kernel.
 const SUSPENDING: Duration = Duration::from_millis(3);
@@ -101,11 +105,10 @@ impl Service {
             self.look_at_files();
             self.cost.repair += now.elapsed();
         }
-        for running in self.workers.values_mut().filter_map(|worker| worker.process.as_mut()) {
-            if let Some(output) = &mut running.output
-                && !output.forward()
-            {
-                self.look_at = Some(now + FORWARD_MORE);
+        for worker in self.workers.values_mut() {
+            if !worker.pass_on_output(false) {
+                let pause = if logging::has_room(0) { FORWARD_MORE } else { FORWARD_LATER };
+                self.look_at = Some(now + pause);
             }
         }
     }

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use socket2::Socket;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
+use tracing::warn;
 
 use super::membership::Drained;
 use crate::kernel::opened::Opened;
@@ -192,6 +193,22 @@ impl Worker {
         deaf
     }
 
+    /// Passes on some of what its process has written, if that is kept; false if there is more.
+    pub(super) fn pass_on_output(&mut self, last: bool) -> bool {
+        let Some(output) = self.process.as_mut().and_then(|running| running.output.as_mut()) else {
+            return true;
+        };
+        let all = output.forward(last);
+        if let Some(bytes) = output.dropped() {
+            let worker = &self.name;
+            warn!(
+                worker,
+                "{bytes} bytes of its output were dropped: nobody read them in time, and the end was kept"
+            );
+        }
+        all
+    }
+
     /// What to add to how its process ended: a command that ends in order right after its start has
     /// perhaps gone to the background.
     pub(super) fn advice_on(&self, exit: Exit) -> &'static str {
@@ -205,8 +222,8 @@ impl Worker {
     }
 
     pub(super) fn end_of_process(&mut self, exit: Exit) {
-        if let Some(mut output) = self.process.take().and_then(|mut running| running.output.take()) {
-            while !output.forward() {}
+        while !self.pass_on_output(true) {}
+        if let Some(output) = self.process.take().and_then(|mut running| running.output.take()) {
             self.last_words = output.last_lines();
         }
         self.bite_at = None;

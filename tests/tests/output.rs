@@ -1,0 +1,92 @@
+//! What workers write while nobody reads it: the next daemon is not held up by it, and says what it left out.
+
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::Signal;
+use tests::daemon::{Daemon, Paths, settled, signal, until};
+use tests::patience::at_most;
+use tests::world::World;
+
+const MIB: u64 = 1 << 20;
+
+#[test]
+fn of_far_too_much_output_the_next_daemon_passes_on_the_end_and_says_so() {
+    let world = World::new();
+    let (much, written) = (world.path("much"), world.path("written"));
+    let server = world.file(
+        "writer.py",
+        "import os, socket, sys, time\n\
+         listener = socket.socket(fileno=3)\n\
+         listener.settimeout(0.02)\n\
+         while True:\n    \
+             try: listener.accept()[0].close()\n    \
+             except TimeoutError: pass\n    \
+             if os.path.exists(sys.argv[1]):\n        \
+                 amount = int(open(sys.argv[1]).read())\n        \
+                 os.remove(sys.argv[1])\n        \
+                 line = b'x' * 1023 + b'\\n'\n        \
+                 for _ in range(amount): os.write(2, line * 1024)\n        \
+                 os.write(1, b'the end of %d\\n' % amount)\n        \
+                 open(sys.argv[2] + '.new', 'w').write(str(amount))\n        \
+                 os.rename(sys.argv[2] + '.new', sys.argv[2])\n",
+    );
+    let config = world.file(
+        "config.toml",
+        &format!(
+            "[[service]]\nname = \"web\"\nlisten = [\"tcp://127.0.0.1:3000\"]\nworkers = 1\n\
+             command = [\"python3\", {server:?}, {much:?}, {written:?}]\n"
+        ),
+    );
+    let run = || {
+        let command = Paths::of(&world).command(&["run", "--config", &config.to_string_lossy()]);
+        Daemon::start_as(&world, command)
+    };
+    let write = |amount: u64| {
+        fs::write(world.path("much.new"), amount.to_string()).unwrap();
+        fs::rename(world.path("much.new"), &much).unwrap();
+        until("it to be written", || {
+            fs::read_to_string(&written).ok()?.eq(&amount.to_string()).then_some(())
+        });
+    };
+    let daemon = run();
+    let first = daemon.workers()[0];
+    signal(first, Signal::SIGKILL);
+    let service = until("another process", || {
+        Some(daemon.service()).filter(|it| settled(it) && it.workers[0].pid.is_some_and(|pid| pid != first))
+    });
+    let pid = service.workers[0].pid.unwrap();
+    tests::daemon::executed(pid);
+    let kept = || fs::metadata(format!("/proc/{pid}/fd/1")).unwrap().blocks() * 512 / MIB;
+    // A burst is passed on whole, also one that had to wait for the next daemon.
+    daemon.kill();
+    write(20);
+    assert_eq!(kept(), 20);
+    let daemon = run();
+    until("all of it", || daemon.log().contains("the end of 20").then_some(()));
+    assert!(!daemon.log().contains("bytes of its output were dropped"));
+    daemon.kill();
+    fs::write(world.path("daemon.log"), "").unwrap();
+    write(300);
+    assert!(kept() >= 300, "{}", kept());
+    let begun = Instant::now();
+    let daemon = run();
+    until("the end of it", || daemon.log().contains("the end of 300").then_some(()));
+    assert!(begun.elapsed() < at_most(Duration::from_secs(5)), "{:?}", begun.elapsed());
+    let log = daemon.log();
+    assert!((log.len() as u64) < 5 * MIB, "{}", log.len());
+    assert!(log.contains("bytes of its output were dropped") && log.contains("worker=\"web/0\""));
+    until("its memory to be free", || (kept() == 0).then_some(()));
+    assert_eq!(daemon.workers(), [pid]);
+    // One that stands still has the same bound.
+    signal(daemon.pid(), Signal::SIGSTOP);
+    write(100);
+    signal(daemon.pid(), Signal::SIGCONT);
+    until("the end of it", || daemon.log().contains("the end of 100").then_some(()));
+    until("its memory to be free", || (kept() == 0).then_some(()));
+    assert_eq!(daemon.workers(), [pid]);
+    assert!((daemon.log().len() as u64) < 10 * MIB);
+    assert!(daemon.status().longest_step_ms < 1000.0 * f64::from(tests::patience::slow()));
+    daemon.stop();
+}
