@@ -6,12 +6,13 @@
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 use reuseport_lb::status::Service;
 use tests::client::ask;
-use tests::daemon::{Daemon, Paths, settled, signal, until};
+use tests::daemon::{Daemon, Paths, binary, settled, signal, until};
 use tests::guests::Guests;
 use tests::said::assert_said;
 use tests::server::python;
@@ -45,7 +46,16 @@ fn remove(path: &Path) {
 #[track_caller]
 fn assert_refused(daemon: &Daemon, world: &World) {
     let config = world.path("config.toml");
-    let output = daemon.paths().output(&["run", "--config", &config.to_string_lossy()]);
+    // One that is let in would run on.
+    let mut command = Command::new("timeout");
+    command
+        .arg("30")
+        .arg(binary())
+        .arg("--runtime-dir")
+        .arg(world.path("run"))
+        .arg("--bpffs")
+        .arg(world.bpffs());
+    let output = command.args(["run", "--config"]).arg(config).output().unwrap();
     let by =
         format!("another reuseport-lb (process {}) runs in {}", daemon.pid(), world.path("run").display());
     assert_said(&output, 1, &[&by]);
