@@ -28,7 +28,7 @@ use crate::offload;
 use crate::printable;
 use crate::registry::{End, Registry, Shown, Wish};
 use crate::service::{self, Command, Report, TRIAL, Target};
-use crate::status::{self, Status};
+use crate::status::Status;
 
 /// Longest body of a request.
 const LONGEST_BODY: usize = 64 << 10;
@@ -40,7 +40,7 @@ const LONGEST_HEAD: usize = 16 << 10;
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// A service that does not answer within this time is shown as it was before.
-const BUSY: Duration = Duration::from_millis(100);
+const BUSY: Duration = Duration::from_millis(50);
 
 /// How often a silent trace checks that its reader is still there.
 const HEARTBEAT: Duration = Duration::from_secs(1);
@@ -308,34 +308,27 @@ async fn status(services: &Registry, only: Option<&str>) -> Answer {
         let _ = commands.send(Command::Status(send));
         asked.push((receive, shown));
     }
-    let (mut reports, mut shown) = (Vec::new(), Vec::new());
+    let mut reports = Vec::new();
     let patience = Instant::now() + BUSY;
     for (receive, before) in asked {
         match answered(receive, &before, patience).await {
-            Some(Ok(Said::Now(report))) => {
-                shown.push(None);
-                reports.push(*report);
-            }
-            Some(Ok(Said::Before(status))) => shown.push(Some(*status)),
+            Some(Ok(report)) => reports.push(report),
             Some(Err(error)) => return Err((StatusCode::INTERNAL_SERVER_ERROR, format!("{error:#}"))),
             None => continue,
         }
     }
-    let mut complete = service::complete(reports).await.into_iter();
-    let told = shown.into_iter().filter_map(|shown| shown.or_else(|| complete.next())).collect();
-    Ok(json(&Status {
-        version: env!("CARGO_PKG_VERSION").into(),
-        kernel: crate::kernel::host::release(),
-        pid: std::process::id(),
-        longest_step_ms: offload::longest().as_secs_f64() * 1000.0,
-        services: told,
-    }))
-}
-
-/// What a service has said of itself.
-enum Said {
-    Now(Box<Report>),
-    Before(Box<status::Service>),
+    let longest_step_ms = offload::longest().as_secs_f64() * 1000.0;
+    let text = service::complete(reports, move |services| {
+        text(&Status {
+            version: env!("CARGO_PKG_VERSION").into(),
+            kernel: crate::kernel::host::release(),
+            pid: std::process::id(),
+            longest_step_ms,
+            services,
+        })
+    });
+    let text = text.await.map_err(|error| (StatusCode::INTERNAL_SERVER_ERROR, format!("{error:#}")))?;
+    Ok(response(text))
 }
 
 /// What a service says of itself, or what is shown of it if it is busy for too long; `None` if it ends.
@@ -343,12 +336,12 @@ async fn answered(
     mut receive: oneshot::Receiver<anyhow::Result<Report>>,
     shown: &Shown,
     mut patience: Instant,
-) -> Option<anyhow::Result<Said>> {
+) -> Option<anyhow::Result<Report>> {
     loop {
         match tokio::time::timeout_at(patience, &mut receive).await {
-            Ok(answer) => return answer.ok().map(|report| Ok(Said::Now(Box::new(report?)))),
+            Ok(answer) => return answer.ok(),
             Err(_) => match &*shown.borrow() {
-                Some(shown) => return Some(Ok(Said::Before(Box::new(shown.clone())))),
+                Some(shown) => return Some(Ok(shown.clone())),
                 None => patience = Instant::now() + BUSY / 4,
             },
         }
@@ -453,8 +446,15 @@ fn bad(error: String) -> (StatusCode, String) {
 }
 
 fn json(value: &impl Serialize) -> Response<Body> {
+    response(text(value))
+}
+
+fn text(value: &impl Serialize) -> String {
     let text = serde_json::to_string(value).unwrap_or_default();
-    let text = printable::json(&text).into_owned() + "\n";
+    printable::json(&text).into_owned() + "\n"
+}
+
+fn response(text: String) -> Response<Body> {
     let mut response = Response::new(Full::new(Bytes::from(text)).boxed());
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     response

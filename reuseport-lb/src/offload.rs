@@ -3,6 +3,7 @@
 
 use std::cell::Cell;
 use std::pin::pin;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
@@ -31,6 +32,20 @@ pub async fn in_thread<T: Send + 'static>(
         .spawn(work)
         .with_context(|| format!("cannot start a thread for {what}"))?;
     wait.await.with_context(|| format!("{what} failed; see above"))
+}
+
+/// The same, or without a thread where there can be none: the machine may have no process id left.
+pub async fn in_thread_or_here<T: Send + 'static>(
+    what: &'static str,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T> {
+    let work = Arc::new(Mutex::new(Some(work)));
+    let taken = work.clone();
+    let take = |work: &Mutex<Option<_>>| work.lock().unwrap_or_else(PoisonError::into_inner).take();
+    match in_thread(what, move || take(&taken).map(|work| work())).await {
+        Ok(done) => done.context("done twice"),
+        Err(error) => take(&work).map(|work| work()).ok_or(error),
+    }
 }
 
 /// The same, but what does not end within `limit` is left to itself: a file that does not answer.

@@ -14,7 +14,7 @@ use crate::join;
 use crate::kernel::host;
 use crate::moves::Moves;
 use crate::offload;
-use crate::service::{Command, Prepare, START, Service, Surroundings, coming};
+use crate::service::{Command, Prepare, Report, START, Service, Surroundings, coming};
 use crate::status;
 
 /// How the daemon ends.
@@ -77,7 +77,7 @@ struct Entry {
 }
 
 /// What is shown of a service while it is busy with something that takes its time.
-pub type Shown = Rc<RefCell<Option<status::Service>>>;
+pub type Shown = Rc<RefCell<Option<Report>>>;
 
 impl Registry {
     /// No services yet.
@@ -100,7 +100,7 @@ impl Registry {
             return;
         }
         let (commands, receive) = mpsc::unbounded_channel();
-        let (name, coming) = (coming.name.clone(), Rc::new(RefCell::new(Some(coming))));
+        let (name, coming) = (coming.name.clone(), Rc::new(RefCell::new(Some(coming.into()))));
         all.push(Entry { name, commands, coming: Some(receive), shown: coming });
     }
 

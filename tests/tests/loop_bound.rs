@@ -20,9 +20,8 @@ use tests::daemon::{Daemon, Paths, settled, until};
 use tests::patience::{at_most, slow};
 use tests::world::World;
 
-/// Answers, and what is counted of the daemon's work, may take so much longer where other tests and the
-/// ends of many workers take the processors.
-const BUSY_MACHINE: u32 = 5;
+/// Answers may take so much longer where other tests and the ends of many workers take the processors.
+const BUSY_MACHINE: u32 = 3;
 
 /// Asks for the status again and again, from before the daemon is there.
 struct Asker {
@@ -160,7 +159,7 @@ fn at_any_moment(protocol: &str, listeners: usize, workers: usize) {
     for (name, phase) in phases {
         assert!(phase.longest < at_most(BOUND) * BUSY_MACHINE, "{name}: an answer took {:?}", phase.longest);
         let step = Duration::from_secs_f64(phase.longest_step_ms / 1000.0);
-        assert!(step < at_most(BOUND) * 2, "{name}: a step took {step:?}");
+        assert!(step < at_most(BOUND), "{name}: a step took {step:?}");
     }
 }
 
@@ -174,7 +173,7 @@ fn status_is_answered_at_any_moment_with_many_tcp_listeners() {
 fn status_is_answered_at_any_moment_with_many_udp_listeners() {
     // Each has 4 MiB of marks to look at.
     let (listeners, workers) = size();
-    at_any_moment("udp", listeners.div_ceil(4), workers);
+    at_any_moment("udp", listeners.div_ceil(2), workers);
 }
 
 #[test]
@@ -191,7 +190,8 @@ fn an_idle_daemon_with_many_sockets_uses_little_cpu() {
     };
     let percent = (0..3).map(|_| measure()).fold(f64::MAX, f64::min);
     println!("{listeners} x {workers}: {percent:.1} % of a CPU");
-    assert!(percent < 4.0 * f64::from(slow()), "{percent} %");
+    // 2 % on a quiet machine, also while it is looked whether workers wait that never do.
+    assert!(percent < 3.0 * f64::from(slow()), "{percent} %");
     daemon.stop();
 }
 
@@ -208,7 +208,7 @@ fn a_listener_costs_little_at_start() {
     let each = (cost(1 + more) as f64 - cost(1) as f64) / more as f64;
     println!("{each:.1} ms of CPU a listener");
     // 10 ms on a quiet machine; 75 when each load read the kernel's own types.
-    assert!(each < 50.0 * f64::from(slow()), "{each} ms");
+    assert!(each < 25.0 * f64::from(slow()), "{each} ms");
 }
 
 #[test]

@@ -28,8 +28,8 @@ const REPAIR: Duration = Duration::from_secs(1);
 
 /// With thousands of sockets looks take one in so many parts of the time, or of a processor: while something
 /// waits, and while nothing does.
-const OFTEN: u32 = 4;
-const RARELY: u32 = 120;
+pub(super) const OFTEN: u32 = 4;
+pub(super) const RARELY: u32 = 120;
 
 /// How often the output of workers that are suspect is passed on.
 const FORWARD: Duration = Duration::from_millis(500);
@@ -43,13 +43,41 @@ const FORWARD_LATER: Duration = Duration::from_millis(50);
 /// How long a process may take to be suspended; within that it is busy in the kernel.
 const SUSPENDING: Duration = Duration::from_millis(3);
 
-/// How long it took last time.
-#[derive(Default)]
-pub(super) struct Cost {
-    /// To look at all queues.
-    look: Duration,
-    /// To look at all sockets for what workers may have done to them.
-    pub(super) repair: Duration,
+/// When what is looked at next, and how long it took last time.
+pub(super) struct Looks {
+    /// The first of them.
+    pub(super) next: Option<Instant>,
+    /// All queues.
+    queues: Option<Instant>,
+    queues_took: Duration,
+    /// Workers that are not seen to wait for work yet.
+    readiness: Option<Instant>,
+    readiness_took: Duration,
+    /// What those opened by themselves.
+    pub(super) openers: Instant,
+    /// All sockets, for what workers may have done to them.
+    repair: Instant,
+    pub(super) repair_took: Duration,
+}
+
+impl Looks {
+    pub(super) fn new(now: Instant) -> Self {
+        Self {
+            next: None,
+            queues: None,
+            queues_took: Duration::ZERO,
+            readiness: None,
+            readiness_took: Duration::ZERO,
+            openers: now,
+            repair: now,
+            repair_took: Duration::ZERO,
+        }
+    }
+}
+
+/// The earlier one.
+fn earlier(one: Option<Instant>, other: Option<Instant>) -> Option<Instant> {
+    one.into_iter().chain(other).min()
 }
 
 /// How a worker does at its TCP listeners.
@@ -80,35 +108,47 @@ impl Service {
         let judge = doors.clone().filter_map(|door| door.health.pause(&self.config)).min();
         let judge = judge.map(|pause| {
             let part = if doors.clone().any(|door| door.health.is_busy()) { OFTEN } else { RARELY };
-            pause.max(self.cost.look * part)
+            now + pause.max(self.looks.queues_took * part)
         });
+        let readiness =
+            self.readiness_pause(now).map(|(pause, part)| now + pause.max(self.looks.readiness_took * part));
         let running = || self.workers.values().filter_map(|worker| worker.process.as_ref());
-        let forward = running().any(|running| running.output.is_some()).then_some(FORWARD);
-        let pause = [judge, forward].into_iter().flatten().min().map(|pause| now + pause);
+        let forward = running().any(|running| running.output.is_some()).then(|| now + FORWARD);
         let served = self.workers.values().filter(|worker| worker.life.state() != State::Draining);
         let bite = served.filter_map(|worker| worker.bite_at).min();
-        let repair = Some(self.repair_at);
-        let readiness = self.next_readiness(now);
-        self.look_at = [self.look_at, pause, bite, repair, readiness].into_iter().flatten().min();
+        let (repair, openers) = (Some(self.looks.repair), self.next_openers(now));
+        let looks = &mut self.looks;
+        looks.queues = earlier(looks.queues, judge).filter(|_| judge.is_some());
+        looks.readiness = earlier(looks.readiness, readiness).filter(|_| readiness.is_some());
+        let all = [looks.next, looks.queues, looks.readiness, forward, bite, repair, openers];
+        looks.next = all.into_iter().flatten().min();
     }
 
     pub(super) fn attend(&mut self, now: Instant) {
-        self.look_at = None;
-        self.look_at_readiness(now);
-        let begun = Instant::now();
-        self.judge(now);
-        self.cost.look = begun.elapsed();
+        let due = |at: &mut Option<Instant>| at.take_if(|at| *at <= now).is_some();
+        self.looks.next = None;
+        if due(&mut self.looks.readiness) {
+            let begun = Instant::now();
+            self.look_at_readiness(now);
+            self.looks.readiness_took = begun.elapsed();
+        }
+        self.look_for_openers(now);
+        if due(&mut self.looks.queues) {
+            let begun = Instant::now();
+            self.judge(now);
+            self.looks.queues_took = begun.elapsed();
+        }
         self.bite(now);
-        if self.repair_at <= now {
-            self.repair_at = now + REPAIR.max(std::mem::take(&mut self.cost.repair) * RARELY);
+        if self.looks.repair <= now {
+            self.looks.repair = now + REPAIR.max(std::mem::take(&mut self.looks.repair_took) * RARELY);
             self.repair_what_lives();
             self.look_at_files();
-            self.cost.repair += now.elapsed();
+            self.looks.repair_took += now.elapsed();
         }
         for worker in self.workers.values_mut() {
             if !worker.pass_on_output(false) {
                 let pause = if logging::has_room(0) { FORWARD_MORE } else { FORWARD_LATER };
-                self.look_at = Some(now + pause);
+                self.looks.next = Some(now + pause);
             }
         }
     }

@@ -12,13 +12,16 @@ use super::door::Door;
 use super::membership::JOIN_TOGETHER;
 use super::workers::Worker;
 use crate::flows::Freedom;
-use crate::kernel::group;
 use crate::listener::Protocol;
+use crate::offload::Slices;
 use crate::worker::State;
 
 /// Buckets that moved are looked at after this time: those without live flows are steady again.
 /// Decisions that were being made when they moved have marked their flow by then.
 const SWEEP: Duration = Duration::from_millis(20);
+
+/// What a service does while its buckets move.
+pub(super) const MOVING: &str = "is moving buckets";
 
 /// What a service knows about its flows.
 #[derive(Default)]
@@ -76,7 +79,7 @@ impl Service {
     }
 
     /// Does what is due.
-    pub(super) fn look_at_flows(&mut self, now: Instant) {
+    pub(super) async fn look_at_flows(&mut self, now: Instant) {
         let due = |at: Option<Instant>| at.is_some_and(|at| at <= now);
         let rotate = due(self.flows.rotate_at);
         if !rotate && !due(self.flows.sweep_at) {
@@ -89,12 +92,16 @@ impl Service {
             return;
         }
         self.flows.sweep_at = None;
-        let ended: usize = self.tracked().map(|door| door.group.sweep()).sum();
+        let (mut ended, mut slices) = (0, Slices::begin());
+        for door in self.tracked() {
+            self.turn(&mut slices, MOVING).await;
+            ended += door.group.sweep();
+        }
         if self.flows.waiting > 0 && (std::mem::take(&mut self.flows.rotated) || ended > 0) {
             // What waits may have become free.
-            self.spread(self.members.clone());
+            self.spreading.get_or_insert_with(|| self.members.clone());
         } else {
-            self.count_staying();
+            self.count_staying(&mut slices).await;
         }
     }
 
@@ -125,7 +132,7 @@ impl Service {
         let lost: Vec<u16> = lost.copied().collect();
         if !lost.is_empty() {
             if self.have_flows(&lost) {
-                self.spread(self.members.clone());
+                self.spreading.get_or_insert_with(|| self.members.clone());
             } else {
                 self.flows.keepers = keepers;
             }
@@ -141,13 +148,17 @@ impl Service {
         self.tracked().any(|door| door.group.points_to(&these))
     }
 
-    /// Takes flows from those that keep them no longer; how many, by slot.
-    pub(super) fn cut_flows(&mut self) -> BTreeMap<u16, u64> {
+    /// Takes flows from those that keep them no longer.
+    pub(super) async fn cut_flows(&mut self, slices: &mut Slices) {
         self.flows.keepers = self.keepers();
         let keeps = keeps(&self.flows.keepers);
-        let mut cut = BTreeMap::new();
-        for (slot, flows) in self.tracked().flat_map(|door| door.group.cut(&keeps)) {
-            *cut.entry(slot).or_default() += flows;
+        let mut cut: BTreeMap<u16, u64> = BTreeMap::new();
+        for door in self.tracked() {
+            self.turn(slices, MOVING).await;
+            door.group
+                .cut(&keeps)
+                .into_iter()
+                .for_each(|(slot, flows)| *cut.entry(slot).or_default() += flows);
         }
         for worker in self.workers.values_mut().filter(|worker| is_cut(worker)) {
             if worker.holds_slot
@@ -157,23 +168,25 @@ impl Service {
                 self.flows.cut += flows;
             }
         }
-        cut
     }
 
     /// Where each bucket can move; empty if all of them can move anywhere.
-    pub(super) fn freedoms(&self) -> Vec<Freedom> {
+    pub(super) async fn freedoms(&self, slices: &mut Slices) -> Vec<Freedom> {
         let keeps = keeps(&self.flows.keepers);
         let mut freedoms = Vec::new();
-        for (bucket, freedom) in self.tracked().flat_map(|door| door.group.freedoms(&keeps)) {
-            freedoms.resize(BUCKETS, Freedom::Free);
-            let at = usize::from(bucket);
-            freedoms[at] = freedoms[at].and(freedom);
+        for door in self.tracked() {
+            self.turn(slices, MOVING).await;
+            for (bucket, freedom) in door.group.freedoms(&keeps) {
+                freedoms.resize(BUCKETS, Freedom::Free);
+                let at = usize::from(bucket);
+                freedoms[at] = freedoms[at].and(freedom);
+            }
         }
         freedoms
     }
 
     /// So many buckets have `moved`, and `waiting` should have.
-    pub(super) fn flows_moved(&mut self, moved: usize, waiting: u32) {
+    pub(super) async fn flows_moved(&mut self, moved: usize, waiting: u32, slices: &mut Slices) {
         if !self.tracks_flows() {
             return;
         }
@@ -183,12 +196,15 @@ impl Service {
         if waiting != std::mem::replace(&mut self.flows.waiting, waiting) {
             info!(service = self.config.name, buckets = waiting, "wait for live flows before they move");
         }
-        self.count_staying();
+        self.count_staying(slices).await;
     }
 
-    fn count_staying(&mut self) {
+    async fn count_staying(&mut self, slices: &mut Slices) {
         let mut staying = vec![0; MAX_SLOTS];
-        self.tracked().for_each(|door| door.group.add_staying(&mut staying));
+        for door in self.tracked() {
+            self.turn(slices, MOVING).await;
+            door.group.add_staying(&mut staying);
+        }
         self.flows.staying = staying;
     }
 
@@ -208,14 +224,28 @@ impl Service {
         moving.into_iter().filter(|moving| *moving).count()
     }
 
-    /// All flows that live, of each listener that has any.
-    pub(super) fn live_flows(&self) -> Vec<group::Flows> {
-        self.tracked().filter_map(|door| door.group.flows()).collect()
+    /// Counts the flows of workers that are to leave.
+    pub(super) async fn count_flows_of_leavers(&mut self, slices: &mut Slices) {
+        let leaves =
+            |it: &Worker| it.farewell.begun.is_some() && it.farewell.flows.is_none() && it.holds_slot;
+        // When all leave, flows end with their workers, and nobody asks for their number.
+        if self.stopping || !self.workers.values().any(leaves) {
+            return;
+        }
+        let mut all = vec![0; MAX_SLOTS];
+        for door in self.tracked() {
+            self.turn(slices, MOVING).await;
+            let flows = door.group.flows();
+            flows.iter().for_each(|flows| all.iter_mut().zip(&flows.by_slot).for_each(|(sum, n)| *sum += n));
+        }
+        for worker in self.workers.values_mut().filter(|worker| leaves(worker)) {
+            worker.farewell.flows = Some(all[usize::from(worker.slot)]);
+        }
     }
 }
 
 /// Whether flows that a worker loses are cut by us: those of one that ended by itself are not.
-pub(super) fn is_cut(worker: &Worker) -> bool {
+fn is_cut(worker: &Worker) -> bool {
     worker.life.state() == State::Draining && worker.process.is_some()
 }
 

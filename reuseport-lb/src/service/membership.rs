@@ -1,5 +1,6 @@
 //! Who belongs to a service: workers that come and go, their sockets and slots, and their buckets.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
@@ -11,16 +12,15 @@ use tracing::{info, warn};
 
 use super::Service;
 use super::door::{Door, door_near, door_of};
-use super::flows::{is_cut, keeps};
+use super::flows::{MOVING, keeps};
 use super::workers::{Farewell, Id, Place, Worker};
 use crate::config::{self, WhenEmpty};
 use crate::health::Status;
-use crate::kernel::group::Flows;
 use crate::kernel::{socket, strangers};
 use crate::listener::{Listener, Protocol};
 use crate::offload::Slices;
 use crate::table::{Member, Plan};
-use crate::worker::{Event, Origin, State};
+use crate::worker::{Event, Origin, State, Step};
 
 /// A worker that is ready waits this long for others that are starting, so that buckets move once
 /// for all of them.
@@ -145,6 +145,7 @@ impl Service {
         }
         let cookie = socket.cookie().unwrap_or_default();
         self.surroundings.ours.borrow_mut().insert(cookie);
+        let socket = Arc::new(socket);
         Ok(Place { listener: *door.group.listener(), socket, cookie, selected_before, selected_after: None })
     }
 
@@ -171,8 +172,8 @@ impl Service {
     pub(super) fn rebalance(&mut self) {
         self.join_at = None;
         let members = self.admitted();
-        if members != self.members || self.keepers() != self.flows.keepers {
-            self.spread(members);
+        if self.spreading.is_some() || members != self.members || self.keepers() != self.flows.keepers {
+            self.spreading = Some(members);
         }
     }
 
@@ -181,17 +182,22 @@ impl Service {
         admitted.map(|worker| Member::new(&worker.name, worker.slot, worker.weight)).collect()
     }
 
-    /// Makes the table of these members, and publishes what changes.
-    pub(super) fn spread(&mut self, members: Vec<Member>) {
-        self.cut_flows();
-        let freedoms = self.freedoms();
+    /// Makes the table of those that buckets are to be spread over, and publishes what changes. Nothing else
+    /// happens in the service meanwhile.
+    pub(super) async fn spread(&mut self) {
+        let Some(members) = self.spreading.take() else { return };
+        let mut slices = Slices::begin();
+        self.count_flows_of_leavers(&mut slices).await;
+        self.cut_flows(&mut slices).await;
+        let freedoms = self.freedoms(&mut slices).await;
         let freedom = |bucket: u16| freedoms.get(usize::from(bucket)).copied().unwrap_or_default();
         let Plan { changes, waiting } = self.table.plan(&members, freedom);
         self.members = members;
         for door in &self.doors {
+            self.turn(&mut slices, MOVING).await;
             door.group.publish(changes.iter().copied(), keeps(&self.flows.keepers));
         }
-        self.flows_moved(changes.len(), waiting);
+        self.flows_moved(changes.len(), waiting, &mut slices).await;
         self.moved += changes.len() as u64;
         self.unsaved = true;
         if changes.is_empty() {
@@ -298,18 +304,23 @@ impl Service {
         }
     }
 
+    /// Releases the worker, once nothing points to its slot any more.
+    pub(super) fn part(&mut self, id: Id) {
+        let Some(worker) = self.workers.get_mut(&id) else { return };
+        let first = !std::mem::replace(&mut worker.parting, true);
+        let (holds_slot, slot) = (worker.holds_slot, worker.slot);
+        if first && holds_slot && self.tracks_flows() && self.have_flows(&[slot]) {
+            self.spreading = Some(self.admitted());
+            self.later.push_back((id, Step::Release));
+        } else {
+            self.release(id);
+        }
+    }
+
     /// Nothing of the worker is left after this.
     pub(super) fn release(&mut self, id: Id) {
         let Some(mut worker) = self.workers.remove(&id) else { return };
         self.unsaved = true;
-        if worker.holds_slot && self.tracks_flows() && self.have_flows(&[worker.slot]) {
-            // Nothing may point to its slot any more when that becomes empty.
-            let lost = self.cut_flows().get(&worker.slot).copied().unwrap_or_default();
-            let cut = if is_cut(&worker) { lost } else { 0 };
-            worker.farewell.flows_cut += cut;
-            self.flows.cut += cut;
-            self.spread(self.admitted());
-        }
         let listeners: Vec<Listener> = worker.places.iter().map(|place| place.listener).collect();
         let mut census: Option<Result<strangers::Census>> = None;
         for (at, place) in worker.places.iter().enumerate() {
@@ -362,8 +373,6 @@ impl Service {
     /// All of these leave at once, so that buckets move once.
     pub(super) fn leave(&mut self, ids: &[Id], patience: Option<Duration>) {
         let now = Instant::now();
-        // When all leave, flows end with their workers, and nobody asks for their number.
-        let flows = if self.stopping { Vec::new() } else { self.live_flows() };
         let mut all = Vec::new();
         for id in ids {
             if let Some(worker) = self.workers.get_mut(id) {
@@ -371,10 +380,6 @@ impl Service {
                 if before != State::Draining {
                     worker.farewell.begun = Some(now);
                     worker.farewell.queue = worker.queue();
-                    if worker.holds_slot {
-                        let of = |flows: &Flows| flows.by_slot[usize::from(worker.slot)];
-                        worker.farewell.flows = flows.iter().map(of).sum();
-                    }
                 }
                 all.push((*id, worker.life.on(Event::Leave { patience }, now, &self.config)));
                 info!(worker = worker.name, slot = worker.slot, "{before} → {}", worker.life.state());
@@ -516,7 +521,7 @@ impl Farewell {
             seconds: self.begun.map_or(0.0, |begun| begun.elapsed().as_secs_f64()),
             queue: self.queue,
             handed_over: self.handed_over,
-            flows: self.flows,
+            flows: self.flows.unwrap_or_default(),
             flows_cut: self.flows_cut,
             end: self.end,
         };

@@ -46,10 +46,10 @@ use crate::registry::Shown;
 use crate::slots::Slots;
 use crate::sparing::Sparing;
 use crate::state::StateFile;
-use crate::status;
 use crate::table::{Member, Table};
 use crate::trace::Tracer;
 use crate::worker::{Event, Origin, State, Step};
+use attend::Looks;
 use door::Door;
 use flows::Flows;
 use rollout::Rollout;
@@ -114,11 +114,9 @@ pub struct Service {
     later: VecDeque<(Id, Step)>,
     /// Workers whose sockets are looked at next, and put right.
     repairs: VecDeque<Id>,
-    look_at: Option<Instant>,
-    repair_at: Instant,
-    /// When it is asked next what workers opened by themselves.
-    openers_at: Instant,
-    cost: attend::Cost,
+    /// Whom buckets are to be spread over now, which takes its time with many listeners.
+    spreading: Option<Vec<Member>>,
+    looks: Looks,
     /// Who said `WATCHDOG=1` since the last look.
     pings: BTreeSet<Id>,
     sender: mpsc::UnboundedSender<(Whom, Happening)>,
@@ -167,10 +165,8 @@ impl Service {
             starts: VecDeque::new(),
             later: VecDeque::new(),
             repairs: VecDeque::new(),
-            look_at: None,
-            repair_at: Instant::now(),
-            openers_at: Instant::now(),
-            cost: attend::Cost::default(),
+            spreading: None,
+            looks: Looks::new(Instant::now()),
             pings: BTreeSet::new(),
             sender,
             receiver,
@@ -202,14 +198,20 @@ impl Service {
         self.replace_outdated();
         self.plan_rotation();
         loop {
+            // Before anybody is answered from what was shown.
+            self.idle();
             slices.turn().await;
             self.start_some(&slices);
+            slices.turn().await;
+            self.spread().await;
             self.go_on(&slices);
             self.advance_rollout(Instant::now());
             self.follow_keepers();
+            self.spread().await;
             self.settle();
             self.take_listeners();
             self.tell_rosters(None);
+            slices.turn().await;
             self.save();
             if !self.unsaved {
                 self.let_go();
@@ -223,6 +225,7 @@ impl Service {
             }
             let deadline = self.deadline();
             tokio::select! {
+                biased;
                 command = commands.recv() => match command {
                     Some(Command::Keep) => return self.keep(),
                     Some(command) => {
@@ -235,7 +238,7 @@ impl Service {
                     None => self.stop(),
                 },
                 Some((whom, happening)) = self.receiver.recv() => self.happened(whom, happening),
-                () = sleep_until(deadline) => self.tick(&slices),
+                () = sleep_until(deadline) => {}
             }
             // Much may have happened at once, and what follows costs more with many workers.
             for _ in 0..AT_ONCE {
@@ -245,6 +248,8 @@ impl Service {
                 let Ok((whom, happening)) = self.receiver.try_recv() else { break };
                 self.happened(whom, happening);
             }
+            slices.turn().await;
+            self.tick(&slices).await;
         }
     }
 
@@ -258,7 +263,11 @@ impl Service {
                 self.busy("is being scaled");
                 drop(answer.send(self.scale_to(to).await));
             }
-            Command::Weight(number, weight, answer) => drop(answer.send(self.weigh(number, weight))),
+            Command::Weight(number, weight, answer) => {
+                let weighed = self.weigh(number, weight);
+                self.spread().await;
+                drop(answer.send(weighed));
+            }
             Command::Drain(number, patience, answer) => self.drain(number, patience, answer),
             Command::Restart(wish, progress) => self.restart(wish, progress),
             Command::Join(request) => self.join(request),
@@ -292,21 +301,6 @@ impl Service {
     #[must_use]
     pub fn config(&self) -> &config::Service {
         &self.config
-    }
-
-    /// It is not busy any more.
-    fn idle(&self) {
-        if let Some(shown) = &self.shown {
-            shown.take();
-        }
-    }
-
-    /// Shows what it is like now while it does something that takes its time.
-    fn busy(&self, with: &str) {
-        let Some(shown) = &self.shown else { return };
-        if let Ok(status) = self.status() {
-            *shown.borrow_mut() = Some(status::Service { busy: Some(with.to_owned()), ..status });
-        }
     }
 
     fn happened(&mut self, whom: Whom, happening: Happening) {
@@ -384,9 +378,9 @@ impl Service {
 
     /// Some of what is still to be done; with hundreds of workers others do not wait for all of it.
     fn go_on(&mut self, slices: &Slices) {
-        while !slices.is_over() {
+        while !slices.is_over() && self.spreading.is_none() {
             let Some((id, step)) = self.later.pop_front() else { break };
-            self.take(id, vec![step]);
+            self.step(id, step);
         }
         while !slices.is_over() && self.rotate_next() {}
         let begun = Instant::now();
@@ -394,10 +388,10 @@ impl Service {
             let Some(id) = self.repairs.pop_front() else { break };
             self.repair(id, true);
         }
-        self.cost.repair += begun.elapsed();
+        self.looks.repair_took += begun.elapsed();
     }
 
-    fn tick(&mut self, slices: &Slices) {
+    async fn tick(&mut self, slices: &Slices) {
         let now = Instant::now();
         let due: Vec<Id> = self
             .workers
@@ -422,8 +416,8 @@ impl Service {
         if self.join_at.is_some_and(|at| at <= now) {
             self.rebalance();
         }
-        self.look_at_flows(now);
-        if self.look_at.is_some_and(|at| at <= now) {
+        self.look_at_flows(now).await;
+        if self.looks.next.is_some_and(|at| at <= now) {
             self.attend(now);
         }
         if self.nag_at.is_some_and(|at| at <= now) {
@@ -484,13 +478,14 @@ impl Service {
             last.map(|at| at + SETTLING).filter(|at| *at > Instant::now())
         };
         let lists = self.starts.is_empty() && self.later.is_empty() && self.repairs.is_empty();
-        if !lists || self.is_rotating() {
+        if !lists || self.spreading.is_some() || self.is_rotating() {
             return Some(Instant::now());
         }
         self.plan_look();
         let rollout = self.rollout.as_ref().and_then(Rollout::deadline);
         let save = if self.unsaved { self.save_at } else { self.state_file.again_at() };
-        let own = [self.join_at, self.nag_at, settling, rollout, self.look_at, self.flows.deadline(), save];
+        let own =
+            [self.join_at, self.nag_at, settling, rollout, self.looks.next, self.flows.deadline(), save];
         self.workers
             .values()
             .filter_map(|worker| worker.life.deadline())
@@ -529,19 +524,31 @@ impl Service {
         self.take(id, steps);
     }
 
+    /// Takes steps in their order; those that rely on what the kernel has still to be told wait for that.
     fn take(&mut self, id: Id, steps: Vec<Step>) {
         self.unsaved |= !steps.is_empty();
+        let mut waits = self.later.iter().any(|(other, _)| *other == id);
         for step in steps {
-            match step {
-                Step::Spawn => self.spawn(id),
-                Step::Admit => self.admit(id),
-                Step::Withdraw | Step::Cut => self.rebalance(),
-                Step::Rescue => self.rescue(id, None),
-                Step::HandOver => self.hand_over(id),
-                Step::Terminate => self.with_process(id, Process::terminate),
-                Step::Kill => self.with_process(id, Process::kill),
-                Step::Release => self.release(id),
+            let relies = !matches!(step, Step::Withdraw | Step::Cut | Step::Spawn | Step::Admit);
+            waits |= relies && self.spreading.is_some();
+            if waits {
+                self.later.push_back((id, step));
+            } else {
+                self.step(id, step);
             }
+        }
+    }
+
+    fn step(&mut self, id: Id, step: Step) {
+        match step {
+            Step::Spawn => self.spawn(id),
+            Step::Admit => self.admit(id),
+            Step::Withdraw | Step::Cut => self.rebalance(),
+            Step::Rescue => self.rescue(id, None),
+            Step::HandOver => self.hand_over(id),
+            Step::Terminate => self.with_process(id, Process::terminate),
+            Step::Kill => self.with_process(id, Process::kill),
+            Step::Release => self.part(id),
         }
     }
 

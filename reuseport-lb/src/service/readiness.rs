@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use tracing::{info, warn};
 
-use super::attend::Standing;
+use super::attend::{OFTEN, RARELY, Standing};
 use super::door::Door;
 use super::workers::{Id, Place, Worker};
 use super::{Happening, Service, Whom};
@@ -43,13 +43,19 @@ const OPENERS_LATER: Duration = Duration::from_secs(10);
 const SAID_AFTER: Duration = Duration::from_secs(5);
 
 impl Service {
-    /// When workers are to be looked at that are not seen to wait for work yet.
-    pub(super) fn next_readiness(&self, now: Instant) -> Option<Instant> {
+    /// How long to wait until workers are looked at again that are not seen to wait for work yet, and how many
+    /// times as long as a look takes.
+    pub(super) fn readiness_pause(&self, now: Instant) -> Option<(Duration, u32)> {
         let asked = self.workers.values().filter(|it| self.is_asked(it, now));
-        let pause = |it: &Worker| if it.started.is_some_and(|at| now - at < MOMENT) { LOOK } else { LATER };
+        let is_new = |it: &Worker| it.started.is_some_and(|at| now - at < MOMENT);
+        asked.map(|worker| if is_new(worker) { (LOOK, OFTEN) } else { (LATER, RARELY) }).min()
+    }
+
+    /// When it is asked next what workers opened by themselves.
+    pub(super) fn next_openers(&self, now: Instant) -> Option<Instant> {
         let suspect = self.workers.values().filter(|worker| self.may_use_others(worker, now));
-        let since = |it: &Worker| it.started.map(|at| self.openers_at.max(at + SHOWN_AFTER));
-        asked.map(|worker| now + pause(worker)).chain(suspect.filter_map(since)).min()
+        let since = |it: &Worker| it.started.map(|at| self.looks.openers.max(at + SHOWN_AFTER));
+        suspect.filter_map(since).min()
     }
 
     /// Whether it may have opened sockets by itself instead of using its own.
@@ -65,10 +71,12 @@ impl Service {
     }
 
     /// Asks, in a thread, what those opened by themselves that do not wait on a socket of theirs.
-    fn look_for_openers(&mut self, now: Instant) {
-        let Some(waits) = self.surroundings.waits.as_ref().filter(|_| self.openers_at <= now) else { return };
+    pub(super) fn look_for_openers(&mut self, now: Instant) {
+        let Some(waits) = self.surroundings.waits.as_ref().filter(|_| self.looks.openers <= now) else {
+            return;
+        };
         let mut suspects = HashMap::new();
-        let (mut listeners, mut pause) = (HashSet::new(), OPENERS_LATER);
+        let (mut listeners, mut pause) = (HashSet::new(), None);
         for worker in self.workers.values().filter(|worker| self.may_use_others(worker, now)) {
             let (Some(running), Some(started)) = (&worker.process, worker.started) else { continue };
             let deaf = worker.places.iter().filter(|place| !waits.on(&place.socket).unwrap_or(true));
@@ -78,9 +86,10 @@ impl Service {
                 suspects.insert(running.process.pid(), whom);
             }
             listeners.extend(deaf);
-            pause = pause.min(OPENERS.max(now - started));
+            let own = (now - started).clamp(OPENERS, OPENERS_LATER);
+            pause = Some(pause.map_or(own, |pause: Duration| pause.min(own)));
         }
-        self.openers_at = now + pause;
+        self.looks.openers = now + pause.unwrap_or_default();
         if suspects.is_empty() {
             return;
         }
@@ -142,7 +151,6 @@ impl Service {
         for id in asked.map(|worker| worker.id).collect::<Vec<Id>>() {
             self.look_whether_ready(id, now);
         }
-        self.look_for_openers(now);
     }
 
     fn look_whether_ready(&mut self, id: Id, now: Instant) {

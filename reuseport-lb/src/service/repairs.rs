@@ -2,6 +2,7 @@
 //! down; and files that somebody has removed.
 
 use std::io;
+use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use tracing::{info, warn};
@@ -131,6 +132,6 @@ fn renew(place: &mut Place, door: &mut Door, slot: u16, backlog: u32) -> Result<
     let socket = socket::open(&door.group, backlog, false)?;
     door.group.remove(slot)?;
     door.group.insert(slot, &socket)?;
-    place.socket = socket;
+    place.socket = Arc::new(socket);
     Ok(())
 }

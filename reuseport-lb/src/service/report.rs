@@ -1,22 +1,24 @@
 //! What a service says of itself, for `status`.
 
-use std::rc::Rc;
+use std::collections::HashSet;
+use std::sync::Arc;
 
 use anyhow::Result;
 use reuseport_lb_common::counters::Counter;
 use reuseport_lb_common::layout::BUCKETS;
+use socket2::Socket;
 use tracing::warn;
 
+use super::Service;
 use super::attend::Standing;
 use super::door::Door;
 use super::workers::{Place, Worker};
-use super::{Service, Surroundings};
 use crate::config;
 use crate::kernel::group::{FlowCounter, Flows, Totals};
 use crate::kernel::socket;
 use crate::kernel::strangers::Census;
 use crate::listener::Listener;
-use crate::offload::in_thread;
+use crate::offload::{Slices, in_thread_or_here};
 use crate::state;
 use crate::status;
 use crate::worker::{Origin, State};
@@ -70,50 +72,85 @@ pub fn left(state: &state::State) -> status::Service {
 }
 
 /// What a service says of itself, without what takes its time.
+#[derive(Clone)]
 pub struct Report {
-    /// Flows and strangers are missing.
+    /// Flows, strangers and sockets are missing.
     pub service: status::Service,
-    listeners: Vec<(Listener, Option<FlowCounter>)>,
-    /// Of each worker that has one.
-    slots: Vec<Option<usize>>,
-    surroundings: Rc<Surroundings>,
+    /// Of its groups, in their order.
+    groups: Vec<(Listener, Option<FlowCounter>)>,
+    /// Of its workers, in their order.
+    workers: Vec<Rest>,
+    /// The cookies of all sockets that are ours.
+    ours: HashSet<u64>,
 }
 
-/// Completes reports: the kernel is asked for sockets once, in a thread, where flows are counted as well.
-pub async fn complete(reports: Vec<Report>) -> Vec<status::Service> {
-    let listeners: Vec<Listener> = reports.iter().flat_map(|it| &it.listeners).map(|it| it.0).collect();
-    let mut services: Vec<(status::Service, Vec<Option<usize>>, Rc<Surroundings>)> = Vec::new();
-    let mut counters = Vec::new();
-    for Report { service, listeners, slots, surroundings } in reports {
-        services.push((service, slots, surroundings));
-        counters.extend(listeners.into_iter().map(|(_, counter)| counter));
+/// What is to be looked at of one worker.
+#[derive(Clone)]
+struct Rest {
+    slot: Option<usize>,
+    sockets: Vec<Seen>,
+}
+
+/// One socket.
+#[derive(Clone)]
+struct Seen {
+    listener: Listener,
+    socket: Arc<Socket>,
+    cookie: u64,
+    selected: u64,
+}
+
+impl From<status::Service> for Report {
+    /// One that has nothing yet that could be looked at.
+    fn from(service: status::Service) -> Self {
+        Self { service, groups: Vec::new(), workers: Vec::new(), ours: HashSet::new() }
     }
-    let asked = listeners.clone();
-    let looked = in_thread("looking", move || {
-        let flows: Vec<Option<Flows>> = counters.into_iter().map(|it| it.and_then(|it| it.count())).collect();
-        (Census::take(&asked), flows)
-    });
-    let (census, flows) = looked.await.unwrap_or_else(|error| (Err(error), Vec::new()));
-    let census = census.inspect_err(|error| warn!("cannot look for strangers: {error:#}")).ok();
-    let (mut listeners, mut flows) = (listeners.into_iter(), flows.into_iter());
-    let complete =
-        |(mut service, slots, surroundings): (status::Service, Vec<Option<usize>>, Rc<Surroundings>)| {
-            let of_groups: Vec<Option<Flows>> =
-                service.groups.iter().map(|_| flows.next().flatten()).collect();
-            for (group, flows) in service.groups.iter_mut().zip(&of_groups) {
-                let listener = listeners.next();
-                let count =
-                    |(census, it): (&Census, Listener)| census.count(&it, &surroundings.ours.borrow());
-                group.strangers = census.as_ref().zip(listener).map(count);
-                group.flows = flows.as_ref().map(|it| status::Flows { live: it.live, kept: it.kept });
-            }
-            for (worker, slot) in service.workers.iter_mut().zip(slots) {
-                let Some(slot) = slot else { continue };
-                worker.flows = of_groups.iter().flatten().map(|it| it.by_slot[slot]).sum();
-            }
-            service
-        };
-    services.into_iter().map(complete).collect()
+}
+
+impl Report {
+    fn complete(self, census: Option<&Census>) -> status::Service {
+        let Self { mut service, groups, workers, ours } = self;
+        let mut flows: Vec<Flows> = Vec::new();
+        for (group, (listener, counter)) in service.groups.iter_mut().zip(groups) {
+            group.strangers = census.map(|census| census.count(&listener, &ours));
+            let counted = counter.and_then(|counter| counter.count());
+            group.flows = counted.as_ref().map(|it| status::Flows { live: it.live, kept: it.kept });
+            flows.extend(counted);
+        }
+        for (worker, Rest { slot, sockets }) in service.workers.iter_mut().zip(workers) {
+            worker.flows = slot.map_or(0, |slot| flows.iter().map(|it| it.by_slot[slot]).sum());
+            worker.sockets = sockets.into_iter().map(Seen::complete).collect();
+        }
+        service
+    }
+}
+
+impl Seen {
+    fn complete(self) -> status::Socket {
+        let queue = socket::queue(&self.socket, self.listener.protocol).unwrap_or_default();
+        status::Socket {
+            listen: self.listener.to_string(),
+            cookie: self.cookie,
+            selected: self.selected,
+            queue: queue.queue,
+            backlog: queue.backlog,
+        }
+    }
+}
+
+/// Completes reports, and does with them what is to be done `then`, in a thread: with thousands of sockets it
+/// takes many milliseconds.
+pub async fn complete<T: Send + 'static>(
+    reports: Vec<Report>,
+    then: impl FnOnce(Vec<status::Service>) -> T + Send + 'static,
+) -> Result<T> {
+    let look = move || {
+        let groups = reports.iter().flat_map(|report| &report.groups);
+        let census = Census::take(&groups.map(|(listener, _)| *listener).collect::<Vec<Listener>>());
+        let census = census.inspect_err(|error| warn!("cannot look for strangers: {error:#}")).ok();
+        then(reports.into_iter().map(|report| report.complete(census.as_ref())).collect())
+    };
+    in_thread_or_here("looking", look).await
 }
 
 fn shown_group(listener: &Listener, program_id: u32) -> status::Group {
@@ -152,25 +189,71 @@ fn shown_worker(service: &str, number: usize, state: State) -> status::Worker {
 impl Service {
     /// What is quickly said; the rest takes milliseconds a listener, and a thread.
     pub(super) fn report(&self) -> Result<Report> {
-        let service = self.status()?;
+        let totals = self.doors.iter().map(|door| door.group.totals()).collect::<Result<Vec<Totals>>>()?;
+        let service = self.status(&totals);
         let of = |(door, shown): (&Door, &status::Group)| {
             (*door.group.listener(), door.group.flow_counter(shown.counters.values().sum()))
         };
-        let slot = |worker: &Worker| worker.holds_slot.then_some(usize::from(worker.slot));
         Ok(Report {
-            listeners: self.doors.iter().zip(&service.groups).map(of).collect(),
+            groups: self.doors.iter().zip(&service.groups).map(of).collect(),
             service,
-            slots: self.workers.values().map(slot).collect(),
-            surroundings: self.surroundings.clone(),
+            workers: self.workers.values().map(|worker| self.rest(worker, &totals)).collect(),
+            ours: self.surroundings.ours.borrow().clone(),
         })
     }
 
-    /// Without flows and strangers.
-    pub(super) fn status(&self) -> Result<status::Service> {
-        let totals = self.doors.iter().map(|door| door.group.totals()).collect::<Result<Vec<Totals>>>()?;
+    fn rest(&self, worker: &Worker, totals: &[Totals]) -> Rest {
+        let slot = usize::from(worker.slot);
+        let selected = |(at, place): (usize, &Place)| {
+            place.selected_after.unwrap_or_else(|| {
+                let is = |door: &&Door| *door.group.listener() == place.listener;
+                let door = self.doors.get(at).filter(is).map(|_| at);
+                let at = door.or_else(|| self.doors.iter().position(|door| is(&door)));
+                let now = at.map_or(0, |at| totals[at].selected[slot]);
+                if worker.holds_slot { now.saturating_sub(place.selected_before) } else { 0 }
+            })
+        };
+        let seen = |(at, place): (usize, &Place)| Seen {
+            listener: place.listener,
+            socket: place.socket.clone(),
+            cookie: place.cookie,
+            selected: selected((at, place)),
+        };
+        Rest {
+            slot: worker.holds_slot.then_some(slot),
+            sockets: worker.places.iter().enumerate().map(seen).collect(),
+        }
+    }
+
+    /// Others get their turn, and hear meanwhile what it does.
+    pub(super) async fn turn(&self, slices: &mut Slices, with: &str) {
+        if slices.is_over() && self.shown.as_ref().is_some_and(|shown| shown.borrow().is_none()) {
+            self.busy(with);
+        }
+        slices.turn().await;
+    }
+
+    /// It is not busy any more.
+    pub(super) fn idle(&self) {
+        if let Some(shown) = &self.shown {
+            shown.take();
+        }
+    }
+
+    /// Shows what it is like now while it does something that takes its time.
+    pub(super) fn busy(&self, with: &str) {
+        let Some(shown) = &self.shown else { return };
+        if let Ok(mut report) = self.report() {
+            report.service.busy = Some(with.to_owned());
+            *shown.borrow_mut() = Some(report);
+        }
+    }
+
+    /// Without flows, strangers and sockets.
+    fn status(&self, totals: &[Totals]) -> status::Service {
         let shares = self.table.shares();
         let waiting = self.flows.waiting;
-        Ok(status::Service {
+        status::Service {
             name: self.config.name.clone(),
             affinity: self.config.affinity.to_string(),
             moved: self.moved,
@@ -187,15 +270,11 @@ impl Service {
             groups: self
                 .doors
                 .iter()
-                .zip(&totals)
+                .zip(totals)
                 .map(|(door, totals)| self.group_status(door, totals))
                 .collect(),
-            workers: self
-                .workers
-                .values()
-                .map(|worker| self.worker_status(worker, &totals, &shares))
-                .collect(),
-        })
+            workers: self.workers.values().map(|worker| self.worker_status(worker, &shares)).collect(),
+        }
     }
 
     fn group_status(&self, door: &Door, totals: &Totals) -> status::Group {
@@ -212,27 +291,10 @@ impl Service {
         }
     }
 
-    fn worker_status(&self, worker: &Worker, totals: &[Totals], shares: &[u32]) -> status::Worker {
+    fn worker_status(&self, worker: &Worker, shares: &[u32]) -> status::Worker {
         let standing = self.standing(worker);
         let slot = usize::from(worker.slot);
         let buckets = if worker.holds_slot { shares[slot] } else { 0 };
-        let selected = |place: &Place| {
-            place.selected_after.unwrap_or_else(|| {
-                let at = self.doors.iter().position(|door| *door.group.listener() == place.listener);
-                let now = at.map_or(0, |at| totals[at].selected[slot]);
-                if worker.holds_slot { now.saturating_sub(place.selected_before) } else { 0 }
-            })
-        };
-        let sockets = worker.places.iter().map(|place| {
-            let queue = socket::queue(&place.socket, place.listener.protocol).unwrap_or_default();
-            status::Socket {
-                listen: place.listener.to_string(),
-                cookie: place.cookie,
-                selected: selected(place),
-                queue: queue.queue,
-                backlog: queue.backlog,
-            }
-        });
         status::Worker {
             name: worker.name.clone(),
             slot: worker.slot,
@@ -249,7 +311,7 @@ impl Service {
             overloaded: standing.overloaded,
             lacks: self.lacks(worker, &standing),
             last_words: worker.last_words.clone(),
-            sockets: sockets.collect(),
+            sockets: Vec::new(),
         }
     }
 }

@@ -139,7 +139,11 @@ impl Service {
         let cgroup = self.surroundings.cgroups.make(&worker.name);
         let spawned = process::spawn(&Launch {
             name: &worker.name,
-            sockets: worker.places.iter().map(|place| (&place.socket, place.listener.plain_name())).collect(),
+            sockets: worker
+                .places
+                .iter()
+                .map(|place| (&*place.socket, place.listener.plain_name()))
+                .collect(),
             notify: notify.path(),
             cgroup: cgroup.as_ref(),
             user,

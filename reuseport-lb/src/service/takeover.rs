@@ -3,6 +3,7 @@
 
 use std::path::Path;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
@@ -163,6 +164,7 @@ impl Service {
             self.happen(id, Event::Ended { killed: false });
         }
         self.rebalance();
+        self.spread().await;
         self.prune_doors();
         self.refill().await;
         let running = self.workers.values().filter(|worker| worker.process.is_some()).count();
@@ -189,7 +191,8 @@ impl Service {
             slices.turn().await;
         }
         // Exact again, if a change was being published, or whoever had buckets is gone.
-        self.spread(self.admitted());
+        self.spreading = Some(self.admitted());
+        self.spread().await;
     }
 
     fn adopt_worker(&mut self, id: Id, written: state::Worker) -> Result<()> {
@@ -281,6 +284,7 @@ impl Service {
             self.surroundings.ours.borrow_mut().insert(place.cookie);
             let (listener, cookie, selected_before) = (place.listener, place.cookie, place.selected_before);
             let selected_after = (!written.holds_slot).then_some(0);
+            let socket = Arc::new(socket);
             places.push(Place { listener, socket, cookie, selected_before, selected_after });
         }
         Ok(places)

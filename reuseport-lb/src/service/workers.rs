@@ -1,6 +1,7 @@
 //! A worker as its service knows it: its place in the service, its sockets and its process.
 
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use socket2::Socket;
@@ -38,6 +39,8 @@ pub(super) struct Worker {
     pub(super) holds_slot: bool,
     /// It is to replace another, and has no part in the service before it has shown that it works.
     pub(super) trial: bool,
+    /// It is about to be released: it has neither buckets nor flows any more.
+    pub(super) parting: bool,
     /// The service's `release` that it was started with.
     pub(super) release: u64,
     pub(super) weight: u32,
@@ -71,7 +74,8 @@ pub(super) struct Worker {
 /// One socket of a worker.
 pub(super) struct Place {
     pub(super) listener: Listener,
-    pub(super) socket: Socket,
+    /// Reports look at it in a thread.
+    pub(super) socket: Arc<Socket>,
     /// SO_COOKIE.
     pub(super) cookie: u64,
     /// What the counter of the slot said when this worker got it.
@@ -114,7 +118,8 @@ pub(super) struct Farewell {
     pub(super) begun: Option<Instant>,
     pub(super) queue: u64,
     pub(super) handed_over: u64,
-    pub(super) flows: u64,
+    /// As they were counted before its buckets moved away.
+    pub(super) flows: Option<u64>,
     pub(super) flows_cut: u64,
     pub(super) end: Option<String>,
     pub(super) waiting: Vec<oneshot::Sender<Result<Drained, String>>>,
@@ -129,6 +134,7 @@ impl Worker {
             slot,
             holds_slot: true,
             trial: false,
+            parting: false,
             release: 0,
             weight: 1,
             life: Life::new(origin),
@@ -156,7 +162,7 @@ impl Worker {
 
     /// Whether it takes part in the service, as far as its life allows.
     pub(super) fn is_member(&self) -> bool {
-        self.holds_slot && !self.trial
+        self.holds_slot && !self.trial && !self.parting
     }
 
     /// Whether it will be there: it serves, or will again.

@@ -9,6 +9,7 @@ use super::{Flows, mapped};
 use crate::kernel::mapped::Mapped;
 
 /// Counts the flows of a group.
+#[derive(Clone)]
 pub struct FlowCounter {
     table: Arc<Mapped<Table>>,
     activity: Arc<MapData>,
@@ -32,8 +33,9 @@ impl FlowCounter {
     /// Flows that live. Looks at 4 MiB; takes about a millisecond.
     #[must_use]
     pub fn count(&self) -> Option<Flows> {
-        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((state, flows)) = &*known
+        // Not while they are counted: the daemon's loop counts as well.
+        let known = || self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((state, flows)) = &*known()
             && *state == self.state
             && state.0 != u64::MAX
         {
@@ -55,7 +57,7 @@ impl FlowCounter {
                 }
             }
         }
-        *known = Some((self.state, flows.clone()));
+        *known() = Some((self.state, flows.clone()));
         Some(flows)
     }
 }
