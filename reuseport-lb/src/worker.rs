@@ -157,6 +157,8 @@ pub enum Step {
     Cut,
     /// Its process is gone: hand its queued connections to other workers, and listen again.
     Rescue,
+    /// Its process loads: hand queued connections to other workers where it does not wait for any yet.
+    HandOn,
     /// Its process does not accept any more: hand its queued connections to other workers, for good.
     HandOver,
     /// SIGTERM.
@@ -496,8 +498,7 @@ impl Life {
         self.hold_until = None;
         match (std::mem::replace(&mut self.admitted, false), self.running) {
             (false, _) => Vec::new(),
-            // What is queued is the running successor's, and shutting its socket down would break it.
-            (true, true) => vec![Step::Withdraw],
+            (true, true) => vec![Step::Withdraw, Step::HandOn],
             (true, false) => vec![Step::Withdraw, Step::Rescue],
         }
     }

@@ -11,7 +11,7 @@ use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
-use reuseport_lb::status::{Service, Status};
+use reuseport_lb::status::{Service, Status, Worker};
 use tests::daemon::{Daemon, Paths, is_alive, settled, signal, until};
 use tests::fault::{Dice, freeze};
 use tests::load::{Ending, Failure, Load, Report};
@@ -179,12 +179,13 @@ impl Scene {
         }
     }
 
-    /// A worker of a service that has more than one.
+    /// A worker of a service in which another one serves as well.
     fn victim(&mut self) -> Option<(String, i32)> {
         let status = self.status();
-        let several = status.services.iter().filter(|service| service.workers.len() > 1);
-        let all: Vec<_> =
-            several.flat_map(|service| &service.workers).filter(|it| it.pid.is_some()).collect();
+        let serves = |worker: &&Worker| worker.state == "ready" && !worker.successor && worker.pid.is_some();
+        let serving = |service: &&Service| service.workers.iter().filter(serves).count() > 1;
+        let several = status.services.iter().filter(serving);
+        let all: Vec<_> = several.flat_map(|service| &service.workers).filter(serves).collect();
         let worker = all.get(self.dice.roll(all.len().max(1)))?;
         Some((worker.name.clone(), worker.pid?))
     }

@@ -11,6 +11,7 @@ use nix::sys::signal::Signal;
 use reuseport_lb::status::Service;
 use tests::daemon::{Daemon, settled, signal, until};
 use tests::fault::times;
+use tests::patience::at_most;
 use tests::server::python;
 use tests::world::{World, program};
 
@@ -22,6 +23,9 @@ fn to() -> SocketAddr {
 fn long() -> Duration {
     Duration::from_secs(times(5).clamp(5, 60) as u64)
 }
+
+/// A short request takes no longer than this, even if everything else does.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// One request on a connection of its own; the answer, or what went wrong.
 fn get(path: &str, patience: Duration) -> Result<String, String> {
@@ -36,12 +40,13 @@ fn get(path: &str, patience: Duration) -> Result<String, String> {
     if answer.starts_with("HTTP/1.1 200") { Ok(answer) } else { Err(format!("{path}: {answer:?}")) }
 }
 
-/// Short requests, 50 a second, until `done`; how many were answered, and what became of the others.
-fn short_ones(done: &AtomicBool) -> (usize, Vec<String>) {
+/// Short requests, 50 a second, until `done`; how many were answered within their patience, and what became of the
+/// others.
+fn short_ones(done: &AtomicBool, patience: Duration) -> (usize, Vec<String>) {
     std::thread::scope(|scope| {
         let mut all = Vec::new();
         while !done.load(Ordering::Relaxed) {
-            all.push(scope.spawn(|| get("/", Duration::from_secs(30))));
+            all.push(scope.spawn(|| get("/", patience)));
             std::thread::sleep(Duration::from_millis(20));
         }
         let (mut answered, mut failed) = (0, Vec::new());
@@ -72,7 +77,7 @@ fn a_long_request_is_no_stall(command: impl FnOnce(&World) -> String) {
     let before = daemon.service();
     let done = AtomicBool::new(false);
     let (slow, (answered, failed)) = std::thread::scope(|scope| {
-        let short = scope.spawn(|| short_ones(&done));
+        let short = scope.spawn(|| short_ones(&done, PATIENCE));
         let slow = get("/slow", long() * 3);
         done.store(true, Ordering::Relaxed);
         (slow, short.join().unwrap())
@@ -251,7 +256,7 @@ fn a_release_that_loads_for_long_is_loading_and_takes_over_when_it_accepts() {
         load_for(long());
         let done = AtomicBool::new(false);
         let (answered, failed) = std::thread::scope(|scope| {
-            let short = scope.spawn(|| short_ones(&done));
+            let short = scope.spawn(|| short_ones(&done, PATIENCE));
             let mut restart = daemon.paths().command(&["restart", "web/1"]).spawn().unwrap();
             if !ready.is_empty() {
                 let lacks = until("the successor to be loading", || {
@@ -276,13 +281,14 @@ fn a_release_that_loads_for_long_is_loading_and_takes_over_when_it_accepts() {
 fn a_worker_that_crashed_and_loads_for_long_comes_back() {
     let world = World::new();
     let (command, load_for) = loading(&world);
-    let more = "ready = \"500ms\"\nhold_timeout = \"500ms\"\n";
-    let daemon = Daemon::configured(&world, &web(&(command + more)));
+    let hold = at_most(Duration::from_millis(500));
+    let more = format!("ready = \"500ms\"\nhold_timeout = \"{}ms\"\n", hold.as_millis());
+    let daemon = Daemon::configured(&world, &web(&(command + &more)));
     let victim = daemon.service().workers[0].pid.unwrap();
     load_for(long());
     let done = AtomicBool::new(false);
     let (answered, failed) = std::thread::scope(|scope| {
-        let short = scope.spawn(|| short_ones(&done));
+        let short = scope.spawn(|| short_ones(&done, hold * 6));
         signal(victim, Signal::SIGKILL);
         let begun = Instant::now();
         until("it to be loading", || (daemon.service().workers[0].state == "loading").then_some(()));
@@ -298,7 +304,7 @@ fn a_worker_that_crashed_and_loads_for_long_comes_back() {
         short.join().unwrap()
     });
     println!("{answered} answered while a worker loaded for {:?} after a crash", long());
-    // What its predecessor had accepted went with it.
+    // What its predecessor had accepted went with it; what waited for it went to others when the hold was over.
     assert!(failed.len() <= 1, "{failed:?}\n{}", daemon.log());
     daemon.stop();
 }

@@ -290,6 +290,20 @@ impl Service {
         }
     }
 
+    /// Hands over what waits for a worker that loads, at listeners that it does not wait on: where it does, or where
+    /// that cannot be seen, it would take a hang-up for the end of its listener.
+    pub(super) fn hand_on(&mut self, id: Id) {
+        for at in 0..self.doors.len() {
+            let listener = *self.doors[at].group.listener();
+            let place = self.workers.get(&id).and_then(|worker| worker.place_near(at, &listener));
+            let waits =
+                place.zip(self.surroundings.waits.as_ref()).and_then(|(it, waits)| waits.on(&it.socket).ok());
+            if self.doors[at].is_tcp() && waits == Some(false) {
+                self.rescue_living(at, id);
+            }
+        }
+    }
+
     /// It has another process, or none.
     pub(super) fn forget_health(&mut self, id: Id) {
         for at in 0..self.doors.len() {

@@ -545,6 +545,7 @@ impl Service {
             Step::Admit => self.admit(id),
             Step::Withdraw | Step::Cut => self.rebalance(),
             Step::Rescue => self.rescue(id, None),
+            Step::HandOn => self.hand_on(id),
             Step::HandOver => self.hand_over(id),
             Step::Terminate => self.with_process(id, Process::terminate),
             Step::Kill => self.with_process(id, Process::kill),
