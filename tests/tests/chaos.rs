@@ -182,7 +182,9 @@ impl Scene {
     /// A worker of a service in which another one serves as well.
     fn victim(&mut self) -> Option<(String, i32)> {
         let status = self.status();
-        let serves = |worker: &&Worker| worker.state == "ready" && !worker.successor && worker.pid.is_some();
+        // While a daemon takes over, status says what the one before has written: that one may have died since.
+        let lives = |worker: &Worker| worker.pid.is_some_and(is_alive);
+        let serves = |worker: &&Worker| worker.state == "ready" && !worker.successor && lives(worker);
         let serving = |service: &&Service| service.workers.iter().filter(serves).count() > 1;
         let several = status.services.iter().filter(serving);
         let all: Vec<_> = several.flat_map(|service| &service.workers).filter(serves).collect();
