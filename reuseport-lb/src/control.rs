@@ -366,9 +366,7 @@ fn lines<T: Serialize + 'static>(mut told: mpsc::UnboundedReceiver<T>) -> Respon
     let (mut sender, body) = Channel::<Bytes, Infallible>::new(16);
     tokio::task::spawn_local(async move {
         while let Some(one) = told.recv().await {
-            let line = serde_json::to_string(&one).unwrap_or_default();
-            let line = printable::json(&line).into_owned() + "\n";
-            if sender.send(Frame::data(Bytes::from(line))).await.is_err() {
+            if sender.send(Frame::data(Bytes::from(text(&one)))).await.is_err() {
                 // Nobody reads any more; what was begun goes on.
                 break;
             }

@@ -152,10 +152,10 @@ impl Notify {
         Ok(socket)
     }
 
-    /// Whether its process may have said something that nobody could hear, because somebody has removed the socket: then
-    /// it is made again, where that can be. What waits in the old one is heard.
-    pub fn was_removed(&mut self) -> bool {
-        if self.inode.is_some() && host::inode_at(&self.path) == self.inode {
+    /// Makes the socket again if somebody has removed it, where that can be; whether its process may have said something
+    /// that nobody could hear. What waits in the old one is heard.
+    pub fn restore(&mut self) -> bool {
+        if host::is_there(&self.path, self.inode) {
             return false;
         }
         let made = self.listen();

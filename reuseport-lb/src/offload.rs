@@ -34,7 +34,8 @@ pub async fn in_thread<T: Send + 'static>(
     wait.await.with_context(|| format!("{what} failed; see above"))
 }
 
-/// The same, or without a thread where there can be none: the machine may have no process id left.
+/// Does `work` in a thread like [`in_thread`], or without one where there can be none: the machine may have no process
+/// id left.
 pub async fn in_thread_or_here<T: Send + 'static>(
     what: &'static str,
     work: impl FnOnce() -> T + Send + 'static,

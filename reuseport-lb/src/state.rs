@@ -174,8 +174,7 @@ impl StateFile {
     /// Whether both copies are those that were written last, whatever is in them.
     #[must_use]
     pub fn is_there(&self) -> bool {
-        let there = self.copies().map(|copy| host::inode_at(&copy));
-        there == self.written && there.iter().all(Option::is_some)
+        self.copies().iter().zip(self.written).all(|(copy, written)| host::is_there(copy, written))
     }
 
     /// Writes both copies. Where that fails (a full disk, say) the service goes on, says so once, and

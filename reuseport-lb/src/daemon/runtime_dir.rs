@@ -4,7 +4,7 @@
 use std::cell::{Cell, RefCell};
 use std::fs::{self, File};
 use std::io::{self, Read, Seek, SeekFrom, Write};
-use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
@@ -105,7 +105,7 @@ impl Files {
         }
         let path = directory.join(LOCK);
         let own = self.lock.borrow().metadata().map(|about| host::inode(&about))?;
-        if host::inode_at(&path) != Some(own) {
+        if !host::is_there(&path, Some(own)) {
             check_owner(directory)?;
             let lock = lock(directory)?;
             self.write_lock(&lock).with_context(|| format!("cannot write {}", path.display()))?;
@@ -145,9 +145,7 @@ impl Files {
         let notify = notify::directory(&self.paths.runtime_dir);
         for entry in fs::read_dir(&notify).into_iter().flatten().flatten() {
             // Somebody may have put something else there.
-            if entry.file_type().is_ok_and(|kind| kind.is_socket()) {
-                let _ = fs::remove_file(entry.path());
-            }
+            host::remove_socket(&entry.path());
         }
         let _ = fs::remove_dir(notify);
     }
@@ -222,8 +220,8 @@ fn lock(directory: &Path) -> Result<File> {
             return Err(taken(directory, pid.lines().next().unwrap_or_default()));
         }
         // A daemon that ended meanwhile has removed the file: then this is the lock of nothing.
-        let ours = lock.metadata().context("cannot look at the lock")?.ino();
-        if fs::metadata(&path).is_ok_and(|there| there.ino() == ours) {
+        let ours = host::inode(&lock.metadata().context("cannot look at the lock")?);
+        if host::is_there(&path, Some(ours)) {
             // Earlier versions let everybody read it.
             let own = lock.set_permissions(fs::Permissions::from_mode(0o600));
             own.and_then(|()| lock.write_all(before.as_bytes()).and_then(|()| lock.rewind()))

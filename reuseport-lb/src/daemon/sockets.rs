@@ -80,7 +80,7 @@ fn again(
     listen: impl Fn(&Path) -> Result<UnixListener>,
     serve: impl Fn(UnixListener) -> JoinHandle<()>,
 ) {
-    if serving.inode.is_some() && host::inode_at(path) == serving.inode {
+    if host::is_there(path, serving.inode) {
         return;
     }
     // Somebody may have put another one there, as from a copy of the directory.

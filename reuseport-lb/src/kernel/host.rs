@@ -122,6 +122,12 @@ pub fn inode_at(path: &Path) -> Option<Inode> {
     fs::symlink_metadata(path).ok().map(|about| inode(&about))
 }
 
+/// Whether the file that was `made` at `path` is still there.
+#[must_use]
+pub fn is_there(path: &Path, made: Option<Inode>) -> bool {
+    made.is_some() && inode_at(path) == made
+}
+
 /// Removes what is at `path`, if that is a socket.
 pub fn remove_socket(path: &Path) {
     if fs::symlink_metadata(path).is_ok_and(|about| about.file_type().is_socket()) {

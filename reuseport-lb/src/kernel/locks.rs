@@ -45,7 +45,7 @@ pub fn holder_of_former(path: &Path, there: &File) -> Option<i32> {
         let files = passing::files_of(held.pid).filter_map(|file| Some((file.metadata().ok()?, file)));
         let mut locked = files.filter(|(about, _)| held.file.ends_with(&format!(":{}", about.ino())));
         locked.any(|(about, file)| {
-            let another = (about.dev(), about.ino()) != (there.dev(), there.ino());
+            let another = host::inode(&about) != host::inode(&there);
             // In another mount namespace the same path may be another place.
             let same_place = shares_mounts(held.pid) || about.dev() == there.dev();
             another && same_place && !is_stranger(about.uid()) && was_at(&file, path)

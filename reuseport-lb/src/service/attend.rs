@@ -37,22 +37,41 @@ const FORWARD: Duration = Duration::from_millis(500);
 /// The same, while there is more.
 const FORWARD_MORE: Duration = Duration::from_millis(5);
 
-/// The same, while standard error takes no more.
+/// How often it is passed on while standard error takes no more.
 const FORWARD_LATER: Duration = Duration::from_millis(50);
 
 /// How long a process may take to be suspended; within that it is busy in the kernel.
 const SUSPENDING: Duration = Duration::from_millis(3);
 
-/// When what is looked at next, and how long it took last time.
+/// When something is looked at next, and how long it took last time.
+#[derive(Default)]
+struct Look {
+    at: Option<Instant>,
+    took: Duration,
+}
+
+impl Look {
+    /// Plans the next one after a pause that is at least so many times as long as the last one took, without putting
+    /// one off that is planned; `None`: there is nothing to look at.
+    fn plan(&mut self, now: Instant, pause: Option<(Duration, u32)>) {
+        let next = pause.map(|(pause, part)| now + pause.max(self.took * part));
+        self.at = next.map(|next| self.at.map_or(next, |at| at.min(next)));
+    }
+
+    /// Whether it is due; then it is planned no more.
+    fn is_due(&mut self, now: Instant) -> bool {
+        self.at.take_if(|at| *at <= now).is_some()
+    }
+}
+
+/// What is looked at when.
 pub(super) struct Looks {
     /// The first of them.
     pub(super) next: Option<Instant>,
     /// All queues.
-    queues: Option<Instant>,
-    queues_took: Duration,
+    queues: Look,
     /// Workers that are not seen to wait for work yet.
-    readiness: Option<Instant>,
-    readiness_took: Duration,
+    readiness: Look,
     /// What those opened by themselves.
     pub(super) openers: Instant,
     /// All sockets, for what workers may have done to them.
@@ -64,20 +83,13 @@ impl Looks {
     pub(super) fn new(now: Instant) -> Self {
         Self {
             next: None,
-            queues: None,
-            queues_took: Duration::ZERO,
-            readiness: None,
-            readiness_took: Duration::ZERO,
+            queues: Look::default(),
+            readiness: Look::default(),
             openers: now,
             repair: now,
             repair_took: Duration::ZERO,
         }
     }
-}
-
-/// The earlier one.
-fn earlier(one: Option<Instant>, other: Option<Instant>) -> Option<Instant> {
-    one.into_iter().chain(other).min()
 }
 
 /// How a worker does at its TCP listeners.
@@ -108,35 +120,33 @@ impl Service {
         let judge = doors.clone().filter_map(|door| door.health.pause(&self.config)).min();
         let judge = judge.map(|pause| {
             let part = if doors.clone().any(|door| door.health.is_busy()) { OFTEN } else { RARELY };
-            now + pause.max(self.looks.queues_took * part)
+            (pause, part)
         });
-        let readiness =
-            self.readiness_pause(now).map(|(pause, part)| now + pause.max(self.looks.readiness_took * part));
+        let readiness = self.readiness_pause(now);
         let running = || self.workers.values().filter_map(|worker| worker.process.as_ref());
         let forward = running().any(|running| running.output.is_some()).then(|| now + FORWARD);
         let served = self.workers.values().filter(|worker| worker.life.state() != State::Draining);
         let bite = served.filter_map(|worker| worker.bite_at).min();
         let (repair, openers) = (Some(self.looks.repair), self.next_openers(now));
         let looks = &mut self.looks;
-        looks.queues = earlier(looks.queues, judge).filter(|_| judge.is_some());
-        looks.readiness = earlier(looks.readiness, readiness).filter(|_| readiness.is_some());
-        let all = [looks.next, looks.queues, looks.readiness, forward, bite, repair, openers];
+        looks.queues.plan(now, judge);
+        looks.readiness.plan(now, readiness);
+        let all = [looks.next, looks.queues.at, looks.readiness.at, forward, bite, repair, openers];
         looks.next = all.into_iter().flatten().min();
     }
 
     pub(super) fn attend(&mut self, now: Instant) {
-        let due = |at: &mut Option<Instant>| at.take_if(|at| *at <= now).is_some();
         self.looks.next = None;
-        if due(&mut self.looks.readiness) {
+        if self.looks.readiness.is_due(now) {
             let begun = Instant::now();
             self.look_at_readiness(now);
-            self.looks.readiness_took = begun.elapsed();
+            self.looks.readiness.took = begun.elapsed();
         }
         self.look_for_openers(now);
-        if due(&mut self.looks.queues) {
+        if self.looks.queues.is_due(now) {
             let begun = Instant::now();
             self.judge(now);
-            self.looks.queues_took = begun.elapsed();
+            self.looks.queues.took = begun.elapsed();
         }
         self.bite(now);
         if self.looks.repair <= now {
@@ -173,10 +183,8 @@ impl Service {
             let signs = |id: Id| {
                 let worker = self.workers.get(&id)?;
                 let seen = of_process(worker)?;
-                let waits = self.surroundings.waits.as_ref().and_then(|waits| {
-                    let place = worker.place_near(at, self.doors[at].group.listener())?;
-                    waits.on(&place.socket).ok()
-                });
+                let place = worker.place_near(at, self.doors[at].group.listener());
+                let waits = place.and_then(|place| self.surroundings.waits_on(&place.socket));
                 let (stopped, switches) = (seen.stopped, seen.switches);
                 Some(Signs { stopped, switches, pinged: pings.contains(&id), waits })
             };
@@ -296,8 +304,7 @@ impl Service {
         for at in 0..self.doors.len() {
             let listener = *self.doors[at].group.listener();
             let place = self.workers.get(&id).and_then(|worker| worker.place_near(at, &listener));
-            let waits =
-                place.zip(self.surroundings.waits.as_ref()).and_then(|(it, waits)| waits.on(&it.socket).ok());
+            let waits = place.and_then(|place| self.surroundings.waits_on(&place.socket));
             if self.doors[at].is_tcp() && waits == Some(false) {
                 self.rescue_living(at, id);
             }
@@ -338,7 +345,7 @@ impl Service {
         };
         for worker in self.workers.values_mut().filter(due) {
             // It could not be heard.
-            if worker.is_deaf(self.config.watchdog) {
+            if worker.restore_hearing(self.config.watchdog) {
                 continue;
             }
             let late = worker.bite_at.map_or(Duration::ZERO, |at| now - at);

@@ -145,18 +145,20 @@ pub(super) fn door_of<'a>(doors: &'a mut [Door], listener: &Listener) -> Option<
     doors.iter_mut().find(|door| door.group.listener() == listener)
 }
 
-/// The same, to look at; most often it is the one with index `at`.
-pub(super) fn door_at<'a>(doors: &'a [Door], at: usize, listener: &Listener) -> Option<&'a Door> {
-    let is = |door: &&Door| door.group.listener() == listener;
-    doors.get(at).filter(is).or_else(|| doors.iter().find(is))
+/// The index of the door of `listener`, which most often is `at`.
+pub(super) fn index_near(doors: &[Door], at: usize, listener: &Listener) -> Option<usize> {
+    let is = |door: &Door| door.group.listener() == listener;
+    if doors.get(at).is_some_and(is) { Some(at) } else { doors.iter().position(is) }
 }
 
-/// The same; most often it is the one with index `at`.
+/// The door of `listener`, to look at; most often it is the one with index `at`.
+pub(super) fn door_at<'a>(doors: &'a [Door], at: usize, listener: &Listener) -> Option<&'a Door> {
+    index_near(doors, at, listener).map(|at| &doors[at])
+}
+
+/// The door of `listener`; most often it is the one with index `at`.
 pub(super) fn door_near<'a>(doors: &'a mut [Door], at: usize, listener: &Listener) -> Option<&'a mut Door> {
-    if doors.get(at).is_some_and(|door| door.group.listener() == listener) {
-        return doors.get_mut(at);
-    }
-    door_of(doors, listener)
+    index_near(doors, at, listener).map(|at| &mut doors[at])
 }
 
 impl Service {

@@ -198,8 +198,6 @@ impl Service {
         self.replace_outdated();
         self.plan_rotation();
         loop {
-            // Before anybody is answered from what was shown.
-            self.idle();
             slices.turn().await;
             self.start_some(&slices);
             slices.turn().await;
@@ -295,6 +293,8 @@ impl Service {
                 self.each(Event::Kill);
             }
         }
+        // Nobody is answered any more from what was shown meanwhile.
+        self.idle();
     }
 
     /// As configured, and changed since.

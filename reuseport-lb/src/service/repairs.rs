@@ -32,7 +32,7 @@ impl Service {
     /// Somebody may have removed what workers are heard at, or what the next daemon reads.
     pub(super) fn look_at_files(&mut self) {
         for worker in self.workers.values_mut() {
-            worker.is_deaf(self.config.watchdog);
+            worker.restore_hearing(self.config.watchdog);
         }
         if !self.unsaved && self.state_file.failure().is_none() && !self.state_file.is_there() {
             warn!(service = self.config.name, "its state was removed, and is written again");

@@ -11,7 +11,7 @@ use tracing::warn;
 
 use super::Service;
 use super::attend::Standing;
-use super::door::Door;
+use super::door::{Door, index_near};
 use super::workers::{Place, Worker};
 use crate::config;
 use crate::kernel::group::{FlowCounter, Flows, Totals};
@@ -204,12 +204,10 @@ impl Service {
 
     fn rest(&self, worker: &Worker, totals: &[Totals]) -> Rest {
         let slot = usize::from(worker.slot);
-        let selected = |(at, place): (usize, &Place)| {
+        let selected = |at: usize, place: &Place| {
             place.selected_after.unwrap_or_else(|| {
-                let is = |door: &&Door| *door.group.listener() == place.listener;
-                let door = self.doors.get(at).filter(is).map(|_| at);
-                let at = door.or_else(|| self.doors.iter().position(|door| is(&door)));
-                let now = at.map_or(0, |at| totals[at].selected[slot]);
+                let door = index_near(&self.doors, at, &place.listener);
+                let now = door.map_or(0, |door| totals[door].selected[slot]);
                 if worker.holds_slot { now.saturating_sub(place.selected_before) } else { 0 }
             })
         };
@@ -217,7 +215,7 @@ impl Service {
             listener: place.listener,
             socket: place.socket.clone(),
             cookie: place.cookie,
-            selected: selected((at, place)),
+            selected: selected(at, place),
         };
         Rest {
             slot: worker.holds_slot.then_some(slot),

@@ -5,6 +5,7 @@ use std::collections::HashSet;
 use std::path::PathBuf;
 
 use rustix::process::Rlimit;
+use socket2::Socket;
 use tokio::sync::mpsc;
 
 use super::Claims;
@@ -33,4 +34,12 @@ pub struct Surroundings {
     pub failures: mpsc::UnboundedSender<anyhow::Error>,
     /// Tells the service manager when all services are up.
     pub starting: Starting,
+}
+
+impl Surroundings {
+    /// Whether somebody waits for work on `socket`; `None` where that cannot be seen, or of one that is closed or
+    /// shut down.
+    pub(super) fn waits_on(&self, socket: &Socket) -> Option<bool> {
+        self.waits.as_ref()?.on(socket).ok()
+    }
 }

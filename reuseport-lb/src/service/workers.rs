@@ -186,17 +186,17 @@ impl Worker {
         self.last_chance = false;
     }
 
-    /// Whether it could not be heard for a while, because somebody has removed its notification socket, which is then
-    /// made again. It gets the time of its watchdog anew, and need not say again that it is ready.
-    pub(super) fn is_deaf(&mut self, watchdog: Option<Duration>) -> bool {
-        let deaf = self.process.as_mut().is_some_and(|running| running.notify.was_removed());
-        if deaf {
+    /// Makes its notification socket again if somebody has removed it; whether it could not be heard for a while. Then
+    /// it gets the time of its watchdog anew, and need not say again that it is ready.
+    pub(super) fn restore_hearing(&mut self, watchdog: Option<Duration>) -> bool {
+        let unheard = self.process.as_mut().is_some_and(|running| running.notify.restore());
+        if unheard {
             self.life.lose_word();
             if self.bite_at.is_some() {
                 self.alive(watchdog);
             }
         }
-        deaf
+        unheard
     }
 
     /// Passes on some of what its process has written, if that is kept; false if there is more.
