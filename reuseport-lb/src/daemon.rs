@@ -1,5 +1,6 @@
 //! The daemon: puts services, signals and the control socket together, and ends in order.
 
+mod forgotten;
 mod runtime_dir;
 mod sockets;
 
@@ -25,12 +26,13 @@ use crate::kernel::cgroup::Cgroups;
 use crate::kernel::host::{self, Access};
 use crate::kernel::rights;
 use crate::kernel::waits::Waits;
+use crate::listener::Listener;
 use crate::notify;
 use crate::offload;
 use crate::registry::{End, Occasion, Registry, Wish};
 use crate::service::{self, Claims, Command, START, Service, Surroundings};
 use crate::startable;
-use crate::state::{self, State};
+use crate::state::{self, State, StateFile};
 use crate::supervisor::{self, Starting};
 use runtime_dir::Files;
 use sockets::Sockets;
@@ -143,7 +145,7 @@ impl Daemon<'_> {
         let registry = Registry::new(wishes);
         self.surroundings.starting.begun();
         // Whoever asks is answered from the first moment, with what is still to come.
-        let left = self.look_for_states();
+        let (left, damaged) = self.look_for_states();
         let expected = left.iter().filter(|state| state.abandoned.is_none());
         expected.for_each(|state| registry.expect(service::left(state)));
         services.iter().for_each(|service| registry.expect(service::coming(service, "is being started")));
@@ -155,9 +157,12 @@ impl Daemon<'_> {
         tokio::task::spawn_local(sockets.serve(self.files.paths.clone(), registry.clone(), look));
         tokio::task::spawn_local(supervisor::stay_alive());
         info!("control socket {}", self.files.paths.control().display());
-        if let Err(error) = self.start(&registry, left, services).await {
+        if let Err(error) = self.start(&registry, left, services.clone()).await {
             return self.fail(&registry, error).await;
         }
+        // Nobody goes on with these.
+        let wanted = |file: &&StateFile| services.iter().any(|service| service.name == file.service());
+        damaged.iter().filter(|file| !wanted(file)).for_each(StateFile::remove);
         self.surroundings.starting.done();
 
         let mut outcome = Ok(End::InOrder);
@@ -231,27 +236,28 @@ impl Daemon<'_> {
         left: Vec<State>,
         services: Vec<config::Service>,
     ) -> Result<()> {
-        let abandoned = self.take_over(registry, left).await;
+        let (known, coming) = (left.clone(), services.clone());
+        let runtime_dir = self.surroundings.runtime_dir.clone();
+        let look = move || forgotten::look(&known, &coming, &runtime_dir);
+        let (forgotten, mut abandoned) =
+            tokio::join!(offload::in_thread_or_here("processes", look), self.take_over(registry, left));
+        for state in forgotten? {
+            self.hold(&state);
+            abandoned.push(state);
+        }
         let wanted = |name: &str| services.iter().any(|service| service.name == name);
         registry.forget(|name| !wanted(name));
-        let applied = registry.apply(services, Occasion::Start, &self.surroundings).await;
+        let applied = registry.apply(services.clone(), Occasion::Start, &self.surroundings).await;
         applied.map_err(anyhow::Error::msg)?;
         for state in abandoned {
-            let (registry, surroundings) = (registry.clone(), self.surroundings.clone());
-            let ending = self.ending.clone();
-            tokio::task::spawn_local(async move {
-                let name = &state.config.name;
-                let begun = Instant::now();
-                let mut file = state.file(&surroundings.runtime_dir);
-                while begun.elapsed() < START && registry.is_ready(name).await == Some(false) {
-                    tokio::time::sleep(LOOK).await;
-                    let due = file.again_at().is_none_or(|at| at <= Instant::now());
-                    if due && !ending.get() && !file.is_there() {
-                        file.write(&state);
-                    }
-                }
-                end_abandoned(&state, &surroundings.runtime_dir);
-            });
+            let successors = successors(&state, &services);
+            tokio::task::spawn_local(end_in_time(
+                state,
+                successors,
+                registry.clone(),
+                self.surroundings.clone(),
+                self.ending.clone(),
+            ));
         }
         give_up_rights(&self.files.paths)
     }
@@ -271,28 +277,33 @@ impl Daemon<'_> {
         Ok(End::Failed)
     }
 
-    /// What an earlier daemon left.
-    fn look_for_states(&self) -> Vec<State> {
+    /// What an earlier daemon left, and files of it that cannot be used.
+    fn look_for_states(&self) -> (Vec<State>, Vec<StateFile>) {
         let (states, wrong) = state::read_all(&self.surroundings.runtime_dir, &host::boot());
-        for wrong in wrong {
+        for (_, wrong) in &wrong {
             warn!("a state file cannot be used, so its service is not taken over: {wrong}");
         }
         let names: Vec<&str> = states.iter().map(|state| state.config.name.as_str()).collect();
         self.surroundings.pins.sweep(&names);
-        states
+        (states, wrong.into_iter().map(|(file, _)| file).collect())
     }
 
-    /// Goes on with it; returns what cannot be taken over.
+    /// Goes on with it; returns what cannot be taken over. That decides where it did, until others are ready to.
     async fn take_over(&self, registry: &Rc<Registry>, states: Vec<State>) -> Vec<State> {
         let (mut abandoned, states): (Vec<State>, Vec<State>) =
             states.into_iter().partition(|state| state.abandoned.is_some());
-        let mut doors: Vec<(&State, &state::Door)> =
-            states.iter().flat_map(|state| state.doors.iter().map(move |door| (state, door))).collect();
-        doors.retain(|(_, door)| door.since > 0);
+        let claims = &self.surroundings.claims;
         // Of those that say that they decide, the one that says so last is right.
-        doors.sort_by_key(|(_, door)| door.since);
-        let holders = doors.into_iter().map(|(state, door)| (door.asked, state.config.name.clone()));
-        self.surroundings.claims.keep(holders);
+        let mut holders: Vec<(&state::Door, String)> =
+            abandoned.iter().flat_map(|state| deciding(state).map(|door| (door, claimant(state)))).collect();
+        holders.sort_by_key(|(door, _)| door.since);
+        let mut known: Vec<(&state::Door, String)> = states
+            .iter()
+            .flat_map(|state| deciding(state).map(|door| (door, state.config.name.clone())))
+            .collect();
+        known.sort_by_key(|(door, _)| door.since);
+        claims.keep(holders.into_iter().chain(known).map(|(door, holder)| (door.asked, holder)));
+        abandoned.iter().for_each(|state| self.hold(state));
         for state in states {
             let name = state.config.name.clone();
             match Service::take_over(state.clone(), self.surroundings.clone()).await {
@@ -300,20 +311,26 @@ impl Daemon<'_> {
                 Err(error) => {
                     warn!("{error:#}; it is started anew, and then its old workers are told to end");
                     self.surroundings.pins.forget_service(&name);
+                    claims.bequeath(&name, &claimant(&state));
+                    self.hold(&state);
                     abandoned.push(self.set_aside(state));
                 }
             }
         }
-        self.surroundings.claims.open();
+        claims.open();
         abandoned
+    }
+
+    /// What is abandoned decides where it did until another service takes it.
+    fn hold(&self, state: &State) {
+        let doors = deciding(state).map(|door| door.asked);
+        doors.for_each(|listener| drop(self.surroundings.claims.claim(listener, &claimant(state))));
     }
 
     /// Writes a state down where its service does not write its own: another daemon may have to end its workers.
     fn set_aside(&self, state: State) -> State {
         let runtime_dir = &self.surroundings.runtime_dir;
-        // No service has a name with a plus.
-        let name = format!("{}+{:016x}", state.config.name, host::random());
-        let aside = State { abandoned: Some(name), ..state.clone() };
+        let aside = State { abandoned: Some(state::abandoned_name(&state.config.name)), ..state.clone() };
         let mut file = aside.file(runtime_dir);
         file.write(&aside);
         if file.failure().is_none() {
@@ -374,6 +391,52 @@ async fn read_again(file: Option<PathBuf>, runtime_dir: PathBuf) -> Result<Vec<c
         .map_err(|error| Failure::from(format!("nothing is changed: {error}")))?;
     config::warnings(&services).iter().for_each(|line| warn!("{line}"));
     Ok(services)
+}
+
+/// Where a service decided.
+fn deciding(state: &State) -> impl Iterator<Item = &state::Door> {
+    state.doors.iter().filter(|door| door.since > 0)
+}
+
+/// As what an abandoned service holds listeners.
+fn claimant(state: &State) -> String {
+    format!("{} of the daemon before", state.config.name)
+}
+
+/// The services after which the workers of an abandoned one can end.
+fn successors(state: &State, services: &[config::Service]) -> Vec<String> {
+    let had =
+        |listener: &Listener| state.doors.iter().any(|door| [door.asked, door.bound].contains(listener));
+    let follows = |it: &&config::Service| it.name == state.config.name || it.listen.iter().any(had);
+    services.iter().filter(follows).map(|service| service.name.clone()).collect()
+}
+
+/// Ends old workers once their successors are ready; until then the state tells of them.
+async fn end_in_time(
+    state: State,
+    successors: Vec<String>,
+    registry: Rc<Registry>,
+    surroundings: Rc<Surroundings>,
+    ending: Rc<Cell<bool>>,
+) {
+    let begun = Instant::now();
+    let mut file = state.file(&surroundings.runtime_dir);
+    let mut said = false;
+    for name in successors {
+        while registry.is_ready(&name).await == Some(false) {
+            tokio::time::sleep(LOOK).await;
+            if begun.elapsed() > START && !std::mem::replace(&mut said, true) {
+                warn!(service = name, "not ready yet, so the workers of the daemon before go on");
+            }
+            let due = file.again_at().is_none_or(|at| at <= Instant::now());
+            if due && !ending.get() && !file.is_there() {
+                file.write(&state);
+            }
+        }
+    }
+    let claimant = claimant(&state);
+    deciding(&state).for_each(|door| surroundings.claims.withdraw(&door.asked, &claimant));
+    end_abandoned(&state, &surroundings.runtime_dir);
 }
 
 /// Ends old workers, which finish what they have.

@@ -73,6 +73,21 @@ pub fn path(runtime_dir: &Path) -> PathBuf {
     directory(runtime_dir).join(format!("{:016x}", host::random()))
 }
 
+/// A path for the socket of a worker that has joined.
+#[must_use]
+pub fn path_of_guest(runtime_dir: &Path) -> PathBuf {
+    directory(runtime_dir).join(format!("{GUEST}{:015x}", host::random() >> 4))
+}
+
+/// Whether a socket is of a worker that has joined, whose process is not the daemon's to end.
+#[must_use]
+pub fn is_of_guest(path: &Path) -> bool {
+    path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(&[GUEST as u8]))
+}
+
+/// At the begin of the names of guests' sockets.
+const GUEST: char = 'j';
+
 /// Where all of them are.
 #[must_use]
 pub fn directory(runtime_dir: &Path) -> PathBuf {

@@ -159,6 +159,12 @@ impl StateFile {
         }
     }
 
+    /// The service.
+    #[must_use]
+    pub fn service(&self) -> &str {
+        &self.service
+    }
+
     /// When to write again what could not be written.
     #[must_use]
     pub fn again_at(&self) -> Option<Instant> {
@@ -226,6 +232,13 @@ impl StateFile {
     }
 }
 
+/// A name for what cannot be taken over of a service.
+#[must_use]
+pub fn abandoned_name(service: &str) -> String {
+    // No service has a name with a plus.
+    format!("{service}+{:016x}", host::random())
+}
+
 /// Where all of them are.
 #[must_use]
 pub fn directory(runtime_dir: &Path) -> PathBuf {
@@ -240,13 +253,13 @@ pub fn make_directory(directory: &Path) -> io::Result<()> {
 /// What an earlier daemon left in this runtime directory: the whole copies of this boot, and what is
 /// wrong with others.
 #[must_use]
-pub fn read_all(runtime_dir: &Path, boot: &str) -> (Vec<State>, Vec<String>) {
+pub fn read_all(runtime_dir: &Path, boot: &str) -> (Vec<State>, Vec<(StateFile, String)>) {
     let (mut states, mut wrong) = (Vec::new(), Vec::new());
     for (file, read) in look(runtime_dir) {
         match read {
             Ok(state) if state.boot == boot => states.push(state),
             Ok(_) => file.remove(),
-            Err(error) => wrong.push(error),
+            Err(error) => wrong.push((file, error)),
         }
     }
     (states, wrong)
@@ -378,7 +391,7 @@ mod tests {
         }
         fs::write(&file.copies()[0], "nonsense").unwrap();
         let (states, wrong) = read_all(directory.path(), "b");
-        assert!(states.is_empty() && wrong[0].contains("service web"), "{wrong:?}");
+        assert!(states.is_empty() && wrong[0].1.contains("service web"), "{}", wrong[0].1);
         file.write(&state());
         assert!(read_all(directory.path(), "another boot").0.is_empty());
         assert_eq!(fs::read_dir(state::directory(directory.path())).unwrap().count(), 0);

@@ -2,6 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on shall panic")]
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io::Write;
 use std::net::{SocketAddr, TcpStream};
@@ -252,6 +253,131 @@ fn workers_that_wait_for_others_to_be_there_are_not_forgotten_when_the_daemon_en
     }
 }
 
+/// A server that is ready once there is a file `gate`.
+fn gated(world: &World) -> String {
+    let gate = world.path("gate");
+    let server = python(
+        world,
+        "gated.py",
+        &format!(
+            "import socket, time\nlistener = socket.socket(fileno=3)\n\
+             while not os.path.exists({:?}):\n    time.sleep(0.01)\n\
+             notify = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)\n\
+             notify.sendto(b'READY=1', os.environ['NOTIFY_SOCKET'])\n\
+             while True:\n    stream, peer = listener.accept()\n    answer_and_close(stream, peer)\n",
+            gate.display().to_string()
+        ),
+    );
+    format!("command = [\"python3\", {:?}]\nready = \"notify\"\n", server.display().to_string())
+}
+
+/// Starts the daemon again with a file; as soon as it answers.
+fn start_anyhow(world: &World, config: &str) -> Daemon {
+    let file = world.file("config.toml", config);
+    let command = Paths::of(world).command(&["run", "--config", &file.to_string_lossy()]);
+    Daemon::start_until(world, command, |_| true)
+}
+
+#[test]
+fn a_group_whose_program_never_decided_is_made_anew_with_its_workers() {
+    let world = World::new();
+    let api = "[[service]]\nname = \"api\"\nlisten = [\"tcp://127.0.0.1:3001\"]\nworkers = 2\n";
+    // Both have the second address for a while: api does not decide there before it is ready.
+    let both = web("workers = 3\n").replace("3000\"", "3000\", \"tcp://127.0.0.1:3001\"");
+    let config = web("workers = 3\n") + api + &gated(&world);
+    let daemon = Daemon::configured(&world, &both);
+    let load = Load::to("127.0.0.1:3001".parse().unwrap()).clients(4).kept(10).start();
+    let _ = world.file("config.toml", &config);
+    let mut reload = daemon.paths().command(&["reload"]).spawn().unwrap();
+    let workers = |daemon: &Daemon| {
+        let services = daemon.status().services;
+        let workers = services.iter().flat_map(|it| &it.workers);
+        workers.map(|it| (it.name.clone(), it.pid)).collect::<BTreeMap<_, _>>()
+    };
+    until("those of both services", || {
+        let workers = workers(&daemon);
+        (workers.len() == 5 && workers.values().all(Option::is_some)).then_some(())
+    });
+    let before = workers(&daemon);
+    daemon.kill();
+    let _ = reload.wait();
+    mount_again(&world);
+    let daemon = start_anyhow(&world, &config);
+    let taken_over = ["service=\"api\" workers=2", "service=\"web\" workers=3"];
+    until("all to be taken over", || {
+        let log = daemon.log();
+        taken_over
+            .iter()
+            .all(|line| log.contains(&format!("taken over from the daemon before {line}")))
+            .then_some(())
+    });
+    assert_eq!(workers(&daemon), before);
+    let _ = world.file("gate", "");
+    until("the other service to decide", || {
+        daemon.log().contains("takes tcp://127.0.0.1:3001 over service=\"api\" from=\"web\"").then_some(())
+    });
+    let answers: BTreeSet<String> =
+        (0..40).map(|_| ask("127.0.0.1:3001".parse().unwrap()).unwrap().worker).collect();
+    assert_eq!(answers.into_iter().collect::<Vec<_>>(), ["api/0", "api/1"]);
+    let of_api = |mut all: BTreeMap<String, Option<i32>>| {
+        all.retain(|name, _| name.starts_with("api/"));
+        all
+    };
+    assert_eq!(of_api(workers(&daemon)), of_api(before));
+    let report = load.end();
+    println!("{report}");
+    assert!(report.failed.is_empty(), "{report}");
+    assert!(report.requests > 0);
+    daemon.stop();
+}
+
+#[test]
+fn old_workers_serve_until_the_services_that_have_their_address_are_ready() {
+    for how in ["without programs", "without states", "without a runtime directory"] {
+        println!("{how}");
+        let world = World::new();
+        let daemon = Daemon::configured(&world, &web("workers = 3\n"));
+        let old = daemon.workers();
+        let load = Load::to(to()).clients(4).kept(10).start();
+        daemon.kill();
+        match how {
+            "without programs" => {
+                forget_programs(&world);
+                mount_again(&world);
+            }
+            "without states" => {
+                state_files(&world).iter().for_each(|file| fs::write(file, "damaged").unwrap())
+            }
+            _ => fs::remove_dir_all(world.path("run")).unwrap(),
+        }
+        // Under another name, and not ready for a while.
+        let next = web(&format!("workers = 2\n{}", gated(&world))).replace("\"web\"", "\"www\"");
+        let daemon = start_anyhow(&world, &next);
+        until("the new ones to be there", || {
+            let service = daemon.status().services.into_iter().find(|it| it.name == "www")?;
+            service.workers.iter().all(|it| it.pid.is_some() && it.state == "starting").then_some(())
+        });
+        for _ in 0..40 {
+            let answer = ask(to()).unwrap();
+            assert!(answer.worker.starts_with("web/"), "{answer:?}");
+        }
+        assert!(old.iter().all(|pid| is_alive(*pid)), "they serve until there are others");
+        let _ = world.file("gate", "");
+        until("the old workers to be gone", || (!old.iter().any(|pid| is_alive(*pid))).then_some(()));
+        all_ready(&daemon, &["www/0", "www/1"]);
+        for _ in 0..40 {
+            let answer = ask(to()).unwrap();
+            assert!(answer.worker.starts_with("www/"), "{answer:?}");
+        }
+        assert_eq!(daemon.service().groups[0].strangers, Some(0));
+        let report = load.end();
+        println!("{report}");
+        assert!(report.failed.is_empty(), "{report}");
+        assert!(report.ended.iter().all(|ended| ended.how != Ending::Reset), "{:?}", report.ended);
+        daemon.stop();
+    }
+}
+
 fn state_files(world: &World) -> Vec<PathBuf> {
     ["state", "copy"].map(|kind| world.path("run").join(format!("state/web.{kind}"))).into()
 }
@@ -338,10 +464,9 @@ fn without_a_daemon_a_worker_of_weight_0_gets_what_nobody_else_can_take() {
     for _ in 0..20 {
         assert_eq!(ask(to()).unwrap().worker, "web/1");
     }
-    let daemon = Daemon::start_until(&world, run(&world), |service| {
-        service.workers.iter().all(|worker| worker.state == "ready")
-    });
-    let after = daemon.service();
+    let daemon = Daemon::start_until(&world, run(&world), |service| service.busy.is_none());
+    let ready = |it: &Service| it.workers.iter().all(|worker| worker.state == "ready");
+    let after = until("all to be ready", || Some(daemon.service()).filter(ready));
     assert_eq!(after.workers.iter().map(|it| it.weight).collect::<Vec<_>>(), [1, 0, 1]);
     let counters = |service: &Service| service.groups[0].counters["detour_hold"];
     assert_eq!(counters(&after) - counters(&before), 20);

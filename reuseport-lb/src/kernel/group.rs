@@ -328,11 +328,11 @@ impl Group {
             .with_context(|| format!("cannot put a socket into slot {slot} of the socket array"))
     }
 
-    /// The same for a socket that may be there already.
-    pub fn insert_if_missing(&mut self, slot: u16, socket: &Socket) -> Result<()> {
-        match self.sockets.set(slot.into(), socket, 0) {
-            Err(error) if errno(&error) == Some(libc::EBUSY) => Ok(()),
-            set => set.with_context(|| format!("cannot put a socket into slot {slot} of the socket array")),
+    /// The same, unless the socket is in this array already, or in another: then `false`, and all stays as it is.
+    pub fn insert_if_free(&mut self, slot: u16, socket: &Socket) -> Result<bool> {
+        match self.insert(slot, socket) {
+            Err(error) if error.downcast_ref().and_then(errno) == Some(libc::EBUSY) => Ok(false),
+            inserted => inserted.map(|()| true),
         }
     }
 

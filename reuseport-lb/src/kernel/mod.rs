@@ -10,6 +10,7 @@ pub mod group;
 pub mod host;
 pub mod launch;
 pub mod locks;
+pub mod marks;
 pub mod offsets;
 pub mod opened;
 pub mod options;

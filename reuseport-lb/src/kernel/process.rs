@@ -23,6 +23,7 @@ use tokio::sync::Mutex;
 
 use super::cgroup::Cgroup;
 use super::host::{self, User};
+use super::marks::is_marked;
 use super::output::Output;
 use super::signs::{self, Stat};
 use super::watch;
@@ -143,6 +144,8 @@ pub fn spawn(launch: &Launch<'_>) -> Result<Process> {
     for variable in crate::supervisor::OURS.iter().chain(&crate::supervisor::DAEMONS) {
         command.env_remove(variable);
     }
+    // By these it is found, also if it does not become a command (see `marks`).
+    command.env("NOTIFY_SOCKET", launch.notify).env("REUSEPORT_LB_WORKER", launch.name);
     // SAFETY: between fork and exec only setsid, signal, sigprocmask, fcntl and setrlimit run, which are
     // async-signal-safe.
     unsafe {
@@ -472,18 +475,6 @@ impl Process {
             });
         }
     }
-}
-
-/// Whether a worker that began at `started`, or whom it has started, gave that one its environment: nobody else
-/// knows the name of its notification socket, `mark`, but who looks for it, as its user.
-fn is_marked(pid: i32, stat: &Stat, mark: &Path, started: u64) -> bool {
-    if stat.started < Some(started) {
-        return false;
-    }
-    let environment = stat.read_environment(pid);
-    let mut variables = environment.split(|byte| *byte == 0);
-    let mark = mark.as_os_str().as_encoded_bytes();
-    variables.any(|variable| variable.strip_prefix(b"NOTIFY_SOCKET=") == Some(mark))
 }
 
 /// Kills what is left of a worker whose process ended while nobody watched it.

@@ -1,6 +1,8 @@
 //! Pins that are gone: the maps of a program that still decides for its group are found through the
-//! program, and pinned again. Not: pins that are there (`group.rs`).
+//! program, and pinned again; where that is gone as well, others are made. Not: pins that are there
+//! (`group.rs`).
 
+use std::fs;
 use std::path::Path;
 
 use anyhow::{Context, Result, bail};
@@ -8,7 +10,8 @@ use aya::maps::{MapData, MapType};
 use aya::programs::loaded_programs;
 use reuseport_lb_common::layout::{Activity, Table};
 
-use super::group::{ACTIVITY, COUNTERS, SOCKETS, TABLE};
+use super::group::{ACTIVITY, COUNTERS, Group, Policy, SOCKETS, TABLE};
+use crate::listener::Listener;
 
 /// Pins the maps of the program with this id in the directory `pins`, as far as they are not there. To find
 /// a program by its id takes CAP_SYS_ADMIN (BPF_PROG_GET_FD_BY_ID, kernel/bpf/syscall.c).
@@ -37,4 +40,14 @@ pub fn pin_again(program_id: u32, pins: &Path) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// Another group for `listener` in the directory `pins`, whatever is left there: no bucket is anybody's, and no
+/// socket has a slot.
+pub fn make_anew(listener: &Listener, policy: Policy, pins: &Path) -> Result<Group> {
+    let left = fs::read_dir(pins).with_context(|| format!("cannot list {}", pins.display()))?;
+    for pin in left.flatten() {
+        fs::remove_file(pin.path()).with_context(|| format!("cannot remove {}", pin.path().display()))?;
+    }
+    Group::load(listener, policy, pins)
 }

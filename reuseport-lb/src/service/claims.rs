@@ -31,7 +31,7 @@ struct Claim {
 impl Claims {
     /// Notes that `service` listens on `listener`. Whether it decides there is in the answer, for as long
     /// as the claim lasts: at once, unless another service does.
-    pub(super) fn claim(&self, listener: Listener, service: &str) -> Decides {
+    pub fn claim(&self, listener: Listener, service: &str) -> Decides {
         let mut claims = self.all.borrow_mut();
         let other = self.before.borrow().get(&listener).is_some_and(|holder| holder != service);
         let same = |claim: &&Claim| claim.listener == listener && listener.address.port() != 0;
@@ -54,6 +54,12 @@ impl Claims {
             .extend(holders.into_iter().filter(|(listener, _)| listener.address.port() != 0));
     }
 
+    /// What `service` had, when an earlier daemon ended, is another's.
+    pub fn bequeath(&self, service: &str, heir: &str) {
+        let mut before = self.before.borrow_mut();
+        before.values_mut().filter(|holder| *holder == service).for_each(|holder| heir.clone_into(holder));
+    }
+
     /// All that an earlier daemon left is taken over: for whom nobody decides, whoever has a claim does.
     pub fn open(&self) {
         let claims = self.all.borrow();
@@ -68,7 +74,7 @@ impl Claims {
     }
 
     /// Takes one claim back; what it decided for is another service's, if one has a claim.
-    pub(super) fn withdraw(&self, listener: &Listener, service: &str) {
+    pub fn withdraw(&self, listener: &Listener, service: &str) {
         if self.frozen.get() {
             return;
         }

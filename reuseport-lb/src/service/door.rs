@@ -12,7 +12,7 @@ use super::{Service, Surroundings};
 use crate::config;
 use crate::health::Health;
 use crate::kernel::group::{Group, Policy, Totals};
-use crate::kernel::socket;
+use crate::kernel::{recover, socket};
 use crate::listener::{Listener, Protocol};
 use crate::offload::{Slices, in_thread};
 use crate::table::Table;
@@ -79,6 +79,20 @@ impl Door {
         let pins = surroundings.pins.directory(&config.name, name)?;
         let (which, policy) = (*bound, Policy::of(config));
         let group = in_thread(LOADING, move || Group::take_over(&which, policy, &pins, layout)).await??;
+        Self::with(config, *asked, group, name.to_owned(), surroundings, tracer)
+    }
+
+    /// Instead of the group of an earlier daemon, of which nothing is left but the sockets.
+    pub(super) async fn make_anew(
+        config: &config::Service,
+        (asked, bound): (&Listener, &Listener),
+        name: &str,
+        surroundings: &Rc<Surroundings>,
+        tracer: &Tracer,
+    ) -> Result<Self> {
+        let pins = surroundings.pins.directory(&config.name, name)?;
+        let (which, policy) = (*bound, Policy::of(config));
+        let group = in_thread(LOADING, move || recover::make_anew(&which, policy, &pins)).await??;
         Self::with(config, *asked, group, name.to_owned(), surroundings, tracer)
     }
 

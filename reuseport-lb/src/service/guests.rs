@@ -102,7 +102,7 @@ impl Service {
     fn seat(&mut self, id: Id, process: Result<Process>, owner: (u32, u32)) -> Result<(Whom, Place)> {
         let process = process?;
         let whom = self.next_whom(id);
-        let path = notify::path(&self.surroundings.runtime_dir);
+        let path = notify::path_of_guest(&self.surroundings.runtime_dir);
         let notify = self.listen_to(whom, path.clone(), Some(owner))?;
         let worker = self.workers.get(&id).context("the worker is gone")?;
         let sockets = worker

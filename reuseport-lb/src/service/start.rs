@@ -68,6 +68,10 @@ impl Service {
     }
 
     fn look_for_strangers(&self, listener: &Listener, census: &Census) {
+        if self.surroundings.claims.holder(listener).is_some_and(|holder| holder != self.config.name) {
+            // They have it for now.
+            return;
+        }
         if let strangers @ 1.. = census.count(listener, &self.surroundings.ours.borrow()) {
             warn!(
                 "{strangers} other sockets are on the port of {listener} (`ss -ltunp sport = :{}`): those in its \

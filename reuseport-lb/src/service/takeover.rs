@@ -6,8 +6,9 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use reuseport_lb_common::layout::LAYOUT_VERSION;
+use tokio::time::sleep;
 use tracing::{info, warn};
 
 use super::door::{Door, door_of};
@@ -18,7 +19,7 @@ use crate::kernel::output::Output;
 use crate::kernel::passing;
 use crate::kernel::process::{self, Kin, Process};
 use crate::kernel::{host, recover, socket};
-use crate::listener::Protocol;
+use crate::listener::{Listener, Protocol};
 use crate::offload::Slices;
 use crate::slots::Slots;
 use crate::state::{self, State};
@@ -30,6 +31,13 @@ const SAVING: u32 = 5;
 
 /// A pause that is shorter than this is not worth making.
 const TOGETHER: Duration = Duration::from_millis(50);
+
+/// The kernel frees the maps of a program within that time when the last reference to it is gone
+/// (`bpf_prog_put`, `bpf_map_put`: RCU and a queue of work), if others do not keep it from that.
+const FREED: Duration = Duration::from_secs(2);
+
+/// How often it is tried meanwhile.
+const LOOK: Duration = Duration::from_millis(10);
 
 impl Service {
     /// Writes down what the next daemon must know, if that has changed.
@@ -117,21 +125,23 @@ impl Service {
         layout: u32,
         release: u64,
     ) -> Result<()> {
+        let mut anew = Vec::new();
         for door in doors {
-            let which = (&door.asked, &door.bound);
-            if let Some(program) = door.program {
-                let pins = self.surroundings.pins.directory(&self.config.name, &door.name)?;
-                recover::pin_again(program, &pins)
-                    .inspect_err(|error| warn!("{}: {error:#}", door.bound))
-                    .unwrap_or_default();
-            }
-            let (around, tracer) = (&self.surroundings, &self.tracer);
-            let mut made = Door::take_over(&self.config, which, &door.name, layout, around, tracer).await?;
-            made.wanted = door.wanted;
+            let mut made = match self.adopt_door(door, layout).await {
+                Ok(made) => made,
+                Err(error) => {
+                    warn!(service = self.config.name, "{}: {error:#}; it gets another group", door.bound);
+                    anew.push(door.bound);
+                    let which = (&door.asked, &door.bound);
+                    let (around, tracer) = (&self.surroundings, &self.tracer);
+                    Door::make_anew(&self.config, which, &door.name, around, tracer).await?
+                }
+            };
             // Whoever decided and does no more has lost it, perhaps without having written that down.
             if door.lost || (door.since != 0 && !made.group.decides.get()) {
                 self.surroundings.claims.lose(&door.asked, &self.config.name);
             }
+            made.wanted = door.wanted;
             self.doors.push(made);
         }
         let slots = workers.iter().filter(|worker| worker.holds_slot).map(|worker| worker.slot);
@@ -151,12 +161,18 @@ impl Service {
             let places = self.workers.values_mut().flat_map(|worker| &mut worker.places);
             places.for_each(|place| place.selected_before = 0);
         }
-        self.adopt_table(layout).await;
+        for listener in &anew {
+            self.fill(listener).await?;
+        }
+        self.adopt_table(layout, &anew).await;
         self.tell_rosters(None);
         // Now the new program knows all that the old one knew.
         for at in 0..self.doors.len() {
             slices.turn().await;
-            self.attach_door(at)?;
+            if let Err(error) = self.attach_door(at) {
+                // It is tried again each second.
+                warn!(service = self.config.name, "{error:#}");
+            }
             self.doors[at].group.settle()?;
         }
         for id in std::mem::take(&mut self.ended_meanwhile) {
@@ -172,8 +188,39 @@ impl Service {
         Ok(())
     }
 
-    /// Buckets are where they were.
-    async fn adopt_table(&mut self, layout: u32) {
+    /// Goes on with the group of a listener, also if its pins are gone.
+    async fn adopt_door(&self, door: &state::Door, layout: u32) -> Result<Door> {
+        if let Some(program) = door.program {
+            let pins = self.surroundings.pins.directory(&self.config.name, &door.name)?;
+            recover::pin_again(program, &pins)?;
+        }
+        let which = (&door.asked, &door.bound);
+        Door::take_over(&self.config, which, &door.name, layout, &self.surroundings, &self.tracer).await
+    }
+
+    /// Puts the sockets of workers into the slots of another group than they were in. They are free for that
+    /// when the last reference to the old one is gone, which is dropped a moment after its program.
+    async fn fill(&mut self, listener: &Listener) -> Result<()> {
+        let until = Instant::now() + FREED;
+        for worker in self.workers.values_mut().filter(|worker| worker.holds_slot) {
+            let Some(place) = worker.places.iter_mut().find(|place| place.listener == *listener) else {
+                continue;
+            };
+            let Some(door) = door_of(&mut self.doors, listener) else { continue };
+            place.selected_before = 0;
+            door.group.remove(worker.slot)?;
+            while !door.group.insert_if_free(worker.slot, &place.socket)? {
+                if Instant::now() > until {
+                    bail!("a program that nobody knows still has the sockets of {listener}");
+                }
+                sleep(LOOK).await;
+            }
+        }
+        Ok(())
+    }
+
+    /// Buckets are where they were; in groups that were made `anew`, where they are in the others.
+    async fn adopt_table(&mut self, layout: u32, anew: &[Listener]) {
         if layout != LAYOUT_VERSION {
             warn!(
                 service = self.config.name,
@@ -181,7 +228,8 @@ impl Service {
                  moving buckets go to the new worker"
             );
         }
-        let Some(door) = self.doors.first() else { return };
+        let known = |door: &&Door| !anew.contains(door.group.listener());
+        let Some(door) = self.doors.iter().find(known).or(self.doors.first()) else { return };
         self.table = Table::of(door.group.owners());
         // All groups have the same, also if the daemon died while it was telling them.
         let keepers = self.keepers();
@@ -209,24 +257,32 @@ impl Service {
             process::kill_rest(ended, cgroup.as_ref(), mark);
         }
         cgroup.into_iter().for_each(|cgroup| self.surroundings.cgroups.take_over(cgroup));
-        let mut places = self.find_places(&written, process.as_ref(), &name)?;
+        let found = self.find_places(&written, process.as_ref());
+        let mut places = found.unwrap_or_else(|error| {
+            warn!(worker = name, "cannot get its sockets: {error:#}");
+            Vec::new()
+        });
         // A successor that had not taken over, and who leaves and is gone, leave nothing.
-        let forget = written.trial || (process.is_none() && (guest || (leaves && !left.returns)));
-        if forget || (process.is_none() && !written.holds_slot) {
-            if let Some(process) = process {
-                process.terminate();
-            }
+        let mut forget = written.trial || (process.is_none() && (guest || (leaves && !left.returns)));
+        forget |= process.is_none() && !written.holds_slot;
+        // One that leaves has closed what it needs no more.
+        let lost = places.len() < written.places.len() && !leaves;
+        if !forget
+            && written.holds_slot
+            && (lost || process.is_none())
+            && let Err(error) = self.reopen(&written, &mut places)
+        {
+            warn!(worker = name, "cannot give it new sockets, so that it ends: {error:#}");
+            forget = true;
+        }
+        if forget {
+            process.iter().filter(|_| !guest).for_each(Process::terminate);
             self.disown(&places);
             if written.holds_slot {
                 self.free_slot(written.slot);
                 self.doors.iter_mut().try_for_each(|door| door.group.remove(written.slot))?;
             }
             return Ok(());
-        }
-        // One that leaves has closed what it needs no more.
-        let lost = places.len() < written.places.len() && !leaves;
-        if written.holds_slot && (lost || process.is_none()) {
-            places = self.reopen(&written, places)?;
         }
         if written.holds_slot && !leaves {
             self.put_back(&places, written.slot, &name);
@@ -239,10 +295,12 @@ impl Service {
             life: Life::taken_over(&left, Instant::now(), &self.config),
             ..Worker::new(id, name, written.slot, left.origin, places)
         };
-        match (process, written.notify) {
-            (Some(process), Some((path, owner))) => {
-                let whom = self.next_whom(id);
-                let notify = self.listen_to(whom, path, owner)?;
+        let unheard = |error: &anyhow::Error| warn!(worker = worker.name, "it cannot be heard: {error:#}");
+        let whom = self.next_whom(id);
+        let heard =
+            written.notify.map(|(path, owner)| self.listen_to(whom, path, owner).inspect_err(unheard));
+        match (process, heard) {
+            (Some(process), Some(Ok(notify))) => {
                 let output = passing::descriptor_of(process.pid(), 1).and_then(Output::resume);
                 // It listens no more; or its READY=1 was lost, if it said that, and it cannot be seen
                 // whether it waits for work: another one takes its place. A guest is not ours to end.
@@ -257,26 +315,24 @@ impl Service {
                     worker.alive(self.config.watchdog);
                 }
             }
-            // It ended while nobody looked, or never had one.
-            _ if left.running => self.ended_meanwhile.push(id),
-            _ => {}
+            // It ended while nobody looked, or never had one, or another takes its place.
+            (process, _) => {
+                process.iter().filter(|_| !guest).for_each(Process::terminate);
+                if left.running {
+                    self.ended_meanwhile.push(id);
+                }
+            }
         }
         self.workers.insert(id, worker);
         Ok(())
     }
 
     /// The sockets of a worker, from its process.
-    fn find_places(
-        &self,
-        written: &state::Worker,
-        process: Option<&Process>,
-        name: &str,
-    ) -> Result<Vec<Place>> {
+    fn find_places(&self, written: &state::Worker, process: Option<&Process>) -> Result<Vec<Place>> {
         let Some(process) = process else { return Ok(Vec::new()) };
         let cookies: Vec<u64> = written.places.iter().map(|place| place.cookie).collect();
         // What it started may have its sockets, and not itself.
-        let mut sockets = passing::sockets_of_all(process.pid(), || process.all(), &cookies)
-            .with_context(|| format!("cannot get the sockets of worker {name}"))?;
+        let mut sockets = passing::sockets_of_all(process.pid(), || process.all(), &cookies)?;
         let mut places = Vec::new();
         for place in &written.places {
             let at = sockets.iter().position(|(cookie, _)| *cookie == place.cookie);
@@ -300,7 +356,7 @@ impl Service {
             let done = if tcp && !place.socket.is_listener().unwrap_or(true) {
                 socket::listen_again(&place.socket, &mut door.group, slot, backlog)
             } else {
-                door.group.insert_if_missing(slot, &place.socket)
+                door.group.insert_if_free(slot, &place.socket).map(drop)
             };
             if let Err(error) = done {
                 warn!(worker = name, "cannot put {} back into service: {error:#}", place.listener);
@@ -309,19 +365,15 @@ impl Service {
     }
 
     /// New sockets in the slot of a worker whose old ones are gone.
-    fn reopen(&mut self, written: &state::Worker, mut places: Vec<Place>) -> Result<Vec<Place>> {
-        let mut all = Vec::new();
-        for wanted in &written.places {
-            if let Some(at) = places.iter().position(|place| place.listener == wanted.listener) {
-                all.push(places.swap_remove(at));
-                continue;
-            }
+    fn reopen(&mut self, written: &state::Worker, places: &mut Vec<Place>) -> Result<()> {
+        let missing = |place: &&state::Place| !places.iter().any(|it| it.listener == place.listener);
+        for wanted in written.places.iter().filter(missing).collect::<Vec<&state::Place>>() {
             let door = self.doors.iter().position(|door| *door.group.listener() == wanted.listener);
             let Some(at) = door else { continue };
             let opened = self.open_place(at, written.slot, true)?;
-            all.push(Place { selected_before: wanted.selected_before, ..opened });
+            places.push(Place { selected_before: wanted.selected_before, ..opened });
         }
-        Ok(all)
+        Ok(())
     }
 }
 

@@ -1,0 +1,101 @@
+//! Workers that no state file tells of, because that is damaged, of another version, or gone: what they are is put
+//! together from what their processes know, so that they serve until others do, and end then.
+
+use std::collections::{BTreeMap, HashSet};
+use std::path::Path;
+
+use reuseport_lb_common::layout::LAYOUT_VERSION;
+use tracing::warn;
+
+use crate::config;
+use crate::kernel::host;
+use crate::kernel::marks::{self, Marked};
+use crate::kernel::strangers::Census;
+use crate::listener::Listener;
+use crate::notify;
+use crate::state::{self, State};
+use crate::worker::{Life, Origin};
+
+/// The services of an earlier daemon with this runtime directory that are not among `states`, as abandoned ones;
+/// `wanted` are those whose listeners they may have. Takes some milliseconds.
+pub(super) fn look(states: &[State], wanted: &[config::Service], runtime_dir: &Path) -> Vec<State> {
+    let workers = states.iter().flat_map(|state| &state.workers);
+    let known: HashSet<&Path> =
+        workers.filter_map(|worker| worker.notify.as_ref().map(|(path, _)| &**path)).collect();
+    let mut services: BTreeMap<String, Vec<Marked>> = BTreeMap::new();
+    for marked in marks::all_in(&notify::directory(runtime_dir)) {
+        if let Some((service, _)) = marked.worker.split_once('/')
+            && config::check_name(service).is_ok()
+            && !known.contains(&*marked.mark)
+            && !notify::is_of_guest(&marked.mark)
+        {
+            services.entry(service.to_owned()).or_default().push(marked);
+        }
+    }
+    if services.is_empty() {
+        return Vec::new();
+    }
+    let listeners = taken(states, wanted);
+    services.into_iter().map(|(service, workers)| found(&service, &workers, &listeners)).collect()
+}
+
+/// Listeners on which somebody listens, and no known service decides.
+fn taken(states: &[State], wanted: &[config::Service]) -> Vec<Listener> {
+    let mut listeners: Vec<Listener> = wanted.iter().flat_map(|service| service.listen.clone()).collect();
+    let mut doors = states.iter().flat_map(|state| &state.doors).filter(|door| door.since > 0);
+    let known: HashSet<Listener> = doors.by_ref().map(|door| door.asked).collect();
+    let census = Census::take(&listeners).unwrap_or_default();
+    listeners
+        .retain(|it| it.address.port() != 0 && !known.contains(it) && census.count(it, &HashSet::new()) > 0);
+    listeners
+}
+
+fn found(service: &str, workers: &[Marked], listeners: &[Listener]) -> State {
+    let pids: Vec<String> = workers.iter().map(|worker| worker.process.pid.to_string()).collect();
+    warn!(
+        service,
+        "no state file tells of {} of its workers (processes {}): they serve until all that is configured is ready, \
+         and then end",
+        workers.len(),
+        pids.join(", ")
+    );
+    let config = config::Service::new(service, listeners.to_vec(), workers.len());
+    let door = |listener: &Listener| state::Door {
+        asked: *listener,
+        bound: *listener,
+        name: String::new(),
+        wanted: true,
+        program: None,
+        since: 1,
+        lost: false,
+    };
+    let worker = |(number, marked): (usize, &Marked)| state::Worker {
+        number,
+        instance: number as u64,
+        slot: 0,
+        holds_slot: false,
+        trial: false,
+        release: 0,
+        weight: 1,
+        life: Life::new(Origin::Started).left(),
+        watched: false,
+        process: Some(marked.process),
+        cgroup: None,
+        notify: Some((marked.mark.clone(), None)),
+        places: Vec::new(),
+    };
+    State {
+        abandoned: Some(state::abandoned_name(service)),
+        version: state::VERSION,
+        layout: LAYOUT_VERSION,
+        boot: host::boot(),
+        configured: config.clone(),
+        config,
+        moved: 0,
+        flows_cut: 0,
+        count: 0,
+        release: 0,
+        doors: listeners.iter().map(door).collect(),
+        workers: workers.iter().enumerate().map(worker).collect(),
+    }
+}

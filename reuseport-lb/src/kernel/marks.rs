@@ -1,0 +1,97 @@
+//! Whom a worker's process has started, also if that is in no cgroup and descends from nobody: it has the name of
+//! the worker's notification socket in its environment. Nobody else knows that name, but who looks for it, as the
+//! worker's user.
+
+use std::collections::BTreeMap;
+use std::ffi::OsStr;
+use std::fs;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use super::process::Identity;
+use super::signs::{self, Stat};
+
+/// A worker, as its processes tell.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Marked {
+    /// Like `web/2`.
+    pub worker: String,
+    /// Its notification socket.
+    pub mark: PathBuf,
+    /// Its first process, or the first that is left.
+    pub process: Identity,
+}
+
+/// Whether a worker that began at `started`, or whom it has started, gave that one its environment.
+pub(super) fn is_marked(pid: i32, stat: &Stat, mark: &Path, started: u64) -> bool {
+    stat.started >= Some(started)
+        && value(&stat.read_environment(pid), "NOTIFY_SOCKET") == Some(mark.as_os_str())
+}
+
+/// All workers with a notification socket in `directory`, whichever daemon they are of. Reads the whole of /proc.
+#[must_use]
+pub fn all_in(directory: &Path) -> Vec<Marked> {
+    let place = |path: &Path| fs::metadata(path).ok().map(|about| (about.dev(), about.ino()));
+    let Some(here) = place(directory) else { return Vec::new() };
+    let mut found: BTreeMap<PathBuf, (bool, Marked)> = BTreeMap::new();
+    for (pid, stat) in signs::everybody().filter(|(_, stat)| !stat.is_zombie()) {
+        let environment = stat.read_environment(pid);
+        let Some(mark) = value(&environment, "NOTIFY_SOCKET").map(PathBuf::from) else { continue };
+        let (Some(worker), Some(started)) = (value(&environment, "REUSEPORT_LB_WORKER"), stat.started) else {
+            continue;
+        };
+        // The same path may be another place in a container, and the same place may have another path.
+        let seen = mark.parent().map(|seen| format!("/proc/{pid}/root{}", seen.display()));
+        if seen.and_then(|seen| place(Path::new(&seen))) != Some(here) {
+            continue;
+        }
+        let (worker, leads) = (worker.to_string_lossy().into_owned(), stat.session == pid);
+        let one = Marked { worker, mark: mark.clone(), process: Identity { pid, started } };
+        let before = |(led, other): &(bool, Marked)| (!led, other.process.started) <= (!leads, started);
+        if !found.get(&mark).is_some_and(before) {
+            found.insert(mark, (leads, one));
+        }
+    }
+    found.into_values().map(|(_, one)| one).collect()
+}
+
+/// The value of a variable in an environment as the kernel has it (environ(7)).
+fn value<'a>(environment: &'a [u8], name: &str) -> Option<&'a OsStr> {
+    let mut variables = environment.split(|byte| *byte == 0);
+    let value = variables.find_map(|it| it.strip_prefix(name.as_bytes())?.strip_prefix(b"="))?;
+    Some(OsStr::from_bytes(value))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::{Child, Command};
+
+    use super::*;
+
+    fn start(directory: &Path, mark: &str, worker: &str) -> Child {
+        let mut command = Command::new("sleep");
+        command.arg("60").env("NOTIFY_SOCKET", directory.join(mark)).env("REUSEPORT_LB_WORKER", worker);
+        command.spawn().expect("sleep")
+    }
+
+    #[test]
+    fn workers_are_known_by_the_directory_of_their_notification_sockets() {
+        let (here, elsewhere) =
+            (tempfile::tempdir().expect("a place"), tempfile::tempdir().expect("a place"));
+        let mut children = [
+            start(here.path(), "1", "web/0"),
+            start(here.path(), "1", "web/0"),
+            start(here.path(), "2", "web/1"),
+            start(elsewhere.path(), "3", "web/2"),
+            start(&here.path().join("below"), "4", "web/3"),
+        ];
+        let known = all_in(here.path());
+        for child in &mut children {
+            child.kill().and_then(|()| child.wait()).expect("it is ours");
+        }
+        let seen: Vec<(&str, i32)> = known.iter().map(|it| (&*it.worker, it.process.pid)).collect();
+        let first = children[0].id().cast_signed();
+        assert_eq!(seen, [("web/0", first), ("web/1", children[2].id().cast_signed())]);
+    }
+}
