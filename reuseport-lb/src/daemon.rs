@@ -101,6 +101,7 @@ pub fn run(source: &Source, paths: &Paths) -> Result<()> {
         pins,
         ours,
         claims: Claims::default(),
+        held: RefCell::default(),
         cgroups: Cgroups::prepare(),
         runtime_dir,
         waits,

@@ -2,13 +2,17 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on shall panic")]
 
-use std::io::ErrorKind;
+use std::io::{ErrorKind, Read};
 use std::net::SocketAddr;
+use std::os::unix::process::CommandExt;
+use std::process::{Command, Stdio};
 
+use nix::sys::signal::Signal;
 use socket2::{Domain, Socket, Type};
 use tests::client::{ask, ask_udp, tally};
-use tests::daemon::{Daemon, counter};
+use tests::daemon::{Daemon, Paths, counter, signal, until};
 use tests::patience::fewer;
+use tests::said::assert_said;
 use tests::world::World;
 
 fn stranger(to: SocketAddr, kind: Type) -> Socket {
@@ -89,5 +93,61 @@ fn our_own_other_listeners_are_no_strangers() {
     let daemon =
         Daemon::start(&world, &["--listen", "tcp://0.0.0.0:3000", "--listen", "tcp://127.0.0.1:3000"]);
     assert!(daemon.service().groups.iter().all(|group| group.strangers == Some(0)));
+    daemon.stop();
+}
+
+fn config(services: &[(&str, u16)]) -> String {
+    let service = |(name, port): &(&str, u16)| {
+        format!("[[service]]\nname = {name:?}\nlisten = [\"tcp://127.0.0.1:{port}\"]\nworkers = 1\n")
+    };
+    services.iter().map(service).collect()
+}
+
+#[test]
+fn a_reload_cannot_take_the_address_of_another_daemon_until_that_ends() {
+    let world = World::new();
+    let first = Daemon::configured(&world, &config(&[("web", 3000)]));
+    let (file, other) = (world.path("second.toml"), world.path("second"));
+    let command = |verb: &str, more: &[&str]| {
+        let mut command = Paths::of(&world).command(&[verb]);
+        command.arg("--runtime-dir").arg(&other).args(more);
+        command
+    };
+    std::fs::write(&file, config(&[("api", 3001)])).unwrap();
+    let mut second = command("run", &["--config", &file.to_string_lossy()]).spawn().unwrap();
+    until("the second daemon", || ask("127.0.0.1:3001".parse().unwrap()).ok());
+    std::fs::write(&file, config(&[("api", 3001), ("www", 3000)])).unwrap();
+    let said = format!("another reuseport-lb (process {}) serves tcp://127.0.0.1:3000", first.pid());
+    assert_said(&command("reload", &[]).output().unwrap(), 1, &[&said, "with another runtime directory"]);
+    let status = String::from_utf8(command("status", &[]).output().unwrap().stdout).unwrap();
+    assert!(status.contains("api/0") && !status.contains("www/0"), "{status}");
+    assert_eq!(ask("127.0.0.1:3000".parse().unwrap()).unwrap().worker, "web/0");
+    assert_eq!(first.service().groups[0].strangers, Some(0));
+    first.stop_beside();
+    assert!(command("reload", &[]).status().unwrap().success());
+    assert_eq!(ask("127.0.0.1:3000".parse().unwrap()).unwrap().worker, "www/0");
+    signal(second.id().cast_signed(), Signal::SIGTERM);
+    assert!(second.wait().unwrap().success());
+}
+
+#[test]
+fn a_name_that_another_user_has_taken_keeps_nobody_from_an_address() {
+    let world = World::new();
+    let source = "import socket, sys\ns = socket.socket(socket.AF_UNIX)\n\
+                    s.bind('\\0reuseport-lb/tcp://127.0.0.1:3000')\ns.listen(0)\nprint(flush=True)\nsys.stdin.read()\n";
+    let mut squatter = Command::new("python3");
+    squatter
+        .args(["-c", source])
+        .current_dir("/")
+        .uid(65534)
+        .gid(65534)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped());
+    let mut squatter = squatter.spawn().unwrap();
+    squatter.stdout.take().unwrap().read_exact(&mut [0]).unwrap();
+    let daemon = Daemon::configured(&world, &config(&[("web", 3000)]));
+    assert_eq!(ask("127.0.0.1:3000".parse().unwrap()).unwrap().worker, "web/0");
+    drop(squatter.stdin.take());
+    assert!(squatter.wait().unwrap().success());
     daemon.stop();
 }

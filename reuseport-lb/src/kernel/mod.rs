@@ -2,6 +2,7 @@
 //! code. What to do is decided elsewhere; here it is done, and errors say on which object.
 #![expect(unsafe_code, reason = "this is the module for it; each block says why it is sound")]
 
+pub mod addresses;
 pub mod bpffs;
 pub mod cgroup;
 pub mod closing;

@@ -11,6 +11,7 @@ use super::workers::{Id, Worker};
 use super::{Service, Surroundings};
 use crate::config;
 use crate::health::Health;
+use crate::kernel::addresses::Held;
 use crate::kernel::group::{Group, Policy, Totals};
 use crate::kernel::{recover, socket};
 use crate::listener::{Listener, Protocol};
@@ -40,6 +41,8 @@ pub(super) struct Door {
     counted: Option<Totals>,
     service: String,
     surroundings: Rc<Surroundings>,
+    /// Keeps the address from other daemons.
+    _held: Option<Rc<Held>>,
 }
 
 impl Drop for Door {
@@ -59,11 +62,12 @@ impl Door {
         surroundings: &Rc<Surroundings>,
         tracer: &Tracer,
     ) -> Result<Self> {
+        let held = surroundings.hold(listener).await?;
         let name = format!("{at}-{}", listener.plain_name());
         let pins = surroundings.pins.directory(&config.name, &name)?;
         let (which, policy) = (*listener, Policy::of(config));
         let group = in_thread(LOADING, move || Group::load(&which, policy, &pins)).await??;
-        Self::with(config, *listener, group, name, surroundings, tracer)
+        Self::with(config, *listener, group, name, held, surroundings, tracer)
     }
 
     /// Goes on with the group of an earlier daemon, or of the same with another policy. It decides
@@ -79,7 +83,8 @@ impl Door {
         let pins = surroundings.pins.directory(&config.name, name)?;
         let (which, policy) = (*bound, Policy::of(config));
         let group = in_thread(LOADING, move || Group::take_over(&which, policy, &pins, layout)).await??;
-        Self::with(config, *asked, group, name.to_owned(), surroundings, tracer)
+        let held = hold_anyway(asked, surroundings).await;
+        Self::with(config, *asked, group, name.to_owned(), held, surroundings, tracer)
     }
 
     /// Instead of the group of an earlier daemon, of which nothing is left but the sockets.
@@ -93,7 +98,8 @@ impl Door {
         let pins = surroundings.pins.directory(&config.name, name)?;
         let (which, policy) = (*bound, Policy::of(config));
         let group = in_thread(LOADING, move || recover::make_anew(&which, policy, &pins)).await??;
-        Self::with(config, *asked, group, name.to_owned(), surroundings, tracer)
+        let held = hold_anyway(asked, surroundings).await;
+        Self::with(config, *asked, group, name.to_owned(), held, surroundings, tracer)
     }
 
     fn with(
@@ -101,6 +107,7 @@ impl Door {
         asked: Listener,
         mut group: Group,
         name: String,
+        held: Option<Rc<Held>>,
         surroundings: &Rc<Surroundings>,
         tracer: &Tracer,
     ) -> Result<Self> {
@@ -119,6 +126,7 @@ impl Door {
             counted: None,
             service,
             surroundings,
+            _held: held,
         })
     }
 
@@ -152,6 +160,11 @@ impl Door {
         }
         socket::open(&self.group, backlog, first)
     }
+}
+
+/// What serves goes on, also if another daemon has come to the address meanwhile.
+async fn hold_anyway(listener: &Listener, surroundings: &Surroundings) -> Option<Rc<Held>> {
+    surroundings.hold(listener).await.inspect_err(|error| warn!("{error:#}")).ok().flatten()
 }
 
 /// The door of `listener`, unless it is gone.

@@ -1,17 +1,23 @@
 //! What a daemon gives to all its services.
 
 use std::cell::RefCell;
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
+use std::rc::{Rc, Weak};
+use std::time::{Duration, Instant};
 
+use anyhow::{Result, bail};
 use rustix::process::Rlimit;
 use socket2::Socket;
 use tokio::sync::mpsc;
+use tokio::time::sleep;
 
 use super::Claims;
+use crate::kernel::addresses::{self, Held, Taken};
 use crate::kernel::bpffs::Pins;
 use crate::kernel::cgroup::Cgroups;
 use crate::kernel::waits::Waits;
+use crate::listener::Listener;
 use crate::supervisor::Starting;
 
 /// What a daemon gives to all its services.
@@ -22,6 +28,8 @@ pub struct Surroundings {
     pub ours: RefCell<HashSet<u64>>,
     /// Which service decides for which address.
     pub claims: Claims,
+    /// Addresses that no other daemon may serve.
+    pub held: RefCell<HashMap<Listener, Weak<Held>>>,
     /// What each worker is in.
     pub cgroups: Cgroups,
     /// Where notification sockets and state files go.
@@ -36,7 +44,45 @@ pub struct Surroundings {
     pub starting: Starting,
 }
 
+/// So long a daemon that has ended may seem to have an address: what it was just starting has its files until it is
+/// another program.
+const ENDED: Duration = Duration::from_secs(1);
+
+/// How often it is tried meanwhile.
+const LOOK: Duration = Duration::from_millis(10);
+
 impl Surroundings {
+    /// Keeps an address from other daemons, as long as any service has what this returns; which fails if one has it.
+    pub(super) async fn hold(&self, listener: &Listener) -> Result<Option<Rc<Held>>> {
+        // Port 0 is another port each time.
+        if listener.address.port() == 0 {
+            return Ok(None);
+        }
+        if let Some(held) = self.held.borrow().get(listener).and_then(Weak::upgrade) {
+            return Ok(Some(held));
+        }
+        let begun = Instant::now();
+        loop {
+            match addresses::hold(listener) {
+                Ok(held) => {
+                    let held = Rc::new(held);
+                    let mut all = self.held.borrow_mut();
+                    all.retain(|_, held| held.strong_count() > 0);
+                    all.insert(*listener, Rc::downgrade(&held));
+                    return Ok(Some(held));
+                }
+                Err(_) if begun.elapsed() < ENDED => sleep(LOOK).await,
+                Err(Taken { pid }) => {
+                    let who = pid.map(|pid| format!(" (process {pid})")).unwrap_or_default();
+                    bail!(
+                        "another reuseport-lb{who} serves {listener} in this network namespace, with another runtime \
+                         directory: stop that one first, or give this one another address"
+                    );
+                }
+            }
+        }
+    }
+
     /// Whether somebody waits for work on `socket`; `None` where that cannot be seen, or of one that is closed or
     /// shut down.
     pub(super) fn waits_on(&self, socket: &Socket) -> Option<bool> {
