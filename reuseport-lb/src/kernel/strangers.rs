@@ -1,4 +1,5 @@
-//! Sockets of others on our ports: the kernel's own list (sock_diag, NETLINK_SOCK_DIAG), less ours.
+//! Sockets of others on our ports: the kernel's own list (sock_diag, NETLINK_SOCK_DIAG), less ours. And what waits in
+//! all of them, if it is asked for anyway.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::net::IpAddr;
@@ -11,6 +12,7 @@ use netlink_packet_sock_diag::inet::{ExtensionFlags, InetRequest, SocketId, Stat
 use netlink_sys::protocols::NETLINK_SOCK_DIAG;
 use netlink_sys::{Socket, SocketAddr};
 
+use super::socket::Queue;
 use crate::listener::{Listener, Protocol};
 
 /// How many sockets there are of [`list`].
@@ -20,15 +22,22 @@ pub fn count(listener: &Listener, ours: &HashSet<u64>) -> Result<usize> {
 
 /// All sockets of the kernel's lists that some listeners need, asked for once.
 #[derive(Default)]
-pub struct Census(HashMap<(u8, Protocol, u16), Vec<(IpAddr, u64)>>);
+pub struct Census {
+    on: HashMap<(u8, Protocol, u16), Vec<(IpAddr, u64)>>,
+    /// Of TCP listeners, by SO_COOKIE.
+    queues: HashMap<u64, Queue>,
+}
 
 impl Census {
     /// Asks for all that is on the ports of `listeners`. Takes some milliseconds with thousands of sockets.
     pub fn take(listeners: &[Listener]) -> Result<Self> {
         let mut census = Self::default();
         for (family, protocol) in kinds(listeners) {
-            for Found { port, address, cookie, .. } in sockets(family, protocol, None)? {
-                census.0.entry((family, protocol, port)).or_default().push((address, cookie));
+            for Found { port, address, cookie, queue, .. } in sockets(family, protocol, None)? {
+                census.on.entry((family, protocol, port)).or_default().push((address, cookie));
+                if protocol == Protocol::Tcp {
+                    census.queues.insert(cookie, queue);
+                }
             }
         }
         Ok(census)
@@ -38,8 +47,15 @@ impl Census {
     #[must_use]
     pub fn count(&self, listener: &Listener, ours: &HashSet<u64>) -> usize {
         let port = listener.address.port();
-        let all = families(listener).filter_map(|family| self.0.get(&(family, listener.protocol, port)));
+        let all = families(listener).filter_map(|family| self.on.get(&(family, listener.protocol, port)));
         all.flatten().filter(|(address, cookie)| is_stranger(*address, *cookie, listener, ours)).count()
+    }
+
+    /// What waits in a TCP listener with this cookie, if that was one of the kernel's list: the same as
+    /// [`socket::queue`](super::socket::queue) says, for less.
+    #[must_use]
+    pub fn queue(&self, cookie: u64) -> Option<Queue> {
+        self.queues.get(&cookie).copied()
     }
 }
 
@@ -97,6 +113,8 @@ pub(super) struct Found {
     /// SO_COOKIE.
     pub(super) cookie: u64,
     pub(super) inode: u64,
+    /// `idiag_rqueue` and `idiag_wqueue`, which mean this of TCP listeners only (net/ipv4/tcp_diag.c).
+    queue: Queue,
 }
 
 /// Every socket of `family` that listens on, or is bound to, `port`, or any.
@@ -138,6 +156,10 @@ pub(super) fn sockets(family: u8, kind: Protocol, port: Option<u16>) -> Result<V
                             address: id.source_address,
                             cookie: u64::from_ne_bytes(id.cookie),
                             inode: response.header.inode.into(),
+                            queue: Queue {
+                                queue: response.header.recv_queue,
+                                backlog: response.header.send_queue,
+                            },
                         });
                     }
                 }

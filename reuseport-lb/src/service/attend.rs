@@ -29,7 +29,7 @@ const REPAIR: Duration = Duration::from_secs(1);
 /// With thousands of sockets looks take one in so many parts of the time, or of a processor: while something
 /// waits, and while nothing does.
 pub(super) const OFTEN: u32 = 4;
-pub(super) const RARELY: u32 = 120;
+pub(super) const RARELY: u32 = 160;
 
 /// How often the output of workers that are suspect is passed on.
 const FORWARD: Duration = Duration::from_millis(500);

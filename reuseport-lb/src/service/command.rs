@@ -1,5 +1,6 @@
 //! What a service is asked to do. Not: how it does that.
 
+use std::collections::VecDeque;
 use std::time::Duration;
 
 use anyhow::Result;
@@ -42,4 +43,38 @@ pub enum Command {
     Kill,
     /// End, and leave everything to the next daemon.
     Keep,
+}
+
+/// What is to be done, in its order; but questions are answered between the parts of a long step as well.
+pub(super) struct Commands {
+    receiver: mpsc::UnboundedReceiver<Command>,
+    later: VecDeque<Command>,
+}
+
+impl Commands {
+    pub(super) fn new(receiver: mpsc::UnboundedReceiver<Command>) -> Self {
+        Self { receiver, later: VecDeque::new() }
+    }
+
+    /// The next one; `None` if there will be none. May be cancelled.
+    pub(super) async fn next(&mut self) -> Option<Command> {
+        match self.later.pop_front() {
+            Some(command) => Some(command),
+            None => self.receiver.recv().await,
+        }
+    }
+
+    /// Who asks how it is; other commands wait.
+    pub(super) fn questions(&mut self) -> Vec<oneshot::Sender<Result<Report>>> {
+        let mut asked = Vec::new();
+        while let Ok(command) = self.receiver.try_recv() {
+            match command {
+                // It may have been too late already.
+                Command::Status(answer) if answer.is_closed() => {}
+                Command::Status(answer) => asked.push(answer),
+                other => self.later.push_back(other),
+            }
+        }
+        asked
+    }
 }

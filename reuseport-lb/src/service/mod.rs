@@ -20,6 +20,7 @@ mod workers;
 
 pub use claims::Claims;
 pub use command::Command;
+use command::Commands;
 pub use membership::{Drained, Scaled, Target};
 pub use reload::{Prepare, TRIAL};
 pub use report::{Report, coming, complete, left};
@@ -190,7 +191,8 @@ impl Service {
     }
 
     /// Serves until it is told to stop and every worker is gone, or to keep everything as it is.
-    pub async fn run(mut self, mut commands: mpsc::UnboundedReceiver<Command>, shown: Shown) {
+    pub async fn run(mut self, commands: mpsc::UnboundedReceiver<Command>, shown: Shown) {
+        let mut commands = Commands::new(commands);
         self.shown = Some(shown);
         let mut slices = Slices::begin();
         self.say_if_blind();
@@ -198,9 +200,9 @@ impl Service {
         self.replace_outdated();
         self.plan_rotation();
         loop {
-            slices.turn().await;
+            self.pause(&mut slices, &mut commands).await;
             self.start_some(&slices);
-            slices.turn().await;
+            self.pause(&mut slices, &mut commands).await;
             self.spread().await;
             self.go_on(&slices);
             self.advance_rollout(Instant::now());
@@ -209,11 +211,8 @@ impl Service {
             self.settle();
             self.take_listeners();
             self.tell_rosters(None);
-            slices.turn().await;
-            self.save();
-            if !self.unsaved {
-                self.let_go();
-            }
+            self.pause(&mut slices, &mut commands).await;
+            self.write_down();
             self.idle();
             if self.stopping && self.workers.is_empty() {
                 self.came_up();
@@ -224,7 +223,7 @@ impl Service {
             let deadline = self.deadline();
             tokio::select! {
                 biased;
-                command = commands.recv() => match command {
+                command = commands.next() => match command {
                     Some(Command::Keep) => return self.keep(),
                     Some(command) => {
                         if !matches!(command, Command::Status(_)) {
@@ -246,8 +245,28 @@ impl Service {
                 let Ok((whom, happening)) = self.receiver.try_recv() else { break };
                 self.happened(whom, happening);
             }
-            slices.turn().await;
+            self.pause(&mut slices, &mut commands).await;
             self.tick(&slices).await;
+        }
+    }
+
+    /// Others get their turn, in the middle of what it does; who asks is answered.
+    async fn pause(&mut self, slices: &mut Slices, commands: &mut Commands) {
+        if slices.is_over() {
+            let asked = commands.questions();
+            if !asked.is_empty() {
+                // What is shown is there for the next daemon as well.
+                self.write_down();
+            }
+            asked.into_iter().for_each(|answer| drop(answer.send(self.report())));
+        }
+        slices.turn().await;
+    }
+
+    fn write_down(&mut self) {
+        self.save();
+        if !self.unsaved {
+            self.let_go();
         }
     }
 

@@ -119,15 +119,17 @@ impl Report {
         }
         for (worker, Rest { slot, sockets }) in service.workers.iter_mut().zip(workers) {
             worker.flows = slot.map_or(0, |slot| flows.iter().map(|it| it.by_slot[slot]).sum());
-            worker.sockets = sockets.into_iter().map(Seen::complete).collect();
+            worker.sockets = sockets.into_iter().map(|seen| seen.complete(census)).collect();
         }
         service
     }
 }
 
 impl Seen {
-    fn complete(self) -> status::Socket {
-        let queue = socket::queue(&self.socket, self.listener.protocol).unwrap_or_default();
+    fn complete(self, census: Option<&Census>) -> status::Socket {
+        let listed = census.and_then(|census| census.queue(self.cookie));
+        let queue =
+            listed.or_else(|| socket::queue(&self.socket, self.listener.protocol).ok()).unwrap_or_default();
         status::Socket {
             listen: self.listener.to_string(),
             cookie: self.cookie,
