@@ -6,10 +6,10 @@ mod sockets;
 
 pub use runtime_dir::{about_directory, is_locked};
 
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::fs;
 use std::io::{self, IsTerminal};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
@@ -42,6 +42,9 @@ const PATIENCE: Duration = Duration::from_secs(5);
 
 /// How often is looked whether the successors of old workers are ready.
 const LOOK: Duration = Duration::from_millis(50);
+
+/// How often is looked whether old workers have ended.
+const GONE: Duration = Duration::from_secs(1);
 
 /// Where a daemon lives.
 #[derive(Clone, Debug)]
@@ -110,7 +113,7 @@ pub fn run(source: &Source, paths: &Paths) -> Result<()> {
         starting,
     });
     let daemon =
-        Daemon { source, files: files.clone(), surroundings: surroundings.clone(), ending: Rc::default() };
+        Daemon { source, files: files.clone(), surroundings: surroundings.clone(), abandoned: Rc::default() };
     let end =
         LocalSet::new().block_on(&runtime, offload::measured("the daemon", daemon.serve(services, failed)));
     if matches!(end, Ok(End::Keep | End::Failed)) {
@@ -127,8 +130,8 @@ struct Daemon<'a> {
     source: &'a Source,
     files: Rc<Files>,
     surroundings: Rc<Surroundings>,
-    /// Nothing is written down any more for old workers.
-    ending: Rc<Cell<bool>>,
+    /// What could not be taken over and has not been told to end.
+    abandoned: Rc<RefCell<Vec<State>>>,
 }
 
 impl Daemon<'_> {
@@ -154,6 +157,7 @@ impl Daemon<'_> {
         let look = move || {
             files.look();
             around.pins.look();
+            around.look();
         };
         tokio::task::spawn_local(sockets.serve(self.files.paths.clone(), registry.clone(), look));
         tokio::task::spawn_local(supervisor::stay_alive());
@@ -205,10 +209,12 @@ impl Daemon<'_> {
             info!("stopping: nothing new is let in, workers finish what they have");
             registry.tell(|| Command::Stop);
             // Who waited for new workers to be ready waits no longer.
-            self.ending.set(true);
+            for state in self.abandoned.take() {
+                end_abandoned(&state).await;
+            }
             let (left, _) = state::read_all(&self.surroundings.runtime_dir, &host::boot());
-            let abandoned = left.iter().filter(|state| state.abandoned.is_some());
-            abandoned.for_each(|state| end_abandoned(state, &self.surroundings.runtime_dir));
+            let told = left.iter().filter(|state| state.abandoned.is_some());
+            told.for_each(|state| state.file(&self.surroundings.runtime_dir).remove());
         }
         if outcome.is_err() {
             registry.tell(|| Command::Kill);
@@ -240,26 +246,32 @@ impl Daemon<'_> {
         let (known, coming) = (left.clone(), services.clone());
         let runtime_dir = self.surroundings.runtime_dir.clone();
         let look = move || forgotten::look(&known, &coming, &runtime_dir);
-        let (forgotten, mut abandoned) =
-            tokio::join!(offload::in_thread_or_here("processes", look), self.take_over(registry, left));
-        for state in forgotten? {
-            self.hold(&state);
-            abandoned.push(state);
+        let look = offload::in_thread_within(PATIENCE, "looking for workers", look);
+        self.surroundings.claims.hold(true);
+        let (forgotten, mut abandoned) = tokio::join!(look, self.take_over(registry, left));
+        match forgotten {
+            Ok(forgotten) => abandoned.extend(forgotten.into_iter().inspect(|state| {
+                self.hold(state);
+                state.file(&self.surroundings.runtime_dir).write(state);
+            })),
+            Err(error) => warn!("it is not known whether an earlier daemon has left workers: {error:#}"),
         }
         let wanted = |name: &str| services.iter().any(|service| service.name == name);
         registry.forget(|name| !wanted(name));
         let applied = registry.apply(services.clone(), Occasion::Start, &self.surroundings).await;
         applied.map_err(anyhow::Error::msg)?;
-        for state in abandoned {
-            let successors = successors(&state, &services);
+        for state in &abandoned {
+            let (state, successors) = (state.clone(), successors(state, &services));
+            let (registry, surroundings) = (registry.clone(), self.surroundings.clone());
             tokio::task::spawn_local(end_in_time(
                 state,
                 successors,
-                registry.clone(),
-                self.surroundings.clone(),
-                self.ending.clone(),
+                registry,
+                surroundings,
+                self.abandoned.clone(),
             ));
         }
+        self.abandoned.replace(abandoned);
         give_up_rights(&self.files.paths)
     }
 
@@ -394,9 +406,9 @@ async fn read_again(file: Option<PathBuf>, runtime_dir: PathBuf) -> Result<Vec<c
     Ok(services)
 }
 
-/// Where a service decided.
+/// Where a service decided, whose workers have not been told to end.
 fn deciding(state: &State) -> impl Iterator<Item = &state::Door> {
-    state.doors.iter().filter(|door| door.since > 0)
+    state.doors.iter().filter(|door| door.since > 0 && !state.told)
 }
 
 /// As what an abandoned service holds listeners.
@@ -412,39 +424,58 @@ fn successors(state: &State, services: &[config::Service]) -> Vec<String> {
     services.iter().filter(follows).map(|service| service.name.clone()).collect()
 }
 
-/// Ends old workers once their successors are ready; until then the state tells of them.
+/// Ends old workers once their successors serve; until nothing is left of them, the state tells of them.
 async fn end_in_time(
     state: State,
     successors: Vec<String>,
     registry: Rc<Registry>,
     surroundings: Rc<Surroundings>,
-    ending: Rc<Cell<bool>>,
+    abandoned: Rc<RefCell<Vec<State>>>,
 ) {
     let begun = Instant::now();
     let mut file = state.file(&surroundings.runtime_dir);
     let mut said = false;
+    let same = |other: &State| other.abandoned == state.abandoned;
     for name in successors {
-        while registry.is_ready(&name).await == Some(false) {
+        let mut decides = std::pin::pin!(registry.decides(&name));
+        loop {
+            let ready = registry.is_ready(&name).await != Some(false);
+            let wait = tokio::time::timeout(LOOK, &mut decides);
+            if ready && wait.await.is_ok() {
+                break;
+            }
             tokio::time::sleep(LOOK).await;
             if begun.elapsed() > START && !std::mem::replace(&mut said, true) {
                 warn!(service = name, "not ready yet, so the workers of the daemon before go on");
             }
-            let due = file.again_at().is_none_or(|at| at <= Instant::now());
-            if due && !ending.get() && !file.is_there() {
+            if !abandoned.borrow().iter().any(same) {
+                return;
+            }
+            if file.again_at().is_none_or(|at| at <= Instant::now()) && !file.is_there() {
                 file.write(&state);
             }
         }
     }
     let claimant = claimant(&state);
     deciding(&state).for_each(|door| surroundings.claims.withdraw(&door.asked, &claimant));
-    end_abandoned(&state, &surroundings.runtime_dir);
+    let Some(at) = abandoned.borrow().iter().position(same) else { return };
+    let told = State { told: true, ..abandoned.borrow_mut().swap_remove(at) };
+    if !state.told {
+        end_abandoned(&state).await;
+        file.write(&told);
+    }
+    while service::is_left(&told) {
+        tokio::time::sleep(GONE).await;
+    }
+    file.remove();
 }
 
 /// Ends old workers, which finish what they have.
-fn end_abandoned(state: &State, runtime_dir: &Path) {
-    info!(service = state.config.name, "the workers of the daemon before are told to end");
-    service::abandon(state);
-    state.file(runtime_dir).remove();
+async fn end_abandoned(state: &State) {
+    if !state.told {
+        info!(service = state.config.name, "the workers of the daemon before are told to end");
+        service::abandon(state).await;
+    }
 }
 
 /// Gives up the rights that nothing needs from here on, if the daemon's own files do without: root

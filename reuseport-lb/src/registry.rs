@@ -12,6 +12,7 @@ use crate::config;
 use crate::control::Failure;
 use crate::join;
 use crate::kernel::host;
+use crate::listener::Listener;
 use crate::moves::Moves;
 use crate::offload;
 use crate::service::{Command, Prepare, Report, START, Service, Surroundings, coming};
@@ -189,6 +190,16 @@ impl Registry {
         Some(status.service.workers.iter().all(|worker| worker.state == "ready"))
     }
 
+    /// Waits until a service decides for all its listeners, or ends.
+    pub async fn decides(&self, name: &str) {
+        let (answer, decides) = oneshot::channel();
+        if let Ok(commands) = self.find(name) {
+            let _ = commands.send(Command::Decides(answer));
+            // One that ends has no say any more.
+            let _ = decides.await;
+        }
+    }
+
     /// Hands requests to join on to their services.
     pub async fn pass_on(self: Rc<Self>, mut requests: mpsc::UnboundedReceiver<join::Request>) {
         while let Some(request) = requests.recv().await {
@@ -212,12 +223,14 @@ impl Registry {
             return Err("the configuration is being changed already: try again when that is done".into());
         }
         self.changes.update(|changes| changes + 1);
+        surroundings.claims.hold(true);
         let moves = Moves::find(&wanted, |listener| surroundings.claims.holder(listener));
         let if_changed = occasion == Occasion::Start;
         let begun = match self.check(moves.losers(&wanted), if_changed).await {
             Ok(()) => self.begin(moves.meanwhile(&wanted), &moves, if_changed, surroundings).await,
             Err(error) => Err(error),
         };
+        surroundings.claims.hold(false);
         let begun = begun.inspect_err(|_| self.changing.set(false))?;
         let finishing = self.clone().finish(begun, moves, wanted, surroundings.clone());
         if occasion == Occasion::Reload {
@@ -271,12 +284,7 @@ impl Registry {
     /// Waits until those decide that listeners move to.
     async fn decide(&self, moves: &Moves) {
         for name in moves.takers() {
-            let (answer, decides) = oneshot::channel();
-            if let Ok(commands) = self.find(name) {
-                let _ = commands.send(Command::Decides(answer));
-                // One that ends has no say any more.
-                let _ = decides.await;
-            }
+            self.decides(name).await;
         }
     }
 
@@ -306,7 +314,9 @@ impl Registry {
     ) -> Result<Changes, String> {
         let mut prepared = Vec::new();
         let mut opened = Vec::new();
-        let names: Vec<String> = wanted.iter().map(|service| service.name.clone()).collect();
+        let listen: Vec<(String, Vec<Listener>)> =
+            wanted.iter().map(|service| (service.name.clone(), service.listen.clone())).collect();
+        let names: Vec<String> = listen.iter().map(|(name, _)| name.clone()).collect();
         let outcome = self.prepare(wanted, if_changed, surroundings, &mut prepared, &mut opened).await;
         if let Err(error) = outcome {
             for (_, commands) in prepared {
@@ -318,6 +328,10 @@ impl Registry {
             self.forget(|name| names.iter().any(|wanted| wanted == name));
             return Err(error);
         }
+        // What is being taken by whom is not to have it would be nobody's when that gives it up.
+        for (name, listen) in &listen {
+            surroundings.claims.leave_only(listen, name);
+        }
         let mut changes = Changes::default();
         for (name, service) in opened {
             changes.lines.push(format!("{name}: new"));
@@ -327,6 +341,7 @@ impl Registry {
         changes.removed = self.names().into_iter().filter(gone).collect();
         for name in &changes.removed {
             info!(service = name, "it is not in the configuration any more");
+            surroundings.claims.leave_only(&[], name);
             self.end(name);
             changes.lines.push(format!("{name}: ended"));
         }

@@ -30,6 +30,9 @@ pub struct State {
     /// of its file, which is not the service's.
     #[serde(default)]
     pub abandoned: Option<String>,
+    /// Then they have been told to end, and may still have something to finish.
+    #[serde(default)]
+    pub told: bool,
     /// Of this format.
     pub version: u32,
     /// `LAYOUT_VERSION` of the maps.
@@ -350,6 +353,7 @@ mod tests {
         };
         State {
             abandoned: None,
+            told: false,
             version: VERSION,
             layout: 1,
             boot: "b".into(),

@@ -42,8 +42,8 @@ pub(super) fn look(states: &[State], wanted: &[config::Service], runtime_dir: &P
 /// Listeners on which somebody listens, and no known service decides.
 fn taken(states: &[State], wanted: &[config::Service]) -> Vec<Listener> {
     let mut listeners: Vec<Listener> = wanted.iter().flat_map(|service| service.listen.clone()).collect();
-    let mut doors = states.iter().flat_map(|state| &state.doors).filter(|door| door.since > 0);
-    let known: HashSet<Listener> = doors.by_ref().map(|door| door.asked).collect();
+    let doors = states.iter().flat_map(|state| &state.doors).filter(|door| door.since > 0);
+    let known: HashSet<Listener> = doors.map(|door| door.asked).collect();
     let census = Census::take(&listeners).unwrap_or_default();
     listeners
         .retain(|it| it.address.port() != 0 && !known.contains(it) && census.count(it, &HashSet::new()) > 0);
@@ -86,6 +86,7 @@ fn found(service: &str, workers: &[Marked], listeners: &[Listener]) -> State {
     };
     State {
         abandoned: Some(state::abandoned_name(service)),
+        told: false,
         version: state::VERSION,
         layout: LAYOUT_VERSION,
         boot: host::boot(),

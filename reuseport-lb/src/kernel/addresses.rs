@@ -14,7 +14,18 @@ use crate::listener::Listener;
 
 /// An address that no other daemon may serve, as long as this is there.
 #[derive(Debug)]
-pub struct Held(#[expect(dead_code, reason = "it is there, and nobody connects to it")] Option<UnixListener>);
+pub struct Held(Option<UnixListener>);
+
+/// So many are let go at once.
+const AT_ONCE: usize = 100;
+
+impl Held {
+    /// Lets those go who have asked whose it is; what they leave would fill the queue.
+    pub fn look(&self) {
+        let Some(socket) = &self.0 else { return };
+        (0..AT_ONCE).take_while(|_| socket.accept().is_ok()).for_each(drop);
+    }
+}
 
 /// Another daemon has the address.
 #[derive(Debug, PartialEq, Eq)]
@@ -23,20 +34,35 @@ pub struct Taken {
     pub pid: Option<i32>,
 }
 
-/// Takes an address. Anybody may have a socket of the same name: that one of another user than root and this
+/// Takes an address, unless something has its name.
+#[must_use]
+pub fn try_hold(listener: &Listener) -> Option<Held> {
+    let Ok(address) = SocketAddr::from_abstract_name(name_of(listener)) else { return Some(Held(None)) };
+    match UnixListener::bind_addr(&address) {
+        Ok(socket) => {
+            let socket = socket.set_nonblocking(true).map(|()| socket);
+            Some(Held(socket.ok()))
+        }
+        Err(error) if error.kind() == ErrorKind::AddrInUse => None,
+        // Nothing depends on it but that two daemons are not confused.
+        Err(_) => Some(Held(None)),
+    }
+}
+
+/// The same, or who has it. Anybody may have a socket of that name: that one of another user than root and this
 /// process's has it does not count.
 pub fn hold(listener: &Listener) -> Result<Held, Taken> {
-    let name = format!("reuseport-lb/{listener}");
-    let Ok(address) = SocketAddr::from_abstract_name(&name) else { return Ok(Held(None)) };
-    match UnixListener::bind_addr(&address) {
-        Ok(socket) => Ok(Held(Some(socket))),
-        Err(error) if error.kind() == ErrorKind::AddrInUse => match holder(&name) {
-            Ok(Some(pid)) => Err(Taken { pid: Some(pid).filter(|pid| *pid > 0) }),
-            _ => Ok(Held(None)),
-        },
-        // Nothing depends on it but that two daemons are not confused.
-        Err(_) => Ok(Held(None)),
+    if let Some(held) = try_hold(listener) {
+        return Ok(held);
     }
+    match holder(&name_of(listener)) {
+        Ok(Some(pid)) => Err(Taken { pid: Some(pid).filter(|pid| *pid > 0) }),
+        _ => Ok(Held(None)),
+    }
+}
+
+fn name_of(listener: &Listener) -> String {
+    format!("reuseport-lb/{listener}")
 }
 
 /// The process of the daemon that has this name; `None` if it is not a daemon's.
@@ -59,7 +85,11 @@ mod tests {
         let listener: Listener = "udp://[::1]:65535".parse().expect("a listener");
         let held = hold(&listener).expect("nobody has it");
         let own = std::process::id().cast_signed();
-        assert_eq!(hold(&listener).expect_err("it is held"), Taken { pid: Some(own) });
+        // More often than its queue has room.
+        for _ in 0..10_000 {
+            assert_eq!(hold(&listener).expect_err("it is held"), Taken { pid: Some(own) });
+            held.look();
+        }
         drop(held);
         assert!(hold(&listener).is_ok());
     }

@@ -79,6 +79,7 @@ pub struct Group {
     counted: Arc<Mutex<Option<(Counted, Flows)>>>,
     /// How often the table was written to, or flows were forgotten.
     writes: Cell<u64>,
+    settled: Cell<bool>,
 }
 
 /// Whether the program of a group decides, as its service and the list of all claims see it.
@@ -245,6 +246,7 @@ impl Group {
             unfit: BTreeMap::new(),
             counted: Arc::default(),
             writes: Cell::new(0),
+            settled: Cell::new(false),
         })
     }
 
@@ -264,6 +266,9 @@ impl Group {
 
     /// It is attached: the pins are this program's from now on, and so are flows that were seen meanwhile.
     pub fn settle(&self) -> Result<()> {
+        if self.settled.get() {
+            return Ok(());
+        }
         self.take_flows();
         self.activity_before.take();
         for name in RENEWED {
@@ -276,6 +281,7 @@ impl Group {
                 _ => {}
             }
         }
+        self.settled.set(true);
         Ok(())
     }
 

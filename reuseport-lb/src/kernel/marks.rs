@@ -9,6 +9,8 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
+use rustix::fs::{Mode, OFlags, ResolveFlags, fstat, open, openat2};
+
 use super::process::Identity;
 use super::signs::{self, Stat};
 
@@ -29,21 +31,27 @@ pub(super) fn is_marked(pid: i32, stat: &Stat, mark: &Path, started: u64) -> boo
         && value(&stat.read_environment(pid), "NOTIFY_SOCKET") == Some(mark.as_os_str())
 }
 
-/// All workers with a notification socket in `directory`, whichever daemon they are of. Reads the whole of /proc.
+/// All workers with a notification socket in `directory` that began before this process, whichever daemon they are
+/// of. Reads the whole of /proc.
 #[must_use]
 pub fn all_in(directory: &Path) -> Vec<Marked> {
-    let place = |path: &Path| fs::metadata(path).ok().map(|about| (about.dev(), about.ino()));
-    let Some(here) = place(directory) else { return Vec::new() };
+    let own = Stat::read(std::process::id().cast_signed()).and_then(|stat| stat.started);
+    all_before(own.unwrap_or_default(), directory)
+}
+
+/// Those that began before this moment, in clock ticks from boot.
+fn all_before(then: u64, directory: &Path) -> Vec<Marked> {
+    let Ok(here) = fs::metadata(directory).map(|about| (about.dev(), about.ino())) else { return Vec::new() };
     let mut found: BTreeMap<PathBuf, (bool, Marked)> = BTreeMap::new();
-    for (pid, stat) in signs::everybody().filter(|(_, stat)| !stat.is_zombie()) {
+    let earlier = |(_, stat): &(i32, Stat)| !stat.is_zombie() && stat.started < Some(then);
+    for (pid, stat) in signs::everybody().filter(earlier) {
         let environment = stat.read_environment(pid);
         let Some(mark) = value(&environment, "NOTIFY_SOCKET").map(PathBuf::from) else { continue };
         let (Some(worker), Some(started)) = (value(&environment, "REUSEPORT_LB_WORKER"), stat.started) else {
             continue;
         };
         // The same path may be another place in a container, and the same place may have another path.
-        let seen = mark.parent().map(|seen| format!("/proc/{pid}/root{}", seen.display()));
-        if seen.and_then(|seen| place(Path::new(&seen))) != Some(here) {
+        if mark.parent().and_then(|parent| place(pid, parent)) != Some(here) {
             continue;
         }
         let (worker, leads) = (worker.to_string_lossy().into_owned(), stat.session == pid);
@@ -54,6 +62,15 @@ pub fn all_in(directory: &Path) -> Vec<Marked> {
         }
     }
     found.into_values().map(|(_, one)| one).collect()
+}
+
+/// Device and inode of what is at `path` for the process `pid`, links in it included.
+fn place(pid: i32, path: &Path) -> Option<(u64, u64)> {
+    let flags = OFlags::PATH | OFlags::CLOEXEC;
+    let root = open(format!("/proc/{pid}/root"), flags, Mode::empty()).ok()?;
+    let there = openat2(root, path, flags, Mode::empty(), ResolveFlags::IN_ROOT).ok()?;
+    let about = fstat(there).ok()?;
+    Some((about.st_dev, about.st_ino))
 }
 
 /// The value of a variable in an environment as the kernel has it (environ(7)).
@@ -86,12 +103,13 @@ mod tests {
             start(elsewhere.path(), "3", "web/2"),
             start(&here.path().join("below"), "4", "web/3"),
         ];
-        let known = all_in(here.path());
+        let (known, earlier) = (all_before(u64::MAX, here.path()), all_in(here.path()));
         for child in &mut children {
             child.kill().and_then(|()| child.wait()).expect("it is ours");
         }
         let seen: Vec<(&str, i32)> = known.iter().map(|it| (&*it.worker, it.process.pid)).collect();
         let first = children[0].id().cast_signed();
+        assert_eq!(earlier, [], "they have begun after this process");
         assert_eq!(seen, [("web/0", first), ("web/1", children[2].id().cast_signed())]);
     }
 }

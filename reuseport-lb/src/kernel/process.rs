@@ -285,8 +285,9 @@ impl Process {
         // Before its group gets the signal: then it is still known who descends from whom.
         let others = self.others(Search::Thorough);
         let group = self.has_id();
-        if group {
-            let _ = kill_process_group(self.pid, signal);
+        if group && kill_process_group(self.pid, signal).is_err() {
+            // It leads no group: what is left of a worker whose first process is gone.
+            let _ = pidfd_send_signal(self.pidfd.get_ref(), signal);
         }
         if signal == Signal::KILL
             && let Some(cgroup) = &self.cgroup

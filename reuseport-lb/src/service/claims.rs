@@ -16,6 +16,8 @@ pub struct Claims {
     before: RefCell<HashMap<Listener, String>>,
     /// The daemon ends, and all stays as it is.
     frozen: Cell<bool>,
+    /// It is being found out who is to have what: nothing is taken meanwhile.
+    held: Cell<bool>,
 }
 
 struct Claim {
@@ -73,6 +75,24 @@ impl Claims {
         self.frozen.set(true);
     }
 
+    /// Keeps services from taking listeners from others, until the configuration is known that says who gets which.
+    pub fn hold(&self, held: bool) {
+        self.held.set(held);
+    }
+
+    /// Whether a service may take what is another's.
+    pub(super) fn may_take(&self) -> bool {
+        !self.held.get()
+    }
+
+    /// The configuration gives `service` these listeners alone, so that it takes no other from anybody.
+    pub fn leave_only(&self, listeners: &[Listener], service: &str) {
+        let mut claims = self.all.borrow_mut();
+        let others =
+            claims.iter_mut().filter(|it| it.service == service && !listeners.contains(&it.listener));
+        others.for_each(|claim| claim.lost = true);
+    }
+
     /// Takes one claim back; what it decided for is another service's, if one has a claim.
     pub fn withdraw(&self, listener: &Listener, service: &str) {
         if self.frozen.get() {
@@ -83,6 +103,10 @@ impl Claims {
         let Some(at) = claims.iter().position(own) else { return };
         let gone = claims.swap_remove(at);
         if listener.address.port() == 0 || !gone.decides.get() || claims.iter().any(own) {
+            return;
+        }
+        if self.before.borrow().contains_key(listener) {
+            // Whoever had it may still come, or what is abandoned.
             return;
         }
         pass_on(&claims, listener);

@@ -193,6 +193,9 @@ impl Service {
     pub(super) fn take_listeners(&mut self) {
         let name = self.config.name.clone();
         let around = self.surroundings.clone();
+        if !around.claims.may_take() && !self.stopping {
+            return;
+        }
         let waits = |door: &Door| {
             door.wanted && !door.group.decides.get() && !around.claims.is_lost(&door.asked, &name)
         };

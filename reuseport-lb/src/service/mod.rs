@@ -27,7 +27,7 @@ pub use report::{Report, coming, complete, left};
 pub use rollout::{Progress, START, Wish};
 pub use start::find_program;
 pub use surroundings::Surroundings;
-pub use takeover::abandon;
+pub use takeover::{abandon, is_left};
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::rc::Rc;

@@ -60,6 +60,7 @@ impl Service {
         }
         let listener = *group.listener();
         let attached = attached.with_context(|| format!("cannot take over the group of {listener}"));
+        let attached = attached.and_then(|()| group.settle());
         for id in locked {
             self.locked(id, &listener.to_string());
         }

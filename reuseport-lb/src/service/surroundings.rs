@@ -58,20 +58,23 @@ impl Surroundings {
         if listener.address.port() == 0 {
             return Ok(None);
         }
-        if let Some(held) = self.held.borrow().get(listener).and_then(Weak::upgrade) {
-            return Ok(Some(held));
-        }
         let begun = Instant::now();
         loop {
-            match addresses::hold(listener) {
-                Ok(held) => {
+            if let Some(held) = self.held.borrow().get(listener).and_then(Weak::upgrade) {
+                return Ok(Some(held));
+            }
+            let over = begun.elapsed() > ENDED;
+            let held =
+                if over { addresses::hold(listener).map(Some) } else { Ok(addresses::try_hold(listener)) };
+            match held {
+                Ok(Some(held)) => {
                     let held = Rc::new(held);
                     let mut all = self.held.borrow_mut();
                     all.retain(|_, held| held.strong_count() > 0);
                     all.insert(*listener, Rc::downgrade(&held));
                     return Ok(Some(held));
                 }
-                Err(_) if begun.elapsed() < ENDED => sleep(LOOK).await,
+                Ok(None) => sleep(LOOK).await,
                 Err(Taken { pid }) => {
                     let who = pid.map(|pid| format!(" (process {pid})")).unwrap_or_default();
                     bail!(
@@ -81,6 +84,11 @@ impl Surroundings {
                 }
             }
         }
+    }
+
+    /// To be called now and then.
+    pub fn look(&self) {
+        self.held.borrow().values().filter_map(Weak::upgrade).for_each(|held| held.look());
     }
 
     /// Whether somebody waits for work on `socket`; `None` where that cannot be seen, or of one that is closed or

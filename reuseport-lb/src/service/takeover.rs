@@ -75,6 +75,7 @@ impl Service {
     fn to_state(&self) -> State {
         State {
             abandoned: None,
+            told: false,
             version: state::VERSION,
             layout: LAYOUT_VERSION,
             boot: host::boot(),
@@ -173,7 +174,6 @@ impl Service {
                 // It is tried again each second.
                 warn!(service = self.config.name, "{error:#}");
             }
-            self.doors[at].group.settle()?;
         }
         for id in std::mem::take(&mut self.ended_meanwhile) {
             warn!(worker = self.name_of(id.number), "it ended while there was no daemon");
@@ -207,13 +207,24 @@ impl Service {
                 continue;
             };
             let Some(door) = door_of(&mut self.doors, listener) else { continue };
+            if worker.life.state() == worker::State::Draining {
+                continue;
+            }
             place.selected_before = 0;
             door.group.remove(worker.slot)?;
-            while !door.group.insert_if_free(worker.slot, &place.socket)? {
-                if Instant::now() > until {
-                    bail!("a program that nobody knows still has the sockets of {listener}");
+            loop {
+                match door.group.insert_if_free(worker.slot, &place.socket) {
+                    Ok(true) => break,
+                    Ok(false) if Instant::now() > until => {
+                        bail!("a program that nobody knows still has the sockets of {listener}")
+                    }
+                    Ok(false) => sleep(LOOK).await,
+                    Err(error) => {
+                        // It is put right, if it can be, as for any that has closed or shut down its own.
+                        warn!(worker = worker.name, "cannot put {listener} back into service: {error:#}");
+                        break;
+                    }
                 }
-                sleep(LOOK).await;
             }
         }
         Ok(())
@@ -297,8 +308,8 @@ impl Service {
         };
         let unheard = |error: &anyhow::Error| warn!(worker = worker.name, "it cannot be heard: {error:#}");
         let whom = self.next_whom(id);
-        let heard =
-            written.notify.map(|(path, owner)| self.listen_to(whom, path, owner).inspect_err(unheard));
+        let notify = written.notify.filter(|_| process.is_some());
+        let heard = notify.map(|(path, owner)| self.listen_to(whom, path, owner).inspect_err(unheard));
         match (process, heard) {
             (Some(process), Some(Ok(notify))) => {
                 let output = passing::descriptor_of(process.pid(), 1).and_then(Output::resume);
@@ -378,8 +389,18 @@ impl Service {
 }
 
 /// Ends the processes that an earlier daemon left of a service that cannot be taken over.
-pub fn abandon(state: &State) {
-    state.workers.iter().filter_map(process_of).for_each(|process| process.terminate());
+pub async fn abandon(state: &State) {
+    let mut slices = Slices::begin();
+    for process in state.workers.iter().filter_map(process_of) {
+        process.terminate();
+        slices.turn().await;
+    }
+}
+
+/// Whether any of those is still there.
+#[must_use]
+pub fn is_left(state: &State) -> bool {
+    state.workers.iter().any(|worker| process_of(worker).is_some())
 }
 
 /// Its process, if that is still there.
