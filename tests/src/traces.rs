@@ -67,12 +67,23 @@ impl Traces {
 }
 
 /// Open descriptors of a process: the fewest within a moment, since a connection that has just been
-/// answered may still be open.
+/// answered may still be open, and the same in the next moment, since a busy machine takes longer for that.
 ///
 /// # Panics
 /// If there is no such process.
 #[must_use]
 pub fn descriptors(pid: i32) -> usize {
+    let mut before = fewest_descriptors(pid);
+    loop {
+        let now = fewest_descriptors(pid);
+        if now == before {
+            return now;
+        }
+        before = now;
+    }
+}
+
+fn fewest_descriptors(pid: i32) -> usize {
     let begun = Instant::now();
     let mut fewest = usize::MAX;
     while begun.elapsed() < MOMENT {
