@@ -306,16 +306,9 @@ impl Daemon<'_> {
         let (mut abandoned, states): (Vec<State>, Vec<State>) =
             states.into_iter().partition(|state| state.abandoned.is_some());
         let claims = &self.surroundings.claims;
-        // Of those that say that they decide, the one that says so last is right.
-        let mut holders: Vec<(&state::Door, String)> =
-            abandoned.iter().flat_map(|state| deciding(state).map(|door| (door, claimant(state)))).collect();
-        holders.sort_by_key(|(door, _)| door.since);
-        let mut known: Vec<(&state::Door, String)> = states
-            .iter()
-            .flat_map(|state| deciding(state).map(|door| (door, state.config.name.clone())))
-            .collect();
-        known.sort_by_key(|(door, _)| door.since);
-        claims.keep(holders.into_iter().chain(known).map(|(door, holder)| (door.asked, holder)));
+        // Who goes on comes before who is abandoned.
+        claims.keep(holders(&abandoned, claimant));
+        claims.keep(holders(&states, |state| state.config.name.clone()));
         abandoned.iter().for_each(|state| self.hold(state));
         for state in states {
             let name = state.config.name.clone();
@@ -409,6 +402,15 @@ async fn read_again(file: Option<PathBuf>, runtime_dir: PathBuf) -> Result<Vec<c
 /// Where a service decided, whose workers have not been told to end.
 fn deciding(state: &State) -> impl Iterator<Item = &state::Door> {
     state.doors.iter().filter(|door| door.since > 0 && !state.told)
+}
+
+/// Which of `states` decided for each listener; of those that say so, the one that says so last is right, and comes
+/// last.
+fn holders(states: &[State], named: impl Fn(&State) -> String) -> Vec<(Listener, String)> {
+    let mut doors: Vec<(&State, &state::Door)> =
+        states.iter().flat_map(|state| deciding(state).map(move |door| (state, door))).collect();
+    doors.sort_by_key(|(_, door)| door.since);
+    doors.into_iter().map(|(state, door)| (door.asked, named(state))).collect()
 }
 
 /// As what an abandoned service holds listeners.

@@ -328,7 +328,7 @@ impl Registry {
             self.forget(|name| names.iter().any(|wanted| wanted == name));
             return Err(error);
         }
-        // What is being taken by whom is not to have it would be nobody's when that gives it up.
+        // A service that takes a listener which it is about to give up leaves that to nobody.
         for (name, listen) in &listen {
             surroundings.claims.leave_only(listen, name);
         }

@@ -49,8 +49,8 @@ pub fn try_hold(listener: &Listener) -> Option<Held> {
     }
 }
 
-/// The same, or who has it. Anybody may have a socket of that name: that one of another user than root and this
-/// process's has it does not count.
+/// Takes an address, or says which daemon has it. Anybody may have a socket of its name: one of another user than root
+/// and this process's does not count.
 pub fn hold(listener: &Listener) -> Result<Held, Taken> {
     if let Some(held) = try_hold(listener) {
         return Ok(held);

@@ -334,7 +334,7 @@ impl Group {
             .with_context(|| format!("cannot put a socket into slot {slot} of the socket array"))
     }
 
-    /// The same, unless the socket is in this array already, or in another: then `false`, and all stays as it is.
+    /// Puts a socket into `slot`, unless it is in this array already, or in another: then `false`, and all stays as it is.
     pub fn insert_if_free(&mut self, slot: u16, socket: &Socket) -> Result<bool> {
         match self.insert(slot, socket) {
             Err(error) if error.downcast_ref().and_then(errno) == Some(libc::EBUSY) => Ok(false),

@@ -4,13 +4,13 @@
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
-use std::fs;
+use std::fs::{self, File};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{Mode, OFlags, ResolveFlags, fstat, open, openat2};
+use rustix::fs::{Mode, OFlags, ResolveFlags, open, openat2};
 
+use super::host::{self, Inode};
 use super::process::Identity;
 use super::signs::{self, Stat};
 
@@ -41,7 +41,7 @@ pub fn all_in(directory: &Path) -> Vec<Marked> {
 
 /// Those that began before this moment, in clock ticks from boot.
 fn all_before(then: u64, directory: &Path) -> Vec<Marked> {
-    let Ok(here) = fs::metadata(directory).map(|about| (about.dev(), about.ino())) else { return Vec::new() };
+    let Ok(here) = fs::metadata(directory).map(|about| host::inode(&about)) else { return Vec::new() };
     let mut found: BTreeMap<PathBuf, (bool, Marked)> = BTreeMap::new();
     let earlier = |(_, stat): &(i32, Stat)| !stat.is_zombie() && stat.started < Some(then);
     for (pid, stat) in signs::everybody().filter(earlier) {
@@ -64,13 +64,12 @@ fn all_before(then: u64, directory: &Path) -> Vec<Marked> {
     found.into_values().map(|(_, one)| one).collect()
 }
 
-/// Device and inode of what is at `path` for the process `pid`, links in it included.
-fn place(pid: i32, path: &Path) -> Option<(u64, u64)> {
+/// What is at `path` for the process `pid`, which may have another root: links in it do not lead out of that.
+fn place(pid: i32, path: &Path) -> Option<Inode> {
     let flags = OFlags::PATH | OFlags::CLOEXEC;
     let root = open(format!("/proc/{pid}/root"), flags, Mode::empty()).ok()?;
     let there = openat2(root, path, flags, Mode::empty(), ResolveFlags::IN_ROOT).ok()?;
-    let about = fstat(there).ok()?;
-    Some((about.st_dev, about.st_ino))
+    File::from(there).metadata().ok().map(|about| host::inode(&about))
 }
 
 /// The value of a variable in an environment as the kernel has it (environ(7)).

@@ -202,14 +202,13 @@ impl Service {
     /// when the last reference to the old one is gone, which is dropped a moment after its program.
     async fn fill(&mut self, listener: &Listener) -> Result<()> {
         let until = Instant::now() + FREED;
-        for worker in self.workers.values_mut().filter(|worker| worker.holds_slot) {
+        let Some(door) = door_of(&mut self.doors, listener) else { return Ok(()) };
+        let serves =
+            |worker: &&mut Worker| worker.holds_slot && worker.life.state() != worker::State::Draining;
+        for worker in self.workers.values_mut().filter(serves) {
             let Some(place) = worker.places.iter_mut().find(|place| place.listener == *listener) else {
                 continue;
             };
-            let Some(door) = door_of(&mut self.doors, listener) else { continue };
-            if worker.life.state() == worker::State::Draining {
-                continue;
-            }
             place.selected_before = 0;
             door.group.remove(worker.slot)?;
             loop {
