@@ -7,11 +7,11 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use reuseport_lb::table::{Member, Table};
 use reuseport_lb_common::key::{source_v4, source_v6};
-use tests::client::{ask_from, ask_udp};
-use tests::daemon::{Daemon, counter, until};
-use tests::fault::times;
-use tests::patience::fewer;
-use tests::world::{World, run};
+use testkit::client::{ask_from, ask_udp};
+use testkit::daemon::{Daemon, counter, until};
+use testkit::fault::times;
+use testkit::patience::fewer;
+use testkit::world::{World, run};
 
 const PORT: u16 = 4000;
 

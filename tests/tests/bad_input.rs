@@ -10,9 +10,9 @@ use std::path::PathBuf;
 use std::process::{Command, Output};
 use std::time::Duration;
 
-use tests::client::ask;
-use tests::daemon::{Daemon, Paths, binary};
-use tests::world::World;
+use testkit::client::ask;
+use testkit::daemon::{Daemon, Paths, binary};
+use testkit::world::World;
 
 /// Asserts that `output` is this exit code with exactly one message that says all of `says`.
 #[track_caller]

@@ -7,11 +7,11 @@ use std::net::{IpAddr, SocketAddr};
 
 use nix::sys::signal::Signal;
 use reuseport_lb::status::Service;
-use tests::client::{Answer, Connection, ask, ask_from, tally};
-use tests::daemon::{Daemon, counter, selected, signal, state, until};
-use tests::fault::freeze;
-use tests::patience::fewer;
-use tests::world::World;
+use testkit::client::{Answer, Connection, ask, ask_from, tally};
+use testkit::daemon::{Daemon, counter, selected, signal, state, until};
+use testkit::fault::freeze;
+use testkit::patience::fewer;
+use testkit::world::World;
 
 /// Waits for connections in the way that its first argument says. At SIGUSR1 it computes until there
 /// is a file `enough`.
@@ -65,7 +65,7 @@ struct Scene {
 
 impl Scene {
     fn start(world: &World, way: &str, workers: usize, more: &str) -> Self {
-        let server = tests::server::python(world, "server.py", SERVER);
+        let server = testkit::server::python(world, "server.py", SERVER);
         let place = world.path(&format!("computing-{way}"));
         std::fs::create_dir(&place).unwrap();
         let configuration = format!(

@@ -12,10 +12,10 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 use reuseport_lb::status::{Service, Status, Worker};
-use tests::daemon::{Daemon, Paths, is_alive, settled, signal, until};
-use tests::fault::{Dice, freeze};
-use tests::load::{Ending, Failure, Load, Report, Stage};
-use tests::world::World;
+use testkit::daemon::{Daemon, Paths, is_alive, settled, signal, until};
+use testkit::fault::{Dice, freeze};
+use testkit::load::{Ending, Failure, Load, Report, Stage};
+use testkit::world::World;
 
 /// The port that is under load; some service of each file has it.
 const LOADED: u16 = 3000;
@@ -173,7 +173,7 @@ impl Scene {
                 return;
             }
             assert!(
-                begun.elapsed() < tests::patience::patience(),
+                begun.elapsed() < testkit::patience::patience(),
                 "the services are not as the file says:\n{}\n{status:#?}\nafter\n{}",
                 text(&self.file),
                 self.history.join("\n")
@@ -372,7 +372,7 @@ impl Scene {
             .collect();
         let history = || self.history[self.history.len().saturating_sub(12)..].join("\n");
         assert!(lost.is_empty(), "nobody answered\n{}\nafter\n{}", lost.join("\n"), history());
-        let broken = |it: &&tests::load::Ended| it.how == Ending::Reset && !self.killed.contains(&it.pid);
+        let broken = |it: &&testkit::load::Ended| it.how == Ending::Reset && !self.killed.contains(&it.pid);
         let broken: Vec<_> = report.ended.iter().filter(broken).collect();
         assert!(broken.is_empty(), "{broken:?}\nafter\n{}", history());
     }

@@ -9,8 +9,8 @@ use std::path::Path;
 use std::time::Duration;
 
 use socket2::{Domain, SockAddr, Socket, Type};
-use tests::daemon::Daemon;
-use tests::world::World;
+use testkit::daemon::Daemon;
+use testkit::world::World;
 
 /// Answers each client from a connected socket on the listener's own address; or, where that cannot be
 /// had, says why from the socket that it was given.

@@ -6,10 +6,10 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
-use tests::client::{Connection, Stream, ask};
-use tests::daemon::{Daemon, counter, settled, signal, until};
-use tests::patience::fewer;
-use tests::world::World;
+use testkit::client::{Connection, Stream, ask};
+use testkit::daemon::{Daemon, counter, settled, signal, until};
+use testkit::patience::fewer;
+use testkit::world::World;
 
 /// One that has been ready for longer is started again at once.
 const SERVED: Duration = Duration::from_millis(1050);

@@ -14,13 +14,13 @@ use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sys::signal::Signal;
 use reuseport_lb::status::{Service, Worker};
-use tests::daemon::{Daemon, Paths, is_alive, settled, signal, until};
-use tests::fault::freeze;
-use tests::load::Stage;
-use tests::matrix::{Limit, Scene, address, service};
-use tests::patience::at_most;
-use tests::said::assert_said;
-use tests::world::World;
+use testkit::daemon::{Daemon, Paths, is_alive, settled, signal, until};
+use testkit::fault::freeze;
+use testkit::load::Stage;
+use testkit::matrix::{Limit, Scene, address, service};
+use testkit::patience::at_most;
+use testkit::said::assert_said;
+use testkit::world::World;
 
 fn pids(service: &Service) -> BTreeSet<i32> {
     service.workers.iter().filter_map(|worker| worker.pid).collect()

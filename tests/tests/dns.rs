@@ -12,10 +12,10 @@ use std::path::Path;
 use std::process::Command;
 
 use nix::mount::{MsFlags, mount};
-use tests::daemon::{Daemon, counter, settled, until};
-use tests::fault::times;
-use tests::patience::fewer;
-use tests::world::{World, program};
+use testkit::daemon::{Daemon, counter, settled, until};
+use testkit::fault::times;
+use testkit::patience::fewer;
+use testkit::world::{World, program};
 
 const PORT: &str = "5300";
 

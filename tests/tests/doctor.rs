@@ -15,9 +15,9 @@ use rustix::process::{Resource, Rlimit, setrlimit};
 use rustix::thread::CapabilitySet;
 use serde_json::Value;
 use socket2::{Domain, Socket, Type};
-use tests::daemon::{Daemon, Paths, until};
-use tests::rights::{ORDINARY, command, limit, needed};
-use tests::world::{World, run};
+use testkit::daemon::{Daemon, Paths, until};
+use testkit::rights::{ORDINARY, command, limit, needed};
+use testkit::world::{World, run};
 
 const WEB: &str =
     "[[service]]\nname = \"web\"\nlisten = [\"tcp://127.0.0.1:3000\", \"udp://127.0.0.1:3000\"]\n";
@@ -396,10 +396,10 @@ fn an_invalid_configuration_ends_with_2() {
 fn a_daemon_that_does_not_answer_is_not_mistaken_for_strangers() {
     let world = World::new();
     let daemon = Daemon::configured(&world, &format!("{WEB}workers = 1\n"));
-    tests::daemon::signal(daemon.pid(), nix::sys::signal::Signal::SIGSTOP);
-    until("the daemon to stand still", || (tests::daemon::state(daemon.pid()) == Some('T')).then_some(()));
+    testkit::daemon::signal(daemon.pid(), nix::sys::signal::Signal::SIGSTOP);
+    until("the daemon to stand still", || (testkit::daemon::state(daemon.pid()) == Some('T')).then_some(()));
     let found = doctor(&world, WEB);
-    tests::daemon::signal(daemon.pid(), nix::sys::signal::Signal::SIGCONT);
+    testkit::daemon::signal(daemon.pid(), nix::sys::signal::Signal::SIGCONT);
     found.says("daemon", "warning", &["does not answer", "hangs"]);
     found.says("address", "warning", &["1 sockets are there", "a daemon that does not tell"]);
     daemon.stop();

@@ -8,8 +8,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use nix::sys::signal::Signal;
-use tests::daemon::{Daemon, Paths, binary, is_alive, settled, signal, state, until};
-use tests::world::World;
+use testkit::daemon::{Daemon, Paths, binary, is_alive, settled, signal, state, until};
+use testkit::world::World;
 
 /// The init of a PID namespace. A worker of a daemon that is gone ends while the next daemon stands still,
 /// and its process id goes to the leader of another group. Prints what becomes of that one.

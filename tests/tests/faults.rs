@@ -13,13 +13,13 @@ use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sys::signal::Signal;
 use reuseport_lb::status::Service;
 use rustix::process::{Pid, Resource, Rlimit, prlimit};
-use tests::client::ask;
-use tests::daemon::{Daemon, Paths, counter, settled, signal, until};
-use tests::fault::freeze;
-use tests::flood::Flood;
-use tests::load::Load;
-use tests::matrix::{Limit, Scene, address, row, service, time};
-use tests::world::{World, program, run};
+use testkit::client::ask;
+use testkit::daemon::{Daemon, Paths, counter, settled, signal, until};
+use testkit::fault::freeze;
+use testkit::flood::Flood;
+use testkit::load::Load;
+use testkit::matrix::{Limit, Scene, address, row, service, time};
+use testkit::world::{World, program, run};
 
 /// Nobody may lose anything.
 fn nobody() -> BTreeSet<SocketAddr> {

@@ -4,16 +4,16 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
-use tests::daemon::{Daemon, is_alive, until};
-use tests::fault::{Dice, times};
-use tests::flows::scene::{
+use testkit::daemon::{Daemon, is_alive, until};
+use testkit::fault::{Dice, times};
+use testkit::flows::scene::{
     EVERY, Farewell, IDLE, SHORT, WORKERS, begin, by_worker, compare, config, ended, hush, no_flow_is_left,
     on_plain, owners, quiet, scene, shares, to, worker,
 };
-use tests::flows::{Flows, scene};
-use tests::patience::fewer;
-use tests::statistics::assert_fair;
-use tests::world::World;
+use testkit::flows::{Flows, scene};
+use testkit::patience::fewer;
+use testkit::statistics::assert_fair;
+use testkit::world::World;
 
 #[test]
 fn a_join_moves_no_live_flow_and_gets_its_share_of_new_ones_at_once() {

@@ -11,17 +11,17 @@ use std::time::Duration;
 
 use aya::maps::MapData;
 use nix::sys::signal::Signal;
-use tests::daemon::{Daemon, settled, signal, state, until};
-use tests::fault::times;
-use tests::flood::Flood;
-use tests::flows::scene::{
+use testkit::daemon::{Daemon, settled, signal, state, until};
+use testkit::fault::times;
+use testkit::flood::Flood;
+use testkit::flows::scene::{
     EVERY, IDLE, PORT, SHORT, WORKERS, begin, by_worker, compare, config, ended, hush, no_flow_is_left,
     on_plain, owners, quiet, scene, shares, to, worker,
 };
-use tests::flows::{Flows, Round, scene};
-use tests::patience::fewer;
-use tests::statistics::assert_fair;
-use tests::world::World;
+use testkit::flows::{Flows, Round, scene};
+use testkit::patience::fewer;
+use testkit::statistics::assert_fair;
+use testkit::world::World;
 
 /// Kills a worker and waits until its successor has its part.
 fn kill(daemon: &Daemon, name: &str) {

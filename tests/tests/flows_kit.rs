@@ -4,12 +4,12 @@ use std::net::UdpSocket;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
-use tests::daemon::{signal, until};
-use tests::flood::Flood;
-use tests::flows::{Flows, PATIENCE};
-use tests::patience::at_most;
-use tests::plain::Plain;
-use tests::world::World;
+use testkit::daemon::{signal, until};
+use testkit::flood::Flood;
+use testkit::flows::{Flows, PATIENCE};
+use testkit::patience::at_most;
+use testkit::plain::Plain;
+use testkit::world::World;
 
 #[test]
 fn flows_that_move_are_seen() {

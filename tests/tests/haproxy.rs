@@ -2,9 +2,9 @@
 
 use std::net::SocketAddr;
 
-use tests::daemon::{Daemon, counter, selected};
-use tests::patience::fewer;
-use tests::world::{World, program, run};
+use testkit::daemon::{Daemon, counter, selected};
+use testkit::patience::fewer;
+use testkit::world::{World, program, run};
 
 #[test]
 fn haproxy_serves_from_its_socket_with_four_workers() {
@@ -13,11 +13,11 @@ fn haproxy_serves_from_its_socket_with_four_workers() {
     let configuration = format!(
         "[[service]]\nname = \"web\"\nlisten = [\"tcp://127.0.0.1:3000\"]\nworkers = 4\nready = \"500ms\"\n\
          overload = \"off\"\n{}",
-        tests::server::haproxy(&world)
+        testkit::server::haproxy(&world)
     );
     let daemon = Daemon::configured(&world, &configuration);
     let to: SocketAddr = "127.0.0.1:3000".parse().unwrap();
-    assert!(tests::client::ask(to).unwrap().worker.starts_with("web/"));
+    assert!(testkit::client::ask(to).unwrap().worker.starts_with("web/"));
 
     let requests = fewer(20_000) as u64;
     let ab = program("ab").to_string_lossy().into_owned();

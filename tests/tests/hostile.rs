@@ -15,12 +15,12 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::Signal;
 use reuseport_lb::crowd;
 use reuseport_lb::kernel::{host, passing};
-use tests::daemon::{Daemon, counter, until};
-use tests::guests::{Guests, Manner};
-use tests::load::Load;
-use tests::patience::{at_most, fewer};
-use tests::traces::{Traces, descriptors};
-use tests::world::World;
+use testkit::daemon::{Daemon, counter, until};
+use testkit::guests::{Guests, Manner};
+use testkit::load::Load;
+use testkit::patience::{at_most, fewer};
+use testkit::traces::{Traces, descriptors};
+use testkit::world::World;
 
 const SERVICE: &str =
     "[[service]]\nname = \"web\"\nlisten = [\"tcp://127.0.0.1:3000\"]\nworkers = 2\nuser = \"nobody\"\n";

@@ -13,8 +13,8 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
 use nix::sys::signal::Signal;
-use tests::daemon::{Daemon, Paths, executed, is_alive, settled, signal, state, until};
-use tests::world::World;
+use testkit::daemon::{Daemon, Paths, executed, is_alive, settled, signal, state, until};
+use testkit::world::World;
 
 /// Two workers of nobody that only sleep.
 const SLEEPERS: &str = "[[service]]\nname = \"web\"\nlisten = [\"tcp://127.0.0.1:3000\"]\nworkers = 2\n\

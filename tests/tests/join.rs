@@ -15,13 +15,13 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::Signal;
 use reuseport_lb::status::Service;
 use reuseport_lb_common::layout::MAX_SLOTS;
-use tests::client::ask;
-use tests::daemon::{Daemon, Paths, counter, settled, until};
-use tests::guests::{Guest, Guests, Manner, USER};
-use tests::load::{Failure, Load, Stage};
-use tests::patience::fewer;
-use tests::traces::Traces;
-use tests::world::World;
+use testkit::client::ask;
+use testkit::daemon::{Daemon, Paths, counter, settled, until};
+use testkit::guests::{Guest, Guests, Manner, USER};
+use testkit::load::{Failure, Load, Stage};
+use testkit::patience::fewer;
+use testkit::traces::Traces;
+use testkit::world::World;
 
 /// Guests may join, and there is a worker that always stays. What is queued waits for as long as
 /// the tests like.

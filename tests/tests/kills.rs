@@ -9,10 +9,10 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 use reuseport_lb::status::Service;
-use tests::daemon::{Daemon, settled, signal, until};
-use tests::fault::{Dice, freeze, times};
-use tests::load::{Ending, Load};
-use tests::world::World;
+use testkit::daemon::{Daemon, settled, signal, until};
+use testkit::fault::{Dice, freeze, times};
+use testkit::load::{Ending, Load};
+use testkit::world::World;
 
 fn to() -> SocketAddr {
     "127.0.0.1:3000".parse().unwrap()

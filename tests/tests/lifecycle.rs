@@ -6,9 +6,9 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
-use tests::client::{Connection, ask};
-use tests::daemon::{Daemon, Paths, signal, until};
-use tests::world::World;
+use testkit::client::{Connection, ask};
+use testkit::daemon::{Daemon, Paths, signal, until};
+use testkit::world::World;
 
 /// Tells what it finds, then serves: readiness by `READY=1`, 300 ms late.
 const WORKER: &str = r#"
@@ -190,7 +190,7 @@ fn two_daemons_live_side_by_side_with_their_own_directories() {
     let world = World::new();
     let one = Daemon::start(&world, &["--listen", "tcp://127.0.0.1:3000"]);
     let other = world.path("other");
-    let mut second = std::process::Command::new(tests::daemon::binary())
+    let mut second = std::process::Command::new(testkit::daemon::binary())
         .args(["run", "--listen", "tcp://127.0.0.1:3001", "--runtime-dir"])
         .arg(&other)
         .arg("--bpffs")
@@ -244,7 +244,7 @@ fn a_narrow_umask_and_a_relative_directory_do_no_harm() {
             "-c",
             "umask 077; exec \"$0\" run --listen tcp://127.0.0.1:3000 --runtime-dir run --bpffs bpf",
         ])
-        .arg(tests::daemon::binary())
+        .arg(testkit::daemon::binary())
         .current_dir(world.path("."))
         .spawn();
     let mut child = child.unwrap();

@@ -7,12 +7,12 @@ use std::net::{SocketAddr, TcpListener};
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
-use tests::client::{self, ask};
-use tests::daemon::{signal, until};
-use tests::load::{Ending, Failure, Load, Stage};
-use tests::patience::{at_most, fewer};
-use tests::plain::Plain;
-use tests::world::World;
+use testkit::client::{self, ask};
+use testkit::daemon::{signal, until};
+use testkit::load::{Ending, Failure, Load, Stage};
+use testkit::patience::{at_most, fewer};
+use testkit::plain::Plain;
+use testkit::world::World;
 
 const NONE: Vec<&Failure> = Vec::new();
 

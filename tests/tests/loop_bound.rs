@@ -16,9 +16,9 @@ use std::time::{Duration, Instant};
 use nix::sys::stat::Mode;
 use reuseport_lb::offload::BOUND;
 use reuseport_lb::status::Status;
-use tests::daemon::{Daemon, Paths, settled, until};
-use tests::patience::{at_most, slow};
-use tests::world::World;
+use testkit::daemon::{Daemon, Paths, settled, until};
+use testkit::patience::{at_most, slow};
+use testkit::world::World;
 
 /// Answers may take so much longer where other tests and the ends of many workers take the processors.
 const BUSY_MACHINE: u32 = 3;

@@ -11,9 +11,9 @@ use std::time::Duration;
 
 use nix::sys::signal::Signal;
 use reuseport_lb::status::Service;
-use tests::daemon::{Daemon, counter, settled, signal, until};
-use tests::traces::Traces;
-use tests::world::World;
+use testkit::daemon::{Daemon, counter, settled, signal, until};
+use testkit::traces::Traces;
+use testkit::world::World;
 
 /// What is queued waits for as long as the tests like.
 const SERVICE: &str = "[[service]]\nname = \"web\"\nlisten = [\"tcp://127.0.0.1:3000\"]\nworkers = 1\n\

@@ -5,10 +5,10 @@
 use std::net::SocketAddr;
 
 use reuseport_lb::status::Status;
-use tests::client::ask;
-use tests::daemon::{Daemon, is_alive, settled, until};
-use tests::load::{Ending, Load, Report};
-use tests::world::World;
+use testkit::client::ask;
+use testkit::daemon::{Daemon, is_alive, settled, until};
+use testkit::load::{Ending, Load, Report};
+use testkit::world::World;
 
 fn to(port: u16) -> SocketAddr {
     ([127, 0, 0, 1], port).into()

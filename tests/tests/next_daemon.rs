@@ -10,12 +10,12 @@ use std::path::{Path, PathBuf};
 
 use nix::sys::signal::Signal;
 use reuseport_lb::status::Service;
-use tests::client::ask;
-use tests::daemon::{Daemon, Paths, is_alive, settled, signal, until};
-use tests::guests::Guests;
-use tests::load::{Ending, Load};
-use tests::server::python;
-use tests::world::World;
+use testkit::client::ask;
+use testkit::daemon::{Daemon, Paths, is_alive, settled, signal, until};
+use testkit::guests::Guests;
+use testkit::load::{Ending, Load};
+use testkit::server::python;
+use testkit::world::World;
 
 fn to() -> SocketAddr {
     "127.0.0.1:3000".parse().unwrap()

@@ -5,9 +5,9 @@ use std::os::unix::fs::MetadataExt;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
-use tests::daemon::{Daemon, Paths, settled, signal, until};
-use tests::patience::at_most;
-use tests::world::World;
+use testkit::daemon::{Daemon, Paths, settled, signal, until};
+use testkit::patience::at_most;
+use testkit::world::World;
 
 const MIB: u64 = 1 << 20;
 
@@ -57,7 +57,7 @@ fn of_far_too_much_output_the_next_daemon_passes_on_the_end_and_says_so() {
         Some(daemon.service()).filter(|it| settled(it) && it.workers[0].pid.is_some_and(|pid| pid != first))
     });
     let pid = service.workers[0].pid.unwrap();
-    tests::daemon::executed(pid);
+    testkit::daemon::executed(pid);
     let kept = || fs::metadata(format!("/proc/{pid}/fd/1")).unwrap().blocks() * 512 / MIB;
     // A burst is passed on whole, also one that had to wait for the next daemon.
     daemon.kill();
@@ -87,6 +87,6 @@ fn of_far_too_much_output_the_next_daemon_passes_on_the_end_and_says_so() {
     until("its memory to be free", || (kept() == 0).then_some(()));
     assert_eq!(daemon.workers(), [pid]);
     assert!((daemon.log().len() as u64) < 10 * MIB);
-    assert!(daemon.status().longest_step_ms < 1000.0 * f64::from(tests::patience::slow()));
+    assert!(daemon.status().longest_step_ms < 1000.0 * f64::from(testkit::patience::slow()));
     daemon.stop();
 }

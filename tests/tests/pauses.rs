@@ -9,9 +9,9 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 use reuseport_lb::status::Service;
-use tests::client::ask;
-use tests::daemon::{Daemon, Paths, settled, signal, state, until};
-use tests::world::World;
+use testkit::client::ask;
+use testkit::daemon::{Daemon, Paths, settled, signal, state, until};
+use testkit::world::World;
 
 fn to() -> SocketAddr {
     "127.0.0.1:3000".parse().unwrap()

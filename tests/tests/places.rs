@@ -10,10 +10,10 @@ use std::process::Command;
 
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sys::signal::Signal;
-use tests::client::ask;
-use tests::daemon::{Daemon, Paths, binary, signal, until};
-use tests::said::{assert_said, said};
-use tests::world::World;
+use testkit::client::ask;
+use testkit::daemon::{Daemon, Paths, binary, signal, until};
+use testkit::said::{assert_said, said};
+use testkit::world::World;
 
 const LISTEN: [&str; 2] = ["--listen", "tcp://127.0.0.1:3000"];
 

@@ -10,10 +10,10 @@ use std::time::Instant;
 
 use nix::sys::signal::Signal;
 use reuseport_lb::status::Worker;
-use tests::daemon::{Daemon, counter, is_alive, settled, signal, until};
-use tests::patience::fewer;
-use tests::quic::{Clients, Identity, Report};
-use tests::world::World;
+use testkit::daemon::{Daemon, counter, is_alive, settled, signal, until};
+use testkit::patience::fewer;
+use testkit::quic::{Clients, Identity, Report};
+use testkit::world::World;
 
 /// Each sends every 50 ms.
 fn connections() -> usize {

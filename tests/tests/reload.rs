@@ -3,11 +3,11 @@
 use std::net::SocketAddr;
 
 use nix::sys::signal::Signal;
-use tests::client::{ask, ask_udp};
-use tests::daemon::{Daemon, settled, signal, until};
-use tests::fault::times;
-use tests::load::{Ending, Load};
-use tests::world::World;
+use testkit::client::{ask, ask_udp};
+use testkit::daemon::{Daemon, settled, signal, until};
+use testkit::fault::times;
+use testkit::load::{Ending, Load};
+use testkit::world::World;
 
 fn to(port: u16) -> SocketAddr {
     ([127, 0, 0, 1], port).into()
@@ -146,7 +146,7 @@ fn a_new_command_that_does_not_work_is_taken_back() {
     signal(before[0], Signal::SIGKILL);
     until("a successor", || Some(daemon.service()).filter(|it| settled(it) && it.workers[0].restarts == 1));
     let report = load.end();
-    let connects = report.failed_except(|it| it.stage != tests::load::Stage::Connect);
+    let connects = report.failed_except(|it| it.stage != testkit::load::Stage::Connect);
     assert!(connects.is_empty(), "{connects:?}");
     daemon.stop();
 }

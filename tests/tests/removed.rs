@@ -11,12 +11,12 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 use reuseport_lb::status::Service;
-use tests::client::ask;
-use tests::daemon::{Daemon, Paths, binary, settled, signal, until};
-use tests::guests::Guests;
-use tests::said::assert_said;
-use tests::server::python;
-use tests::world::World;
+use testkit::client::ask;
+use testkit::daemon::{Daemon, Paths, binary, settled, signal, until};
+use testkit::guests::Guests;
+use testkit::said::assert_said;
+use testkit::server::python;
+use testkit::world::World;
 
 const WEB: &str = "[[service]]\nname = \"web\"\nlisten = [\"tcp://127.0.0.1:3000\"]\n";
 
@@ -208,7 +208,7 @@ fn who_says_ready_while_nobody_can_hear_it_is_seen_to_wait_for_work() {
     let file = world.file("config.toml", &config);
     let command = Paths::of(&world).command(&["run", "--config", &file.to_string_lossy()]);
     let daemon = Daemon::start_until(&world, command, |service| service.workers[0].pid.is_some());
-    tests::daemon::executed(daemon.workers()[0]);
+    testkit::daemon::executed(daemon.workers()[0]);
     // So that the daemon cannot make it again before it is needed.
     signal(daemon.pid(), Signal::SIGSTOP);
     fs::remove_dir_all(world.path("run/notify")).unwrap();
@@ -251,7 +251,7 @@ fn a_file_system_that_goes_with_the_daemon_goes_though_the_note_was_removed() {
     fs::create_dir(&own).unwrap();
     let config = world.file("config.toml", &format!("{WEB}workers = 1\n"));
     let arguments = ["run", "--config", &*config.to_string_lossy(), "--bpffs", &*own.to_string_lossy()];
-    let mut command = std::process::Command::new(tests::daemon::binary());
+    let mut command = std::process::Command::new(testkit::daemon::binary());
     command.arg("--runtime-dir").arg(world.path("run")).args(arguments);
     let daemon = Daemon::start_as(&world, command);
     let mounted =

@@ -8,19 +8,19 @@ use std::path::Path;
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
-use tests::client::Connection;
-use tests::daemon::{Daemon, settled, signal, until};
-use tests::fault::times;
-use tests::load::{Ending, Load};
-use tests::patience::at_most;
-use tests::world::World;
+use testkit::client::Connection;
+use testkit::daemon::{Daemon, settled, signal, until};
+use testkit::fault::times;
+use testkit::load::{Ending, Load};
+use testkit::patience::at_most;
+use testkit::world::World;
 
 fn to() -> SocketAddr {
     "127.0.0.1:3000".parse().unwrap()
 }
 
 /// Rolling restarts under load; what became of it.
-fn roll(daemon: &Daemon, restarts: usize) -> tests::load::Report {
+fn roll(daemon: &Daemon, restarts: usize) -> testkit::load::Report {
     let load = Load::to(to()).start();
     let before = daemon.service();
     for _ in 0..restarts {
@@ -77,7 +77,7 @@ fn rolling_restarts_of_haproxy_lose_nothing() {
     let world = World::new();
     let configuration = format!(
         "[[service]]\nname = \"web\"\nlisten = [\"tcp://127.0.0.1:3000\"]\nworkers = 4\nready = \"200ms\"\n{}",
-        tests::server::haproxy(&world)
+        testkit::server::haproxy(&world)
     );
     let daemon = Daemon::configured(&world, &configuration);
     roll(&daemon, times(2));
@@ -86,7 +86,7 @@ fn rolling_restarts_of_haproxy_lose_nothing() {
 
 /// A server that does what the file `release` beside it says when it is started.
 fn releases(world: &World, ready: &str) -> String {
-    let server = tests::server::python(
+    let server = testkit::server::python(
         world,
         "server.py",
         "import socket, sys, threading, time\n\
@@ -159,7 +159,7 @@ fn with_udp_a_successor_gets_a_slot_of_its_own() {
         assert!(old.name == new.name && old.slot != new.slot && old.pid != new.pid);
     }
     assert_eq!(after.moved, before.moved + 65536, "each bucket went to its worker's successor");
-    tests::client::ask_udp(to(), None).unwrap();
+    testkit::client::ask_udp(to(), None).unwrap();
     daemon.stop();
 }
 

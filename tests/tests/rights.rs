@@ -13,10 +13,10 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::Signal;
 use reuseport_lb::kernel::rights::NEEDED;
 use rustix::thread::CapabilitySet;
-use tests::client::ask;
-use tests::daemon::{Daemon, Paths, binary, executed, signal, until};
-use tests::rights::{ORDINARY, command, limit, needed};
-use tests::world::{World, program, repository};
+use testkit::client::ask;
+use testkit::daemon::{Daemon, Paths, binary, executed, signal, until};
+use testkit::rights::{ORDINARY, command, limit, needed};
+use testkit::world::{World, program, repository};
 
 /// A port that not everybody may listen on, workers of others, one of a command, one of the daemon's own.
 const SERVICES: &str = r#"

@@ -2,10 +2,10 @@
 
 use std::net::SocketAddr;
 
-use tests::client::{Connection, Stream, ask};
-use tests::daemon::{Daemon, counter};
-use tests::patience::fewer;
-use tests::world::World;
+use testkit::client::{Connection, Stream, ask};
+use testkit::daemon::{Daemon, counter};
+use testkit::patience::fewer;
+use testkit::world::World;
 
 #[test]
 fn live_connections_stay_and_new_ones_succeed_while_workers_come_and_go() {
@@ -136,7 +136,7 @@ fn a_service_can_be_scaled_to_nothing_and_back() {
     ask(to).unwrap();
     // A worker that is not to blame for a start does not end the daemon either.
     let victim = daemon.service().workers[0].pid.unwrap();
-    tests::daemon::signal(victim, nix::sys::signal::Signal::SIGKILL);
-    tests::daemon::until("all to be back", || Some(daemon.service()).filter(tests::daemon::settled));
+    testkit::daemon::signal(victim, nix::sys::signal::Signal::SIGKILL);
+    testkit::daemon::until("all to be back", || Some(daemon.service()).filter(testkit::daemon::settled));
     daemon.stop();
 }

@@ -4,7 +4,7 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on shall panic")]
 
 use reuseport_lb::{config, state};
-use tests::world::repository;
+use testkit::world::repository;
 use xxhash_rust::xxh3::xxh3_64;
 
 fn seed(path: &str) -> Vec<u8> {

@@ -9,11 +9,11 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 use reuseport_lb::status::Service;
-use tests::daemon::{Daemon, settled, signal, until};
-use tests::fault::times;
-use tests::patience::at_most;
-use tests::server::python;
-use tests::world::{World, program};
+use testkit::daemon::{Daemon, settled, signal, until};
+use testkit::fault::times;
+use testkit::patience::at_most;
+use testkit::server::python;
+use testkit::world::{World, program};
 
 fn to() -> SocketAddr {
     "127.0.0.1:3000".parse().unwrap()
@@ -186,7 +186,7 @@ fn opens_by_itself(command: impl FnOnce(&World) -> String, process: &str, opened
         command(&world)
     );
     let file = world.file("config.toml", &text);
-    let command = tests::daemon::Paths::of(&world).command(&["run", "--config", &file.to_string_lossy()]);
+    let command = testkit::daemon::Paths::of(&world).command(&["run", "--config", &file.to_string_lossy()]);
     let named = |service: &Service| {
         let lacks = service.workers[0].lacks.clone().unwrap_or_default();
         service.workers[0].state == state && lacks.contains("by itself")
@@ -323,7 +323,7 @@ fn a_worker_that_never_uses_one_of_its_sockets_is_shown_as_that() {
          start_timeout = \"1s\"\ncommand = [\"python3\", {server:?}]\n"
     );
     let file = world.file("config.toml", &text);
-    let command = tests::daemon::Paths::of(&world).command(&["run", "--config", &file.to_string_lossy()]);
+    let command = testkit::daemon::Paths::of(&world).command(&["run", "--config", &file.to_string_lossy()]);
     let daemon = Daemon::start_until(&world, command, |service| service.workers[0].lacks.is_some());
     let worker = daemon.service().workers.remove(0);
     assert_eq!(worker.state, "starting");

@@ -6,10 +6,10 @@ use std::net::SocketAddr;
 
 use nix::sys::signal::Signal;
 use reuseport_lb::status::Worker;
-use tests::client::{Tally, ask, ask_udp, tally};
-use tests::daemon::{Daemon, counter, settled, signal, until};
-use tests::server::python;
-use tests::world::World;
+use testkit::client::{Tally, ask, ask_udp, tally};
+use testkit::daemon::{Daemon, counter, settled, signal, until};
+use testkit::server::python;
+use testkit::world::World;
 
 fn to() -> SocketAddr {
     "127.0.0.1:3000".parse().unwrap()

@@ -2,11 +2,11 @@
 
 use std::net::SocketAddr;
 
-use tests::client::{ask, ask_udp, tally};
-use tests::daemon::{Daemon, counter, selected};
-use tests::patience::fewer;
-use tests::statistics::assert_fair;
-use tests::world::World;
+use testkit::client::{ask, ask_udp, tally};
+use testkit::daemon::{Daemon, counter, selected};
+use testkit::patience::fewer;
+use testkit::statistics::assert_fair;
+use testkit::world::World;
 
 fn address(text: &str) -> SocketAddr {
     text.parse().expect("an address")
@@ -82,7 +82,7 @@ fn a_trace_shows_decisions_and_costs_nothing_afterwards() {
         .spawn()
         .unwrap();
     // The first decisions are made before the trace has begun.
-    let stream = tests::client::Stream::start(address("127.0.0.1:3000"));
+    let stream = testkit::client::Stream::start(address("127.0.0.1:3000"));
     let output = trace.wait_with_output().unwrap();
     assert!(stream.end().failed.is_empty());
     let lines = String::from_utf8(output.stdout).unwrap();

@@ -9,11 +9,11 @@ use std::process::{Command, Stdio};
 
 use nix::sys::signal::Signal;
 use socket2::{Domain, Socket, Type};
-use tests::client::{ask, ask_udp, tally};
-use tests::daemon::{Daemon, Paths, counter, signal, until};
-use tests::patience::fewer;
-use tests::said::assert_said;
-use tests::world::World;
+use testkit::client::{ask, ask_udp, tally};
+use testkit::daemon::{Daemon, Paths, counter, signal, until};
+use testkit::patience::fewer;
+use testkit::said::assert_said;
+use testkit::world::World;
 
 fn stranger(to: SocketAddr, kind: Type) -> Socket {
     let socket = Socket::new(Domain::for_address(to), kind, None).unwrap();

@@ -7,12 +7,12 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
-use tests::client::{Connection, ask};
-use tests::daemon::{Daemon, counter, settled, signal, until};
-use tests::fault::{freeze, times};
-use tests::load::{Load, Report};
-use tests::plain::Plain;
-use tests::world::World;
+use testkit::client::{Connection, ask};
+use testkit::daemon::{Daemon, counter, settled, signal, until};
+use testkit::fault::{freeze, times};
+use testkit::load::{Load, Report};
+use testkit::plain::Plain;
+use testkit::world::World;
 
 /// How long a worker is stopped; a whole run has more patience.
 fn stop() -> Duration {
@@ -73,7 +73,7 @@ fn what_waits_for_a_stopped_worker_is_served_by_others_in_time() {
     let plain = Plain::start(&world, 3001, 4);
     let (report, accepted) = stopped(plain.address(), plain.pids()[2]);
     println!("plain: {report}; {} accepted by the stopped worker", accepted.len());
-    let waited = |slow: &&tests::load::Slow| {
+    let waited = |slow: &&testkit::load::Slow| {
         slow.took > Duration::from_millis(550) && slow.local.is_none_or(|local| !accepted.contains(&local))
     };
     assert!(report.slow.iter().filter(waited).count() + report.failed.len() >= 8, "{:?}", report.slow);
@@ -83,7 +83,7 @@ fn what_waits_for_a_stopped_worker_is_served_by_others_in_time() {
 fn a_worker_that_runs_but_does_not_accept_hands_its_queue_over_and_comes_back() {
     let world = World::new();
     // It does not accept for a while, but runs; and it says what its poll object sees of the listener.
-    let server = tests::server::python(
+    let server = testkit::server::python(
         &world,
         "busy.py",
         "import os, select, socket, sys, time\nlistener = socket.socket(fileno=3)\nlistener.setblocking(False)\n\
@@ -128,7 +128,7 @@ fn a_worker_that_runs_but_does_not_accept_hands_its_queue_over_and_comes_back() 
 fn a_worker_that_accepts_at_one_listener_only_serves_that_and_gets_nothing_at_the_other() {
     let world = World::new();
     // The sick one does nothing with its second socket, and is busy all the time.
-    let server = tests::server::python(
+    let server = testkit::server::python(
         &world,
         "half.py",
         "import os, select, socket\nlisteners = [socket.socket(fileno=3), socket.socket(fileno=4)]\n\
@@ -177,7 +177,7 @@ fn a_worker_that_accepts_at_one_listener_only_serves_that_and_gets_nothing_at_th
 #[test]
 fn a_slow_worker_gets_less() {
     let world = World::new();
-    let server = tests::server::python(
+    let server = testkit::server::python(
         &world,
         "slow.py",
         "import os, socket, time\nlistener = socket.socket(fileno=3)\n\

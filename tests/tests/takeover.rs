@@ -10,11 +10,11 @@ use aya::maps::{Array, Map, MapData};
 use nix::sys::signal::Signal;
 use reuseport_lb::status::Service;
 use reuseport_lb_common::layout::{BUCKETS, Table};
-use tests::client::ask;
-use tests::daemon::{Daemon, Paths, counter, is_alive, settled, signal, until};
-use tests::fault::times;
-use tests::load::Load;
-use tests::world::World;
+use testkit::client::ask;
+use testkit::daemon::{Daemon, Paths, counter, is_alive, settled, signal, until};
+use testkit::fault::times;
+use testkit::load::Load;
+use testkit::world::World;
 
 const ARGUMENTS: [&str; 4] = ["--listen", "tcp://127.0.0.1:3000", "--workers", "4"];
 

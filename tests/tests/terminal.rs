@@ -14,8 +14,8 @@ use std::process::{Command, Output};
 use nix::sys::signal::Signal;
 use reuseport_lb::printable;
 use serde_json::Value;
-use tests::daemon::{Daemon, Paths, binary, signal, until};
-use tests::world::World;
+use testkit::daemon::{Daemon, Paths, binary, signal, until};
+use testkit::world::World;
 
 /// Erases the screen (as ESC, and as one C1 character), ends a line in two ways, turns the direction of writing.
 const NASTY: &str = "a\u{1b}[2Jb\nFORGED c\rFORGED d\u{7f}e\u{9b}2Jf\u{202e}g\u{2028}FORGED\u{85}h";

@@ -8,13 +8,13 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 use reuseport_lb::status::Service;
-use tests::daemon::{Daemon, counter, is_alive, settled, signal, until};
-use tests::fault::freeze;
-use tests::load::Load;
-use tests::matrix::{Scene, address, row, service, time};
-use tests::said::assert_said;
-use tests::server::python;
-use tests::world::World;
+use testkit::daemon::{Daemon, counter, is_alive, settled, signal, until};
+use testkit::fault::freeze;
+use testkit::load::Load;
+use testkit::matrix::{Scene, address, row, service, time};
+use testkit::said::assert_said;
+use testkit::server::python;
+use testkit::world::World;
 
 fn pids(service: &Service) -> Vec<i32> {
     service.workers.iter().filter_map(|worker| worker.pid).collect()

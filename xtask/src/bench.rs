@@ -24,7 +24,7 @@ pub(crate) fn run(what: Option<What>, quick: bool, record: bool, only: &[String]
     }
     build::run()?;
     let run = |bench: &str| {
-        let mut run = cargo(&["run", "--release", "--quiet", "--package", "tests", "--bin", bench]);
+        let mut run = cargo(&["run", "--release", "--quiet", "--package", "bench", "--bin", bench]);
         run.env("CARGO_TARGET_DIR", build::target());
         run
     };
@@ -36,7 +36,7 @@ pub(crate) fn run(what: Option<What>, quick: bool, record: bool, only: &[String]
     shell::step("building the benchmark", || {
         // The first one calls the second.
         let bins = ["--bin", "bench", "--bin", "bench-decision"];
-        let mut build = cargo(&["build", "--release", "--quiet", "--package", "tests"]);
+        let mut build = cargo(&["build", "--release", "--quiet", "--package", "bench"]);
         quietly(build.args(bins).env("CARGO_TARGET_DIR", build::target()))
     })?;
     let mut all = run("bench");

@@ -66,7 +66,7 @@ fn layers(path: &Path, text: &str, broken: &mut Vec<String>) {
         || place.starts_with("reuseport-lb-ebpf/")
         || place == "reuseport-lb-common/src/shared.rs"
         || place == "reuseport-lb-common/src/layout.rs"
-        || place.starts_with("tests/")
+        || ["bench/", "testkit/", "tests/"].iter().any(|folder| place.starts_with(folder))
         || place.starts_with("xtask/");
     if !may_be_unsafe && text.contains("unsafe {") {
         broken.push(format!("{place} has unsafe code: it belongs into reuseport-lb/src/kernel/"));

@@ -7,7 +7,7 @@ use aya::{Ebpf, EbpfLoader};
 use reuseport_lb::listener::{Listener, Protocol};
 use socket2::{Domain, Socket, Type};
 
-use crate::world::repository;
+use testkit::world::repository;
 
 /// Sockets in a group, and the program that selects one; gone on drop.
 pub struct Baseline {

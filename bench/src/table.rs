@@ -9,7 +9,7 @@ use hashring::HashRing;
 use reuseport_lb::kernel::group::{Group, Policy};
 use reuseport_lb::listener::{Listener, Protocol};
 use reuseport_lb::table::{Change, Member, Table};
-use tests::world::World;
+use testkit::world::World;
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 use crate::record::{Record, median};

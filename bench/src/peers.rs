@@ -12,9 +12,9 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use nix::sys::signal::Signal;
 use reuseport_lb::status::Service;
-use tests::daemon::{Daemon, settled, signal, until};
-use tests::patience::patience;
-use tests::world::{World, program};
+use testkit::daemon::{Daemon, settled, signal, until};
+use testkit::patience::patience;
+use testkit::world::{World, program};
 
 use crate::worker;
 

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 use std::path::Path;
 
 use anyhow::Result;
-use tests::world::{World, repository, run as output};
+use testkit::world::{World, repository, run as output};
 
 use crate::chart::{self, Bar};
 use crate::record::{Record, median};
@@ -330,7 +330,7 @@ fn head(record: &Record, to: &Path, only: &[String]) -> String {
         record.took().as_secs(),
         model.map_or("", |(_, model)| model),
         reuseport_lb::kernel::host::release(),
-        said(&tests::daemon::binary().to_string_lossy(), "--version"),
+        said(&testkit::daemon::binary().to_string_lossy(), "--version"),
         said("haproxy", "-v"),
         said("nginx", "-v"),
     )

@@ -7,14 +7,14 @@ use std::os::fd::AsRawFd;
 use anyhow::{Context, Result};
 use aya::programs::loaded_programs;
 use aya::sys::{Stats, enable_stats};
+use bench::baseline::Baseline;
 use nix::sys::socket::{ControlMessage, MsgFlags, SockaddrIn, sendmsg};
 use reuseport_lb::kernel::group::{Group, Policy};
 use reuseport_lb::kernel::socket;
 use reuseport_lb::listener::{Listener, Protocol};
 use reuseport_lb::table::{Member, Table};
 use socket2::{Domain, Socket, Type};
-use tests::baseline::Baseline;
-use tests::world::World;
+use testkit::world::World;
 
 use crate::client::{Load, Outcome, Pace, run};
 use crate::peers::{Peer, Server};

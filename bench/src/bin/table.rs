@@ -8,7 +8,7 @@ use anyhow::Result;
 use reuseport_lb::kernel::group::{Group, Policy};
 use reuseport_lb::listener::{Listener, Protocol};
 use reuseport_lb::table::{Member, Table};
-use tests::world::World;
+use testkit::world::World;
 
 const ROUNDS: usize = 15;
 

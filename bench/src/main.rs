@@ -19,7 +19,7 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use rustix::process::{Resource, getrlimit, setrlimit};
-use tests::world::World;
+use testkit::world::World;
 
 use record::Record;
 

@@ -8,6 +8,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use aya::programs::loaded_programs;
 use aya::sys::{Stats, enable_stats};
+use bench::baseline::Baseline;
 use reuseport_lb::config::{Affinity, WhenBusy};
 use reuseport_lb::kernel::group::{Group, Policy};
 use reuseport_lb::kernel::socket;
@@ -15,8 +16,7 @@ use reuseport_lb::listener::{Listener, Protocol};
 use reuseport_lb::table::{Member, Table};
 use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
 use socket2::{Domain, Socket, Type};
-use tests::baseline::Baseline;
-use tests::world::World;
+use testkit::world::World;
 
 const WORKERS: u16 = 8;
 /// Times that all groups are made anew: where the kernel puts sockets and maps in memory is worth

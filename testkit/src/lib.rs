@@ -1,6 +1,5 @@
 //! The test kit: a world of its own for each test, the daemon in it, clients and load.
 
-pub mod baseline;
 pub mod client;
 pub mod daemon;
 pub mod fault;

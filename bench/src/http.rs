@@ -7,9 +7,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use nix::sys::signal::Signal;
-use tests::daemon::{counter, signal};
-use tests::fault::freeze;
-use tests::world::World;
+use testkit::daemon::{counter, signal};
+use testkit::fault::freeze;
+use testkit::world::World;
 
 use crate::client::{Load, Outcome, Pace, run};
 use crate::peers::{Peer, Server, WORKERS};

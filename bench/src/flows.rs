@@ -11,7 +11,7 @@ use reuseport_lb::kernel::socket;
 use reuseport_lb::listener::{Listener, Protocol};
 use reuseport_lb::table::{Change, Member, Table};
 use socket2::{Domain, Socket, Type};
-use tests::world::World;
+use testkit::world::World;
 
 use crate::record::Record;
 use crate::table::{maglev, name};
