@@ -87,6 +87,7 @@ fn a_wrong_command_line_is_a_usage_error() {
     refused(&world, &["--config", "x", "--workers", "2"], 2, &["cannot be used with"]);
 }
 
+// vm: short
 #[test]
 fn an_address_in_use_is_explained() {
     let world = World::new();

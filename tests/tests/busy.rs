@@ -107,6 +107,7 @@ fn chosen(service: &Service) -> Vec<u64> {
     service.workers.iter().map(selected).collect()
 }
 
+// vm: short
 #[test]
 fn nobody_is_sent_to_a_worker_that_computes_however_it_waits() {
     for way in ["epoll", "accept", "poll", "select"] {
@@ -216,6 +217,7 @@ fn a_stopped_worker_gets_nothing_from_the_first_moment() {
     daemon.stop();
 }
 
+// vm: short
 #[test]
 fn a_client_comes_back_to_its_worker_when_that_waits_again() {
     let world = World::new();

@@ -55,6 +55,7 @@ fn a_hundred_kills_lose_no_connection_that_nobody_had_accepted() {
     daemon.stop();
 }
 
+// vm: short
 #[test]
 fn what_is_queued_waits_for_the_successor_on_the_same_socket() {
     let world = World::new();
@@ -76,6 +77,7 @@ fn what_is_queued_waits_for_the_successor_on_the_same_socket() {
     daemon.stop();
 }
 
+// vm: short
 #[test]
 fn with_migrate_the_others_take_buckets_and_queue_at_once() {
     let world = World::new();

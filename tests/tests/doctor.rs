@@ -71,6 +71,7 @@ fn pins(world: &World) -> BTreeSet<PathBuf> {
     fs::read_dir(world.bpffs()).unwrap().map(|entry| entry.unwrap().path()).collect()
 }
 
+// vm: short
 #[test]
 fn where_nothing_is_wrong_it_says_so_and_leaves_nothing() {
     let world = World::new();
@@ -300,6 +301,7 @@ fn the_kernels_type_information_is_not_needed() {
     assert_eq!(Paths::of(&world).leftovers(), Vec::<PathBuf>::new());
 }
 
+// vm: short
 #[test]
 fn who_waits_for_work_is_tried_where_a_service_wants_to_know() {
     let world = World::new();

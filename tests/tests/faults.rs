@@ -145,6 +145,7 @@ fn a_worker_connects_its_datagram_socket() {
     seen.row("a worker calls connect() on its UDP socket", &status);
 }
 
+// vm: short
 #[test]
 fn the_program_is_replaced() {
     let mut scene = Scene::vandals("");

@@ -15,6 +15,7 @@ use testkit::patience::fewer;
 use testkit::statistics::assert_fair;
 use testkit::world::World;
 
+// vm: short
 #[test]
 fn a_join_moves_no_live_flow_and_gets_its_share_of_new_ones_at_once() {
     let world = World::new();

@@ -120,6 +120,7 @@ fn a_crash_of_either_side_in_a_transition_moves_only_the_victims_flows() {
     daemon.stop();
 }
 
+// vm: short
 #[test]
 fn with_hold_a_successor_has_the_flows_and_the_queue() {
     let world = World::new();

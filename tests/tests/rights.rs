@@ -113,6 +113,7 @@ fn root_with_only_what_is_needed_serves() {
     serves(0);
 }
 
+// vm: short
 #[test]
 fn an_ordinary_user_with_only_what_is_needed_serves() {
     serves(ORDINARY);

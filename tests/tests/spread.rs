@@ -29,6 +29,7 @@ fn the_embedded_default_answers_on_all_four_listeners() {
     daemon.stop();
 }
 
+// vm: short
 #[test]
 fn ten_thousand_connections_are_spread_fairly_and_counted_exactly() {
     let world = World::new();

@@ -44,6 +44,7 @@ fn check(daemon: &Daemon, to: SocketAddr, strangers: &[Socket; 2]) {
 
 const LISTENERS: [&str; 4] = ["--listen", "tcp://127.0.0.1:3000", "--listen", "udp://127.0.0.1:3000"];
 
+// vm: short
 #[test]
 fn a_stranger_that_comes_later_gets_nothing() {
     let world = World::new();

@@ -34,6 +34,7 @@ fn stopped(to: SocketAddr, pid: i32) -> (Report, BTreeSet<SocketAddr>) {
     (load.end(), accepted)
 }
 
+// vm: short
 #[test]
 fn what_waits_for_a_stopped_worker_is_served_by_others_in_time() {
     let world = World::new();
@@ -248,6 +249,7 @@ fn a_worker_that_leaves_out_its_watchdog_is_started_again() {
     daemon.stop();
 }
 
+// vm: short
 #[test]
 fn a_stuck_worker_that_leaves_hands_its_queue_over_before_its_time() {
     let world = World::new();

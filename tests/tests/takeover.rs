@@ -46,6 +46,7 @@ fn places(service: &Service) -> Vec<(String, u16, u32, Option<i32>, u32)> {
     service.workers.iter().map(of).collect()
 }
 
+// vm: short
 #[test]
 fn killing_the_daemon_again_and_again_disturbs_nobody() {
     let world = World::new();
@@ -88,6 +89,7 @@ fn killing_the_daemon_again_and_again_disturbs_nobody() {
     daemon.stop();
 }
 
+// vm: short
 #[test]
 fn what_happened_without_a_daemon_is_put_right() {
     let world = World::new();

@@ -47,7 +47,7 @@ pub(crate) fn run() -> Result<()> {
     fuzz::run(&fuzz::Arguments::for_seconds(FUZZING))?;
     // Without root all of them are run there.
     if is_root()? {
-        vm::run(&[], &vm::CI.map(str::to_owned))?;
+        vm::run_short(&[])?;
     }
     test::run(&[])
 }

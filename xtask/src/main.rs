@@ -56,6 +56,9 @@ enum Verb {
         /// by default Debian's Linux 6.1
         #[arg(long = "kernel", value_name = "PACKAGE|PATH")]
         kernels: Vec<String>,
+        /// Only the tests that `ci` runs there
+        #[arg(long, conflicts_with = "filter")]
+        short: bool,
         /// Only tests whose name (`file::test`) contains one of these
         #[arg(last = true)]
         filter: Vec<String>,
@@ -91,7 +94,8 @@ fn main() -> ExitCode {
         Verb::Test { filter } => test::run(&filter),
         Verb::Faults(arguments) => faults::run(&arguments),
         Verb::Chaos(arguments) => chaos::run(&arguments),
-        Verb::Vm { kernels, filter } => vm::run(&kernels, &filter),
+        Verb::Vm { kernels, short: true, .. } => vm::run_short(&kernels),
+        Verb::Vm { kernels, filter, .. } => vm::run(&kernels, &filter),
         Verb::Tidy => tidy::run(),
         Verb::Bench { what, quick, record, only } => bench::run(what, quick, record, &only),
         Verb::Fuzz(arguments) => fuzz::run(&arguments),

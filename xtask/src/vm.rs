@@ -5,6 +5,7 @@ mod exceptions;
 mod initramfs;
 mod kernel;
 mod machine;
+mod short;
 mod speed;
 mod suite;
 
@@ -23,29 +24,6 @@ use crate::{build, test};
 /// Seconds of its time after which a guest ends a test, if it is not slow.
 const LIMIT: u32 = 300;
 
-/// What `ci` runs, since everything takes too long where there is no KVM: what the kernel does for
-/// decisions, migration, tracking of flows and takeover.
-pub(crate) const CI: [&str; 18] = [
-    "affinity::a_client_keeps",
-    "bad_input::an_address_in_use",
-    "busy::a_client_comes_back",
-    "busy::nobody_is_sent",
-    "crash::what_is_queued",
-    "crash::with_migrate",
-    "doctor::where_nothing_is_wrong",
-    "doctor::who_waits",
-    "flows::a_join_moves",
-    "flows_faults::with_hold",
-    "faults::the_program_is_replaced",
-    "rights::an_ordinary_user",
-    "spread::ten_thousand",
-    "strangers::a_stranger_that_comes_later",
-    "stuck::a_stuck_worker_that_leaves",
-    "stuck::what_waits",
-    "takeover::killing",
-    "takeover::what_happened",
-];
-
 /// Runs the tests whose names contain one of `filter`, each of which must be part of one.
 pub(crate) fn run(kernels: &[String], filter: &[String]) -> Result<()> {
     let all = suite::tests()?;
@@ -55,7 +33,13 @@ pub(crate) fn run(kernels: &[String], filter: &[String]) -> Result<()> {
     under_each(kernels, &suite::matching(all, filter))
 }
 
-/// The same for `test`, where a filter may be for unit tests only.
+/// Runs the tests that are marked for it (`short.rs`): what `ci` does, since everything takes too long where there is
+/// no KVM.
+pub(crate) fn run_short(kernels: &[String]) -> Result<()> {
+    under_each(kernels, &short::among(suite::tests()?)?)
+}
+
+/// Like [`run`] for `test`, where a filter may be for unit tests only.
 pub(crate) fn run_if_any(filter: &[String]) -> Result<()> {
     let tests = suite::matching(suite::tests()?, filter);
     if tests.is_empty() { Ok(()) } else { under_each(&[], &tests) }
