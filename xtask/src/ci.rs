@@ -6,7 +6,7 @@ use anyhow::Result;
 use crate::build::target;
 use crate::run::is_root;
 use crate::shell::{self, cargo, step};
-use crate::{build_ebpf, fuzz, setup, test, tidy, vm};
+use crate::{build_ebpf, fuzz, msrv, setup, test, tidy, vm};
 
 /// For each fuzz target: long enough to run the seeds and many thousand inputs made from them.
 const FUZZING: u64 = 4;
@@ -35,6 +35,8 @@ pub(crate) fn run() -> Result<()> {
             "warnings",
         ]))
     })?;
+    msrv::check()?;
+    step("tests of xtask", || shell::quietly(&mut ours(&["test", "--quiet", "--package", "xtask"])))?;
     step("warnings of the kernel program", || {
         // Clippy is not there for the compiler that builds it.
         let mut check = setup::run()?.cargo("check", "target/ebpf-check")?;

@@ -12,7 +12,7 @@ use anyhow::{Context, Result, bail};
 
 use crate::build::target;
 use crate::build_ebpf;
-use crate::shell::{self, cargo, find, quietly, repository, step};
+use crate::shell::{self, find, quietly, repository, step, unlocked};
 
 /// Counters at every edge of the control flow, and what is compared with what.
 const COVERAGE: &[&str] = &[
@@ -88,7 +88,8 @@ fn build() -> Result<PathBuf> {
     let folder = target().join("fuzz");
     same_versions(&folder)?;
     step("building the fuzz targets", || {
-        let mut build = cargo(&["build", "--release", "--quiet", "--target", host]);
+        // Their lock file has gained what only they need since it was copied.
+        let mut build = unlocked(&["build", "--release", "--quiet", "--target", host]);
         build.arg("--manifest-path").arg(repository().join("tests/fuzz/Cargo.toml"));
         // With a target named, neither build scripts nor macros are compiled with these.
         build.env("CARGO_TARGET_DIR", &folder).env("RUSTFLAGS", COVERAGE.join(" "));

@@ -7,6 +7,7 @@ mod chaos;
 mod ci;
 mod faults;
 mod fuzz;
+mod msrv;
 mod packages;
 mod run;
 mod setup;
@@ -81,7 +82,7 @@ enum Verb {
     },
     /// Feed random input to what reads input, and to the table
     Fuzz(fuzz::Arguments),
-    /// All that must pass: format, clippy, tidy, documentation, fuzz targets, tests
+    /// All that must pass: format, tidy, clippy, the oldest Rust, documentation, fuzz targets, tests
     Ci,
 }
 

@@ -7,7 +7,7 @@ use std::process::Command;
 use anyhow::{Context, Result, bail};
 
 use crate::packages;
-use crate::shell::{cargo, find, prepend, quietly, step};
+use crate::shell::{cargo, find, prepend, quietly, step, unlocked};
 
 /// A compiler with `core` for the BPF target already built, and the LLVM that it was built with.
 const DEBIAN: &[&str] =
@@ -41,7 +41,7 @@ pub(crate) fn run() -> Result<Toolchain> {
     let tools = packages::cache()?.join(format!("bpf-linker-{BPF_LINKER}"));
     if !tools.join("bin/bpf-linker").is_file() {
         step(&format!("building bpf-linker {BPF_LINKER}"), || {
-            let mut install = cargo(&["install", "bpf-linker", "--version", BPF_LINKER, "--locked"]);
+            let mut install = cargo(&["install", "bpf-linker", "--version", BPF_LINKER]);
             install.args(["--no-default-features", "--features", "llvm-22", "--root"]).arg(&tools);
             // Without this it would link against another LLVM of the system, and fail.
             install.env("LLVM_PREFIX", root.join("usr/lib/llvm-22"));
@@ -65,6 +65,7 @@ impl Toolchain {
     pub(crate) fn cargo(&self, verb: &str, target: &str) -> Result<Command> {
         let arguments = &[
             verb,
+            "--locked",
             "--release",
             "--quiet",
             "--target",
@@ -84,7 +85,7 @@ impl Toolchain {
                 command
             }
             Self::Unpacked { root, tools } => {
-                let mut command = cargo(arguments);
+                let mut command = unlocked(arguments);
                 command.env("RUSTC", root.join("usr/bin/rustc"));
                 // aya-ebpf uses an unstable feature.
                 command.env("RUSTC_BOOTSTRAP", "1");

@@ -16,8 +16,19 @@ pub(crate) fn repository() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap_or(Path::new("/"))
 }
 
-/// Cargo, in the repository.
+/// Cargo, in the repository, with the versions that the lock file names.
 pub(crate) fn cargo(arguments: &[&str]) -> Command {
+    let mut command = unlocked(&arguments[..1]);
+    // It builds nothing, and so does not know the flag.
+    if arguments[0] != "fmt" {
+        command.arg("--locked");
+    }
+    command.args(&arguments[1..]);
+    command
+}
+
+/// Cargo, in the repository, for packages with a lock file of their own.
+pub(crate) fn unlocked(arguments: &[&str]) -> Command {
     let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     command.args(arguments).current_dir(repository());
     command
