@@ -4,7 +4,7 @@ use anyhow::{Context, Result};
 use aya::maps::{MapData, ReusePortSockArray};
 use aya::programs::SkReuseport;
 use aya::{Ebpf, EbpfLoader};
-use reuseport_lb::listener::{Listener, Protocol};
+use reuseport_lb::domain::listener::{Listener, Protocol};
 use socket2::{Domain, Socket, Type};
 
 use testkit::world::repository;

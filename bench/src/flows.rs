@@ -6,10 +6,10 @@ use std::io::ErrorKind;
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 
 use anyhow::{Context, Result, ensure};
+use reuseport_lb::domain::listener::{Listener, Protocol};
+use reuseport_lb::domain::table::{Change, Member, Table};
 use reuseport_lb::kernel::group::{Group, Policy};
 use reuseport_lb::kernel::socket;
-use reuseport_lb::listener::{Listener, Protocol};
-use reuseport_lb::table::{Change, Member, Table};
 use socket2::{Domain, Socket, Type};
 use testkit::world::World;
 

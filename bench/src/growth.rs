@@ -9,10 +9,10 @@ use aya::programs::loaded_programs;
 use aya::sys::{Stats, enable_stats};
 use bench::baseline::Baseline;
 use nix::sys::socket::{ControlMessage, MsgFlags, SockaddrIn, sendmsg};
+use reuseport_lb::domain::listener::{Listener, Protocol};
+use reuseport_lb::domain::table::{Member, Table};
 use reuseport_lb::kernel::group::{Group, Policy};
 use reuseport_lb::kernel::socket;
-use reuseport_lb::listener::{Listener, Protocol};
-use reuseport_lb::table::{Member, Table};
 use socket2::{Domain, Socket, Type};
 use testkit::world::World;
 

@@ -6,9 +6,9 @@ use std::time::Instant;
 
 use anyhow::Result;
 use hashring::HashRing;
+use reuseport_lb::domain::listener::{Listener, Protocol};
+use reuseport_lb::domain::table::{Change, Member, Table};
 use reuseport_lb::kernel::group::{Group, Policy};
-use reuseport_lb::listener::{Listener, Protocol};
-use reuseport_lb::table::{Change, Member, Table};
 use testkit::world::World;
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 

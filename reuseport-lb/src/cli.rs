@@ -9,8 +9,8 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::config::{self, Ready};
 use crate::daemon::Paths;
+use crate::domain::listener::Listener;
 use crate::kernel::{bpffs, launch};
-use crate::listener::Listener;
 use crate::service::Target;
 
 const EXAMPLES: &str = "\

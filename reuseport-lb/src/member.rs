@@ -1,5 +1,5 @@
 //! Being a worker of a daemon that runs already, from within any Rust program: [`Member`]. The other
-//! side is `join.rs`; docs/JOIN.md describes what they say to each other.
+//! side is `api/join`; docs/JOIN.md describes what they say to each other.
 //!
 //! Everything here blocks for a short time only and needs no runtime.
 //!
@@ -26,10 +26,10 @@ use std::time::{Duration, Instant};
 
 use socket2::{Domain, SockAddr, Socket, Type};
 
-use crate::control::Failure;
-use crate::join::{self, Answer, Ask, LONGEST_REQUEST};
+use crate::api::control::Failure;
+use crate::api::join::{self, Answer, Ask, LONGEST_REQUEST};
+use crate::kernel::fd_passing;
 use crate::kernel::launch::Joined;
-use crate::kernel::passing;
 
 /// Where a daemon is that was not told otherwise.
 const RUNTIME_DIR: &str = "/run/reuseport-lb";
@@ -304,7 +304,7 @@ fn hear(stream: &UnixStream) -> io::Result<(Vec<u8>, Vec<std::os::fd::OwnedFd>)>
     let (mut line, mut fds) = (Vec::new(), Vec::new());
     let mut buffer = [0; 4096];
     while line.len() < LONGEST_ANSWER {
-        let (length, came) = passing::receive(stream, &mut buffer)?;
+        let (length, came) = fd_passing::receive(stream, &mut buffer)?;
         if length == 0 {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }

@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-use reuseport_lb::table::{Member, Table};
+use reuseport_lb::domain::table::{Member, Table};
 use reuseport_lb_common::key::{source_v4, source_v6};
 use testkit::client::{ask_from, ask_udp};
 use testkit::daemon::{Daemon, counter, until};

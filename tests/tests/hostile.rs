@@ -13,8 +13,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
-use reuseport_lb::crowd;
-use reuseport_lb::kernel::{host, passing};
+use reuseport_lb::api::connection_limit;
+use reuseport_lb::kernel::{fd_passing, host};
 use testkit::daemon::{Daemon, counter, until};
 use testkit::guests::{Guests, Manner};
 use testkit::load::Load;
@@ -171,7 +171,7 @@ fn ask(path: &Path, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> End {
     stream.set_read_timeout(Some(Duration::from_secs(8))).unwrap();
     stream.set_write_timeout(Some(Duration::from_secs(8))).unwrap();
     // The daemon may hang up in the middle, which is its right.
-    let sent = passing::send(&stream, bytes, fds);
+    let sent = fd_passing::send(&stream, bytes, fds);
     if !fds.is_empty() && sent.as_ref().is_err_and(|error| error.kind() == ErrorKind::PermissionDenied) {
         return End::Unsent;
     }
@@ -244,7 +244,7 @@ fn talk_nonsense(world: &World, socket: &'static str) -> Ends {
         let bytes =
             if socket == JOIN_SOCKET { bad_join(&mut chance, kind) } else { bad_control(&mut chance, kind) };
         // Every fifth brings descriptors that nobody has asked for.
-        let count = if nth % 5 == 0 { 1 + chance.next() as usize % passing::MOST } else { 0 };
+        let count = if nth % 5 == 0 { 1 + chance.next() as usize % fd_passing::MOST } else { 0 };
         *ends.entry((socket, ask(&path, &bytes, &vec![file.as_fd(); count]))).or_default() += 1;
     }
     ends
@@ -270,7 +270,7 @@ fn storm(world: &World, daemon: &Daemon, guests: &Guests) {
             hold(world, CONTROL_SOCKET, "POST /v1/services/web/scale HTTP/1.1\r\nHost: x\r\n"),
         ];
         // A process that wants to join is known by a pidfd from the start.
-        let bound = before + 3 * crowd::MOST;
+        let bound = before + 3 * connection_limit::MOST;
         until("only so many to be kept", || (descriptors(daemon.pid()) == bound).then_some(()));
         let honest = scope.spawn(|| be_honest(daemon, guests, &stop));
         let begun = Instant::now();
@@ -343,7 +343,7 @@ fn closing_what_somebody_sent_holds_nobody_up() {
         let (here, there) = lingering();
         let stream = UnixStream::connect(world.path(socket)).unwrap();
         // From Linux 6.16 on it cannot even be sent.
-        let sent = passing::send(&stream, bytes, &[here.as_fd()]);
+        let sent = fd_passing::send(&stream, bytes, &[here.as_fd()]);
         if sent.is_err() {
             // Then its last close is here.
             socket2::SockRef::from(&here).set_linger(None).unwrap();
@@ -377,7 +377,7 @@ fn when_too_many_wait_the_oldest_have_to_go_and_no_others() {
     let daemon = Daemon::configured(&world, SERVICE);
     for (socket, each) in [(JOIN_SOCKET, 2), (CONTROL_SOCKET, 1)] {
         let before = descriptors(daemon.pid());
-        let mut held: Vec<UnixStream> = (0..crowd::MOST + 40)
+        let mut held: Vec<UnixStream> = (0..connection_limit::MOST + 40)
             .map(|_| {
                 let mut stream = UnixStream::connect(world.path(socket)).unwrap();
                 let _ = stream.write_all(b"P");
@@ -385,7 +385,7 @@ fn when_too_many_wait_the_oldest_have_to_go_and_no_others() {
             })
             .collect();
         until("only so many to be kept", || {
-            (descriptors(daemon.pid()) == before + each * crowd::MOST).then_some(())
+            (descriptors(daemon.pid()) == before + each * connection_limit::MOST).then_some(())
         });
         for (nth, stream) in held.iter_mut().enumerate() {
             stream.set_nonblocking(true).unwrap();

@@ -3,7 +3,8 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on shall panic")]
 
-use reuseport_lb::{config, state};
+use reuseport_lb::config;
+use reuseport_lb::service::state_file;
 use testkit::world::repository;
 use xxhash_rust::xxh3::xxh3_64;
 
@@ -19,5 +20,5 @@ fn configurations_and_the_state_file_are_accepted() {
     }
     let json = seed("state/whole");
     let sum = format!("{:016x}\n", xxh3_64(&json));
-    state::parse(&[sum.as_bytes(), &json].concat()).unwrap();
+    state_file::parse(&[sum.as_bytes(), &json].concat()).unwrap();
 }

@@ -5,9 +5,9 @@ use std::net::Ipv4Addr;
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
+use reuseport_lb::domain::listener::{Listener, Protocol};
+use reuseport_lb::domain::table::{Member, Table};
 use reuseport_lb::kernel::group::{Group, Policy};
-use reuseport_lb::listener::{Listener, Protocol};
-use reuseport_lb::table::{Member, Table};
 use testkit::world::World;
 
 const ROUNDS: usize = 15;

@@ -7,8 +7,8 @@ use serde_json::json;
 
 use crate::cli;
 use crate::config::{self, Invalid, Overload, Service, WhenBusy};
+use crate::daemon::startable;
 use crate::printable::{self, inline};
-use crate::startable;
 
 pub(super) fn run(arguments: &cli::Check) -> Result<()> {
     let services = match arguments.offline {

@@ -13,8 +13,8 @@ use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
 use tokio::runtime::Runtime;
 
+use crate::api::control::Failure;
 use crate::config::Invalid;
-use crate::control::Failure;
 use crate::daemon::Paths;
 use crate::status::Status;
 

@@ -9,18 +9,19 @@ use anyhow::{Result, bail};
 use super::client::Client;
 use crate::cli;
 use crate::config::{self, Service, WhenBusy};
+use crate::daemon::startable;
 use crate::daemon::{self, Paths};
 use crate::doctor::places::{self, Daemon};
 use crate::doctor::system::{self, Bpffs};
 use crate::doctor::{Check, Report, Tried, Verdict, limits};
+use crate::domain::listener::{Listener, Protocol};
 use crate::kernel::bpffs::{self, Detached, Place};
 use crate::kernel::group::Policy;
 use crate::kernel::host::{self, Access};
 use crate::kernel::offsets::VMLINUX;
 use crate::kernel::probe::{self, Scratch, sysctl};
 use crate::kernel::{rights, socket, strangers};
-use crate::listener::{Listener, Protocol};
-use crate::{startable, state};
+use crate::service::state_file;
 
 pub(super) fn run(arguments: &cli::Doctor, paths: &Paths) -> Result<()> {
     let services = match &arguments.config {
@@ -160,7 +161,7 @@ fn daemon(paths: &Paths) -> (Daemon, HashSet<u64>) {
         return (Daemon::Silent(format!("{error:#}")), HashSet::new());
     }
     let boot = host::boot();
-    let left = state::look(&paths.runtime_dir).filter_map(|(_, read)| read.ok());
+    let left = state_file::look(&paths.runtime_dir).filter_map(|(_, read)| read.ok());
     let left: Vec<_> = left.filter(|state| state.boot == boot).collect();
     let workers = left.iter().flat_map(|state| &state.workers);
     let ours = workers.flat_map(|worker| &worker.places).map(|place| place.cookie).collect();

@@ -3,9 +3,10 @@
 use anyhow::Result;
 
 use super::client::Client;
+use crate::api::control;
+use crate::cli;
 use crate::daemon::Paths;
 use crate::service::Drained;
-use crate::{cli, control};
 
 pub(super) fn run(arguments: &cli::Drain, paths: &Paths) -> Result<()> {
     let path = super::worker_path(&arguments.worker, "drain")?;

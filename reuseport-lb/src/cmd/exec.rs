@@ -2,12 +2,14 @@
 
 use anyhow::Result;
 
+use crate::api::join;
+use crate::cli;
 use crate::config::Invalid;
 use crate::daemon::Paths;
-use crate::executable;
+use crate::kernel::executable;
 use crate::kernel::launch;
 use crate::member::{JoinOptions, Member};
-use crate::{cli, join, service};
+use crate::service;
 
 pub(super) fn run(arguments: &cli::Exec, paths: &Paths) -> Result<()> {
     let cli::Exec { service, weight, command, .. } = arguments;

@@ -3,7 +3,7 @@
 use anyhow::Result;
 
 use super::client::Client;
-use crate::control::Reloaded;
+use crate::api::control::Reloaded;
 use crate::daemon::Paths;
 
 pub(super) fn run(paths: &Paths) -> Result<()> {

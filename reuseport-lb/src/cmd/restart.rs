@@ -3,9 +3,10 @@
 use anyhow::{Context, Result, bail};
 
 use super::client::Client;
+use crate::api::control;
+use crate::cli;
 use crate::daemon::Paths;
 use crate::service::Progress;
-use crate::{cli, control};
 
 pub(super) fn run(arguments: &cli::Restart, paths: &Paths) -> Result<()> {
     let what = &arguments.what;

@@ -5,9 +5,11 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, bail};
 
 use super::client::Client;
+use crate::api::control;
+use crate::cli;
 use crate::daemon::Paths;
 use crate::service::{Scaled, Target};
-use crate::{cli, control, status};
+use crate::status;
 
 const LOOK: Duration = Duration::from_millis(20);
 

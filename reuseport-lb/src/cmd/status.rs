@@ -3,8 +3,9 @@
 use anyhow::{Result, bail};
 
 use super::client::Client;
+use crate::cli;
 use crate::daemon::Paths;
-use crate::{cli, status};
+use crate::status;
 
 pub(super) fn run(arguments: &cli::Status, paths: &Paths) -> Result<()> {
     let client = Client::new(paths)?;

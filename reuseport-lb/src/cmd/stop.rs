@@ -5,8 +5,8 @@ use std::time::Duration;
 use anyhow::Result;
 
 use super::client::Client;
+use crate::api::control::{self, Stopping};
 use crate::cli;
-use crate::control::{self, Stopping};
 use crate::daemon::{self, Paths};
 
 const LOOK: Duration = Duration::from_millis(10);

@@ -6,7 +6,7 @@ use super::client::Client;
 use crate::cli;
 use crate::daemon::Paths;
 use crate::printable::inline;
-use crate::trace::Decision;
+use crate::service::trace::Decision;
 
 pub(super) fn run(arguments: &cli::Trace, paths: &Paths) -> Result<()> {
     let service = super::service(&arguments.service, "trace")?;

@@ -3,8 +3,9 @@
 use anyhow::Result;
 
 use super::client::Client;
+use crate::api::control;
+use crate::cli;
 use crate::daemon::Paths;
-use crate::{cli, control};
 
 pub(super) fn run(arguments: &cli::Weight, paths: &Paths) -> Result<()> {
     let worker = &arguments.worker;

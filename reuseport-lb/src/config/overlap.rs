@@ -1,7 +1,7 @@
 //! What is valid, but perhaps not meant, PURE: addresses of one service below those of another.
 
 use super::Service;
-use crate::listener::Listener;
+use crate::domain::listener::Listener;
 
 /// Listeners on all addresses, of which another service has one: one line each.
 #[must_use]

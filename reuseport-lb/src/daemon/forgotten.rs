@@ -8,13 +8,13 @@ use reuseport_lb_common::layout::LAYOUT_VERSION;
 use tracing::warn;
 
 use crate::config;
+use crate::domain::listener::Listener;
+use crate::domain::worker::{Life, Origin};
 use crate::kernel::host;
 use crate::kernel::marks::{self, Marked};
 use crate::kernel::strangers::Census;
-use crate::listener::Listener;
-use crate::notify;
-use crate::state::{self, State};
-use crate::worker::{Life, Origin};
+use crate::service::sd_notify;
+use crate::service::state_file::{self, State};
 
 /// The services of an earlier daemon with this runtime directory that are not among `states`, as abandoned ones;
 /// `wanted` are those whose listeners they may have. Takes some milliseconds.
@@ -23,11 +23,11 @@ pub(super) fn look(states: &[State], wanted: &[config::Service], runtime_dir: &P
     let known: HashSet<&Path> =
         workers.filter_map(|worker| worker.notify.as_ref().map(|(path, _)| &**path)).collect();
     let mut services: BTreeMap<String, Vec<Marked>> = BTreeMap::new();
-    for marked in marks::all_in(&notify::directory(runtime_dir)) {
+    for marked in marks::all_in(&sd_notify::directory(runtime_dir)) {
         if let Some((service, _)) = marked.worker.split_once('/')
             && config::check_name(service).is_ok()
             && !known.contains(&*marked.mark)
-            && !notify::is_of_guest(&marked.mark)
+            && !sd_notify::is_of_guest(&marked.mark)
         {
             services.entry(service.to_owned()).or_default().push(marked);
         }
@@ -60,7 +60,7 @@ fn found(service: &str, workers: &[Marked], listeners: &[Listener]) -> State {
         pids.join(", ")
     );
     let config = config::Service::new(service, listeners.to_vec(), workers.len());
-    let door = |listener: &Listener| state::Door {
+    let door = |listener: &Listener| state_file::Door {
         asked: *listener,
         bound: *listener,
         name: String::new(),
@@ -69,7 +69,7 @@ fn found(service: &str, workers: &[Marked], listeners: &[Listener]) -> State {
         since: 1,
         lost: false,
     };
-    let worker = |(number, marked): (usize, &Marked)| state::Worker {
+    let worker = |(number, marked): (usize, &Marked)| state_file::Worker {
         number,
         instance: number as u64,
         slot: 0,
@@ -85,9 +85,9 @@ fn found(service: &str, workers: &[Marked], listeners: &[Listener]) -> State {
         places: Vec::new(),
     };
     State {
-        abandoned: Some(state::abandoned_name(service)),
+        abandoned: Some(state_file::abandoned_name(service)),
         told: false,
-        version: state::VERSION,
+        version: state_file::VERSION,
         layout: LAYOUT_VERSION,
         boot: host::boot(),
         configured: config.clone(),

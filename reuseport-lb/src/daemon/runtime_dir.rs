@@ -11,9 +11,11 @@ use anyhow::{Context, Result, bail};
 use tracing::{info, warn};
 
 use super::Paths;
+use crate::api::join;
 use crate::doctor::places::RuntimeDir;
 use crate::kernel::{host, locks};
-use crate::{join, notify, state};
+use crate::service::sd_notify;
+use crate::service::state_file;
 
 /// Longest path of a UNIX socket: `sun_path` (unix(7)) without its terminating zero.
 const SUN_PATH: usize = 107;
@@ -24,7 +26,7 @@ const LOCK: &str = "daemon.lock";
 /// Last line of the lock if the runtime directory goes with the daemon; before it are its process id and the directory.
 const MADE: &str = "\n(the runtime directory is its own)";
 
-/// Length of the name of a notification socket (see `notify::path`).
+/// Length of the name of a notification socket (see `sd_notify::path`).
 const NOTIFY_NAME: usize = 16;
 
 /// How often in a row something cannot be made again before the log says so: another daemon that starts has the lock for
@@ -122,13 +124,13 @@ impl Files {
     }
 
     fn directories(&self) -> [PathBuf; 2] {
-        [notify::directory(&self.paths.runtime_dir), state::directory(&self.paths.runtime_dir)]
+        [sd_notify::directory(&self.paths.runtime_dir), state_file::directory(&self.paths.runtime_dir)]
     }
 
     fn prepare(&self) -> io::Result<()> {
         let [notify, state] = self.directories();
-        notify::make_directory(&notify)?;
-        state::make_directory(&state)
+        sd_notify::make_directory(&notify)?;
+        state_file::make_directory(&state)
     }
 
     fn write_lock(&self, mut lock: &File) -> io::Result<()> {
@@ -142,7 +144,7 @@ impl Files {
     fn sweep(&self) {
         let _ = fs::remove_file(self.paths.control());
         let _ = fs::remove_file(join::path(&self.paths.runtime_dir));
-        let notify = notify::directory(&self.paths.runtime_dir);
+        let notify = sd_notify::directory(&self.paths.runtime_dir);
         for entry in fs::read_dir(&notify).into_iter().flatten().flatten() {
             // Somebody may have put something else there.
             host::remove_socket(&entry.path());
@@ -158,7 +160,7 @@ impl Drop for Files {
             return;
         }
         // Only if no service has left anything in it.
-        let _ = fs::remove_dir(state::directory(&self.paths.runtime_dir));
+        let _ = fs::remove_dir(state_file::directory(&self.paths.runtime_dir));
         let _ = fs::remove_file(self.paths.runtime_dir.join(LOCK));
         if self.made.get() {
             // Only if nobody else has put anything into it.
@@ -244,7 +246,7 @@ pub fn about_directory(directory: &Path) -> RuntimeDir {
 
 /// The most bytes of a path for this purpose, if `directory` has more.
 fn too_long(directory: &Path) -> Option<usize> {
-    let longest = notify::directory(directory).as_os_str().len() + 1 + NOTIFY_NAME;
+    let longest = sd_notify::directory(directory).as_os_str().len() + 1 + NOTIFY_NAME;
     (longest > SUN_PATH).then(|| SUN_PATH - (longest - directory.as_os_str().len()))
 }
 

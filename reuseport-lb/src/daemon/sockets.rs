@@ -12,10 +12,11 @@ use tokio::task::JoinHandle;
 use tracing::warn;
 
 use super::Paths;
+use crate::api::control;
+use crate::api::join;
+use crate::daemon::services::Registry;
 use crate::kernel::host::Inode;
 use crate::kernel::{closing, host};
-use crate::registry::Registry;
-use crate::{control, join};
 
 /// How often is looked whether they are there.
 const LOOK: Duration = Duration::from_secs(1);

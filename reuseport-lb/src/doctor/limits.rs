@@ -4,7 +4,7 @@ use reuseport_lb_common::layout::{Activity, Counters, Load, MAX_SLOTS, Table};
 
 use super::Check;
 use crate::config::Service;
-use crate::listener::Protocol;
+use crate::domain::listener::Protocol;
 
 /// Descriptors of a daemon without services: standard ones, lock, sockets, runtime.
 const FILES: u64 = 24;

@@ -8,7 +8,7 @@ use std::path::Path;
 use super::Check;
 use super::limits::GROUP;
 use crate::config::{Ready, Service};
-use crate::listener::Listener;
+use crate::domain::listener::Listener;
 
 /// What was found about an address.
 pub struct Address {

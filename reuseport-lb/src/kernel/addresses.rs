@@ -10,7 +10,7 @@ use nix::sys::socket::{getsockopt, sockopt};
 use rustix::process::geteuid;
 use socket2::{Domain, SockAddr, Socket, Type};
 
-use crate::listener::Listener;
+use crate::domain::listener::Listener;
 
 /// An address that no other daemon may serve, as long as this is there.
 #[derive(Debug)]

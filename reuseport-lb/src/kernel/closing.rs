@@ -52,7 +52,7 @@ mod tests {
     use std::os::unix::net::{UnixListener, UnixStream};
 
     use super::*;
-    use crate::kernel::passing;
+    use crate::kernel::fd_passing;
 
     #[test]
     fn nobody_can_send_descriptors_to_what_is_accepted_from_a_socket_that_refuses_them() {
@@ -62,8 +62,8 @@ mod tests {
         let refuses = refuse_descriptors(&listener);
         let client = UnixStream::connect(&path).unwrap();
         let _accepted = listener.accept().unwrap();
-        let sent = passing::send(&client, b"x", &[listener.as_fd()]);
+        let sent = fd_passing::send(&client, b"x", &[listener.as_fd()]);
         assert_eq!(sent.is_err(), refuses, "{sent:?}");
-        assert_eq!(passing::send(&client, b"x", &[]).unwrap(), 1);
+        assert_eq!(fd_passing::send(&client, b"x", &[]).unwrap(), 1);
     }
 }

@@ -31,8 +31,8 @@ use super::offsets::offsets;
 pub use super::policy::Policy;
 use super::policy::program_name;
 use crate::config::WhenBusy;
-use crate::flows::{Freedom, freedom, moved};
-use crate::listener::{Listener, Protocol};
+use crate::domain::bucket_move::{Freedom, freedom, moved};
+use crate::domain::listener::{Listener, Protocol};
 
 use flow_counter::Counted;
 pub use flow_counter::FlowCounter;

@@ -162,7 +162,7 @@ struct Identity<'a> {
 fn become_command(mut command: Command, worker: &Identity<'_>) -> anyhow::Error {
     let pid = std::process::id().to_string();
     // What a unit of its own was told would mislead it here.
-    for variable in crate::supervisor::OURS {
+    for variable in crate::kernel::systemd::OURS {
         command.env_remove(variable);
     }
     if let Some(watchdog) = worker.watchdog {

@@ -8,7 +8,7 @@ use std::path::Path;
 
 use rustix::fs::{FlockOperation, flock};
 
-use super::{host, passing};
+use super::{fd_passing, host};
 
 /// How the kernel marks the path of a file that is not there any more.
 const REMOVED: &str = " (deleted)";
@@ -42,7 +42,7 @@ pub fn holder_of_former(path: &Path, there: &File) -> Option<i32> {
     let held = held().into_iter().filter(|held| Some(held.pid) != own);
     let mut daemons = held.filter(|held| uid_of(held.pid).is_some_and(|uid| !is_stranger(uid)));
     let found = daemons.find(|held| {
-        let files = passing::files_of(held.pid).filter_map(|file| Some((file.metadata().ok()?, file)));
+        let files = fd_passing::files_of(held.pid).filter_map(|file| Some((file.metadata().ok()?, file)));
         let mut locked = files.filter(|(about, _)| held.file.ends_with(&format!(":{}", about.ino())));
         locked.any(|(about, file)| {
             let another = host::inode(&about) != host::inode(&there);

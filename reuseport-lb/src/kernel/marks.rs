@@ -11,8 +11,8 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{Mode, OFlags, ResolveFlags, open, openat2};
 
 use super::host::{self, Inode};
+use super::liveness::{self, Stat};
 use super::process::Identity;
-use super::signs::{self, Stat};
 
 /// A worker, as its processes tell.
 #[derive(Debug, PartialEq, Eq)]
@@ -44,7 +44,7 @@ fn all_before(then: u64, directory: &Path) -> Vec<Marked> {
     let Ok(here) = fs::metadata(directory).map(|about| host::inode(&about)) else { return Vec::new() };
     let mut found: BTreeMap<PathBuf, (bool, Marked)> = BTreeMap::new();
     let earlier = |(_, stat): &(i32, Stat)| !stat.is_zombie() && stat.started < Some(then);
-    for (pid, stat) in signs::everybody().filter(earlier) {
+    for (pid, stat) in liveness::everybody().filter(earlier) {
         let environment = stat.read_environment(pid);
         let Some(mark) = value(&environment, "NOTIFY_SOCKET").map(PathBuf::from) else { continue };
         let (Some(worker), Some(started)) = (value(&environment, "REUSEPORT_LB_WORKER"), stat.started) else {

@@ -4,26 +4,29 @@
 
 pub mod addresses;
 pub mod bpffs;
+pub mod btf;
 pub mod cgroup;
 pub mod closing;
 pub mod datagram;
+pub mod executable;
+pub mod fd_passing;
 pub mod group;
 pub mod host;
 pub mod launch;
+pub mod liveness;
 pub mod locks;
 pub mod marks;
 pub mod offsets;
 pub mod opened;
 pub mod options;
 pub mod output;
-pub mod passing;
 pub mod probe;
 pub mod process;
 pub mod recover;
 pub mod rights;
-pub mod signs;
 pub mod socket;
 pub mod strangers;
+pub mod systemd;
 pub mod waits;
 pub mod watch;
 

@@ -5,7 +5,7 @@ use std::sync::OnceLock;
 use anyhow::{Context, Result, anyhow};
 use reuseport_lb_common::offsets::Offsets;
 
-use crate::btf::Btf;
+use crate::kernel::btf::Btf;
 
 /// The kernel's own description of its types.
 pub const VMLINUX: &str = "/sys/kernel/btf/vmlinux";

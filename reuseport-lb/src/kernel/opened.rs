@@ -7,9 +7,9 @@ use std::{fmt, fs};
 
 use anyhow::Result;
 
-use super::signs::{self, Stat};
+use super::liveness::{self, Stat};
 use super::strangers::{kinds, overlaps, sockets};
-use crate::listener::{Listener, Protocol};
+use crate::domain::listener::{Listener, Protocol};
 use crate::printable::inline;
 
 /// A socket that a process has opened by itself.
@@ -58,7 +58,7 @@ pub fn by_groups(
         }
     }
     let mut opened: HashMap<i32, Opened> = HashMap::new();
-    for (pid, Stat { group, .. }) in signs::everybody().filter(|(_, stat)| groups.contains(&stat.group)) {
+    for (pid, Stat { group, .. }) in liveness::everybody().filter(|(_, stat)| groups.contains(&stat.group)) {
         for inode in inodes(pid) {
             let Some(&(protocol, address, instead)) = known.get(&inode) else { continue };
             if opened.get(&group).is_none_or(|before| instead && !before.instead) {

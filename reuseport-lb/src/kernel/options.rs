@@ -7,7 +7,7 @@ use std::os::fd::{AsFd, AsRawFd};
 use socket2::Socket;
 
 use super::socket::unbound;
-use crate::listener::Listener;
+use crate::domain::listener::Listener;
 
 /// The longest of the options below.
 const LONGEST: usize = 16;

@@ -23,9 +23,9 @@ use tokio::sync::Mutex;
 
 use super::cgroup::Cgroup;
 use super::host::{self, User};
+use super::liveness::{self, Stat};
 use super::marks::is_marked;
 use super::output::Output;
-use super::signs::{self, Stat};
 use super::watch;
 
 /// How a new worker is to be started.
@@ -141,7 +141,7 @@ pub fn spawn(launch: &Launch<'_>) -> Result<Process> {
         command.stdout(output.stdio()?).stderr(output.stdio()?);
     }
     // What the daemon's own service manager wants to hear is not the worker's to say.
-    for variable in crate::supervisor::OURS.iter().chain(&crate::supervisor::DAEMONS) {
+    for variable in crate::kernel::systemd::OURS.iter().chain(&crate::kernel::systemd::DAEMONS) {
         command.env_remove(variable);
     }
     // By these it is found, also if it does not become a command (see `marks`).
@@ -339,7 +339,7 @@ impl Process {
     /// Without a cgroup: those of its process group and session, its descendants, and those that it has
     /// marked. Reads the whole of /proc.
     fn search(&self, search: Search) -> HashMap<i32, Stat> {
-        let mut rest: HashMap<i32, Stat> = signs::everybody().collect();
+        let mut rest: HashMap<i32, Stat> = liveness::everybody().collect();
         let (has_id, replaced) = (self.has_id(), self.is_replaced());
         let mut found: HashMap<i32, Stat> = rest
             .extract_if(|pid, stat| {
@@ -382,7 +382,7 @@ impl Process {
         }
         let Some(stat) = Stat::read(pid) else { return true };
         self.cgroup.as_ref().is_some_and(|cgroup| cgroup.has(pid))
-            || (self.has_id() && signs::descends(&stat, self.pid()))
+            || (self.has_id() && liveness::descends(&stat, self.pid()))
             || (!self.is_replaced() && self.leads(&stat))
     }
 
@@ -483,7 +483,8 @@ pub fn kill_rest(identity: Identity, cgroup: Option<&Cgroup>, mark: &Path) {
     if let Some(cgroup) = cgroup {
         return cgroup.kill();
     }
-    for (pid, stat) in signs::everybody().filter(|(pid, stat)| is_marked(*pid, stat, mark, identity.started))
+    for (pid, stat) in
+        liveness::everybody().filter(|(pid, stat)| is_marked(*pid, stat, mark, identity.started))
     {
         signal_same(pid, &stat, Signal::KILL);
     }

@@ -11,7 +11,7 @@ use aya::programs::loaded_programs;
 use reuseport_lb_common::layout::{Activity, Table};
 
 use super::group::{ACTIVITY, COUNTERS, Group, Policy, SOCKETS, TABLE};
-use crate::listener::Listener;
+use crate::domain::listener::Listener;
 
 /// Pins the maps of the program with this id in the directory `pins`, as far as they are not there. To find
 /// a program by its id takes CAP_SYS_ADMIN (BPF_PROG_GET_FD_BY_ID, kernel/bpf/syscall.c).

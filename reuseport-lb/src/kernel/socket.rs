@@ -12,7 +12,7 @@ use socket2::{Domain, Protocol as Ip, SockAddr, Socket, Type};
 
 use super::group::Group;
 use super::options;
-use crate::listener::{Listener, Protocol};
+use crate::domain::listener::{Listener, Protocol};
 
 /// Why an IPv6 address cannot be had where there is none, and what to do.
 pub const NO_IPV6: &str = "IPv6 is off on this machine; listen on IPv4 addresses only, or switch it on \

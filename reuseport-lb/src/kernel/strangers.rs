@@ -13,7 +13,7 @@ use netlink_sys::protocols::NETLINK_SOCK_DIAG;
 use netlink_sys::{Socket, SocketAddr};
 
 use super::socket::Queue;
-use crate::listener::{Listener, Protocol};
+use crate::domain::listener::{Listener, Protocol};
 
 /// How many sockets there are of [`list`].
 pub fn count(listener: &Listener, ours: &HashSet<u64>) -> Result<usize> {

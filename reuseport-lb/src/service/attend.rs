@@ -1,5 +1,5 @@
 //! Looking after workers: their queues, their watchdogs and what they write. Not: what a look means
-//! (`health.rs`).
+//! (`domain/health`).
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -13,12 +13,12 @@ use super::Service;
 use super::door::door_at;
 use super::rollout::Wish;
 use super::workers::{Id, Worker};
-use crate::health::{Change, Sample, Signs, Status};
+use crate::domain::health::{Change, Sample, Signs, Status};
+use crate::domain::listener::{Listener, Protocol};
+use crate::domain::worker::{Origin, State};
 use crate::kernel::process::Process;
-use crate::kernel::{signs, socket};
-use crate::listener::{Listener, Protocol};
+use crate::kernel::{liveness, socket};
 use crate::logging;
-use crate::worker::{Origin, State};
 
 /// The daemon that looks later than this has stood still, and a process may have said what nobody has heard.
 const LATE: Duration = Duration::from_millis(100);
@@ -172,7 +172,7 @@ impl Service {
     fn judge(&mut self, now: Instant) {
         let pings = std::mem::take(&mut self.pings);
         // Reading /proc takes longer than all else here.
-        let known: RefCell<BTreeMap<Id, Option<signs::Signs>>> = RefCell::default();
+        let known: RefCell<BTreeMap<Id, Option<liveness::Signs>>> = RefCell::default();
         let of_process = |worker: &Worker| {
             let process = worker.process.as_ref().map(|running| &running.process);
             *known.borrow_mut().entry(worker.id).or_insert_with(|| process.and_then(|it| signs_of(it)))
@@ -366,8 +366,8 @@ impl Service {
 }
 
 /// Of all that the worker is.
-fn signs_of(process: &Process) -> Option<signs::Signs> {
-    signs::of_all(process.all())
+fn signs_of(process: &Process) -> Option<liveness::Signs> {
+    liveness::of_all(process.all())
 }
 
 /// Whether its queue says anything.

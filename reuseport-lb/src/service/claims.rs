@@ -4,9 +4,9 @@
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 
+use crate::domain::listener::Listener;
 use crate::kernel::group::Decides;
 use crate::kernel::host;
-use crate::listener::Listener;
 
 /// The claims of all services of a daemon.
 #[derive(Default)]

@@ -7,8 +7,8 @@ use anyhow::Result;
 use tokio::sync::{broadcast, mpsc, oneshot};
 
 use super::{Drained, Prepare, Progress, Report, Scaled, Target, Wish};
-use crate::join;
-use crate::trace::Decision;
+use crate::api::join;
+use crate::service::trace::Decision;
 
 /// What a service is asked to do.
 pub enum Command {

@@ -10,15 +10,15 @@ use super::flows::keeps;
 use super::workers::{Id, Worker};
 use super::{Service, Surroundings};
 use crate::config;
-use crate::health::Health;
+use crate::domain::health::Health;
+use crate::domain::listener::{Listener, Protocol};
+use crate::domain::table::Table;
+use crate::domain::worker::State;
 use crate::kernel::addresses::Held;
 use crate::kernel::group::{Group, Policy, Totals};
 use crate::kernel::{recover, socket};
-use crate::listener::{Listener, Protocol};
 use crate::offload::{Slices, in_thread};
-use crate::table::Table;
-use crate::trace::{self, Tracer};
-use crate::worker::State;
+use crate::service::trace::{self, Tracer};
 
 /// What threads do that make groups.
 const LOADING: &str = "loading";

@@ -1,5 +1,5 @@
 //! Flows of UDP: whose flows stay, which changes wait for them, and when flows are looked at. Not:
-//! what becomes of an entry (`flows.rs`).
+//! what becomes of an entry (`domain/bucket_move.rs`).
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -11,10 +11,10 @@ use super::Service;
 use super::door::Door;
 use super::membership::JOIN_TOGETHER;
 use super::workers::Worker;
-use crate::flows::Freedom;
-use crate::listener::Protocol;
+use crate::domain::bucket_move::Freedom;
+use crate::domain::listener::Protocol;
+use crate::domain::worker::State;
 use crate::offload::Slices;
-use crate::worker::State;
 
 /// Buckets that moved are looked at after this time: those without live flows are steady again.
 /// Decisions that were being made when they moved have marked their flow by then.

@@ -7,11 +7,11 @@ use tracing::{info, warn};
 
 use super::workers::Id;
 use super::{Happening, Service, Whom};
+use crate::api::join::{Place, Request};
 use crate::config;
-use crate::join::{Place, Request};
+use crate::domain::worker::{Event, Origin, State};
 use crate::kernel::process::Process;
-use crate::notify;
-use crate::worker::{Event, Origin, State};
+use crate::service::sd_notify;
 
 impl Service {
     /// Lets a process in, or tells it why not.
@@ -102,7 +102,7 @@ impl Service {
     fn seat(&mut self, id: Id, process: Result<Process>, owner: (u32, u32)) -> Result<(Whom, Place)> {
         let process = process?;
         let whom = self.next_whom(id);
-        let path = notify::path_of_guest(&self.surroundings.runtime_dir);
+        let path = sd_notify::path_of_guest(&self.surroundings.runtime_dir);
         let notify = self.listen_to(whom, path.clone(), Some(owner))?;
         let worker = self.workers.get(&id).context("the worker is gone")?;
         let sockets = worker

@@ -15,12 +15,12 @@ use super::door::{Door, door_near, door_of};
 use super::flows::{MOVING, keeps};
 use super::workers::{Farewell, Id, Place, Worker};
 use crate::config::{self, WhenEmpty};
-use crate::health::Status;
+use crate::domain::health::Status;
+use crate::domain::listener::{Listener, Protocol};
+use crate::domain::table::{Member, Plan};
+use crate::domain::worker::{Event, Origin, State, Step};
 use crate::kernel::{socket, strangers};
-use crate::listener::{Listener, Protocol};
 use crate::offload::Slices;
-use crate::table::{Member, Plan};
-use crate::worker::{Event, Origin, State, Step};
 
 /// A worker that is ready waits this long for others that are starting, so that buckets move once
 /// for all of them.

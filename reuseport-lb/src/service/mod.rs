@@ -1,5 +1,5 @@
 //! One service: its groups, its table and its workers, and the task that owns them all. Not: what
-//! to do when (`worker.rs`, `health.rs`) or how the kernel is told (`kernel/`).
+//! to do when (`domain/`) or how the kernel is told (`kernel/`).
 
 mod attend;
 mod claims;
@@ -11,11 +11,14 @@ mod membership;
 mod readiness;
 mod reload;
 mod repairs;
-mod report;
 mod rollout;
+pub mod sd_notify;
 mod start;
+pub mod state_file;
+mod status;
 mod surroundings;
 mod takeover;
+pub mod trace;
 mod workers;
 
 pub use claims::Claims;
@@ -23,9 +26,9 @@ pub use command::Command;
 use command::Commands;
 pub use membership::{Drained, Scaled, Target};
 pub use reload::{Prepare, TRIAL};
-pub use report::{Report, coming, complete, left};
 pub use rollout::{Progress, START, Wish};
 pub use start::find_program;
+pub use status::{Report, coming, complete, left};
 pub use surroundings::Surroundings;
 pub use takeover::{abandon, is_left};
 
@@ -38,18 +41,18 @@ use tokio::sync::{mpsc, oneshot};
 use tracing::{info, warn};
 
 use crate::config::{self, Ready};
+use crate::daemon::services::Shown;
+use crate::domain::slots::Slots;
+use crate::domain::sparing::Sparing;
+use crate::domain::table::{Member, Table};
+use crate::domain::worker::{Event, Origin, State, Step};
 use crate::kernel::host::{self, User};
 use crate::kernel::opened::Opened;
 use crate::kernel::process::{Exit, Process};
-use crate::notify::Said;
 use crate::offload::{Slices, in_thread_within};
-use crate::registry::Shown;
-use crate::slots::Slots;
-use crate::sparing::Sparing;
-use crate::state::StateFile;
-use crate::table::{Member, Table};
-use crate::trace::Tracer;
-use crate::worker::{Event, Origin, State, Step};
+use crate::service::sd_notify::Said;
+use crate::service::state_file::StateFile;
+use crate::service::trace::Tracer;
 use attend::Looks;
 use door::Door;
 use flows::Flows;

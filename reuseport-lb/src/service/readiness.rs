@@ -1,4 +1,4 @@
-//! Which workers have begun to wait for work on their sockets. Not: what follows from that (`worker.rs`).
+//! Which workers have begun to wait for work on their sockets. Not: what follows from that (`domain/worker`).
 
 use std::collections::{HashMap, HashSet};
 use std::time::{Duration, Instant};
@@ -10,11 +10,11 @@ use super::door::Door;
 use super::workers::{Id, Place, Worker};
 use super::{Happening, Service, Whom};
 use crate::config::Ready;
+use crate::domain::listener::{Listener, Protocol};
+use crate::domain::worker::{Event, State};
 use crate::kernel::launch::FIRST_FD;
 use crate::kernel::opened::{self, Opened};
-use crate::listener::{Listener, Protocol};
 use crate::offload::in_thread;
-use crate::worker::{Event, State};
 
 /// How often workers are looked at that are not seen to wait for work yet.
 const LOOK: Duration = Duration::from_millis(20);

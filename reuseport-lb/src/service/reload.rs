@@ -14,10 +14,10 @@ use super::door::Door;
 use super::workers::Id;
 use super::{LOOKING_UP, Progress, Service, Wish, with_user};
 use crate::config;
+use crate::domain::listener::{Listener, Protocol};
 use crate::kernel::group::Policy;
 use crate::kernel::host::User;
 use crate::kernel::socket;
-use crate::listener::{Listener, Protocol};
 use crate::offload::{Slices, in_thread_within};
 
 /// How long the first worker of another command is watched before it takes over.

@@ -11,8 +11,8 @@ use super::Service;
 use super::attend::judged;
 use super::door::{Door, door_near};
 use super::workers::{Id, Place};
+use crate::domain::listener::Protocol;
 use crate::kernel::{options, socket};
-use crate::listener::Protocol;
 
 impl Service {
     /// Whoever holds a socket of a group may give it another program, and the kernel does not tell

@@ -18,8 +18,8 @@ use super::Service;
 use super::door::door_of;
 use super::reload::Undo;
 use super::workers::{Id, Worker};
-use crate::listener::Protocol;
-use crate::worker::{Event, Origin, State};
+use crate::domain::listener::Protocol;
+use crate::domain::worker::{Event, Origin, State};
 
 /// How long a service may take to become ready that takes a listener over from another.
 pub const START: Duration = Duration::from_secs(30);

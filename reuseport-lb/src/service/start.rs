@@ -12,14 +12,14 @@ use super::door::Door;
 use super::workers::{Id, Running, Worker};
 use super::{AT_ONCE, Happening, Service, Surroundings, Whom};
 use crate::config;
+use crate::domain::listener::Listener;
+use crate::domain::worker::{Event, Origin, State};
 use crate::kernel::cgroup::Cgroup;
 use crate::kernel::output::Output;
 use crate::kernel::process::{self, Exit, Launch, Process};
 use crate::kernel::strangers::Census;
-use crate::listener::Listener;
-use crate::notify::{self, Notify};
 use crate::offload::{Slices, in_thread};
-use crate::worker::{Event, Origin, State};
+use crate::service::sd_notify::{self, Notify};
 
 impl Service {
     /// Loads a program for each listener and opens the sockets of all workers; starts no process.
@@ -137,7 +137,7 @@ impl Service {
 
     fn start(&self, worker: &Worker, whom: Whom) -> Result<Running> {
         let user = self.user.as_ref();
-        let path = notify::path(&self.surroundings.runtime_dir);
+        let path = sd_notify::path(&self.surroundings.runtime_dir);
         let notify = self.listen_to(whom, path, user.map(|user| (user.uid, user.gid)))?;
         let output = if worker.life.is_suspect() { Some(Output::new()?) } else { None };
         let cgroup = self.surroundings.cgroups.make(&worker.name);

@@ -13,12 +13,12 @@ use tokio::sync::mpsc;
 use tokio::time::sleep;
 
 use super::Claims;
+use crate::domain::listener::Listener;
 use crate::kernel::addresses::{self, Held, Taken};
 use crate::kernel::bpffs::Pins;
 use crate::kernel::cgroup::Cgroups;
+use crate::kernel::systemd::Starting;
 use crate::kernel::waits::Waits;
-use crate::listener::Listener;
-use crate::supervisor::Starting;
 
 /// What a daemon gives to all its services.
 pub struct Surroundings {

@@ -14,17 +14,17 @@ use tracing::{info, warn};
 use super::door::{Door, door_of};
 use super::workers::{Id, Place, Worker};
 use super::{Service, Surroundings};
+use crate::domain::listener::{Listener, Protocol};
+use crate::domain::slots::Slots;
+use crate::domain::table::Table;
+use crate::domain::worker::{self, Event, Life, Origin};
 use crate::kernel::cgroup::Cgroup;
+use crate::kernel::fd_passing;
 use crate::kernel::output::Output;
-use crate::kernel::passing;
 use crate::kernel::process::{self, Kin, Process};
 use crate::kernel::{host, recover, socket};
-use crate::listener::{Listener, Protocol};
 use crate::offload::Slices;
-use crate::slots::Slots;
-use crate::state::{self, State};
-use crate::table::Table;
-use crate::worker::{self, Event, Life, Origin};
+use crate::service::state_file::{self, State};
 
 /// The most part of the time that saving takes, if that is long.
 const SAVING: u32 = 5;
@@ -76,7 +76,7 @@ impl Service {
         State {
             abandoned: None,
             told: false,
-            version: state::VERSION,
+            version: state_file::VERSION,
             layout: LAYOUT_VERSION,
             boot: host::boot(),
             config: self.config.clone(),
@@ -90,8 +90,8 @@ impl Service {
         }
     }
 
-    fn door_state(&self, door: &Door) -> state::Door {
-        state::Door {
+    fn door_state(&self, door: &Door) -> state_file::Door {
+        state_file::Door {
             asked: door.asked,
             bound: *door.group.listener(),
             name: door.name.clone(),
@@ -121,8 +121,8 @@ impl Service {
 
     async fn adopt(
         &mut self,
-        doors: &[state::Door],
-        workers: Vec<state::Worker>,
+        doors: &[state_file::Door],
+        workers: Vec<state_file::Worker>,
         layout: u32,
         release: u64,
     ) -> Result<()> {
@@ -189,7 +189,7 @@ impl Service {
     }
 
     /// Goes on with the group of a listener, also if its pins are gone.
-    async fn adopt_door(&self, door: &state::Door, layout: u32) -> Result<Door> {
+    async fn adopt_door(&self, door: &state_file::Door, layout: u32) -> Result<Door> {
         if let Some(program) = door.program {
             let pins = self.surroundings.pins.directory(&self.config.name, &door.name)?;
             recover::pin_again(program, &pins)?;
@@ -253,7 +253,7 @@ impl Service {
         self.spread().await;
     }
 
-    fn adopt_worker(&mut self, id: Id, written: state::Worker) -> Result<()> {
+    fn adopt_worker(&mut self, id: Id, written: state_file::Worker) -> Result<()> {
         let name = self.name_of(id.number);
         let left = written.life;
         let guest = left.origin == Origin::Joined;
@@ -311,7 +311,7 @@ impl Service {
         let heard = notify.map(|(path, owner)| self.listen_to(whom, path, owner).inspect_err(unheard));
         match (process, heard) {
             (Some(process), Some(Ok(notify))) => {
-                let output = passing::descriptor_of(process.pid(), 1).and_then(Output::resume);
+                let output = fd_passing::descriptor_of(process.pid(), 1).and_then(Output::resume);
                 // It listens no more; or its READY=1 was lost, if it said that, and it cannot be seen
                 // whether it waits for work: another one takes its place. A guest is not ours to end.
                 let unready = matches!(left.state, worker::State::Starting | worker::State::Failed)
@@ -338,11 +338,11 @@ impl Service {
     }
 
     /// The sockets of a worker, from its process.
-    fn find_places(&self, written: &state::Worker, process: Option<&Process>) -> Result<Vec<Place>> {
+    fn find_places(&self, written: &state_file::Worker, process: Option<&Process>) -> Result<Vec<Place>> {
         let Some(process) = process else { return Ok(Vec::new()) };
         let cookies: Vec<u64> = written.places.iter().map(|place| place.cookie).collect();
         // What it started may have its sockets, and not itself.
-        let mut sockets = passing::sockets_of_all(process.pid(), || process.all(), &cookies)?;
+        let mut sockets = fd_passing::sockets_of_all(process.pid(), || process.all(), &cookies)?;
         let mut places = Vec::new();
         for place in &written.places {
             let at = sockets.iter().position(|(cookie, _)| *cookie == place.cookie);
@@ -375,9 +375,9 @@ impl Service {
     }
 
     /// New sockets in the slot of a worker whose old ones are gone.
-    fn reopen(&mut self, written: &state::Worker, places: &mut Vec<Place>) -> Result<()> {
-        let missing = |place: &&state::Place| !places.iter().any(|it| it.listener == place.listener);
-        for wanted in written.places.iter().filter(missing).collect::<Vec<&state::Place>>() {
+    fn reopen(&mut self, written: &state_file::Worker, places: &mut Vec<Place>) -> Result<()> {
+        let missing = |place: &&state_file::Place| !places.iter().any(|it| it.listener == place.listener);
+        for wanted in written.places.iter().filter(missing).collect::<Vec<&state_file::Place>>() {
             let door = self.doors.iter().position(|door| *door.group.listener() == wanted.listener);
             let Some(at) = door else { continue };
             let opened = self.open_place(at, written.slot, true)?;
@@ -403,24 +403,24 @@ pub fn is_left(state: &State) -> bool {
 }
 
 /// Its process, if that is still there.
-fn process_of(worker: &state::Worker) -> Option<Process> {
+fn process_of(worker: &state_file::Worker) -> Option<Process> {
     let kin = if worker.life.origin == Origin::Joined { Kin::Guest } else { Kin::Orphan };
     let mark = worker.notify.as_ref().map(|(path, _)| path.clone());
     Process::find(worker.process?, kin, cgroup_of(worker), mark)
 }
 
-fn cgroup_of(worker: &state::Worker) -> Option<Cgroup> {
+fn cgroup_of(worker: &state_file::Worker) -> Option<Cgroup> {
     worker.cgroup.as_deref().and_then(Cgroup::find)
 }
 
-fn worker_state(worker: &Worker) -> state::Worker {
-    let place = |place: &Place| state::Place {
+fn worker_state(worker: &Worker) -> state_file::Worker {
+    let place = |place: &Place| state_file::Place {
         listener: place.listener,
         cookie: place.cookie,
         selected_before: place.selected_before,
     };
     let running = worker.process.as_ref();
-    state::Worker {
+    state_file::Worker {
         number: worker.id.number,
         instance: worker.id.instance,
         slot: worker.slot,

@@ -10,13 +10,13 @@ use tokio::task::JoinHandle;
 use tracing::warn;
 
 use super::membership::Drained;
+use crate::domain::listener::{Listener, Protocol};
+use crate::domain::worker::{Life, Origin, State};
 use crate::kernel::opened::Opened;
 use crate::kernel::output::Output;
 use crate::kernel::process::{Exit, Process};
 use crate::kernel::socket;
-use crate::listener::{Listener, Protocol};
-use crate::notify::Notify;
-use crate::worker::{Life, Origin, State};
+use crate::service::sd_notify::Notify;
 
 /// A process that ends so soon after its start has not served.
 const SOON: Duration = Duration::from_secs(2);

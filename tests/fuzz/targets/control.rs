@@ -7,8 +7,8 @@ use std::os::unix::net::{SocketAddr, UnixListener as StdListener, UnixStream as 
 use std::time::Duration;
 
 use libfuzzer_sys::fuzz_target;
-use reuseport_lb::control;
-use reuseport_lb::registry::{Registry, Wish};
+use reuseport_lb::api::control;
+use reuseport_lb::daemon::services::{Registry, Wish};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::runtime::Runtime;

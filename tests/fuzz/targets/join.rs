@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use libfuzzer_sys::fuzz_target;
 use reuseport_lb::config::MAX_WEIGHT;
-use reuseport_lb::join::{self, Place, Request};
+use reuseport_lb::api::join::{self, Place, Request};
 use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{UnixListener, UnixStream};

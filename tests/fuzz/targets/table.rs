@@ -5,8 +5,8 @@
 use std::collections::BTreeMap;
 
 use libfuzzer_sys::fuzz_target;
-use reuseport_lb::flows::Freedom;
-use reuseport_lb::table::{Member, Table};
+use reuseport_lb::domain::bucket_move::Freedom;
+use reuseport_lb::domain::table::{Member, Table};
 use reuseport_lb_common::layout::{BUCKETS, NO_SLOT};
 use xxhash_rust::xxh3::xxh3_64;
 

@@ -1,5 +1,5 @@
 //! `control.sock`: HTTP/1.1 and JSON for administrators (docs/CONTROL.md). Not: what a request does.
-//! Requests are bounded in size, number (`crowd.rs`) and time; a bad one gets an error and disturbs
+//! Requests are bounded in size, number (`connection_limit.rs`) and time; a bad one gets an error and disturbs
 //! nobody.
 
 use std::cell::Cell;
@@ -22,11 +22,11 @@ use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
+use crate::api::connection_limit::{self, Guest};
 use crate::config::plain;
-use crate::crowd::{self, Guest};
+use crate::daemon::services::{End, Registry, Shown, Wish};
 use crate::offload;
 use crate::printable;
-use crate::registry::{End, Registry, Shown, Wish};
 use crate::service::{self, Command, Report, TRIAL, Target};
 use crate::status::Status;
 
@@ -147,7 +147,10 @@ type Answer = Result<Response<Body>, (StatusCode, String)>;
 
 /// Answers requests for as long as the runtime lives.
 pub async fn serve(listener: UnixListener, services: Rc<Registry>) {
-    crowd::serve(listener, "control socket", |stream, guest| converse(stream, guest, services.clone())).await;
+    connection_limit::serve(listener, "control socket", |stream, guest| {
+        converse(stream, guest, services.clone())
+    })
+    .await;
 }
 
 async fn converse(stream: UnixStream, guest: Guest, services: Rc<Registry>) {
@@ -184,7 +187,8 @@ async fn converse(stream: UnixStream, guest: Guest, services: Rc<Registry>) {
 
 /// What a connection is told that has to go, as it stands on the wire.
 fn crowded() -> String {
-    let body = serde_json::to_string(&Failure::from(crowd::why_sent_away())).unwrap_or_default() + "\n";
+    let body =
+        serde_json::to_string(&Failure::from(connection_limit::why_sent_away())).unwrap_or_default() + "\n";
     let length = body.len();
     format!(
         "HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/json\r\nconnection: close\r\n\
@@ -526,7 +530,7 @@ mod tests {
     #[test]
     fn silent_connections_keep_nobody_out() {
         with_server("silent", |connect| {
-            let mut silent: Vec<StdStream> = (0..crowd::MOST + 50).map(|_| connect()).collect();
+            let mut silent: Vec<StdStream> = (0..connection_limit::MOST + 50).map(|_| connect()).collect();
             for stream in silent.iter_mut().rev().take(10) {
                 stream.write_all(b"GET /v1/status HT").unwrap();
             }

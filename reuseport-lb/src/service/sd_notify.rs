@@ -16,10 +16,10 @@ use tokio::net::UnixDatagram;
 use tokio::task::JoinHandle;
 use tracing::warn;
 
+use crate::domain::sparing::Sparing;
+use crate::kernel::fd_passing::{self, Sender};
 use crate::kernel::host::{self, Inode};
-use crate::kernel::passing::{self, Sender};
 use crate::kernel::process::Process;
-use crate::sparing::Sparing;
 
 /// Longest message that is read; systemd's own limit is 4,096 bytes as well.
 const LONGEST: usize = 4096;
@@ -134,7 +134,7 @@ impl Notify {
         self.listening.push_back(tokio::task::spawn_local(async move {
             let mut message = [0; LONGEST];
             while let Ok((length, sender)) =
-                socket.async_io(Interest::READABLE, || passing::hear(&socket, &mut message)).await
+                socket.async_io(Interest::READABLE, || fd_passing::hear(&socket, &mut message)).await
             {
                 // Saying it twice at once means nothing more.
                 let said: BTreeSet<Said> =
@@ -159,7 +159,7 @@ impl Notify {
         if let Some(directory) = path.parent().filter(|directory| !directory.exists()) {
             make_directory(directory)?;
         }
-        let socket = UnixDatagram::from_std(passing::hearing(path)?)?;
+        let socket = UnixDatagram::from_std(fd_passing::hearing(path)?)?;
         fs::set_permissions(path, fs::Permissions::from_mode(0o600))?;
         if let Some((uid, gid)) = self.owner {
             std::os::unix::fs::chown(path, Some(uid), Some(gid))?;

@@ -1,5 +1,5 @@
 //! What the daemon says to its own service manager (sd_notify(3)); nothing if it has none. Not: what
-//! workers say to the daemon (`notify.rs`).
+//! workers say to the daemon (`service/sd_notify.rs`).
 //!
 //! Nobody waits for a word to get through: no service manager can hold the daemon up. One that says what the
 //! daemon does is said again with the next ping, where there are pings: they may be what fills the socket.

@@ -16,7 +16,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use toml::Spanned;
 
-use crate::listener::{Listener, Protocol};
+use crate::domain::listener::{Listener, Protocol};
 use crate::printable;
 use errors::located;
 use values::{Idle, Limit, Patience, Span};

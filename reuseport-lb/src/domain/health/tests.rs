@@ -1,4 +1,4 @@
-//! Tests of `health.rs` with looks made by hand.
+//! Tests of `health` with looks made by hand.
 
 use super::*;
 use crate::config::Overload;

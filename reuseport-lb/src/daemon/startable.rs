@@ -8,7 +8,7 @@ use tracing::warn;
 use crate::config::Service;
 use crate::doctor::places::{self, Executable};
 use crate::doctor::{Check, Verdict};
-use crate::executable::{self, Obstacle};
+use crate::kernel::executable::{self, Obstacle};
 use crate::kernel::host::{self, User};
 use crate::kernel::probe;
 use crate::service::{find_program, with_user};
@@ -62,7 +62,7 @@ fn worker<'a>(user: Option<&'a User>, runtime_dir: &Path) -> places::Worker<'a> 
     let mut found = places::Worker { user: Err(host::own_uid()), closed: None, untried: None };
     if let Some(user) = user {
         found.user = Ok(&user.name);
-        match probe::as_user(user, || probe::closed(&crate::notify::directory(runtime_dir))) {
+        match probe::as_user(user, || probe::closed(&crate::service::sd_notify::directory(runtime_dir))) {
             Ok(closed) => {
                 found.closed = closed.map(|(part, error)| (part.display().to_string(), error.to_string()));
             }

@@ -1,5 +1,5 @@
 //! What the queue of one worker tells over time, PURE: is anything accepted from it? Not: what
-//! follows from that (`health.rs`).
+//! follows from that (`health`).
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};

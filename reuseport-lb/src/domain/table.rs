@@ -13,7 +13,7 @@
 use reuseport_lb_common::layout::{BUCKETS, MAX_SLOTS, NO_SLOT};
 use xxhash_rust::xxh3::xxh3_64;
 
-use crate::flows::Freedom;
+use crate::domain::bucket_move::Freedom;
 
 /// A worker as the table sees it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,6 +1,6 @@
 //! `join.sock`: processes that the daemon did not start become workers (docs/JOIN.md). Not: who may,
 //! and what becomes of them, which the receiver of [`Request`] decides; nor the other side (`member.rs`).
-//! Requests are bounded in size, number (`crowd.rs`) and time; a bad one gets an error.
+//! Requests are bounded in size, number (`connection_limit.rs`) and time; a bad one gets an error.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -14,10 +14,10 @@ use tokio::io::Interest;
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{mpsc, oneshot};
 
+use crate::api::connection_limit::{self, Guest};
+use crate::api::control::{self, Failure};
 use crate::config;
-use crate::control::{self, Failure};
-use crate::crowd::{self, Guest};
-use crate::kernel::passing::{self, Peer};
+use crate::kernel::fd_passing::{self, Peer};
 use crate::kernel::{closing, host};
 use crate::printable;
 
@@ -112,7 +112,10 @@ pub(crate) fn number(service: &str, worker: &str) -> Result<usize, String> {
 
 /// Hands each valid request on, for as long as the runtime lives.
 pub async fn serve(listener: UnixListener, requests: mpsc::UnboundedSender<Request>) {
-    crowd::serve(listener, "join socket", |stream, guest| converse(stream, guest, requests.clone())).await;
+    connection_limit::serve(listener, "join socket", |stream, guest| {
+        converse(stream, guest, requests.clone())
+    })
+    .await;
 }
 
 async fn converse(stream: UnixStream, guest: Guest, requests: mpsc::UnboundedSender<Request>) {
@@ -129,7 +132,7 @@ async fn answer(stream: &UnixStream, guest: Guest, requests: mpsc::UnboundedSend
     let asked = tokio::select! {
         biased;
         asked = hear(stream) => asked,
-        () = guest.sent_away() => Err(crowd::why_sent_away()),
+        () = guest.sent_away() => Err(connection_limit::why_sent_away()),
         () = tokio::time::sleep(PATIENCE) => Err(format!("the request did not arrive within {PATIENCE:?}")),
     };
     let outcome = match (asked, peer) {
@@ -177,7 +180,7 @@ async fn hear(stream: &UnixStream) -> Result<Option<(Ask, Option<usize>)>, Strin
     loop {
         let room = &mut buffer[length..];
         let (more, unwanted) =
-            match stream.async_io(Interest::READABLE, || passing::receive(stream, room)).await {
+            match stream.async_io(Interest::READABLE, || fd_passing::receive(stream, room)).await {
                 Ok((0, _)) if length > 0 => return Err("the request has no newline at its end".into()),
                 Ok((0, _)) | Err(_) => return Ok(None),
                 Ok(received) => received,
@@ -238,7 +241,7 @@ async fn tell(stream: &UnixStream, answer: &Answer, fds: &[BorrowedFd<'_>]) -> i
     let mut left = line.as_bytes();
     while !left.is_empty() {
         let fds = if left.len() == line.len() { fds } else { &[] };
-        let sent = stream.async_io(Interest::WRITABLE, || passing::send(stream, left, fds)).await?;
+        let sent = stream.async_io(Interest::WRITABLE, || fd_passing::send(stream, left, fds)).await?;
         left = &left[sent..];
     }
     Ok(())

@@ -14,14 +14,14 @@ use super::attend::Standing;
 use super::door::{Door, index_near};
 use super::workers::{Place, Worker};
 use crate::config;
+use crate::domain::listener::Listener;
+use crate::domain::worker::{Origin, State};
 use crate::kernel::group::{FlowCounter, Flows, Totals};
 use crate::kernel::socket;
 use crate::kernel::strangers::Census;
-use crate::listener::Listener;
 use crate::offload::{Slices, in_thread_or_here};
-use crate::state;
+use crate::service::state_file;
 use crate::status;
-use crate::worker::{Origin, State};
 
 /// A service of which nothing but its settings is known yet, and what it `is` doing.
 #[must_use]
@@ -47,9 +47,9 @@ pub fn coming(config: &config::Service, is: &str) -> status::Service {
 
 /// A service that an earlier daemon left and this one takes over.
 #[must_use]
-pub fn left(state: &state::State) -> status::Service {
+pub fn left(state: &state_file::State) -> status::Service {
     let name = &state.config.name;
-    let worker = |written: &state::Worker| status::Worker {
+    let worker = |written: &state_file::Worker| status::Worker {
         slot: written.slot,
         pid: written.process.map(|process| process.pid),
         weight: written.weight,

@@ -4,7 +4,7 @@
 use std::fmt;
 
 use crate::config::Service;
-use crate::listener::Listener;
+use crate::domain::listener::Listener;
 
 /// The listeners that move.
 #[derive(Debug, Default)]

@@ -8,12 +8,12 @@ use std::rc::Rc;
 use tokio::sync::{Notify, mpsc, oneshot};
 use tracing::{info, warn};
 
+use crate::api::control::Failure;
+use crate::api::join;
 use crate::config;
-use crate::control::Failure;
-use crate::join;
+use crate::domain::listener::Listener;
+use crate::domain::listener_move::Moves;
 use crate::kernel::host;
-use crate::listener::Listener;
-use crate::moves::Moves;
 use crate::offload;
 use crate::service::{Command, Prepare, Report, START, Service, Surroundings, coming};
 use crate::status;

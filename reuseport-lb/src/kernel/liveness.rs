@@ -1,4 +1,4 @@
-//! Signs of life of a process, from /proc. Not: what they mean (`health.rs`).
+//! Signs of life of a process, from /proc. Not: what they mean (`domain/health`).
 //!
 //! A process id may have been given to another process once nobody waits for the old one any more;
 //! ask only about processes that are known to be there.

@@ -2,7 +2,9 @@
 
 mod forgotten;
 mod runtime_dir;
+pub mod services;
 mod sockets;
+pub mod startable;
 
 pub use runtime_dir::{about_directory, is_locked};
 
@@ -19,21 +21,20 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::LocalSet;
 use tracing::{info, warn};
 
+use crate::api::control::Failure;
 use crate::config;
-use crate::control::Failure;
+use crate::daemon::services::{End, Occasion, Registry, Wish};
+use crate::domain::listener::Listener;
 use crate::kernel::bpffs::{Pins, all_pins};
 use crate::kernel::cgroup::Cgroups;
 use crate::kernel::host::{self, Access};
 use crate::kernel::rights;
+use crate::kernel::systemd::{self, Starting};
 use crate::kernel::waits::Waits;
-use crate::listener::Listener;
-use crate::notify;
 use crate::offload;
-use crate::registry::{End, Occasion, Registry, Wish};
+use crate::service::sd_notify;
+use crate::service::state_file::{self, State, StateFile};
 use crate::service::{self, Claims, Command, START, Service, Surroundings};
-use crate::startable;
-use crate::state::{self, State, StateFile};
-use crate::supervisor::{self, Starting};
 use runtime_dir::Files;
 use sockets::Sockets;
 
@@ -160,7 +161,7 @@ impl Daemon<'_> {
             around.look();
         };
         tokio::task::spawn_local(sockets.serve(self.files.paths.clone(), registry.clone(), look));
-        tokio::task::spawn_local(supervisor::stay_alive());
+        tokio::task::spawn_local(systemd::stay_alive());
         info!("control socket {}", self.files.paths.control().display());
         if let Err(error) = self.start(&registry, left, services.clone()).await {
             return self.fail(&registry, error).await;
@@ -201,7 +202,7 @@ impl Daemon<'_> {
                 }
             }
         }
-        supervisor::stopping();
+        systemd::stopping();
         if matches!(outcome, Ok(End::Keep)) {
             info!("ending; workers, sockets and buckets stay for the next daemon");
             registry.tell(|| Command::Keep);
@@ -212,7 +213,7 @@ impl Daemon<'_> {
             for state in self.abandoned.take() {
                 end_abandoned(&state).await;
             }
-            let (left, _) = state::read_all(&self.surroundings.runtime_dir, &host::boot());
+            let (left, _) = state_file::read_all(&self.surroundings.runtime_dir, &host::boot());
             let told = left.iter().filter(|state| state.abandoned.is_some());
             told.for_each(|state| state.file(&self.surroundings.runtime_dir).remove());
         }
@@ -292,7 +293,7 @@ impl Daemon<'_> {
 
     /// What an earlier daemon left, and files of it that cannot be used.
     fn look_for_states(&self) -> (Vec<State>, Vec<StateFile>) {
-        let (states, wrong) = state::read_all(&self.surroundings.runtime_dir, &host::boot());
+        let (states, wrong) = state_file::read_all(&self.surroundings.runtime_dir, &host::boot());
         for (_, wrong) in &wrong {
             warn!("a state file cannot be used, so its service is not taken over: {wrong}");
         }
@@ -336,7 +337,8 @@ impl Daemon<'_> {
     /// Writes a state down where its service does not write its own: another daemon may have to end its workers.
     fn set_aside(&self, state: State) -> State {
         let runtime_dir = &self.surroundings.runtime_dir;
-        let aside = State { abandoned: Some(state::abandoned_name(&state.config.name)), ..state.clone() };
+        let aside =
+            State { abandoned: Some(state_file::abandoned_name(&state.config.name)), ..state.clone() };
         let mut file = aside.file(runtime_dir);
         file.write(&aside);
         if file.failure().is_none() {
@@ -351,7 +353,7 @@ impl Daemon<'_> {
             Source::Arguments(_) => None,
         };
         let (registry, surroundings) = (registry.clone(), self.surroundings.clone());
-        supervisor::reloading();
+        systemd::reloading();
         tokio::task::spawn_local(async move {
             let outcome = match read_again(file, surroundings.runtime_dir.clone()).await {
                 Ok(services) => {
@@ -359,7 +361,7 @@ impl Daemon<'_> {
                 }
                 Err(error) => Err(error),
             };
-            supervisor::ready();
+            systemd::ready();
             match &outcome {
                 Ok(changes) => info!("reloaded: {}", changes.replace('\n', "; ")),
                 Err(Failure { error, .. }) => warn!("reload failed: {error}"),
@@ -400,14 +402,14 @@ async fn read_again(file: Option<PathBuf>, runtime_dir: PathBuf) -> Result<Vec<c
 }
 
 /// Where a service decided, whose workers have not been told to end.
-fn deciding(state: &State) -> impl Iterator<Item = &state::Door> {
+fn deciding(state: &State) -> impl Iterator<Item = &state_file::Door> {
     state.doors.iter().filter(|door| door.since > 0 && !state.told)
 }
 
 /// Which of `states` decided for each listener; of those that say so, the one that says so last is right, and comes
 /// last.
 fn holders(states: &[State], named: impl Fn(&State) -> String) -> Vec<(Listener, String)> {
-    let mut doors: Vec<(&State, &state::Door)> =
+    let mut doors: Vec<(&State, &state_file::Door)> =
         states.iter().flat_map(|state| deciding(state).map(move |door| (state, door))).collect();
     doors.sort_by_key(|(_, door)| door.since);
     doors.into_iter().map(|(state, door)| (door.asked, named(state))).collect()
@@ -486,8 +488,8 @@ fn give_up_rights(paths: &Paths) -> Result<()> {
     let (inside, run) = (Access::WRITE_OK | Access::EXEC_OK, Access::EXEC_OK);
     let files = [
         (paths.runtime_dir.clone(), inside),
-        (notify::directory(&paths.runtime_dir), inside),
-        (state::directory(&paths.runtime_dir), inside),
+        (sd_notify::directory(&paths.runtime_dir), inside),
+        (state_file::directory(&paths.runtime_dir), inside),
         (all_pins(&paths.bpffs), inside),
         ("/proc/self/exe".into(), run),
     ];

@@ -1,4 +1,4 @@
-//! Tests of `health.rs` with a model of listening sockets: SYNs that are dropped, handshakes that
+//! Tests of `health` with a model of listening sockets: SYNs that are dropped, handshakes that
 //! take time or never end, slow and stopped workers, looks that are lost.
 
 use proptest::prelude::*;

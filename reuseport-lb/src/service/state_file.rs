@@ -15,10 +15,10 @@ use tracing::{info, warn};
 use xxhash_rust::xxh3::xxh3_64;
 
 use crate::config;
+use crate::domain::listener::Listener;
+use crate::domain::worker;
 use crate::kernel::host::{self, Inode};
 use crate::kernel::process::Identity;
-use crate::listener::Listener;
-use crate::worker;
 
 /// Changes when an older daemon could misread the file.
 pub const VERSION: u32 = 1;
@@ -387,7 +387,7 @@ mod tests {
     fn the_other_copy_is_read_then() {
         let directory = tempfile::tempdir().unwrap();
         let mut file = StateFile::new(directory.path(), "web");
-        fs::create_dir(state::directory(directory.path())).unwrap();
+        fs::create_dir(state_file::directory(directory.path())).unwrap();
         for broken in [0, 1] {
             file.write(&state());
             fs::write(&file.copies()[broken], "nonsense").unwrap();
@@ -398,8 +398,8 @@ mod tests {
         assert!(states.is_empty() && wrong[0].1.contains("service web"), "{}", wrong[0].1);
         file.write(&state());
         assert!(read_all(directory.path(), "another boot").0.is_empty());
-        assert_eq!(fs::read_dir(state::directory(directory.path())).unwrap().count(), 0);
+        assert_eq!(fs::read_dir(state_file::directory(directory.path())).unwrap().count(), 0);
     }
 
-    use crate::state;
+    use crate::service::state_file;
 }

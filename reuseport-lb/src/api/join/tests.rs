@@ -179,7 +179,7 @@ fn a_client_that_is_gone_leaves_an_undelivered_place() {
 #[test]
 fn silent_connections_keep_nobody_out() {
     with_server("silent", refuse, |connect| {
-        let mut silent: Vec<StdStream> = (0..crowd::MOST + 50).map(|_| connect()).collect();
+        let mut silent: Vec<StdStream> = (0..connection_limit::MOST + 50).map(|_| connect()).collect();
         for stream in silent.iter_mut().rev().take(10) {
             stream.write_all(b"{\"service").unwrap();
         }

@@ -1,0 +1,6 @@
+//! The daemon's sockets for others: requests in, answers out. Not: what is done about a request
+//! (`daemon/services.rs`, `service/`).
+
+pub mod connection_limit;
+pub mod control;
+pub mod join;
