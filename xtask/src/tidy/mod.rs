@@ -1,5 +1,10 @@
 //! `tidy`: what the compiler does not check. Each rule says what breaks it and how to mend that.
 
+mod arrows;
+mod graph;
+mod known;
+mod layers;
+
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -18,10 +23,11 @@ pub(crate) fn run() -> Result<()> {
     let mut broken = Vec::new();
     for (path, text) in &files {
         sizes(path, text, &mut broken);
-        layers(path, text, &mut broken);
+        unsafe_code(path, text, &mut broken);
         heads(path, text, &mut broken);
         words(path, text, &mut broken);
     }
+    arrows::check(&files, &mut broken);
     members(&files, &mut broken);
     counters(&files, &mut broken);
     faults(&files, &mut broken);
@@ -56,8 +62,8 @@ fn sizes(path: &Path, text: &str, broken: &mut Vec<String>) {
     }
 }
 
-/// Unsafe code and system calls have their places; pure modules stay pure.
-fn layers(path: &Path, text: &str, broken: &mut Vec<String>) {
+/// Unsafe code has its places.
+fn unsafe_code(path: &Path, text: &str, broken: &mut Vec<String>) {
     let place = path.to_string_lossy();
     if path.extension().is_none_or(|extension| extension != "rs") {
         return;
@@ -70,31 +76,6 @@ fn layers(path: &Path, text: &str, broken: &mut Vec<String>) {
         || place.starts_with("xtask/");
     if !may_be_unsafe && text.contains("unsafe {") {
         broken.push(format!("{place} has unsafe code: it belongs into reuseport-lb/src/kernel/"));
-    }
-    let pure = [
-        "kernel/btf.rs",
-        "domain/bucket_move.rs",
-        "domain/health/mod.rs",
-        "domain/health/window.rs",
-        "domain/listener.rs",
-        "domain/listener_move.rs",
-        "domain/slots.rs",
-        "domain/sparing.rs",
-        "domain/table.rs",
-        "domain/worker/leaving.rs",
-        "domain/worker/mod.rs",
-        "doctor/limits.rs",
-        "doctor/mod.rs",
-        "doctor/places.rs",
-        "doctor/system.rs",
-    ]
-    .map(|name| format!("reuseport-lb/src/{name}"));
-    if pure.iter().any(|pure| *pure == place) {
-        for word in ["tokio", "crate::kernel", "libc::", "std::fs", "std::process"] {
-            if text.contains(word) {
-                broken.push(format!("{place} is pure and must not use {word}"));
-            }
-        }
     }
 }
 

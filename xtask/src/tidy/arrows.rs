@@ -1,0 +1,180 @@
+//! The rules that hold for the graph of modules: layers, circles, names and sizes of types.
+
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+
+use super::graph::{Graph, circles, circular, graph};
+use super::known::{self, Known};
+use super::layers::{LAYERS, Layer, VALUES};
+
+/// What is checked, with what is known of it; the first one has the layers.
+const PACKAGES: &[(&str, &[Known])] = &[
+    ("reuseport-lb/src", known::ARROWS),
+    ("reuseport-lb-client/src", &[]),
+    ("reuseport-lb-common/src", known::IN_COMMON),
+];
+
+/// A type of more fields has more than one job.
+const MOST_FIELDS: usize = 12;
+
+pub(super) fn check(files: &[(PathBuf, String)], broken: &mut Vec<String>) {
+    let mut graphs = Vec::new();
+    for (at, (package, known)) in PACKAGES.iter().enumerate() {
+        let graph = match graph(Path::new(package), files) {
+            Ok(graph) => graph,
+            Err(error) => {
+                broken.push(format!("{error:#}"));
+                continue;
+            }
+        };
+        if at == 0 {
+            broken.extend(arrows(&graph, LAYERS, VALUES, known));
+            broken.extend(sizes(&graph, known::LARGE));
+        } else {
+            broken.extend(arrows(&graph, &[], &[], known));
+        }
+        graphs.push(graph);
+    }
+    broken.extend(names(&graphs, known::NAMES));
+}
+
+/// Arrows that a layer forbids, circles, and entries of `known` that are not true any more. Without layers
+/// only circles are looked for.
+pub(super) fn arrows(graph: &Graph, layers: &[Layer], values: &[&str], known: &[Known]) -> Vec<String> {
+    let mut broken = Vec::new();
+    if !layers.is_empty() {
+        let placed = |name: &str| layer(layers, name).is_some() || values.contains(&name);
+        // What only tests have has no name.
+        for file in graph.files.iter().filter(|file| !file.name.is_empty() && !placed(&file.name)) {
+            let path = file.path.display();
+            broken.push(format!("{path} is in no layer: name it in xtask/src/tidy/layers.rs"));
+        }
+    }
+    let mut used = BTreeSet::new();
+    let mut is_known = |from: &str, to: &str| {
+        let found = known.iter().position(|known| known.0 == from && known.1 == to);
+        used.extend(found);
+        found.is_some()
+    };
+    let mut forbidden = |from: usize, to: &str, known_as: &str, line: usize, rule: &str| {
+        let file = &graph.files[from];
+        if !is_known(&file.name, known_as) {
+            broken.push(format!("{}:{line}: {} -> {to}: {rule}", file.path.display(), file.name));
+        }
+    };
+    for arrow in &graph.arrows {
+        let (from, to) = (&*graph.files[arrow.from].name, &*graph.files[arrow.to].name);
+        if values.contains(&from) {
+            forbidden(
+                arrow.from,
+                to,
+                to,
+                arrow.line,
+                "a plain value, which every layer may use, uses nothing",
+            );
+        } else if let Some(layer) = layer(layers, from)
+            && !values.contains(&to)
+            && !begins(to, layer.name)
+            && !layer.uses.iter().any(|allowed| begins(to, allowed))
+        {
+            forbidden(arrow.from, to, to, arrow.line, layer.rule);
+        }
+    }
+    for foreign in &graph.foreign {
+        let Some(layer) = layer(layers, &graph.files[foreign.from].name) else { continue };
+        let package = foreign.path.split("::").next().unwrap_or_default();
+        if let Some(never) = layer.never.iter().find(|never| begins(&foreign.path, never)) {
+            forbidden(foreign.from, &foreign.path, never, foreign.line, layer.rule);
+        } else if !layer.packages.is_empty() && !layer.packages.contains(&package) {
+            forbidden(foreign.from, &foreign.path, package, foreign.line, layer.rule);
+        }
+    }
+    let mut left: BTreeSet<(usize, usize)> =
+        graph.arrows.iter().map(|arrow| (arrow.from, arrow.to)).collect();
+    for (from, to) in circular(&left) {
+        if is_known(&graph.files[from].name, &graph.files[to].name) {
+            left.remove(&(from, to));
+        }
+    }
+    broken.extend(circles(&left).iter().map(|circle| told(graph, circle)));
+    let mended = known.iter().enumerate().filter(|(at, _)| !used.contains(at));
+    broken.extend(mended.map(|(_, (from, to, mend))| {
+        format!("{from} -> {to} is mended ({mend}): take it out of ARROWS in xtask/src/tidy/known.rs")
+    }));
+    broken
+}
+
+/// A circle, with the line of each arrow.
+fn told(graph: &Graph, circle: &[usize]) -> String {
+    let next = circle.iter().skip(1).chain(circle.first());
+    let steps = circle.iter().zip(next).filter_map(|(from, to)| {
+        let arrow = graph.arrows.iter().find(|arrow| arrow.from == *from && arrow.to == *to)?;
+        let (from, to) = (&graph.files[*from], &graph.files[*to]);
+        Some(format!("{}:{}: {} -> {}", from.path.display(), arrow.line, from.name, to.name))
+    });
+    let steps: Vec<String> = steps.collect();
+    format!(
+        "a circle of {} files: turn one of its arrows round, or move down what both ends need:\n    {}",
+        circle.len(),
+        steps.join("\n    ")
+    )
+}
+
+/// Public types of one name.
+pub(super) fn names(graphs: &[Graph], known: &[(&str, &str)]) -> Vec<String> {
+    let mut places: BTreeMap<&str, Vec<String>> = BTreeMap::new();
+    for file in graphs.iter().flat_map(|graph| &graph.files) {
+        for found in file.types.iter().filter(|found| found.public) {
+            places.entry(&found.name).or_default().push(format!("{}:{}", file.path.display(), found.line));
+        }
+    }
+    places.retain(|_, places| places.len() > 1);
+    let is_known = |name: &str| known.iter().any(|(known, _)| *known == name);
+    let twice = places.iter().filter(|(name, _)| !is_known(name)).map(|(name, places)| {
+        format!(
+            "{}: the public type `{name}` is declared more than once: give each its own name",
+            places.join(", ")
+        )
+    });
+    let mended = known.iter().filter(|(name, _)| !places.contains_key(name)).map(|(name, mend)| {
+        format!("`{name}` is declared once ({mend}): take it out of NAMES in xtask/src/tidy/known.rs")
+    });
+    twice.chain(mended).collect()
+}
+
+/// Types with more fields than one owner can keep in order, where the decisions are.
+pub(super) fn sizes(graph: &Graph, known: &[(&str, &str)]) -> Vec<String> {
+    let mut large = BTreeMap::new();
+    for file in
+        graph.files.iter().filter(|file| begins(&file.name, "domain") || begins(&file.name, "service"))
+    {
+        for found in file.types.iter().filter(|found| found.fields > MOST_FIELDS) {
+            large.insert(format!("{}::{}", file.name, found.name), (file, found));
+        }
+    }
+    let is_known = |name: &str| known.iter().any(|(known, _)| *known == name);
+    let broken = large.iter().filter(|(name, _)| !is_known(name)).map(|(name, (file, found))| {
+        format!(
+            "{}:{}: {name} has {} fields, more than {MOST_FIELDS}: give those that change together an owner",
+            file.path.display(),
+            found.line,
+            found.fields
+        )
+    });
+    let mended = known.iter().filter(|(name, _)| !large.contains_key(*name)).map(|(name, mend)| {
+        format!("{name} is small enough ({mend}): take it out of LARGE in xtask/src/tidy/known.rs")
+    });
+    broken.chain(mended).collect()
+}
+
+fn layer<'a>(layers: &'a [Layer], name: &str) -> Option<&'a Layer> {
+    layers.iter().find(|layer| begins(name, layer.name))
+}
+
+/// Is `name` this module or path, or something in it?
+fn begins(name: &str, with: &str) -> bool {
+    name.strip_prefix(with).is_some_and(|rest| rest.is_empty() || rest.starts_with("::"))
+}

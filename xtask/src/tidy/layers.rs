@@ -1,0 +1,144 @@
+//! Which layer may use which. `known.rs` has what is not yet so.
+
+/// The modules that are one layer, by the first part of their names.
+pub(super) struct Layer {
+    pub(super) name: &'static str,
+    /// Beginnings of module names that its files may use, besides their own layer and `VALUES`.
+    pub(super) uses: &'static [&'static str],
+    /// Packages that its files may use; empty: all.
+    pub(super) packages: &'static [&'static str],
+    /// Beginnings of paths of other packages that its files may not use.
+    pub(super) never: &'static [&'static str],
+    /// The rule in words, for who broke it.
+    pub(super) rule: &'static str,
+}
+
+/// Plain values: every layer may use them, as they use nothing.
+pub(super) const VALUES: &[&str] = &["domain::listener", "printable"];
+
+/// What is not pure: it asks the system for something, or changes it.
+const EFFECTS: &[&str] = &[
+    "std::env",
+    "std::fs",
+    "std::net::TcpListener",
+    "std::net::TcpStream",
+    "std::net::ToSocketAddrs",
+    "std::net::UdpSocket",
+    "std::os",
+    "std::process",
+    "std::thread",
+    "std::time::Instant::now",
+    "std::time::SystemTime::now",
+];
+
+pub(super) const LAYERS: &[Layer] = &[
+    Layer {
+        name: "kernel",
+        uses: &[],
+        packages: &[],
+        never: &["clap", "http_body_util", "hyper", "hyper_util", "toml"],
+        rule: "the kernel layer is the bottom: give it plain values, and let it return errors",
+    },
+    Layer {
+        name: "domain",
+        uses: &["config"],
+        packages: &["reuseport_lb_common", "serde", "std", "thiserror", "xxhash_rust"],
+        never: EFFECTS,
+        rule: "the domain is pure and uses the common package, values of the configuration and itself: \
+               give it what it asks for, time included, as an argument",
+    },
+    Layer {
+        name: "config",
+        uses: &[],
+        packages: &[],
+        never: &["aya", "clap", "libc", "nix", "rustix", "socket2", "std::net::ToSocketAddrs", "tokio"],
+        rule: "the configuration is text and values: no kernel, no name service",
+    },
+    Layer {
+        name: "doctor",
+        uses: &["config"],
+        packages: &["reuseport_lb_common", "serde", "std", "thiserror"],
+        never: EFFECTS,
+        rule: "the doctor judges what others have found out: give it the finding as an argument",
+    },
+    Layer {
+        name: "service",
+        uses: &["config", "domain", "kernel", "logging", "offload", "status"],
+        packages: &[],
+        never: &["clap", "http_body_util", "hyper", "hyper_util"],
+        rule: "a service joins domain and kernel, and knows neither HTTP nor who asks it",
+    },
+    Layer {
+        name: "api",
+        uses: &["config", "kernel", "offload", "service::command", "status"],
+        packages: &[],
+        never: &["aya", "clap"],
+        rule: "the API sees requests, answers and a handle, never what a service is made of",
+    },
+    Layer {
+        name: "daemon",
+        uses: &["api", "config", "doctor", "kernel", "offload", "service", "status"],
+        packages: &[],
+        never: &["clap"],
+        rule: "the daemon joins services and API; only a service joins domain and kernel",
+    },
+    Layer {
+        name: "cli",
+        uses: &["config"],
+        packages: &[],
+        never: &[],
+        rule: "the command line is parsed into values, and runs nothing",
+    },
+    Layer {
+        name: "cmd",
+        uses: &[
+            "api", "cli", "config", "daemon", "doctor", "embedded", "kernel", "logging", "member", "status",
+        ],
+        packages: &[],
+        never: &[],
+        rule: "a command asks the daemon, or is it",
+    },
+    Layer {
+        name: "main",
+        uses: &["cli", "cmd", "config", "logging"],
+        packages: &[],
+        never: &[],
+        rule: "main parses, runs and exits",
+    },
+    Layer {
+        name: "embedded",
+        uses: &["kernel"],
+        packages: &[],
+        never: &[],
+        rule: "a worker's side uses nothing of the daemon",
+    },
+    Layer {
+        name: "logging",
+        uses: &["kernel::rights"],
+        packages: &[],
+        never: &[],
+        rule: "everybody logs, so that logging uses nobody",
+    },
+    Layer {
+        name: "offload",
+        uses: &[],
+        packages: &[],
+        never: &[],
+        rule: "work for other threads is what its caller says, and uses nobody",
+    },
+    Layer {
+        name: "status",
+        uses: &[],
+        packages: &["comfy_table", "serde", "serde_json", "std"],
+        never: EFFECTS,
+        rule: "what is told about a service is values",
+    },
+    Layer {
+        name: "member",
+        uses: &["kernel"],
+        packages: &[],
+        never: &[],
+        rule: "a joined worker's side uses nothing of the daemon",
+    },
+    Layer { name: "crate", uses: &[], packages: &[], never: &[], rule: "the root only declares modules" },
+];
