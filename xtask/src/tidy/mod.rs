@@ -15,6 +15,7 @@ use crate::shell::{quietly, repository};
 
 /// Ask at 400 lines, split at this many.
 const LONGEST_FILE: usize = 600;
+const LONGEST_README: usize = 200;
 /// Kernel-side files are read by the verifier's victims.
 const LONGEST_KERNEL_FILE: usize = 200;
 
@@ -31,6 +32,7 @@ pub(crate) fn run() -> Result<()> {
     members(&files, &mut broken);
     counters(&files, &mut broken);
     faults(&files, &mut broken);
+    links(&files, &mut broken);
     if broken.is_empty() {
         return Ok(());
     }
@@ -109,6 +111,27 @@ fn members(files: &[(PathBuf, String)], broken: &mut Vec<String>) {
             broken.push(format!(
                 "{} does not inherit the lints: add `[lints]` with `workspace = true`",
                 path.display()
+            ));
+        }
+    }
+}
+
+/// What documents link to is there; README is for the first visit, and short.
+fn links(files: &[(PathBuf, String)], broken: &mut Vec<String>) {
+    for (path, text) in files.iter().filter(|(path, _)| path.extension().is_some_and(|end| end == "md")) {
+        let folder = repository().join(path.parent().unwrap_or(Path::new("")));
+        let targets =
+            text.split("](").skip(1).filter_map(|rest| rest.split_once(')').map(|(target, _)| target));
+        for target in targets.filter(|target| !target.contains("://")) {
+            let file = target.split('#').next().unwrap_or_default();
+            if !file.is_empty() && !folder.join(file).exists() {
+                broken.push(format!("{} links to {target}, which is not there", path.display()));
+            }
+        }
+        let lines = text.lines().count();
+        if path == Path::new("README.md") && lines > LONGEST_README {
+            broken.push(format!(
+                "README.md has {lines} lines, more than {LONGEST_README}: what is not for the first visit goes into docs/"
             ));
         }
     }
