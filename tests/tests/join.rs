@@ -465,7 +465,7 @@ fn what_becomes_of_guests_says_nothing_about_the_start_of_a_service() {
     let daemon = Daemon::start_until(&world, command, |service| is(service, "starting"));
     // One ends before it has been ready, one never gets there.
     assert!(guests.exec(&["web"], &["true"]).end().success());
-    until("it to be gone", || daemon.log().contains("it is gone").then_some(()));
+    until("it to be gone", || daemon.log().contains("worker removed").then_some(()));
     let hanging = guests.join(&["web"], Manner::Hangs);
     until("the other", || hanging.worker(&daemon.service()).map(drop));
     assert!(!daemon.log().contains("is up"), "{}", daemon.log());

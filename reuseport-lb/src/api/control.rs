@@ -25,6 +25,7 @@ use tokio::time::Instant;
 use crate::api::connection_limit::{self, Guest};
 use crate::config::plain;
 use crate::daemon::services::{End, Registry, Shown, Wish};
+use crate::domain::refusal::Refusal;
 use crate::offload;
 use crate::printable;
 use crate::service::{self, Command, Report, TRIAL, Target};
@@ -294,7 +295,7 @@ fn find(services: &Registry, name: &str) -> Result<mpsc::UnboundedSender<Command
 async fn ask<T>(
     services: &Registry,
     service: &str,
-    command: impl FnOnce(oneshot::Sender<Result<T, String>>) -> Command,
+    command: impl FnOnce(oneshot::Sender<Result<T, Refusal>>) -> Command,
 ) -> Result<T, (StatusCode, String)> {
     let (send, receive) = oneshot::channel();
     find(services, service)?.send(command(send)).map_err(|_| ended())?;
@@ -360,7 +361,7 @@ fn restart(services: &Registry, service: &str, only: Option<usize>, body: &[u8])
     }
     let (timeout, trial) = (timeout_ms.map(Duration::from_millis), Duration::from_millis(trial_ms));
     let (progress, told) = mpsc::unbounded_channel();
-    let wish = service::Wish { only, parallel, timeout, trial };
+    let wish = service::RestartOptions { only, parallel, timeout, trial };
     find(services, service)?.send(Command::Restart(wish, progress)).map_err(|_| ended())?;
     Ok(lines(told))
 }
@@ -407,8 +408,12 @@ async fn trace(services: &Registry, service: &str) -> Answer {
     Ok(Response::new(body.boxed()))
 }
 
-async fn done<T>(receive: oneshot::Receiver<Result<T, String>>) -> Result<T, (StatusCode, String)> {
-    receive.await.map_err(|_| ended())?.map_err(|error| (StatusCode::UNPROCESSABLE_ENTITY, error))
+async fn done<T>(receive: oneshot::Receiver<Result<T, Refusal>>) -> Result<T, (StatusCode, String)> {
+    receive.await.map_err(|_| ended())?.map_err(|refusal| {
+        let code =
+            if refusal.is_unknown() { StatusCode::NOT_FOUND } else { StatusCode::UNPROCESSABLE_ENTITY };
+        (code, refusal.to_string())
+    })
 }
 
 fn ended() -> (StatusCode, String) {

@@ -27,7 +27,7 @@ pub(super) fn look(states: &[State], wanted: &[config::Service], runtime_dir: &P
         if let Some((service, _)) = marked.worker.split_once('/')
             && config::check_name(service).is_ok()
             && !known.contains(&*marked.mark)
-            && !sd_notify::is_of_guest(&marked.mark)
+            && !sd_notify::is_of_joined(&marked.mark)
         {
             services.entry(service.to_owned()).or_default().push(marked);
         }

@@ -8,8 +8,9 @@ use tracing::warn;
 use crate::config::Service;
 use crate::doctor::places::{self, Executable};
 use crate::doctor::{Check, Verdict};
+use crate::domain::observed::User;
 use crate::kernel::executable::{self, Obstacle};
-use crate::kernel::host::{self, User};
+use crate::kernel::host;
 use crate::kernel::probe;
 use crate::service::{find_program, with_user};
 

@@ -34,6 +34,51 @@ impl Slots {
     }
 }
 
+/// A set of slots; asking whether one is in it takes one look.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct SlotSet {
+    words: Vec<u64>,
+}
+
+impl SlotSet {
+    /// Whether a slot is in it; [`NO_SLOT`](reuseport_lb_common::layout::NO_SLOT) never is.
+    #[must_use]
+    pub fn contains(&self, slot: u16) -> bool {
+        self.words.get(usize::from(slot) / 64).is_some_and(|word| word >> (slot % 64) & 1 == 1)
+    }
+
+    /// Whether nothing is in it.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.words.iter().all(|word| *word == 0)
+    }
+
+    /// What is in this set and not in `other`.
+    #[must_use]
+    pub fn without(&self, other: &Self) -> Self {
+        let theirs = other.words.iter().copied().chain(std::iter::repeat(0));
+        let mut words: Vec<u64> = self.words.iter().zip(theirs).map(|(own, their)| own & !their).collect();
+        while words.last() == Some(&0) {
+            words.pop();
+        }
+        Self { words }
+    }
+}
+
+impl FromIterator<u16> for SlotSet {
+    fn from_iter<I: IntoIterator<Item = u16>>(slots: I) -> Self {
+        let mut words = Vec::new();
+        for slot in slots {
+            let at = usize::from(slot) / 64;
+            if words.len() <= at {
+                words.resize(at + 1, 0);
+            }
+            words[at] |= 1 << (slot % 64);
+        }
+        Self { words }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -12,6 +12,8 @@ pub use rustix::fs::Access;
 use rustix::fs::{AtFlags, CWD, accessat};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
+use crate::domain::observed::User;
+
 /// The kernel's release, like `6.1.0-42-amd64`.
 #[must_use]
 pub fn release() -> String {
@@ -73,17 +75,6 @@ pub fn random() -> u64 {
         // A hash by keys that the standard library gets from the kernel.
         Err(_) => std::hash::BuildHasher::hash_one(&std::hash::RandomState::new(), 0),
     }
-}
-
-/// A user that workers run as.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct User {
-    /// As in the password database.
-    pub name: String,
-    /// User id.
-    pub uid: u32,
-    /// Primary group id.
-    pub gid: u32,
 }
 
 /// Looks `name` up in the password database.

@@ -1,4 +1,4 @@
-//! Signs of life of a process, from /proc. Not: what they mean (`domain/health`).
+//! Pulse of life of a process, from /proc. Not: what they mean (`domain/health`).
 //!
 //! A process id may have been given to another process once nobody waits for the old one any more;
 //! ask only about processes that are known to be there.
@@ -8,25 +8,17 @@ use std::io::IoSliceMut;
 
 use nix::sys::uio::{RemoteIoVec, process_vm_readv};
 
+use crate::domain::observed::Pulse;
+
 /// So many ancestors of a process are looked at.
 const GENERATIONS: usize = 100;
 
 /// So much of an environment is read.
 const MOST_ENVIRONMENT: usize = 256 << 10;
 
-/// What a process, or a group of them, shows at one moment.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Signs {
-    /// It is stopped: by a signal (`T`) or a debugger (`t`). A group is when all of it is.
-    pub stopped: bool,
-    /// How often its threads gave up the processor by themselves, so far. A thread that ends takes
-    /// its part with it, so any change is a sign of life, not only a rise.
-    pub switches: u64,
-}
-
 /// The signs of process `pid` with all its threads; `None` if it is gone, or a zombie.
 #[must_use]
-pub fn of_process(pid: i32) -> Option<Signs> {
+pub fn of_process(pid: i32) -> Option<Pulse> {
     let stat = Stat::read(pid)?;
     let mut switches = 0u64;
     let mut threads = 0;
@@ -40,13 +32,13 @@ pub fn of_process(pid: i32) -> Option<Signs> {
     if threads == 0 || (threads == 1 && matches!(stat.state, b'Z' | b'X')) {
         return None;
     }
-    Some(Signs { stopped: matches!(stat.state, b'T' | b't'), switches })
+    Some(Pulse { stopped: matches!(stat.state, b'T' | b't'), switches })
 }
 
 /// The signs of all these processes; `None` if there is none.
 #[must_use]
-pub fn of_all(pids: impl IntoIterator<Item = i32>) -> Option<Signs> {
-    pids.into_iter().filter_map(of_process).reduce(|all, one| Signs {
+pub fn of_all(pids: impl IntoIterator<Item = i32>) -> Option<Pulse> {
+    pids.into_iter().filter_map(of_process).reduce(|all, one| Pulse {
         stopped: all.stopped && one.stopped,
         switches: all.switches + one.switches,
     })

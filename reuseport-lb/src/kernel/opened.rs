@@ -2,37 +2,16 @@
 //! (`service/readiness.rs`).
 
 use std::collections::{HashMap, HashSet};
+use std::fs;
 use std::net::SocketAddr;
-use std::{fmt, fs};
 
 use anyhow::Result;
 
 use super::liveness::{self, Stat};
 use super::strangers::{kinds, overlaps, sockets};
 use crate::domain::listener::{Listener, Protocol};
+use crate::domain::observed::ForeignSocket;
 use crate::printable::inline;
-
-/// A socket that a process has opened by itself.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Opened {
-    /// A process that has it.
-    pub pid: i32,
-    /// That one's name (/proc/PID/comm).
-    pub process: String,
-    /// Its kind.
-    pub protocol: Protocol,
-    /// Where it is bound.
-    pub address: SocketAddr,
-    /// It takes what is meant for one of the listeners.
-    pub instead: bool,
-}
-
-impl fmt::Display for Opened {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { pid, process, protocol, address, .. } = self;
-        write!(f, "pid {pid} ({}) opened {protocol}://{address} by itself", inline(process))
-    }
-}
 
 /// For each of these process groups: one socket, not of `ours` (by SO_COOKIE), that a process of it has and
 /// that listens (TCP), or is bound to the port of one of `listeners` (UDP). Rather one that takes what
@@ -41,7 +20,7 @@ pub fn by_groups(
     groups: &[i32],
     listeners: &[Listener],
     ours: &HashSet<u64>,
-) -> Result<HashMap<i32, Opened>> {
+) -> Result<HashMap<i32, ForeignSocket>> {
     let mut known: HashMap<u64, (Protocol, SocketAddr, bool)> = HashMap::new();
     for (family, protocol) in kinds(listeners) {
         for found in sockets(family, protocol, None)?.into_iter().filter(|it| !ours.contains(&it.cookie)) {
@@ -57,15 +36,16 @@ pub fn by_groups(
             }
         }
     }
-    let mut opened: HashMap<i32, Opened> = HashMap::new();
+    let mut opened: HashMap<i32, ForeignSocket> = HashMap::new();
     for (pid, Stat { group, .. }) in liveness::everybody().filter(|(_, stat)| groups.contains(&stat.group)) {
         for inode in inodes(pid) {
             let Some(&(protocol, address, instead)) = known.get(&inode) else { continue };
             if opened.get(&group).is_none_or(|before| instead && !before.instead) {
                 let name = fs::read(format!("/proc/{pid}/comm")).unwrap_or_default();
                 let name = name.strip_suffix(b"\n").unwrap_or(&name);
-                let process = String::from_utf8_lossy(name).into_owned();
-                opened.insert(group, Opened { pid, process, protocol, address, instead });
+                let process = inline(&String::from_utf8_lossy(name)).to_string();
+                let socket = ForeignSocket { pid, process, protocol: protocol.name(), address, instead };
+                opened.insert(group, socket);
             }
         }
     }
@@ -98,7 +78,7 @@ mod tests {
             by_groups(&[group], &[wanted], &ours.iter().copied().collect()).unwrap().remove(&group)
         };
         let found = look(&[]).unwrap();
-        assert_eq!((found.address, found.protocol, found.instead), (address, Protocol::Tcp, true));
+        assert_eq!((found.address, found.protocol, found.instead), (address, "tcp", true));
         // Another test may listen somewhere.
         assert!(look(&[cookie.unwrap()]).is_none_or(|it| !it.instead));
     }

@@ -20,13 +20,14 @@ use socket2::Socket;
 
 use super::bpffs::{self, Detached, Place};
 use super::group::{Group, Policy};
-use super::host::{self, User};
+use super::host;
 use super::liveness::Stat;
 use super::{rights, socket};
 use crate::config::WhenBusy;
 use crate::doctor::limits::Memory;
 use crate::doctor::system::HandOver;
 use crate::domain::listener::{Listener, Protocol};
+use crate::domain::observed::User;
 
 /// How long who waits may take to wake up; it takes microseconds.
 const PATIENCE: Duration = Duration::from_secs(1);

@@ -22,11 +22,12 @@ use tokio::io::unix::AsyncFd;
 use tokio::sync::Mutex;
 
 use super::cgroup::Cgroup;
-use super::host::{self, User};
+use super::host;
 use super::liveness::{self, Stat};
 use super::marks::is_marked;
 use super::output::Output;
 use super::watch;
+use crate::domain::observed::{Exit, User};
 
 /// How a new worker is to be started.
 pub struct Launch<'a> {
@@ -93,7 +94,7 @@ pub enum Kin {
     /// The child of an earlier daemon, with a process group of its own.
     Orphan,
     /// A process of somebody else: nothing but itself is ours.
-    Guest,
+    Joined,
 }
 
 /// How much is asked of processes that may be a worker's.
@@ -103,30 +104,6 @@ enum Search {
     Quick,
     /// Their environment as well.
     Thorough,
-}
-
-/// How a process ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Exit {
-    /// Only its parent knows how.
-    Unknown,
-    /// By itself, with this status.
-    Status(i32),
-    /// By this signal.
-    Signal(i32),
-}
-
-impl std::fmt::Display for Exit {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::Unknown => f.write_str("ended"),
-            Self::Status(status) => write!(f, "exited with status {status}"),
-            Self::Signal(signal) => match nix::sys::signal::Signal::try_from(*signal) {
-                Ok(name) => write!(f, "was killed by {name}"),
-                Err(_) => write!(f, "was killed by signal {signal}"),
-            },
-        }
-    }
 }
 
 /// Starts a worker: this program again, as `launch`, which inherits the sockets, arranges them as
@@ -194,9 +171,9 @@ impl Process {
     }
 
     /// A process that joined by itself.
-    pub fn guest(pid: i32, pidfd: OwnedFd) -> Result<Self> {
+    pub fn joined(pid: i32, pidfd: OwnedFd) -> Result<Self> {
         let pid = Pid::from_raw(pid).context("a process without an id")?;
-        Self::new(pid, pidfd, Kin::Guest)
+        Self::new(pid, pidfd, Kin::Joined)
     }
 
     /// A process that an earlier daemon watched; `None` if it is gone. It may be in `cgroup`, and `mark` is its
@@ -221,7 +198,7 @@ impl Process {
     /// Whether all that it started is the worker as well.
     #[must_use]
     pub fn is_leader(&self) -> bool {
-        self.kin != Kin::Guest
+        self.kin != Kin::Joined
     }
 
     /// What it is known by.
@@ -278,7 +255,7 @@ impl Process {
         }
         // It may just have ended by itself, which is what the caller wants; anything else that
         // could go wrong shows when it does not end.
-        if self.kin == Kin::Guest {
+        if self.kin == Kin::Joined {
             let _ = pidfd_send_signal(self.pidfd.get_ref(), signal);
             return;
         }
@@ -323,7 +300,7 @@ impl Process {
 
     /// Those that it started and that have not ended.
     fn others(&self, search: Search) -> HashMap<i32, Stat> {
-        if self.kin == Kin::Guest || self.gone.get() {
+        if self.kin == Kin::Joined || self.gone.get() {
             return HashMap::new();
         }
         let mut others = if self.has_entered() { HashMap::new() } else { self.search(search) };
@@ -390,7 +367,7 @@ impl Process {
     /// for. To be followed by [`Process::clean_up`].
     pub async fn wait(&self) -> io::Result<Exit> {
         let exit = self.leader_ended().await?;
-        if self.kin == Kin::Guest {
+        if self.kin == Kin::Joined {
             return Ok(exit);
         }
         if !self.ending.get() {
@@ -443,7 +420,7 @@ impl Process {
     }
 
     fn reap(&self) {
-        if self.kin == Kin::Guest {
+        if self.kin == Kin::Joined {
             return;
         }
         let reap = |whom| waitid(whom, WaitIdOptions::EXITED | WaitIdOptions::NOHANG);
@@ -472,7 +449,12 @@ impl Process {
             };
             return Ok(match (status.exit_status(), status.terminating_signal()) {
                 (Some(status), _) => Exit::Status(status),
-                (None, signal) => Exit::Signal(signal.unwrap_or_default()),
+                (None, signal) => {
+                    let signal = signal.unwrap_or_default();
+                    let name =
+                        nix::sys::signal::Signal::try_from(signal).map_or("", |signal| signal.as_str());
+                    Exit::Signal(signal, name)
+                }
             });
         }
     }

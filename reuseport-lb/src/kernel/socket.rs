@@ -7,25 +7,16 @@ use std::net::{Ipv6Addr, SocketAddr};
 use std::os::fd::AsRawFd;
 
 use anyhow::{Context, Result};
-use serde::Serialize;
 use socket2::{Domain, Protocol as Ip, SockAddr, Socket, Type};
 
 use super::group::Group;
 use super::options;
 use crate::domain::listener::{Listener, Protocol};
+use crate::domain::observed::Queue;
 
 /// Why an IPv6 address cannot be had where there is none, and what to do.
 pub const NO_IPV6: &str = "IPv6 is off on this machine; listen on IPv4 addresses only, or switch it on \
                            (net.ipv6.conf.all.disable_ipv6=0, no ipv6.disable=1 for the kernel)";
-
-/// How much waits in a socket and how much can: connections for TCP, bytes for UDP.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
-pub struct Queue {
-    /// Accept queue (`tcpi_unacked`), or memory of queued datagrams (`SK_MEMINFO_RMEM_ALLOC`).
-    pub queue: u32,
-    /// Backlog (`tcpi_sacked`), or receive buffer (`SK_MEMINFO_RCVBUF`).
-    pub backlog: u32,
-}
 
 /// Opens another socket of `group`: bound to the listener's address and, for TCP, listening.
 ///

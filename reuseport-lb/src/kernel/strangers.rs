@@ -12,8 +12,8 @@ use netlink_packet_sock_diag::inet::{ExtensionFlags, InetRequest, SocketId, Stat
 use netlink_sys::protocols::NETLINK_SOCK_DIAG;
 use netlink_sys::{Socket, SocketAddr};
 
-use super::socket::Queue;
 use crate::domain::listener::{Listener, Protocol};
+use crate::domain::observed::Queue;
 
 /// How many sockets there are of [`list`].
 pub fn count(listener: &Listener, ours: &HashSet<u64>) -> Result<usize> {

@@ -16,6 +16,7 @@ use tokio::net::UnixDatagram;
 use tokio::task::JoinHandle;
 use tracing::warn;
 
+use crate::domain::observed::Said;
 use crate::domain::sparing::Sparing;
 use crate::kernel::fd_passing::{self, Sender};
 use crate::kernel::host::{self, Inode};
@@ -27,25 +28,13 @@ const LONGEST: usize = 4096;
 /// So many sockets that have lost their path are heard as well: who has connected to one goes on to send there.
 const LOST: usize = 3;
 
-/// What a worker says.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Said {
-    /// `READY=1`
-    Ready,
-    /// `STOPPING=1`
-    Stopping,
-    /// `WATCHDOG=1`
-    Alive,
-}
-
-impl Said {
-    fn read(line: &[u8]) -> Option<Self> {
-        match line {
-            b"READY=1" => Some(Self::Ready),
-            b"STOPPING=1" => Some(Self::Stopping),
-            b"WATCHDOG=1" => Some(Self::Alive),
-            _ => None,
-        }
+/// What a line of a message says, if anything.
+fn read(line: &[u8]) -> Option<Said> {
+    match line {
+        b"READY=1" => Some(Said::Ready),
+        b"STOPPING=1" => Some(Said::Stopping),
+        b"WATCHDOG=1" => Some(Said::Alive),
+        _ => None,
     }
 }
 
@@ -75,18 +64,18 @@ pub fn path(runtime_dir: &Path) -> PathBuf {
 
 /// A path for the socket of a worker that has joined.
 #[must_use]
-pub fn path_of_guest(runtime_dir: &Path) -> PathBuf {
-    directory(runtime_dir).join(format!("{GUEST}{:015x}", host::random() >> 4))
+pub fn path_of_joined(runtime_dir: &Path) -> PathBuf {
+    directory(runtime_dir).join(format!("{JOINED}{:015x}", host::random() >> 4))
 }
 
 /// Whether a socket is of a worker that has joined, whose process is not the daemon's to end.
 #[must_use]
-pub fn is_of_guest(path: &Path) -> bool {
-    path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(&[GUEST as u8]))
+pub fn is_of_joined(path: &Path) -> bool {
+    path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(&[JOINED as u8]))
 }
 
 /// At the begin of the names of guests' sockets.
-const GUEST: char = 'j';
+const JOINED: char = 'j';
 
 /// Where all of them are.
 #[must_use]
@@ -138,7 +127,7 @@ impl Notify {
             {
                 // Saying it twice at once means nothing more.
                 let said: BTreeSet<Said> =
-                    message[..length].split(|byte| *byte == b'\n').filter_map(Said::read).collect();
+                    message[..length].split(|byte| *byte == b'\n').filter_map(read).collect();
                 if !said.is_empty() && !strangers.borrow_mut().sent(sender, &said) {
                     said.into_iter().for_each(&*hear);
                 }

@@ -1,7 +1,8 @@
 //! What a service says of itself, for `status`.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
+use std::time::Instant;
 
 use anyhow::Result;
 use reuseport_lb_common::counters::Counter;
@@ -10,17 +11,18 @@ use socket2::Socket;
 use tracing::warn;
 
 use super::Service;
-use super::attend::Standing;
-use super::door::{Door, index_near};
-use super::workers::{Place, Worker};
+use super::groups::ListenerGroup;
+use super::state_file;
 use crate::config;
-use crate::domain::listener::Listener;
+use crate::domain::engine::{Standing, Worker, WorkerSocket};
+use crate::domain::listener::{Listener, Protocol};
+use crate::domain::ports::Processes;
+use crate::domain::table::Member;
 use crate::domain::worker::{Origin, State};
 use crate::kernel::group::{FlowCounter, Flows, Totals};
 use crate::kernel::socket;
 use crate::kernel::strangers::Census;
-use crate::offload::{Slices, in_thread_or_here};
-use crate::service::state_file;
+use crate::offload::in_thread_or_here;
 use crate::status;
 
 /// A service of which nothing but its settings is known yet, and what it `is` doing.
@@ -191,46 +193,45 @@ fn shown_worker(service: &str, number: usize, state: State) -> status::Worker {
 impl Service {
     /// What is quickly said; the rest takes milliseconds a listener, and a thread.
     pub(super) fn report(&self) -> Result<Report> {
-        let totals = self.doors.iter().map(|door| door.group.totals()).collect::<Result<Vec<Totals>>>()?;
+        let mut totals = HashMap::new();
+        for group in self.groups() {
+            totals.insert(*group.group.listener(), group.group.totals()?);
+        }
         let service = self.status(&totals);
-        let of = |(door, shown): (&Door, &status::Group)| {
-            (*door.group.listener(), door.group.flow_counter(shown.counters.values().sum()))
+        let of = |(group, shown): (&ListenerGroup, &status::Group)| {
+            (*group.group.listener(), group.group.flow_counter(shown.counters.values().sum()))
         };
         Ok(Report {
-            groups: self.doors.iter().zip(&service.groups).map(of).collect(),
+            groups: self.groups().zip(&service.groups).map(of).collect(),
             service,
-            workers: self.workers.values().map(|worker| self.rest(worker, &totals)).collect(),
+            workers: self.engine.pool().iter().map(|worker| self.rest(worker, &totals)).collect(),
             ours: self.surroundings.ours.borrow().clone(),
         })
     }
 
-    fn rest(&self, worker: &Worker, totals: &[Totals]) -> Rest {
-        let slot = usize::from(worker.slot);
-        let selected = |at: usize, place: &Place| {
-            place.selected_after.unwrap_or_else(|| {
-                let door = index_near(&self.doors, at, &place.listener);
-                let now = door.map_or(0, |door| totals[door].selected[slot]);
-                if worker.holds_slot { now.saturating_sub(place.selected_before) } else { 0 }
-            })
-        };
-        let seen = |(at, place): (usize, &Place)| Seen {
-            listener: place.listener,
-            socket: place.socket.clone(),
-            cookie: place.cookie,
-            selected: selected(at, place),
-        };
-        Rest {
-            slot: worker.holds_slot.then_some(slot),
-            sockets: worker.places.iter().enumerate().map(seen).collect(),
-        }
+    fn groups(&self) -> impl Iterator<Item = &ListenerGroup> {
+        self.engine.listeners().filter_map(|listener| self.engine.dataplane().get(listener.id))
     }
 
-    /// Others get their turn, and hear meanwhile what it does.
-    pub(super) async fn turn(&self, slices: &mut Slices, with: &str) {
-        if slices.is_over() && self.shown.as_ref().is_some_and(|shown| shown.borrow().is_none()) {
-            self.busy(with);
+    fn rest(&self, worker: &Worker, totals: &HashMap<Listener, Totals>) -> Rest {
+        let slot = usize::from(worker.slot);
+        let sockets = self.engine.dataplane().sockets();
+        let sockets = sockets.borrow();
+        let seen = |socket: &WorkerSocket| {
+            let own = sockets.get(&socket.cookie)?;
+            let now = totals.get(&own.listener).map_or(0, |totals| totals.selected[slot]);
+            let since = if worker.holds_slot() { now.saturating_sub(socket.selected_before) } else { 0 };
+            Some(Seen {
+                listener: own.listener,
+                socket: own.socket.clone(),
+                cookie: socket.cookie.0,
+                selected: socket.selected_after.unwrap_or(since),
+            })
+        };
+        Rest {
+            slot: worker.holds_slot().then_some(slot),
+            sockets: worker.sockets.iter().filter_map(seen).collect(),
         }
-        slices.turn().await;
     }
 
     /// It is not busy any more.
@@ -250,67 +251,76 @@ impl Service {
     }
 
     /// Without flows, strangers and sockets.
-    fn status(&self, totals: &[Totals]) -> status::Service {
-        let shares = self.table.shares();
-        let waiting = self.flows.waiting;
+    fn status(&self, totals: &HashMap<Listener, Totals>) -> status::Service {
+        let (engine, config) = (&self.engine, &self.engine.settings().config);
+        let shares = engine.placement().table().shares();
+        let waiting = engine.flows().waiting();
         status::Service {
-            name: self.config.name.clone(),
-            affinity: self.config.affinity.to_string(),
-            moved: self.moved,
+            name: config.name.clone(),
+            affinity: config.affinity.to_string(),
+            moved: engine.placement().moved(),
             moving: self.moving(),
             waiting,
             pending: (waiting > 0).then(|| {
                 format!("{waiting} buckets wait: flows of two workers live in those that could move")
             }),
-            flows_cut: self.flows.cut,
-            start_timeout_ms: self.config.start_timeout.as_millis() as u64,
-            wanted: self.config.workers,
-            unsaved: self.state_file.failure().map(str::to_owned),
-            busy: None,
-            groups: self
-                .doors
-                .iter()
-                .zip(totals)
-                .map(|(door, totals)| self.group_status(door, totals))
-                .collect(),
-            workers: self.workers.values().map(|worker| self.worker_status(worker, &shares)).collect(),
+            flows_cut: engine.flows().cut(),
+            start_timeout_ms: config.start_timeout.as_millis() as u64,
+            wanted: config.workers,
+            unsaved: self.saver.failure().map(str::to_owned),
+            busy: engine.busy().map(str::to_owned),
+            groups: self.groups().map(|group| self.group_status(group, totals)).collect(),
+            workers: engine.pool().iter().map(|worker| self.worker_status(worker, &shares)).collect(),
         }
     }
 
-    fn group_status(&self, door: &Door, totals: &Totals) -> status::Group {
-        let listener = door.group.listener();
-        let counter = |counter: &Counter| (counter.name().to_owned(), totals.events[counter.index()]);
+    /// Buckets that are moving in any group.
+    fn moving(&self) -> usize {
+        let mut moving = vec![false; BUCKETS];
+        let tracked = self.groups().filter(|it| it.asked.protocol == Protocol::Udp);
+        tracked.for_each(|it| it.group.mark_moving(&mut moving));
+        moving.into_iter().filter(|moving| *moving).count()
+    }
+
+    fn group_status(&self, group: &ListenerGroup, totals: &HashMap<Listener, Totals>) -> status::Group {
+        let listener = group.group.listener();
+        let events = totals.get(listener).map(|totals| totals.events);
+        let count = |counter: &Counter| events.map_or(0, |events| events[counter.index()]);
+        let counter = |counter: &Counter| (counter.name().to_owned(), count(counter));
+        let own = &self.engine.settings().config.name;
         status::Group {
             listen: listener.to_string(),
             protocol: listener.protocol.to_string(),
-            program_id: door.group.program_id(),
+            program_id: group.group.program_id(),
             counters: Counter::ALL.iter().map(counter).collect(),
             flows: None,
-            decided_by: self.surroundings.claims.holder(&door.asked).filter(|it| *it != self.config.name),
+            decided_by: self.surroundings.claims.holder(&group.asked).filter(|it| it != own),
             strangers: None,
         }
     }
 
     fn worker_status(&self, worker: &Worker, shares: &[u32]) -> status::Worker {
-        let standing = self.standing(worker);
+        let engine = &self.engine;
+        let standing = engine.standing(worker);
         let slot = usize::from(worker.slot);
-        let buckets = if worker.holds_slot { shares[slot] } else { 0 };
+        let buckets = if worker.holds_slot() { shares[slot] } else { 0 };
+        let is_member = |member: &Member| member.slot() == worker.slot && worker.is_member();
         status::Worker {
             name: worker.name.clone(),
             slot: worker.slot,
             state: state_shown(worker, &standing),
-            pid: worker.process.as_ref().map(|running| running.process.pid()),
+            pid: worker.process.and_then(|running| engine.processes().pid(running.key)),
             weight: worker.weight,
-            member: self.members.iter().any(|member| member.slot() == worker.slot) && worker.is_member(),
+            member: engine.placement().members().iter().any(is_member),
             share: f64::from(buckets) / BUCKETS as f64,
             buckets,
             flows: 0,
             restarts: worker.life.restarts(),
             joined: worker.life.origin() == Origin::Joined,
-            successor: worker.trial,
+            successor: worker.is_successor(),
             overloaded: standing.overloaded,
-            lacks: self.lacks(worker, &standing),
-            last_words: worker.last_words.clone(),
+            lacks: engine.lacks(worker, Instant::now()),
+            last_words: worker.sightings.last_words.clone(),
             sockets: Vec::new(),
         }
     }

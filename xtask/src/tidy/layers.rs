@@ -14,7 +14,7 @@ pub(super) struct Layer {
 }
 
 /// Plain values: every layer may use them, as they use nothing.
-pub(super) const VALUES: &[&str] = &["domain::listener", "printable"];
+pub(super) const VALUES: &[&str] = &["domain::listener", "domain::observed", "printable"];
 
 /// What is not pure: it asks the system for something, or changes it.
 const EFFECTS: &[&str] = &[
@@ -42,7 +42,7 @@ pub(super) const LAYERS: &[Layer] = &[
     Layer {
         name: "domain",
         uses: &["config"],
-        packages: &["reuseport_lb_common", "serde", "std", "thiserror", "xxhash_rust"],
+        packages: &["reuseport_lb_common", "serde", "std", "thiserror", "tracing", "xxhash_rust"],
         never: EFFECTS,
         rule: "the domain is pure and uses the common package, values of the configuration and itself: \
                give it what it asks for, time included, as an argument",

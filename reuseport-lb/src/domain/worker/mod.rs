@@ -108,6 +108,8 @@ pub struct Left {
 pub enum Event {
     /// It exists: start it.
     Start,
+    /// Its process was started.
+    Spawned,
     /// It said `READY=1`.
     SaidReady,
     /// It was seen to wait for work.
@@ -354,7 +356,8 @@ impl Life {
     #[must_use]
     pub fn on(&mut self, event: Event, now: Instant, policy: &Service) -> Vec<Step> {
         match event {
-            Event::Start => self.start(now, policy),
+            Event::Start => self.start(),
+            Event::Spawned if self.running => self.spawned(now, policy),
             Event::SaidReady
                 if self.running && matches!(self.state, State::Starting | State::Loading | State::Failed) =>
             {
@@ -376,22 +379,26 @@ impl Life {
         }
     }
 
-    fn start(&mut self, now: Instant, policy: &Service) -> Vec<Step> {
+    fn start(&mut self) -> Vec<Step> {
         self.restart_at = None;
         self.running = true;
         (self.seen, self.due, self.word_lost) = (false, false, false);
         if self.state != State::Failed {
             self.state = State::Starting;
         }
-        let mut steps = if self.origin == Origin::Started { vec![Step::Spawn] } else { Vec::new() };
+        if self.origin == Origin::Started { vec![Step::Spawn] } else { Vec::new() }
+    }
+
+    /// Its process is there.
+    fn spawned(&mut self, now: Instant, policy: &Service) -> Vec<Step> {
         match policy.ready {
             Ready::Notify | Ready::Accepting => {}
             // After a crash it must first show that it runs.
             Ready::Immediate if self.streak > 0 => self.ready_at = Some(now + PROVEN),
-            Ready::Immediate => steps.extend(self.ready(now)),
+            Ready::Immediate => return self.ready(now),
             Ready::After(time) => self.ready_at = Some(now + time),
         }
-        steps
+        Vec::new()
     }
 
     fn seen_waiting(&mut self, all: bool, now: Instant, policy: &Service) -> Vec<Step> {
@@ -555,7 +562,7 @@ impl Life {
             steps.extend(self.give_up_buckets());
         }
         if due(self.restart_at) {
-            steps.extend(self.start(now, policy));
+            steps.extend(self.start());
         }
         if let Some(leaving) = &mut self.leaving {
             steps.extend(leaving.tick(now));

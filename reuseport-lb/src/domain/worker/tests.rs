@@ -16,8 +16,13 @@ impl Trial {
         Self { life: Life::new(Origin::Started), policy, now: Instant::now() }
     }
 
+    /// What follows; a process that is to be started is there at once.
     fn on(&mut self, event: Event) -> Vec<Step> {
-        self.life.on(event, self.now, &self.policy)
+        let mut steps = self.life.on(event, self.now, &self.policy);
+        if event == Event::Start || steps.contains(&Step::Spawn) {
+            steps.extend(self.life.on(Event::Spawned, self.now, &self.policy));
+        }
+        steps
     }
 
     fn crash(&mut self) -> Vec<Step> {
@@ -382,4 +387,14 @@ fn what_an_earlier_daemon_left_goes_on() {
     it.life = Life::taken_over(&recycling, it.now, &it.policy);
     assert_eq!(it.crash(), []);
     assert_eq!(it.wait().1, [Step::Spawn]);
+}
+
+#[test]
+fn nobody_is_ready_before_its_process_exists() {
+    let mut it = Trial::new(|policy| policy.ready = Ready::Immediate);
+    assert_eq!(it.life.on(Event::Start, it.now, &it.policy), [Step::Spawn]);
+    assert_eq!(it.life.state(), State::Starting);
+    assert_eq!(it.on(Event::NotStarted), []);
+    assert_eq!((it.life.state(), it.life.admitted()), (State::Held, false));
+    assert_eq!(it.wait(), (MACHINE_PAUSE, vec![Step::Spawn, Step::Admit]), "it is tried again");
 }

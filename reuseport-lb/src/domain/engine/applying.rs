@@ -1,0 +1,199 @@
+//! Other settings for a service that runs: everything that can fail is prepared by then. What did not change is not
+//! touched.
+
+use std::cell::RefCell;
+use std::time::{Duration, Instant};
+
+use tracing::warn;
+
+use super::super::Reply;
+use super::super::listeners::ListenerState;
+use super::super::ports::{Dataplane, Processes};
+use super::super::reconfigure::Undo;
+use super::super::rollout::{RestartOptions, RolloutEvent};
+use super::super::table::Change as Move;
+use super::Engine;
+use super::agenda::{Applying, ApplyingStage, Change};
+use super::input::{NewGroup, Reconfiguration, Scaling};
+use super::rolling::TRIAL;
+
+/// So many sockets get another backlog before others get their turn.
+const SOCKETS_AT_ONCE: usize = 64;
+
+impl<D: Dataplane, P: Processes> Engine<D, P> {
+    /// Says whether other settings are being prepared, so that nobody begins to replace workers meanwhile.
+    pub fn set_prepared(&mut self, prepared: bool) {
+        self.agenda.prepared = prepared;
+    }
+
+    pub(super) fn reconfigure(
+        &mut self,
+        change: Option<Box<Reconfiguration>>,
+        reply: Reply<Result<String, String>>,
+        now: Instant,
+    ) {
+        self.agenda.prepared = false;
+        let listen = change.as_ref().map_or(&self.settings.config.listen, |it| &it.settings.config.listen);
+        let known = self.listeners.iter().filter(|it| listen.contains(&it.asked)).map(|it| it.id);
+        let new = change.iter().flat_map(|change| &change.groups).map(|group| group.id);
+        known.chain(new).for_each(|listener| self.dataplane.want(listener));
+        let Some(change) = change else {
+            return reply.send(Ok(format!("{}: not changed", self.settings.config.name)));
+        };
+        let Reconfiguration { settings, groups } = *change;
+        if settings.revision() != self.settings.revision() {
+            self.end_rollout("another configuration is applied", now);
+        }
+        let undo = self.settings.replace(settings);
+        let stage = ApplyingStage::Installing(groups.into());
+        let applying = Applying { stage, changes: Vec::new(), undo, reply };
+        self.agenda.change = Some(Change::Applying(Box::new(applying)));
+    }
+
+    /// Does a part of a change; false if none is being made.
+    pub(super) fn go_on_changing(&mut self, now: Instant) -> bool {
+        let Some(change) = self.agenda.change.take() else { return false };
+        self.agenda.change = match change {
+            Change::Scaling(growth, reply) => match self.grow(growth, now) {
+                Ok(growth) => Some(Change::Scaling(growth, reply)),
+                Err(scaled) => {
+                    reply.send(scaled);
+                    None
+                }
+            },
+            Change::Refilling(left) => self.refill(left),
+            Change::Applying(applying) => {
+                self.apply_part(*applying, now).map(|applying| Change::Applying(Box::new(applying)))
+            }
+        };
+        true
+    }
+
+    fn apply_part(&mut self, applying: Applying, now: Instant) -> Option<Applying> {
+        let Applying { stage, mut changes, undo, reply } = applying;
+        let stage = match stage {
+            ApplyingStage::Installing(mut groups) => match groups.pop_front() {
+                Some(group) => {
+                    changes.push(self.install(group));
+                    ApplyingStage::Installing(groups)
+                }
+                None => self.begin_listening(&undo, now),
+            },
+            ApplyingStage::Listening(mut sockets) if !sockets.is_empty() => {
+                let at = sockets.len().saturating_sub(SOCKETS_AT_ONCE);
+                let backlog = self.settings.config.backlog;
+                sockets.drain(at..).for_each(|socket| self.dataplane.set_backlog(socket, backlog));
+                ApplyingStage::Listening(sockets)
+            }
+            ApplyingStage::Listening(_) => self.begin_growing(&mut changes, &undo, now),
+            ApplyingStage::Growing(growth) => match self.grow(growth, now) {
+                Ok(growth) => ApplyingStage::Growing(growth),
+                Err(scaled) => {
+                    changes.push(match scaled {
+                        Ok(Scaling { before, after }) => format!("{before} → {after} workers"),
+                        Err(refusal) => refusal.to_string(),
+                    });
+                    ApplyingStage::Finishing
+                }
+            },
+            ApplyingStage::Finishing => {
+                self.finish_applying(changes, undo, reply);
+                return None;
+            }
+        };
+        Some(Applying { stage, changes, undo, reply })
+    }
+
+    /// A group that is new, or decides in another way: what has changed, in words.
+    fn install(&mut self, group: NewGroup) -> String {
+        let NewGroup { id, asked } = group;
+        let known = self.listeners.iter().position(|listener| listener.id == id);
+        let (ready, waiting) = self.rosters(known.and_then(|at| self.listeners.at(at)), None);
+        let sockets = self.sockets_of(id);
+        let installed = self.dataplane.install(id, (&ready, &waiting), &sockets);
+        let address = self.dataplane.address(id);
+        match (known, installed) {
+            (Some(_), Ok(())) => format!("{address} decides anew"),
+            (Some(_), Err(error)) => format!("{address} decides as before: {error}"),
+            (None, _) => {
+                let all: Vec<Move> =
+                    (0..=u16::MAX).zip(self.placement.table().owners().iter().copied()).collect();
+                self.dataplane.publish(id, &all, self.flows.pinned());
+                self.listeners.push(ListenerState::new(id, asked, true));
+                format!("{address} added")
+            }
+        }
+    }
+
+    fn begin_listening(&mut self, undo: &Undo, now: Instant) -> ApplyingStage {
+        self.listeners.want(&self.settings.config.listen);
+        self.flows.plan(self.listeners.has_tracked(), self.settings.config.idle_timeout, now);
+        if undo.config().backlog == self.settings.config.backlog {
+            return ApplyingStage::Listening(Vec::new());
+        }
+        let sockets = self.pool.iter().flat_map(|worker| self.tcp_sockets(worker));
+        ApplyingStage::Listening(sockets.map(|socket| socket.cookie).collect())
+    }
+
+    fn begin_growing(&mut self, changes: &mut Vec<String>, undo: &Undo, now: Instant) -> ApplyingStage {
+        let (wanted, workers) = (self.settings.config.workers, self.pool.staying().len());
+        self.settings.config.workers = workers;
+        if wanted != workers {
+            match self.begin_scaling(wanted, now) {
+                Ok(growth) => return ApplyingStage::Growing(growth),
+                Err(refusal) => changes.push(refusal.to_string()),
+            }
+        } else if *undo.config() != self.settings.config && changes.is_empty() {
+            changes.push("settings changed".into());
+        }
+        ApplyingStage::Finishing
+    }
+
+    fn finish_applying(&mut self, changes: Vec<String>, undo: Undo, reply: Reply<Result<String, String>>) {
+        let name = self.settings.config.name.clone();
+        let revision = self.settings.revision();
+        let outdated = self.pool.outdated(revision);
+        if undo.revision() == revision || outdated.is_empty() {
+            let summary = if changes.is_empty() { "not changed".into() } else { changes.join(", ") };
+            self.prune_listeners();
+            return reply.send(Ok(format!("{name}: {summary}")));
+        }
+        // Another program may not work; other listeners do not make it another program.
+        let (before, after) = (undo.config(), &self.settings.config);
+        let program = (&before.command, &before.user) == (&after.command, &after.user);
+        let trial = if program { Duration::ZERO } else { TRIAL };
+        let reply = RefCell::new(Some(reply));
+        let listener = move |event| {
+            let RolloutEvent::Done { replaced, error } = event else { return };
+            let Some(reply) = reply.take() else { return };
+            reply.send(match error {
+                None => {
+                    let replaced = format!("{replaced} workers replaced");
+                    let all = changes.iter().chain([&replaced]).map(String::as_str);
+                    Ok(format!("{name}: {}", all.collect::<Vec<&str>>().join(", ")))
+                }
+                Some(error) => {
+                    Err(format!("service {name} goes on with its old command, user and listeners: {error}"))
+                }
+            });
+        };
+        self.replace(RestartOptions::in_turn(trial), outdated, Some(undo), Box::new(listener));
+    }
+
+    /// The new processes did not work: what a process is started with is as before, also for those
+    /// that have been replaced already.
+    pub(super) fn undo(&mut self, undo: Undo) {
+        warn!(service = undo.config().name, "back to the old command, user and listeners");
+        self.settings.undo(undo);
+        self.listeners.want(&self.settings.config.listen);
+        self.replace_outdated();
+        self.prune_listeners();
+    }
+
+    /// Takes down listeners that nobody needs any more.
+    pub(super) fn prune_listeners(&mut self) {
+        for listener in self.listeners.prune(|listener| self.pool.uses(listener)) {
+            self.dataplane.remove(listener);
+        }
+    }
+}

@@ -1,0 +1,257 @@
+//! Looking after workers: their queues, their watchdogs and what they write. Not: what a look means (`health/`).
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::time::Instant;
+
+use reuseport_lb_common::layout::Fitness;
+use tracing::{info, warn};
+
+use super::super::health::{Change, Sample, Signs, Status};
+use super::super::listener::Listener;
+use super::super::monitor::{Check, OFTEN, RARELY, Wanted};
+use super::super::observed::Pulse;
+use super::super::pool::Worker;
+use super::super::ports::{Dataplane, ListenerId, Processes, WorkerId};
+use super::super::watchdog::Watchdog;
+use super::super::worker::State;
+use super::Engine;
+
+/// How a worker does at its TCP listeners.
+pub struct Standing {
+    /// How many these are.
+    tcp: usize,
+    /// Those at which it does not accept, so that it gets nothing new there.
+    pub stalled: Vec<Listener>,
+    /// It has never accepted at any of those.
+    pub never: bool,
+    /// At one of them its queue is much deeper than the others'.
+    pub overloaded: bool,
+}
+
+impl Standing {
+    /// Whether it accepts nowhere.
+    #[must_use]
+    pub fn is_stalled(&self) -> bool {
+        self.tcp > 0 && self.stalled.len() == self.tcp
+    }
+}
+
+impl<D: Dataplane, P: Processes> Engine<D, P> {
+    /// Plans what is looked at next.
+    pub(super) fn plan_checks(&mut self, now: Instant) {
+        let queues = self.pool.iter().any(|it| it.is_judged() && self.tcp_sockets(it).next().is_some());
+        let tcp = || self.listeners.iter().filter(|listener| queues && listener.is_tcp());
+        let pause = tcp().filter_map(|listener| listener.health.pause(&self.settings.config)).min();
+        let busy = tcp().any(|listener| listener.health.is_busy());
+        let served = self.pool.iter().filter(|worker| worker.life.state() != State::Draining);
+        let mut running = self.pool.iter().filter_map(|worker| worker.process);
+        let wanted = Wanted {
+            queues: pause.map(|pause| (pause, if busy { OFTEN } else { RARELY })),
+            readiness: self.readiness_pause(now),
+            foreign: self.next_foreign(now),
+            watchdog: served.filter_map(|worker| worker.watchdog.deadline()).min(),
+            output: running.any(|running| self.processes.is_recorded(running.key)),
+        };
+        self.monitor.plan(&wanted, now);
+    }
+
+    pub(super) fn check(&mut self, check: Check, now: Instant) {
+        match check {
+            Check::Readiness => self.check_readiness(now),
+            Check::Foreign => self.look_for_foreign(now),
+            Check::Queues => self.check_health(now),
+            Check::Watchdogs => self.check_watchdogs(now),
+            Check::Repairs => self.repair_all(now),
+            Check::Output => self.forward_output(now),
+        }
+    }
+
+    fn forward_output(&mut self, now: Instant) {
+        for running in self.pool.iter().filter_map(|worker| worker.process) {
+            if let Some(pause) = self.processes.forward(running.key) {
+                self.monitor.more_output(now + pause);
+            }
+        }
+    }
+
+    /// Looks at all queues, each listener for itself: a worker may accept at one and not at another.
+    fn check_health(&mut self, now: Instant) {
+        let pings = self.monitor.take_pings();
+        // Reading /proc takes longer than all else here.
+        let known: RefCell<BTreeMap<WorkerId, Option<Pulse>>> = RefCell::default();
+        for at in 0..self.listeners.iter().len() {
+            let Some(listener) = self.listeners.at(at).filter(|it| it.is_tcp()).map(|it| it.id) else {
+                continue;
+            };
+            let samples = self.sample_queues(at, listener);
+            let Some(state) = self.listeners.at_mut(at) else { continue };
+            let mut health = std::mem::take(&mut state.health);
+            let signs = |id: WorkerId| {
+                let worker = self.pool.get(id)?;
+                let look = || self.processes.pulse(worker.process?.key);
+                let Pulse { stopped, switches } = (*known.borrow_mut().entry(id).or_insert_with(look))?;
+                let socket = worker.socket_near(at, listener);
+                let waits = socket.and_then(|socket| self.dataplane.waits(socket.cookie));
+                Some(Signs { stopped, switches, pinged: pings.contains(&id), waits })
+            };
+            let changes = health.look(&samples, signs, now, &self.settings.config);
+            if let Some(state) = self.listeners.at_mut(at) {
+                state.health = health;
+            }
+            for change in changes {
+                self.on_health(listener, change);
+            }
+        }
+    }
+
+    fn sample_queues(&mut self, at: usize, listener: ListenerId) -> Vec<Sample<WorkerId>> {
+        let mut seen = Vec::new();
+        for worker in self.pool.iter().filter(|worker| worker.is_judged()) {
+            let Some(socket) = worker.socket_near(at, listener) else { continue };
+            // One that was closed or shut down has nothing waiting.
+            seen.push((worker.id, worker.slot, self.dataplane.queue(socket.cookie)));
+        }
+        let Some(state) = self.listeners.at_mut(at) else { return Vec::new() };
+        // Reading the counters of all CPUs costs more than all else here.
+        if seen.iter().any(|(.., queue)| queue.queue > 0)
+            && let Some(selected) = self.dataplane.selected(listener)
+        {
+            state.selected = selected;
+        }
+        let sample = |(worker, slot, seen): (WorkerId, u16, super::super::observed::Queue)| Sample {
+            worker,
+            queue: seen.queue,
+            full: seen.queue > 0 && seen.queue >= seen.backlog,
+            selected: state.selected.get(usize::from(slot)).copied().unwrap_or_default(),
+        };
+        seen.into_iter().map(sample).collect()
+    }
+
+    fn on_health(&mut self, listener: ListenerId, change: Change<WorkerId>) {
+        let address = self.dataplane.address(listener);
+        match change {
+            Change::Overloaded(id) => self.set_fitness(listener, id, Fitness::Overloaded),
+            Change::Fit(id) => self.set_fitness(listener, id, Fitness::Fit),
+            Change::Stalled(id) => {
+                self.set_fitness(listener, id, Fitness::Ejected);
+                self.publish_rosters(None);
+                self.rescue_living(listener, id);
+                let known = self.listeners.iter().find(|it| it.id == listener);
+                let loading = known.is_some_and(|it| it.health.is_loading(id));
+                let loading = if loading { " yet (it has never)" } else { "" };
+                let worker = self.pool.name_of(id.number);
+                warn!(worker, "it does not accept on {address}{loading}: others get what waits for it");
+            }
+            Change::Rescue(id) => self.rescue_living(listener, id),
+            Change::Recovered(id) => {
+                self.set_fitness(listener, id, Fitness::Fit);
+                self.publish_rosters(None);
+                info!(worker = self.pool.name_of(id.number), "it is taken back on {address}");
+            }
+            Change::Replace(id) => {
+                let replaced = self.replace_alone(id);
+                let outcome = if replaced { ": it gets a new process" } else { "; a new process may help" };
+                warn!(worker = self.pool.name_of(id.number), "it stalls again and again{outcome}");
+            }
+        }
+    }
+
+    /// How a worker does.
+    #[must_use]
+    pub fn standing(&self, worker: &Worker) -> Standing {
+        let mut standing = Standing { tcp: 0, stalled: Vec::new(), never: true, overloaded: false };
+        for (at, socket) in worker.sockets.iter().enumerate() {
+            let Some(listener) = self.listeners.near(at, socket.listener).filter(|it| it.is_tcp()) else {
+                continue;
+            };
+            standing.tcp += 1;
+            match listener.health.status(worker.id) {
+                Status::Fit => {}
+                Status::Overloaded => standing.overloaded = true,
+                Status::Stalled => {
+                    standing.stalled.push(self.dataplane.address(listener.id));
+                    standing.never &= listener.health.is_loading(worker.id);
+                }
+            }
+        }
+        standing
+    }
+
+    /// Hands over what waits for a worker whose process is there. It must not run while its listener
+    /// is shut down: what then sees a hang-up may never accept again (HAProxy), or do nothing else any
+    /// more (tokio, whose `accept` does not come back).
+    fn rescue_living(&mut self, listener: ListenerId, id: WorkerId) {
+        let Some(worker) = self.pool.get(id) else { return };
+        let process = worker.process.map(|running| running.key);
+        let socket = worker.socket_of(listener).map(|socket| socket.cookie);
+        // One that is stopped already is somebody else's to resume; so is one that has joined.
+        let suspended = process.filter(|process| self.processes.suspend(*process));
+        // It may just have come back.
+        if socket.is_some_and(|socket| self.dataplane.queue(socket).queue > 0) {
+            self.rescue(id, Some(listener));
+        }
+        if let Some(process) = suspended {
+            self.processes.resume(process);
+        }
+    }
+
+    /// Hands over what waits for a worker that loads, at listeners that it does not wait on: where it does, or where
+    /// that cannot be seen, it would take a hang-up for the end of its listener.
+    pub(super) fn hand_on(&mut self, id: WorkerId) {
+        for at in 0..self.listeners.iter().len() {
+            let Some(listener) = self.listeners.at(at).filter(|it| it.is_tcp()).map(|it| it.id) else {
+                continue;
+            };
+            let socket = self.pool.get(id).and_then(|worker| worker.socket_near(at, listener));
+            if socket.and_then(|socket| self.dataplane.waits(socket.cookie)) == Some(false) {
+                self.rescue_living(listener, id);
+            }
+        }
+    }
+
+    /// A worker has another process, or none.
+    pub(super) fn forget_health(&mut self, id: WorkerId) {
+        let mut known = Vec::new();
+        for listener in self.listeners.iter_mut() {
+            if listener.health.forget(id) != Status::Fit {
+                known.push(listener.id);
+            }
+        }
+        known.into_iter().for_each(|listener| self.set_fitness(listener, id, Fitness::Fit));
+    }
+
+    /// Ends what has not said `WATCHDOG=1` in time; it is then started again.
+    fn check_watchdogs(&mut self, now: Instant) {
+        // One that leaves finishes what it has, and need not say that it is alive.
+        let due = |worker: &Worker| {
+            worker.watchdog.deadline().is_some_and(|at| at <= now) && worker.life.state() != State::Draining
+        };
+        for id in self.pool.ids(due) {
+            // It could not be heard.
+            if self.restore_hearing(id, now) {
+                continue;
+            }
+            let Some(worker) = self.pool.get_mut(id) else { continue };
+            if worker.watchdog.expires(now) {
+                warn!(worker = worker.name, "no WATCHDOG=1 in time: it is killed");
+                self.tell_process(id, P::kill);
+            }
+        }
+    }
+
+    /// Makes what a worker is heard at again if somebody has removed it; whether it could not be heard for a while. Then
+    /// it gets the time of its watchdog anew, and need not say again that it is ready.
+    pub(super) fn restore_hearing(&mut self, id: WorkerId, now: Instant) -> bool {
+        let every = self.settings.config.watchdog;
+        let Some(worker) = self.pool.get_mut(id) else { return false };
+        let unheard = worker.process.is_some_and(|running| self.processes.restore_hearing(running.key));
+        if unheard {
+            worker.life.lose_word();
+            if worker.watchdog.is_armed() {
+                worker.watchdog = Watchdog::fed(every, now);
+            }
+        }
+        unheard
+    }
+}

@@ -1,0 +1,87 @@
+//! What happens to processes of workers: what they say, and how they end.
+
+use std::time::Instant;
+
+use tracing::{info, warn};
+
+use super::super::observed::{Exit, Said};
+use super::super::pool::Worker;
+use super::super::ports::{Dataplane, ProcessKey, Processes, WorkerId};
+use super::super::startup::Startup;
+use super::super::watchdog::Watchdog;
+use super::super::worker::{Event, State};
+use super::{Engine, ProcessEvent};
+
+/// The signal whose victim is not to blame.
+const SIGKILL: i32 = 9;
+
+impl<D: Dataplane, P: Processes> Engine<D, P> {
+    pub(super) fn on_process_event(&mut self, key: ProcessKey, event: ProcessEvent, now: Instant) {
+        let id = key.worker;
+        let watchdog = self.settings.config.watchdog;
+        let Some(worker) = self.pool.get_mut(id) else { return };
+        if worker.process.is_none_or(|running| running.key != key) {
+            return;
+        }
+        match event {
+            ProcessEvent::Said(said) => {
+                if worker.life.state() != State::Draining {
+                    worker.watchdog = Watchdog::fed(watchdog, now);
+                }
+                match said {
+                    Said::Ready => self.on_event(id, Event::SaidReady, now),
+                    Said::Stopping => self.said_stopping(id, now),
+                    Said::Alive => self.monitor.pinged(id),
+                }
+            }
+            ProcessEvent::Ended(exit) => self.on_exit(id, exit, now),
+            ProcessEvent::Opened(foreign) => self.saw_foreign(id, foreign, now),
+            ProcessEvent::Lost => self.on_exit(id, Exit::Unknown, now),
+        }
+    }
+
+    fn said_stopping(&mut self, id: WorkerId, now: Instant) {
+        self.rollout_saw_end(id, "is ending", now);
+        self.on_event(id, Event::SaidStopping, now);
+        let ends = |worker: &&Worker| worker.life.state() == State::Draining;
+        if let Some(running) = self.pool.get(id).filter(ends).and_then(|worker| worker.process) {
+            self.processes.expect_end(running.key);
+        }
+    }
+
+    fn on_exit(&mut self, id: WorkerId, exit: Exit, now: Instant) {
+        let Some(worker) = self.pool.get_mut(id) else { return };
+        let hung = worker.watchdog.has_killed();
+        let advice = worker.advice_on(exit, now);
+        worker.watchdog = Watchdog::Off;
+        worker.drain.end = Some(exit.to_string());
+        if let Some(words) = worker.process.and_then(|running| self.processes.bury(running.key)) {
+            worker.sightings.last_words = words;
+        }
+        let name = worker.name.clone();
+        if worker.is_successor() {
+            warn!(worker = name, "its successor {exit}{advice}");
+        } else if worker.life.state() == State::Draining {
+            info!(worker = name, "it {exit}");
+        } else {
+            warn!(worker = name, "it {exit}{advice}");
+            if Startup::is_first_of(worker, &self.settings.config, now) {
+                let why = format!("worker {name} {exit} while the service was being started{advice}");
+                self.fail_start(&why);
+            }
+        }
+        if let Some(worker) = self.pool.get_mut(id) {
+            worker.process = None;
+        }
+        self.forget_health(id);
+        self.rollout_saw_end(id, &format!("{exit}{advice}"), now);
+        let killed = matches!(exit, Exit::Signal(SIGKILL, _)) && !hung;
+        self.on_event(id, Event::Ended { killed }, now);
+    }
+
+    pub(super) fn fail_start(&mut self, why: &str) {
+        if !self.stopping {
+            self.startup.fail(&self.settings.config.name, why);
+        }
+    }
+}

@@ -1,0 +1,62 @@
+//! Processes that come by themselves: `exec`, and the client library.
+
+use std::time::Instant;
+
+use super::super::pool::Running;
+use super::super::ports::{Dataplane, ProcessKey, Processes};
+use super::super::refusal::Refusal;
+use super::super::worker::{Event, Origin, State};
+use super::Engine;
+use super::input::JoinRequest;
+use crate::config::{self, MAX_WORKERS};
+
+impl<D: Dataplane, P: Processes> Engine<D, P> {
+    /// Lets a process in, or says why not.
+    pub(super) fn join(&mut self, request: &JoinRequest, now: Instant) -> Result<ProcessKey, Refusal> {
+        let number = self.check_join(request)?;
+        let id = self.add(number, Origin::Joined, request.weight)?;
+        let key = self.pool.next_process(id);
+        if let Err(error) = self.processes.adopt(key, &self.pool.name_of(number)) {
+            self.remove(id, now);
+            return Err(error.into());
+        }
+        if let Some(worker) = self.pool.get_mut(id) {
+            worker.process = Some(Running { key, since: now });
+        }
+        self.on_event(id, Event::Start, now);
+        self.on_event(id, Event::Spawned, now);
+        Ok(key)
+    }
+
+    /// The number that it gets.
+    fn check_join(&self, request: &JoinRequest) -> Result<usize, Refusal> {
+        let JoinRequest { number, uid, .. } = *request;
+        let allowed = self.settings.user.as_ref();
+        if uid != 0 && allowed.is_none_or(|user| user.uid != uid) {
+            let allowed = match allowed {
+                Some(user) => format!("root and user {}", user.name),
+                None => "root (the service has no `user`)".into(),
+            };
+            return Err(Refusal::MayNotJoin { uid, service: self.service(), allowed });
+        }
+        if self.stopping {
+            return Err(Refusal::Ending { service: self.service() });
+        }
+        config::check_workers(self.pool.len() + 1)?;
+        let Some(number) = number else { return Ok(self.pool.free_numbers().next().unwrap_or_default()) };
+        // Numbers beyond the most workers would be names that nobody else can have.
+        if number >= MAX_WORKERS {
+            return Err(Refusal::NumberTooHigh { worker: self.pool.name_of(number), most: MAX_WORKERS - 1 });
+        }
+        match self.pool.find(number) {
+            None => Ok(number),
+            Some(worker) if worker.life.state() == State::Draining => {
+                Err(Refusal::NameLeaving { worker: worker.name.clone() })
+            }
+            Some(worker) => {
+                let pid = worker.process.and_then(|running| self.processes.pid(running.key));
+                Err(Refusal::NameTaken { worker: worker.name.clone(), pid })
+            }
+        }
+    }
+}

@@ -1,0 +1,178 @@
+//! The groups of a service: who is ready there, who decides, and what workers may have done to their sockets.
+
+use reuseport_lb_common::layout::Fitness;
+use tracing::{info, warn};
+
+use super::super::health::Status;
+use super::super::listeners::ListenerState;
+use super::super::pool::{Worker, WorkerSocket};
+use super::super::ports::{
+    Attachment, Claim, Cookie, Dataplane, Holder, ListenerId, Processes, Repair, WorkerId,
+};
+use super::super::worker::State;
+use super::Engine;
+use crate::config::WhenEmpty;
+
+impl<D: Dataplane, P: Processes> Engine<D, P> {
+    /// Tells the program who is ready and where to wait; `coming` is about to be one of the latter.
+    pub(super) fn publish_rosters(&mut self, coming: Option<u16>) {
+        let all_awake = self.rosters(None, coming);
+        for listener in self.listeners.iter() {
+            let own = listener.health.has_stalled().then(|| self.rosters(Some(listener), coming));
+            let (ready, waiting) = own.as_ref().unwrap_or(&all_awake);
+            self.dataplane.set_rosters(listener.id, ready, waiting);
+        }
+    }
+
+    /// Slots that are ready, and those that there are for when none of these is. Workers that do not accept
+    /// at `listener` are only there where nobody does.
+    pub(super) fn rosters(
+        &self,
+        listener: Option<&ListenerState>,
+        coming: Option<u16>,
+    ) -> (Vec<u16>, Vec<u16>) {
+        let members = || self.pool.iter().filter(|worker| worker.is_member());
+        let fit = |worker: &&Worker| worker.life.state() == State::Ready;
+        let awake =
+            |worker: &&Worker| listener.is_none_or(|it| it.health.status(worker.id) != Status::Stalled);
+        let stuck = !members().filter(fit).any(|worker| awake(&worker));
+        let ready = || members().filter(fit).filter(|worker| stuck || awake(worker));
+        let slots = |weightless: bool| -> Vec<u16> {
+            ready().filter(|it| (it.weight == 0) == weightless).map(|worker| worker.slot).collect()
+        };
+        let (mut ready, mut waiting) = (slots(false), slots(true));
+        if ready.is_empty() {
+            ready = std::mem::take(&mut waiting);
+        }
+        // Also while no daemon is there to notice that all others are gone.
+        if waiting.is_empty() && self.settings.config.when_empty == WhenEmpty::Hold {
+            let can_wait = members().filter(|worker| worker.life.can_wait()).map(|worker| worker.slot);
+            waiting = can_wait.chain(coming).collect();
+        }
+        (ready, waiting)
+    }
+
+    /// Takes listeners over from other services once all of its own workers are ready on them.
+    pub(super) fn take_listeners(&mut self) {
+        if !self.dataplane.may_take() && !self.stopping {
+            return;
+        }
+        let waits = |it: &&ListenerState| it.wanted && self.dataplane.claim(it.id) == Claim::Wanted;
+        let wanted: Vec<ListenerId> = self.listeners.iter().filter(waits).map(|it| it.id).collect();
+        if wanted.is_empty() || self.stopping {
+            self.agenda.deciding.drain(..).for_each(|reply| reply.send(()));
+            return;
+        }
+        let staying = self.pool.staying();
+        for listener in wanted {
+            let serves = |id: &WorkerId| {
+                let ready =
+                    |it: &&Worker| it.is_member() && it.life.admitted() && it.life.state() == State::Ready;
+                self.pool.get(*id).filter(ready).is_some_and(|it| it.socket_of(listener).is_some())
+            };
+            if !staying.iter().all(serves) || (staying.is_empty() && self.settings.config.workers > 0) {
+                continue;
+            }
+            let from = self.dataplane.take(listener).unwrap_or_default();
+            self.publish_rosters(None);
+            match self.attach(listener) {
+                Ok(()) => {
+                    let address = self.dataplane.address(listener);
+                    info!(service = self.settings.config.name, from, "takes {address} over");
+                }
+                // It is tried again each second.
+                Err(error) => warn!("{error}"),
+            }
+        }
+    }
+
+    /// The sockets of a listener, of all workers.
+    pub(super) fn sockets_of(&self, listener: ListenerId) -> Vec<Cookie> {
+        self.pool.iter().filter_map(|worker| worker.socket_of(listener)).map(|it| it.cookie).collect()
+    }
+
+    /// Makes the program of a listener decide for its group, if that has any socket. A worker may have locked its
+    /// own (SO_LOCK_FILTER), so that nothing can be attached through that one: then through another's.
+    pub(super) fn attach(&mut self, listener: ListenerId) -> Result<(), String> {
+        let sockets = self.sockets_of(listener);
+        let Attachment { locked, error } = self.dataplane.attach(listener, &sockets);
+        let has = |worker: &Worker| worker.sockets.iter().any(|it| locked.contains(&it.cookie));
+        for id in if locked.is_empty() { Vec::new() } else { self.pool.ids(has) } {
+            self.saw_locked(id, listener);
+        }
+        error.map_or(Ok(()), Err)
+    }
+
+    /// A worker's socket takes no program and no filter any more: another process gets a new one.
+    fn saw_locked(&mut self, id: WorkerId, listener: ListenerId) {
+        let address = self.dataplane.address(listener);
+        let Some(worker) = self.pool.get_mut(id) else { return };
+        if worker.sightings.locked.is_none() {
+            warn!(
+                worker = worker.name,
+                "it has locked its socket of {address} (SO_LOCK_FILTER), so that it cannot be kept from giving the \
+                 group another program: the program is attached through another's, and the worker is replaced"
+            );
+            worker.sightings.locked = Some(address);
+        }
+        // Tried again each second.
+        let _ = worker.stays() && self.replace_alone(id);
+    }
+
+    /// Whoever holds a socket of a group may give it another program, and the kernel does not tell
+    /// which it has: ours is attached again, which changes nothing if it is there. A worker that has
+    /// shut its listener down gets connections again; if it does not accept them, it stalls. And somebody may have
+    /// removed what a worker is heard at.
+    pub(super) fn repair_all(&mut self, now: std::time::Instant) {
+        for listener in self.listeners.ids() {
+            if let Err(error) = self.attach(listener) {
+                warn!("{error}");
+            }
+        }
+        self.agenda.repairs = self.pool.ids(Worker::is_judged).into();
+        self.begin_refilling();
+        for id in self.pool.ids(|worker| worker.process.is_some()) {
+            self.restore_hearing(id, now);
+        }
+    }
+
+    /// Puts right what a process did to its sockets, while it has them.
+    pub(super) fn repair_living(&mut self, id: WorkerId) {
+        self.repair(id, Holder::Living);
+    }
+
+    /// Puts right what a process did to its sockets, before its successor gets them.
+    pub(super) fn repair_idle(&mut self, id: WorkerId) {
+        let used = self.pool.get(id).is_some_and(|worker| worker.life.restarts() > 0);
+        self.repair(id, if used { Holder::Successor } else { Holder::New });
+        if let Some(worker) = self.pool.get_mut(id) {
+            worker.sightings.locked = None;
+        }
+    }
+
+    fn repair(&mut self, id: WorkerId, holder: Holder) {
+        let backlog = self.settings.config.backlog;
+        let Some(worker) = self.pool.get_mut(id).filter(|worker| worker.holds_slot()) else { return };
+        let (slot, name) = (worker.slot, &worker.name);
+        for WorkerSocket { cookie, listener, .. } in &mut worker.sockets {
+            match self.dataplane.repair(*cookie, slot, holder, backlog) {
+                Repair::Sound => {}
+                Repair::Repaired(repaired) => {
+                    *cookie = repaired;
+                    let listener = self.dataplane.address(*listener);
+                    warn!(worker = name, "the socket of {listener} was unusable and is back in service");
+                }
+                Repair::Failed(error) => {
+                    let listener = self.dataplane.address(*listener);
+                    warn!(worker = name, "cannot put {listener} back into service: {error}");
+                }
+            }
+        }
+    }
+
+    /// Says to the program of a listener whether new connections shall avoid a worker.
+    pub(super) fn set_fitness(&mut self, listener: ListenerId, id: WorkerId, fitness: Fitness) {
+        let Some(worker) = self.pool.get(id).filter(|worker| worker.holds_slot()) else { return };
+        self.dataplane.set_fitness(listener, worker.slot, fitness);
+    }
+}

@@ -1,0 +1,238 @@
+//! Who belongs to a service: workers that come and go, their sockets and slots, and their processes.
+
+use std::time::{Duration, Instant};
+
+use reuseport_lb_common::layout::Fitness;
+use tracing::{info, warn};
+
+use super::super::listener::{Listener, Protocol};
+use super::super::pool::{New, Running, Seat, Worker, WorkerSocket};
+use super::super::ports::{Cookie, Dataplane, ListenerId, OpenedSocket, Processes, Spawn, WorkerId};
+use super::super::slots::SlotSet;
+use super::super::worker::{Event, Origin, State, Step};
+use super::Engine;
+
+impl<D: Dataplane, P: Processes> Engine<D, P> {
+    /// Opens the sockets of a new worker in a slot of its own; nothing is left behind if that fails.
+    pub(super) fn add(&mut self, number: usize, origin: Origin, weight: u32) -> Result<WorkerId, String> {
+        let name = self.pool.name_of(number);
+        let slot = self.pool.take_slot().ok_or_else(|| format!("no slot is free for worker {name}"))?;
+        // Before its sockets can receive anything: what comes first shall wait, not be refused.
+        self.publish_rosters(Some(slot));
+        match self.open_sockets(slot, true) {
+            Ok(sockets) => {
+                self.dataplane.name_slot(slot, Some(&name));
+                Ok(self.add_with(New { number, origin, weight, slot, seat: Seat::Own, revision: 0, sockets }))
+            }
+            Err(error) => {
+                self.pool.free_slot(slot);
+                Err(format!("worker {name} gets no sockets: {error}"))
+            }
+        }
+    }
+
+    /// A worker with these sockets.
+    pub(super) fn add_with(&mut self, new: New) -> WorkerId {
+        let revision = self.settings.revision();
+        self.pool.add(New { revision, ..new })
+    }
+
+    /// Adds one of the workers that the configuration wants; false if they are all there.
+    pub fn add_configured(&mut self) -> Result<bool, String> {
+        let number = self.pool.len();
+        if number >= self.settings.config.workers {
+            return Ok(false);
+        }
+        self.add(number, Origin::Started, 1).map(|_| true)
+    }
+
+    /// Opens a socket for each listener; with `enter`, into `slot`. Nothing is left behind if one fails:
+    /// the others close, which empties their slots.
+    pub(super) fn open_sockets(&mut self, slot: u16, enter: bool) -> Result<Vec<WorkerSocket>, String> {
+        let mut sockets = Vec::new();
+        for listener in self.listeners.wanted() {
+            match self.open_socket(listener, slot, enter) {
+                Ok(socket) => sockets.push(socket),
+                Err(error) => {
+                    sockets.iter().for_each(|socket| self.dataplane.close(socket.cookie));
+                    return Err(error);
+                }
+            }
+        }
+        Ok(sockets)
+    }
+
+    /// Opens a socket of one listener; with `enter`, into `slot`.
+    pub(super) fn open_socket(
+        &mut self,
+        listener: ListenerId,
+        slot: u16,
+        enter: bool,
+    ) -> Result<WorkerSocket, String> {
+        let first = !self.pool.uses(listener);
+        let backlog = self.settings.config.backlog;
+        let OpenedSocket { cookie, selected_before } =
+            self.dataplane.open(listener, slot, enter, first, backlog)?;
+        Ok(WorkerSocket { listener, cookie, selected_before, selected_after: None })
+    }
+
+    /// Starts the process of a worker. If that fails, the machine lacks something: what the worker itself lacks
+    /// shows when its process runs.
+    pub(super) fn spawn(&mut self, id: WorkerId, now: Instant) {
+        self.repair_idle(id);
+        let key = self.pool.next_process(id);
+        let Some(worker) = self.pool.get(id) else { return };
+        let address = |socket: &WorkerSocket| (socket.cookie, self.dataplane.address(socket.listener));
+        let sockets: Vec<(Cookie, Listener)> = worker.sockets.iter().map(address).collect();
+        let spawned = self.processes.spawn(&Spawn {
+            key,
+            name: &worker.name,
+            sockets: &sockets,
+            suspect: worker.life.is_suspect(),
+            settings: &self.settings,
+        });
+        let revision = self.settings.revision();
+        let Some(worker) = self.pool.get_mut(id) else { return };
+        match spawned {
+            Ok(()) => {
+                worker.process = Some(Running { key, since: now });
+                worker.revision = revision;
+                worker.sightings.began();
+                self.on_event(id, Event::Spawned, now);
+            }
+            Err(why) => {
+                if worker.sightings.not_started.replace(why.clone()).is_none() {
+                    warn!(worker = worker.name, "{why}; it is tried again each second");
+                }
+                self.fail_start(&why);
+                self.rollout_saw_end(id, "could not be started", now);
+                self.on_event(id, Event::NotStarted, now);
+            }
+        }
+    }
+
+    /// A worker became ready: buckets move at once, or a moment later together with other joins.
+    pub(super) fn admit(&mut self, id: WorkerId, now: Instant) {
+        let Some(worker) = self.pool.get(id) else { return };
+        if worker.is_successor() {
+            if let Some(rollout) = &mut self.rollout {
+                rollout.saw_ready(id, &worker.name, now);
+            }
+            return;
+        }
+        let starts = |worker: &Worker| {
+            worker.is_member()
+                && matches!(worker.life.state(), State::Starting | State::Loading)
+                && !worker.life.admitted()
+                && worker.is_started()
+        };
+        if self.pool.iter().any(starts) {
+            self.placement.join_soon(now);
+        } else {
+            self.rebalance();
+        }
+    }
+
+    /// Removes a worker, once nothing points to its slot any more.
+    pub(super) fn part(&mut self, id: WorkerId, now: Instant) {
+        let Some(worker) = self.pool.get(id) else { return };
+        let own: SlotSet = [worker.slot].into_iter().collect();
+        let first = worker.holds_slot() && worker.seat != Seat::Parting;
+        if first && self.have_flows(&own) {
+            if let Some(worker) = self.pool.get_mut(id) {
+                worker.seat = Seat::Parting;
+            }
+            self.placement.want(self.pool.admitted());
+            self.agenda.steps.push_back((id, Step::Release));
+        } else {
+            self.remove(id, now);
+        }
+    }
+
+    /// Nothing of a worker is left after this.
+    pub(super) fn remove(&mut self, id: WorkerId, now: Instant) {
+        let Some(mut worker) = self.pool.remove(id) else { return };
+        let last: Vec<(ListenerId, Cookie)> = worker
+            .sockets
+            .iter()
+            .filter(|socket| !self.pool.uses(socket.listener))
+            .map(|socket| (socket.listener, socket.cookie))
+            .collect();
+        self.dataplane.leave_to_others(&last);
+        let holds_slot = worker.holds_slot();
+        for (at, socket) in worker.sockets.iter().enumerate() {
+            if self.is_tcp(at, socket) {
+                worker.drain.handed_over += u64::from(self.dataplane.queue(socket.cookie).queue);
+                // The kernel hands what is still queued to the others; then the slot is empty.
+                if let Err(error) = self.dataplane.shut_down(socket.cookie) {
+                    let listener = self.dataplane.address(socket.listener);
+                    warn!(worker = worker.name, "cannot shut {listener} down: {error}");
+                }
+            }
+            if holds_slot {
+                self.dataplane.set_fitness(socket.listener, worker.slot, Fitness::Fit);
+                if let Err(error) = self.dataplane.clear(socket.listener, worker.slot) {
+                    warn!(worker = worker.name, "{error}");
+                }
+            }
+            self.dataplane.close(socket.cookie);
+        }
+        self.forget_health(id);
+        if holds_slot {
+            self.dataplane.name_slot(worker.slot, None);
+            self.pool.free_slot(worker.slot);
+        }
+        if let Some(running) = worker.process {
+            self.processes.bury(running.key);
+        }
+        info!(worker = worker.name, slot = worker.slot, "worker removed");
+        if let Some(rollout) = &mut self.rollout {
+            rollout.saw_removed(id, &worker.name);
+        }
+        worker.tell_departure(now);
+        if self.rollout.is_none() {
+            self.prune_listeners();
+        }
+    }
+
+    /// Takes back what was opened for a service that does not serve after all.
+    pub fn discard(&mut self, id: WorkerId, now: Instant) {
+        self.remove(id, now);
+    }
+
+    /// All of these leave at once, so that buckets move once.
+    pub(super) fn leave(&mut self, ids: &[WorkerId], patience: Option<Duration>, now: Instant) {
+        let mut all = Vec::new();
+        for id in ids {
+            let queue = self.pool.get(*id).map_or(0, |worker| self.queue(worker));
+            let Some(worker) = self.pool.get_mut(*id) else { continue };
+            let from = worker.life.state();
+            if from != State::Draining {
+                worker.drain.begun = Some(now);
+                worker.drain.queue = queue;
+            }
+            all.push((*id, worker.life.on(Event::Leave { patience }, now, &self.settings.config)));
+            let to = worker.life.state();
+            if from != to {
+                info!(worker = worker.name, slot = worker.slot, from = %from, to = %to, "state changed");
+            }
+        }
+        for (id, steps) in all {
+            if ids.len() > 1 {
+                self.agenda.steps.extend(steps.into_iter().map(|step| (id, step)));
+            } else {
+                self.apply(id, steps, now);
+            }
+        }
+    }
+
+    /// Its name, for who is refused something.
+    pub(super) fn service(&self) -> String {
+        self.settings.config.name.clone()
+    }
+}
+
+/// Whether a listener is one of connections.
+pub(super) fn is_tcp(listener: &Listener) -> bool {
+    listener.protocol == Protocol::Tcp
+}

@@ -1,0 +1,408 @@
+//! One service: what it decides. Inputs and a time go in ([`Engine::handle`]); what is then to be done is done in parts
+//! ([`Engine::advance`]) by commands to the two ports, so that others get their turn between them, and a daemon may die
+//! there. [`Engine::next_deadline`] says when there is something to do by itself; [`Engine::snapshot`] is what the next
+//! daemon must know.
+
+mod agenda;
+mod applying;
+mod checking;
+mod events;
+mod input;
+mod joining;
+mod listening;
+mod membership;
+mod placing;
+mod queues;
+mod readiness;
+mod rolling;
+mod scaling;
+mod snapshot;
+#[cfg(test)]
+mod tests;
+
+use std::time::{Duration, Instant};
+
+use tracing::{info, warn};
+
+use super::flows::FlowTracking;
+use super::listener::Listener;
+use super::listeners::{ListenerState, Listeners};
+use super::monitor::Monitor;
+use super::placement::Placement;
+use super::ports::{Dataplane, ListenerId, ProcessKey, Processes, WorkerId};
+use super::rollout::Rollout;
+use super::slots::Slots;
+use super::startup::{NAG_AFTER, Startup};
+use super::watchdog::Watchdog;
+use super::worker::{Event, State, Step};
+use agenda::{Agenda, Change};
+
+pub use super::monitor::Check;
+pub use super::pool::{Departure, Pool, Seat, Worker, WorkerSocket};
+pub use super::reconfigure::Settings;
+pub use super::rollout::{RestartOptions, RolloutEvent};
+pub use checking::Standing;
+pub use input::{Input, JoinRequest, NewGroup, ProcessEvent, Reconfiguration, Scaling, Target, Work};
+pub use rolling::TRIAL;
+pub use snapshot::{Found, ListenerRecord, Snapshot, WorkerRecord};
+
+/// One service.
+pub struct Engine<D, P> {
+    settings: Settings,
+    pool: Pool,
+    listeners: Listeners,
+    placement: Placement,
+    flows: FlowTracking,
+    rollout: Option<Rollout>,
+    monitor: Monitor,
+    startup: Startup,
+    agenda: Agenda,
+    stopping: bool,
+    dataplane: D,
+    processes: P,
+}
+
+impl<D: Dataplane, P: Processes> Engine<D, P> {
+    /// A service that has no workers yet: [`Engine::add_configured`] adds them.
+    pub fn new(
+        settings: Settings,
+        listeners: Vec<(ListenerId, Listener)>,
+        ports: (D, P),
+        now: Instant,
+    ) -> Self {
+        let (dataplane, processes) = ports;
+        let serial = listeners.iter().map(|(id, _)| id.0).max().unwrap_or_default();
+        let mut known = Listeners::default();
+        listeners.into_iter().for_each(|(id, asked)| known.push(ListenerState::new(id, asked, true)));
+        Self {
+            pool: Pool::new(&settings.config.name, serial, Slots::default()),
+            listeners: known,
+            placement: Placement::default(),
+            flows: FlowTracking::default(),
+            rollout: None,
+            monitor: Monitor::new(now),
+            startup: Startup::new(&settings.config, now),
+            agenda: Agenda::default(),
+            stopping: false,
+            settings,
+            dataplane,
+            processes,
+        }
+    }
+
+    /// With a table of another size, for tests.
+    #[cfg(test)]
+    fn with_table(self, table: super::table::Table) -> Self {
+        Self { placement: Placement::of(table, 0), ..self }
+    }
+
+    /// The service is complete: workers that have no process get one, those that were started with other settings are
+    /// replaced, and flows are looked at.
+    pub fn begin(&mut self, now: Instant) {
+        let idle = self.pool.ids(is_idle);
+        self.agenda.starts.extend(idle);
+        self.replace_outdated();
+        self.flows.plan(self.listeners.has_tracked(), self.settings.config.idle_timeout, now);
+        self.say_if_blind();
+    }
+
+    /// Its settings.
+    #[must_use]
+    pub fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
+    /// Its workers.
+    #[must_use]
+    pub fn pool(&self) -> &Pool {
+        &self.pool
+    }
+
+    /// Its listeners.
+    pub fn listeners(&self) -> impl Iterator<Item = &ListenerState> {
+        self.listeners.iter()
+    }
+
+    /// Who has which bucket.
+    #[must_use]
+    pub fn placement(&self) -> &Placement {
+        &self.placement
+    }
+
+    /// Its flows.
+    #[must_use]
+    pub fn flows(&self) -> &FlowTracking {
+        &self.flows
+    }
+
+    /// The kernel's side.
+    pub fn ports(&mut self) -> (&mut D, &mut P) {
+        (&mut self.dataplane, &mut self.processes)
+    }
+
+    /// The kernel's side, to look at.
+    pub fn dataplane(&self) -> &D {
+        &self.dataplane
+    }
+
+    /// The processes, to look at.
+    pub fn processes(&self) -> &P {
+        &self.processes
+    }
+
+    /// Whether all of its workers have been started, or something else was done with it since.
+    #[must_use]
+    pub fn is_up(&self) -> bool {
+        matches!(self.startup, Startup::Up)
+    }
+
+    /// Why it cannot be started, if something went wrong since this was last asked.
+    pub fn take_failure(&mut self) -> Option<String> {
+        self.startup.take_failure()
+    }
+
+    /// Serial numbers up to this one are used.
+    pub fn reserve(&mut self, serial: u64) {
+        self.pool.reserve(serial);
+    }
+
+    /// Whether it could be left to another daemon as it is: it is not in the middle of getting other settings.
+    #[must_use]
+    pub fn is_whole(&self) -> bool {
+        !matches!(self.agenda.change, Some(Change::Applying(_)))
+    }
+
+    /// Whether workers are being replaced.
+    #[must_use]
+    pub fn is_replacing(&self) -> bool {
+        self.rollout.is_some()
+    }
+
+    /// Whether it was told to end.
+    #[must_use]
+    pub fn is_stopping(&self) -> bool {
+        self.stopping
+    }
+
+    /// Whether it has ended.
+    #[must_use]
+    pub fn is_over(&self) -> bool {
+        self.stopping && self.pool.is_empty()
+    }
+
+    /// What it is in the middle of; nothing else may come in until that is done.
+    #[must_use]
+    pub fn busy(&self) -> Option<&'static str> {
+        self.agenda.busy()
+    }
+
+    /// Hears what has happened, or what is wanted. Not while it is [`Engine::busy`].
+    pub fn handle(&mut self, input: Input, now: Instant) {
+        debug_assert!(self.busy().is_none(), "told something while it is busy");
+        match input {
+            Input::Scale(target, reply) => self.scale(target, reply, now),
+            Input::Weight(number, weight, reply) => self.set_weight(number, weight, reply),
+            Input::Drain(number, patience, reply) => self.drain(number, patience, reply, now),
+            Input::Restart(options, listener) => self.restart(options, listener),
+            Input::Join(request, reply) => reply.send(self.join(&request, now)),
+            Input::Reconfigure(change, reply) => self.reconfigure(change, reply, now),
+            Input::Decides(reply) => self.agenda.deciding.push(reply),
+            Input::Stop => self.stop(now),
+            Input::Kill => {
+                self.stop(now);
+                self.each(Event::Kill, now);
+            }
+            Input::Process(key, event) => self.on_process_event(key, event, now),
+        }
+    }
+
+    /// Does one part of what is to be done now; `None`: nothing is.
+    pub fn advance(&mut self, now: Instant) -> Option<Work> {
+        if self.go_on_placing(now) || self.go_on_changing(now) {
+            return Some(Work::Other);
+        }
+        if let Some(id) = self.agenda.starts.pop_front() {
+            // It may have been told to leave again.
+            if self.pool.get(id).is_some_and(is_idle) {
+                self.on_event(id, Event::Start, now);
+            }
+            return Some(Work::Other);
+        }
+        if let Some((id, step)) = self.agenda.steps.pop_front() {
+            self.step(id, step, now);
+            return Some(Work::Other);
+        }
+        if let Some(listener) = self.flows.next_rotation(now) {
+            self.dataplane.rotate(listener);
+            return Some(Work::Other);
+        }
+        if let Some(id) = self.agenda.repairs.pop_front() {
+            self.repair_living(id);
+            return Some(Work::Check(Check::Repairs));
+        }
+        if let Some(id) = self.agenda.due.pop_front() {
+            self.tick(id, now);
+            return Some(Work::Other);
+        }
+        if self.go_on_rolling(now) || self.begin_due(now) || self.begin_sweep(now) {
+            return Some(Work::Other);
+        }
+        if let Some(check) = self.monitor.due(now) {
+            self.check(check, now);
+            return Some(Work::Check(check));
+        }
+        None
+    }
+
+    /// A part of the work took so long.
+    pub fn took(&mut self, work: Work, cost: Duration) {
+        if let Work::Check(check) = work {
+            self.monitor.took(check, cost);
+        }
+    }
+
+    /// What follows from all that has happened; to be called after some of it, unless it is [`Engine::busy`].
+    pub fn settle(&mut self, now: Instant) {
+        if self.busy().is_some() {
+            return;
+        }
+        self.follow_pinned(now);
+        if !self.startup.is_over()
+            && !self.stopping
+            && Startup::is_complete(&self.pool, &self.settings.config, now)
+        {
+            self.came_up();
+            info!("service {} is up: {}", self.settings.config.name, self.summary());
+        }
+        self.take_listeners();
+        self.publish_rosters(None);
+        self.plan_checks(now);
+    }
+
+    /// When there is something to do by itself.
+    #[must_use]
+    pub fn next_deadline(&self, now: Instant) -> Option<Instant> {
+        if !self.agenda.is_empty() || self.placement.is_wanted() || self.flows.is_rotating() {
+            return Some(now);
+        }
+        let rollout = self.rollout.as_ref().and_then(Rollout::deadline);
+        let startup =
+            if self.stopping { None } else { self.startup.deadline(&self.pool, &self.settings.config, now) };
+        let own =
+            [self.placement.join_at(), startup, rollout, self.monitor.deadline(), self.flows.deadline()];
+        let workers = self.pool.iter().filter_map(|worker| worker.life.deadline());
+        workers.chain(own.into_iter().flatten()).min()
+    }
+
+    fn begin_due(&mut self, now: Instant) -> bool {
+        let due = self.pool.ids(|worker| worker.life.deadline().is_some_and(|at| at <= now));
+        self.agenda.due.extend(due);
+        if self.placement.join_at().is_some_and(|at| at <= now) {
+            self.rebalance();
+            return true;
+        }
+        if self.startup.nags(now) {
+            for worker in Startup::silent(&self.pool) {
+                warn!(
+                    worker = worker.name,
+                    "no READY=1 for {NAG_AFTER:?}; if the command does not speak sd_notify(3), set ready = \"accepting\""
+                );
+            }
+        }
+        !self.agenda.due.is_empty()
+    }
+
+    fn tick(&mut self, id: WorkerId, now: Instant) {
+        let Some(worker) = self.pool.get(id) else { return };
+        if worker.life.wants_look(now) {
+            let flows = self.staying_with(worker);
+            // Datagrams of flows that go on come and go.
+            let queue = if flows > 0 { self.connections(worker) } else { self.queue(worker) };
+            self.on_event(id, Event::Looked { queue, flows }, now);
+        }
+        self.on_event(id, Event::Tick, now);
+    }
+
+    /// From here on an exit is a crash and not a failed start.
+    fn came_up(&mut self) {
+        if !self.startup.is_over() {
+            self.startup = Startup::Up;
+        }
+    }
+
+    fn summary(&self) -> String {
+        let addresses = self.listeners.iter().map(|it| self.dataplane.address(it.id).to_string());
+        let workers = match self.pool.len() {
+            1 => "1 worker".into(),
+            n => format!("{n} workers"),
+        };
+        format!("{workers} on {}", addresses.collect::<Vec<String>>().join(" "))
+    }
+
+    fn stop(&mut self, now: Instant) {
+        if !std::mem::replace(&mut self.stopping, true) {
+            self.end_rollout("the service is ending", now);
+            self.leave(&self.pool.ids(|_| true), None, now);
+        }
+    }
+
+    fn each(&mut self, event: Event, now: Instant) {
+        for worker in self.pool.iter_mut() {
+            let steps = worker.life.on(event, now, &self.settings.config);
+            self.agenda.steps.extend(steps.into_iter().map(|step| (worker.id, step)));
+        }
+    }
+
+    fn on_event(&mut self, id: WorkerId, event: Event, now: Instant) {
+        let Some(worker) = self.pool.get_mut(id) else { return };
+        let before = worker.life.state();
+        let steps = worker.life.on(event, now, &self.settings.config);
+        let after = worker.life.state();
+        if before != after && after == State::Ready {
+            worker.watchdog = Watchdog::fed(self.settings.config.watchdog, now);
+        }
+        if before != after {
+            info!(worker = worker.name, slot = worker.slot, from = %before, to = %after, "state changed");
+        }
+        self.apply(id, steps, now);
+    }
+
+    /// Takes steps in their order; those that rely on what the kernel has still to be told wait for that.
+    fn apply(&mut self, id: WorkerId, steps: Vec<Step>, now: Instant) {
+        let mut waits = self.agenda.steps.iter().any(|(other, _)| *other == id);
+        for step in steps {
+            let relies = !matches!(step, Step::Withdraw | Step::Cut | Step::Spawn | Step::Admit);
+            waits |= relies && (self.placement.is_wanted() || self.agenda.is_placing());
+            if waits {
+                self.agenda.steps.push_back((id, step));
+            } else {
+                self.step(id, step, now);
+            }
+        }
+    }
+
+    fn step(&mut self, id: WorkerId, step: Step, now: Instant) {
+        match step {
+            Step::Spawn => self.spawn(id, now),
+            Step::Admit => self.admit(id, now),
+            Step::Withdraw | Step::Cut => self.rebalance(),
+            Step::Rescue => self.rescue(id, None),
+            Step::HandOn => self.hand_on(id),
+            Step::HandOver => self.hand_over(id),
+            Step::Terminate => self.tell_process(id, P::terminate),
+            Step::Kill => self.tell_process(id, P::kill),
+            Step::Release => self.part(id, now),
+        }
+    }
+
+    fn tell_process(&mut self, id: WorkerId, tell: impl Fn(&mut P, ProcessKey)) {
+        if let Some(running) = self.pool.get(id).and_then(|worker| worker.process) {
+            tell(&mut self.processes, running.key);
+        }
+    }
+}
+
+/// Whether its process is still to be started for the first time.
+fn is_idle(worker: &Worker) -> bool {
+    worker.process.is_none() && worker.life.state() == State::Starting
+}

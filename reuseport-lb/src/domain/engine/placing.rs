@@ -1,0 +1,207 @@
+//! Moving buckets: one listener at a time, since each takes milliseconds. Nothing else happens in the service meanwhile.
+
+use std::collections::BTreeMap;
+use std::time::Instant;
+
+use reuseport_lb_common::layout::MAX_SLOTS;
+use tracing::info;
+
+use super::super::bucket_move::Freedom;
+use super::super::flows::Due;
+use super::super::pool::Worker;
+use super::super::ports::{Dataplane, ListenerId, Processes};
+use super::super::slots::SlotSet;
+use super::super::table::Change;
+use super::super::worker::State;
+use super::Engine;
+use super::agenda::{Pass, PassStage};
+
+impl<D: Dataplane, P: Processes> Engine<D, P> {
+    /// Does a part of what is wanted of the table; false if nothing is.
+    pub(super) fn go_on_placing(&mut self, now: Instant) -> bool {
+        let mut pass = match self.agenda.pass.take() {
+            Some(pass) => pass,
+            None if self.placement.is_wanted() => self.begin_placing(),
+            None => return false,
+        };
+        loop {
+            if let Some(listener) = pass.left.pop() {
+                self.place_at(listener, &mut pass.stage);
+                self.agenda.pass = Some(pass);
+                return true;
+            }
+            match self.next_stage(pass.stage, now) {
+                Some(next) => pass = next,
+                None => break,
+            }
+        }
+        if !self.placement.is_wanted() {
+            self.agenda.placed.drain(..).for_each(|reply| reply.send(()));
+        }
+        true
+    }
+
+    fn pass(&self, stage: PassStage) -> Pass {
+        let mut left = match &stage {
+            PassStage::Publish(plan) if plan.changes.is_empty() => Vec::new(),
+            PassStage::Publish(_) => self.listeners.ids(),
+            _ => self.listeners.tracked(),
+        };
+        left.reverse();
+        Pass { stage, left }
+    }
+
+    fn begin_placing(&mut self) -> Pass {
+        // When all leave, flows end with their workers, and nobody asks for their number.
+        if !self.stopping && self.pool.iter().any(is_counted) {
+            self.pass(PassStage::CountFlows(vec![0; MAX_SLOTS]))
+        } else {
+            self.begin_cut()
+        }
+    }
+
+    fn begin_cut(&mut self) -> Pass {
+        self.flows.pin(self.pool.pinned());
+        self.pass(PassStage::Cut(BTreeMap::new()))
+    }
+
+    fn place_at(&mut self, listener: ListenerId, stage: &mut PassStage) {
+        let (dataplane, pinned) = (&mut self.dataplane, self.flows.pinned());
+        match stage {
+            PassStage::CountFlows(flows) => dataplane.add_flows(listener, flows),
+            PassStage::Cut(cut) => {
+                for (slot, flows) in dataplane.cut(listener, pinned) {
+                    *cut.entry(slot).or_default() += flows;
+                }
+            }
+            PassStage::Constrain(constraints) => {
+                for (bucket, constraint) in dataplane.constraints(listener, pinned) {
+                    let at = usize::from(bucket);
+                    if constraints.len() <= at {
+                        constraints.resize(at + 1, Freedom::Free);
+                    }
+                    constraints[at] = constraints[at].and(constraint);
+                }
+            }
+            PassStage::Publish(plan) => dataplane.publish(listener, &plan.changes, pinned),
+            PassStage::CountStaying(flows) => dataplane.add_staying(listener, flows),
+            PassStage::Sweep(ended) => *ended += dataplane.sweep(listener),
+        }
+    }
+
+    fn next_stage(&mut self, stage: PassStage, now: Instant) -> Option<Pass> {
+        match stage {
+            PassStage::CountFlows(flows) => {
+                for worker in self.pool.iter_mut().filter(|worker| is_counted(worker)) {
+                    worker.drain.flows = Some(flows[usize::from(worker.slot)]);
+                }
+                Some(self.begin_cut())
+            }
+            PassStage::Cut(cut) => {
+                self.note_cut(cut);
+                Some(self.pass(PassStage::Constrain(Vec::new())))
+            }
+            PassStage::Constrain(constraints) => {
+                let constraint =
+                    |bucket: u16| constraints.get(usize::from(bucket)).copied().unwrap_or_default();
+                let plan = self.placement.plan(constraint);
+                Some(self.pass(PassStage::Publish(plan)))
+            }
+            PassStage::Publish(plan) => {
+                self.note_published(&plan.changes, plan.waiting, now);
+                self.listeners.has_tracked().then(|| self.pass(PassStage::CountStaying(vec![0; MAX_SLOTS])))
+            }
+            PassStage::CountStaying(staying) => {
+                self.flows.counted(staying);
+                None
+            }
+            PassStage::Sweep(ended) if self.flows.swept(ended) => {
+                // What waits may have become free.
+                self.placement.again();
+                None
+            }
+            PassStage::Sweep(_) => Some(self.pass(PassStage::CountStaying(vec![0; MAX_SLOTS]))),
+        }
+    }
+
+    fn note_cut(&mut self, mut cut: BTreeMap<u16, u64>) {
+        // Flows of one that ended by itself are not cut by us.
+        let is_cut = |worker: &&mut Worker| {
+            worker.life.state() == State::Draining && worker.process.is_some() && worker.holds_slot()
+        };
+        for worker in self.pool.iter_mut().filter(is_cut) {
+            if let Some(flows) = cut.remove(&worker.slot) {
+                worker.drain.flows_cut += flows;
+                self.flows.add_cut(flows);
+            }
+        }
+    }
+
+    fn note_published(&mut self, changes: &[Change], waiting: u32, now: Instant) {
+        let service = &self.settings.config.name;
+        if self.listeners.has_tracked() && self.flows.placed(changes.len(), waiting, now) {
+            info!(service, buckets = waiting, "wait for live flows before they move");
+        }
+        if !changes.is_empty() {
+            let members = self.placement.members().len();
+            info!(service, members, buckets = changes.len(), "buckets moved");
+        }
+    }
+
+    /// Makes the table of those workers that are admitted now, if these are others than before, or
+    /// others keep their flows.
+    pub(super) fn rebalance(&mut self) {
+        self.placement.joined();
+        let members = self.pool.admitted();
+        let same = members == self.placement.members() && self.pool.pinned() == *self.flows.pinned();
+        if self.placement.is_wanted() || !same {
+            self.placement.want(members);
+        }
+    }
+
+    /// Begins what is due for flows.
+    pub(super) fn begin_sweep(&mut self, now: Instant) -> bool {
+        match self.flows.due(self.settings.config.idle_timeout, now) {
+            Some(Due::Rotation) => self.flows.rotate(self.listeners.tracked()),
+            Some(Due::Sweep) => self.agenda.pass = Some(self.pass(PassStage::Sweep(0))),
+            None => return false,
+        }
+        true
+    }
+
+    /// Lets flows go whose worker does not keep them any more, for whatever reason.
+    pub(super) fn follow_pinned(&mut self, now: Instant) {
+        if !self.listeners.has_tracked() {
+            return;
+        }
+        let pinned = self.pool.pinned();
+        let lost = self.flows.pinned().without(&pinned);
+        if !lost.is_empty() {
+            if self.have_flows(&lost) {
+                self.placement.again();
+            } else {
+                self.flows.pin(pinned);
+            }
+        } else if pinned != *self.flows.pinned() {
+            // Those that are new have no flows yet; mostly they join.
+            self.placement.join_soon(now);
+        }
+    }
+
+    /// Whether any bucket has flows, or may have flows, of these slots.
+    pub(super) fn have_flows(&self, slots: &SlotSet) -> bool {
+        let mut tracked = self.listeners.tracked().into_iter();
+        tracked.any(|listener| self.dataplane.points_to(listener, slots))
+    }
+
+    /// Flows that a worker that leaves still has to wait for.
+    pub(super) fn staying_with(&self, worker: &Worker) -> u64 {
+        // Where all leave, flows have nowhere to go, and end with their workers.
+        if worker.holds_slot() && !self.stopping { self.flows.staying(worker.slot) } else { 0 }
+    }
+}
+
+/// Whether the flows of a worker are to be counted: it is to leave.
+fn is_counted(worker: &Worker) -> bool {
+    worker.drain.begun.is_some() && worker.drain.flows.is_none() && worker.holds_slot()
+}

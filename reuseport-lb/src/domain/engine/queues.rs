@@ -1,0 +1,92 @@
+//! What waits in workers' sockets, and handing it to others.
+
+use std::time::Instant;
+
+use tracing::warn;
+
+use super::super::pool::{Worker, WorkerSocket};
+use super::super::ports::{Dataplane, ListenerId, Processes, WorkerId};
+use super::Engine;
+
+impl<D: Dataplane, P: Processes> Engine<D, P> {
+    /// Whether a socket is one of connections.
+    pub(super) fn is_tcp(&self, at: usize, socket: &WorkerSocket) -> bool {
+        self.listeners.near(at, socket.listener).is_some_and(|listener| listener.is_tcp())
+    }
+
+    /// What waits in all sockets of a worker: connections, or bytes of datagrams.
+    pub(super) fn queue(&self, worker: &Worker) -> u64 {
+        let queues = worker.sockets.iter().map(|socket| self.dataplane.queue(socket.cookie).queue);
+        queues.map(u64::from).sum()
+    }
+
+    /// The sockets of connections that a worker has.
+    pub(super) fn tcp_sockets<'a>(&'a self, worker: &'a Worker) -> impl Iterator<Item = &'a WorkerSocket> {
+        let sockets = worker.sockets.iter().enumerate();
+        sockets.filter(|(at, socket)| self.is_tcp(*at, socket)).map(|(_, socket)| socket)
+    }
+
+    /// Connections that wait in a worker's sockets.
+    pub(super) fn connections(&self, worker: &Worker) -> u64 {
+        let queues = self.tcp_sockets(worker).map(|socket| self.dataplane.queue(socket.cookie).queue);
+        queues.map(u64::from).sum()
+    }
+
+    /// Hands what is queued to others: `shutdown` makes the kernel migrate it, then the socket goes
+    /// back into service.
+    pub(super) fn rescue(&mut self, id: WorkerId, only: Option<ListenerId>) {
+        let Some(worker) = self.pool.get(id).filter(|worker| worker.holds_slot()) else { return };
+        // Without anybody to take it, the queue is better off waiting.
+        if self.placement.members().is_empty() {
+            return;
+        }
+        let meant = self.tcp_sockets(worker).filter(|it| only.is_none_or(|only| only == it.listener));
+        let meant: Vec<WorkerSocket> = meant.copied().collect();
+        let (slot, backlog) = (worker.slot, self.settings.config.backlog);
+        for socket in meant {
+            let again = self.dataplane.shut_down(socket.cookie);
+            let again = again.and_then(|()| self.dataplane.listen_again(socket.cookie, slot, backlog));
+            if let Err(error) = again {
+                let (worker, listener) =
+                    (self.pool.name_of(id.number), self.dataplane.address(socket.listener));
+                warn!(worker, "cannot put {listener} back into service: {error}");
+            }
+        }
+    }
+
+    /// Hands what is queued to others for good: the process that has the sockets does not accept, or
+    /// waits for this to end.
+    pub(super) fn hand_over(&mut self, id: WorkerId) {
+        let alone = self.placement.members().is_empty();
+        let Some(worker) = self.pool.get(id) else { return };
+        let started = worker.is_started();
+        let sockets: Vec<WorkerSocket> = self.tcp_sockets(worker).copied().collect();
+        let mut handed_over = 0;
+        for socket in sockets {
+            let queue = u64::from(self.dataplane.queue(socket.cookie).queue);
+            // Without anybody to take it, the queue is better off waiting; and so is what comes to one
+            // that returns.
+            if alone && (queue > 0 || started) {
+                continue;
+            }
+            handed_over += queue;
+            if let Err(error) = self.dataplane.shut_down(socket.cookie) {
+                let (worker, listener) =
+                    (self.pool.name_of(id.number), self.dataplane.address(socket.listener));
+                warn!(worker, "cannot hand over the queue of {listener}: {error}");
+            }
+        }
+        if let Some(worker) = self.pool.get_mut(id) {
+            worker.drain.handed_over += handed_over;
+        }
+    }
+
+    /// The daemon ends and the workers go on without it. Nobody but the daemon has the sockets of workers that have no
+    /// process, so others take what waits there.
+    pub fn leave_to_itself(&mut self, now: Instant) {
+        self.end_rollout("the daemon ends", now);
+        for id in self.pool.ids(|worker| worker.process.is_none()) {
+            self.hand_over(id);
+        }
+    }
+}

@@ -1,0 +1,232 @@
+//! Replacing workers: what [`Rollout`] says is to be done.
+//!
+//! Where all listeners are TCP, the successor takes the slot: its sockets are put in place of the old
+//! ones in the socket array, so no bucket moves. (Not the same sockets: a process that does not work
+//! yet would accept connections, and one that ends at SIGTERM would cut those that it has just
+//! accepted.) With UDP it has a slot of its own, and the buckets move there.
+
+use std::time::{Duration, Instant};
+
+use reuseport_lb_common::layout::Fitness;
+use tracing::{info, warn};
+
+use super::super::pool::{New, Seat, Worker};
+use super::super::ports::{Dataplane, Processes, WorkerId};
+use super::super::reconfigure::Undo;
+use super::super::refusal::Refusal;
+use super::super::rollout::{Action, Pair, RestartOptions, Rollout, RolloutEvent};
+use super::super::worker::{Event, Origin, State};
+use super::Engine;
+use super::membership::is_tcp;
+
+/// How long the first worker of another command is watched before it takes over.
+pub const TRIAL: Duration = Duration::from_secs(2);
+
+impl<D: Dataplane, P: Processes> Engine<D, P> {
+    pub(super) fn restart(&mut self, options: RestartOptions, listener: Box<dyn Fn(RolloutEvent)>) {
+        match self.replaceable(&options) {
+            Ok(numbers) => self.replace(options, numbers, None, listener),
+            Err(refusal) => listener(RolloutEvent::Done { replaced: 0, error: Some(refusal.to_string()) }),
+        }
+    }
+
+    fn replaceable(&self, options: &RestartOptions) -> Result<Vec<usize>, Refusal> {
+        if self.stopping {
+            return Err(Refusal::Ending { service: self.service() });
+        }
+        if self.rollout.is_some() || self.agenda.prepared {
+            return Err(Refusal::Replacing { service: self.service() });
+        }
+        let Some(number) = options.only else {
+            return Ok(self.pool.staying().iter().map(|id| id.number).collect());
+        };
+        let worker = self.pool.require(number)?;
+        match (worker.life.origin(), worker.life.state()) {
+            (Origin::Joined, _) => Err(Refusal::Joined { worker: worker.name.clone() }),
+            (_, State::Draining) => Err(Refusal::Leaving { worker: worker.name.clone() }),
+            _ => Ok(vec![number]),
+        }
+    }
+
+    /// Begins to replace these workers; what does not work is undone.
+    pub(super) fn replace(
+        &mut self,
+        options: RestartOptions,
+        numbers: Vec<usize>,
+        undo: Option<Undo>,
+        listener: Box<dyn Fn(RolloutEvent)>,
+    ) {
+        info!(service = self.settings.config.name, workers = numbers.len(), "replacing");
+        self.came_up();
+        self.rollout = Some(Rollout::new(options, numbers, undo, listener));
+    }
+
+    /// Begins to replace workers that were started with other settings, unless somebody is being replaced.
+    pub(super) fn replace_outdated(&mut self) {
+        let outdated = self.pool.outdated(self.settings.revision());
+        if self.rollout.is_none() && !outdated.is_empty() {
+            self.replace(RestartOptions::in_turn(TRIAL), outdated, None, Box::new(|_| {}));
+        }
+    }
+
+    /// Gives a worker another process, as `restart` does; false if that cannot be now, or it came by itself.
+    pub(super) fn replace_alone(&mut self, id: WorkerId) -> bool {
+        let ours = self.pool.get(id).is_some_and(Worker::is_started);
+        let busy = self.rollout.is_some() || self.agenda.prepared || self.stopping;
+        if ours && !busy {
+            let options = RestartOptions { only: Some(id.number), ..RestartOptions::in_turn(Duration::ZERO) };
+            self.replace(options, vec![id.number], None, Box::new(|_| {}));
+        }
+        ours && !busy
+    }
+
+    /// Does the next thing that is due; false if nothing is.
+    pub(super) fn go_on_rolling(&mut self, now: Instant) -> bool {
+        let Some(action) = self.rollout.as_mut().and_then(|rollout| rollout.next(now)) else { return false };
+        match action {
+            Action::StartSuccessor(number) => self.start_successor(number, now),
+            Action::TimedOut(pair) => self.time_out(pair, now),
+            Action::Promote(pair) => self.promote(pair, now),
+            Action::Finish => self.finish_rollout(),
+        }
+        true
+    }
+
+    fn time_out(&mut self, pair: Pair, now: Instant) {
+        let asked = self.rollout.as_ref().and_then(Rollout::timeout);
+        let patience = asked.unwrap_or(self.settings.config.start_timeout);
+        let name = self.pool.name_of(pair.new.number);
+        let lacks = self.pool.get(pair.new).and_then(|worker| self.lacks(worker, now));
+        let lacks = lacks.map_or_else(String::new, |lacks| format!(" (it {lacks})"));
+        self.fail_successor(pair, format!("the new {name} was not ready within {patience:?}{lacks}"), now);
+    }
+
+    fn finish_rollout(&mut self) {
+        let Some(rollout) = self.rollout.take() else { return };
+        let (replaced, error, undo) = rollout.finish();
+        let service = &self.settings.config.name;
+        match error {
+            None => info!(service, "{replaced} workers replaced"),
+            Some(error) => warn!(service, "{replaced} workers replaced, then: {error}"),
+        }
+        match undo {
+            Some(undo) => self.undo(undo),
+            None => self.prune_listeners(),
+        }
+    }
+
+    /// Starts the successor of a worker, if that is still there.
+    fn start_successor(&mut self, number: usize, now: Instant) {
+        let stays = |worker: &&Worker| worker.is_started() && worker.stays();
+        let Some(old) = self.pool.find(number).filter(stays) else { return };
+        let (old, slot, weight) = (old.id, old.slot, old.weight);
+        let in_place = self.settings.config.listen.iter().all(is_tcp);
+        let opened = if in_place {
+            self.open_sockets(slot, false).map(|sockets| {
+                let (origin, seat) = (Origin::Started, Seat::Trial { own: false });
+                self.add_with(New { number, origin, weight, slot, seat, revision: 0, sockets })
+            })
+        } else {
+            self.add(number, Origin::Started, weight).inspect(|id| {
+                if let Some(worker) = self.pool.get_mut(*id) {
+                    worker.seat = Seat::Trial { own: true };
+                }
+            })
+        };
+        let name = self.pool.name_of(number);
+        let Some(rollout) = &mut self.rollout else { return };
+        let new = match opened {
+            Ok(new) => new,
+            Err(error) => return rollout.give_up(format!("cannot start a new {name}: {error}")),
+        };
+        let patience = rollout.timeout().unwrap_or(self.settings.config.start_timeout);
+        rollout.begun(Pair { old, new }, now + patience);
+        self.on_event(new, Event::Start, now);
+        let process = self.pool.get(new).and_then(|worker| worker.process);
+        let pid = process.and_then(|running| self.processes.pid(running.key));
+        if let Some(rollout) = &self.rollout {
+            rollout.started(&name, pid);
+        }
+    }
+
+    /// The successor takes over, and the old one leaves.
+    fn promote(&mut self, pair: Pair, now: Instant) {
+        let stays = |id| self.pool.get(id).is_some_and(Worker::stays);
+        if !stays(pair.old) || !stays(pair.new) {
+            // It was drained meanwhile: nobody is to follow it.
+            let dropped = self.rollout.as_mut().map(|rollout| rollout.drop_successor(pair));
+            return self.leave(&dropped.unwrap_or_default(), None, now);
+        }
+        if let Err(error) = self.seat_successor(pair) {
+            return self.fail_successor(pair, error, now);
+        }
+        self.forget_health(pair.old);
+        if let Some(rollout) = &mut self.rollout {
+            rollout.promoted(pair.new);
+        }
+        self.leave(&[pair.old], None, now);
+        self.rebalance();
+    }
+
+    /// Puts the sockets of the new one in place of those of the old one; all of them, or none.
+    fn seat_successor(&mut self, pair: Pair) -> Result<(), String> {
+        let [Some(mut old), Some(mut new)] = [pair.old, pair.new].map(|id| self.pool.remove(id)) else {
+            return Err("a worker is missing".into());
+        };
+        let seated = if new.holds_slot() { Ok(()) } else { self.take_slot(&mut old, &mut new) };
+        if seated.is_ok() {
+            new.seat = Seat::Own;
+            new.weight = old.weight;
+            info!(worker = new.name, slot = new.slot, "its successor serves");
+        }
+        self.pool.put_back(old);
+        self.pool.put_back(new);
+        seated
+    }
+
+    fn take_slot(&mut self, old: &mut Worker, new: &mut Worker) -> Result<(), String> {
+        for socket in &new.sockets {
+            if let Err(error) = self.dataplane.insert(socket.cookie, new.slot) {
+                for socket in &old.sockets {
+                    // Those that were not replaced are there still.
+                    let _ = self.dataplane.insert(socket.cookie, old.slot);
+                }
+                return Err(error);
+            }
+        }
+        for socket in &mut new.sockets {
+            self.dataplane.set_fitness(socket.listener, new.slot, Fitness::Fit);
+            if let Some(before) = old.sockets.iter_mut().find(|old| old.listener == socket.listener) {
+                // The name goes on counting.
+                socket.selected_before = before.selected_before;
+                before.selected_after = Some(0);
+            }
+        }
+        old.seat = Seat::Former;
+        Ok(())
+    }
+
+    fn fail_successor(&mut self, pair: Pair, why: String, now: Instant) {
+        let dropped = self.rollout.as_mut().map(|rollout| rollout.fail(pair, why));
+        self.leave(&dropped.unwrap_or_default(), None, now);
+    }
+
+    /// The process of a worker ended, or is about to: `what` it did.
+    pub(super) fn rollout_saw_end(&mut self, id: WorkerId, what: &str, now: Instant) {
+        let (name, stays) = (self.pool.name_of(id.number), self.pool.get(id).is_some_and(Worker::stays));
+        let Some(rollout) = &mut self.rollout else { return };
+        for new in rollout.saw_end(id, &name, what, stays) {
+            self.leave(&[new], None, now);
+        }
+    }
+
+    /// Nobody else is replaced.
+    pub(super) fn end_rollout(&mut self, why: &str, now: Instant) {
+        let Some(rollout) = &mut self.rollout else { return };
+        rollout.give_up(why.to_owned());
+        for new in rollout.discard() {
+            self.leave(&[new], None, now);
+        }
+        self.finish_rollout();
+    }
+}

@@ -1,0 +1,159 @@
+//! How many workers a service has, and how much of the work each gets: `scale`, `weight`, `drain`.
+
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+use tracing::{info, warn};
+
+use super::super::Reply;
+use super::super::pool::Departure;
+use super::super::ports::{Dataplane, Processes};
+use super::super::refusal::Refusal;
+use super::super::worker::Origin;
+use super::Engine;
+use super::agenda::{Change, Growth};
+use super::input::{Scaling, Target};
+use crate::config;
+
+impl<D: Dataplane, P: Processes> Engine<D, P> {
+    pub(super) fn scale(&mut self, target: Target, reply: Reply<Result<Scaling, Refusal>>, now: Instant) {
+        match self.number_wanted(target).and_then(|to| self.begin_scaling(to, now)) {
+            Ok(growth) => self.agenda.change = Some(Change::Scaling(growth, reply)),
+            Err(refusal) => reply.send(Err(refusal)),
+        }
+    }
+
+    fn number_wanted(&self, target: Target) -> Result<usize, Refusal> {
+        let by = match target {
+            Target::Exactly(to) => return Ok(to),
+            Target::More(by) => by,
+        };
+        let now = self.settings.config.workers;
+        let to = i64::try_from(now).ok().and_then(|now| usize::try_from(now.checked_add(by)?).ok());
+        to.ok_or_else(|| Refusal::TooFew { service: self.service(), now, fewer: by.unsigned_abs() })
+    }
+
+    /// Lets those leave that are too many; those that are too few are added with [`Engine::grow`].
+    pub(super) fn begin_scaling(&mut self, to: usize, now: Instant) -> Result<Growth, Refusal> {
+        config::check_workers(to)?;
+        if self.stopping {
+            return Err(Refusal::Ending { service: self.service() });
+        }
+        if to > 0 && self.settings.config.command.is_empty() && !self.settings.config.embedded {
+            return Err(Refusal::NoCommand { service: self.service() });
+        }
+        // Whatever becomes of it, the service has been started.
+        self.came_up();
+        let staying = self.pool.staying();
+        let before = staying.len();
+        if to < before {
+            self.leave(&staying[to..], None, now);
+        }
+        let left = self.pool.free_numbers().take(to.saturating_sub(before)).collect();
+        // Another daemon would go on with it.
+        let wanted = std::mem::replace(&mut self.settings.config.workers, to);
+        Ok(Growth { left, added: Vec::new(), before, wanted, after: to })
+    }
+
+    /// Adds one worker; when all are there, what has changed.
+    pub(super) fn grow(
+        &mut self,
+        mut growth: Growth,
+        now: Instant,
+    ) -> Result<Growth, Result<Scaling, Refusal>> {
+        if let Some(number) = growth.left.pop_front() {
+            match self.add(number, Origin::Started, 1) {
+                Ok(id) => growth.added.push(id),
+                Err(error) => {
+                    self.settings.config.workers = growth.wanted;
+                    self.leave(&growth.added, None, now);
+                    return Err(Err(error.into()));
+                }
+            }
+            return Ok(growth);
+        }
+        let Growth { added, before, after, .. } = growth;
+        self.agenda.starts.extend(added);
+        info!(service = self.settings.config.name, from = before, to = after, "scaled");
+        Err(Ok(Scaling { before, after }))
+    }
+
+    /// Begins to add workers that are missing.
+    pub(super) fn begin_refilling(&mut self) {
+        let missing = self.missing();
+        if !missing.is_empty() && !self.stopping && self.agenda.change.is_none() {
+            self.agenda.change = Some(Change::Refilling(missing));
+        }
+    }
+
+    /// The numbers of workers that are missing; those that leave do not count. What an earlier daemon was ending when
+    /// it died may finish, but a service has its workers.
+    fn missing(&self) -> VecDeque<usize> {
+        let staying = self.pool.staying();
+        let missing = self.settings.config.workers.saturating_sub(staying.len());
+        let free = (0..).filter(|number| !staying.iter().any(|id| id.number == *number));
+        free.take(missing).collect()
+    }
+
+    /// Adds the next worker that is missing.
+    pub(super) fn refill(&mut self, mut left: VecDeque<usize>) -> Option<Change> {
+        let number = left.pop_front()?;
+        match self.add(number, Origin::Started, 1) {
+            Ok(id) => {
+                let worker = self.pool.name_of(id.number);
+                info!(worker, "added: the service has too few workers");
+                self.agenda.starts.push_back(id);
+                self.agenda.refill_failed = false;
+                Some(Change::Refilling(left))
+            }
+            Err(error) => {
+                if !std::mem::replace(&mut self.agenda.refill_failed, true) {
+                    let service = &self.settings.config.name;
+                    warn!(service, "cannot add a worker: {error}; it is tried again each second");
+                }
+                None
+            }
+        }
+    }
+
+    pub(super) fn set_weight(&mut self, number: usize, weight: u32, reply: Reply<Result<(), Refusal>>) {
+        let found = self.pool.require(number).map(|worker| worker.id);
+        let checked = found.and_then(|id| config::check_weight(weight).map(|()| id).map_err(Refusal::from));
+        let id = match checked {
+            Ok(id) => id,
+            Err(refusal) => return reply.send(Err(refusal)),
+        };
+        if let Some(worker) = self.pool.get_mut(id) {
+            worker.weight = weight;
+            info!(worker = worker.name, weight, "weight changed");
+        }
+        self.rebalance();
+        // Whoever asked may rely on it as soon as it is answered.
+        if self.placement.is_wanted() {
+            self.agenda.placed.push(Reply::new(|()| reply.send(Ok(()))));
+        } else {
+            reply.send(Ok(()));
+        }
+    }
+
+    pub(super) fn drain(
+        &mut self,
+        number: usize,
+        patience: Option<Duration>,
+        reply: Reply<Result<Departure, Refusal>>,
+        now: Instant,
+    ) {
+        let id = match self.pool.require(number) {
+            Ok(worker) => worker.id,
+            Err(refusal) => return reply.send(Err(refusal)),
+        };
+        let Some(worker) = self.pool.get_mut(id) else { return };
+        worker.drain.waiting.push(reply);
+        if worker.stays() && worker.is_started() {
+            // It is not replaced.
+            self.settings.config.workers = self.settings.config.workers.saturating_sub(1);
+        }
+        self.came_up();
+        self.leave(&[id], patience, now);
+    }
+}

@@ -1,0 +1,303 @@
+//! The made-up kernel.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use reuseport_lb_common::layout::{Entry, Fitness, NO_SLOT};
+
+use super::{Broken, Fake, Socket, Stage, World};
+use crate::domain::bucket_move::{Freedom, freedom, moved};
+use crate::domain::listener::Listener;
+use crate::domain::observed::Queue;
+use crate::domain::ports::*;
+use crate::domain::slots::SlotSet;
+use crate::domain::table::Change;
+
+impl Dataplane for Fake {
+    fn address(&self, listener: ListenerId) -> Listener {
+        self.0.borrow().groups[&listener].listener
+    }
+
+    fn open(
+        &mut self,
+        listener: ListenerId,
+        slot: u16,
+        enter: bool,
+        _first: bool,
+        _backlog: u32,
+    ) -> Result<OpenedSocket, String> {
+        let mut world = self.0.borrow_mut();
+        world.fails(Broken::Open)?;
+        if enter && !world.names.contains_key(&slot) {
+            let used = world.groups.values().any(|group| World::points_to(group, |it| it == slot));
+            if used {
+                world.wrong.push(format!("slot {slot} is used again while buckets or flows refer to it"));
+            }
+        }
+        let cookie = Cookie(world.next());
+        let socket =
+            Socket { listener, ours: true, holders: BTreeSet::new(), listens: true, queue: 0, locked: false };
+        world.sockets.insert(cookie, socket);
+        let group = world.groups.get_mut(&listener).expect("a listener that is there");
+        if enter {
+            group.slots.insert(slot, cookie);
+        }
+        Ok(OpenedSocket { cookie, selected_before: group.selected[usize::from(slot)] })
+    }
+
+    fn close(&mut self, socket: Cookie) {
+        let mut world = self.0.borrow_mut();
+        if let Some(socket) = world.sockets.get_mut(&socket) {
+            socket.ours = false;
+        }
+        world.collect(socket);
+    }
+
+    fn queue(&self, socket: Cookie) -> Queue {
+        let queue = self.0.borrow().sockets.get(&socket).map_or(0, |socket| socket.queue);
+        Queue { queue, backlog: 1024 }
+    }
+
+    fn shut_down(&mut self, socket: Cookie) -> Result<(), String> {
+        let mut world = self.0.borrow_mut();
+        if let Some(it) = world.sockets.get_mut(&socket) {
+            it.listens = false;
+            world.unseat(socket);
+            world.migrate(socket);
+        }
+        Ok(())
+    }
+
+    fn listen_again(&mut self, socket: Cookie, slot: u16, _backlog: u32) -> Result<(), String> {
+        let mut world = self.0.borrow_mut();
+        let it = world.sockets.get_mut(&socket).ok_or("it is gone")?;
+        it.listens = true;
+        let listener = it.listener;
+        world.groups.get_mut(&listener).ok_or("no group")?.slots.insert(slot, socket);
+        Ok(())
+    }
+
+    fn set_backlog(&mut self, _socket: Cookie, _backlog: u32) {}
+
+    fn repair(&mut self, socket: Cookie, slot: u16, holder: Holder, backlog: u32) -> Repair {
+        let listens = self.0.borrow().sockets.get(&socket).is_none_or(|socket| socket.listens);
+        if holder == Holder::Successor
+            && let Some(socket) = self.0.borrow_mut().sockets.get_mut(&socket)
+        {
+            socket.locked = false;
+        }
+        if listens {
+            return Repair::Sound;
+        }
+        self.listen_again(socket, slot, backlog).map_or_else(Repair::Failed, |()| Repair::Repaired(socket))
+    }
+
+    fn waits(&self, socket: Cookie) -> Option<bool> {
+        let world = self.0.borrow();
+        let socket = world.sockets.get(&socket).filter(|socket| socket.listens)?;
+        let waits = |key: &ProcessKey| {
+            let process = &world.processes[key];
+            process.stage == Stage::Runs && process.waits && !process.hangs
+        };
+        Some(socket.holders.iter().any(waits))
+    }
+
+    fn sees_waits(&self) -> bool {
+        true
+    }
+
+    fn insert(&mut self, socket: Cookie, slot: u16) -> Result<(), String> {
+        let mut world = self.0.borrow_mut();
+        world.fails(Broken::Insert)?;
+        let listener = world.sockets.get(&socket).ok_or("it is gone")?.listener;
+        world.unseat(socket);
+        world.groups.get_mut(&listener).ok_or("no group")?.slots.insert(slot, socket);
+        Ok(())
+    }
+
+    fn put_back(&mut self, socket: Cookie, slot: u16, backlog: u32) -> Result<(), String> {
+        self.listen_again(socket, slot, backlog)
+    }
+
+    fn clear(&mut self, listener: ListenerId, slot: u16) -> Result<(), String> {
+        if let Some(group) = self.0.borrow_mut().groups.get_mut(&listener) {
+            group.slots.remove(&slot);
+        }
+        Ok(())
+    }
+
+    fn name_slot(&mut self, slot: u16, worker: Option<&str>) {
+        let mut world = self.0.borrow_mut();
+        match worker {
+            Some(name) => world.names.insert(slot, name.to_owned()),
+            None => world.names.remove(&slot),
+        };
+    }
+
+    fn attach(&mut self, listener: ListenerId, sockets: &[Cookie]) -> Attachment {
+        let mut world = self.0.borrow_mut();
+        let locked = |cookie: &&Cookie| world.sockets.get(*cookie).is_some_and(|socket| socket.locked);
+        let locked: Vec<Cookie> = sockets.iter().filter(locked).copied().collect();
+        let group = world.groups.get_mut(&listener).expect("a listener that is there");
+        group.decides |= group.claim == Claim::Held && !sockets.is_empty();
+        Attachment { locked, error: None }
+    }
+
+    fn leave_to_others(&mut self, _last: &[(ListenerId, Cookie)]) {}
+
+    fn is_new(&self, _listener: ListenerId) -> bool {
+        false
+    }
+
+    fn claim(&self, listener: ListenerId) -> Claim {
+        self.0.borrow().groups[&listener].claim
+    }
+
+    fn may_take(&self) -> bool {
+        true
+    }
+
+    fn take(&mut self, listener: ListenerId) -> Option<String> {
+        let mut world = self.0.borrow_mut();
+        world.groups.get_mut(&listener)?.claim = Claim::Held;
+        Some("another".into())
+    }
+
+    fn want(&mut self, listener: ListenerId) {
+        let mut world = self.0.borrow_mut();
+        if let Some(group) = world.groups.get_mut(&listener)
+            && group.claim == Claim::Lost
+        {
+            group.claim = Claim::Wanted;
+        }
+    }
+
+    fn install(
+        &mut self,
+        listener: ListenerId,
+        (ready, waiting): (&[u16], &[u16]),
+        _sockets: &[Cookie],
+    ) -> Result<(), String> {
+        self.0.borrow_mut().fails(Broken::Install)?;
+        self.set_rosters(listener, ready, waiting);
+        Ok(())
+    }
+
+    fn remove(&mut self, listener: ListenerId) {
+        let mut world = self.0.borrow_mut();
+        if world.sockets.values().any(|socket| socket.listener == listener && socket.ours) {
+            world.wrong.push(format!("{listener:?} is removed while workers have sockets of it"));
+        }
+        world.groups.remove(&listener);
+    }
+
+    fn publish(&mut self, listener: ListenerId, changes: &[Change], pinned: &SlotSet) {
+        let mut world = self.0.borrow_mut();
+        let group = world.groups.get_mut(&listener).expect("a listener that is there");
+        let tracked = !group.is_tcp();
+        for (bucket, slot) in changes {
+            let at = usize::from(*bucket);
+            let before = group.entries[at];
+            group.entries[at] = if tracked {
+                let begun = group.marks[at][before.side()] != 0;
+                let entry = moved(before, *slot, |slot| pinned.contains(slot), begun);
+                if entry.is_moving() && !before.is_moving() {
+                    group.marks[at][entry.side()] = 0;
+                }
+                entry
+            } else {
+                Entry::steady(*slot)
+            };
+        }
+    }
+
+    fn owners(&self, listener: ListenerId) -> Vec<u16> {
+        self.0.borrow().groups[&listener].entries.iter().map(|entry| entry.slot()).collect()
+    }
+
+    fn cut(&mut self, listener: ListenerId, pinned: &SlotSet) -> BTreeMap<u16, u64> {
+        let mut world = self.0.borrow_mut();
+        let mut cut = BTreeMap::new();
+        let Some(group) = world.groups.get_mut(&listener).filter(|group| !group.is_tcp()) else { return cut };
+        for (entry, marks) in group.entries.iter_mut().zip(&mut group.marks) {
+            let (current, previous, side) = (entry.slot(), entry.previous(), entry.side());
+            if current != NO_SLOT && !pinned.contains(current) {
+                *cut.entry(current).or_default() += u64::from(marks[side].count_ones());
+            }
+            if previous != NO_SLOT && !pinned.contains(previous) {
+                *cut.entry(previous).or_default() += u64::from(marks[1 - side].count_ones());
+                *entry = entry.with_previous(NO_SLOT);
+                marks[1 - side] = 0;
+            }
+        }
+        cut
+    }
+
+    fn constraints(&self, listener: ListenerId, pinned: &SlotSet) -> Vec<(u16, Freedom)> {
+        let world = self.0.borrow();
+        let group = &world.groups[&listener];
+        let moving =
+            (0..).zip(group.entries.iter().zip(&group.marks)).filter(|(_, (entry, _))| entry.is_moving());
+        moving
+            .map(|(bucket, (entry, marks))| {
+                (bucket, freedom(*entry, |slot| pinned.contains(slot), marks[entry.side()] != 0))
+            })
+            .collect()
+    }
+
+    fn points_to(&self, listener: ListenerId, slots: &SlotSet) -> bool {
+        World::points_to(&self.0.borrow().groups[&listener], |slot| slots.contains(slot))
+    }
+
+    fn sweep(&mut self, listener: ListenerId) -> usize {
+        let mut world = self.0.borrow_mut();
+        let group = world.groups.get_mut(&listener).expect("a listener that is there");
+        let mut ended = 0;
+        for (entry, marks) in group.entries.iter_mut().zip(&group.marks) {
+            if entry.is_moving() && marks[1 - entry.side()] == 0 {
+                *entry = entry.with_previous(NO_SLOT);
+                ended += 1;
+            }
+        }
+        ended
+    }
+
+    fn rotate(&mut self, _listener: ListenerId) {}
+
+    fn add_flows(&self, listener: ListenerId, flows: &mut [u64]) {
+        let world = self.0.borrow();
+        let group = &world.groups[&listener];
+        for (entry, marks) in group.entries.iter().zip(&group.marks) {
+            for (slot, side) in [(entry.slot(), entry.side()), (entry.previous(), 1 - entry.side())] {
+                if let Some(flows) = flows.get_mut(usize::from(slot)) {
+                    *flows += u64::from(marks[side].count_ones());
+                }
+            }
+        }
+    }
+
+    fn add_staying(&self, listener: ListenerId, flows: &mut [u64]) {
+        let world = self.0.borrow();
+        let group = &world.groups[&listener];
+        for (entry, marks) in group.entries.iter().zip(&group.marks).filter(|(entry, _)| entry.is_moving()) {
+            if let Some(flows) = flows.get_mut(usize::from(entry.previous())) {
+                *flows += u64::from(marks[1 - entry.side()].count_ones());
+            }
+        }
+    }
+
+    fn selected(&self, listener: ListenerId) -> Option<Box<[u64]>> {
+        Some(self.0.borrow().groups[&listener].selected.clone().into())
+    }
+
+    fn set_fitness(&mut self, listener: ListenerId, slot: u16, fitness: Fitness) {
+        if let Some(group) = self.0.borrow_mut().groups.get_mut(&listener) {
+            group.fitness.insert(slot, fitness);
+        }
+    }
+
+    fn set_rosters(&mut self, listener: ListenerId, ready: &[u16], waiting: &[u16]) {
+        if let Some(group) = self.0.borrow_mut().groups.get_mut(&listener) {
+            (group.ready, group.waiting) = (ready.to_vec(), waiting.to_vec());
+        }
+    }
+}

@@ -1,0 +1,255 @@
+//! A kernel and processes that are made up: sockets with queues, groups with slots and buckets, flows with marks. They
+//! outlive an engine, as the real ones outlive a daemon.
+
+mod dataplane;
+mod processes;
+
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet};
+use std::rc::Rc;
+
+use reuseport_lb_common::layout::{Entry, Fitness, MAX_SLOTS, NO_SLOT};
+
+use crate::domain::listener::{Listener, Protocol};
+use crate::domain::ports::{Claim, Cookie, ListenerId, ProcessKey};
+
+/// So many buckets a group has here.
+pub(super) const BUCKETS: usize = 48;
+
+/// So many flows a bucket can tell apart.
+pub(super) const FLOWS: u32 = 4;
+
+/// What is made up, shared by both ports and the test.
+#[derive(Clone, Default)]
+pub(super) struct Fake(pub(super) Rc<RefCell<World>>);
+
+#[derive(Default)]
+pub(super) struct World {
+    pub(super) groups: BTreeMap<ListenerId, Group>,
+    pub(super) sockets: BTreeMap<Cookie, Socket>,
+    pub(super) processes: BTreeMap<ProcessKey, Process>,
+    /// Which worker's decisions are counted for each slot.
+    pub(super) names: BTreeMap<u16, String>,
+    /// What fails next.
+    pub(super) broken: BTreeSet<Broken>,
+    serial: u64,
+    /// What no history may lead to.
+    pub(super) wrong: Vec<String>,
+}
+
+/// What can be made to fail, once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Broken {
+    Spawn,
+    Open,
+    Insert,
+    Adopt,
+    Install,
+}
+
+pub(super) struct Group {
+    pub(super) listener: Listener,
+    pub(super) slots: BTreeMap<u16, Cookie>,
+    pub(super) entries: Vec<Entry>,
+    /// Flows of each side of each bucket.
+    pub(super) marks: Vec<[u64; 2]>,
+    pub(super) ready: Vec<u16>,
+    pub(super) waiting: Vec<u16>,
+    pub(super) fitness: BTreeMap<u16, Fitness>,
+    pub(super) selected: Vec<u64>,
+    pub(super) claim: Claim,
+    pub(super) decides: bool,
+}
+
+pub(super) struct Socket {
+    pub(super) listener: ListenerId,
+    /// The daemon has a duplicate.
+    pub(super) ours: bool,
+    pub(super) holders: BTreeSet<ProcessKey>,
+    pub(super) listens: bool,
+    /// Connections that nobody has accepted.
+    pub(super) queue: u32,
+    pub(super) locked: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Stage {
+    /// Waits for the daemon's word; ends with the daemon.
+    Blocked,
+    Runs,
+    Gone,
+}
+
+pub(super) struct Process {
+    pub(super) stage: Stage,
+    pub(super) joined: bool,
+    /// Was told to end.
+    pub(super) told: bool,
+    pub(super) killed: bool,
+    /// It accepts nothing and shows no sign of life.
+    pub(super) hangs: bool,
+    /// It waits for work.
+    pub(super) waits: bool,
+    pub(super) switches: u64,
+    pub(super) suspended: bool,
+    pub(super) sockets: Vec<Cookie>,
+    /// The daemon knows it.
+    pub(super) known: bool,
+}
+
+impl Group {
+    pub(super) fn new(listener: Listener) -> Self {
+        Self {
+            listener,
+            slots: BTreeMap::new(),
+            entries: vec![Entry::steady(NO_SLOT); BUCKETS],
+            marks: vec![[0; 2]; BUCKETS],
+            ready: Vec::new(),
+            waiting: Vec::new(),
+            fitness: BTreeMap::new(),
+            selected: vec![0; MAX_SLOTS],
+            claim: Claim::Held,
+            decides: false,
+        }
+    }
+
+    fn is_tcp(&self) -> bool {
+        self.listener.protocol == Protocol::Tcp
+    }
+}
+
+impl World {
+    fn fails(&mut self, what: Broken) -> Result<(), String> {
+        if self.broken.remove(&what) { Err(format!("{what:?} fails")) } else { Ok(()) }
+    }
+
+    fn next(&mut self) -> u64 {
+        self.serial += 1;
+        self.serial
+    }
+
+    /// The socket in a slot that can take a connection.
+    fn takes(&self, group: &Group, slot: u16) -> Option<Cookie> {
+        let cookie = *group.slots.get(&slot)?;
+        self.sockets.get(&cookie).filter(|socket| socket.listens).map(|_| cookie)
+    }
+
+    /// As the program decides: the owner, or somebody who is ready, or who may wait.
+    fn choose(&self, listener: ListenerId, bucket: usize) -> Option<(u16, Cookie)> {
+        let group = &self.groups[&listener];
+        let owner = group.entries[bucket].slot();
+        let avoided = group.fitness.get(&owner).is_some_and(|fitness| *fitness != Fitness::Fit);
+        let owner = Some(owner).filter(|_| !avoided);
+        let rest = group.ready.iter().chain(&group.waiting).copied();
+        owner.into_iter().chain(rest).find_map(|slot| Some((slot, self.takes(group, slot)?)))
+    }
+
+    /// A connection comes in; false if it is refused.
+    pub(super) fn connect(&mut self, listener: ListenerId, bucket: usize) -> bool {
+        let Some((slot, cookie)) = self.choose(listener, bucket) else { return false };
+        if let Some(group) = self.groups.get_mut(&listener) {
+            group.selected[usize::from(slot)] += 1;
+        }
+        if let Some(socket) = self.sockets.get_mut(&cookie) {
+            socket.queue += 1;
+        }
+        true
+    }
+
+    /// A datagram of a flow comes in: the slot that it goes to.
+    pub(super) fn send(&mut self, listener: ListenerId, bucket: usize, flow: u32) -> Option<u16> {
+        let group = self.groups.get_mut(&listener)?;
+        let (entry, bit) = (group.entries[bucket], 1u64 << flow);
+        let side = entry.side();
+        let marks = &mut group.marks[bucket];
+        let stays = entry.is_moving() && marks[side] & bit == 0 && marks[1 - side] & bit != 0;
+        let slot = if stays { entry.previous() } else { entry.slot() };
+        if slot == NO_SLOT || !group.slots.contains_key(&slot) {
+            return None;
+        }
+        if !stays {
+            marks[side] |= bit;
+        }
+        group.selected[usize::from(slot)] += 1;
+        Some(slot)
+    }
+
+    /// What is queued goes to others.
+    fn migrate(&mut self, cookie: Cookie) {
+        let Some(socket) = self.sockets.get_mut(&cookie) else { return };
+        let (queue, listener) = (std::mem::take(&mut socket.queue), socket.listener);
+        for at in 0..queue {
+            let bucket = at as usize * 7 % BUCKETS;
+            if !self.groups.contains_key(&listener) || !self.connect(listener, bucket) {
+                let group = self.groups.get(&listener);
+                let there = |slot: &&u16| group.is_some_and(|group| self.takes(group, **slot).is_some());
+                if group.is_some_and(|group| group.ready.iter().any(|slot| there(&slot))) {
+                    self.wrong
+                        .push(format!("a connection of {cookie:?} was lost while another worker was there"));
+                }
+            }
+        }
+    }
+
+    fn unseat(&mut self, cookie: Cookie) {
+        for group in self.groups.values_mut() {
+            group.slots.retain(|_, seated| *seated != cookie);
+        }
+    }
+
+    /// A socket that nobody has any more is gone, and its queue is others'.
+    fn collect(&mut self, cookie: Cookie) {
+        let gone = self.sockets.get(&cookie).is_some_and(|it| !it.ours && it.holders.is_empty());
+        if gone {
+            if let Some(socket) = self.sockets.get_mut(&cookie) {
+                socket.listens = false;
+            }
+            self.unseat(cookie);
+            self.migrate(cookie);
+            self.sockets.remove(&cookie);
+        }
+    }
+
+    /// A process gets a socket.
+    pub(super) fn give(&mut self, key: ProcessKey, cookie: Cookie) {
+        let Some(process) = self.processes.get_mut(&key).filter(|it| it.stage != Stage::Gone) else { return };
+        if let Some(socket) = self.sockets.get_mut(&cookie)
+            && socket.holders.insert(key)
+        {
+            process.sockets.push(cookie);
+        }
+    }
+
+    /// A process ends.
+    pub(super) fn end(&mut self, key: ProcessKey) {
+        let Some(process) = self.processes.get_mut(&key) else { return };
+        process.stage = Stage::Gone;
+        for cookie in process.sockets.clone() {
+            if let Some(socket) = self.sockets.get_mut(&cookie) {
+                socket.holders.remove(&key);
+            }
+            self.collect(cookie);
+        }
+    }
+
+    /// The daemon dies: processes that it had not let go die as well, and its duplicates are closed.
+    pub(super) fn lose_daemon(&mut self) {
+        for key in self.processes.keys().copied().collect::<Vec<ProcessKey>>() {
+            if self.processes[&key].stage == Stage::Blocked {
+                self.end(key);
+            }
+        }
+        for cookie in self.sockets.keys().copied().collect::<Vec<Cookie>>() {
+            if let Some(socket) = self.sockets.get_mut(&cookie) {
+                socket.ours = false;
+            }
+            self.collect(cookie);
+        }
+    }
+
+    fn points_to(group: &Group, slot: impl Fn(u16) -> bool) -> bool {
+        let points =
+            |entry: &Entry| [entry.slot(), entry.previous()].into_iter().any(|it| it != NO_SLOT && slot(it));
+        group.entries.iter().any(points)
+    }
+}

@@ -1,0 +1,128 @@
+//! Made-up processes.
+
+use std::time::Duration;
+
+use super::{Broken, Fake, Process, Stage};
+use crate::domain::listener::Listener;
+use crate::domain::observed::Pulse;
+use crate::domain::ports::*;
+
+impl Processes for Fake {
+    fn spawn(&mut self, spawn: &Spawn<'_>) -> Result<(), String> {
+        let mut world = self.0.borrow_mut();
+        world.fails(Broken::Spawn)?;
+        let sockets: Vec<Cookie> = spawn.sockets.iter().map(|(cookie, _)| *cookie).collect();
+        for cookie in &sockets {
+            match world.sockets.get_mut(cookie) {
+                Some(socket) => drop(socket.holders.insert(spawn.key)),
+                None => return Err("a socket is gone".into()),
+            }
+        }
+        let process = Process {
+            stage: Stage::Blocked,
+            joined: false,
+            told: false,
+            killed: false,
+            hangs: false,
+            waits: false,
+            switches: 0,
+            suspended: false,
+            sockets,
+            known: true,
+        };
+        world.processes.insert(spawn.key, process);
+        Ok(())
+    }
+
+    fn adopt(&mut self, key: ProcessKey, _name: &str) -> Result<(), String> {
+        let mut world = self.0.borrow_mut();
+        world.fails(Broken::Adopt)?;
+        let process = Process {
+            stage: Stage::Runs,
+            joined: true,
+            told: false,
+            killed: false,
+            hangs: false,
+            waits: false,
+            switches: 0,
+            suspended: false,
+            sockets: Vec::new(),
+            known: true,
+        };
+        world.processes.insert(key, process);
+        Ok(())
+    }
+
+    fn unblock(&mut self) {
+        for process in self.0.borrow_mut().processes.values_mut() {
+            if process.stage == Stage::Blocked {
+                process.stage = Stage::Runs;
+            }
+        }
+    }
+
+    fn pid(&self, process: ProcessKey) -> Option<i32> {
+        i32::try_from(process.incarnation).ok()
+    }
+
+    fn is_ours(&self, process: ProcessKey) -> bool {
+        self.0.borrow().processes.get(&process).is_some_and(|process| !process.joined)
+    }
+
+    fn terminate(&mut self, process: ProcessKey) {
+        if let Some(process) = self.0.borrow_mut().processes.get_mut(&process) {
+            process.told = true;
+        }
+    }
+
+    fn kill(&mut self, process: ProcessKey) {
+        if let Some(process) = self.0.borrow_mut().processes.get_mut(&process) {
+            process.killed = true;
+        }
+    }
+
+    fn expect_end(&mut self, _process: ProcessKey) {}
+
+    fn suspend(&mut self, process: ProcessKey) -> bool {
+        let mut world = self.0.borrow_mut();
+        match world.processes.get_mut(&process) {
+            Some(process) if !process.joined && process.stage == Stage::Runs => {
+                !std::mem::replace(&mut process.suspended, true)
+            }
+            _ => false,
+        }
+    }
+
+    fn resume(&mut self, process: ProcessKey) {
+        if let Some(process) = self.0.borrow_mut().processes.get_mut(&process) {
+            process.suspended = false;
+        }
+    }
+
+    fn pulse(&self, process: ProcessKey) -> Option<Pulse> {
+        let world = self.0.borrow();
+        let process = world.processes.get(&process).filter(|process| process.stage != Stage::Gone)?;
+        Some(Pulse { stopped: process.suspended, switches: process.switches })
+    }
+
+    fn restore_hearing(&mut self, _process: ProcessKey) -> bool {
+        false
+    }
+
+    fn is_recorded(&self, _process: ProcessKey) -> bool {
+        false
+    }
+
+    fn forward(&mut self, _process: ProcessKey) -> Option<Duration> {
+        None
+    }
+
+    fn bury(&mut self, process: ProcessKey) -> Option<Vec<String>> {
+        if let Some(process) = self.0.borrow_mut().processes.get_mut(&process) {
+            process.known = false;
+        }
+        None
+    }
+
+    fn look_for_foreign(&mut self, _processes: &[ProcessKey], _listeners: &[Listener]) {}
+}

@@ -1,0 +1,246 @@
+//! Random histories: whatever happens to a service in whatever order, and wherever its daemon dies, what must hold does.
+
+use std::time::Duration;
+
+use proptest::prelude::*;
+
+use super::fake::Broken;
+use super::scene::{Scene, config};
+use crate::config::{OnCrash, Ready, WhenEmpty};
+use crate::domain::engine::{Input, JoinRequest, ProcessEvent, RestartOptions, Target};
+use crate::domain::listener::Protocol;
+use crate::domain::observed::{Exit, Said};
+
+#[derive(Clone, Debug)]
+enum Happens {
+    Wait(u64),
+    Ready(usize),
+    Stopping(usize),
+    Alive(usize),
+    Crash(usize, bool),
+    Hang(usize),
+    Awake(usize),
+    Lock(usize),
+    Connect(usize),
+    Accept,
+    Send(usize, u32),
+    Forget(usize, u32),
+    Scale(usize),
+    Weight(usize, u32),
+    Drain(usize),
+    Restart {
+        parallel: usize,
+        trial: bool,
+        only: Option<usize>,
+    },
+    Reload(usize),
+    Join,
+    Break(usize),
+    Stop,
+    /// The daemon dies after so many parts of what comes next, and another one takes over.
+    Die(usize),
+}
+
+fn happens() -> impl Strategy<Value = Happens> {
+    use Happens::*;
+    prop_oneof![
+        6 => (0..4000u64).prop_map(Wait),
+        8 => (0..8usize).prop_map(Ready),
+        1 => (0..8usize).prop_map(Stopping),
+        1 => (0..8usize).prop_map(Alive),
+        3 => (0..8usize, any::<bool>()).prop_map(|(at, killed)| Crash(at, killed)),
+        1 => (0..8usize).prop_map(Hang),
+        1 => (0..8usize).prop_map(Awake),
+        1 => (0..8usize).prop_map(Lock),
+        6 => (0..64usize).prop_map(Connect),
+        2 => Just(Accept),
+        4 => (0..64usize, 0..4u32).prop_map(|(bucket, flow)| Send(bucket, flow)),
+        1 => (0..64usize, 0..4u32).prop_map(|(bucket, flow)| Forget(bucket, flow)),
+        3 => (0..6usize).prop_map(Scale),
+        1 => (0..6usize, 0..4u32).prop_map(|(number, weight)| Weight(number, weight)),
+        2 => (0..6usize).prop_map(Drain),
+        2 => (1..3usize, any::<bool>(), proptest::option::of(0..4usize))
+            .prop_map(|(parallel, trial, only)| Restart { parallel, trial, only }),
+        2 => (0..5usize).prop_map(Reload),
+        1 => Just(Join),
+        1 => (0..5usize).prop_map(Break),
+        1 => Just(Stop),
+        3 => (0..12usize).prop_map(Die),
+    ]
+}
+
+#[derive(Clone, Debug)]
+struct Beginning {
+    protocols: Vec<Protocol>,
+    workers: usize,
+    ready: Ready,
+    on_crash: OnCrash,
+    when_empty: WhenEmpty,
+    watchdog: Option<Duration>,
+    /// Whether stalls and overload are looked for.
+    judged: bool,
+}
+
+fn beginning(protocols: &'static [&'static [Protocol]]) -> impl Strategy<Value = Beginning> {
+    let protocols = prop::sample::select(protocols).prop_map(<[Protocol]>::to_vec);
+    let ready = prop_oneof![
+        Just(Ready::Notify),
+        Just(Ready::Immediate),
+        Just(Ready::Accepting),
+        Just(Ready::After(Duration::from_millis(300))),
+    ];
+    let on_crash = prop_oneof![Just(OnCrash::Hold), Just(OnCrash::Migrate)];
+    let when_empty = prop_oneof![Just(WhenEmpty::Hold), Just(WhenEmpty::Reject)];
+    let watchdog = proptest::option::of(Just(Duration::from_secs(1)));
+    (protocols, 0..4usize, ready, on_crash, when_empty, watchdog, any::<bool>()).prop_map(
+        |(protocols, workers, ready, on_crash, when_empty, watchdog, judged)| Beginning {
+            protocols,
+            workers,
+            ready,
+            on_crash,
+            when_empty,
+            watchdog,
+            judged,
+        },
+    )
+}
+
+fn begin(beginning: &Beginning) -> Scene {
+    let mut config = config(&beginning.protocols, beginning.workers);
+    config.ready = beginning.ready;
+    config.on_crash = beginning.on_crash;
+    config.when_empty = beginning.when_empty;
+    config.watchdog = beginning.watchdog;
+    if !beginning.judged {
+        (config.stall_timeout, config.overload) = (None, None);
+    }
+    Scene::new(config)
+}
+
+/// One thing happens; the daemon dies after so many `parts` of what follows.
+fn happen(scene: &mut Scene, what: &Happens, parts: Option<usize>) {
+    let running = scene.running();
+    let one = |at: usize| running.get(at % running.len().max(1)).copied();
+    let set = |scene: &Scene, at: usize, change: fn(&mut super::fake::Process)| {
+        if let Some(key) = one(at) {
+            scene.world(|world| world.processes.get_mut(&key).into_iter().for_each(change));
+        }
+    };
+    match *what {
+        Happens::Wait(ms) => scene.wait(Duration::from_millis(ms)),
+        Happens::Ready(at) => one(at).into_iter().for_each(|key| scene.be_ready(key, parts)),
+        Happens::Stopping(at) => {
+            if let Some(key) = one(at) {
+                scene.world(|world| world.processes.get_mut(&key).into_iter().for_each(|it| it.told = true));
+                scene.tell(key, ProcessEvent::Said(Said::Stopping), parts);
+            }
+        }
+        Happens::Alive(at) => {
+            one(at).into_iter().for_each(|key| scene.tell(key, ProcessEvent::Said(Said::Alive), parts));
+        }
+        Happens::Crash(at, killed) => {
+            let exit = if killed { Exit::Signal(9, "SIGKILL") } else { Exit::Status(1) };
+            one(at).into_iter().for_each(|key| scene.end(key, exit, parts));
+        }
+        Happens::Hang(at) => set(scene, at, |process| process.hangs = true),
+        Happens::Awake(at) => set(scene, at, |process| process.hangs = false),
+        Happens::Lock(at) => {
+            if let Some(key) = one(at) {
+                scene.world(|world| {
+                    for cookie in world.processes[&key].sockets.clone() {
+                        world.sockets.get_mut(&cookie).into_iter().for_each(|socket| socket.locked = true);
+                    }
+                });
+            }
+        }
+        Happens::Connect(bucket) => scene.connect(bucket),
+        Happens::Accept => scene.accept(),
+        Happens::Send(bucket, flow) => scene.send(bucket, flow),
+        Happens::Forget(bucket, flow) => scene.forget(bucket, flow),
+        Happens::Scale(to) => {
+            let reply = scene.reply();
+            scene.handle(Input::Scale(Target::Exactly(to), reply), parts);
+        }
+        Happens::Weight(number, weight) => {
+            let reply = scene.reply();
+            scene.handle(Input::Weight(number, weight, reply), parts);
+        }
+        Happens::Drain(number) => {
+            let reply = scene.reply();
+            scene.handle(Input::Drain(number, Some(Duration::from_secs(2)), reply), parts);
+        }
+        Happens::Restart { parallel, trial, only } => {
+            let trial = Duration::from_millis(if trial { 500 } else { 0 });
+            scene.restart(RestartOptions { only, parallel, timeout: None, trial }, parts);
+        }
+        Happens::Reload(which) => scene.reload(
+            |config| match which {
+                0 => config.command.push("more".into()),
+                1 => config.workers = 3,
+                2 => config.backlog += 1,
+                3 => config.listen.extend(super::scene::config(&[Protocol::Tcp; 3], 0).listen.pop()),
+                _ => config.listen.truncate(1),
+            },
+            parts,
+        ),
+        Happens::Join => {
+            let reply = scene.reply();
+            scene.handle(Input::Join(JoinRequest { number: None, weight: 1, uid: 0 }, reply), parts);
+        }
+        Happens::Break(which) => {
+            let all = [Broken::Spawn, Broken::Open, Broken::Insert, Broken::Adopt, Broken::Install];
+            scene.world(|world| world.broken.insert(all[which]));
+        }
+        Happens::Stop => scene.handle(Input::Stop, parts),
+        Happens::Die(_) => scene.die(),
+    }
+}
+
+fn histories(protocols: &'static [&'static [Protocol]]) {
+    let cases = std::env::var("REUSEPORT_LB_HISTORIES").ok().and_then(|text| text.parse().ok());
+    let cases = cases.unwrap_or(1_000);
+    let mut runner = proptest::test_runner::TestRunner::new(ProptestConfig {
+        cases,
+        failure_persistence: None,
+        max_shrink_time: 60_000,
+        ..ProptestConfig::default()
+    });
+    let strategy = (beginning(protocols), prop::collection::vec(happens(), 1..40));
+    let outcome = runner.run(&strategy, |(beginning, history)| {
+        let mut scene = begin(&beginning);
+        let mut parts = None;
+        for what in &history {
+            if scene.engine.is_none() {
+                if scene.saved.workers.is_empty() {
+                    break;
+                }
+                scene.asked = scene.answered.borrow().len();
+                scene.take_over();
+            }
+            match what {
+                Happens::Die(after) => parts = Some(*after),
+                what => happen(&mut scene, what, parts.take()),
+            }
+        }
+        if scene.engine.is_none() {
+            scene.asked = scene.answered.borrow().len();
+        }
+        scene.come_to_an_end();
+        Ok(())
+    });
+    if let Err(error) = outcome {
+        panic!("{error}");
+    }
+}
+
+/// REUSEPORT_LB_HISTORIES says how many.
+#[test]
+fn whatever_happens_to_connections_what_must_hold_does() {
+    histories(&[&[Protocol::Tcp], &[Protocol::Tcp, Protocol::Tcp]]);
+}
+
+/// REUSEPORT_LB_HISTORIES says how many.
+#[test]
+fn whatever_happens_to_flows_what_must_hold_does() {
+    histories(&[&[Protocol::Udp], &[Protocol::Tcp, Protocol::Udp]]);
+}

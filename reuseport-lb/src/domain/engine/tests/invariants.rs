@@ -1,0 +1,140 @@
+//! What must hold, whatever happens.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use reuseport_lb_common::layout::NO_SLOT;
+
+use super::fake::{BUCKETS, FLOWS, Fake, Stage};
+use super::scene::Scene;
+use crate::config::Ready;
+use crate::domain::engine::{Engine, Worker};
+use crate::domain::ports::ProcessKey;
+use crate::domain::table::Table;
+use crate::domain::worker::{Origin, State};
+
+impl Scene {
+    /// Each process that goes on is known, or was told to end.
+    pub(super) fn check_known(&self, engine: &Engine<Fake, Fake>) {
+        let keys: BTreeSet<ProcessKey> =
+            engine.pool().iter().filter_map(|worker| worker.process).map(|running| running.key).collect();
+        self.world(|world| {
+            for (key, process) in world.processes.iter().filter(|(_, it)| it.stage == Stage::Runs) {
+                let lost = !keys.contains(key) && !process.told && !process.killed && !process.joined;
+                assert!(!lost, "process {key:?} is nobody's");
+            }
+        });
+    }
+
+    pub(super) fn owners(&self) -> Vec<u16> {
+        self.world(|world| {
+            let group = world.groups.values().next().expect("a group");
+            group.entries.iter().map(|entry| entry.slot()).collect()
+        })
+    }
+
+    /// What must hold at any time.
+    pub(super) fn check_always(&self) {
+        let wrong = self.world(|world| std::mem::take(&mut world.wrong));
+        assert!(wrong.is_empty(), "{wrong:?}");
+        let mut slots = BTreeMap::new();
+        for worker in self.workers().filter(|worker| worker.holds_slot()) {
+            let other = slots.insert(worker.slot, &worker.name);
+            assert!(other.is_none(), "{} and {other:?} have slot {}", worker.name, worker.slot);
+        }
+        for worker in self.workers().filter(|worker| worker.life.state() == State::Ready) {
+            assert!(worker.process.is_some(), "{} is ready and has no process", worker.name);
+        }
+    }
+
+    /// What must hold when nothing is left to be done.
+    pub(super) fn check_at_rest(&mut self) {
+        let Some(engine) = self.engine.as_ref() else { return };
+        let owners = engine.placement().table().owners();
+        let members = engine.pool().admitted();
+        self.world(|world| {
+            for (id, group) in &world.groups {
+                let own: Vec<u16> = group.entries.iter().map(|entry| entry.slot()).collect();
+                assert_eq!(own, owners, "the buckets of {id:?} are not those of the table");
+            }
+        });
+        for owner in owners.iter().filter(|owner| **owner != NO_SLOT) {
+            let worker = self.workers().find(|it| it.holds_slot() && it.slot == *owner);
+            let worker = worker.unwrap_or_else(|| panic!("slot {owner} has buckets and is nobody's"));
+            let ready = self.proven.contains(&worker.id)
+                || worker.life.origin() == Origin::Joined
+                || engine.settings().config.ready == Ready::Immediate;
+            // Flows of two workers that live in a bucket keep it where it is.
+            let waits = engine.flows().waiting() > 0 || worker.life.keeps_flows();
+            assert!(ready, "{} has buckets and was never ready", worker.name);
+            assert!(
+                waits || (worker.is_member() && worker.life.admitted()),
+                "{} has buckets and is {}",
+                worker.name,
+                worker.life.state()
+            );
+        }
+        for worker in engine.pool().iter().filter(|it| it.life.state() == State::Starting) {
+            let begins = worker.process.is_some() || worker.life.deadline().is_some();
+            assert!(begins, "{} waits for a start that never comes", worker.name);
+        }
+        let mut names = BTreeSet::new();
+        for worker in engine.pool().iter().filter(|it| it.is_member() && it.life.admitted()) {
+            assert!(names.insert(&worker.name), "{} is there twice", worker.name);
+        }
+        let tracked = engine.listeners().any(|listener| !listener.is_tcp());
+        let settled = engine.flows().waiting() == 0 && engine.placement().join_at().is_none();
+        // Where nobody is left, flows end with their workers.
+        if settled && !(tracked && members.is_empty()) {
+            let mut exact = Table::of(owners.to_vec());
+            assert!(exact.rebalance(&members).is_empty(), "the table is not exact");
+        }
+    }
+
+    /// Each leave ends, whatever has happened: after some time nobody leaves any more.
+    pub(super) fn come_to_an_end(&mut self) {
+        if self.engine.is_none() && !self.saved.workers.is_empty() {
+            self.take_over();
+        }
+        for _ in 0..40 {
+            if self.is_quiet() {
+                break;
+            }
+            self.accept();
+            for key in self.running() {
+                let known = self.workers().any(|it| it.process.is_some_and(|running| running.key == key));
+                let hangs = self.world(|world| world.processes[&key].hangs);
+                if known && !hangs {
+                    self.be_ready(key, None);
+                }
+            }
+            for bucket in 0..BUCKETS {
+                (0..FLOWS).for_each(|flow| self.forget(bucket, flow));
+            }
+            self.wait(Duration::from_secs(10));
+        }
+        for worker in self.workers() {
+            let leaves = worker.life.state() == State::Draining;
+            assert!(!leaves, "{} is still leaving", worker.name);
+            assert!(!worker.is_successor(), "{} is still on trial", worker.name);
+        }
+        let Some(engine) = self.engine.as_ref() else { return };
+        assert!(!engine.is_replacing(), "a rollout does not end");
+        assert!(engine.busy().is_none());
+        assert_eq!(self.asked, self.answered.borrow().len(), "somebody waits for an answer");
+        if !engine.is_stopping() {
+            let wanted = engine.settings().config.workers;
+            assert_eq!(engine.pool().staying().len(), wanted, "there are not as many workers as are wanted");
+        }
+    }
+
+    fn is_quiet(&self) -> bool {
+        let leaves = |worker: &Worker| worker.life.state() == State::Draining || worker.is_successor();
+        let whole = |engine: &Engine<Fake, Fake>| {
+            let staying = engine.pool().staying().len();
+            !engine.is_replacing() && (engine.is_stopping() || staying == engine.settings().config.workers)
+        };
+        let done = self.asked == self.answered.borrow().len();
+        done && !self.workers().any(leaves) && self.engine.as_ref().is_none_or(whole)
+    }
+}

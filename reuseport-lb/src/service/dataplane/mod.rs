@@ -1,0 +1,264 @@
+//! The engine's port to the kernel: groups, slots, sockets and buckets of one service.
+
+mod port;
+
+use std::cell::RefCell;
+use std::collections::{BTreeMap, HashMap};
+use std::io;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use anyhow::{Context, Result};
+use socket2::Socket;
+use tracing::{info, warn};
+
+use super::Surroundings;
+use super::groups::ListenerGroup;
+use super::trace::Tracer;
+use crate::domain::listener::{Listener, Protocol};
+use crate::domain::ports::{Cookie, Holder, ListenerId, OpenedSocket};
+use crate::kernel::group::Group;
+use crate::kernel::strangers::Census;
+use crate::kernel::{options, socket};
+
+/// A socket that the daemon has a duplicate of.
+#[derive(Clone)]
+pub(super) struct OwnSocket {
+    pub(super) id: ListenerId,
+    pub(super) listener: Listener,
+    /// Reports look at it in a thread.
+    pub(super) socket: Arc<Socket>,
+}
+
+/// All sockets of a service; both ports look at them.
+pub(super) type Sockets = Rc<RefCell<HashMap<Cookie, OwnSocket>>>;
+
+/// The groups of a service.
+pub(super) struct Groups {
+    service: String,
+    all: BTreeMap<ListenerId, ListenerGroup>,
+    /// Made for other settings: of listeners that are new, or decide in another way.
+    prepared: BTreeMap<ListenerId, ListenerGroup>,
+    sockets: Sockets,
+    surroundings: Rc<Surroundings>,
+    tracer: Tracer,
+}
+
+impl Groups {
+    pub(super) fn new(service: &str, surroundings: &Rc<Surroundings>, tracer: &Tracer) -> Self {
+        Self {
+            service: service.to_owned(),
+            all: BTreeMap::new(),
+            prepared: BTreeMap::new(),
+            sockets: Sockets::default(),
+            surroundings: surroundings.clone(),
+            tracer: tracer.clone(),
+        }
+    }
+
+    pub(super) fn sockets(&self) -> Sockets {
+        self.sockets.clone()
+    }
+
+    pub(super) fn add(&mut self, id: ListenerId, group: ListenerGroup) {
+        self.all.insert(id, group);
+    }
+
+    pub(super) fn prepare(&mut self, groups: BTreeMap<ListenerId, ListenerGroup>) {
+        self.prepared = groups;
+    }
+
+    /// Nothing of what was prepared is left.
+    pub(super) fn forget_prepared(&mut self) {
+        for (id, group) in std::mem::take(&mut self.prepared) {
+            if !self.all.contains_key(&id) {
+                self.surroundings.pins.forget(&self.service, &group.name);
+            }
+        }
+    }
+
+    pub(super) fn get(&self, id: ListenerId) -> Option<&ListenerGroup> {
+        self.all.get(&id)
+    }
+
+    pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = (ListenerId, &mut ListenerGroup)> {
+        self.all.iter_mut().map(|(id, group)| (*id, group))
+    }
+
+    /// Reports single decisions, or does not.
+    pub(super) fn trace(&self) {
+        let wanted = self.tracer.wanted();
+        self.all.values().for_each(|it| it.group.trace(wanted));
+    }
+
+    /// Takes all groups out, with their pins.
+    pub(super) fn take_all(&mut self) -> Vec<ListenerGroup> {
+        std::mem::take(&mut self.all).into_values().collect()
+    }
+
+    /// A socket that was found in a process of an earlier daemon.
+    pub(super) fn found(&mut self, id: ListenerId, cookie: Cookie, socket: Socket) {
+        self.surroundings.ours.borrow_mut().insert(cookie.0);
+        let Some(listener) = self.all.get(&id).map(|it| *it.group.listener()) else { return };
+        self.sockets.borrow_mut().insert(cookie, OwnSocket { id, listener, socket: Arc::new(socket) });
+    }
+
+    fn own(&self, cookie: Cookie) -> Result<OwnSocket> {
+        self.sockets.borrow().get(&cookie).cloned().context("the socket is gone")
+    }
+
+    fn group(&self, id: ListenerId) -> &Group {
+        // The engine knows no listener that is not here.
+        &self.all[&id].group
+    }
+
+    /// The engine knows no listener that is not here, but while it is being removed.
+    fn with<T: Default>(&mut self, id: ListenerId, act: impl FnOnce(&mut Group) -> T) -> T {
+        self.all.get_mut(&id).map(|it| act(&mut it.group)).unwrap_or_default()
+    }
+
+    fn note(&self, id: ListenerId, listener: Listener, socket: Socket) -> Cookie {
+        let cookie = socket.cookie().unwrap_or_default();
+        self.surroundings.ours.borrow_mut().insert(cookie);
+        let own = OwnSocket { id, listener, socket: Arc::new(socket) };
+        self.sockets.borrow_mut().insert(Cookie(cookie), own);
+        Cookie(cookie)
+    }
+
+    fn try_open(
+        &mut self,
+        id: ListenerId,
+        slot: u16,
+        enter: bool,
+        first: bool,
+        backlog: u32,
+    ) -> Result<OpenedSocket> {
+        let it = self.all.get_mut(&id).context("the listener is gone")?;
+        // What a slot that is free has been selected for does not change.
+        let selected_before =
+            if enter { it.counted(slot)? } else { it.group.totals()?.selected[usize::from(slot)] };
+        let socket = it.open(backlog, first)?;
+        if enter {
+            it.group.insert(slot, &socket)?;
+        }
+        let listener = *it.group.listener();
+        Ok(OpenedSocket { cookie: self.note(id, listener, socket), selected_before })
+    }
+
+    fn try_listen_again(&mut self, cookie: Cookie, slot: u16, backlog: u32) -> Result<()> {
+        let own = self.own(cookie)?;
+        let it = self.all.get_mut(&own.id).context("the listener is gone")?;
+        socket::listen_again(&own.socket, &mut it.group, slot, backlog)
+    }
+
+    fn try_put_back(&mut self, cookie: Cookie, slot: u16, backlog: u32) -> Result<()> {
+        let own = self.own(cookie)?;
+        if own.listener.protocol == Protocol::Tcp && !own.socket.is_listener().unwrap_or(true) {
+            return self.try_listen_again(cookie, slot, backlog);
+        }
+        let it = self.all.get_mut(&own.id).context("the listener is gone")?;
+        it.group.insert_if_free(slot, &own.socket).map(drop)
+    }
+
+    /// Puts a socket right that a process may have spoiled. A listener that was shut down and a UDP socket that was
+    /// connected have lost their slots; the latter can only be replaced, which helps no process that has the old one.
+    fn try_repair(
+        &mut self,
+        cookie: Cookie,
+        slot: u16,
+        holder: Holder,
+        backlog: u32,
+    ) -> Result<Option<Cookie>> {
+        let own = self.own(cookie)?;
+        // A first process gets new ones.
+        let spoiled = match holder {
+            Holder::Successor => options::reset(&own.socket, &own.listener).err(),
+            Holder::New | Holder::Living => None,
+        };
+        let is_tcp = own.listener.protocol == Protocol::Tcp;
+        if let Some(why) = spoiled {
+            info!(service = self.service, slot, "{} gets a new socket: {why}", own.listener);
+        } else if is_tcp && !own.socket.is_listener().unwrap_or(true) {
+            self.try_listen_again(cookie, slot, backlog)?;
+            return Ok(Some(cookie));
+        } else if is_tcp || holder == Holder::Living || own.socket.peer_addr().is_err() {
+            return Ok(None);
+        }
+        // Another socket instead; what waits in this one goes to others.
+        let it = self.all.get_mut(&own.id).context("the listener is gone")?;
+        let socket = socket::open(&it.group, backlog, false)?;
+        it.group.remove(slot)?;
+        it.group.insert(slot, &socket)?;
+        let renewed = self.note(own.id, own.listener, socket);
+        self.surroundings.ours.borrow_mut().remove(&cookie.0);
+        self.sockets.borrow_mut().remove(&cookie);
+        Ok(Some(renewed))
+    }
+
+    fn try_attach(&mut self, id: ListenerId, sockets: &[Cookie], locked: &mut Vec<Cookie>) -> Result<()> {
+        let Some(it) = self.all.get(&id) else { return Ok(()) };
+        let listener = it.group.listener();
+        let mut attached = Ok(());
+        for cookie in sockets {
+            let Ok(own) = self.own(*cookie) else { continue };
+            // Through a socket that was shut down the program would get a group of its own.
+            if listener.protocol == Protocol::Tcp && !own.socket.is_listener().unwrap_or(false) {
+                continue;
+            }
+            attached = it.group.attach(&own.socket);
+            match &attached {
+                Err(error) if error.kind() == io::ErrorKind::PermissionDenied => locked.push(*cookie),
+                _ => break,
+            }
+        }
+        attached.with_context(|| format!("cannot take over the group of {listener}"))?;
+        it.group.settle()
+    }
+
+    fn try_install(
+        &mut self,
+        id: ListenerId,
+        (ready, waiting): (&[u16], &[u16]),
+        sockets: &[Cookie],
+    ) -> Result<()> {
+        let mut new = self.prepared.remove(&id).context("nothing was prepared")?;
+        new.group.trace(self.tracer.wanted());
+        let Some(old) = self.all.get(&id) else {
+            self.all.insert(id, new);
+            return Ok(());
+        };
+        new.group.copy(&old.group);
+        for (slot, fitness) in old.group.unfit() {
+            new.group.set_fitness(slot, fitness);
+        }
+        new.group.set_rosters(ready, waiting);
+        let old = self.all.insert(id, new);
+        let attached = self.try_attach(id, sockets, &mut Vec::new());
+        if attached.is_err()
+            && let Some(old) = old
+        {
+            self.all.insert(id, old);
+        }
+        attached
+    }
+
+    fn try_leave(&self, last: &[(ListenerId, Cookie)]) -> Result<()> {
+        let deciding =
+            last.iter().filter(|(id, _)| self.all.get(id).is_some_and(|it| it.group.decides.get()));
+        let deciding: Vec<OwnSocket> = deciding.filter_map(|(_, cookie)| self.own(*cookie).ok()).collect();
+        if deciding.is_empty() {
+            return Ok(());
+        }
+        let listeners: Vec<Listener> = deciding.iter().map(|own| own.listener).collect();
+        let census = Census::take(&listeners);
+        for own in deciding {
+            let alone = census
+                .as_ref()
+                .is_ok_and(|census| census.count(&own.listener, &self.surroundings.ours.borrow()) == 0);
+            if !alone && let Err(error) = self.group(own.id).detach(&own.socket) {
+                warn!("cannot leave the group of {} to others: {error}", own.listener);
+            }
+        }
+        Ok(())
+    }
+}

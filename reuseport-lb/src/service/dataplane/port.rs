@@ -1,0 +1,211 @@
+//! What the engine commands and asks, done with [`Groups`].
+
+use std::collections::BTreeMap;
+
+use anyhow::Result;
+use reuseport_lb_common::layout::Fitness;
+use tracing::warn;
+
+use super::Groups;
+use crate::domain::bucket_move::Freedom;
+use crate::domain::listener::Listener;
+use crate::domain::observed::Queue;
+use crate::domain::ports::{Attachment, Claim, Cookie, Dataplane, Holder, ListenerId, OpenedSocket, Repair};
+use crate::domain::slots::SlotSet;
+use crate::domain::table::Change;
+use crate::kernel::socket;
+
+fn words<T>(result: Result<T>) -> Result<T, String> {
+    result.map_err(|error| format!("{error:#}"))
+}
+
+impl Dataplane for Groups {
+    fn address(&self, listener: ListenerId) -> Listener {
+        *self.group(listener).listener()
+    }
+
+    fn open(
+        &mut self,
+        listener: ListenerId,
+        slot: u16,
+        enter: bool,
+        first: bool,
+        backlog: u32,
+    ) -> Result<OpenedSocket, String> {
+        words(self.try_open(listener, slot, enter, first, backlog))
+    }
+
+    fn close(&mut self, socket: Cookie) {
+        self.surroundings.ours.borrow_mut().remove(&socket.0);
+        let closed = self.sockets.borrow_mut().remove(&socket);
+        if let Some(it) = closed.and_then(|own| self.all.get_mut(&own.id)) {
+            it.forget_counted();
+        }
+    }
+
+    fn queue(&self, socket: Cookie) -> Queue {
+        let sockets = self.sockets.borrow();
+        let queue = sockets.get(&socket).and_then(|it| socket::queue(&it.socket, it.listener.protocol).ok());
+        queue.unwrap_or_default()
+    }
+
+    fn shut_down(&mut self, socket: Cookie) -> Result<(), String> {
+        words(self.own(socket).and_then(|own| socket::shut_down(&own.socket)))
+    }
+
+    fn listen_again(&mut self, socket: Cookie, slot: u16, backlog: u32) -> Result<(), String> {
+        words(self.try_listen_again(socket, slot, backlog))
+    }
+
+    fn set_backlog(&mut self, socket: Cookie, backlog: u32) {
+        // Listening again is how listen(2) changes it; one that does not listen is not our business.
+        if let Ok(own) = self.own(socket)
+            && own.socket.is_listener().unwrap_or(false)
+        {
+            let _ = own.socket.listen(i32::try_from(backlog).unwrap_or(i32::MAX));
+        }
+    }
+
+    fn repair(&mut self, socket: Cookie, slot: u16, holder: Holder, backlog: u32) -> Repair {
+        match self.try_repair(socket, slot, holder, backlog) {
+            Ok(None) => Repair::Sound,
+            Ok(Some(repaired)) => Repair::Repaired(repaired),
+            Err(error) => Repair::Failed(format!("{error:#}")),
+        }
+    }
+
+    fn waits(&self, socket: Cookie) -> Option<bool> {
+        self.surroundings.waits_on(&self.sockets.borrow().get(&socket)?.socket)
+    }
+
+    fn sees_waits(&self) -> bool {
+        self.surroundings.waits.is_some()
+    }
+
+    fn insert(&mut self, socket: Cookie, slot: u16) -> Result<(), String> {
+        let own = words(self.own(socket))?;
+        let it = self.all.get_mut(&own.id).ok_or("the listener is gone")?;
+        words(it.group.insert(slot, &own.socket))
+    }
+
+    fn put_back(&mut self, socket: Cookie, slot: u16, backlog: u32) -> Result<(), String> {
+        words(self.try_put_back(socket, slot, backlog))
+    }
+
+    fn clear(&mut self, listener: ListenerId, slot: u16) -> Result<(), String> {
+        match self.all.get_mut(&listener) {
+            Some(it) => words(it.group.remove(slot)),
+            None => Ok(()),
+        }
+    }
+
+    fn name_slot(&mut self, slot: u16, worker: Option<&str>) {
+        self.tracer.rename(slot, worker);
+    }
+
+    fn attach(&mut self, listener: ListenerId, sockets: &[Cookie]) -> Attachment {
+        let mut locked = Vec::new();
+        let error = self.try_attach(listener, sockets, &mut locked).err();
+        Attachment { locked, error: error.map(|error| format!("{error:#}")) }
+    }
+
+    fn leave_to_others(&mut self, last: &[(ListenerId, Cookie)]) {
+        if let Err(error) = self.try_leave(last) {
+            warn!("{error:#}");
+        }
+    }
+
+    fn is_new(&self, listener: ListenerId) -> bool {
+        self.all.get(&listener).is_some_and(|it| it.is_new)
+    }
+
+    fn claim(&self, listener: ListenerId) -> Claim {
+        let Some(it) = self.all.get(&listener) else { return Claim::Held };
+        if it.group.decides.get() {
+            Claim::Held
+        } else if self.surroundings.claims.is_lost(&it.asked, &self.service) {
+            Claim::Lost
+        } else {
+            Claim::Wanted
+        }
+    }
+
+    fn may_take(&self) -> bool {
+        self.surroundings.claims.may_take()
+    }
+
+    fn take(&mut self, listener: ListenerId) -> Option<String> {
+        self.surroundings.claims.take(&self.all.get(&listener)?.asked, &self.service)
+    }
+
+    fn want(&mut self, listener: ListenerId) {
+        if let Some(it) = self.all.get(&listener).or_else(|| self.prepared.get(&listener)) {
+            self.surroundings.claims.want(&it.asked, &self.service);
+        }
+    }
+
+    fn install(
+        &mut self,
+        listener: ListenerId,
+        rosters: (&[u16], &[u16]),
+        sockets: &[Cookie],
+    ) -> Result<(), String> {
+        words(self.try_install(listener, rosters, sockets))
+    }
+
+    fn remove(&mut self, listener: ListenerId) {
+        if let Some(it) = self.all.remove(&listener) {
+            self.surroundings.pins.forget(&self.service, &it.name);
+        }
+    }
+
+    fn publish(&mut self, listener: ListenerId, changes: &[Change], pinned: &SlotSet) {
+        self.with(listener, |group| group.publish(changes.iter().copied(), |slot| pinned.contains(slot)));
+    }
+
+    fn owners(&self, listener: ListenerId) -> Vec<u16> {
+        self.group(listener).owners()
+    }
+
+    fn cut(&mut self, listener: ListenerId, pinned: &SlotSet) -> BTreeMap<u16, u64> {
+        self.group(listener).cut(|slot| pinned.contains(slot))
+    }
+
+    fn constraints(&self, listener: ListenerId, pinned: &SlotSet) -> Vec<(u16, Freedom)> {
+        self.group(listener).freedoms(|slot| pinned.contains(slot))
+    }
+
+    fn points_to(&self, listener: ListenerId, slots: &SlotSet) -> bool {
+        self.group(listener).points_to(|slot| slots.contains(slot))
+    }
+
+    fn sweep(&mut self, listener: ListenerId) -> usize {
+        self.group(listener).sweep()
+    }
+
+    fn rotate(&mut self, listener: ListenerId) {
+        self.with(listener, |group| group.rotate());
+    }
+
+    fn add_flows(&self, listener: ListenerId, flows: &mut [u64]) {
+        if let Some(counted) = self.group(listener).flows() {
+            flows.iter_mut().zip(&counted.by_slot).for_each(|(sum, n)| *sum += n);
+        }
+    }
+
+    fn add_staying(&self, listener: ListenerId, flows: &mut [u64]) {
+        self.group(listener).add_staying(flows);
+    }
+
+    fn selected(&self, listener: ListenerId) -> Option<Box<[u64]>> {
+        self.group(listener).totals().ok().map(|totals| totals.selected)
+    }
+
+    fn set_fitness(&mut self, listener: ListenerId, slot: u16, fitness: Fitness) {
+        self.with(listener, |group| group.set_fitness(slot, fitness));
+    }
+
+    fn set_rosters(&mut self, listener: ListenerId, ready: &[u16], waiting: &[u16]) {
+        self.with(listener, |group| group.set_rosters(ready, waiting));
+    }
+}

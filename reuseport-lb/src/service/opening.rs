@@ -1,0 +1,204 @@
+//! Making everything that can fail, before anything serves: for a new service, and for other settings of one that runs.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, anyhow};
+use reuseport_lb_common::layout::LAYOUT_VERSION;
+use tokio::sync::mpsc;
+use tracing::warn;
+
+use super::command::Prepare;
+use super::dataplane::Groups;
+use super::groups::{ListenerGroup, Owner};
+use super::processes::ProcessTable;
+use super::trace::Tracer;
+use super::{Service, Surroundings};
+use crate::config;
+use crate::domain::engine::{Engine, NewGroup, Reconfiguration, Settings};
+use crate::domain::listener::Listener;
+use crate::domain::observed::User;
+use crate::domain::ports::ListenerId;
+use crate::kernel::group::Policy;
+use crate::kernel::strangers::Census;
+use crate::kernel::{host, socket};
+use crate::offload::{Slices, in_thread, in_thread_within};
+
+/// How long the name service may take to know a user.
+const LOOKING_UP: Duration = Duration::from_secs(10);
+
+/// Whom embedded workers run as, unless they are told.
+const NOBODY: &str = "nobody";
+
+impl Service {
+    /// Loads a program for each listener and opens the sockets of all workers; starts no process.
+    pub async fn open(configured: config::Service, surroundings: Rc<Surroundings>) -> Result<Self> {
+        let settings = look_up(configured).await?;
+        let (name, tracer) = (settings.config.name.clone(), Tracer::default());
+        let (send, events) = mpsc::unbounded_channel();
+        let mut groups = Groups::new(&name, &surroundings, &tracer);
+        let processes = ProcessTable::new(&name, groups.sockets(), send, &surroundings);
+        let mut listeners = Vec::new();
+        let owner = Owner { config: &settings.config, surroundings: &surroundings, tracer: &tracer };
+        for (at, asked) in (1..).zip(&settings.config.listen) {
+            match ListenerGroup::make(asked, at, &owner).await {
+                Ok(group) => groups.add(ListenerId(at), group),
+                Err(error) => {
+                    groups.take_all().iter().for_each(|group| surroundings.pins.forget(&name, &group.name));
+                    return Err(error.context(format!("service {name}")));
+                }
+            }
+            listeners.push((ListenerId(at), *asked));
+        }
+        let engine = Engine::new(settings, listeners, (groups, processes), Instant::now());
+        let mut service = Self::new(engine, events, tracer, &surroundings);
+        surroundings.starting.begun();
+        service.starting = true;
+        if let Err(error) = service.add_workers().await {
+            service.discard().await;
+            return Err(anyhow!(error).context(format!("service {name}")));
+        }
+        service.look_for_strangers().await?;
+        Ok(service)
+    }
+
+    async fn add_workers(&mut self) -> Result<(), String> {
+        let mut slices = Slices::begin();
+        while self.engine.add_configured()? {
+            slices.turn().await;
+        }
+        Ok(())
+    }
+
+    /// Takes back what [`Service::open`] made.
+    pub async fn discard(mut self) {
+        let mut slices = Slices::begin();
+        for id in self.engine.pool().ids(|_| true) {
+            self.engine.discard(id, Instant::now());
+            slices.turn().await;
+        }
+        self.started();
+        self.pull_down().await;
+    }
+
+    async fn look_for_strangers(&self) -> Result<()> {
+        if self.engine.pool().is_empty() {
+            return Ok(());
+        }
+        let groups = self.engine.listeners().filter_map(|it| self.engine.dataplane().get(it.id));
+        let listeners: Vec<Listener> = groups.map(|group| *group.group.listener()).collect();
+        let taken = listeners.clone();
+        let Ok(census) = in_thread("sockets", move || Census::take(&taken)).await? else { return Ok(()) };
+        for listener in &listeners {
+            let name = &self.engine.settings().config.name;
+            if self.surroundings.claims.holder(listener).is_some_and(|holder| holder != *name) {
+                // They have it for now.
+                continue;
+            }
+            if let strangers @ 1.. = census.count(listener, &self.surroundings.ours.borrow()) {
+                warn!(
+                    "{strangers} other sockets are on the port of {listener} (`ss -ltunp sport = :{}`): those in its \
+                     group get nothing from now on",
+                    listener.address.port()
+                );
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes everything that can fail.
+    pub(super) async fn prepare(&mut self, wish: Prepare) -> Result<(), String> {
+        let Prepare { config: configured, if_changed } = wish;
+        self.forget_prepared();
+        let settings = self.engine.settings();
+        if if_changed && configured == settings.configured {
+            return Ok(());
+        }
+        let name = &settings.config.name;
+        if self.engine.is_stopping() {
+            return Err(format!("service {name} is ending"));
+        }
+        // A start does not fail for what an earlier daemon was doing.
+        if self.engine.is_replacing() && !if_changed {
+            return Err(format!(
+                "workers of service {name} are being replaced right now: try again when that is done"
+            ));
+        }
+        let service = configured.name.clone();
+        let prepared = self.make_ready(configured).await.with_context(|| format!("service {service}"));
+        self.prepared = Some(Box::new(prepared.map_err(|error| format!("{error:#}"))?));
+        self.engine.set_prepared(true);
+        Ok(())
+    }
+
+    async fn make_ready(&mut self, configured: config::Service) -> Result<Reconfiguration> {
+        let settings = look_up(configured).await?;
+        let mut serial = self.engine.pool().serial();
+        let (mut made, mut groups) = (BTreeMap::new(), Vec::new());
+        let mut known: Vec<ListenerId> = self.engine.listeners().map(|it| it.id).collect();
+        let owner =
+            Owner { config: &settings.config, surroundings: &self.surroundings, tracer: &self.tracer };
+        let dataplane = self.engine.dataplane();
+        for asked in &settings.config.listen {
+            let same = |id: &ListenerId| dataplane.get(*id).is_some_and(|group| group.asked == *asked);
+            let (id, group) = match known.iter().position(same) {
+                None => {
+                    serial += 1;
+                    let group = ListenerGroup::make(asked, serial, &owner).await?;
+                    socket::probe(&group.group)?;
+                    (ListenerId(serial), group)
+                }
+                Some(at) => {
+                    let id = known.remove(at);
+                    let Some(group) = dataplane.get(id) else { continue };
+                    if Policy::of(&settings.config) == Policy::of(&self.engine.settings().config) {
+                        continue;
+                    }
+                    let which = (&group.asked, group.group.listener());
+                    (id, ListenerGroup::take_over(which, &group.name, LAYOUT_VERSION, &owner).await?)
+                }
+            };
+            made.insert(id, group);
+            groups.push(NewGroup { id, asked: *asked });
+        }
+        self.engine.reserve(serial);
+        self.engine.ports().0.prepare(made);
+        Ok(Reconfiguration { settings, groups })
+    }
+}
+
+/// Looks up whom workers run as, which must not hold the loop up.
+pub(super) async fn look_up(configured: config::Service) -> Result<Settings> {
+    let asked = configured.clone();
+    let (config, user) =
+        in_thread_within(LOOKING_UP, "looking up a user", move || with_user(asked)).await??;
+    Ok(Settings { config, configured, user })
+}
+
+/// Looks up whom workers run as.
+pub fn with_user(mut config: config::Service) -> Result<(config::Service, Option<User>)> {
+    if config.embedded && config.user.is_none() {
+        // The embedded worker needs no rights at all.
+        config.user = host::user(NOBODY).ok().map(|user| user.name);
+    }
+    let user = config.user.as_deref().map(host::user).transpose()?;
+    Ok((config, user))
+}
+
+/// Where there is such a program, by path or in PATH.
+pub fn find_program(program: &str) -> Result<PathBuf, String> {
+    which::which(program).map_err(|_| {
+        let where_to = if program.contains('/') {
+            format!("there is no executable file {program}, seen from {}", current_directory().display())
+        } else {
+            format!("no executable {program} in the directories of PATH")
+        };
+        format!("command not found: {where_to}")
+    })
+}
+
+fn current_directory() -> PathBuf {
+    std::env::current_dir().unwrap_or_else(|_| Path::new(".").into())
+}

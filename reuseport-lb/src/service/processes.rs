@@ -1,0 +1,364 @@
+//! The engine's port to the processes of one service's workers: started, signalled, heard and watched.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+use socket2::Socket;
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+use tracing::warn;
+
+use super::Surroundings;
+use super::dataplane::{Groups, Sockets};
+use super::sd_notify::{self, Notify};
+use super::state_file;
+use crate::config;
+use crate::domain::engine::{Engine, ProcessEvent};
+use crate::domain::listener::Listener;
+use crate::domain::observed::{Exit, Pulse};
+use crate::domain::ports::{Cookie, ProcessKey, Processes, Spawn};
+use crate::domain::worker::Origin;
+use crate::kernel::cgroup::Cgroup;
+use crate::kernel::fd_passing::{self, Peer};
+use crate::kernel::output::Output;
+use crate::kernel::process::{self, Kin, Launch, Process};
+use crate::kernel::{liveness, opened};
+use crate::logging;
+use crate::offload::in_thread;
+
+/// When output is passed on again while there is more.
+const FORWARD_MORE: Duration = Duration::from_millis(5);
+
+/// When it is while standard error takes no more.
+const FORWARD_LATER: Duration = Duration::from_millis(50);
+
+/// How long a process may take to be suspended; within that it is busy in the kernel.
+const SUSPENDING: Duration = Duration::from_millis(3);
+
+/// What happens to processes.
+pub(super) type Events = mpsc::UnboundedSender<(ProcessKey, ProcessEvent)>;
+
+/// The engine of a service over the kernel.
+pub(super) type OwnEngine = Engine<Groups, ProcessTable>;
+
+/// The processes of a service.
+pub(super) struct ProcessTable {
+    service: String,
+    running: HashMap<ProcessKey, Running>,
+    /// Those that wait until they are written down.
+    blocked: Vec<ProcessKey>,
+    /// Who has just asked to join.
+    joining: Option<Peer>,
+    sockets: Sockets,
+    events: Events,
+    surroundings: Rc<Surroundings>,
+}
+
+/// A process that is watched.
+pub(super) struct Running {
+    name: String,
+    pub(super) process: Rc<Process>,
+    /// Its end closes the notification socket.
+    pub(super) notify: Notify,
+    /// Kept if its predecessor ended by its own fault.
+    output: Option<Output>,
+    /// Waits for its end.
+    watching: JoinHandle<()>,
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // A child that ends later must be reaped; one that has joined is not ours.
+        if !self.process.is_leader() {
+            self.watching.abort();
+        }
+    }
+}
+
+impl ProcessTable {
+    pub(super) fn new(
+        service: &str,
+        sockets: Sockets,
+        events: Events,
+        surroundings: &Rc<Surroundings>,
+    ) -> Self {
+        Self {
+            service: service.to_owned(),
+            running: HashMap::new(),
+            blocked: Vec::new(),
+            joining: None,
+            sockets,
+            events,
+            surroundings: surroundings.clone(),
+        }
+    }
+
+    pub(super) fn get(&self, key: ProcessKey) -> Option<&Running> {
+        self.running.get(&key)
+    }
+
+    /// Whether any process waits until it is written down.
+    pub(super) fn has_blocked(&self) -> bool {
+        !self.blocked.is_empty()
+    }
+
+    /// Who asks to join now, or nobody any more.
+    pub(super) fn set_joining(&mut self, peer: Option<Peer>) {
+        self.joining = peer;
+    }
+
+    /// What happens to a process later is told as well.
+    pub(super) fn events(&self) -> Events {
+        self.events.clone()
+    }
+
+    /// Hears what a process says.
+    fn listen_to(
+        &self,
+        key: ProcessKey,
+        name: &str,
+        path: PathBuf,
+        owner: Option<(u32, u32)>,
+    ) -> Result<Notify> {
+        let said = self.events.clone();
+        let hear = move |what| drop(said.send((key, ProcessEvent::Said(what))));
+        Notify::open(path, owner, name.to_owned(), hear)
+    }
+
+    /// A process that is watched from now on.
+    fn watch(
+        &mut self,
+        key: ProcessKey,
+        name: &str,
+        process: Process,
+        notify: Notify,
+        output: Option<Output>,
+    ) {
+        let process = Rc::new(process);
+        notify.only_from(process.clone());
+        let (ended, watched) = (self.events.clone(), process.clone());
+        let watching = tokio::task::spawn_local(async move {
+            let exit = watched.wait().await.unwrap_or_else(|error| {
+                warn!("cannot watch process {}: {error}", watched.pid());
+                Exit::Unknown
+            });
+            let _ = ended.send((key, ProcessEvent::Ended(exit)));
+            watched.clean_up().await;
+        });
+        let name = name.to_owned();
+        self.running.insert(key, Running { name, process, notify, output, watching });
+    }
+
+    fn start(&mut self, spawn: &Spawn<'_>) -> Result<()> {
+        let Spawn { key, name, .. } = *spawn;
+        let path = sd_notify::path(&self.surroundings.runtime_dir);
+        let user = spawn.settings.user.as_ref();
+        let owner = user.map(|user| (user.uid, user.gid));
+        let notify = self.listen_to(key, name, path, owner)?;
+        let output = if spawn.suspect { Some(Output::new()?) } else { None };
+        let cgroup = self.surroundings.cgroups.make(name);
+        let own = self.sockets.borrow();
+        let socket = |(cookie, listener): &(Cookie, Listener)| {
+            let own = own.get(cookie).context("a socket of it is gone")?;
+            Ok((&*own.socket, listener.plain_name()))
+        };
+        let sockets = spawn.sockets.iter().map(socket).collect::<Result<Vec<(&Socket, String)>>>()?;
+        let config::Service { command, watchdog, .. } = &spawn.settings.config;
+        let spawned = process::spawn(&Launch {
+            name,
+            sockets,
+            notify: notify.path(),
+            cgroup: cgroup.as_ref(),
+            user,
+            command,
+            open_files: self.surroundings.open_files,
+            watchdog: *watchdog,
+            output: output.as_ref(),
+        });
+        drop(own);
+        let process = spawned.inspect_err(|_| {
+            cgroup.iter().for_each(Cgroup::remove);
+        })?;
+        self.blocked.push(key);
+        self.watch(key, name, process, notify, output);
+        Ok(())
+    }
+
+    fn let_in(&mut self, key: ProcessKey, name: &str) -> Result<()> {
+        let peer = self.joining.take().context("nobody asks to join")?;
+        let path = sd_notify::path_of_joined(&self.surroundings.runtime_dir);
+        let notify = self.listen_to(key, name, path, Some((peer.uid, peer.gid)))?;
+        let process = Process::joined(peer.pid, peer.pidfd)?;
+        self.watch(key, name, process, notify, None);
+        Ok(())
+    }
+
+    /// Goes on with the process of an earlier daemon, which runs; false if what it says cannot be heard.
+    pub(super) fn find(
+        &mut self,
+        key: ProcessKey,
+        name: &str,
+        process: Process,
+        written: &state_file::Worker,
+    ) -> bool {
+        let Some((path, owner)) = written.notify.clone() else { return false };
+        match self.listen_to(key, name, path, owner) {
+            Ok(notify) => {
+                let output = fd_passing::descriptor_of(process.pid(), 1).and_then(Output::resume);
+                self.watch(key, name, process, notify, output);
+                true
+            }
+            Err(error) => {
+                warn!(worker = name, "it cannot be heard: {error:#}");
+                if written.life.origin == Origin::Started {
+                    process.terminate();
+                }
+                false
+            }
+        }
+    }
+
+    fn process(&self, key: ProcessKey) -> Option<&Process> {
+        self.running.get(&key).map(|running| &*running.process)
+    }
+
+    /// What the next daemon must know of it: what it is known by, its cgroup, and where it is heard.
+    pub(super) fn describe(&self, key: ProcessKey, into: state_file::Worker) -> state_file::Worker {
+        let Some(running) = self.running.get(&key) else { return into };
+        state_file::Worker {
+            process: Some(running.process.identity()),
+            cgroup: running.process.cgroup().map(Path::to_owned),
+            notify: Some((running.notify.path().to_owned(), running.notify.owner())),
+            ..into
+        }
+    }
+}
+
+fn pulse_of(process: &Process) -> Option<Pulse> {
+    liveness::of_all(process.all())
+}
+
+impl Processes for ProcessTable {
+    fn spawn(&mut self, spawn: &Spawn<'_>) -> Result<(), String> {
+        self.start(spawn).map_err(|error| format!("{error:#}"))
+    }
+
+    fn adopt(&mut self, process: ProcessKey, name: &str) -> Result<(), String> {
+        self.let_in(process, name).map_err(|error| format!("{error:#}"))
+    }
+
+    fn unblock(&mut self) {
+        for key in std::mem::take(&mut self.blocked) {
+            self.process(key).into_iter().for_each(Process::let_go);
+        }
+    }
+
+    fn pid(&self, process: ProcessKey) -> Option<i32> {
+        self.process(process).map(Process::pid)
+    }
+
+    fn is_ours(&self, process: ProcessKey) -> bool {
+        self.process(process).is_some_and(Process::is_leader)
+    }
+
+    fn terminate(&mut self, process: ProcessKey) {
+        self.process(process).into_iter().for_each(Process::terminate);
+    }
+
+    fn kill(&mut self, process: ProcessKey) {
+        self.process(process).into_iter().for_each(Process::kill);
+    }
+
+    fn expect_end(&mut self, process: ProcessKey) {
+        self.process(process).into_iter().for_each(Process::expect_end);
+    }
+
+    fn suspend(&mut self, process: ProcessKey) -> bool {
+        let runs =
+            |process: &&Process| process.is_leader() && pulse_of(process).is_some_and(|pulse| !pulse.stopped);
+        let Some(process) = self.process(process).filter(runs) else { return false };
+        process.suspend();
+        let begun = Instant::now();
+        while begun.elapsed() < SUSPENDING && pulse_of(process).is_some_and(|pulse| !pulse.stopped) {}
+        true
+    }
+
+    fn resume(&mut self, process: ProcessKey) {
+        self.process(process).into_iter().for_each(Process::resume);
+    }
+
+    fn pulse(&self, process: ProcessKey) -> Option<Pulse> {
+        self.process(process).and_then(pulse_of)
+    }
+
+    fn restore_hearing(&mut self, process: ProcessKey) -> bool {
+        self.running.get_mut(&process).is_some_and(|running| running.notify.restore())
+    }
+
+    fn is_recorded(&self, process: ProcessKey) -> bool {
+        self.running.get(&process).is_some_and(|running| running.output.is_some())
+    }
+
+    fn forward(&mut self, process: ProcessKey) -> Option<Duration> {
+        let all = self.running.get_mut(&process).is_none_or(|running| running.pass_on(false));
+        (!all).then(|| if logging::has_room(0) { FORWARD_MORE } else { FORWARD_LATER })
+    }
+
+    fn bury(&mut self, process: ProcessKey) -> Option<Vec<String>> {
+        let mut running = self.running.remove(&process)?;
+        while !running.pass_on(true) {}
+        running.output.take().map(Output::last_lines)
+    }
+
+    fn look_for_foreign(&mut self, processes: &[ProcessKey], listeners: &[Listener]) {
+        let suspects = processes.iter().filter_map(|key| Some((self.process(*key)?.pid(), *key)));
+        let suspects: HashMap<i32, ProcessKey> = suspects.collect();
+        let (listeners, events) = (listeners.to_vec(), self.events.clone());
+        let ours = self.surroundings.ours.borrow().clone();
+        let service = self.service.clone();
+        tokio::task::spawn_local(async move {
+            let groups: Vec<i32> = suspects.keys().copied().collect();
+            let look = move || opened::by_groups(&groups, &listeners, &ours);
+            match in_thread("looking", look).await.and_then(|found| found) {
+                Ok(found) => {
+                    let of = |(group, it)| suspects.get(&group).map(|key| (*key, ProcessEvent::Opened(it)));
+                    // The service may have ended.
+                    found.into_iter().filter_map(of).for_each(|it| drop(events.send(it)));
+                }
+                Err(error) => {
+                    warn!(service, "cannot look for sockets that workers opened by themselves: {error:#}");
+                }
+            }
+        });
+    }
+}
+
+impl Running {
+    /// Passes on some of what it has written, if that is kept; false if there is more.
+    fn pass_on(&mut self, last: bool) -> bool {
+        let Some(output) = &mut self.output else { return true };
+        let all = output.forward(last);
+        if let Some(bytes) = output.dropped() {
+            warn!(
+                worker = self.name,
+                "{bytes} bytes of its output were dropped: nobody read them in time, and the end was kept"
+            );
+        }
+        all
+    }
+}
+
+/// The process of a worker that an earlier daemon left, if that is still there.
+pub(super) fn process_of(worker: &state_file::Worker) -> Option<Process> {
+    let kin = if worker.life.origin == Origin::Joined { Kin::Joined } else { Kin::Orphan };
+    let mark = worker.notify.as_ref().map(|(path, _)| path.clone());
+    Process::find(worker.process?, kin, cgroup_of(worker), mark)
+}
+
+/// The cgroup of such a worker.
+pub(super) fn cgroup_of(worker: &state_file::Worker) -> Option<Cgroup> {
+    worker.cgroup.as_deref().and_then(Cgroup::find)
+}

@@ -1,0 +1,160 @@
+//! What the next daemon must know, written down whenever it differs from what was written last.
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use reuseport_lb_common::layout::LAYOUT_VERSION;
+use tracing::warn;
+
+use super::claims::Claims;
+use super::processes::OwnEngine;
+use super::state_file::{self, State, StateFile};
+use crate::domain::engine::{Snapshot, WorkerRecord};
+use crate::domain::ports::Dataplane;
+use crate::kernel::host;
+
+/// The most part of the time that saving takes, if that is long.
+const SAVING: u32 = 5;
+
+/// A pause that is shorter than this is not worth making.
+const TOGETHER: Duration = Duration::from_millis(50);
+
+/// The file of a service, and what is in it.
+pub(super) struct Saver {
+    file: StateFile,
+    /// What was written last.
+    saved: Option<Saved>,
+    /// Something differs from that.
+    differs: bool,
+    /// It is not written before this.
+    not_before: Option<Instant>,
+}
+
+/// What was written.
+struct Saved {
+    snapshot: Snapshot,
+    listeners: Vec<state_file::Door>,
+}
+
+impl Saver {
+    pub(super) fn new(runtime_dir: &Path, service: &str) -> Self {
+        let file = StateFile::new(runtime_dir, service);
+        Self { file, saved: None, differs: true, not_before: None }
+    }
+
+    /// Why the file is not what it should be.
+    pub(super) fn failure(&self) -> Option<&str> {
+        self.file.failure()
+    }
+
+    /// What comes next is written at once.
+    pub(super) fn at_once(&mut self) {
+        self.not_before = None;
+    }
+
+    /// When to write what is not written yet.
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        if self.differs { self.not_before } else { self.file.again_at() }
+    }
+
+    /// Somebody may have removed what the next daemon reads.
+    pub(super) fn look(&mut self, engine: &OwnEngine) {
+        if self.saved.is_some() && self.file.failure().is_none() && !self.file.is_there() {
+            warn!(service = engine.settings().config.name, "its state was removed, and is written again");
+            self.saved = None;
+        }
+    }
+
+    /// Writes down what the next daemon must know, if that has changed; whether all of it is written now.
+    pub(super) fn save(&mut self, engine: &OwnEngine, claims: &Claims) -> bool {
+        let now = Instant::now();
+        let listeners = listeners_of(engine, claims);
+        let same = |saved: &Saved| engine.is_as(&saved.snapshot) && saved.listeners == listeners;
+        self.differs = !self.saved.as_ref().is_some_and(same);
+        let again = self.file.again_at().is_some_and(|at| at <= now);
+        if !self.differs && !again {
+            return true;
+        }
+        // A process that is not written down is lost to the next daemon.
+        let urgent = engine.processes().has_blocked();
+        if self.differs && !urgent && self.not_before.is_some_and(|at| at > now) {
+            return false;
+        }
+        let snapshot = engine.snapshot();
+        self.file.write(&to_state(engine, &snapshot, &listeners));
+        self.saved = Some(Saved { snapshot, listeners });
+        self.differs = false;
+        // With thousands of sockets several steps are written down together.
+        let pause = now.elapsed() * SAVING;
+        self.not_before = (pause > TOGETHER).then(|| now + pause);
+        true
+    }
+
+    /// Removes all copies.
+    pub(super) fn remove(&self) {
+        self.file.remove();
+    }
+}
+
+fn listeners_of(engine: &OwnEngine, claims: &Claims) -> Vec<state_file::Door> {
+    let service = &engine.settings().config.name;
+    let of = |listener: &crate::domain::listeners::ListenerState| {
+        let group = engine.dataplane().get(listener.id)?;
+        Some(state_file::Door {
+            asked: listener.asked,
+            bound: *group.group.listener(),
+            name: group.name.clone(),
+            wanted: listener.wanted,
+            program: Some(group.group.program_id()),
+            since: claims.since(&listener.asked, service),
+            lost: claims.is_lost(&listener.asked, service),
+        })
+    };
+    engine.listeners().filter_map(of).collect()
+}
+
+fn to_state(engine: &OwnEngine, snapshot: &Snapshot, listeners: &[state_file::Door]) -> State {
+    State {
+        abandoned: None,
+        told: false,
+        version: state_file::VERSION,
+        layout: LAYOUT_VERSION,
+        boot: host::boot(),
+        config: snapshot.settings.config.clone(),
+        configured: snapshot.settings.configured.clone(),
+        moved: snapshot.moved,
+        flows_cut: snapshot.flows_cut,
+        count: snapshot.serial,
+        release: snapshot.revision,
+        doors: listeners.to_vec(),
+        workers: snapshot.workers.iter().map(|record| worker_of(engine, record)).collect(),
+    }
+}
+
+fn worker_of(engine: &OwnEngine, record: &WorkerRecord) -> state_file::Worker {
+    let place =
+        |(listener, cookie, selected_before): &(_, crate::domain::ports::Cookie, u64)| state_file::Place {
+            listener: engine.dataplane().address(*listener),
+            cookie: cookie.0,
+            selected_before: *selected_before,
+        };
+    let worker = state_file::Worker {
+        number: record.id.number,
+        instance: record.id.instance,
+        slot: record.slot,
+        holds_slot: record.holds_slot,
+        trial: record.trial,
+        release: record.revision,
+        weight: record.weight,
+        life: record.life,
+        watched: record.watched,
+        process: None,
+        cgroup: None,
+        notify: None,
+        places: record.sockets.iter().map(place).collect(),
+    };
+    match record.process {
+        Some(key) => engine.processes().describe(key, worker),
+        None => worker,
+    }
+}
