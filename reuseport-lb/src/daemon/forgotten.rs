@@ -9,10 +9,10 @@ use tracing::warn;
 
 use crate::config;
 use crate::domain::listener::Listener;
-use crate::domain::worker::{Life, Origin};
 use crate::kernel::host;
 use crate::kernel::marks::{self, Marked};
 use crate::kernel::strangers::Census;
+use crate::service;
 use crate::service::sd_notify;
 use crate::service::state_file::{self, State};
 
@@ -77,7 +77,7 @@ fn found(service: &str, workers: &[Marked], listeners: &[Listener]) -> State {
         trial: false,
         release: 0,
         weight: 1,
-        life: Life::new(Origin::Started).left(),
+        life: service::unknown_life(),
         watched: false,
         process: Some(marked.process),
         cgroup: None,

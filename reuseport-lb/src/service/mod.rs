@@ -20,7 +20,7 @@ pub use command::{Command, Drained, Prepare, Progress, Scaled};
 pub use opening::{find_program, with_user};
 pub use status::{Report, coming, complete, left};
 pub use surroundings::Surroundings;
-pub use takeover::{abandon, is_left};
+pub use takeover::{abandon, is_left, unknown_life};
 
 pub use crate::domain::engine::{RestartOptions, TRIAL, Target};
 

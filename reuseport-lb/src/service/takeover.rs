@@ -21,7 +21,7 @@ use super::{Service, Surroundings};
 use crate::domain::engine::{Engine, Found, ListenerRecord, Settings, Snapshot, WorkerRecord};
 use crate::domain::listener::Listener;
 use crate::domain::ports::{Cookie, ListenerId, ProcessKey, WorkerId};
-use crate::domain::worker::{self, Origin};
+use crate::domain::worker::{self, Left, Life, Origin};
 use crate::kernel::process::{self, Process};
 use crate::kernel::{fd_passing, recover};
 use crate::offload::Slices;
@@ -238,6 +238,12 @@ async fn adopt(door: &state_file::Door, layout: u32, owner: &Owner<'_>) -> Resul
         recover::pin_again(program, &pins)?;
     }
     ListenerGroup::take_over((&door.asked, &door.bound), &door.name, layout, owner).await
+}
+
+/// Where a worker is in its life of which nothing is known but that its process runs.
+#[must_use]
+pub fn unknown_life() -> Left {
+    Life::new(Origin::Started).left()
 }
 
 /// Ends the processes that an earlier daemon left of a service that cannot be taken over.

@@ -49,11 +49,9 @@ pub(super) const ARROWS: &[Known] = &[
     ("cmd::trace", "service::trace", CLIENT),
     ("cmd::weight", "cmd", SPLIT),
     ("config", "kernel::host", SPLIT),
-    ("daemon::forgotten", "domain::worker", ENGINE),
     ("daemon::runtime_dir", "daemon", SPLIT),
     ("daemon::services", "domain::listener_move", ENGINE),
     ("daemon::sockets", "daemon", SPLIT),
-    ("domain::worker::leaving", "domain::worker", SPLIT),
     ("kernel::group", "config", KERNEL),
     ("kernel::group", "domain::bucket_move", KERNEL),
     ("kernel::group::flow_counter", "kernel::group", SPLIT),
@@ -98,8 +96,5 @@ pub(super) const NAMES: &[(&str, &str)] = &[
 ];
 
 /// Types with too many fields.
-pub(super) const LARGE: &[(&str, &str)] = &[
-    ("domain::worker::Life", ENGINE),
-    ("service::state_file::State", ENGINE),
-    ("service::state_file::Worker", ENGINE),
-];
+pub(super) const LARGE: &[(&str, &str)] =
+    &[("service::state_file::State", ENGINE), ("service::state_file::Worker", ENGINE)];

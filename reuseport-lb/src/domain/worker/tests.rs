@@ -1,7 +1,10 @@
 //! What a worker's life must be like.
 
+use super::crashes::{FAILED_PAUSE, NOT_ITS_FAULT, PROVEN};
 use super::leaving::{LOOK, QUIET};
 use super::*;
+use crate::config::{OnCrash, Ready, Service};
+use std::time::Instant;
 
 struct Trial {
     life: Life,
@@ -387,14 +390,4 @@ fn what_an_earlier_daemon_left_goes_on() {
     it.life = Life::taken_over(&recycling, it.now, &it.policy);
     assert_eq!(it.crash(), []);
     assert_eq!(it.wait().1, [Step::Spawn]);
-}
-
-#[test]
-fn nobody_is_ready_before_its_process_exists() {
-    let mut it = Trial::new(|policy| policy.ready = Ready::Immediate);
-    assert_eq!(it.life.on(Event::Start, it.now, &it.policy), [Step::Spawn]);
-    assert_eq!(it.life.state(), State::Starting);
-    assert_eq!(it.on(Event::NotStarted), []);
-    assert_eq!((it.life.state(), it.life.admitted()), (State::Held, false));
-    assert_eq!(it.wait(), (MACHINE_PAUSE, vec![Step::Spawn, Step::Admit]), "it is tried again");
 }

@@ -1,0 +1,398 @@
+//! Where one worker is in its life, PURE: what happened → what to do.
+
+use std::time::{Duration, Instant};
+
+use super::crashes::{Crashes, MACHINE_PAUSE, Next, PROVEN};
+use super::leaving::Leaving;
+use super::{Event, Left, Origin, State, Step};
+use crate::config::{OnCrash, Ready, Service};
+
+/// Where one worker is in its life.
+#[derive(Clone, Debug)]
+pub struct Life {
+    state: State,
+    origin: Origin,
+    admitted: bool,
+    running: bool,
+    crashes: Crashes,
+    ready_since: Option<Instant>,
+    readiness: Readiness,
+    restart_at: Option<Instant>,
+    hold_until: Option<Instant>,
+    leaving: Option<Leaving>,
+}
+
+/// What is known of a process that is not ready yet.
+#[derive(Clone, Copy, Debug, Default)]
+struct Readiness {
+    /// When its time to become ready comes.
+    at: Option<Instant>,
+    /// That has passed.
+    due: bool,
+    /// It was seen to wait for work.
+    seen: bool,
+    /// It may have said `READY=1` when no daemon was there.
+    word_lost: bool,
+}
+
+impl Life {
+    /// Of a worker that does not run yet.
+    #[must_use]
+    pub fn new(origin: Origin) -> Self {
+        Self {
+            state: State::Starting,
+            origin,
+            admitted: false,
+            running: false,
+            crashes: Crashes::default(),
+            ready_since: None,
+            readiness: Readiness::default(),
+            restart_at: None,
+            hold_until: None,
+            leaving: None,
+        }
+    }
+
+    /// Of a worker that an earlier daemon left.
+    #[must_use]
+    pub fn taken_over(left: &Left, now: Instant, policy: &Service) -> Self {
+        let Left { origin, state, admitted, running, restarts, told, returns } = *left;
+        let leaving = match (state, told || returns) {
+            (State::Draining, true) => {
+                Some(Leaving::by_itself(now, policy.drain_timeout, origin).returning(returns))
+            }
+            (State::Draining, false) => Some(Leaving::asked(now, policy.drain_timeout)),
+            _ => None,
+        };
+        Self {
+            state,
+            admitted,
+            running,
+            crashes: Crashes::of(restarts),
+            ready_since: matches!(state, State::Ready | State::Draining).then_some(now),
+            restart_at: (!running && origin == Origin::Started).then_some(now),
+            hold_until: (admitted && state != State::Ready).then(|| now + policy.hold_timeout),
+            leaving,
+            readiness: Readiness {
+                due: state == State::Loading,
+                word_lost: running && matches!(state, State::Starting | State::Loading | State::Failed),
+                ..Readiness::default()
+            },
+            ..Self::new(origin)
+        }
+    }
+
+    /// What it said may not have been heard.
+    pub fn lose_word(&mut self) {
+        self.readiness.word_lost |=
+            self.running && matches!(self.state, State::Starting | State::Loading | State::Failed);
+    }
+
+    /// What the next daemon must know.
+    #[must_use]
+    pub fn left(&self) -> Left {
+        Left {
+            origin: self.origin,
+            state: self.state,
+            admitted: self.admitted,
+            running: self.running,
+            restarts: self.crashes.restarts(),
+            told: self.told(),
+            returns: self.returns(),
+        }
+    }
+
+    /// What `status` shows.
+    #[must_use]
+    pub fn state(&self) -> State {
+        self.state
+    }
+
+    /// Whether the daemon started it.
+    #[must_use]
+    pub fn origin(&self) -> Origin {
+        self.origin
+    }
+
+    /// Whether it may own buckets.
+    #[must_use]
+    pub fn admitted(&self) -> bool {
+        self.admitted
+    }
+
+    /// Whether it is there for the UDP flows that it has.
+    #[must_use]
+    pub fn keeps_flows(&self) -> bool {
+        let leaves = self.leaving.as_ref().is_some_and(Leaving::keeps_flows);
+        self.admitted || self.state == State::Draining && self.running && leaves
+    }
+
+    /// Whether connections may wait in its queue when nobody is ready.
+    #[must_use]
+    pub fn can_wait(&self) -> bool {
+        matches!(self.state, State::Starting | State::Loading | State::Held)
+    }
+
+    /// Whether it is to be looked whether it waits for work.
+    #[must_use]
+    pub fn wants_sight(&self, policy: &Service) -> bool {
+        let asked = match policy.ready {
+            Ready::Accepting => true,
+            Ready::After(_) => self.readiness.due || !self.readiness.seen,
+            Ready::Notify | Ready::Immediate => false,
+        };
+        self.running
+            && matches!(self.state, State::Starting | State::Loading | State::Failed)
+            && (asked || self.readiness.word_lost)
+    }
+
+    /// Whether it is started again when it has ended by itself.
+    #[must_use]
+    pub fn returns(&self) -> bool {
+        self.leaving.as_ref().is_some_and(|leaving| leaving.returns)
+    }
+
+    /// Whether it knows that it is to end.
+    #[must_use]
+    pub fn told(&self) -> bool {
+        self.leaving.as_ref().is_some_and(|leaving| leaving.told)
+    }
+
+    /// How often its process was started again.
+    #[must_use]
+    pub fn restarts(&self) -> u32 {
+        self.crashes.restarts()
+    }
+
+    /// Whether its last process ended by its own fault.
+    #[must_use]
+    pub fn is_suspect(&self) -> bool {
+        self.crashes.is_suspect()
+    }
+
+    /// Whether it is time for [`Event::Looked`].
+    #[must_use]
+    pub fn wants_look(&self, now: Instant) -> bool {
+        self.leaving.as_ref().and_then(|leaving| leaving.look_at).is_some_and(|at| at <= now)
+    }
+
+    /// Since when it is ready.
+    #[must_use]
+    pub fn ready_since(&self) -> Option<Instant> {
+        self.ready_since
+    }
+
+    /// When it next needs [`Event::Tick`].
+    #[must_use]
+    pub fn deadline(&self) -> Option<Instant> {
+        let leaving = self.leaving.as_ref().and_then(Leaving::deadline);
+        [self.readiness.at, self.restart_at, self.hold_until, leaving].into_iter().flatten().min()
+    }
+
+    /// What to do about `event`.
+    #[must_use]
+    pub fn on(&mut self, event: Event, now: Instant, policy: &Service) -> Vec<Step> {
+        match event {
+            Event::Start => self.start(),
+            Event::Spawned if self.running => self.spawned(now, policy),
+            Event::SaidReady
+                if self.running && matches!(self.state, State::Starting | State::Loading | State::Failed) =>
+            {
+                self.ready(now)
+            }
+            Event::SeenWaiting { all } if self.wants_sight(policy) => self.seen_waiting(all, now, policy),
+            Event::Unused if self.state == State::Ready => self.unused(),
+            Event::SaidStopping if self.running => self.said_stopping(now, policy),
+            Event::Ended { killed } if self.running => self.ended(killed, now, policy),
+            Event::NotStarted if self.running => self.not_started(now, policy),
+            Event::Leave { patience } => self.leave(now, patience.unwrap_or(policy.drain_timeout)),
+            Event::Looked { queue, flows } => self
+                .leaving
+                .as_mut()
+                .map_or_else(Vec::new, |it| it.looked(queue, flows, now, policy.stall_timeout)),
+            Event::Kill if self.running => vec![Step::Kill],
+            Event::Tick => self.tick(now, policy),
+            _ => Vec::new(),
+        }
+    }
+
+    fn start(&mut self) -> Vec<Step> {
+        self.restart_at = None;
+        self.running = true;
+        self.readiness = Readiness { at: self.readiness.at, ..Readiness::default() };
+        if self.state != State::Failed {
+            self.state = State::Starting;
+        }
+        if self.origin == Origin::Started { vec![Step::Spawn] } else { Vec::new() }
+    }
+
+    /// Its process is there.
+    fn spawned(&mut self, now: Instant, policy: &Service) -> Vec<Step> {
+        match policy.ready {
+            Ready::Notify | Ready::Accepting => {}
+            // After a crash it must first show that it runs.
+            Ready::Immediate if self.crashes.is_suspect() => self.readiness.at = Some(now + PROVEN),
+            Ready::Immediate => return self.ready(now),
+            Ready::After(time) => self.readiness.at = Some(now + time),
+        }
+        Vec::new()
+    }
+
+    fn seen_waiting(&mut self, all: bool, now: Instant, policy: &Service) -> Vec<Step> {
+        self.readiness.seen = true;
+        let ready = match policy.ready {
+            Ready::After(_) => self.readiness.due || self.readiness.word_lost,
+            _ => all,
+        };
+        if ready { self.ready(now) } else { Vec::new() }
+    }
+
+    /// It is ready when it is seen to wait for work, whatever it said.
+    fn unused(&mut self) -> Vec<Step> {
+        self.state = State::Loading;
+        self.ready_since = None;
+        (self.readiness.due, self.readiness.word_lost) = (true, true);
+        if std::mem::replace(&mut self.admitted, false) { vec![Step::Withdraw] } else { Vec::new() }
+    }
+
+    /// Its time to become ready has come. A process that loads for longer than somebody thought is not ready.
+    fn due(&mut self, now: Instant, policy: &Service) -> Vec<Step> {
+        self.readiness.at = None;
+        self.readiness.due = true;
+        if self.readiness.seen || policy.ready == Ready::Immediate {
+            return self.ready(now);
+        }
+        if self.state == State::Starting {
+            self.state = State::Loading;
+        }
+        Vec::new()
+    }
+
+    fn ready(&mut self, now: Instant) -> Vec<Step> {
+        self.state = State::Ready;
+        self.ready_since = Some(now);
+        self.readiness.at = None;
+        self.hold_until = None;
+        if std::mem::replace(&mut self.admitted, true) { Vec::new() } else { vec![Step::Admit] }
+    }
+
+    fn ended(&mut self, killed: bool, now: Instant, policy: &Service) -> Vec<Step> {
+        self.running = false;
+        self.readiness.at = None;
+        let stays = self.leaving.take().is_none_or(|leaving| leaving.returns);
+        if self.origin == Origin::Joined {
+            self.state = State::Draining;
+            self.admitted = false;
+            return vec![Step::Withdraw, Step::Release];
+        }
+        if !stays {
+            return vec![Step::Release];
+        }
+        let ready_for = self.ready_since.take().map(|since| now - since);
+        match self.crashes.ended(ready_for, killed) {
+            Next::Failed(pause) => {
+                self.state = State::Failed;
+                self.restart_at = Some(now + pause);
+                self.give_up_buckets()
+            }
+            Next::After(pause) => {
+                self.state = State::Held;
+                self.restart_at = Some(now + pause);
+                self.hold(now, policy)
+            }
+        }
+    }
+
+    /// The machine's fault, and not its own: nothing counts against it.
+    fn not_started(&mut self, now: Instant, policy: &Service) -> Vec<Step> {
+        self.running = false;
+        self.readiness.at = None;
+        if self.state != State::Failed {
+            self.state = State::Held;
+        }
+        self.restart_at = Some(now + MACHINE_PAUSE);
+        self.hold(now, policy)
+    }
+
+    /// Its process is gone, and its buckets wait for the next one or do not.
+    fn hold(&mut self, now: Instant, policy: &Service) -> Vec<Step> {
+        match policy.on_crash {
+            OnCrash::Migrate => self.give_up_buckets(),
+            OnCrash::Hold => {
+                if self.admitted && self.hold_until.is_none() {
+                    self.hold_until = Some(now + policy.hold_timeout);
+                }
+                Vec::new()
+            }
+        }
+    }
+
+    fn give_up_buckets(&mut self) -> Vec<Step> {
+        self.hold_until = None;
+        match (std::mem::replace(&mut self.admitted, false), self.running) {
+            (false, _) => Vec::new(),
+            (true, true) => vec![Step::Withdraw, Step::HandOn],
+            (true, false) => vec![Step::Withdraw, Step::Rescue],
+        }
+    }
+
+    fn leave(&mut self, now: Instant, patience: Duration) -> Vec<Step> {
+        if let Some(leaving) = &mut self.leaving {
+            leaving.returns = false;
+            leaving.hasten(now, patience);
+            return Vec::new();
+        }
+        self.stop_serving();
+        if !self.running {
+            return vec![Step::Withdraw, Step::Release];
+        }
+        self.leaving = Some(Leaving::asked(now, patience));
+        vec![Step::Withdraw]
+    }
+
+    fn said_stopping(&mut self, now: Instant, policy: &Service) -> Vec<Step> {
+        if let Some(leaving) = &mut self.leaving {
+            leaving.told = true;
+            // As docs/JOIN.md asks of those that say this.
+            leaving.listens_on = self.origin == Origin::Joined;
+            return Vec::new();
+        }
+        if self.state != State::Ready {
+            // It never served; its end says the rest.
+            return Vec::new();
+        }
+        let ready_since = self.ready_since;
+        self.stop_serving();
+        // How long it had been ready decides later whether it has proven itself.
+        self.ready_since = ready_since;
+        self.leaving = Some(Leaving::by_itself(now, policy.drain_timeout, self.origin));
+        vec![Step::Withdraw]
+    }
+
+    fn stop_serving(&mut self) {
+        self.state = State::Draining;
+        self.admitted = false;
+        self.ready_since = None;
+        self.readiness.at = None;
+        self.restart_at = None;
+        self.hold_until = None;
+    }
+
+    fn tick(&mut self, now: Instant, policy: &Service) -> Vec<Step> {
+        let due = |at: Option<Instant>| at.is_some_and(|at| at <= now);
+        let mut steps = Vec::new();
+        if due(self.readiness.at) {
+            steps.extend(self.due(now, policy));
+        }
+        if due(self.hold_until) {
+            steps.extend(self.give_up_buckets());
+        }
+        if due(self.restart_at) {
+            steps.extend(self.start());
+        }
+        if let Some(leaving) = &mut self.leaving {
+            steps.extend(leaving.tick(now));
+        }
+        steps
+    }
+}
