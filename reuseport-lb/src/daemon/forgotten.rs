@@ -42,8 +42,8 @@ pub(super) fn look(states: &[State], wanted: &[config::Service], runtime_dir: &P
 /// Listeners on which somebody listens, and no known service decides.
 fn taken(states: &[State], wanted: &[config::Service]) -> Vec<Listener> {
     let mut listeners: Vec<Listener> = wanted.iter().flat_map(|service| service.listen.clone()).collect();
-    let doors = states.iter().flat_map(|state| &state.doors).filter(|door| door.since > 0);
-    let known: HashSet<Listener> = doors.map(|door| door.asked).collect();
+    let saved = states.iter().flat_map(|state| &state.listeners).filter(|saved| saved.since > 0);
+    let known: HashSet<Listener> = saved.map(|saved| saved.asked).collect();
     let census = Census::take(&listeners).unwrap_or_default();
     listeners
         .retain(|it| it.address.port() != 0 && !known.contains(it) && census.count(it, &HashSet::new()) > 0);
@@ -60,7 +60,7 @@ fn found(service: &str, workers: &[Marked], listeners: &[Listener]) -> State {
         pids.join(", ")
     );
     let config = config::Service::new(service, listeners.to_vec(), workers.len());
-    let door = |listener: &Listener| state_file::Door {
+    let saved = |listener: &Listener| state_file::SavedListener {
         asked: *listener,
         bound: *listener,
         name: String::new(),
@@ -96,7 +96,7 @@ fn found(service: &str, workers: &[Marked], listeners: &[Listener]) -> State {
         flows_cut: 0,
         count: 0,
         release: 0,
-        doors: listeners.iter().map(door).collect(),
+        listeners: listeners.iter().map(saved).collect(),
         workers: workers.iter().enumerate().map(worker).collect(),
     }
 }

@@ -330,8 +330,8 @@ impl Daemon<'_> {
 
     /// What is abandoned decides where it did until another service takes it.
     fn hold(&self, state: &State) {
-        let doors = deciding(state).map(|door| door.asked);
-        doors.for_each(|listener| drop(self.surroundings.claims.claim(listener, &claimant(state))));
+        let listeners = deciding(state).map(|saved| saved.asked);
+        listeners.for_each(|listener| drop(self.surroundings.claims.claim(listener, &claimant(state))));
     }
 
     /// Writes a state down where its service does not write its own: another daemon may have to end its workers.
@@ -402,17 +402,17 @@ async fn read_again(file: Option<PathBuf>, runtime_dir: PathBuf) -> Result<Vec<c
 }
 
 /// Where a service decided, whose workers have not been told to end.
-fn deciding(state: &State) -> impl Iterator<Item = &state_file::Door> {
-    state.doors.iter().filter(|door| door.since > 0 && !state.told)
+fn deciding(state: &State) -> impl Iterator<Item = &state_file::SavedListener> {
+    state.listeners.iter().filter(|saved| saved.since > 0 && !state.told)
 }
 
 /// Which of `states` decided for each listener; of those that say so, the one that says so last is right, and comes
 /// last.
 fn holders(states: &[State], named: impl Fn(&State) -> String) -> Vec<(Listener, String)> {
-    let mut doors: Vec<(&State, &state_file::Door)> =
-        states.iter().flat_map(|state| deciding(state).map(move |door| (state, door))).collect();
-    doors.sort_by_key(|(_, door)| door.since);
-    doors.into_iter().map(|(state, door)| (door.asked, named(state))).collect()
+    let mut listeners: Vec<(&State, &state_file::SavedListener)> =
+        states.iter().flat_map(|state| deciding(state).map(move |saved| (state, saved))).collect();
+    listeners.sort_by_key(|(_, saved)| saved.since);
+    listeners.into_iter().map(|(state, saved)| (saved.asked, named(state))).collect()
 }
 
 /// As what an abandoned service holds listeners.
@@ -422,8 +422,9 @@ fn claimant(state: &State) -> String {
 
 /// The services after which the workers of an abandoned one can end.
 fn successors(state: &State, services: &[config::Service]) -> Vec<String> {
-    let had =
-        |listener: &Listener| state.doors.iter().any(|door| [door.asked, door.bound].contains(listener));
+    let had = |listener: &Listener| {
+        state.listeners.iter().any(|saved| [saved.asked, saved.bound].contains(listener))
+    };
     let follows = |it: &&config::Service| it.name == state.config.name || it.listen.iter().any(had);
     services.iter().filter(follows).map(|service| service.name.clone()).collect()
 }
@@ -461,7 +462,7 @@ async fn end_in_time(
         }
     }
     let claimant = claimant(&state);
-    deciding(&state).for_each(|door| surroundings.claims.withdraw(&door.asked, &claimant));
+    deciding(&state).for_each(|saved| surroundings.claims.withdraw(&saved.asked, &claimant));
     let Some(at) = abandoned.borrow().iter().position(same) else { return };
     let told = State { told: true, ..abandoned.borrow_mut().swap_remove(at) };
     if !state.told {

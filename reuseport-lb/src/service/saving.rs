@@ -33,7 +33,7 @@ pub(super) struct Saver {
 /// What was written.
 struct Saved {
     snapshot: Snapshot,
-    listeners: Vec<state_file::Door>,
+    listeners: Vec<state_file::SavedListener>,
 }
 
 impl Saver {
@@ -96,11 +96,11 @@ impl Saver {
     }
 }
 
-fn listeners_of(engine: &OwnEngine, claims: &Claims) -> Vec<state_file::Door> {
+fn listeners_of(engine: &OwnEngine, claims: &Claims) -> Vec<state_file::SavedListener> {
     let service = &engine.settings().config.name;
     let of = |listener: &crate::domain::listeners::ListenerState| {
         let group = engine.dataplane().get(listener.id)?;
-        Some(state_file::Door {
+        Some(state_file::SavedListener {
             asked: listener.asked,
             bound: *group.group.listener(),
             name: group.name.clone(),
@@ -113,7 +113,7 @@ fn listeners_of(engine: &OwnEngine, claims: &Claims) -> Vec<state_file::Door> {
     engine.listeners().filter_map(of).collect()
 }
 
-fn to_state(engine: &OwnEngine, snapshot: &Snapshot, listeners: &[state_file::Door]) -> State {
+fn to_state(engine: &OwnEngine, snapshot: &Snapshot, listeners: &[state_file::SavedListener]) -> State {
     State {
         abandoned: None,
         told: false,
@@ -126,7 +126,7 @@ fn to_state(engine: &OwnEngine, snapshot: &Snapshot, listeners: &[state_file::Do
         flows_cut: snapshot.flows_cut,
         count: snapshot.serial,
         release: snapshot.revision,
-        doors: listeners.to_vec(),
+        listeners: listeners.to_vec(),
         workers: snapshot.workers.iter().map(|record| worker_of(engine, record)).collect(),
     }
 }

@@ -53,14 +53,15 @@ pub struct State {
     /// See `service::Service`.
     pub release: u64,
     /// In the order of `config.listen`, and then those that are no longer wanted.
-    pub doors: Vec<Door>,
+    #[serde(rename = "doors")]
+    pub listeners: Vec<SavedListener>,
     /// All of them.
     pub workers: Vec<Worker>,
 }
 
 /// One listener.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Door {
+pub struct SavedListener {
     /// As configured.
     pub asked: Listener,
     /// With the port that the kernel chose.
@@ -342,7 +343,7 @@ mod tests {
             notify: Some(("/run/notify/1".into(), Some((33, 33)))),
             places: vec![place],
         };
-        let door = Door {
+        let saved = SavedListener {
             asked: listener,
             bound: listener,
             name: "1-tcp".into(),
@@ -363,7 +364,7 @@ mod tests {
             flows_cut: 3,
             count: 2,
             release: 0,
-            doors: vec![door],
+            listeners: vec![saved],
             workers: vec![worker],
         }
     }

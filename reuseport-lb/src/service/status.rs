@@ -64,9 +64,9 @@ pub fn left(state: &state_file::State) -> status::Service {
         moved: state.moved,
         flows_cut: state.flows_cut,
         groups: state
-            .doors
+            .listeners
             .iter()
-            .map(|door| shown_group(&door.bound, door.program.unwrap_or_default()))
+            .map(|saved| shown_group(&saved.bound, saved.program.unwrap_or_default()))
             .collect(),
         workers: state.workers.iter().map(worker).collect(),
         ..coming(&state.config, "is being taken over from the daemon before")

@@ -74,8 +74,8 @@ impl Takeover {
         };
         let (known, surroundings) = (HashMap::new(), surroundings.clone());
         let mut takeover = Self { snapshot, groups, processes, known, surroundings };
-        for door in &state.doors {
-            takeover.group(door, state.layout, &tracer).await?;
+        for saved in &state.listeners {
+            takeover.group(saved, state.layout, &tracer).await?;
         }
         let mut found = Vec::new();
         let mut slices = Slices::begin();
@@ -100,24 +100,24 @@ impl Takeover {
     }
 
     /// Goes on with the group of a listener, or makes another one.
-    async fn group(&mut self, door: &state_file::Door, layout: u32, tracer: &Tracer) -> Result<()> {
+    async fn group(&mut self, saved: &state_file::SavedListener, layout: u32, tracer: &Tracer) -> Result<()> {
         let config = &self.snapshot.settings.config;
         let owner = Owner { config, surroundings: &self.surroundings, tracer };
-        let group = match adopt(door, layout, &owner).await {
+        let group = match adopt(saved, layout, &owner).await {
             Ok(group) => group,
             Err(error) => {
-                warn!(service = config.name, "{}: {error:#}; it gets another group", door.bound);
-                ListenerGroup::make_anew((&door.asked, &door.bound), &door.name, &owner).await?
+                warn!(service = config.name, "{}: {error:#}; it gets another group", saved.bound);
+                ListenerGroup::make_anew((&saved.asked, &saved.bound), &saved.name, &owner).await?
             }
         };
         // Whoever decided and does no more has lost it, perhaps without having written that down.
-        if door.lost || (door.since != 0 && !group.group.decides.get()) {
-            self.surroundings.claims.lose(&door.asked, &config.name);
+        if saved.lost || (saved.since != 0 && !group.group.decides.get()) {
+            self.surroundings.claims.lose(&saved.asked, &config.name);
         }
         self.snapshot.serial += 1;
         let id = ListenerId(self.snapshot.serial);
-        self.snapshot.listeners.push(ListenerRecord { id, asked: door.asked, wanted: door.wanted });
-        self.known.insert(door.bound, id);
+        self.snapshot.listeners.push(ListenerRecord { id, asked: saved.asked, wanted: saved.wanted });
+        self.known.insert(saved.bound, id);
         self.groups.add(id, group);
         Ok(())
     }
@@ -232,12 +232,12 @@ impl Takeover {
 }
 
 /// Goes on with the group of a listener, also if its pins are gone.
-async fn adopt(door: &state_file::Door, layout: u32, owner: &Owner<'_>) -> Result<ListenerGroup> {
-    if let Some(program) = door.program {
-        let pins = owner.surroundings.pins.directory(&owner.config.name, &door.name)?;
+async fn adopt(saved: &state_file::SavedListener, layout: u32, owner: &Owner<'_>) -> Result<ListenerGroup> {
+    if let Some(program) = saved.program {
+        let pins = owner.surroundings.pins.directory(&owner.config.name, &saved.name)?;
         recover::pin_again(program, &pins)?;
     }
-    ListenerGroup::take_over((&door.asked, &door.bound), &door.name, layout, owner).await
+    ListenerGroup::take_over((&saved.asked, &saved.bound), &saved.name, layout, owner).await
 }
 
 /// Where a worker is in its life of which nothing is known but that its process runs.
