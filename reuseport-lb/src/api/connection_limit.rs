@@ -1,8 +1,7 @@
-//! Who is let in at a socket that many may connect to: everybody, but of those that keep us waiting
-//! only so many; when one more comes, the oldest of them has to go. Not: what is spoken there.
+//! Caps idle connections per socket at [`MOST`]; a new one evicts the oldest. Not: what is spoken on them.
 //!
-//! So connections that say nothing, or half of something, cannot keep anybody out: who speaks at
-//! once is not the oldest.
+//! So connections that send nothing, or half of a request, cannot keep others out: one that sends its request
+//! at once is not the oldest.
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -12,111 +11,111 @@ use std::time::Duration;
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::Notify;
 
-/// Connections of one socket that may keep us waiting at a time.
+/// Idle connections of one socket.
 pub const MOST: usize = 256;
 
-/// What somebody is told who has to go.
+/// What a connection is told when it is evicted.
 #[must_use]
-pub fn why_sent_away() -> String {
+pub fn why_evicted() -> String {
     format!("{MOST} newer connections wait as well, so this one had to go: send the request at once")
 }
 
-/// The guests of one socket.
+/// The connections of one socket.
 #[derive(Clone)]
-pub struct Crowd(Rc<Inner>);
+pub struct Limiter(Rc<Inner>);
 
 struct Inner {
     most: usize,
     next: Cell<u64>,
-    /// By how long they have been waiting: the longest first.
-    waiting: RefCell<BTreeMap<u64, Rc<Door>>>,
+    /// In the order in which they became idle.
+    idle: RefCell<BTreeMap<u64, Rc<Eviction>>>,
 }
 
 #[derive(Default)]
-struct Door {
-    away: Cell<bool>,
-    opened: Notify,
+struct Eviction {
+    evicted: Cell<bool>,
+    told: Notify,
 }
 
-/// One connection; out of the crowd on drop.
-pub struct Guest {
-    crowd: Crowd,
-    ticket: Cell<Option<u64>>,
-    door: Rc<Door>,
+/// One connection; on drop there is room for another.
+pub struct Permit {
+    limiter: Limiter,
+    /// Its key in `idle`.
+    idle_since: Cell<Option<u64>>,
+    eviction: Rc<Eviction>,
 }
 
-impl Crowd {
-    /// Room for `most` guests that keep us waiting.
+impl Limiter {
+    /// Allows `most` idle connections.
     #[must_use]
     pub fn new(most: usize) -> Self {
-        Self(Rc::new(Inner { most, next: Cell::new(0), waiting: RefCell::default() }))
+        Self(Rc::new(Inner { most, next: Cell::new(0), idle: RefCell::default() }))
     }
 
-    /// Somebody comes, and keeps us waiting until it has said what it wants.
+    /// Admits a connection, which is idle until it has sent its request.
     #[must_use]
-    pub fn enter(&self) -> Guest {
-        let guest = Guest { crowd: self.clone(), ticket: Cell::new(None), door: Rc::default() };
-        guest.wait();
-        guest
+    pub fn admit(&self) -> Permit {
+        let permit = Permit { limiter: self.clone(), idle_since: Cell::new(None), eviction: Rc::default() };
+        permit.idle();
+        permit
     }
 }
 
-impl Guest {
-    /// It keeps us waiting from now on: as the newest. If that is one too many, the oldest must go.
-    pub fn wait(&self) {
+impl Permit {
+    /// The connection is idle from now on, as the newest; if that is one too many, the oldest is evicted.
+    pub fn idle(&self) {
         self.busy();
-        let Inner { most, next, waiting } = &*self.crowd.0;
-        let ticket = next.replace(next.get() + 1);
-        self.ticket.set(Some(ticket));
-        let mut waiting = waiting.borrow_mut();
-        waiting.insert(ticket, self.door.clone());
-        while waiting.len() > *most {
-            let Some((_, oldest)) = waiting.pop_first() else { break };
-            oldest.away.set(true);
-            oldest.opened.notify_one();
+        let Inner { most, next, idle } = &*self.limiter.0;
+        let since = next.replace(next.get() + 1);
+        self.idle_since.set(Some(since));
+        let mut idle = idle.borrow_mut();
+        idle.insert(since, self.eviction.clone());
+        while idle.len() > *most {
+            let Some((_, oldest)) = idle.pop_first() else { break };
+            oldest.evicted.set(true);
+            oldest.told.notify_one();
         }
     }
 
-    /// It is our turn: it may stay as long as it likes, even if it was just told to go.
+    /// Its request is being answered: it is not evicted, even if it was just told so.
     pub fn busy(&self) {
-        self.door.away.set(false);
-        if let Some(ticket) = self.ticket.take() {
-            self.crowd.0.waiting.borrow_mut().remove(&ticket);
+        self.eviction.evicted.set(false);
+        if let Some(since) = self.idle_since.take() {
+            self.limiter.0.idle.borrow_mut().remove(&since);
         }
     }
 
-    /// Whether it has to go.
     #[must_use]
-    pub fn is_sent_away(&self) -> bool {
-        self.door.away.get()
+    pub fn is_evicted(&self) -> bool {
+        self.eviction.evicted.get()
     }
 
-    /// Returns when it has to go.
-    pub async fn sent_away(&self) {
-        while !self.is_sent_away() {
-            self.door.opened.notified().await;
+    /// Returns when it is evicted.
+    pub async fn evicted(&self) {
+        while !self.is_evicted() {
+            self.eviction.told.notified().await;
         }
     }
 }
 
-impl Drop for Guest {
+impl Drop for Permit {
     fn drop(&mut self) {
         self.busy();
     }
 }
 
-/// Lets everybody in for as long as the runtime lives, each with a task of its own; `converse` has to
-/// end when its guest is sent away. `what` is the name of the socket for the log.
+/// Accepts connections for as long as the runtime lives, each with a task of its own; `converse` has to
+/// end when its connection is evicted. `what` is the name of the socket for the log.
 pub async fn serve<F: Future<Output = ()> + 'static>(
     listener: UnixListener,
     what: &str,
-    converse: impl Fn(UnixStream, Guest) -> F,
+    converse: impl Fn(UnixStream, Permit) -> F,
 ) {
-    let crowd = Crowd::new(MOST);
+    let limiter = Limiter::new(MOST);
     loop {
         match listener.accept().await {
             Ok((stream, _)) => {
-                tokio::task::spawn_local(converse(stream, crowd.enter()));
+                tokio::task::spawn_local(converse(stream, limiter.admit()));
             }
             // Out of descriptors, say: the next may do, but not at once.
             Err(error) => {
@@ -131,69 +130,69 @@ pub async fn serve<F: Future<Output = ()> + 'static>(
 mod tests {
     use super::*;
 
-    fn away(guests: &[Guest]) -> Vec<bool> {
-        guests.iter().map(Guest::is_sent_away).collect()
+    fn evicted(permits: &[Permit]) -> Vec<bool> {
+        permits.iter().map(Permit::is_evicted).collect()
     }
 
     #[test]
-    fn the_oldest_that_waits_goes() {
-        let crowd = Crowd::new(2);
-        let guests: Vec<Guest> = (0..4).map(|_| crowd.enter()).collect();
-        assert_eq!(away(&guests), [true, true, false, false]);
+    fn the_oldest_idle_one_is_evicted() {
+        let limiter = Limiter::new(2);
+        let permits: Vec<Permit> = (0..4).map(|_| limiter.admit()).collect();
+        assert_eq!(evicted(&permits), [true, true, false, false]);
     }
 
     #[test]
-    fn who_is_served_stays() {
-        let crowd = Crowd::new(2);
-        let served = crowd.enter();
+    fn one_that_is_served_stays() {
+        let limiter = Limiter::new(2);
+        let served = limiter.admit();
         served.busy();
-        let guests: Vec<Guest> = (0..3).map(|_| crowd.enter()).collect();
-        assert!(!served.is_sent_away());
-        assert_eq!(away(&guests), [true, false, false]);
-        // Just told to go, but then it was quick enough.
-        guests[0].busy();
-        assert!(!guests[0].is_sent_away());
+        let permits: Vec<Permit> = (0..3).map(|_| limiter.admit()).collect();
+        assert!(!served.is_evicted());
+        assert_eq!(evicted(&permits), [true, false, false]);
+        // Just evicted, but then its request came in time.
+        permits[0].busy();
+        assert!(!permits[0].is_evicted());
     }
 
     #[test]
-    fn who_waits_again_is_the_newest() {
-        let crowd = Crowd::new(2);
-        let guests = [crowd.enter(), crowd.enter()];
-        guests[0].busy();
-        guests[0].wait();
-        let third = crowd.enter();
-        assert_eq!(away(&guests), [false, true]);
-        assert!(!third.is_sent_away());
+    fn one_that_is_idle_again_is_the_newest() {
+        let limiter = Limiter::new(2);
+        let permits = [limiter.admit(), limiter.admit()];
+        permits[0].busy();
+        permits[0].idle();
+        let third = limiter.admit();
+        assert_eq!(evicted(&permits), [false, true]);
+        assert!(!third.is_evicted());
     }
 
     #[test]
-    fn who_leaves_makes_room() {
-        let crowd = Crowd::new(2);
-        let first = crowd.enter();
+    fn one_that_leaves_makes_room() {
+        let limiter = Limiter::new(2);
+        let first = limiter.admit();
         for _ in 0..10 {
-            drop(crowd.enter());
+            drop(limiter.admit());
         }
-        let _second = crowd.enter();
-        assert!(!first.is_sent_away());
-        assert_eq!(crowd.0.waiting.borrow().len(), 2);
+        let _second = limiter.admit();
+        assert!(!first.is_evicted());
+        assert_eq!(limiter.0.idle.borrow().len(), 2);
     }
 
     #[tokio::test(flavor = "current_thread")]
-    async fn a_guest_hears_that_it_has_to_go() {
-        let crowd = Crowd::new(1);
-        let first = crowd.enter();
+    async fn an_eviction_is_told() {
+        let limiter = Limiter::new(1);
+        let first = limiter.admit();
         let (mut told, mut served) = (false, false);
         tokio::join!(
             async {
-                first.sent_away().await;
+                first.evicted().await;
                 told = true;
             },
             async {
-                let second = crowd.enter();
+                let second = limiter.admit();
                 second.busy();
-                let _third = crowd.enter();
+                let _third = limiter.admit();
                 tokio::select! {
-                    () = second.sent_away() => {}
+                    () = second.evicted() => {}
                     () = tokio::time::sleep(Duration::from_millis(10)) => served = true,
                 }
             }

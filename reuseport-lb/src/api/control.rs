@@ -22,7 +22,7 @@ use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
-use crate::api::connection_limit::{self, Guest};
+use crate::api::connection_limit::{self, Permit};
 use crate::config::plain;
 use crate::daemon::services::{End, Registry, Shown, Wish};
 use crate::domain::refusal::Refusal;
@@ -148,20 +148,20 @@ type Answer = Result<Response<Body>, (StatusCode, String)>;
 
 /// Answers requests for as long as the runtime lives.
 pub async fn serve(listener: UnixListener, services: Rc<Registry>) {
-    connection_limit::serve(listener, "control socket", |stream, guest| {
-        converse(stream, guest, services.clone())
+    connection_limit::serve(listener, "control socket", |stream, permit| {
+        converse(stream, permit, services.clone())
     })
     .await;
 }
 
-async fn converse(stream: UnixStream, guest: Guest, services: Rc<Registry>) {
-    let guest = Rc::new(guest);
+async fn converse(stream: UnixStream, permit: Permit, services: Rc<Registry>) {
+    let permit = Rc::new(permit);
     let answered = Rc::new(Cell::new(false));
-    let (visitor, seen) = (guest.clone(), answered.clone());
+    let (visitor, seen) = (permit.clone(), answered.clone());
     let respond = service_fn(move |request| {
-        let (services, guest, answered) = (services.clone(), visitor.clone(), seen.clone());
+        let (services, permit, answered) = (services.clone(), visitor.clone(), seen.clone());
         async move {
-            let answer = answer(request, &services, &guest).await;
+            let answer = answer(request, &services, &permit).await;
             answered.set(true);
             Ok::<_, Infallible>(answer.unwrap_or_else(|(code, error)| failure(code, error)))
         }
@@ -176,7 +176,7 @@ async fn converse(stream: UnixStream, guest: Guest, services: Rc<Registry>) {
         ended = &mut connection => if let Err(error) = ended {
             tracing::debug!("control socket: {error}");
         },
-        () = guest.sent_away() => {
+        () = permit.evicted() => {
             // Where an answer may have begun, another one in it would only confuse.
             if !answered.get() {
                 // What there is no room for, nobody is waiting for.
@@ -189,7 +189,7 @@ async fn converse(stream: UnixStream, guest: Guest, services: Rc<Registry>) {
 /// What a connection is told that has to go, as it stands on the wire.
 fn crowded() -> String {
     let body =
-        serde_json::to_string(&Failure::from(connection_limit::why_sent_away())).unwrap_or_default() + "\n";
+        serde_json::to_string(&Failure::from(connection_limit::why_evicted())).unwrap_or_default() + "\n";
     let length = body.len();
     format!(
         "HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/json\r\nconnection: close\r\n\
@@ -208,7 +208,7 @@ fn method(path: &[&str]) -> Option<Method> {
     }
 }
 
-async fn answer(request: Request<Incoming>, services: &Registry, guest: &Guest) -> Answer {
+async fn answer(request: Request<Incoming>, services: &Registry, permit: &Permit) -> Answer {
     let (parts, body) = request.into_parts();
     let path: Vec<&str> = parts.uri.path().trim_start_matches('/').split('/').collect();
     let Some(allowed) = method(&path) else { return Err(no_such_path(&parts)) };
@@ -220,7 +220,7 @@ async fn answer(request: Request<Incoming>, services: &Registry, guest: &Guest) 
         return Ok(response);
     }
     let body = read(body).await?;
-    guest.busy();
+    permit.busy();
     let answer = match path.as_slice() {
         ["v1", "status"] => status(services, None).await,
         ["v1", "status", service] => status(services, Some(service)).await,
@@ -272,7 +272,7 @@ async fn answer(request: Request<Incoming>, services: &Registry, guest: &Guest) 
         _ => Err(no_such_path(&parts)),
     };
     // From here on it keeps us waiting: until it has read the answer, and for its next request.
-    guest.wait();
+    permit.idle();
     answer
 }
 

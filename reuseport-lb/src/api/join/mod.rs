@@ -14,7 +14,7 @@ use tokio::io::Interest;
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{mpsc, oneshot};
 
-use crate::api::connection_limit::{self, Guest};
+use crate::api::connection_limit::{self, Permit};
 use crate::api::control::{self, Failure};
 use crate::config;
 use crate::kernel::fd_passing::{self, Peer};
@@ -112,27 +112,27 @@ pub(crate) fn number(service: &str, worker: &str) -> Result<usize, String> {
 
 /// Hands each valid request on, for as long as the runtime lives.
 pub async fn serve(listener: UnixListener, requests: mpsc::UnboundedSender<Request>) {
-    connection_limit::serve(listener, "join socket", |stream, guest| {
-        converse(stream, guest, requests.clone())
+    connection_limit::serve(listener, "join socket", |stream, permit| {
+        converse(stream, permit, requests.clone())
     })
     .await;
 }
 
-async fn converse(stream: UnixStream, guest: Guest, requests: mpsc::UnboundedSender<Request>) {
-    answer(&stream, guest, requests).await;
+async fn converse(stream: UnixStream, permit: Permit, requests: mpsc::UnboundedSender<Request>) {
+    answer(&stream, permit, requests).await;
     // Descriptors may be in it that nobody has read (before Linux 6.16).
     if let Ok(stream) = stream.into_std() {
         closing::close(vec![stream.into()]);
     }
 }
 
-async fn answer(stream: &UnixStream, guest: Guest, requests: mpsc::UnboundedSender<Request>) {
+async fn answer(stream: &UnixStream, permit: Permit, requests: mpsc::UnboundedSender<Request>) {
     // First of all, as `Peer::of` wants it.
     let peer = Peer::of(stream);
     let asked = tokio::select! {
         biased;
         asked = hear(stream) => asked,
-        () = guest.sent_away() => Err(connection_limit::why_sent_away()),
+        () = permit.evicted() => Err(connection_limit::why_evicted()),
         () = tokio::time::sleep(PATIENCE) => Err(format!("the request did not arrive within {PATIENCE:?}")),
     };
     let outcome = match (asked, peer) {
@@ -140,14 +140,14 @@ async fn answer(stream: &UnixStream, guest: Guest, requests: mpsc::UnboundedSend
         (Ok(None), _) => return,
         (Ok(Some(_)), Err(error)) => Err(format!("cannot tell who asks: {error}")),
         (Ok(Some((ask, number))), Ok(peer)) => {
-            guest.busy();
+            permit.busy();
             settle(ask, number, peer, &requests).await
         }
         (Err(error), _) => Err(error),
     };
     // One that has to go must not push another one out.
-    if !guest.is_sent_away() {
-        guest.wait();
+    if !permit.is_evicted() {
+        permit.idle();
     }
     let telling = async {
         let error = match outcome {
@@ -168,7 +168,7 @@ async fn answer(stream: &UnixStream, guest: Guest, requests: mpsc::UnboundedSend
     tokio::select! {
         biased;
         () = telling => {}
-        () = guest.sent_away() => {}
+        () = permit.evicted() => {}
         () = tokio::time::sleep(PATIENCE) => {}
     }
 }
