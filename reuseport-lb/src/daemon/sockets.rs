@@ -51,10 +51,10 @@ impl Sockets {
     /// Answers there for as long as the runtime lives. Each second `look` makes again what else is gone, and then they
     /// are.
     pub(super) async fn serve(self, paths: Paths, registry: Rc<Registry>, look: impl Fn()) {
-        let (guests, requests) = mpsc::unbounded_channel();
+        let (joining, requests) = mpsc::unbounded_channel();
         tokio::task::spawn_local(registry.clone().pass_on(requests));
         let answer = |listener| tokio::task::spawn_local(control::serve(listener, registry.clone()));
-        let let_in = |listener| tokio::task::spawn_local(join::serve(listener, guests.clone()));
+        let let_in = |listener| tokio::task::spawn_local(join::serve(listener, joining.clone()));
         let (control_path, join_path) = (paths.control(), join::path(&paths.runtime_dir));
         let mut control = Serving::begun(&control_path, answer(self.control));
         let mut join = Serving::begun(&join_path, let_in(self.join));

@@ -74,7 +74,7 @@ pub fn is_of_joined(path: &Path) -> bool {
     path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(&[JOINED as u8]))
 }
 
-/// At the begin of the names of guests' sockets.
+/// At the begin of the names of joined workers' sockets.
 const JOINED: char = 'j';
 
 /// Where all of them are.
