@@ -23,7 +23,7 @@ pub(super) struct Leaving {
     /// Then SIGTERM; or, if it was told already, SIGKILL.
     until: Option<Instant>,
     /// When to look at its queue next; never, once that was handed over.
-    pub(super) look_at: Option<Instant>,
+    pub(super) next_poll: Option<Instant>,
     /// It knows that it is to end.
     pub(super) told: bool,
     /// It ends by itself, and is started again.
@@ -49,7 +49,7 @@ impl Leaving {
         Self {
             patience,
             until: Some(now + patience),
-            look_at: Some(now + LOOK),
+            next_poll: Some(now + LOOK),
             told: false,
             returns: false,
             parts: false,
@@ -80,7 +80,7 @@ impl Leaving {
     }
 
     pub(super) fn deadline(&self) -> Option<Instant> {
-        [self.until, self.look_at].into_iter().flatten().min()
+        [self.until, self.next_poll].into_iter().flatten().min()
     }
 
     /// Whether it is there for the UDP flows that it has.
@@ -96,11 +96,11 @@ impl Leaving {
         now: Instant,
         stall_timeout: Option<Duration>,
     ) -> Vec<Step> {
-        if self.look_at.is_none() {
+        if self.next_poll.is_none() {
             return Vec::new();
         }
         self.flows = if self.cut { 0 } else { flows };
-        self.look_at = Some(now + if self.flows > 0 { LOOK_AT_FLOWS } else { LOOK });
+        self.next_poll = Some(now + if self.flows > 0 { LOOK_AT_FLOWS } else { LOOK });
         if (queue == 0) != (self.queue == 0) {
             self.since = now;
         }
@@ -126,8 +126,8 @@ impl Leaving {
     }
 
     pub(super) fn tick(&mut self, now: Instant) -> Vec<Step> {
-        if self.look_at.is_some_and(|at| at <= now) {
-            self.look_at = Some(now + LOOK);
+        if self.next_poll.is_some_and(|at| at <= now) {
+            self.next_poll = Some(now + LOOK);
         }
         if self.until.is_none_or(|until| until > now) {
             return Vec::new();
@@ -139,7 +139,7 @@ impl Leaving {
             self.since = now;
             self.stuck_since = now;
             self.until = Some(now + 2 * QUIET);
-            self.look_at = Some(now + LOOK);
+            self.next_poll = Some(now + LOOK);
             return vec![Step::Cut];
         }
         if !self.told {
@@ -148,7 +148,7 @@ impl Leaving {
             return steps;
         }
         self.until = None;
-        self.look_at = None;
+        self.next_poll = None;
         vec![if self.parts { Step::Release } else { Step::Kill }]
     }
 
@@ -160,7 +160,7 @@ impl Leaving {
     }
 
     fn hand_over(&mut self) -> Vec<Step> {
-        self.look_at = None;
+        self.next_poll = None;
         vec![if self.parts { Step::Release } else { Step::HandOver }]
     }
 }

@@ -173,7 +173,7 @@ impl Life {
     /// Whether it is time for [`Event::Looked`].
     #[must_use]
     pub fn wants_look(&self, now: Instant) -> bool {
-        self.leaving.as_ref().and_then(|leaving| leaving.look_at).is_some_and(|at| at <= now)
+        self.leaving.as_ref().and_then(|leaving| leaving.next_poll).is_some_and(|at| at <= now)
     }
 
     /// Since when it is ready.
