@@ -24,7 +24,7 @@ use tokio::time::Instant;
 
 use crate::api::connection_limit::{self, Permit};
 use crate::config::plain;
-use crate::daemon::services::{End, Registry, Shown, Wish};
+use crate::daemon::services::{End, Order, Registry, Shown};
 use crate::domain::refusal::Refusal;
 use crate::offload;
 use crate::printable;
@@ -252,8 +252,8 @@ async fn answer(request: Request<Incoming>, services: &Registry, permit: &Permit
         },
         ["v1", "reload"] => {
             let (answer, receive) = oneshot::channel();
-            // A daemon that is ending drops the wish.
-            let _ = services.wishes.send(Wish::Reload(answer));
+            // A daemon that is ending drops the order.
+            let _ = services.orders.send(Order::Reload(answer));
             match receive.await {
                 Ok(Ok(changes)) => Ok(json(&Reloaded { changes })),
                 Ok(Err(why)) => {
@@ -266,7 +266,7 @@ async fn answer(request: Request<Incoming>, services: &Registry, permit: &Permit
         }
         ["v1", "stop"] => {
             let Stop { keep } = parse_or_default(&body)?;
-            let _ = services.wishes.send(Wish::End(if keep { End::Keep } else { End::InOrder }));
+            let _ = services.orders.send(Order::End(if keep { End::Keep } else { End::InOrder }));
             Ok(json(&Stopping { pid: std::process::id() }))
         }
         _ => Err(no_such_path(&parts)),
@@ -361,8 +361,8 @@ fn restart(services: &Registry, service: &str, only: Option<usize>, body: &[u8])
     }
     let (timeout, trial) = (timeout_ms.map(Duration::from_millis), Duration::from_millis(trial_ms));
     let (progress, told) = mpsc::unbounded_channel();
-    let wish = service::RestartOptions { only, parallel, timeout, trial };
-    find(services, service)?.send(Command::Restart(wish, progress)).map_err(|_| ended())?;
+    let order = service::RestartOptions { only, parallel, timeout, trial };
+    find(services, service)?.send(Command::Restart(order, progress)).map_err(|_| ended())?;
     Ok(lines(told))
 }
 

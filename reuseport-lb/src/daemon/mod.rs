@@ -23,7 +23,7 @@ use tracing::{info, warn};
 
 use crate::api::control::Failure;
 use crate::config;
-use crate::daemon::services::{End, Occasion, Registry, Wish};
+use crate::daemon::services::{End, Occasion, Order, Registry};
 use crate::domain::listener::Listener;
 use crate::kernel::bpffs::{Pins, all_pins};
 use crate::kernel::cgroup::Cgroups;
@@ -146,8 +146,8 @@ impl Daemon<'_> {
         let sockets = Sockets::make(&self.files.paths)?;
         let interactive = io::stderr().is_terminal();
 
-        let (wishes, mut wished) = mpsc::unbounded_channel();
-        let registry = Registry::new(wishes);
+        let (orders, mut ordered) = mpsc::unbounded_channel();
+        let registry = Registry::new(orders);
         self.surroundings.starting.begun();
         // Whoever asks is answered from the first moment, with what is still to come.
         let (left, damaged) = self.look_for_states();
@@ -175,12 +175,12 @@ impl Daemon<'_> {
         loop {
             tokio::select! {
                 () = any(&mut signals) => break,
-                Some(wish) = wished.recv() => match wish {
-                    Wish::End(end) => {
+                Some(order) = ordered.recv() => match order {
+                    Order::End(end) => {
                         outcome = Ok(end);
                         break;
                     }
-                    Wish::Reload(answer) => self.reload(&registry, answer),
+                    Order::Reload(answer) => self.reload(&registry, answer),
                 },
                 () = registry.ended.notified() => {
                     if let Some(error) = registry.broken() {

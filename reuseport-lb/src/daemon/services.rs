@@ -40,7 +40,7 @@ pub enum Occasion {
 }
 
 /// What the daemon is asked to do.
-pub enum Wish {
+pub enum Order {
     /// End.
     End(End),
     /// Read the configuration again; answered when that is done.
@@ -58,7 +58,7 @@ pub struct Registry {
     /// One that panicked.
     broken: RefCell<Option<String>>,
     /// To the daemon.
-    pub wishes: mpsc::UnboundedSender<Wish>,
+    pub orders: mpsc::UnboundedSender<Order>,
 }
 
 /// What was begun.
@@ -83,14 +83,14 @@ pub type Shown = Rc<RefCell<Option<Report>>>;
 impl Registry {
     /// No services yet.
     #[must_use]
-    pub fn new(wishes: mpsc::UnboundedSender<Wish>) -> Rc<Self> {
+    pub fn new(orders: mpsc::UnboundedSender<Order>) -> Rc<Self> {
         Rc::new(Self {
             all: RefCell::default(),
             changing: Cell::new(false),
             changes: Cell::new(0),
             ended: Notify::new(),
             broken: RefCell::default(),
-            wishes,
+            orders,
         })
     }
 

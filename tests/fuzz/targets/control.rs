@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use libfuzzer_sys::fuzz_target;
 use reuseport_lb::api::control;
-use reuseport_lb::daemon::services::{Registry, Wish};
+use reuseport_lb::daemon::services::{Registry, Order};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::runtime::Runtime;
@@ -36,12 +36,12 @@ impl Daemon {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
         let local = LocalSet::new();
         local.block_on(&runtime, async {
-            let (wishes, mut wished) = mpsc::unbounded_channel();
+            let (orders, mut ordered) = mpsc::unbounded_channel();
             let listener = UnixListener::from_std(listener).expect("a listener of the runtime");
-            tokio::task::spawn_local(control::serve(listener, Registry::new(wishes)));
+            tokio::task::spawn_local(control::serve(listener, Registry::new(orders)));
             tokio::task::spawn_local(async move {
-                while let Some(wish) = wished.recv().await {
-                    if let Wish::Reload(answer) = wish {
+                while let Some(order) = ordered.recv().await {
+                    if let Order::Reload(answer) = order {
                         let _ = answer.send(Err("nothing to reload".to_owned().into()));
                     }
                 }
