@@ -15,7 +15,7 @@ use crate::doctor::places::{self, Daemon};
 use crate::doctor::system::{self, Bpffs};
 use crate::doctor::{Check, Report, Tried, Verdict, limits};
 use crate::domain::listener::{Listener, Protocol};
-use crate::kernel::bpffs::{self, Detached, Place};
+use crate::kernel::bpffs::{self, Detached, MountPoint};
 use crate::kernel::group::Policy;
 use crate::kernel::host::{self, Access};
 use crate::kernel::offsets::VMLINUX;
@@ -80,7 +80,7 @@ fn number(sysctl_name: &str) -> Option<u64> {
 fn place_for_pins(place: &Path) -> Result<Bpffs> {
     let inside = Access::WRITE_OK | Access::EXEC_OK;
     Ok(match bpffs::look(place) {
-        Ok(Place::Mounted) => {
+        Ok(MountPoint::Mounted) => {
             let pins = bpffs::all_pins(place);
             let reached = rights::as_daemon(|| {
                 host::reaches(place, inside)?;
@@ -88,10 +88,10 @@ fn place_for_pins(place: &Path) -> Result<Bpffs> {
             })?;
             Bpffs::Mounted(reached.map_err(|error| error.to_string()))
         }
-        Ok(Place::Free) => Bpffs::Free(Detached::new().map(drop).map_err(|error| error.to_string())),
-        Ok(Place::Taken(why)) => Bpffs::Other(format!("it {why}")),
-        Ok(Place::Nothing) => Bpffs::Nothing,
-        Ok(Place::Other) => Bpffs::Other("it is no directory".into()),
+        Ok(MountPoint::Free) => Bpffs::Free(Detached::new().map(drop).map_err(|error| error.to_string())),
+        Ok(MountPoint::Taken(why)) => Bpffs::Other(format!("it {why}")),
+        Ok(MountPoint::Nothing) => Bpffs::Nothing,
+        Ok(MountPoint::Other) => Bpffs::Other("it is no directory".into()),
         Err(error) => Bpffs::Other(error.to_string()),
     })
 }
@@ -164,7 +164,7 @@ fn daemon(paths: &Paths) -> (Daemon, HashSet<u64>) {
     let left = state_file::look(&paths.runtime_dir).filter_map(|(_, read)| read.ok());
     let left: Vec<_> = left.filter(|state| state.boot == boot).collect();
     let workers = left.iter().flat_map(|state| &state.workers);
-    let ours = workers.flat_map(|worker| &worker.places).map(|place| place.cookie).collect();
+    let ours = workers.flat_map(|worker| &worker.sockets).map(|place| place.cookie).collect();
     (if left.is_empty() { Daemon::None } else { Daemon::Left(left.len()) }, ours)
 }
 

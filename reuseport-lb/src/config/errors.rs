@@ -63,7 +63,7 @@ pub(super) fn located(text: &str, span: Option<Range<usize>>, message: &str) -> 
 pub(super) fn explain(text: &str, error: &toml::de::Error) -> String {
     let message = error.message().trim();
     let span = error.span();
-    let place = span.as_ref().and_then(|span| Place::find(text, span)).unwrap_or_default();
+    let place = span.as_ref().and_then(|span| Location::find(text, span)).unwrap_or_default();
     let better = place.better(text, span.as_ref(), message);
     located(text, span, &better.unwrap_or_else(|| message.into()))
 }
@@ -77,30 +77,30 @@ pub(crate) fn plain(message: &str) -> String {
 
 /// Where something stands: the keys that lead to it.
 #[derive(Default)]
-struct Place {
+struct Location {
     keys: Vec<String>,
     /// It is a table.
     table: bool,
 }
 
-impl Place {
+impl Location {
     fn find(text: &str, span: &Range<usize>) -> Option<Self> {
         fn within(span: &Range<usize>, outer: &Range<usize>) -> bool {
             outer.start <= span.start && span.end <= outer.end
         }
-        fn below(value: &DeValue<'_>, keys: &[String], span: &Range<usize>, found: &mut Option<Place>) {
+        fn below(value: &DeValue<'_>, keys: &[String], span: &Range<usize>, found: &mut Option<Location>) {
             match value {
                 DeValue::Table(table) => inside(table, keys, span, found),
                 DeValue::Array(array) => array.iter().for_each(|one| below(one.get_ref(), keys, span, found)),
                 _ => {}
             }
         }
-        fn inside(table: &DeTable<'_>, above: &[String], span: &Range<usize>, found: &mut Option<Place>) {
+        fn inside(table: &DeTable<'_>, above: &[String], span: &Range<usize>, found: &mut Option<Location>) {
             for (key, value) in table {
                 let keys = [above, &[key.get_ref().to_string()]].concat();
                 if within(span, &key.span()) || within(span, &value.span()) {
                     let table = matches!(value.get_ref(), DeValue::Table(_));
-                    *found = Some(Place { keys: keys.clone(), table });
+                    *found = Some(Location { keys: keys.clone(), table });
                 }
                 below(value.get_ref(), &keys, span, found);
             }

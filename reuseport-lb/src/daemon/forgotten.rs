@@ -82,7 +82,7 @@ fn found(service: &str, workers: &[Marked], listeners: &[Listener]) -> State {
         process: Some(marked.process),
         cgroup: None,
         notify: Some((marked.mark.clone(), None)),
-        places: Vec::new(),
+        sockets: Vec::new(),
     };
     State {
         abandoned: Some(state_file::abandoned_name(service)),

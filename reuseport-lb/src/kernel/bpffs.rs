@@ -54,13 +54,13 @@ impl Pins {
         let place = bpffs.display();
         let mend = "give an empty directory made for it with --bpffs, or leave that out for /sys/fs/bpf";
         match look(bpffs).with_context(|| format!("cannot look at {place}"))? {
-            Place::Mounted => pins.goes.set(pins.is_noted()),
-            Place::Free => pins.mount()?,
-            Place::Taken(why) => bail!("no BPF file system is mounted on {place}, which {why}: {mend}"),
-            Place::Nothing => {
+            MountPoint::Mounted => pins.goes.set(pins.is_noted()),
+            MountPoint::Free => pins.mount()?,
+            MountPoint::Taken(why) => bail!("no BPF file system is mounted on {place}, which {why}: {mend}"),
+            MountPoint::Nothing => {
                 bail!("{place} does not exist: make the directory, or give another with --bpffs")
             }
-            Place::Other => bail!("{place} is no directory: {mend}"),
+            MountPoint::Other => bail!("{place} is no directory: {mend}"),
         }
         Ok(pins)
     }
@@ -172,7 +172,7 @@ pub fn all_pins(bpffs: &Path) -> PathBuf {
 }
 
 /// What is at the place for pins.
-pub enum Place {
+pub enum MountPoint {
     /// A BPF file system.
     Mounted,
     /// An empty directory, on which `run` would mount one.
@@ -186,15 +186,15 @@ pub enum Place {
 }
 
 /// Looks at the place for pins.
-pub fn look(bpffs: &Path) -> io::Result<Place> {
+pub fn look(bpffs: &Path) -> io::Result<MountPoint> {
     match rustix::fs::statfs(bpffs) {
-        Ok(stat) if stat.f_type == BPF_FS_MAGIC => Ok(Place::Mounted),
-        Ok(_) if !bpffs.is_dir() => Ok(Place::Other),
+        Ok(stat) if stat.f_type == BPF_FS_MAGIC => Ok(MountPoint::Mounted),
+        Ok(_) if !bpffs.is_dir() => Ok(MountPoint::Other),
         Ok(stat) => {
             let kernels = KERNELS_OWN.contains(&stat.f_type) && !is_standard(bpffs);
-            Ok(taken(bpffs, kernels)?.map_or(Place::Free, Place::Taken))
+            Ok(taken(bpffs, kernels)?.map_or(MountPoint::Free, MountPoint::Taken))
         }
-        Err(rustix::io::Errno::NOENT) => Ok(Place::Nothing),
+        Err(rustix::io::Errno::NOENT) => Ok(MountPoint::Nothing),
         Err(error) => Err(error.into()),
     }
 }
@@ -222,7 +222,7 @@ fn is_standard(bpffs: &Path) -> bool {
 /// Unmounts a BPF file system that has no pins any more, of nobody.
 pub fn unmount(bpffs: &Path) -> Result<()> {
     let place = bpffs.display();
-    anyhow::ensure!(matches!(look(bpffs), Ok(Place::Mounted)), "{place} is no BPF file system");
+    anyhow::ensure!(matches!(look(bpffs), Ok(MountPoint::Mounted)), "{place} is no BPF file system");
     // The kernel has files of its own there.
     let own = |name: &std::ffi::OsStr| Path::new(name).extension().is_some_and(|it| it == "debug");
     let mut left = fs::read_dir(bpffs)?.flatten().map(|entry| entry.file_name());

@@ -18,7 +18,7 @@ use rustix::process::{Resource, getrlimit};
 use rustix::thread::{gettid, set_thread_groups, set_thread_res_gid, set_thread_res_uid};
 use socket2::Socket;
 
-use super::bpffs::{self, Detached, Place};
+use super::bpffs::{self, Detached, MountPoint};
 use super::group::{Group, Policy};
 use super::host;
 use super::liveness::Stat;
@@ -132,7 +132,7 @@ impl Scratch {
         if let Ok(detached) = Detached::new() {
             return Ok(Self { place: detached.path(), detached: Some(detached) });
         }
-        if !matches!(bpffs::look(bpffs), Ok(Place::Mounted)) {
+        if !matches!(bpffs::look(bpffs), Ok(MountPoint::Mounted)) {
             bail!("there is no BPF file system to pin it on");
         }
         let place = bpffs.join(format!("reuseport-lb-doctor-{}", std::process::id()));

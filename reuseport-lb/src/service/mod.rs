@@ -31,7 +31,7 @@ use anyhow::{Context, anyhow};
 use tokio::sync::mpsc;
 use tracing::{info, warn};
 
-use crate::api::join::{Place, Request};
+use crate::api::join::{Request, Ticket};
 use crate::config;
 use crate::daemon::services::Shown;
 use crate::domain::Reply;
@@ -271,15 +271,15 @@ impl Service {
         self.engine.handle(Input::Join(JoinRequest { number, weight, uid }, reply), now);
         self.engine.ports().1.set_joining(None);
         let Some(outcome) = outcome.take() else { return };
-        let place = outcome.map_err(|refusal| refusal.to_string()).and_then(|key| {
-            let place = self.place_of(key).map_err(|error| format!("{error:#}"))?;
-            Ok((key, place))
+        let ticket = outcome.map_err(|refusal| refusal.to_string()).and_then(|key| {
+            let ticket = self.ticket_of(key).map_err(|error| format!("{error:#}"))?;
+            Ok((key, ticket))
         });
-        match place {
-            Ok((key, place)) => {
-                info!(worker = place.worker, uid, pid, "joins");
-                let _ = answer.send(Ok(place));
-                // A place that nobody got is nobody's, though the process may live on.
+        match ticket {
+            Ok((key, ticket)) => {
+                info!(worker = ticket.worker, uid, pid, "joins");
+                let _ = answer.send(Ok(ticket));
+                // A ticket that nobody got is nobody's, though the process may live on.
                 tokio::task::spawn_local(async move {
                     if delivered.await.is_err() {
                         let _ = events.send((key, ProcessEvent::Lost));
@@ -303,7 +303,7 @@ impl Service {
     }
 
     /// What a process that has joined gets.
-    fn place_of(&self, key: ProcessKey) -> anyhow::Result<Place> {
+    fn ticket_of(&self, key: ProcessKey) -> anyhow::Result<Ticket> {
         let worker = self.engine.pool().get(key.worker).context("the worker is gone")?;
         let running = self.engine.processes().get(key).context("the process is gone")?;
         let sockets = self.engine.dataplane().sockets();
@@ -311,7 +311,7 @@ impl Service {
         let own = worker.sockets.iter().filter_map(|socket| sockets.get(&socket.cookie));
         let names = own.clone().map(|own| own.listener.plain_name()).collect();
         let sockets = own.map(|own| own.socket.try_clone()).collect::<std::io::Result<Vec<_>>>()?;
-        Ok(Place {
+        Ok(Ticket {
             worker: worker.name.clone(),
             notify: running.notify.path().to_owned(),
             names,

@@ -132,12 +132,13 @@ fn to_state(engine: &OwnEngine, snapshot: &Snapshot, listeners: &[state_file::Sa
 }
 
 fn worker_of(engine: &OwnEngine, record: &WorkerRecord) -> state_file::Worker {
-    let place =
-        |(listener, cookie, selected_before): &(_, crate::domain::ports::Cookie, u64)| state_file::Place {
+    let place = |(listener, cookie, selected_before): &(_, crate::domain::ports::Cookie, u64)| {
+        state_file::SavedSocket {
             listener: engine.dataplane().address(*listener),
             cookie: cookie.0,
             selected_before: *selected_before,
-        };
+        }
+    };
     let worker = state_file::Worker {
         number: record.id.number,
         instance: record.id.instance,
@@ -151,7 +152,7 @@ fn worker_of(engine: &OwnEngine, record: &WorkerRecord) -> state_file::Worker {
         process: None,
         cgroup: None,
         notify: None,
-        places: record.sockets.iter().map(place).collect(),
+        sockets: record.sockets.iter().map(place).collect(),
     };
     match record.process {
         Some(key) => engine.processes().describe(key, worker),

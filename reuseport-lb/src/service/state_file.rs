@@ -110,17 +110,18 @@ pub struct Worker {
     /// The path of its notification socket, and the user and group that own it.
     pub notify: Option<(PathBuf, Option<(u32, u32)>)>,
     /// Its sockets.
-    pub places: Vec<Place>,
+    #[serde(rename = "places")]
+    pub sockets: Vec<SavedSocket>,
 }
 
 /// One socket of a worker.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Place {
+pub struct SavedSocket {
     /// Its listener, as bound.
     pub listener: Listener,
     /// SO_COOKIE.
     pub cookie: u64,
-    /// See `service::workers::Place`.
+    /// What the counter of the slot said when the worker got it.
     pub selected_before: u64,
 }
 
@@ -327,7 +328,7 @@ mod tests {
     fn state() -> State {
         let listener: Listener = "tcp://127.0.0.1:80".parse().unwrap();
         let config = config::Service::new("web", vec![listener], 1);
-        let place = Place { listener, cookie: u64::MAX, selected_before: 7 };
+        let place = SavedSocket { listener, cookie: u64::MAX, selected_before: 7 };
         let worker = Worker {
             number: 3,
             instance: 9,
@@ -341,7 +342,7 @@ mod tests {
             process: Some(Identity { pid: 1, started: 2 }),
             cgroup: Some("/sys/fs/cgroup/web-3".into()),
             notify: Some(("/run/notify/1".into(), Some((33, 33)))),
-            places: vec![place],
+            sockets: vec![place],
         };
         let saved = SavedListener {
             asked: listener,

@@ -155,7 +155,7 @@ impl Takeover {
     }
 
     fn record(&mut self, written: &state_file::Worker, id: WorkerId, process: Option<ProcessKey>) {
-        let socket = |place: &state_file::Place| {
+        let socket = |place: &state_file::SavedSocket| {
             let listener = *self.known.get(&place.listener)?;
             Some((listener, Cookie(place.cookie), place.selected_before))
         };
@@ -169,19 +169,19 @@ impl Takeover {
             life: written.life,
             watched: written.watched,
             process,
-            sockets: written.places.iter().filter_map(socket).collect(),
+            sockets: written.sockets.iter().filter_map(socket).collect(),
         };
         self.snapshot.workers.push(record);
     }
 
     /// The sockets of a worker, from its process.
     fn sockets(&mut self, written: &state_file::Worker, process: &Process) -> Result<Vec<Cookie>> {
-        let cookies: Vec<u64> = written.places.iter().map(|place| place.cookie).collect();
+        let cookies: Vec<u64> = written.sockets.iter().map(|place| place.cookie).collect();
         // What it started may have its sockets, and not itself.
         let found = fd_passing::sockets_of_all(process.pid(), || process.all(), &cookies)?;
         let mut own = Vec::new();
         for (cookie, socket) in found {
-            let place = written.places.iter().find(|place| place.cookie == cookie);
+            let place = written.sockets.iter().find(|place| place.cookie == cookie);
             let listener = place.and_then(|place| self.known.get(&place.listener));
             if let Some(listener) = listener {
                 self.groups.found(*listener, Cookie(cookie), socket);

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use libfuzzer_sys::fuzz_target;
 use reuseport_lb::config::MAX_WEIGHT;
-use reuseport_lb::api::join::{self, Place, Request};
+use reuseport_lb::api::join::{self, Ticket, Request};
 use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{UnixListener, UnixStream};
@@ -44,7 +44,7 @@ impl Daemon {
                     assert!(weight <= MAX_WEIGHT);
                     let place = match number {
                         None => Err(format!("there is no service {service:?}")),
-                        Some(number) => Ok(Place {
+                        Some(number) => Ok(Ticket {
                             worker: format!("{service}/{number}"),
                             notify: "/notify".into(),
                             names: vec![service],

@@ -82,7 +82,6 @@ pub(super) const NAMES: &[(&str, &str)] = &[
     ("Flows", CLIENT),
     ("Group", CLIENT),
     ("Member", WORDS),
-    ("Place", CLIENT),
     ("Report", WORDS),
     ("Restart", CLIENT),
     ("Scale", CLIENT),

@@ -39,7 +39,7 @@ pub struct Request {
     /// Who asks.
     pub peer: Peer,
     /// What it is told; the text of an error names the fix.
-    pub answer: oneshot::Sender<Result<Place, String>>,
+    pub answer: oneshot::Sender<Result<Ticket, String>>,
     /// Says that the answer has been sent; ends without a word if it could not be: then the place is
     /// nobody's, though the process may live on.
     pub delivered: oneshot::Receiver<()>,
@@ -47,7 +47,7 @@ pub struct Request {
 
 /// The place of a worker that has joined.
 #[derive(Debug)]
-pub struct Place {
+pub struct Ticket {
     /// Its name, like `web/7`.
     pub worker: String,
     /// The socket that hears its `READY=1`.
@@ -217,7 +217,7 @@ async fn settle(
     number: Option<usize>,
     peer: Peer,
     requests: &mpsc::UnboundedSender<Request>,
-) -> Result<(Place, oneshot::Sender<()>), String> {
+) -> Result<(Ticket, oneshot::Sender<()>), String> {
     let ending = || String::from("the daemon is ending: join the next one");
     let (answer, answered) = oneshot::channel();
     let (deliver, delivered) = oneshot::channel();
@@ -228,8 +228,8 @@ async fn settle(
     Ok((place, deliver))
 }
 
-async fn hand_over(stream: &UnixStream, place: Place) -> io::Result<()> {
-    let Place { worker, notify, names, sockets, watchdog } = place;
+async fn hand_over(stream: &UnixStream, place: Ticket) -> io::Result<()> {
+    let Ticket { worker, notify, names, sockets, watchdog } = place;
     let watchdog_usec = watchdog.map(|watchdog| u64::try_from(watchdog.as_micros()).unwrap_or(u64::MAX));
     let fds: Vec<BorrowedFd<'_>> = sockets.iter().map(AsFd::as_fd).collect();
     tell(stream, &Answer::Joined { worker, notify, names, watchdog_usec }, &fds).await
