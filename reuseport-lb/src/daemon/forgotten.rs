@@ -75,7 +75,7 @@ fn found(service: &str, workers: &[Marked], listeners: &[Listener]) -> State {
         slot: 0,
         holds_slot: false,
         trial: false,
-        release: 0,
+        revision: 0,
         weight: 1,
         life: service::unknown_life(),
         watched: false,
@@ -95,7 +95,7 @@ fn found(service: &str, workers: &[Marked], listeners: &[Listener]) -> State {
         moved: 0,
         flows_cut: 0,
         count: 0,
-        release: 0,
+        revision: 0,
         listeners: listeners.iter().map(saved).collect(),
         workers: workers.iter().enumerate().map(worker).collect(),
     }

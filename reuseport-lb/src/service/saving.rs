@@ -125,7 +125,7 @@ fn to_state(engine: &OwnEngine, snapshot: &Snapshot, listeners: &[state_file::Sa
         moved: snapshot.moved,
         flows_cut: snapshot.flows_cut,
         count: snapshot.serial,
-        release: snapshot.revision,
+        revision: snapshot.revision,
         listeners: listeners.to_vec(),
         workers: snapshot.workers.iter().map(|record| worker_of(engine, record)).collect(),
     }
@@ -145,7 +145,7 @@ fn worker_of(engine: &OwnEngine, record: &WorkerRecord) -> state_file::Worker {
         slot: record.slot,
         holds_slot: record.holds_slot,
         trial: record.trial,
-        release: record.revision,
+        revision: record.revision,
         weight: record.weight,
         life: record.life,
         watched: record.watched,

@@ -51,7 +51,8 @@ pub struct State {
     /// Serial numbers used so far.
     pub count: u64,
     /// See `service::Service`.
-    pub release: u64,
+    #[serde(rename = "release")]
+    pub revision: u64,
     /// In the order of `config.listen`, and then those that are no longer wanted.
     #[serde(rename = "doors")]
     pub listeners: Vec<SavedListener>,
@@ -95,7 +96,8 @@ pub struct Worker {
     /// Whether it is on trial.
     pub trial: bool,
     /// What it was started with.
-    pub release: u64,
+    #[serde(rename = "release")]
+    pub revision: u64,
     /// Its weight.
     pub weight: u32,
     /// Where it is in its life.
@@ -335,7 +337,7 @@ mod tests {
             slot: 17,
             holds_slot: true,
             trial: false,
-            release: 0,
+            revision: 0,
             weight: 5,
             life: worker::Life::new(worker::Origin::Joined).left(),
             watched: true,
@@ -364,7 +366,7 @@ mod tests {
             moved: 1,
             flows_cut: 3,
             count: 2,
-            release: 0,
+            revision: 0,
             listeners: vec![saved],
             workers: vec![worker],
         }
@@ -374,6 +376,14 @@ mod tests {
     fn it_is_read_as_it_was_written() {
         let text = serialized(&state()).unwrap();
         assert_eq!(parse(&text), Ok(state()));
+    }
+
+    #[test]
+    fn its_names_are_those_of_earlier_versions() {
+        let written = serde_json::to_value(state()).unwrap();
+        assert!(written["release"].is_u64() && written["doors"][0]["bound"].is_string(), "{written}");
+        let worker = &written["workers"][0];
+        assert!(worker["release"].is_u64() && worker["places"][0]["cookie"].is_u64(), "{written}");
     }
 
     #[test]

@@ -68,7 +68,7 @@ impl Takeover {
             moved: state.moved,
             flows_cut: state.flows_cut,
             serial: state.count,
-            revision: state.release,
+            revision: state.revision,
             listeners: Vec::new(),
             workers: Vec::new(),
         };
@@ -164,7 +164,7 @@ impl Takeover {
             slot: written.slot,
             holds_slot: written.holds_slot,
             trial: written.trial,
-            revision: written.release,
+            revision: written.revision,
             weight: written.weight,
             life: written.life,
             watched: written.watched,
