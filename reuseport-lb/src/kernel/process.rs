@@ -226,7 +226,7 @@ impl Process {
     }
 
     /// Lets it become the worker. If the daemon dies before that, it ends.
-    pub fn let_go(&self) {
+    pub fn unblock(&self) {
         if let Some(mut go) = self.go.take() {
             // It may have ended.
             let _ = go.write_all(&[1]);

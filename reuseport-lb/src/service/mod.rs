@@ -123,7 +123,7 @@ impl Service {
                             // Whoever asked may rely on it as soon as it is answered.
                             self.saver.at_once();
                         }
-                        self.obey(command).await;
+                        self.handle(command).await;
                     }
                     None => self.engine.handle(Input::Stop, Instant::now()),
                 },
@@ -209,7 +209,7 @@ impl Service {
         }
     }
 
-    async fn obey(&mut self, command: Command) {
+    async fn handle(&mut self, command: Command) {
         let now = Instant::now();
         // Whoever asked may have gone away meanwhile.
         match command {
@@ -331,11 +331,11 @@ impl Service {
     async fn end(mut self) {
         self.started();
         self.saver.remove();
-        self.pull_down().await;
+        self.unpin_all().await;
     }
 
     /// Removes the pins of all groups.
-    async fn pull_down(&mut self) {
+    async fn unpin_all(&mut self) {
         let mut slices = Slices::begin();
         let name = self.config().name.clone();
         for group in self.engine.ports().0.take_all() {

@@ -80,7 +80,7 @@ impl Service {
             slices.turn().await;
         }
         self.started();
-        self.pull_down().await;
+        self.unpin_all().await;
     }
 
     async fn look_for_strangers(&self) -> Result<()> {

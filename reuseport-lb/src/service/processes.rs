@@ -252,7 +252,7 @@ impl Processes for ProcessTable {
 
     fn unblock(&mut self) {
         for key in std::mem::take(&mut self.blocked) {
-            self.process(key).into_iter().for_each(Process::let_go);
+            self.process(key).into_iter().for_each(Process::unblock);
         }
     }
 

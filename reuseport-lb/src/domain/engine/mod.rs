@@ -271,7 +271,7 @@ impl<D: Dataplane, P: Processes> Engine<D, P> {
             && !self.stopping
             && Startup::is_complete(&self.pool, &self.settings.config, now)
         {
-            self.came_up();
+            self.mark_started();
             info!("service {} is up: {}", self.settings.config.name, self.summary());
         }
         self.take_listeners();
@@ -324,7 +324,7 @@ impl<D: Dataplane, P: Processes> Engine<D, P> {
     }
 
     /// From here on an exit is a crash and not a failed start.
-    fn came_up(&mut self) {
+    fn mark_started(&mut self) {
         if !self.startup.is_over() {
             self.startup = Startup::Up;
         }

@@ -57,7 +57,7 @@ impl<D: Dataplane, P: Processes> Engine<D, P> {
         listener: Box<dyn Fn(RolloutEvent)>,
     ) {
         info!(service = self.settings.config.name, workers = numbers.len(), "replacing");
-        self.came_up();
+        self.mark_started();
         self.rollout = Some(Rollout::new(options, numbers, undo, listener));
     }
 

@@ -43,7 +43,7 @@ impl<D: Dataplane, P: Processes> Engine<D, P> {
             return Err(Refusal::NoCommand { service: self.service() });
         }
         // Whatever becomes of it, the service has been started.
-        self.came_up();
+        self.mark_started();
         let staying = self.pool.staying();
         let before = staying.len();
         if to < before {
@@ -153,7 +153,7 @@ impl<D: Dataplane, P: Processes> Engine<D, P> {
             // It is not replaced.
             self.settings.config.workers = self.settings.config.workers.saturating_sub(1);
         }
-        self.came_up();
+        self.mark_started();
         self.leave(&[id], patience, now);
     }
 }
