@@ -86,6 +86,7 @@ impl Permit {
     }
 
     #[must_use]
+    /// Whether another connection has taken its place.
     pub fn is_evicted(&self) -> bool {
         self.eviction.evicted.get()
     }

@@ -17,7 +17,7 @@ use reuseport_lb_common::layout::{Entry, NO_SLOT};
 
 /// Where a bucket can move without any live flow losing its worker.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Freedom {
+pub enum Constraint {
     /// Anywhere.
     #[default]
     Free,
@@ -27,12 +27,12 @@ pub enum Freedom {
     Fixed,
 }
 
-impl Freedom {
+impl Constraint {
     /// What both allow.
     #[must_use]
     pub fn and(self, other: Self) -> Self {
         match (self, other) {
-            (Self::Free, freedom) | (freedom, Self::Free) => freedom,
+            (Self::Free, constraint) | (constraint, Self::Free) => constraint,
             (Self::Back(one), Self::Back(same)) if one == same => self,
             _ => Self::Fixed,
         }
@@ -41,17 +41,17 @@ impl Freedom {
 
 /// Where the bucket of `entry` can move. `keeps`: whether the worker in a slot is there for its flows;
 /// `begun`: whether flows of the entry's own slot live.
-pub fn freedom(entry: Entry, keeps: impl Fn(u16) -> bool, begun: bool) -> Freedom {
+pub fn constraint(entry: Entry, keeps: impl Fn(u16) -> bool, begun: bool) -> Constraint {
     let previous = entry.previous();
     if begun && previous != NO_SLOT && keeps(entry.slot()) && keeps(previous) {
-        Freedom::Back(previous)
+        Constraint::Back(previous)
     } else {
-        Freedom::Free
+        Constraint::Free
     }
 }
 
 /// The entry that gives new flows to `to`, and leaves the others where they are; the arguments are
-/// those of [`freedom`]. What that forbids, cuts the flows that began last.
+/// those of [`constraint`]. What that forbids, cuts the flows that began last.
 pub fn moved(entry: Entry, to: u16, keeps: impl Fn(u16) -> bool, begun: bool) -> Entry {
     let (current, previous) = (entry.slot(), entry.previous());
     let previous = if previous != NO_SLOT && keeps(previous) { previous } else { NO_SLOT };
@@ -83,8 +83,8 @@ mod tests {
         let steady = Entry::steady(3);
         let moving = moved(steady, 5, all, true);
         assert_eq!((moving.slot(), moving.previous(), moving.side()), (5, 3, 1));
-        assert_eq!(freedom(moving, all, true), Freedom::Back(3));
-        assert_eq!(freedom(moving, all, false), Freedom::Free);
+        assert_eq!(constraint(moving, all, true), Constraint::Back(3));
+        assert_eq!(constraint(moving, all, false), Constraint::Free);
         let back = moved(moving, 3, all, true);
         assert_eq!((back.slot(), back.previous(), back.side()), (3, 5, 0));
         assert_eq!(moved(moving, 3, all, false), steady, "nobody is left behind");
@@ -97,7 +97,7 @@ mod tests {
         let but_3 = |slot| slot != 3;
         assert_eq!(moved(Entry::steady(3), 5, but_3, true), Entry::steady(5));
         let moving = Entry::steady(3).turned().with_previous(4);
-        assert_eq!(freedom(moving, but_3, true), Freedom::Free, "a crash does not wait");
+        assert_eq!(constraint(moving, but_3, true), Constraint::Free, "a crash does not wait");
         assert_eq!(moved(moving, 5, but_3, true), moving.with_slot(5));
         assert_eq!(moved(Entry::steady(NO_SLOT), 5, but_3, false), Entry::steady(5));
         assert_eq!(moved(Entry::steady(5), NO_SLOT, but_3, true).previous(), 5);
@@ -105,7 +105,7 @@ mod tests {
 
     #[test]
     fn two_groups_allow_what_both_allow() {
-        use Freedom::{Back, Fixed, Free};
+        use Constraint::{Back, Fixed, Free};
         for (one, other, both) in [
             (Free, Free, Free),
             (Free, Back(1), Back(1)),
@@ -176,9 +176,9 @@ mod tests {
                     }
                     Step::Move(to) => {
                         let (to, all) = (names[usize::from(to)], |slot| names.contains(&slot));
-                        match freedom(bucket.entry, all, begun) {
-                            Freedom::Free => {}
-                            Freedom::Back(back) if back == to => {}
+                        match constraint(bucket.entry, all, begun) {
+                            Constraint::Free => {}
+                            Constraint::Back(back) if back == to => {}
                             _ => continue,
                         }
                         let before = bucket.entry;

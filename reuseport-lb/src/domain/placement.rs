@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::bucket_move::Freedom;
+use super::bucket_move::Constraint;
 use super::table::{Member, Plan, Table};
 
 /// A worker that is ready waits this long for others that are starting, so that buckets move once
@@ -81,7 +81,7 @@ impl Placement {
     }
 
     /// Makes the table of those who are wanted, as far as buckets may move.
-    pub fn plan(&mut self, constraint: impl Fn(u16) -> Freedom) -> Plan {
+    pub fn plan(&mut self, constraint: impl Fn(u16) -> Constraint) -> Plan {
         let Some(members) = self.wanted.take() else { return Plan::default() };
         let plan = self.table.plan(&members, constraint);
         self.members = members;

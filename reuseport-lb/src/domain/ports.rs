@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use reuseport_lb_common::layout::Fitness;
 
-use super::bucket_move::Freedom;
+use super::bucket_move::Constraint;
 use super::listener::Listener;
 use super::observed::{Pulse, Queue};
 use super::reconfigure::Settings;
@@ -165,7 +165,7 @@ pub trait Dataplane {
     /// Takes flows from slots that are not `pinned` any more; how many, by slot.
     fn cut(&mut self, listener: ListenerId, pinned: &SlotSet) -> BTreeMap<u16, u64>;
     /// Where each moving bucket can move; all others can move anywhere.
-    fn constraints(&self, listener: ListenerId, pinned: &SlotSet) -> Vec<(u16, Freedom)>;
+    fn constraints(&self, listener: ListenerId, pinned: &SlotSet) -> Vec<(u16, Constraint)>;
     /// Whether any bucket points to one of these slots, or has flows of it.
     fn points_to(&self, listener: ListenerId, slots: &SlotSet) -> bool;
     /// Ends the move of each bucket whose old flows are quiet; how many those are.

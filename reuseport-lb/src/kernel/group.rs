@@ -31,7 +31,7 @@ use super::offsets::offsets;
 pub use super::policy::Policy;
 use super::policy::program_name;
 use crate::config::WhenBusy;
-use crate::domain::bucket_move::{Freedom, freedom, moved};
+use crate::domain::bucket_move::{Constraint, constraint, moved};
 use crate::domain::listener::{Listener, Protocol};
 
 use flow_counter::Counted;
@@ -399,14 +399,14 @@ impl Group {
     }
 
     /// Where each moving bucket can move; all others can move anywhere.
-    pub fn freedoms(&self, keeps: impl Fn(u16) -> bool) -> Vec<(u16, Freedom)> {
+    pub fn constraints(&self, keeps: impl Fn(u16) -> bool) -> Vec<(u16, Constraint)> {
         let mut moving = self.moving().peekable();
         if self.activity.is_none() || moving.peek().is_none() {
             return Vec::new();
         }
         let Some(activity) = self.activity() else { return Vec::new() };
         let free = |(bucket, entry): (u16, Entry)| {
-            (bucket, freedom(entry, &keeps, activity.live(bucket, entry.side()) != 0))
+            (bucket, constraint(entry, &keeps, activity.live(bucket, entry.side()) != 0))
         };
         moving.map(free).collect()
     }

@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 
 use libfuzzer_sys::fuzz_target;
-use reuseport_lb::domain::bucket_move::Freedom;
+use reuseport_lb::domain::bucket_move::Constraint;
 use reuseport_lb::domain::table::{Member, Table};
 use reuseport_lb_common::layout::{BUCKETS, NO_SLOT};
 use xxhash_rust::xxh3::xxh3_64;
@@ -45,24 +45,24 @@ fn members(bytes: &mut impl Iterator<Item = u8>) -> BTreeMap<u16, u32> {
 /// What moves may, all of that is told, and what is missing is what another plan gives.
 fn allowed(table: &mut Table, members: &[Member], seed: u64) {
     let random = |bucket: u16| match xxh3_64(&(seed << 16 | u64::from(bucket)).to_le_bytes()) % 8 {
-        0 => Freedom::Fixed,
-        n @ 1..=2 => Freedom::Back((n * seed % u64::from(MEMBERS)) as u16),
-        _ => Freedom::Free,
+        0 => Constraint::Fixed,
+        n @ 1..=2 => Constraint::Back((n * seed % u64::from(MEMBERS)) as u16),
+        _ => Constraint::Free,
     };
-    let freedoms: Vec<Freedom> = (0..=u16::MAX).map(random).collect();
-    let freedom = |bucket: u16| freedoms[usize::from(bucket)];
+    let constraints: Vec<Constraint> = (0..=u16::MAX).map(random).collect();
+    let constraint = |bucket: u16| constraints[usize::from(bucket)];
     let before = table.clone();
-    let plan = table.plan(members, freedom);
+    let plan = table.plan(members, constraint);
     let mut told = before.clone().owners().to_vec();
     for (bucket, slot) in &plan.changes {
         told[usize::from(*bucket)] = *slot;
     }
     assert_eq!(told, table.owners(), "changes that were not told");
     for (bucket, (was, is)) in (0..=u16::MAX).zip(before.owners().iter().zip(table.owners())) {
-        let may = match freedom(bucket) {
-            Freedom::Free => true,
-            Freedom::Back(slot) => *is == slot,
-            Freedom::Fixed => false,
+        let may = match constraint(bucket) {
+            Constraint::Free => true,
+            Constraint::Back(slot) => *is == slot,
+            Constraint::Fixed => false,
         };
         assert!(was == is || may, "bucket {bucket} moved from {was} to {is}");
     }

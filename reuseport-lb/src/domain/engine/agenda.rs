@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use super::super::Reply;
-use super::super::bucket_move::Freedom;
+use super::super::bucket_move::Constraint;
 use super::super::ports::{Cookie, ListenerId, WorkerId};
 use super::super::reconfigure::Undo;
 use super::super::refusal::Refusal;
@@ -71,7 +71,7 @@ pub(super) enum PassStage {
     /// Flows are taken from workers that keep them no longer: how many, by slot.
     Cut(BTreeMap<u16, u64>),
     /// Where each bucket can move; empty if all of them can move anywhere.
-    Constrain(Vec<Freedom>),
+    Constrain(Vec<Constraint>),
     /// Changes are published, and so many buckets wait.
     Publish(Plan),
     /// Flows that stay with who does not get new ones are counted, by slot.

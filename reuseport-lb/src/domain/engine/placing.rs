@@ -6,7 +6,7 @@ use std::time::Instant;
 use reuseport_lb_common::layout::MAX_SLOTS;
 use tracing::info;
 
-use super::super::bucket_move::Freedom;
+use super::super::bucket_move::Constraint;
 use super::super::flows::Due;
 use super::super::pool::Worker;
 use super::super::ports::{Dataplane, ListenerId, Processes};
@@ -78,7 +78,7 @@ impl<D: Dataplane, P: Processes> Engine<D, P> {
                 for (bucket, constraint) in dataplane.constraints(listener, pinned) {
                     let at = usize::from(bucket);
                     if constraints.len() <= at {
-                        constraints.resize(at + 1, Freedom::Free);
+                        constraints.resize(at + 1, Constraint::Free);
                     }
                     constraints[at] = constraints[at].and(constraint);
                 }

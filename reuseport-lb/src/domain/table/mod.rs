@@ -16,7 +16,7 @@ mod tests;
 use reuseport_lb_common::layout::{BUCKETS, MAX_SLOTS, NO_SLOT};
 use xxhash_rust::xxh3::xxh3_64;
 
-use crate::domain::bucket_move::Freedom;
+use crate::domain::bucket_move::Constraint;
 
 /// A worker as the table sees it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -91,12 +91,12 @@ impl Table {
 
     /// Gives every member its quota with the fewest moves; returns what changed.
     pub fn rebalance(&mut self, members: &[Member]) -> Vec<Change> {
-        self.plan(members, |_| Freedom::Free).changes
+        self.plan(members, |_| Constraint::Free).changes
     }
 
     /// The same, as far as the buckets may move: one that may not stays where it is, whoever that is,
     /// and others move in its place if they can.
-    pub fn plan(&mut self, members: &[Member], freedom: impl Fn(u16) -> Freedom) -> Plan {
+    pub fn plan(&mut self, members: &[Member], constraint: impl Fn(u16) -> Constraint) -> Plan {
         let mut members = members.to_vec();
         // The result depends on names and weights, not on the order in which they are given.
         members.sort_by_key(|member| member.seed);
@@ -112,9 +112,9 @@ impl Table {
         let mut had = vec![0; members.len()];
         for (bucket, owner) in (0..=u16::MAX).zip(&mut self.owners) {
             if index_of(*owner).is_none() && *owner != NO_SLOT {
-                let heir = match freedom(bucket) {
-                    Freedom::Free if members.is_empty() => NO_SLOT,
-                    Freedom::Back(slot) if index_of(slot).is_some() => slot,
+                let heir = match constraint(bucket) {
+                    Constraint::Free if members.is_empty() => NO_SLOT,
+                    Constraint::Back(slot) if index_of(slot).is_some() => slot,
                     _ => *owner,
                 };
                 if heir != *owner {
@@ -140,7 +140,7 @@ impl Table {
                 .zip(&self.owners)
                 .filter(|(bucket, owner)| {
                     index_of(**owner).is_none_or(|owner| surplus[owner] > 0)
-                        && freedom(*bucket) == Freedom::Free
+                        && constraint(*bucket) == Constraint::Free
                 })
                 .map(|(bucket, _)| bucket)
                 .collect();
@@ -167,7 +167,7 @@ impl Table {
         if need.iter().any(|need| *need > 0) {
             // What cannot go anywhere else may still be wanted where it came from.
             for (bucket, owner) in (0..=u16::MAX).zip(&mut self.owners) {
-                if let Freedom::Back(slot) = freedom(bucket)
+                if let Constraint::Back(slot) = constraint(bucket)
                     && let (Some(taker), Some(donor)) = (index_of(slot), index_of(*owner))
                     && need[taker] > 0
                     && surplus[donor] > 0

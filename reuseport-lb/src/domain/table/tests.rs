@@ -90,20 +90,20 @@ fn what_may_not_move_waits_and_the_rest_stays_exact() {
     let before = table.clone();
     // Slot 3 leaves; every second of its buckets holds flows of two workers, the other being 0.
     let kept = |bucket: u16| before.owners[usize::from(bucket)] == 3 && bucket.is_multiple_of(2);
-    let back = |bucket| if kept(bucket) { Freedom::Back(0) } else { Freedom::Free };
+    let back = |bucket| if kept(bucket) { Constraint::Back(0) } else { Constraint::Free };
     let plan = table.plan(&members(0..3), back);
     assert_eq!(plan.waiting, 0);
     check(&table, &members(0..3));
     assert!((0..=u16::MAX).filter(|b| kept(*b)).all(|b| table.owners[usize::from(b)] == 0));
 
     let mut table = before.clone();
-    let fixed = |bucket| if kept(bucket) { Freedom::Fixed } else { Freedom::Free };
+    let fixed = |bucket| if kept(bucket) { Constraint::Fixed } else { Constraint::Free };
     let plan = table.plan(&members(0..3), fixed);
     let waits = (0..=u16::MAX).filter(|b| kept(*b)).count();
     assert_eq!(plan.waiting as usize, waits);
     assert_eq!(table.shares()[3] as usize, waits);
     // Later they may.
-    let plan = table.plan(&members(0..3), |_| Freedom::Free);
+    let plan = table.plan(&members(0..3), |_| Constraint::Free);
     assert_eq!((plan.waiting, plan.changes.len()), (0, waits));
     check(&table, &members(0..3));
 }
@@ -143,21 +143,21 @@ proptest! {
         after in prop::collection::btree_set(0..40u16, 0..40),
         seed in any::<u64>(),
     ) {
-        let freedom = |bucket: u16| match xxh3_64(&(seed ^ u64::from(bucket)).to_le_bytes()) % 8 {
-            0 => Freedom::Fixed,
-            n @ 1..=2 => Freedom::Back((n * u64::from(before) / 3) as u16),
-            _ => Freedom::Free,
+        let constraint = |bucket: u16| match xxh3_64(&(seed ^ u64::from(bucket)).to_le_bytes()) % 8 {
+            0 => Constraint::Fixed,
+            n @ 1..=2 => Constraint::Back((n * u64::from(before) / 3) as u16),
+            _ => Constraint::Free,
         };
         let mut table = Table::default();
         table.rebalance(&members(0..before));
         let old = table.clone();
         let members = members(after);
-        let plan = table.plan(&members, freedom);
+        let plan = table.plan(&members, constraint);
         for (bucket, (was, is)) in (0..=u16::MAX).zip(old.owners.iter().zip(&table.owners)) {
-            let allowed = match freedom(bucket) {
-                Freedom::Free => true,
-                Freedom::Back(slot) => *is == slot,
-                Freedom::Fixed => false,
+            let allowed = match constraint(bucket) {
+                Constraint::Free => true,
+                Constraint::Back(slot) => *is == slot,
+                Constraint::Fixed => false,
             };
             prop_assert!(was == is || allowed, "bucket {}", bucket);
         }
@@ -170,7 +170,7 @@ proptest! {
         let missing: u32 = sorted.iter().zip(quotas(&sorted, BUCKETS)).map(missing).sum();
         prop_assert_eq!(plan.waiting, missing);
         if !members.is_empty() {
-            table.plan(&members, |_| Freedom::Free);
+            table.plan(&members, |_| Constraint::Free);
             check(&table, &members);
         }
     }

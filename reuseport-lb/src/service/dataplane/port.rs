@@ -7,7 +7,7 @@ use reuseport_lb_common::layout::Fitness;
 use tracing::warn;
 
 use super::Groups;
-use crate::domain::bucket_move::Freedom;
+use crate::domain::bucket_move::Constraint;
 use crate::domain::listener::Listener;
 use crate::domain::observed::Queue;
 use crate::domain::ports::{Attachment, Claim, Cookie, Dataplane, Holder, ListenerId, OpenedSocket, Repair};
@@ -171,8 +171,8 @@ impl Dataplane for Groups {
         self.group(listener).cut(|slot| pinned.contains(slot))
     }
 
-    fn constraints(&self, listener: ListenerId, pinned: &SlotSet) -> Vec<(u16, Freedom)> {
-        self.group(listener).freedoms(|slot| pinned.contains(slot))
+    fn constraints(&self, listener: ListenerId, pinned: &SlotSet) -> Vec<(u16, Constraint)> {
+        self.group(listener).constraints(|slot| pinned.contains(slot))
     }
 
     fn points_to(&self, listener: ListenerId, slots: &SlotSet) -> bool {

@@ -206,7 +206,7 @@ impl Scene {
             let next = self.engine.as_ref().and_then(|engine| engine.next_deadline(self.now));
             self.now = next.map_or(until, |at| at.clamp(self.now, until));
             self.run(None);
-            self.handle();
+            self.end_those_told();
             if self.now >= until {
                 return;
             }
@@ -214,7 +214,7 @@ impl Scene {
     }
 
     /// Those who were told to end do, unless they hang; and those that were killed.
-    pub(super) fn handle(&mut self) {
+    pub(super) fn end_those_told(&mut self) {
         for key in self.running() {
             let (told, killed, hangs) = self.world(|world| {
                 let process = &world.processes[&key];

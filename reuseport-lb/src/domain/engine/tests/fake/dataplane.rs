@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use reuseport_lb_common::layout::{Entry, Fitness, NO_SLOT};
 
 use super::{Broken, Fake, Socket, Stage, World};
-use crate::domain::bucket_move::{Freedom, freedom, moved};
+use crate::domain::bucket_move::{Constraint, constraint, moved};
 use crate::domain::listener::Listener;
 use crate::domain::observed::Queue;
 use crate::domain::ports::*;
@@ -232,14 +232,14 @@ impl Dataplane for Fake {
         cut
     }
 
-    fn constraints(&self, listener: ListenerId, pinned: &SlotSet) -> Vec<(u16, Freedom)> {
+    fn constraints(&self, listener: ListenerId, pinned: &SlotSet) -> Vec<(u16, Constraint)> {
         let world = self.0.borrow();
         let group = &world.groups[&listener];
         let moving =
             (0..).zip(group.entries.iter().zip(&group.marks)).filter(|(_, (entry, _))| entry.is_moving());
         moving
             .map(|(bucket, (entry, marks))| {
-                (bucket, freedom(*entry, |slot| pinned.contains(slot), marks[entry.side()] != 0))
+                (bucket, constraint(*entry, |slot| pinned.contains(slot), marks[entry.side()] != 0))
             })
             .collect()
     }
