@@ -58,6 +58,15 @@ impl Scene {
                 assert_eq!(own, owners, "the buckets of {id:?} are not those of the table");
             }
         });
+        let ready = |worker: &&Worker| worker.is_member() && worker.life.state() == State::Ready;
+        let slots: BTreeSet<u16> = self.workers().filter(ready).map(|worker| worker.slot).collect();
+        self.world(|world| {
+            for group in world.groups.values() {
+                let told: BTreeSet<u16> = group.ready.iter().copied().collect();
+                assert!(told.is_subset(&slots), "{told:?} are told to be ready, and {slots:?} are");
+                assert_eq!(told.is_empty(), slots.is_empty(), "nobody is told to be ready");
+            }
+        });
         for owner in owners.iter().filter(|owner| **owner != NO_SLOT) {
             let worker = self.workers().find(|it| it.holds_slot() && it.slot == *owner);
             let worker = worker.unwrap_or_else(|| panic!("slot {owner} has buckets and is nobody's"));

@@ -128,9 +128,16 @@ impl Dataplane for Fake {
     fn name_slot(&mut self, slot: u16, worker: Option<&str>) {
         let mut world = self.0.borrow_mut();
         match worker {
-            Some(name) => world.names.insert(slot, name.to_owned()),
-            None => world.names.remove(&slot),
-        };
+            Some(name) => drop(world.names.insert(slot, name.to_owned())),
+            None => {
+                world.names.remove(&slot);
+                // It is free from now on.
+                let used = world.groups.values().any(|group| World::points_to(group, |it| it == slot));
+                if used {
+                    world.wrong.push(format!("slot {slot} is freed while buckets or flows refer to it"));
+                }
+            }
+        }
     }
 
     fn attach(&mut self, listener: ListenerId, sockets: &[Cookie]) -> Attachment {
