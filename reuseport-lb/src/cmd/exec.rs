@@ -2,6 +2,7 @@
 
 use anyhow::Result;
 
+use super::names;
 use crate::api::join;
 use crate::cli;
 use crate::config::Invalid;
@@ -13,7 +14,7 @@ use crate::service;
 
 pub(super) fn run(arguments: &cli::Exec, paths: &Paths) -> Result<()> {
     let cli::Exec { service, weight, command, .. } = arguments;
-    super::service(service, "exec")?;
+    names::service(service, "exec")?;
     let worker =
         arguments.name.as_deref().map(|name| full_name(service, name)).transpose().map_err(Invalid)?;
     // Before joining: a worker that cannot start would only come and go.

@@ -1,11 +1,13 @@
 //! The daemon: puts services, signals and the control socket together, and ends in order.
 
 mod forgotten;
+mod paths;
 mod runtime_dir;
 pub mod services;
 mod sockets;
 pub mod startable;
 
+pub use paths::Paths;
 pub use runtime_dir::{about_directory, is_locked};
 
 use std::cell::RefCell;
@@ -47,23 +49,6 @@ const LOOK: Duration = Duration::from_millis(50);
 /// How often is looked whether old workers have ended.
 const GONE: Duration = Duration::from_secs(1);
 
-/// Where a daemon lives.
-#[derive(Clone, Debug)]
-pub struct Paths {
-    /// Its sockets and lock.
-    pub runtime_dir: PathBuf,
-    /// A BPF file system; mounted there if none is.
-    pub bpffs: PathBuf,
-}
-
-impl Paths {
-    /// The socket for administrators.
-    #[must_use]
-    pub fn control(&self) -> PathBuf {
-        self.runtime_dir.join("control.sock")
-    }
-}
-
 /// Where services come from.
 pub enum Source {
     /// A file, which can be read again.
@@ -75,7 +60,7 @@ pub enum Source {
 impl Source {
     fn read(&self) -> Result<Vec<config::Service>, config::Invalid> {
         match self {
-            Self::File(file) => config::read(file),
+            Self::File(file) => config::read(file, host::find_user),
             Self::Arguments(service) => Ok(vec![(**service).clone()]),
         }
     }
@@ -380,7 +365,8 @@ async fn read_again(file: Option<PathBuf>, runtime_dir: PathBuf) -> Result<Vec<c
             .into());
     };
     let path = file.clone();
-    let read = offload::in_thread_within(PATIENCE, "reading", move || config::read(&path)).await;
+    let read =
+        offload::in_thread_within(PATIENCE, "reading", move || config::read(&path, host::find_user)).await;
     let invalid = |error: String| Failure { error: format!("nothing is changed: {error}"), invalid: true };
     let services = match read {
         Ok(read) => read.map_err(|error| invalid(error.to_string()))?,

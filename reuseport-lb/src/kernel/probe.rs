@@ -19,13 +19,12 @@ use rustix::thread::{gettid, set_thread_groups, set_thread_res_gid, set_thread_r
 use socket2::Socket;
 
 use super::bpffs::{self, Detached, Place};
+use super::findings::{HandOver, Memory};
 use super::group::{Group, Policy};
 use super::host;
 use super::liveness::Stat;
 use super::{rights, socket};
 use crate::config::WhenBusy;
-use crate::doctor::limits::Memory;
-use crate::doctor::system::HandOver;
 use crate::domain::listener::{Listener, Protocol};
 use crate::domain::observed::User;
 

@@ -18,8 +18,8 @@ use super::trace::Tracer;
 use crate::domain::listener::{Listener, Protocol};
 use crate::domain::ports::{Cookie, Holder, ListenerId, OpenedSocket};
 use crate::kernel::group::Group;
+use crate::kernel::socket;
 use crate::kernel::strangers::Census;
-use crate::kernel::{options, socket};
 
 /// A socket that the daemon has a duplicate of.
 #[derive(Clone)]
@@ -172,7 +172,7 @@ impl Groups {
         let own = self.own(cookie)?;
         // A first process gets new ones.
         let spoiled = match holder {
-            Holder::Successor => options::reset(&own.socket, &own.listener).err(),
+            Holder::Successor => socket::reset(&own.socket, &own.listener).err(),
             Holder::New | Holder::Living => None,
         };
         let is_tcp = own.listener.protocol == Protocol::Tcp;
