@@ -6,6 +6,7 @@ const COMMON: &str = "one structure per file in the common package";
 const ENGINE: &str = "the engine takes the service apart";
 const KERNEL: &str = "kernel to the bottom";
 const SPLIT: &str = "what both ends need moves down";
+const KIT: &str = "one helper server and a builder for configurations";
 const WORDS: &str = "the table of words";
 
 /// Who uses, what is used, and the mend.
@@ -77,4 +78,29 @@ pub(super) const LARGE: &[(&str, &str)] = &[
     ("domain::worker::Life", ENGINE),
     ("service::state_file::State", ENGINE),
     ("service::state_file::Worker", ENGINE),
+];
+
+/// Files of more than 400 lines.
+pub(super) const LONG: &[(&str, &str)] = &[
+    ("bench/src/report.rs", KIT),
+    ("reuseport-lb-common/src/layout.rs", COMMON),
+    ("reuseport-lb-common/src/select.rs", COMMON),
+    ("reuseport-lb/src/api/control.rs", CLIENT),
+    ("reuseport-lb/src/config/mod.rs", SPLIT),
+    ("reuseport-lb/src/daemon/mod.rs", SPLIT),
+    ("reuseport-lb/src/daemon/services.rs", SPLIT),
+    ("reuseport-lb/src/domain/engine/mod.rs", ENGINE),
+    ("reuseport-lb/src/domain/health/mod.rs", ENGINE),
+    ("reuseport-lb/src/domain/health/tests.rs", ENGINE),
+    ("reuseport-lb/src/domain/table.rs", SPLIT),
+    ("reuseport-lb/src/domain/worker/mod.rs", ENGINE),
+    ("reuseport-lb/src/kernel/group.rs", KERNEL),
+    ("reuseport-lb/src/service/state_file.rs", ENGINE),
+    ("testkit/src/matrix.rs", KIT),
+    ("tests/tests/chaos.rs", KIT),
+    ("tests/tests/doctor.rs", KIT),
+    ("tests/tests/faults.rs", KIT),
+    ("tests/tests/hostile.rs", KIT),
+    ("tests/tests/join.rs", KIT),
+    ("tests/tests/next_daemon.rs", KIT),
 ];

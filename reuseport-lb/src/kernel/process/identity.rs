@@ -1,4 +1,4 @@
-//! Which process: its id, and what tells it from a later one with that id.
+//! Which process: its id, what tells it from a later one with that id, and what it is to the daemon.
 
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use serde::{Deserialize, Serialize};
@@ -12,6 +12,17 @@ pub struct Identity {
     pub pid: i32,
     /// Clock ticks from boot to its start.
     pub started: u64,
+}
+
+/// What a process is to the daemon.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kin {
+    /// Its child, with a process group of its own.
+    Child,
+    /// The child of an earlier daemon, with a process group of its own.
+    Orphan,
+    /// A process of somebody else: nothing but itself is ours.
+    Joined,
 }
 
 /// To a process that may have ended, and somebody else may have its id.

@@ -25,7 +25,7 @@ use super::marks::is_marked;
 use super::watch;
 use crate::domain::observed::Exit;
 
-pub use identity::Identity;
+pub use identity::{Identity, Kin};
 use identity::{is_same, signal_same};
 pub use spawn::{Launch, spawn};
 
@@ -59,17 +59,6 @@ pub struct Process {
     gone: Cell<bool>,
     /// It waits for a byte of this before it becomes the worker.
     go: Cell<Option<PipeWriter>>,
-}
-
-/// What a process is to the daemon.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kin {
-    /// Its child, with a process group of its own.
-    Child,
-    /// The child of an earlier daemon, with a process group of its own.
-    Orphan,
-    /// A process of somebody else: nothing but itself is ours.
-    Joined,
 }
 
 /// How much is asked of processes that may be a worker's.
