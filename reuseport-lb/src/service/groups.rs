@@ -1,8 +1,10 @@
 //! A listener of a service with its group in the kernel, and the reader of that group's log.
 
+use std::ops::Deref;
 use std::rc::Rc;
 
 use anyhow::Result;
+use reuseport_lb_common::layout::{Activity, Fitness, Table};
 use socket2::Socket;
 use tokio::task::JoinHandle;
 use tracing::warn;
@@ -10,20 +12,40 @@ use tracing::warn;
 use super::Surroundings;
 use super::trace::{self, Tracer};
 use crate::config;
+use crate::domain::buckets::{Buckets, FlowCounter, SharedMemory};
 use crate::domain::listener::Listener;
 use crate::kernel::addresses::Held;
-use crate::kernel::group::{Group, Policy, Totals};
+use crate::kernel::group::{Group, GroupMemory, Policy, Totals};
 use crate::kernel::{recover, socket};
 use crate::offload::in_thread;
 
 /// What threads do that make groups.
 const LOADING: &str = "loading";
 
+impl SharedMemory for GroupMemory {
+    fn table(&self) -> &Table {
+        self.table()
+    }
+
+    fn set_fitness(&self, slot: u16, fitness: Fitness) {
+        self.load().line(slot).set_fitness(fitness);
+    }
+
+    fn tracks(&self) -> bool {
+        self.tracks()
+    }
+
+    fn activity(&self) -> Option<impl Deref<Target = Activity>> {
+        self.activity()
+    }
+}
+
 /// A listener with its group.
 pub(super) struct ListenerGroup {
     /// As the configuration says, perhaps with port 0.
     pub(super) asked: Listener,
     pub(super) group: Group,
+    pub(super) buckets: Buckets,
     /// The name of its directory of pins.
     pub(super) name: String,
     /// It was made at a takeover because nothing was left of the one before.
@@ -111,6 +133,7 @@ impl ListenerGroup {
         Ok(Self {
             asked,
             group,
+            buckets: Buckets::default(),
             name,
             is_new: false,
             reader,
@@ -132,6 +155,16 @@ impl ListenerGroup {
     /// Another slot is free.
     pub(super) fn forget_counted(&mut self) {
         self.counted = None;
+    }
+
+    /// What is shared with the program.
+    pub(super) fn memory(&self) -> &GroupMemory {
+        self.group.memory()
+    }
+
+    /// What counts the flows, anywhere; `None` for TCP. They are the same as long as there were no other `decisions`.
+    pub(super) fn flow_counter(&self, decisions: u64) -> Option<FlowCounter<GroupMemory>> {
+        self.buckets.flow_counter(self.memory(), (decisions, self.group.merges()))
     }
 
     /// Opens another socket of the group; before the first one the kernel may choose a port.
