@@ -1,13 +1,12 @@
 //! The kernel's side of one listener: program and maps. They are pinned, so they outlive the
 //! daemon; the program is attached to the SO_REUSEPORT group and lives as long as one of its sockets.
 
+mod decides;
 mod memory;
 
 use std::cell::{Cell, RefCell};
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::{Context, Result, bail};
 use aya::Ebpf;
@@ -31,6 +30,7 @@ use super::policy::program_name;
 use crate::config::WhenBusy;
 use crate::domain::listener::{Listener, Protocol};
 
+pub use decides::Decides;
 pub use memory::GroupMemory;
 use memory::mapped;
 
@@ -69,29 +69,6 @@ pub struct Group {
     pub decides: Decides,
     merges: Cell<u64>,
     settled: Cell<bool>,
-}
-
-/// Whether the program of a group decides, as its service and the list of all claims see it.
-#[derive(Clone)]
-pub struct Decides(Arc<AtomicBool>);
-
-impl Decides {
-    /// What both see at first.
-    #[must_use]
-    pub fn new(decides: bool) -> Self {
-        Self(Arc::new(decides.into()))
-    }
-
-    /// Whether it does.
-    #[must_use]
-    pub fn get(&self) -> bool {
-        self.0.load(Ordering::Relaxed)
-    }
-
-    /// Says so.
-    pub fn set(&self, decides: bool) {
-        self.0.store(decides, Ordering::Relaxed);
-    }
 }
 
 /// The counters of all CPUs added up.

@@ -91,7 +91,6 @@ pub(super) const LONG: &[(&str, &str)] = &[
     ("reuseport-lb/src/domain/health/tests.rs", ENGINE),
     ("reuseport-lb/src/domain/table.rs", SPLIT),
     ("reuseport-lb/src/domain/worker/mod.rs", ENGINE),
-    ("reuseport-lb/src/kernel/group.rs", KERNEL),
     ("reuseport-lb/src/service/state_file.rs", ENGINE),
     ("testkit/src/matrix.rs", KIT),
     ("tests/tests/chaos.rs", KIT),
