@@ -101,7 +101,7 @@ fn place_for_pins(place: &Path) -> Result<Bpffs> {
 fn programs(services: &[Service], bpffs: &Path) -> Vec<Check> {
     let mut kinds: Vec<(String, Listener, Policy)> = Vec::new();
     for service in services {
-        let policy = Policy::of(service);
+        let policy = Policy::from(service);
         for listener in &service.listen {
             let family = if listener.address.is_ipv6() { "IPv6" } else { "IPv4" };
             let mut kind = format!("{} over {family}, affinity {}", listener.protocol, service.affinity);

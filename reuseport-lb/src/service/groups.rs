@@ -40,6 +40,13 @@ impl SharedMemory for GroupMemory {
     }
 }
 
+impl From<&config::Service> for Policy {
+    /// That of a service's groups.
+    fn from(service: &config::Service) -> Self {
+        Self { affinity: service.affinity, when_busy: service.when_busy }
+    }
+}
+
 /// A listener with its group.
 pub(super) struct ListenerGroup {
     /// As the configuration says, perhaps with port 0.
@@ -80,7 +87,7 @@ impl ListenerGroup {
         let held = owner.surroundings.hold(listener).await?;
         let name = format!("{at}-{}", listener.plain_name());
         let pins = owner.surroundings.pins.directory(&owner.config.name, &name)?;
-        let (which, policy) = (*listener, Policy::of(owner.config));
+        let (which, policy) = (*listener, Policy::from(owner.config));
         let group = in_thread(LOADING, move || Group::load(&which, policy, &pins)).await??;
         Self::with(*listener, group, name, held, owner)
     }
@@ -94,7 +101,7 @@ impl ListenerGroup {
         owner: &Owner<'_>,
     ) -> Result<Self> {
         let pins = owner.surroundings.pins.directory(&owner.config.name, name)?;
-        let (which, policy) = (*bound, Policy::of(owner.config));
+        let (which, policy) = (*bound, Policy::from(owner.config));
         let group = in_thread(LOADING, move || Group::take_over(&which, policy, &pins, layout)).await??;
         let held = hold_anyway(asked, owner.surroundings).await;
         Self::with(*asked, group, name.to_owned(), held, owner)
@@ -107,7 +114,7 @@ impl ListenerGroup {
         owner: &Owner<'_>,
     ) -> Result<Self> {
         let pins = owner.surroundings.pins.directory(&owner.config.name, name)?;
-        let (which, policy) = (*bound, Policy::of(owner.config));
+        let (which, policy) = (*bound, Policy::from(owner.config));
         let group = in_thread(LOADING, move || recover::make_anew(&which, policy, &pins)).await??;
         let held = hold_anyway(asked, owner.surroundings).await;
         let made = Self::with(*asked, group, name.to_owned(), held, owner)?;

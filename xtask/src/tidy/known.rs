@@ -4,7 +4,6 @@
 const CLIENT: &str = "reuseport-lb-client: requests, answers and refusals go into a crate of their own";
 const COMMON: &str = "one structure per file in the common package";
 const ENGINE: &str = "the engine takes the service apart";
-const KERNEL: &str = "kernel to the bottom";
 const SPLIT: &str = "what both ends need moves down";
 const KIT: &str = "one helper server and a builder for configurations";
 const WORDS: &str = "the table of words";
@@ -28,18 +27,13 @@ pub(super) const ARROWS: &[Known] = &[
     ("cli::values", "domain::engine::input", CLIENT),
     ("cmd::doctor", "service::state_file", SPLIT),
     ("cmd::drain", "service::command", CLIENT),
-    ("cmd::exec", "service", SPLIT),
-    ("cmd::exec", "service::opening", SPLIT),
     ("cmd::restart", "service::command", CLIENT),
     ("cmd::scale", "domain::engine::input", CLIENT),
     ("cmd::scale", "service::command", CLIENT),
     ("cmd::trace", "service::trace", CLIENT),
     ("daemon::forgotten", "domain::worker", ENGINE),
+    ("daemon::forgotten", "domain::worker::events", ENGINE),
     ("daemon::services", "domain::listener_move", ENGINE),
-    ("domain::worker::leaving", "domain::worker", SPLIT),
-    ("kernel::group", "config", KERNEL),
-    ("kernel::policy", "config", KERNEL),
-    ("kernel::probe", "config", KERNEL),
     ("member", "api::control", CLIENT),
     ("member", "api::join", CLIENT),
     ("service", "api::join", CLIENT),
@@ -83,8 +77,6 @@ pub(super) const LONG: &[(&str, &str)] = &[
     ("reuseport-lb-common/src/layout.rs", COMMON),
     ("reuseport-lb-common/src/select.rs", COMMON),
     ("reuseport-lb/src/api/control.rs", CLIENT),
-    ("reuseport-lb/src/config/mod.rs", SPLIT),
-    ("reuseport-lb/src/daemon/mod.rs", SPLIT),
     ("reuseport-lb/src/daemon/services.rs", SPLIT),
     ("reuseport-lb/src/domain/engine/mod.rs", ENGINE),
     ("reuseport-lb/src/domain/health/mod.rs", ENGINE),

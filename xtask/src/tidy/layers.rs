@@ -14,8 +14,14 @@ pub(super) struct Layer {
 }
 
 /// Plain values: every layer may use them, as they use nothing.
-pub(super) const VALUES: &[&str] =
-    &["daemon::paths", "domain::listener", "domain::observed", "kernel::findings", "printable"];
+pub(super) const VALUES: &[&str] = &[
+    "config::choices",
+    "daemon::paths",
+    "domain::listener",
+    "domain::observed",
+    "kernel::findings",
+    "printable",
+];
 
 /// What is not pure: it asks the system for something, or changes it.
 const EFFECTS: &[&str] = &[
