@@ -6,6 +6,7 @@ use std::io::ErrorKind;
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 
 use anyhow::{Context, Result, ensure};
+use reuseport_lb::domain::buckets::Buckets;
 use reuseport_lb::domain::listener::{Listener, Protocol};
 use reuseport_lb::domain::table::{Change, Member, Table};
 use reuseport_lb::kernel::group::{Group, Policy};
@@ -43,6 +44,7 @@ struct Steering {
     by: By,
     to: SocketAddr,
     group: Option<Group>,
+    buckets: Buckets,
     table: Table,
     sockets: HashMap<u16, Socket>,
 }
@@ -121,7 +123,14 @@ impl Steering {
             let policy = Policy::default();
             group = Some(Group::load_tracking(&listener, policy, &pins, by == By::Ours)?);
         }
-        let mut all = Self { by, to, group, table: Table::default(), sockets: HashMap::new() };
+        let mut all = Self {
+            by,
+            to,
+            group,
+            buckets: Buckets::default(),
+            table: Table::default(),
+            sockets: HashMap::new(),
+        };
         (0..WORKERS).try_for_each(|slot| all.open(slot))?;
         all.publish(&(0..WORKERS).collect::<Vec<_>>(), None);
         Ok(all)
@@ -151,9 +160,9 @@ impl Steering {
         let Some(group) = &self.group else { return };
         let keeps = |slot| Some(slot) != gone;
         if self.by == By::Ours {
-            group.cut(keeps);
+            self.buckets.cut(group.memory(), keeps);
             let members: Vec<Member> = slots.iter().map(|slot| Member::new(&name(*slot), *slot, 1)).collect();
-            group.publish(self.table.rebalance(&members), keeps);
+            self.buckets.publish(group.memory(), self.table.rebalance(&members), keeps);
             return;
         }
         let owners: Vec<u16> = if self.by == By::Maglev {
@@ -162,7 +171,7 @@ impl Steering {
             (0..=u16::MAX).map(|bucket| slots[usize::from(bucket) % slots.len()]).collect()
         };
         let changes: Vec<Change> = (0..=u16::MAX).zip(owners).collect();
-        group.publish(changes, keeps);
+        self.buckets.publish(group.memory(), changes, keeps);
     }
 
     fn change(&mut self, event: Event) -> Result<()> {

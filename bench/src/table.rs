@@ -6,6 +6,7 @@ use std::time::Instant;
 
 use anyhow::Result;
 use hashring::HashRing;
+use reuseport_lb::domain::buckets::Buckets;
 use reuseport_lb::domain::listener::{Listener, Protocol};
 use reuseport_lb::domain::table::{Change, Member, Table};
 use reuseport_lb::kernel::group::{Group, Policy};
@@ -144,11 +145,11 @@ pub(crate) fn publish(record: &mut Record, world: &World) -> Result<()> {
             let all: Vec<u16> = (0..workers).collect();
             let less: Vec<u16> = all.iter().copied().filter(|slot| *slot != workers / 2).collect();
             let mut table = Table::default();
-            group.publish(ours(&mut table, &all), |_| true);
+            Buckets::default().publish(group.memory(), ours(&mut table, &all), |_| true);
             let mut mine = Vec::new();
             for slots in [&less, &all].repeat(rounds) {
                 let begun = Instant::now();
-                group.publish(ours(&mut table, slots), |_| true);
+                Buckets::default().publish(group.memory(), ours(&mut table, slots), |_| true);
                 mine.push(begun.elapsed().as_secs_f64() * 1000.0);
             }
             record.add(
@@ -164,7 +165,11 @@ pub(crate) fn publish(record: &mut Record, world: &World) -> Result<()> {
                 let begun = Instant::now();
                 let after = assign(slots);
                 let moved = (0..=u16::MAX).zip(before.iter().zip(&after)).filter(|(_, (a, b))| a != b);
-                group.publish(moved.map(|(bucket, (_, slot))| (bucket, *slot)), |_| true);
+                Buckets::default().publish(
+                    group.memory(),
+                    moved.map(|(bucket, (_, slot))| (bucket, *slot)),
+                    |_| true,
+                );
                 times.push(begun.elapsed().as_secs_f64() * 1000.0);
                 before = after;
             }

@@ -1,16 +1,18 @@
 //! The command line, as the user wrote it. Not: what it does (`cmd/`).
 
+mod launch;
 mod values;
 
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory, Parser, Subcommand};
 
 use crate::config::{self, Ready};
 use crate::daemon::Paths;
 use crate::domain::listener::Listener;
-use crate::kernel::{bpffs, launch};
+use crate::kernel::bpffs;
+use crate::kernel::launch::COMMAND;
 use crate::service::Target;
 
 const EXAMPLES: &str = "\
@@ -39,7 +41,7 @@ impl Cli {
     pub fn parse<T: Into<std::ffi::OsString> + Clone>(
         line: impl IntoIterator<Item = T>,
     ) -> Result<Self, clap::Error> {
-        Self::try_parse_from(line).map_err(values::explain)
+        Self::try_parse_from(line).map_err(|error| values::explain(error, &Self::command()))
     }
 }
 
@@ -180,8 +182,8 @@ Examples:
   reuseport-lb stop --keep             workers go on without it, until the next daemon takes them over
   reuseport-lb stop --runtime-dir /run/other")]
     Stop(Stop),
-    #[command(name = launch::COMMAND, hide = true)]
-    Launch(launch::Arguments),
+    #[command(name = COMMAND, hide = true)]
+    Launch(launch::Options),
     #[command(name = bpffs::UNMOUNT, hide = true)]
     Unmount { bpffs: PathBuf },
 }
@@ -331,7 +333,6 @@ pub(crate) struct Stop {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use clap::CommandFactory;
 
     #[test]
     fn the_command_line_is_consistent() {

@@ -13,6 +13,7 @@ use tracing_subscriber::field::RecordFields;
 use tracing_subscriber::fmt::format::{DefaultFields, Format, Writer};
 use tracing_subscriber::fmt::{FormatFields, SubscriberBuilder};
 
+use crate::kernel::output::OutputSink;
 use crate::kernel::rights;
 use crate::printable::inline;
 
@@ -167,6 +168,19 @@ pub fn put(text: &[u8]) {
 #[must_use]
 pub fn has_room(bytes: usize) -> bool {
     DAEMON.get().is_none_or(|queue| queue.lock().waiting.len() + bytes <= ROOM / 2)
+}
+
+/// The daemon's standard error, for what workers write.
+pub struct StandardError;
+
+impl OutputSink for StandardError {
+    fn has_room(&self, bytes: usize) -> bool {
+        has_room(bytes)
+    }
+
+    fn put(&self, bytes: &[u8]) {
+        put(bytes);
+    }
 }
 
 /// Before the end: waits for what is still to be written, if somebody reads it.

@@ -10,6 +10,7 @@ use aya::programs::loaded_programs;
 use aya::sys::{Stats, enable_stats};
 use bench::baseline::Baseline;
 use reuseport_lb::config::{Affinity, WhenBusy};
+use reuseport_lb::domain::buckets::Buckets;
 use reuseport_lb::domain::listener::{Listener, Protocol};
 use reuseport_lb::domain::table::{Member, Table};
 use reuseport_lb::kernel::group::{Group, Policy};
@@ -78,7 +79,11 @@ impl Candidate {
     fn start_moving(&mut self) {
         if let Some(group) = &self.group {
             let owners = group.owners();
-            group.publish((0..=u16::MAX).zip(owners.iter().map(|slot| (slot + 1) % WORKERS)), |_| true);
+            Buckets::default().publish(
+                group.memory(),
+                (0..=u16::MAX).zip(owners.iter().map(|slot| (slot + 1) % WORKERS)),
+                |_| true,
+            );
         }
     }
 }
@@ -264,7 +269,7 @@ fn ours(
     }
     let members: Vec<Member> =
         (0..WORKERS).map(|slot| Member::new(&format!("bench/{slot}"), slot, 1)).collect();
-    group.publish(Table::default().rebalance(&members), |_| true);
+    Buckets::default().publish(group.memory(), Table::default().rebalance(&members), |_| true);
     let program_id = group.program_id();
     Ok(Candidate { name, program_id, listener, sockets, group: Some(group), _keep: Box::new(()) })
 }

@@ -5,6 +5,7 @@ use std::net::Ipv4Addr;
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
+use reuseport_lb::domain::buckets::Buckets;
 use reuseport_lb::domain::listener::{Listener, Protocol};
 use reuseport_lb::domain::table::{Member, Table};
 use reuseport_lb::kernel::group::{Group, Policy};
@@ -35,7 +36,7 @@ fn main() -> Result<()> {
             {
                 let members: Vec<Member> = range.map(|n| Member::new(&format!("web/{n}"), n, 1)).collect();
                 let begun = Instant::now();
-                group.publish(table.rebalance(&members), |_| true);
+                Buckets::default().publish(group.memory(), table.rebalance(&members), |_| true);
                 times[at].push(begun.elapsed());
                 match (at, &first) {
                     (0, _) => first = Some(table.clone()),

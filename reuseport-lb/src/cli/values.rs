@@ -1,9 +1,8 @@
 //! Values of options: numbers with their limits, `+1`; and commands that do not exist.
 
-use clap::CommandFactory;
+use clap::Command;
 use clap::error::{ContextKind, ContextValue, Error, ErrorKind};
 
-use super::Cli;
 use crate::config::{self, MAX_WORKERS};
 use crate::service::Target;
 
@@ -64,7 +63,7 @@ const HARMLESS: [&str; 6] = ["run", "exec", "status", "check", "doctor", "trace"
 
 /// Says more of an error than the parser does: a word that is no command proposes none that ends
 /// anything, as `top` would `stop`.
-pub(super) fn explain(error: Error) -> Error {
+pub(super) fn explain(error: Error, whole: &Command) -> Error {
     let Some(ContextValue::String(word)) = error.get(ContextKind::InvalidSubcommand) else { return error };
     if error.kind() != ErrorKind::InvalidSubcommand {
         return error;
@@ -73,13 +72,13 @@ pub(super) fn explain(error: Error) -> Error {
     let near = near.map(|near| format!("did you mean `{near}`? ")).unwrap_or_default();
     let hint = near + "`reuseport-lb --help` lists all commands";
     let text = format!("unrecognized subcommand '{}': {hint}\n", word.escape_debug());
-    Error::raw(ErrorKind::InvalidSubcommand, text).with_cmd(&Cli::command())
+    Error::raw(ErrorKind::InvalidSubcommand, text).with_cmd(whole)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cli::Command;
+    use crate::cli::{Cli, Command};
 
     fn refused(line: &[&str]) -> String {
         let error = Cli::parse(["x"].iter().chain(line)).unwrap_err();

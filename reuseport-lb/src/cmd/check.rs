@@ -5,15 +5,17 @@ use std::time::Duration;
 use anyhow::Result;
 use serde_json::json;
 
+use super::print::{print, print_json};
 use crate::cli;
 use crate::config::{self, Invalid, Overload, Service, WhenBusy};
 use crate::daemon::startable;
+use crate::kernel::host;
 use crate::printable::{self, inline};
 
 pub(super) fn run(arguments: &cli::Check) -> Result<()> {
     let services = match arguments.offline {
-        true => config::read_offline(&arguments.file)?,
-        false => config::read(&arguments.file)?,
+        true => config::read(&arguments.file, config::any_user)?,
+        false => config::read(&arguments.file, host::find_user)?,
     };
     if !arguments.offline {
         services
@@ -25,11 +27,11 @@ pub(super) fn run(arguments: &cli::Check) -> Result<()> {
     if arguments.json {
         let described: Vec<_> = services.iter().map(as_json).collect();
         let all = json!({ "services": described, "warnings": warnings });
-        return super::print_json(&serde_json::to_string_pretty(&all)?);
+        return print_json(&serde_json::to_string_pretty(&all)?);
     }
     let described: String = services.iter().map(as_text).collect();
     let warned: String = warnings.iter().map(|line| format!("warning: {line}\n")).collect();
-    super::print(&format!("{} is valid\n{described}{warned}", printable::path(&arguments.file)))
+    print(&format!("{} is valid\n{described}{warned}", printable::path(&arguments.file)))
 }
 
 fn as_json(service: &Service) -> serde_json::Value {

@@ -7,6 +7,7 @@ use std::path::Path;
 use anyhow::{Result, bail};
 
 use super::client::Client;
+use super::print::{print, print_json};
 use crate::cli;
 use crate::config::{self, Service, WhenBusy};
 use crate::daemon::startable;
@@ -25,7 +26,7 @@ use crate::service::state_file;
 
 pub(super) fn run(arguments: &cli::Doctor, paths: &Paths) -> Result<()> {
     let services = match &arguments.config {
-        Some(file) => config::read(file)?,
+        Some(file) => config::read(file, host::find_user)?,
         None => vec![Service::demo_here(socket::has_ipv6())],
     };
     let mut checks = checks(&services, paths)?;
@@ -33,9 +34,9 @@ pub(super) fn run(arguments: &cli::Doctor, paths: &Paths) -> Result<()> {
     checks.extend(config::warnings(&services).into_iter().map(places::worth_a_word));
     let report = Report::new(host::release(), checks);
     if arguments.json {
-        super::print_json(&serde_json::to_string_pretty(&report)?)?;
+        print_json(&serde_json::to_string_pretty(&report)?)?;
     } else {
-        super::print(&report.text())?;
+        print(&report.text())?;
     }
     match report.count(Verdict::Failure) {
         0 => Ok(()),
@@ -100,7 +101,7 @@ fn place_for_pins(place: &Path) -> Result<Bpffs> {
 fn programs(services: &[Service], bpffs: &Path) -> Vec<Check> {
     let mut kinds: Vec<(String, Listener, Policy)> = Vec::new();
     for service in services {
-        let policy = Policy::of(service);
+        let policy = Policy::from(service);
         for listener in &service.listen {
             let family = if listener.address.is_ipv6() { "IPv6" } else { "IPv4" };
             let mut kind = format!("{} over {family}, affinity {}", listener.protocol, service.affinity);

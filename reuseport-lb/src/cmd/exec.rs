@@ -2,6 +2,7 @@
 
 use anyhow::Result;
 
+use super::names;
 use crate::api::join;
 use crate::cli;
 use crate::config::Invalid;
@@ -9,16 +10,15 @@ use crate::daemon::Paths;
 use crate::kernel::executable;
 use crate::kernel::launch;
 use crate::member::{JoinOptions, Member};
-use crate::service;
 
 pub(super) fn run(arguments: &cli::Exec, paths: &Paths) -> Result<()> {
     let cli::Exec { service, weight, command, .. } = arguments;
-    super::service(service, "exec")?;
+    names::service(service, "exec")?;
     let worker =
         arguments.name.as_deref().map(|name| full_name(service, name)).transpose().map_err(Invalid)?;
     // Before joining: a worker that cannot start would only come and go.
     let program = command.first().map_or("", String::as_str);
-    let found = service::find_program(program).map_err(anyhow::Error::msg)?;
+    let found = executable::find_program(program).map_err(anyhow::Error::msg)?;
     let path = if program.contains('/') { program.into() } else { found };
     executable::look(&path).map_err(|obstacle| anyhow::Error::msg(obstacle.to_string()))?;
     let member = Member::join(&JoinOptions {

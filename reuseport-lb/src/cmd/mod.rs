@@ -5,6 +5,8 @@ mod client;
 mod doctor;
 mod drain;
 mod exec;
+mod names;
+mod print;
 mod reload;
 mod restart;
 mod run;
@@ -17,10 +19,8 @@ mod weight;
 use anyhow::{Context, Result};
 
 use crate::cli::{Cli, Command};
-use crate::config::{self, Invalid};
 use crate::kernel::{bpffs, launch};
 use crate::logging;
-use crate::printable;
 
 /// Does what the command line says.
 pub fn run(cli: Cli) -> Result<()> {
@@ -48,60 +48,7 @@ pub fn run(cli: Cli) -> Result<()> {
         Command::Restart(arguments) => restart::run(&arguments, &paths),
         Command::Reload(_) => reload::run(&paths),
         Command::Stop(arguments) => stop::run(&arguments, &paths),
-        Command::Launch(arguments) => crate::embedded::run(launch::launch(arguments)?),
+        Command::Launch(arguments) => crate::embedded::run(launch::launch(arguments.into())?),
         Command::Unmount { bpffs } => bpffs::unmount(&bpffs),
-    }
-}
-
-/// Service and number of the worker `text`.
-fn worker(text: &str) -> Result<(&str, &str), Invalid> {
-    let wrong = |why: &str| {
-        Invalid(format!("{text:?} is not a worker{why}: write it like web/2, as `reuseport-lb status` does"))
-    };
-    let (service, number) = text.split_once('/').ok_or_else(|| wrong(", but perhaps a service"))?;
-    let digits = !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit());
-    if config::check_name(service).is_err() || !digits {
-        return Err(wrong(""));
-    }
-    Ok((service, number))
-}
-
-/// The worker `text`, as a path of the control socket.
-fn worker_path(text: &str, what: &str) -> Result<String, Invalid> {
-    let (service, number) = worker(text)?;
-    Ok(format!("/v1/workers/{service}/{number}/{what}"))
-}
-
-/// The service `text`, for a command that takes no worker.
-fn service<'a>(text: &'a str, command: &str) -> Result<&'a str, Invalid> {
-    if let Ok((service, number)) = worker(text) {
-        let mend = match command {
-            "exec" => format!("`{command} {service} --name {number}`"),
-            _ => format!("`{command} {service}`"),
-        };
-        return Err(Invalid(format!("{text:?} is a worker, and `{command}` takes a service: write {mend}")));
-    }
-    config::check_name(text)
-        .map(|()| text)
-        .map_err(|error| Invalid(format!("no service is called so: {error}")))
-}
-
-/// Prints to standard output, for people.
-fn print(text: &str) -> Result<()> {
-    write(&printable::printable(text))
-}
-
-/// Prints JSON, and ends the line.
-fn print_json(text: &str) -> Result<()> {
-    write(&(printable::json(text).into_owned() + "\n"))
-}
-
-/// A reader that has gone away (`| head`) ends the command.
-fn write(text: &str) -> Result<()> {
-    use std::io::Write;
-    let mut out = std::io::stdout().lock();
-    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
-        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => std::process::exit(0),
-        written => Ok(written?),
     }
 }

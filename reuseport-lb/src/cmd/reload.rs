@@ -3,10 +3,11 @@
 use anyhow::Result;
 
 use super::client::Client;
+use super::print::print;
 use crate::api::control::Reloaded;
 use crate::daemon::Paths;
 
 pub(super) fn run(paths: &Paths) -> Result<()> {
     let Reloaded { changes } = Client::new(paths)?.post_patiently("/v1/reload", &())?;
-    super::print(&format!("{changes}\n"))
+    print(&format!("{changes}\n"))
 }

@@ -3,6 +3,8 @@
 use anyhow::{Context, Result, bail};
 
 use super::client::Client;
+use super::names;
+use super::print::{print, print_json};
 use crate::api::control;
 use crate::cli;
 use crate::daemon::Paths;
@@ -11,8 +13,8 @@ use crate::service::Progress;
 pub(super) fn run(arguments: &cli::Restart, paths: &Paths) -> Result<()> {
     let what = &arguments.what;
     let path = match what.contains('/') {
-        true => super::worker_path(what, "restart")?,
-        false => format!("/v1/services/{}/restart", super::service(what, "restart")?),
+        true => names::worker_path(what, "restart")?,
+        false => format!("/v1/services/{}/restart", names::service(what, "restart")?),
     };
     let body = control::Restart {
         parallel: arguments.parallel.into(),
@@ -31,9 +33,9 @@ pub(super) fn run(arguments: &cli::Restart, paths: &Paths) -> Result<()> {
             Progress::Done { .. } => String::new(),
         };
         if arguments.json {
-            super::print_json(line)?
+            print_json(line)?
         } else {
-            super::print(&text)?
+            print(&text)?
         }
         let done = matches!(progress, Progress::Done { .. });
         if done {

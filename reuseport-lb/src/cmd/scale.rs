@@ -5,6 +5,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, bail};
 
 use super::client::Client;
+use super::names;
+use super::print::print;
 use crate::api::control;
 use crate::cli;
 use crate::daemon::Paths;
@@ -14,7 +16,7 @@ use crate::status;
 const LOOK: Duration = Duration::from_millis(20);
 
 pub(super) fn run(arguments: &cli::Scale, paths: &Paths) -> Result<()> {
-    let service = super::service(&arguments.service, "scale")?;
+    let service = names::service(&arguments.service, "scale")?;
     let client = Client::new(paths)?;
     let before = find(client.status(Some(service))?)?;
     let wanted = match arguments.workers {
@@ -23,7 +25,7 @@ pub(super) fn run(arguments: &cli::Scale, paths: &Paths) -> Result<()> {
     };
     let scaled: Scaled = client.post(&format!("/v1/services/{service}/scale"), &wanted)?;
     if arguments.no_wait {
-        return super::print(&format!("{service}: {} → {} workers begun\n", scaled.before, scaled.after));
+        return print(&format!("{service}: {} → {} workers begun\n", scaled.before, scaled.after));
     }
     let begun = Instant::now();
     loop {
@@ -36,7 +38,7 @@ pub(super) fn run(arguments: &cli::Scale, paths: &Paths) -> Result<()> {
         let new = |worker: &&status::Worker| !before.workers.iter().any(|known| known.name == worker.name);
         if own().count() == scaled.after && own().filter(new).all(|worker| worker.member) {
             let moved = now.moved - before.moved;
-            return super::print(&format!(
+            return print(&format!(
                 "{service}: {} → {} workers, {moved} of 65536 buckets moved\n",
                 scaled.before, scaled.after
             ));

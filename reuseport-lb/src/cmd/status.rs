@@ -3,16 +3,18 @@
 use anyhow::{Result, bail};
 
 use super::client::Client;
+use super::names;
+use super::print::{print, print_json};
 use crate::cli;
 use crate::daemon::Paths;
 use crate::status;
 
 pub(super) fn run(arguments: &cli::Status, paths: &Paths) -> Result<()> {
     let client = Client::new(paths)?;
-    let only = arguments.what.as_deref().filter(|what| super::worker(what).is_ok());
+    let only = arguments.what.as_deref().filter(|what| names::worker(what).is_ok());
     let mut status = match (arguments.what.as_deref(), only) {
-        (_, Some(name)) => client.status(Some(super::worker(name)?.0))?,
-        (Some(service), None) => client.status(Some(super::service(service, "status")?))?,
+        (_, Some(name)) => client.status(Some(names::worker(name)?.0))?,
+        (Some(service), None) => client.status(Some(names::service(service, "status")?))?,
         (None, None) => client.status(None)?,
     };
     if let Some(name) = only {
@@ -26,7 +28,7 @@ pub(super) fn run(arguments: &cli::Status, paths: &Paths) -> Result<()> {
     if arguments.json {
         let shown = |worker: &status::Worker| only.is_none_or(|only| only == worker.name);
         status.services.iter_mut().for_each(|service| service.workers.retain(shown));
-        return super::print_json(&serde_json::to_string_pretty(&status)?);
+        return print_json(&serde_json::to_string_pretty(&status)?);
     }
-    super::print(&status::render(&status, only))
+    print(&status::render(&status, only))
 }

@@ -5,6 +5,7 @@ use std::time::Duration;
 use anyhow::Result;
 
 use super::client::Client;
+use super::print::print;
 use crate::api::control::{self, Stopping};
 use crate::cli;
 use crate::daemon::{self, Paths};
@@ -19,5 +20,5 @@ pub(super) fn run(arguments: &cli::Stop, paths: &Paths) -> Result<()> {
         std::thread::sleep(LOOK);
     }
     let what = if arguments.keep { "stopped, its workers go on" } else { "stopped" };
-    super::print(&format!("{what} (process {pid})\n"))
+    print(&format!("{what} (process {pid})\n"))
 }

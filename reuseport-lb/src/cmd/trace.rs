@@ -3,13 +3,15 @@
 use anyhow::Result;
 
 use super::client::Client;
+use super::names;
+use super::print::{print, print_json};
 use crate::cli;
 use crate::daemon::Paths;
 use crate::printable::inline;
 use crate::service::trace::Decision;
 
 pub(super) fn run(arguments: &cli::Trace, paths: &Paths) -> Result<()> {
-    let service = super::service(&arguments.service, "trace")?;
+    let service = names::service(&arguments.service, "trace")?;
     let client = Client::new(paths)?;
     let mut left = arguments.count.unwrap_or(u64::MAX);
     client.lines(&format!("/v1/services/{service}/trace"), |line| {
@@ -17,8 +19,8 @@ pub(super) fn run(arguments: &cli::Trace, paths: &Paths) -> Result<()> {
             return Ok(left > 0);
         }
         match serde_json::from_str::<Decision>(line) {
-            Ok(_) if arguments.json => super::print_json(line)?,
-            Ok(decision) => super::print(&render(&decision))?,
+            Ok(_) if arguments.json => print_json(line)?,
+            Ok(decision) => print(&render(&decision))?,
             // Only the word of how many were missed is not a decision.
             Err(_) => crate::logging::put(format!("reuseport-lb: too slow: {}\n", inline(line)).as_bytes()),
         }

@@ -1,9 +1,11 @@
 //! Configuration: as the user wrote it → validated. Not: what a running service does with it.
 
+mod choices;
 mod errors;
 mod overlap;
 mod values;
 
+pub use choices::{Affinity, OnCrash, OnStall, WhenBusy, WhenEmpty};
 pub(crate) use errors::{nearest, plain};
 pub use overlap::warnings;
 pub use values::{Overload, Ready, duration};
@@ -34,79 +36,6 @@ pub const MAX_LISTENERS: usize = 64;
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 pub struct Invalid(pub String);
-
-/// What is hashed.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Affinity {
-    /// The 4-tuple: every connection for itself.
-    #[default]
-    Flow,
-    /// The client's address: a client keeps its worker.
-    Source,
-}
-
-impl std::fmt::Display for Affinity {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(match self {
-            Self::Flow => "flow",
-            Self::Source => "source",
-        })
-    }
-}
-
-/// What happens to new connections while no worker is ready.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum WhenEmpty {
-    /// They wait in the queue of a starting worker.
-    #[default]
-    Hold,
-    /// RST or ICMP port unreachable.
-    Reject,
-}
-
-/// What happens to new connections whose worker is busy.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum WhenBusy {
-    /// They wait in its queue, unless that is overloaded.
-    #[default]
-    Queue,
-    /// They go to the next worker that waits for work.
-    Next,
-}
-
-/// What happens to the buckets of a worker that crashed.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum OnCrash {
-    /// They wait for its successor, for `hold_timeout`.
-    #[default]
-    Hold,
-    /// They move to the other workers at once.
-    Migrate,
-}
-
-/// What happens to the process of a worker that stalls again and again.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum OnStall {
-    /// Nothing: others get what comes and what waits, until it accepts again.
-    #[default]
-    Avoid,
-    /// It is replaced.
-    Restart,
-}
-
-impl std::fmt::Display for OnStall {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(match self {
-            Self::Avoid => "avoid",
-            Self::Restart => "restart",
-        })
-    }
-}
 
 /// One validated service.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -263,35 +192,22 @@ pub(crate) fn check_name(name: &str) -> Result<(), String> {
 }
 
 /// Finds out whether there is such a user; the error says that there is none.
-type FindUser = fn(&str) -> Result<(), String>;
+pub type FindUser = fn(&str) -> Result<(), String>;
 
-/// Reads and validates a configuration file.
-pub fn read(path: &Path) -> Result<Vec<Service>, Invalid> {
-    read_with(path, on_this_machine)
-}
-
-/// Reads and validates a configuration file for another machine: whom it names need not be here.
-pub fn read_offline(path: &Path) -> Result<Vec<Service>, Invalid> {
-    read_with(path, |_| Ok(()))
-}
-
-fn read_with(path: &Path, find_user: FindUser) -> Result<Vec<Service>, Invalid> {
+/// Reads and validates a configuration file, with users that `find_user` finds.
+pub fn read(path: &Path, find_user: FindUser) -> Result<Vec<Service>, Invalid> {
     let text = std::fs::read_to_string(path)
         .map_err(|error| Invalid(format!("cannot read {}: {error}", printable::path(path))))?;
-    parse_with(&text, find_user)
-        .map_err(|Invalid(error)| Invalid(format!("{}: {error}", printable::path(path))))
+    parse(&text, find_user).map_err(|Invalid(error)| Invalid(format!("{}: {error}", printable::path(path))))
 }
 
-fn on_this_machine(user: &str) -> Result<(), String> {
-    crate::kernel::host::user(user).map(drop).map_err(|error| format!("{error:#}"))
+/// Takes each user for one that is there: for a configuration of another machine.
+pub fn any_user(_: &str) -> Result<(), String> {
+    Ok(())
 }
 
-/// Validates the text of a configuration.
-pub fn parse(text: &str) -> Result<Vec<Service>, Invalid> {
-    parse_with(text, on_this_machine)
-}
-
-fn parse_with(text: &str, find_user: FindUser) -> Result<Vec<Service>, Invalid> {
+/// Validates the text of a configuration, with users that `find_user` finds.
+pub fn parse(text: &str, find_user: FindUser) -> Result<Vec<Service>, Invalid> {
     let file: File = toml::from_str(text).map_err(|error| Invalid(errors::explain(text, &error)))?;
     let mut services = Vec::new();
     let mut names = HashMap::new();

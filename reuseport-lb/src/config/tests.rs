@@ -2,7 +2,13 @@
 
 use proptest::prelude::*;
 
-use super::*;
+use super::{parse as parse_with, *};
+use crate::kernel::host;
+
+/// With the users of this machine.
+fn parse(text: &str) -> Result<Vec<Service>, Invalid> {
+    parse_with(text, host::find_user)
+}
 
 const MINIMAL: &str = "[[service]]\nname = \"web\"\nlisten = [\"tcp://127.0.0.1:80\"]\n";
 
@@ -263,7 +269,7 @@ fn what_is_near_to_what_was_meant_is_named() {
 fn another_machine_may_have_other_users() {
     let text = format!("{MINIMAL}user = \"no-such-user\"\ncommand = [\"x\"]\n");
     assert!(parse(&text).unwrap_err().0.contains("line 4: there is no user"));
-    assert_eq!(parse_with(&text, |_| Ok(())).unwrap()[0].user.as_deref(), Some("no-such-user"));
+    assert_eq!(parse_with(&text, any_user).unwrap()[0].user.as_deref(), Some("no-such-user"));
     let wrong = format!("{MINIMAL}user = \"no-such-user\"\nworkers = -1\n");
     assert!(parse_with(&wrong, |_| Ok(())).unwrap_err().0.contains("line 5"));
 }

@@ -1,21 +1,24 @@
 //! The daemon: puts services, signals and the control socket together, and ends in order.
 
+mod abandoned;
 mod forgotten;
+mod own_rights;
+mod paths;
 mod runtime_dir;
 pub mod services;
 mod sockets;
 pub mod startable;
 
+pub use paths::Paths;
 pub use runtime_dir::{about_directory, is_locked};
 
 use std::cell::RefCell;
-use std::fs;
 use std::io::{self, IsTerminal};
 use std::path::PathBuf;
 use std::rc::Rc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Result, anyhow};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::LocalSet;
@@ -24,45 +27,21 @@ use tracing::{info, warn};
 use crate::api::control::Failure;
 use crate::config;
 use crate::daemon::services::{End, Occasion, Order, Registry};
-use crate::domain::listener::Listener;
-use crate::kernel::bpffs::{Pins, all_pins};
+use crate::kernel::bpffs::Pins;
 use crate::kernel::cgroup::Cgroups;
-use crate::kernel::host::{self, Access};
+use crate::kernel::host;
 use crate::kernel::rights;
 use crate::kernel::systemd::{self, Starting};
 use crate::kernel::waits::Waits;
 use crate::offload;
-use crate::service::sd_notify;
 use crate::service::state_file::{self, State, StateFile};
-use crate::service::{self, Claims, Command, START, Service, Surroundings};
+use crate::service::{self, Claims, Command, Service, Surroundings};
+use abandoned::{claimant, deciding, end_abandoned, end_in_time, holders, successors};
 use runtime_dir::Files;
 use sockets::Sockets;
 
 /// How long a configuration file may take to be read again.
 const PATIENCE: Duration = Duration::from_secs(5);
-
-/// How often is looked whether the successors of old workers are ready.
-const LOOK: Duration = Duration::from_millis(50);
-
-/// How often is looked whether old workers have ended.
-const GONE: Duration = Duration::from_secs(1);
-
-/// Where a daemon lives.
-#[derive(Clone, Debug)]
-pub struct Paths {
-    /// Its sockets and lock.
-    pub runtime_dir: PathBuf,
-    /// A BPF file system; mounted there if none is.
-    pub bpffs: PathBuf,
-}
-
-impl Paths {
-    /// The socket for administrators.
-    #[must_use]
-    pub fn control(&self) -> PathBuf {
-        self.runtime_dir.join("control.sock")
-    }
-}
 
 /// Where services come from.
 pub enum Source {
@@ -75,7 +54,7 @@ pub enum Source {
 impl Source {
     fn read(&self) -> Result<Vec<config::Service>, config::Invalid> {
         match self {
-            Self::File(file) => config::read(file),
+            Self::File(file) => config::read(file, host::find_user),
             Self::Arguments(service) => Ok(vec![(**service).clone()]),
         }
     }
@@ -273,7 +252,7 @@ impl Daemon<'_> {
             ));
         }
         self.abandoned.replace(abandoned);
-        give_up_rights(&self.files.paths)
+        own_rights::give_up(&self.files.paths)
     }
 
     /// The start failed. What was taken over is nobody's fault, and stays.
@@ -380,7 +359,8 @@ async fn read_again(file: Option<PathBuf>, runtime_dir: PathBuf) -> Result<Vec<c
             .into());
     };
     let path = file.clone();
-    let read = offload::in_thread_within(PATIENCE, "reading", move || config::read(&path)).await;
+    let read =
+        offload::in_thread_within(PATIENCE, "reading", move || config::read(&path, host::find_user)).await;
     let invalid = |error: String| Failure { error: format!("nothing is changed: {error}"), invalid: true };
     let services = match read {
         Ok(read) => read.map_err(|error| invalid(error.to_string()))?,
@@ -399,113 +379,6 @@ async fn read_again(file: Option<PathBuf>, runtime_dir: PathBuf) -> Result<Vec<c
         .map_err(|error| Failure::from(format!("nothing is changed: {error}")))?;
     config::warnings(&services).iter().for_each(|line| warn!("{line}"));
     Ok(services)
-}
-
-/// Where a service decided, whose workers have not been told to end.
-fn deciding(state: &State) -> impl Iterator<Item = &state_file::SavedListener> {
-    state.listeners.iter().filter(|saved| saved.since > 0 && !state.told)
-}
-
-/// Which of `states` decided for each listener; of those that say so, the one that says so last is right, and comes
-/// last.
-fn holders(states: &[State], named: impl Fn(&State) -> String) -> Vec<(Listener, String)> {
-    let mut listeners: Vec<(&State, &state_file::SavedListener)> =
-        states.iter().flat_map(|state| deciding(state).map(move |saved| (state, saved))).collect();
-    listeners.sort_by_key(|(_, saved)| saved.since);
-    listeners.into_iter().map(|(state, saved)| (saved.asked, named(state))).collect()
-}
-
-/// As what an abandoned service holds listeners.
-fn claimant(state: &State) -> String {
-    format!("{} of the daemon before", state.config.name)
-}
-
-/// The services after which the workers of an abandoned one can end.
-fn successors(state: &State, services: &[config::Service]) -> Vec<String> {
-    let had = |listener: &Listener| {
-        state.listeners.iter().any(|saved| [saved.asked, saved.bound].contains(listener))
-    };
-    let follows = |it: &&config::Service| it.name == state.config.name || it.listen.iter().any(had);
-    services.iter().filter(follows).map(|service| service.name.clone()).collect()
-}
-
-/// Ends old workers once their successors serve; until nothing is left of them, the state tells of them.
-async fn end_in_time(
-    state: State,
-    successors: Vec<String>,
-    registry: Rc<Registry>,
-    surroundings: Rc<Surroundings>,
-    abandoned: Rc<RefCell<Vec<State>>>,
-) {
-    let begun = Instant::now();
-    let mut file = state.file(&surroundings.runtime_dir);
-    let mut said = false;
-    let same = |other: &State| other.abandoned == state.abandoned;
-    for name in successors {
-        let mut decides = std::pin::pin!(registry.decides(&name));
-        loop {
-            let ready = registry.is_ready(&name).await != Some(false);
-            let wait = tokio::time::timeout(LOOK, &mut decides);
-            if ready && wait.await.is_ok() {
-                break;
-            }
-            tokio::time::sleep(LOOK).await;
-            if begun.elapsed() > START && !std::mem::replace(&mut said, true) {
-                warn!(service = name, "not ready yet, so the workers of the daemon before go on");
-            }
-            if !abandoned.borrow().iter().any(same) {
-                return;
-            }
-            if file.again_at().is_none_or(|at| at <= Instant::now()) && !file.is_there() {
-                file.write(&state);
-            }
-        }
-    }
-    let claimant = claimant(&state);
-    deciding(&state).for_each(|saved| surroundings.claims.withdraw(&saved.asked, &claimant));
-    let Some(at) = abandoned.borrow().iter().position(same) else { return };
-    let told = State { told: true, ..abandoned.borrow_mut().swap_remove(at) };
-    if !state.told {
-        end_abandoned(&state).await;
-        file.write(&told);
-    }
-    while service::is_left(&told) {
-        tokio::time::sleep(GONE).await;
-    }
-    file.remove();
-}
-
-/// Ends old workers, which finish what they have.
-async fn end_abandoned(state: &State) {
-    if !state.told {
-        info!(service = state.config.name, "the workers of the daemon before are told to end");
-        service::abandon(state).await;
-    }
-}
-
-/// Gives up the rights that nothing needs from here on, if the daemon's own files do without: root
-/// enters the folders of others by a right that it no longer has then.
-fn give_up_rights(paths: &Paths) -> Result<()> {
-    let (inside, run) = (Access::WRITE_OK | Access::EXEC_OK, Access::EXEC_OK);
-    let files = [
-        (paths.runtime_dir.clone(), inside),
-        (sd_notify::directory(&paths.runtime_dir), inside),
-        (state_file::directory(&paths.runtime_dir), inside),
-        (all_pins(&paths.bpffs), inside),
-        ("/proc/self/exe".into(), run),
-    ];
-    rights::drop_the_rest(|| files.into_iter().try_for_each(|(path, what)| within_reach(path, what)))
-}
-
-fn within_reach(path: PathBuf, what: Access) -> Result<()> {
-    host::reaches(&path, what).with_context(|| {
-        let place = fs::read_link(&path).unwrap_or(path);
-        format!(
-            "{} is out of reach for the daemon, which gives up the right to override permissions (CAP_DAC_OVERRIDE): \
-             put it where its user (root, if run with sudo) may go without",
-            place.display()
-        )
-    })
 }
 
 async fn any(signals: &mut [Signal; 2]) {

@@ -12,7 +12,7 @@ use crate::domain::observed::User;
 use crate::kernel::executable::{self, Obstacle};
 use crate::kernel::host;
 use crate::kernel::probe;
-use crate::service::{find_program, with_user};
+use crate::service::with_user;
 
 /// Looks at the user of a service's workers, and at their command.
 #[must_use]
@@ -74,13 +74,13 @@ fn worker<'a>(user: Option<&'a User>, runtime_dir: &Path) -> places::Worker<'a> 
 }
 
 fn command(program: &str, user: Option<&User>) -> Executable {
-    let found = find_program(program)?;
+    let found = executable::find_program(program)?;
     let look = || {
         // What is above the working directory does not count for a relative path. A user may find another
         // one in PATH than the daemon does: execvp(3) passes over what is closed.
         let path = match program.contains('/') {
             true => program.into(),
-            false => find_program(program).unwrap_or_else(|_| found.clone()),
+            false => executable::find_program(program).unwrap_or_else(|_| found.clone()),
         };
         (executable::look(&path), path)
     };

@@ -5,6 +5,7 @@ use reuseport_lb_common::layout::{Activity, Counters, Load, MAX_SLOTS, Table};
 use super::Check;
 use crate::config::Service;
 use crate::domain::listener::Protocol;
+use crate::kernel::findings::Memory;
 
 /// Descriptors of a daemon without services: standard ones, lock, sockets, runtime.
 const FILES: u64 = 24;
@@ -53,16 +54,6 @@ pub fn open_files(hard: u64, services: &[Service]) -> Check {
         );
     }
     Check::ok("open-files", format!("{uses}, of {hard}"))
-}
-
-/// The memory limit of a cgroup, in bytes.
-pub struct Memory {
-    /// Which cgroup.
-    pub cgroup: String,
-    /// Its limit.
-    pub limit: u64,
-    /// What is used of it.
-    pub used: u64,
 }
 
 /// Looks at what the maps of all groups need, on so many possible CPUs.

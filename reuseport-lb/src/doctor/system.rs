@@ -1,9 +1,8 @@
 //! What the kernel can do and what this process may: version, rights, BPF file system, program, the
 //! hand-over of connections.
 
-use std::time::Duration;
-
 use super::{Check, Tried};
+use crate::kernel::findings::HandOver;
 
 /// The first version with SK_REUSEPORT programs that migrate connections.
 const OLDEST: (u32, u32) = (5, 14);
@@ -99,17 +98,6 @@ pub fn program(kind: &str, tried: &Tried<()>) -> Check {
         ),
     }
     .about(kind)
-}
-
-/// What came of handing a queued connection from one listening socket to another.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum HandOver {
-    /// Whoever waited in epoll for the other one woke up after this time.
-    Woken(Duration),
-    /// The connection was there, but nobody was told.
-    Silent,
-    /// The connection was lost.
-    Lost,
 }
 
 /// Looks at how connections are handed over.

@@ -11,6 +11,7 @@ use super::places::*;
 use super::system::*;
 use super::*;
 use crate::config::{Ready, Service};
+use crate::kernel::findings::{HandOver, Memory};
 
 fn service(listen: &[&str], workers: usize) -> Service {
     Service::new("web", listen.iter().map(|it| it.parse().unwrap()).collect(), workers)

@@ -1,5 +1,5 @@
 //! Flows of UDP while their bucket gets another worker, PURE: entry + wish → entry. Not: which
-//! buckets get another worker (`table.rs`), nor when flows are looked at (`service/flows.rs`).
+//! buckets get another worker (`table.rs`), nor when flows are looked at (`flows.rs`).
 //!
 //! ```text
 //!             another worker                       no flow of A lives, or A is gone

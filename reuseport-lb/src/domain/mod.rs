@@ -3,6 +3,7 @@
 //! two [`ports`] come out.
 
 pub mod bucket_move;
+pub mod buckets;
 pub mod engine;
 pub mod flows;
 pub mod health;

@@ -1,5 +1,5 @@
 //! Whether this thread could execute a file: the file, the interpreter that its first line names, and
-//! the loader that it wants. Not: where a command is (`service/start.rs`).
+//! the loader that it wants; and where a command is.
 
 use std::fs::{self, File};
 use std::io::{self, ErrorKind, Read};
@@ -177,6 +177,22 @@ fn loader(file: &File, head: &[u8]) -> Option<PathBuf> {
         }
     }
     None
+}
+
+/// Where there is such a program, by path or in PATH.
+pub fn find_program(program: &str) -> Result<PathBuf, String> {
+    which::which(program).map_err(|_| {
+        let where_to = if program.contains('/') {
+            format!("there is no executable file {program}, seen from {}", current_directory().display())
+        } else {
+            format!("no executable {program} in the directories of PATH")
+        };
+        format!("command not found: {where_to}")
+    })
+}
+
+fn current_directory() -> PathBuf {
+    std::env::current_dir().unwrap_or_else(|_| Path::new(".").into())
 }
 
 #[cfg(test)]

@@ -1,14 +1,12 @@
 //! The kernel's side of one listener: program and maps. They are pinned, so they outlive the
 //! daemon; the program is attached to the SO_REUSEPORT group and lives as long as one of its sockets.
 
-mod flow_counter;
+mod decides;
+mod memory;
 
 use std::cell::{Cell, RefCell};
-use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
 
 use anyhow::{Context, Result, bail};
 use aya::Ebpf;
@@ -18,8 +16,7 @@ use aya::programs::{ProgramError, SkReuseport};
 use aya_log::EbpfLogger;
 use reuseport_lb_common::counters::complete;
 use reuseport_lb_common::layout::{
-    Activity, BUCKETS, Counters, EVENTS, Entry, Fitness, LAYOUT_VERSION, Load, MAX_SLOTS, NO_SLOT, Table,
-    attention, constant,
+    Activity, BUCKETS, Counters, EVENTS, Entry, LAYOUT_VERSION, MAX_SLOTS, NO_SLOT, Table, constant,
 };
 use reuseport_lb_common::offsets::Offsets;
 use socket2::Socket;
@@ -31,11 +28,11 @@ use super::offsets::offsets;
 pub use super::policy::Policy;
 use super::policy::program_name;
 use crate::config::WhenBusy;
-use crate::domain::bucket_move::{Constraint, constraint, moved};
 use crate::domain::listener::{Listener, Protocol};
 
-use flow_counter::Counted;
-pub use flow_counter::FlowCounter;
+pub use decides::Decides;
+pub use memory::GroupMemory;
+use memory::mapped;
 
 /// Names of pins; of maps they are those in the object as well, but for those of globals.
 const PROGRAM: &str = "program";
@@ -63,46 +60,15 @@ pub struct Group {
     ebpf: Ebpf,
     program: &'static str,
     sockets: ReusePortSockArray<MapData>,
-    table: Arc<Mapped<Table>>,
-    /// Which flows live; of UDP only. Mapped only while it is looked at, because it is large.
-    activity: Option<Arc<MapData>>,
-    /// The same of the program that decides, until this one does.
+    memory: GroupMemory,
+    /// Which flows live by the program that decides, until this one does.
     activity_before: RefCell<Option<MapData>>,
-    load: Mapped<Load>,
     counters: PerCpuArray<MapData, Counters>,
     program_id: u32,
     /// Whether its program is the one of the kernel's group; else that of another service is.
     pub decides: Decides,
-    /// Slots that new connections shall avoid; their buckets are marked.
-    unfit: BTreeMap<u16, Fitness>,
-    /// Flows as they were counted last.
-    counted: Arc<Mutex<Option<(Counted, Flows)>>>,
-    /// How often the table was written to, or flows were forgotten.
-    writes: Cell<u64>,
+    merges: Cell<u64>,
     settled: Cell<bool>,
-}
-
-/// Whether the program of a group decides, as its service and the list of all claims see it.
-#[derive(Clone)]
-pub struct Decides(Arc<AtomicBool>);
-
-impl Decides {
-    /// What both see at first.
-    #[must_use]
-    pub fn new(decides: bool) -> Self {
-        Self(Arc::new(decides.into()))
-    }
-
-    /// Whether it does.
-    #[must_use]
-    pub fn get(&self) -> bool {
-        self.0.load(Ordering::Relaxed)
-    }
-
-    /// Says so.
-    pub fn set(&self, decides: bool) {
-        self.0.store(decides, Ordering::Relaxed);
-    }
 }
 
 /// The counters of all CPUs added up.
@@ -112,17 +78,6 @@ pub struct Totals {
     pub events: [u64; EVENTS],
     /// Indexed by slot.
     pub selected: Box<[u64]>,
-}
-
-/// Flows that live in a group: as many sub-buckets as have one (see `Activity`).
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Flows {
-    /// Those that each slot has.
-    pub by_slot: Vec<u64>,
-    /// All.
-    pub live: u64,
-    /// Those that stay with the previous worker of a moving bucket.
-    pub kept: u64,
 }
 
 impl Group {
@@ -236,16 +191,12 @@ impl Group {
             ebpf,
             program: name,
             sockets,
-            table: Arc::new(table),
-            activity: activity.map(Arc::new),
+            memory: GroupMemory::new(table, load, activity),
             activity_before: RefCell::new(None),
-            load,
             counters,
             program_id,
             decides: Decides::new(true),
-            unfit: BTreeMap::new(),
-            counted: Arc::default(),
-            writes: Cell::new(0),
+            merges: Cell::new(0),
             settled: Cell::new(false),
         })
     }
@@ -253,15 +204,22 @@ impl Group {
     /// What lives in the group of the program that decides, or decided until now.
     fn take_flows(&self) {
         let before = self.activity_before.borrow().as_ref().and_then(mapped);
-        if let (Some(activity), Some(before)) = (self.activity(), before) {
+        if let (Some(activity), Some(before)) = (self.memory.activity(), before) {
             activity.merge(&before);
-            self.writes.update(|writes| writes + 1);
+            self.merges.update(|merges| merges + 1);
         }
     }
 
-    /// `None` for TCP.
-    fn activity(&self) -> Option<Mapped<Activity>> {
-        self.activity.as_deref().and_then(mapped)
+    /// How often flows were taken over: what was counted before is not true any more.
+    #[must_use]
+    pub fn merges(&self) -> u64 {
+        self.merges.get()
+    }
+
+    /// What is shared with its program.
+    #[must_use]
+    pub fn memory(&self) -> &GroupMemory {
+        &self.memory
     }
 
     /// It is attached: the pins are this program's from now on, and so are flows that were seen meanwhile.
@@ -305,7 +263,7 @@ impl Group {
     /// The slot of each bucket.
     #[must_use]
     pub fn owners(&self) -> Vec<u16> {
-        (0..BUCKETS as u32).map(|bucket| self.table.entry(bucket).slot()).collect()
+        (0..BUCKETS as u32).map(|bucket| self.memory.table().entry(bucket).slot()).collect()
     }
 
     /// Makes the program decide for the group that `socket` is in, or will be in; unless another decides.
@@ -352,195 +310,25 @@ impl Group {
         }
     }
 
-    /// Points buckets to slots; each takes effect at once, with one store. Flows of UDP that live stay
-    /// with their worker, if that `keeps` its flows.
-    pub fn publish(&self, changes: impl IntoIterator<Item = (u16, u16)>, keeps: impl Fn(u16) -> bool) {
-        let activity = self.activity();
-        for (bucket, slot) in changes {
-            let entry = match &activity {
-                None => Entry::steady(slot),
-                Some(activity) => {
-                    let before = self.table.entry(bucket.into());
-                    let entry = moved(before, slot, &keeps, activity.live(bucket, before.side()) != 0);
-                    if entry.is_moving() && !before.is_moving() {
-                        // Marks that an earlier worker left on this side are nobody's.
-                        activity.forget(bucket, entry.side(), u64::MAX);
-                    }
-                    entry
-                }
-            };
-            self.set(bucket, entry);
-        }
-    }
-
     /// The same buckets with the same flows as `other`, which is for the same listener.
     pub fn copy(&self, other: &Self) {
-        self.fill((0..BUCKETS as u32).map(|bucket| other.table.entry(bucket)));
+        self.fill((0..BUCKETS as u32).map(|bucket| other.memory.table().entry(bucket)));
         self.take_flows();
     }
 
-    fn fill(&self, entries: impl IntoIterator<Item = Entry>) {
-        (0..=u16::MAX).zip(entries).for_each(|(bucket, entry)| self.set(bucket, entry));
-    }
-
-    fn set(&self, bucket: u16, entry: Entry) {
-        let careful = self.tracing() || self.unfit.contains_key(&entry.slot());
-        self.table.set_entry(bucket, entry.with_care(careful));
-        self.writes.update(|writes| writes + 1);
-    }
-
-    fn entries(&self) -> impl Iterator<Item = (u16, Entry)> {
-        (0..=u16::MAX).map(|bucket| (bucket, self.table.entry(bucket.into())))
-    }
-
-    /// Buckets with a previous worker.
-    fn moving(&self) -> impl Iterator<Item = (u16, Entry)> {
-        self.entries().filter(|(_, entry)| entry.is_moving())
-    }
-
-    /// Where each moving bucket can move; all others can move anywhere.
-    pub fn constraints(&self, keeps: impl Fn(u16) -> bool) -> Vec<(u16, Constraint)> {
-        let mut moving = self.moving().peekable();
-        if self.activity.is_none() || moving.peek().is_none() {
-            return Vec::new();
-        }
-        let Some(activity) = self.activity() else { return Vec::new() };
-        let free = |(bucket, entry): (u16, Entry)| {
-            (bucket, constraint(entry, &keeps, activity.live(bucket, entry.side()) != 0))
-        };
-        moving.map(free).collect()
-    }
-
-    /// Takes flows from workers that do not keep theirs any more; how many, by slot. Buckets that
-    /// still point to such a worker are counted, and wait for [`Group::publish`].
-    pub fn cut(&self, keeps: impl Fn(u16) -> bool) -> BTreeMap<u16, u64> {
-        let mut cut = BTreeMap::new();
-        if self.activity.is_none() {
-            return cut;
-        }
-        let loses = |slot: u16| slot != NO_SLOT && !keeps(slot);
-        let mut losing =
-            self.entries().filter(|(_, entry)| loses(entry.slot()) || loses(entry.previous())).peekable();
-        // Mapping it costs more than all else.
-        if losing.peek().is_none() {
-            return cut;
-        }
-        let Some(activity) = self.activity() else { return cut };
-        for (bucket, entry) in losing {
-            let (current, previous) = (entry.slot(), entry.previous());
-            if current != NO_SLOT && !keeps(current) {
-                let flows = activity.live(bucket, entry.side());
-                *cut.entry(current).or_default() += u64::from(flows.count_ones());
-            }
-            if previous != NO_SLOT && !keeps(previous) {
-                let flows = activity.live(bucket, 1 - entry.side());
-                *cut.entry(previous).or_default() += u64::from(flows.count_ones());
-                self.set(bucket, entry.with_previous(NO_SLOT));
-                activity.forget(bucket, 1 - entry.side(), u64::MAX);
-            }
-        }
-        cut
-    }
-
-    /// Whether any bucket points to one of `these` slots.
-    pub fn points_to(&self, these: impl Fn(u16) -> bool) -> bool {
-        self.entries().any(|(_, entry)| these(entry.slot()) || these(entry.previous()))
-    }
-
-    /// Ends the move of each bucket whose old flows are quiet; how many those are.
-    pub fn sweep(&self) -> usize {
-        if self.activity.is_none() || self.moving().next().is_none() {
-            return 0;
-        }
-        let Some(activity) = self.activity() else { return 0 };
-        let quiet = self.moving().filter(|(bucket, entry)| activity.live(*bucket, 1 - entry.side()) == 0);
-        quiet.map(|(bucket, entry)| self.set(bucket, entry.with_previous(NO_SLOT))).count()
-    }
-
-    /// Begins another epoch: forgets flows that were silent in all others.
-    pub fn rotate(&self) {
-        let Some(activity) = self.activity() else { return };
-        self.writes.update(|writes| writes + 1);
-        for (bucket, entry) in self.entries() {
-            activity.renew(bucket, entry.aged());
-            self.table.set_entry(bucket, entry.aged());
-        }
-    }
-
-    /// Whether buckets are moving, for each bucket.
-    pub fn mark_moving(&self, moving: &mut [bool]) {
-        self.moving().for_each(|(bucket, ..)| moving[usize::from(bucket)] = true);
-    }
-
-    /// Adds the flows that stay with each slot although others get the new ones of their bucket.
-    pub fn add_staying(&self, flows: &mut [u64]) {
-        if self.activity.is_none() || self.moving().next().is_none() {
-            return;
-        }
-        let Some(activity) = self.activity() else { return };
-        for (bucket, entry) in self.moving() {
-            if let Some(flows) = flows.get_mut(usize::from(entry.previous())) {
-                *flows += u64::from(activity.live(bucket, 1 - entry.side()).count_ones());
-            }
-        }
-    }
-
-    /// What counts flows, anywhere; `None` for TCP. They are the same as long as there were no other
-    /// `decisions`.
-    #[must_use]
-    pub fn flow_counter(&self, decisions: u64) -> Option<FlowCounter> {
-        let activity = self.activity.clone()?;
-        let (table, known) = (self.table.clone(), self.counted.clone());
-        Some(FlowCounter::new(table, activity, known, (decisions, self.writes.get())))
-    }
-
-    /// Flows that live; `None` for TCP. Looks at 4 MiB; takes about a millisecond.
-    #[must_use]
-    pub fn flows(&self) -> Option<Flows> {
-        self.flow_counter(u64::MAX)?.count()
-    }
-
-    /// Says whether new connections shall avoid `slot`. Looks at all buckets; takes about 50 us.
-    pub fn set_fitness(&mut self, slot: u16, fitness: Fitness) {
-        let before = match fitness {
-            Fitness::Fit => self.unfit.remove(&slot),
-            unfit => self.unfit.insert(slot, unfit),
-        };
-        if before.unwrap_or(Fitness::Fit) == fitness {
-            return;
-        }
-        self.load.lines[usize::from(slot)].set_fitness(fitness);
-        let others = self.table.attention.get() & !attention::AVOID;
-        self.table.attention.set(if self.unfit.is_empty() { others } else { others | attention::AVOID });
-        self.entries()
-            .filter(|(_, entry)| entry.slot() == slot)
-            .for_each(|(bucket, entry)| self.set(bucket, entry));
-    }
-
-    /// Slots that new connections avoid.
-    #[must_use]
-    pub fn unfit(&self) -> Vec<(u16, Fitness)> {
-        self.unfit.iter().map(|(slot, fitness)| (*slot, *fitness)).collect()
+    /// Replaces all entries, of a program that nobody traces yet and that knows of nobody who is not fit.
+    pub(super) fn fill(&self, entries: impl IntoIterator<Item = Entry>) {
+        let table = self.memory.table();
+        (0..=u16::MAX)
+            .zip(entries)
+            .for_each(|(bucket, entry)| table.set_entry(bucket, entry.with_care(false)));
     }
 
     /// Says which slots are ready, and which there are for when none of those is.
     pub fn set_rosters(&self, ready: &[u16], waiting: &[u16]) {
-        self.load.ready.set(ready);
-        self.load.waiting.set(waiting);
-    }
-
-    /// Whether every decision is written to the log ring. Marks all buckets; takes about 50 us.
-    pub fn trace(&self, on: bool) {
-        if on == self.tracing() {
-            return;
-        }
-        let others = self.table.attention.get() & !attention::TRACE;
-        self.table.attention.set(if on { others | attention::TRACE } else { others });
-        self.entries().for_each(|(bucket, entry)| self.set(bucket, entry));
-    }
-
-    fn tracing(&self) -> bool {
-        self.table.attention.get() & attention::TRACE != 0
+        let load = self.memory.load();
+        load.ready.set(ready);
+        load.waiting.set(waiting);
     }
 
     /// The reader of the program's log ring, which hands each line to `sink`. There is only one.
@@ -574,12 +362,6 @@ fn renewed(name: &str) -> String {
 /// Whether flows are more than one decision.
 fn is_tracked(listener: &Listener) -> bool {
     listener.protocol == Protocol::Udp
-}
-
-/// The value of a map of activity. Without it, flows are not seen for once.
-fn mapped(map: &MapData) -> Option<Mapped<Activity>> {
-    // SAFETY: by its layout, the value is an `Activity`, whose fields are all `Shared`.
-    unsafe { Mapped::new(map.fd()) }.inspect_err(|error| warn!("cannot look at flows: {error:#}")).ok()
 }
 
 /// All entries of a table that was pinned, by whatever version.

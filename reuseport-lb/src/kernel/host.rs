@@ -85,6 +85,11 @@ pub fn user(name: &str) -> Result<User> {
     }
 }
 
+/// Fails with a line for people if the password database has no user `name`.
+pub fn find_user(name: &str) -> Result<(), String> {
+    user(name).map(drop).map_err(|error| format!("{error:#}"))
+}
+
 /// Makes a directory with this mode, whatever the umask is, and those above it, which everybody may go through; one
 /// that is there gets the mode.
 pub fn make_directory(path: &Path, mode: u32) -> io::Result<()> {

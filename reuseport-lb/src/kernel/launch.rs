@@ -4,6 +4,7 @@
 //! It is a program of its own because `LISTEN_PID` must be the worker's process id, which nobody
 //! knows before the fork, and because little is allowed between fork and exec.
 
+use std::ffi::OsString;
 use std::io::{self, Read, Write};
 use std::os::fd::{IntoRawFd, RawFd};
 use std::os::unix::process::CommandExt;
@@ -16,7 +17,6 @@ use nix::unistd::{Gid, Uid, initgroups, setgid, setuid};
 use socket2::Socket;
 
 use super::cgroup::Cgroup;
-use super::process::Launch;
 use super::rights;
 
 /// The first descriptor that a worker gets (SD_LISTEN_FDS_START, sd_listen_fds(3)).
@@ -26,48 +26,59 @@ pub const FIRST_FD: RawFd = 3;
 pub const COMMAND: &str = "launch";
 
 /// What the daemon tells its child.
-#[derive(Clone, Debug, clap::Args)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Arguments {
-    #[arg(long)]
-    name: String,
-    #[arg(long, value_delimiter = ',')]
-    fds: Vec<RawFd>,
-    /// Colon-separated, as in LISTEN_FDNAMES.
-    #[arg(long)]
-    fd_names: String,
-    #[arg(long)]
-    notify: PathBuf,
-    #[arg(long)]
-    cgroup: Option<PathBuf>,
-    #[arg(long)]
-    user: Option<String>,
-    /// In microseconds.
-    #[arg(long)]
-    watchdog: Option<u64>,
-    #[arg(last = true)]
-    command: Vec<String>,
+    /// Like `web/2`.
+    pub name: String,
+    /// Descriptors of its sockets.
+    pub fds: Vec<RawFd>,
+    /// Their names, colon-separated, as in LISTEN_FDNAMES.
+    pub fd_names: String,
+    /// The socket that hears its `READY=1`.
+    pub notify: PathBuf,
+    /// What it is to enter.
+    pub cgroup: Option<PathBuf>,
+    /// Whom it is to become.
+    pub user: Option<String>,
+    /// How often it has to say `WATCHDOG=1`, in microseconds.
+    pub watchdog: Option<u64>,
+    /// Program and arguments; empty: the embedded worker.
+    pub command: Vec<String>,
 }
 
-pub(super) fn arguments(launch: &Launch<'_>, fds: &[RawFd]) -> Vec<std::ffi::OsString> {
-    let fds: Vec<String> = fds.iter().map(ToString::to_string).collect();
-    let names: Vec<&str> = launch.sockets.iter().map(|(_, name)| name.as_str()).collect();
-    let mut arguments: Vec<std::ffi::OsString> = vec![COMMAND.into()];
-    arguments.extend(["--name".into(), launch.name.into()]);
-    arguments.extend(["--fds".into(), fds.join(",").into()]);
-    arguments.extend(["--fd-names".into(), names.join(":").into()]);
-    arguments.extend(["--notify".into(), launch.notify.into()]);
-    if let Some(cgroup) = launch.cgroup {
-        arguments.extend(["--cgroup".into(), cgroup.path().into()]);
+impl Arguments {
+    /// The command line that says it: [`COMMAND`] and options.
+    #[must_use]
+    pub fn line(&self) -> Vec<OsString> {
+        let fds: Vec<String> = self.fds.iter().map(ToString::to_string).collect();
+        let mut line: Vec<OsString> = vec![COMMAND.into()];
+        line.extend(["--name".into(), self.name.clone().into()]);
+        line.extend(["--fds".into(), fds.join(",").into()]);
+        line.extend(["--fd-names".into(), self.fd_names.clone().into()]);
+        line.extend(["--notify".into(), self.notify.clone().into()]);
+        if let Some(cgroup) = &self.cgroup {
+            line.extend(["--cgroup".into(), cgroup.clone().into()]);
+        }
+        if let Some(user) = &self.user {
+            line.extend(["--user".into(), user.clone().into()]);
+        }
+        if let Some(watchdog) = self.watchdog {
+            line.extend(["--watchdog".into(), watchdog.to_string().into()]);
+        }
+        line.push("--".into());
+        line.extend(self.command.iter().map(Into::into));
+        line
     }
-    if let Some(user) = launch.user {
-        arguments.extend(["--user".into(), user.name.clone().into()]);
+
+    fn identity(&self) -> Identity<'_> {
+        Identity {
+            name: &self.name,
+            sockets: self.fds.len(),
+            socket_names: &self.fd_names,
+            notify: &self.notify,
+            watchdog: self.watchdog.map(Duration::from_micros),
+        }
     }
-    if let Some(watchdog) = launch.watchdog {
-        arguments.extend(["--watchdog".into(), watchdog.as_micros().to_string().into()]);
-    }
-    arguments.push("--".into());
-    arguments.extend(launch.command.iter().map(Into::into));
-    arguments
 }
 
 /// What the embedded worker, which stays in this process, needs to know.
@@ -124,18 +135,6 @@ pub fn launch(arguments: Arguments) -> Result<Embedded> {
     }
     command.args(rest);
     Err(become_command(command, &arguments.identity()))
-}
-
-impl Arguments {
-    fn identity(&self) -> Identity<'_> {
-        Identity {
-            name: &self.name,
-            sockets: self.fds.len(),
-            socket_names: &self.fd_names,
-            notify: &self.notify,
-            watchdog: self.watchdog.map(Duration::from_micros),
-        }
-    }
 }
 
 /// Waits until the daemon has written down that this process is there: if it dies before, nobody

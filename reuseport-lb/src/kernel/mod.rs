@@ -10,6 +10,7 @@ pub mod closing;
 pub mod datagram;
 pub mod executable;
 pub mod fd_passing;
+pub mod findings;
 pub mod group;
 pub mod host;
 pub mod launch;

@@ -6,9 +6,6 @@ use std::os::fd::{AsFd, AsRawFd};
 
 use socket2::Socket;
 
-use super::socket::unbound;
-use crate::domain::listener::Listener;
-
 /// The longest of the options below.
 const LONGEST: usize = 16;
 
@@ -69,9 +66,9 @@ const OPTIONS: &[(i32, i32)] = &[
     (libc::IPPROTO_UDP, libc::UDP_SEGMENT),
 ];
 
-/// Puts a socket of `listener` back to what a new one has; what waits in it stays. An error names what
+/// Puts a socket back to what the one has that `make` makes; what waits in it stays. An error names what
 /// cannot be put back: then only a new socket helps.
-pub fn reset(socket: &Socket, listener: &Listener) -> io::Result<()> {
+pub(super) fn reset(socket: &Socket, make: impl FnOnce() -> io::Result<Socket>) -> io::Result<()> {
     match set(socket, (libc::SOL_SOCKET, libc::SO_DETACH_FILTER), &[0; 4]) {
         Err(error) if error.raw_os_error() != Some(libc::ENOENT) => {
             return Err(because("its filter cannot be taken off (SO_LOCK_FILTER)", &error));
@@ -80,7 +77,7 @@ pub fn reset(socket: &Socket, listener: &Listener) -> io::Result<()> {
     }
     socket.set_nonblocking(false).map_err(|error| because("O_NONBLOCK", &error))?;
     // Without room for one more descriptor no process can be started either, and this is done again before the next try.
-    let Ok(new) = unbound(listener) else { return Ok(()) };
+    let Ok(new) = make() else { return Ok(()) };
     for option in OPTIONS {
         // Those of another protocol or family do not exist here.
         let (Ok(wanted), Ok(found)) = (get(&new, *option), get(socket, *option)) else { continue };
@@ -130,6 +127,8 @@ mod tests {
     use socket2::SockAddr;
 
     use super::*;
+    use crate::domain::listener::Listener;
+    use crate::kernel::socket::unbound;
 
     /// Options that were set to something else, on a bound or listening socket, are as on a new one.
     #[test]
@@ -151,7 +150,7 @@ mod tests {
                 changed += usize::from(get(&socket, *option).unwrap() != before);
             }
             assert!(changed >= 20, "{text}: {changed} options of a new socket could be changed");
-            reset(&socket, &listener).unwrap();
+            reset(&socket, || unbound(&listener)).unwrap();
             for option in OPTIONS {
                 let (now, wanted) = (get(&socket, *option).ok(), get(&new, *option).ok());
                 assert_eq!(now, wanted, "{text}: {option:?}");

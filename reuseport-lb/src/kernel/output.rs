@@ -10,8 +10,6 @@ use std::process::Stdio;
 use anyhow::{Context, Result};
 use rustix::fs::{FallocateFlags, MemfdFlags, OFlags, SeekFrom, fallocate, fcntl_setfl, memfd_create};
 
-use crate::logging;
-
 /// What it is called in /proc.
 const NAME: &str = "reuseport-lb-output";
 
@@ -36,6 +34,14 @@ const KEPT: u64 = 4 << 20;
 
 /// So much memory is freed before others have their turn.
 const FREED_AT_ONCE: u64 = 64 << 20;
+
+/// Where output goes.
+pub trait OutputSink {
+    /// Whether it takes so many more bytes now.
+    fn has_room(&self, bytes: usize) -> bool;
+    /// Takes them, whether there is room or not.
+    fn put(&self, bytes: &[u8]);
+}
 
 /// The output of one process.
 pub struct Output {
@@ -89,11 +95,10 @@ impl Output {
         Ok(self.file.try_clone().context("cannot share a file in memory")?.into())
     }
 
-    /// Passes on to our standard error what was written since the last time; false if there is more. What has
+    /// Passes on to `sink` what was written since the last time; false if there is more. What has
     /// been read is taken out of the file, whose memory is then free; nothing is cut off at its end, where
-    /// the process may just be writing. What the daemon's standard error has no room for waits, unless it is the `last`
-    /// time.
-    pub fn forward(&mut self, last: bool) -> bool {
+    /// the process may just be writing. What `sink` has no room for waits, unless it is the `last` time.
+    pub fn forward(&mut self, sink: &impl OutputSink, last: bool) -> bool {
         let size = self.file.metadata().map_or(0, |about| about.len());
         if size.saturating_sub(self.read.max(self.keep_from)) > MOST {
             self.dropped += size - KEPT - self.read.max(self.keep_from);
@@ -106,12 +111,12 @@ impl Output {
             return false;
         }
         let turn_ends = self.read + AT_ONCE;
-        while self.read < size && self.read < turn_ends && (last || logging::has_room(PIECE)) {
+        while self.read < size && self.read < turn_ends && (last || sink.has_room(PIECE)) {
             // Not by seeking: the position is the writers' as well.
             let Ok(length @ 1..) = self.file.read_at(&mut self.buffer, self.read) else { break };
             self.free(length as u64);
             let read = std::mem::take(&mut self.buffer);
-            self.pass_on(&read[..length]);
+            self.pass_on(sink, &read[..length]);
             self.buffer = read;
         }
         self.read >= size
@@ -129,10 +134,10 @@ impl Output {
         Some(std::mem::take(&mut self.dropped)).filter(|bytes| *bytes > 0)
     }
 
-    fn pass_on(&mut self, new: &[u8]) {
+    fn pass_on(&mut self, sink: &impl OutputSink, new: &[u8]) {
         // Where an earlier daemon has read already there are zeros.
         let new = &new[new.iter().position(|byte| *byte != 0).unwrap_or(new.len())..];
-        logging::put(new);
+        sink.put(new);
         let mut rest = new;
         while let Some(end) = rest.iter().position(|byte| *byte == b'\n') {
             let room = LONGEST.saturating_sub(self.pending.len()).min(end);
@@ -170,6 +175,17 @@ impl Output {
 mod tests {
     use super::*;
 
+    /// Takes everything, and keeps nothing.
+    struct Nowhere;
+
+    impl OutputSink for Nowhere {
+        fn has_room(&self, _: usize) -> bool {
+            true
+        }
+
+        fn put(&self, _: &[u8]) {}
+    }
+
     #[test]
     fn the_last_lines_are_kept() {
         let mut output = Output::new().unwrap();
@@ -177,7 +193,7 @@ mod tests {
         let mut command = std::process::Command::new("sh");
         command.args(["-c", script]).stdout(output.stdio().unwrap()).stderr(output.stdio().unwrap());
         assert!(command.status().unwrap().success());
-        assert!(output.forward(false));
+        assert!(output.forward(&Nowhere, false));
         let lines = output.last_lines();
         assert_eq!(lines.len(), LINES);
         assert_eq!(lines.last().map(String::as_str), Some("end"));
@@ -188,21 +204,20 @@ mod tests {
     fn of_far_too_much_the_end_is_kept() {
         let output = Output::new().unwrap();
         let mut writer = output.file.try_clone().unwrap();
-        // It takes up memory, and is not passed on.
         let much = vec![0; 1 << 20];
         for _ in 0..100 {
             std::io::Write::write_all(&mut writer, &much).unwrap();
         }
         let mut next = Output::resume(output.file.try_clone().unwrap().into()).unwrap();
         let mut turns = 0;
-        while !next.forward(false) {
+        while !next.forward(&Nowhere, false) {
             turns += 1;
         }
         assert!(turns <= 2 + KEPT / AT_ONCE, "{turns}");
         assert_eq!(next.dropped(), Some((100 << 20) - KEPT));
         assert_eq!(next.dropped(), None);
         std::io::Write::write_all(&mut writer, b"the end").unwrap();
-        assert!(next.forward(false));
+        assert!(next.forward(&Nowhere, false));
         use std::os::unix::fs::MetadataExt;
         assert!(next.file.metadata().unwrap().blocks() * 512 <= 2 * PIECE as u64);
         assert_eq!(next.last_lines().last().map(String::as_str), Some("the end"));
@@ -212,17 +227,16 @@ mod tests {
     fn nothing_is_lost_of_a_burst_and_its_memory_is_free_afterwards() {
         let mut output = Output::new().unwrap();
         let mut writer = output.file.try_clone().unwrap();
-        // Zeros are not passed on, so that this prints nothing.
         let burst = vec![0; 5 << 20];
         std::thread::scope(|scope| {
             let writing = scope.spawn(|| std::io::Write::write_all(&mut writer, &burst).unwrap());
             let mut turns = 0;
-            while !writing.is_finished() || !output.forward(false) {
+            while !writing.is_finished() || !output.forward(&Nowhere, false) {
                 turns += 1;
                 assert!(turns < 100_000_000);
             }
         });
-        assert!(output.forward(false));
+        assert!(output.forward(&Nowhere, false));
         assert_eq!(output.read, burst.len() as u64);
         use std::os::unix::fs::MetadataExt;
         assert!(output.file.metadata().unwrap().blocks() * 512 <= 2 * PIECE as u64);
@@ -230,7 +244,7 @@ mod tests {
         // The next daemon goes on where this one stopped.
         let mut next = Output::resume(output.file.try_clone().unwrap().into()).unwrap();
         assert!(next.read + 4096 >= output.read);
-        assert!(next.forward(false));
+        assert!(next.forward(&Nowhere, false));
         assert_eq!(next.last_lines().last().map(String::as_str), Some("the end"));
     }
 }

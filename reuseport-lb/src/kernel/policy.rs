@@ -1,6 +1,6 @@
 //! What a group's program is made for, and which of the programs in the object that is.
 
-use crate::config::{Affinity, Service, WhenBusy};
+use crate::config::{Affinity, WhenBusy};
 
 /// What a group's program is made for; another one needs another program.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -9,15 +9,6 @@ pub struct Policy {
     pub affinity: Affinity,
     /// What happens to connections whose worker is busy; datagrams always go to their worker.
     pub when_busy: WhenBusy,
-}
-
-impl Policy {
-    /// That of a service's groups.
-    #[must_use]
-    pub fn of(service: &Service) -> Self {
-        let Service { affinity, when_busy, .. } = *service;
-        Self { affinity, when_busy }
-    }
 }
 
 /// The program for a kind of group; see `programs!` in the kernel program.

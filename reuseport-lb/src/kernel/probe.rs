@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use reuseport_lb_common::counters::Counter;
-use reuseport_lb_common::layout::BUCKETS;
+use reuseport_lb_common::layout::{BUCKETS, Entry};
 use rustix::event::epoll;
 use rustix::fs::Access;
 use rustix::process::{Resource, getrlimit};
@@ -19,13 +19,12 @@ use rustix::thread::{gettid, set_thread_groups, set_thread_res_gid, set_thread_r
 use socket2::Socket;
 
 use super::bpffs::{self, Detached, MountPoint};
+use super::findings::{HandOver, Memory};
 use super::group::{Group, Policy};
 use super::host;
 use super::liveness::Stat;
 use super::{rights, socket};
 use crate::config::WhenBusy;
-use crate::doctor::limits::Memory;
-use crate::doctor::system::HandOver;
 use crate::domain::listener::{Listener, Protocol};
 use crate::domain::observed::User;
 
@@ -188,7 +187,7 @@ impl Pair {
 
     /// Gives all buckets to a slot.
     fn all_to(&self, slot: u16) {
-        self.group.publish((0..=u16::MAX).take(BUCKETS).map(|bucket| (bucket, slot)), |_| true);
+        self.group.fill([Entry::steady(slot); BUCKETS]);
     }
 
     fn connect(&self) -> Result<TcpStream> {

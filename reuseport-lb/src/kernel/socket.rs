@@ -121,6 +121,12 @@ pub fn listen_again(socket: &Socket, group: &mut Group, slot: u16, backlog: u32)
     group.insert(slot, socket)
 }
 
+/// Puts a socket of `listener` back to what a new one has; what waits in it stays. An error names what
+/// cannot be put back: then only a new socket helps.
+pub fn reset(socket: &Socket, listener: &Listener) -> io::Result<()> {
+    options::reset(socket, || unbound(listener))
+}
+
 /// A new socket for `listener`, not bound yet.
 pub(super) fn unbound(listener: &Listener) -> io::Result<Socket> {
     let (kind, ip) = match listener.protocol {

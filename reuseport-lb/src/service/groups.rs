@@ -1,8 +1,10 @@
 //! A listener of a service with its group in the kernel, and the reader of that group's log.
 
+use std::ops::Deref;
 use std::rc::Rc;
 
 use anyhow::Result;
+use reuseport_lb_common::layout::{Activity, Fitness, Table};
 use socket2::Socket;
 use tokio::task::JoinHandle;
 use tracing::warn;
@@ -10,20 +12,47 @@ use tracing::warn;
 use super::Surroundings;
 use super::trace::{self, Tracer};
 use crate::config;
+use crate::domain::buckets::{Buckets, FlowCounter, SharedMemory};
 use crate::domain::listener::Listener;
 use crate::kernel::addresses::Held;
-use crate::kernel::group::{Group, Policy, Totals};
+use crate::kernel::group::{Group, GroupMemory, Policy, Totals};
 use crate::kernel::{recover, socket};
 use crate::offload::in_thread;
 
 /// What threads do that make groups.
 const LOADING: &str = "loading";
 
+impl SharedMemory for GroupMemory {
+    fn table(&self) -> &Table {
+        self.table()
+    }
+
+    fn set_fitness(&self, slot: u16, fitness: Fitness) {
+        self.load().line(slot).set_fitness(fitness);
+    }
+
+    fn tracks(&self) -> bool {
+        self.tracks()
+    }
+
+    fn activity(&self) -> Option<impl Deref<Target = Activity>> {
+        self.activity()
+    }
+}
+
+impl From<&config::Service> for Policy {
+    /// That of a service's groups.
+    fn from(service: &config::Service) -> Self {
+        Self { affinity: service.affinity, when_busy: service.when_busy }
+    }
+}
+
 /// A listener with its group.
 pub(super) struct ListenerGroup {
     /// As the configuration says, perhaps with port 0.
     pub(super) asked: Listener,
     pub(super) group: Group,
+    pub(super) buckets: Buckets,
     /// The name of its directory of pins.
     pub(super) name: String,
     /// It was made at a takeover because nothing was left of the one before.
@@ -58,7 +87,7 @@ impl ListenerGroup {
         let held = owner.surroundings.hold(listener).await?;
         let name = format!("{at}-{}", listener.plain_name());
         let pins = owner.surroundings.pins.directory(&owner.config.name, &name)?;
-        let (which, policy) = (*listener, Policy::of(owner.config));
+        let (which, policy) = (*listener, Policy::from(owner.config));
         let group = in_thread(LOADING, move || Group::load(&which, policy, &pins)).await??;
         Self::with(*listener, group, name, held, owner)
     }
@@ -72,7 +101,7 @@ impl ListenerGroup {
         owner: &Owner<'_>,
     ) -> Result<Self> {
         let pins = owner.surroundings.pins.directory(&owner.config.name, name)?;
-        let (which, policy) = (*bound, Policy::of(owner.config));
+        let (which, policy) = (*bound, Policy::from(owner.config));
         let group = in_thread(LOADING, move || Group::take_over(&which, policy, &pins, layout)).await??;
         let held = hold_anyway(asked, owner.surroundings).await;
         Self::with(*asked, group, name.to_owned(), held, owner)
@@ -85,7 +114,7 @@ impl ListenerGroup {
         owner: &Owner<'_>,
     ) -> Result<Self> {
         let pins = owner.surroundings.pins.directory(&owner.config.name, name)?;
-        let (which, policy) = (*bound, Policy::of(owner.config));
+        let (which, policy) = (*bound, Policy::from(owner.config));
         let group = in_thread(LOADING, move || recover::make_anew(&which, policy, &pins)).await??;
         let held = hold_anyway(asked, owner.surroundings).await;
         let made = Self::with(*asked, group, name.to_owned(), held, owner)?;
@@ -111,6 +140,7 @@ impl ListenerGroup {
         Ok(Self {
             asked,
             group,
+            buckets: Buckets::default(),
             name,
             is_new: false,
             reader,
@@ -132,6 +162,16 @@ impl ListenerGroup {
     /// Another slot is free.
     pub(super) fn forget_counted(&mut self) {
         self.counted = None;
+    }
+
+    /// What is shared with the program.
+    pub(super) fn memory(&self) -> &GroupMemory {
+        self.group.memory()
+    }
+
+    /// What counts the flows, anywhere; `None` for TCP. They are the same as long as there were no other `decisions`.
+    pub(super) fn flow_counter(&self, decisions: u64) -> Option<FlowCounter<GroupMemory>> {
+        self.buckets.flow_counter(self.memory(), (decisions, self.group.merges()))
     }
 
     /// Opens another socket of the group; before the first one the kernel may choose a port.

@@ -17,7 +17,7 @@ pub mod trace;
 
 pub use claims::Claims;
 pub use command::{Command, Drained, Prepare, Progress, Scaled};
-pub use opening::{find_program, with_user};
+pub use opening::with_user;
 pub use status::{Report, coming, complete, left};
 pub use surroundings::Surroundings;
 pub use takeover::{abandon, is_left, unknown_life};

@@ -1,7 +1,6 @@
 //! Making everything that can fail, before anything serves: for a new service, and for other settings of one that runs.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
@@ -153,7 +152,7 @@ impl Service {
                 Some(at) => {
                     let id = known.remove(at);
                     let Some(group) = dataplane.get(id) else { continue };
-                    if Policy::of(&settings.config) == Policy::of(&self.engine.settings().config) {
+                    if Policy::from(&settings.config) == Policy::from(&self.engine.settings().config) {
                         continue;
                     }
                     let which = (&group.asked, group.group.listener());
@@ -185,20 +184,4 @@ pub fn with_user(mut config: config::Service) -> Result<(config::Service, Option
     }
     let user = config.user.as_deref().map(host::user).transpose()?;
     Ok((config, user))
-}
-
-/// Where there is such a program, by path or in PATH.
-pub fn find_program(program: &str) -> Result<PathBuf, String> {
-    which::which(program).map_err(|_| {
-        let where_to = if program.contains('/') {
-            format!("there is no executable file {program}, seen from {}", current_directory().display())
-        } else {
-            format!("no executable {program} in the directories of PATH")
-        };
-        format!("command not found: {where_to}")
-    })
-}
-
-fn current_directory() -> PathBuf {
-    std::env::current_dir().unwrap_or_else(|_| Path::new(".").into())
 }

@@ -26,7 +26,7 @@ use crate::kernel::fd_passing::{self, Peer};
 use crate::kernel::output::Output;
 use crate::kernel::process::{self, Kin, Launch, Process};
 use crate::kernel::{liveness, opened};
-use crate::logging;
+use crate::logging::{self, StandardError};
 use crate::offload::in_thread;
 
 /// When output is passed on again while there is more.
@@ -340,7 +340,7 @@ impl Running {
     /// Passes on some of what it has written, if that is kept; false if there is more.
     fn pass_on(&mut self, last: bool) -> bool {
         let Some(output) = &mut self.output else { return true };
-        let all = output.forward(last);
+        let all = output.forward(&StandardError, last);
         if let Some(bytes) = output.dropped() {
             warn!(
                 worker = self.name,

@@ -14,12 +14,13 @@ use super::Service;
 use super::groups::ListenerGroup;
 use super::state_file;
 use crate::config;
+use crate::domain::buckets::{self, FlowCounter, LiveFlows};
 use crate::domain::engine::{Standing, Worker, WorkerSocket};
 use crate::domain::listener::{Listener, Protocol};
 use crate::domain::ports::Processes;
 use crate::domain::table::Member;
 use crate::domain::worker::{Origin, State};
-use crate::kernel::group::{FlowCounter, Flows, Totals};
+use crate::kernel::group::{GroupMemory, Totals};
 use crate::kernel::socket;
 use crate::kernel::strangers::Census;
 use crate::offload::in_thread_or_here;
@@ -79,7 +80,7 @@ pub struct Report {
     /// Flows, strangers and sockets are missing.
     pub service: status::Service,
     /// Of its groups, in their order.
-    groups: Vec<(Listener, Option<FlowCounter>)>,
+    groups: Vec<(Listener, Option<FlowCounter<GroupMemory>>)>,
     /// Of its workers, in their order.
     workers: Vec<Rest>,
     /// The cookies of all sockets that are ours.
@@ -112,7 +113,7 @@ impl From<status::Service> for Report {
 impl Report {
     fn complete(self, census: Option<&Census>) -> status::Service {
         let Self { mut service, groups, workers, ours } = self;
-        let mut flows: Vec<Flows> = Vec::new();
+        let mut flows: Vec<LiveFlows> = Vec::new();
         for (group, (listener, counter)) in service.groups.iter_mut().zip(groups) {
             group.strangers = census.map(|census| census.count(&listener, &ours));
             let counted = counter.and_then(|counter| counter.count());
@@ -199,7 +200,7 @@ impl Service {
         }
         let service = self.status(&totals);
         let of = |(group, shown): (&ListenerGroup, &status::Group)| {
-            (*group.group.listener(), group.group.flow_counter(shown.counters.values().sum()))
+            (*group.group.listener(), group.flow_counter(shown.counters.values().sum()))
         };
         Ok(Report {
             groups: self.groups().zip(&service.groups).map(of).collect(),
@@ -278,7 +279,7 @@ impl Service {
     fn moving(&self) -> usize {
         let mut moving = vec![false; BUCKETS];
         let tracked = self.groups().filter(|it| it.asked.protocol == Protocol::Udp);
-        tracked.for_each(|it| it.group.mark_moving(&mut moving));
+        tracked.for_each(|it| buckets::mark_moving(it.memory(), &mut moving));
         moving.into_iter().filter(|moving| *moving).count()
     }
 

@@ -6,7 +6,7 @@ use libfuzzer_sys::fuzz_target;
 use reuseport_lb::config::{self, Invalid, Service};
 
 fuzz_target!(|text: &str| {
-    match config::parse(text) {
+    match config::parse(text, config::any_user) {
         Ok(services) => services.iter().for_each(accepted),
         Err(Invalid(error)) => {
             assert!(!error.is_empty());

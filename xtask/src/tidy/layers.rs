@@ -14,7 +14,14 @@ pub(super) struct Layer {
 }
 
 /// Plain values: every layer may use them, as they use nothing.
-pub(super) const VALUES: &[&str] = &["domain::listener", "domain::observed", "printable"];
+pub(super) const VALUES: &[&str] = &[
+    "config::choices",
+    "daemon::paths",
+    "domain::listener",
+    "domain::observed",
+    "kernel::findings",
+    "printable",
+];
 
 /// What is not pure: it asks the system for something, or changes it.
 const EFFECTS: &[&str] = &[
@@ -84,7 +91,7 @@ pub(super) const LAYERS: &[Layer] = &[
     },
     Layer {
         name: "cli",
-        uses: &["config"],
+        uses: &["config", "kernel::bpffs", "kernel::launch"],
         packages: &[],
         never: &[],
         rule: "the command line is parsed into values, and runs nothing",
@@ -114,10 +121,10 @@ pub(super) const LAYERS: &[Layer] = &[
     },
     Layer {
         name: "logging",
-        uses: &["kernel::rights"],
+        uses: &["kernel"],
         packages: &[],
         never: &[],
-        rule: "everybody logs, so that logging uses nobody",
+        rule: "all above the kernel layer log, so that logging uses nothing but that",
     },
     Layer {
         name: "offload",

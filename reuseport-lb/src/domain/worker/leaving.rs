@@ -3,7 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::{Origin, Step};
+use super::events::{Origin, Step};
 
 /// How often its queue is looked at.
 pub(super) const LOOK: Duration = Duration::from_millis(5);

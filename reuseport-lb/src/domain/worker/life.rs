@@ -3,8 +3,8 @@
 use std::time::{Duration, Instant};
 
 use super::crashes::{Crashes, MACHINE_PAUSE, Next, PROVEN};
+use super::events::{Event, Left, Origin, State, Step};
 use super::leaving::Leaving;
-use super::{Event, Left, Origin, State, Step};
 use crate::config::{OnCrash, Ready, Service};
 
 /// Where one worker is in its life.

@@ -4,7 +4,7 @@ use super::crashes::{FAILED_PAUSE, NOT_ITS_FAULT, PROVEN};
 use super::leaving::{LOOK, QUIET};
 use super::*;
 use crate::config::{OnCrash, Ready, Service};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 struct Trial {
     life: Life,

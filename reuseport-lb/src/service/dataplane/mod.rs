@@ -18,8 +18,8 @@ use super::trace::Tracer;
 use crate::domain::listener::{Listener, Protocol};
 use crate::domain::ports::{Cookie, Holder, ListenerId, OpenedSocket};
 use crate::kernel::group::Group;
+use crate::kernel::socket;
 use crate::kernel::strangers::Census;
-use crate::kernel::{options, socket};
 
 /// A socket that the daemon has a duplicate of.
 #[derive(Clone)]
@@ -88,7 +88,7 @@ impl Groups {
     /// Reports single decisions, or does not.
     pub(super) fn trace(&self) {
         let wanted = self.tracer.wanted();
-        self.all.values().for_each(|it| it.group.trace(wanted));
+        self.all.values().for_each(|it| it.buckets.trace(it.memory(), wanted));
     }
 
     /// Takes all groups out, with their pins.
@@ -113,8 +113,8 @@ impl Groups {
     }
 
     /// The engine knows no listener that is not here, but while it is being removed.
-    fn with<T: Default>(&mut self, id: ListenerId, act: impl FnOnce(&mut Group) -> T) -> T {
-        self.all.get_mut(&id).map(|it| act(&mut it.group)).unwrap_or_default()
+    fn with<T: Default>(&mut self, id: ListenerId, act: impl FnOnce(&mut ListenerGroup) -> T) -> T {
+        self.all.get_mut(&id).map(act).unwrap_or_default()
     }
 
     fn note(&self, id: ListenerId, listener: Listener, socket: Socket) -> Cookie {
@@ -172,7 +172,7 @@ impl Groups {
         let own = self.own(cookie)?;
         // A first process gets new ones.
         let spoiled = match holder {
-            Holder::Successor => options::reset(&own.socket, &own.listener).err(),
+            Holder::Successor => socket::reset(&own.socket, &own.listener).err(),
             Holder::New | Holder::Living => None,
         };
         let is_tcp = own.listener.protocol == Protocol::Tcp;
@@ -222,15 +222,17 @@ impl Groups {
         sockets: &[Cookie],
     ) -> Result<()> {
         let mut new = self.prepared.remove(&id).context("nothing was prepared")?;
-        new.group.trace(self.tracer.wanted());
+        let wanted = self.tracer.wanted();
         let Some(old) = self.all.get(&id) else {
+            new.buckets.trace(new.group.memory(), wanted);
             self.all.insert(id, new);
             return Ok(());
         };
         new.group.copy(&old.group);
-        for (slot, fitness) in old.group.unfit() {
-            new.group.set_fitness(slot, fitness);
+        for (slot, fitness) in old.buckets.unfit() {
+            new.buckets.set_fitness(new.group.memory(), slot, fitness);
         }
+        new.buckets.trace(new.group.memory(), wanted);
         new.group.set_rosters(ready, waiting);
         let old = self.all.insert(id, new);
         let attached = self.try_attach(id, sockets, &mut Vec::new());

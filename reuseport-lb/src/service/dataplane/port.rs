@@ -8,6 +8,7 @@ use tracing::warn;
 
 use super::Groups;
 use crate::domain::bucket_move::Constraint;
+use crate::domain::buckets;
 use crate::domain::listener::Listener;
 use crate::domain::observed::Queue;
 use crate::domain::ports::{Attachment, Claim, Cookie, Dataplane, Holder, ListenerId, OpenedSocket, Repair};
@@ -160,7 +161,10 @@ impl Dataplane for Groups {
     }
 
     fn publish(&mut self, listener: ListenerId, changes: &[Change], pinned: &SlotSet) {
-        self.with(listener, |group| group.publish(changes.iter().copied(), |slot| pinned.contains(slot)));
+        self.with(listener, |it| {
+            let pinned = |slot| pinned.contains(slot);
+            it.buckets.publish(it.group.memory(), changes.iter().copied(), pinned);
+        });
     }
 
     fn owners(&self, listener: ListenerId) -> Vec<u16> {
@@ -168,33 +172,33 @@ impl Dataplane for Groups {
     }
 
     fn cut(&mut self, listener: ListenerId, pinned: &SlotSet) -> BTreeMap<u16, u64> {
-        self.group(listener).cut(|slot| pinned.contains(slot))
+        self.with(listener, |it| it.buckets.cut(it.group.memory(), |slot| pinned.contains(slot)))
     }
 
     fn constraints(&self, listener: ListenerId, pinned: &SlotSet) -> Vec<(u16, Constraint)> {
-        self.group(listener).constraints(|slot| pinned.contains(slot))
+        buckets::constraints(self.group(listener).memory(), |slot| pinned.contains(slot))
     }
 
     fn points_to(&self, listener: ListenerId, slots: &SlotSet) -> bool {
-        self.group(listener).points_to(|slot| slots.contains(slot))
+        buckets::points_to(self.group(listener).memory(), |slot| slots.contains(slot))
     }
 
     fn sweep(&mut self, listener: ListenerId) -> usize {
-        self.group(listener).sweep()
+        self.with(listener, |it| it.buckets.sweep(it.group.memory()))
     }
 
     fn rotate(&mut self, listener: ListenerId) {
-        self.with(listener, |group| group.rotate());
+        self.with(listener, |it| it.buckets.rotate(it.group.memory()));
     }
 
     fn add_flows(&self, listener: ListenerId, flows: &mut [u64]) {
-        if let Some(counted) = self.group(listener).flows() {
+        if let Some(counted) = buckets::count(self.group(listener).memory()) {
             flows.iter_mut().zip(&counted.by_slot).for_each(|(sum, n)| *sum += n);
         }
     }
 
     fn add_staying(&self, listener: ListenerId, flows: &mut [u64]) {
-        self.group(listener).add_staying(flows);
+        buckets::add_staying(self.group(listener).memory(), flows);
     }
 
     fn selected(&self, listener: ListenerId) -> Option<Box<[u64]>> {
@@ -202,10 +206,10 @@ impl Dataplane for Groups {
     }
 
     fn set_fitness(&mut self, listener: ListenerId, slot: u16, fitness: Fitness) {
-        self.with(listener, |group| group.set_fitness(slot, fitness));
+        self.with(listener, |it| it.buckets.set_fitness(it.group.memory(), slot, fitness));
     }
 
     fn set_rosters(&mut self, listener: ListenerId, ready: &[u16], waiting: &[u16]) {
-        self.with(listener, |group| group.set_rosters(ready, waiting));
+        self.with(listener, |it| it.group.set_rosters(ready, waiting));
     }
 }

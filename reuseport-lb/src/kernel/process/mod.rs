@@ -1,58 +1,33 @@
 //! Worker processes as the daemon sees them: started, signalled and watched through a pidfd, so that
 //! a reused process id can never be mistaken for a worker.
 
+mod identity;
+mod spawn;
+
 use std::cell::Cell;
 use std::collections::HashMap;
 use std::io::{self, PipeWriter, Write};
-use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
-use std::os::unix::process::CommandExt;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{
-    Pid, PidfdFlags, Rlimit, Signal, WaitId, WaitIdOptions, kill_process_group, pidfd_open,
-    pidfd_send_signal, waitid,
+    Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, kill_process_group, pidfd_open, pidfd_send_signal, waitid,
 };
-use serde::{Deserialize, Serialize};
-use socket2::Socket;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::Mutex;
 
 use super::cgroup::Cgroup;
-use super::host;
 use super::liveness::{self, Stat};
 use super::marks::is_marked;
-use super::output::Output;
 use super::watch;
-use crate::domain::observed::{Exit, User};
+use crate::domain::observed::Exit;
 
-/// How a new worker is to be started.
-pub struct Launch<'a> {
-    /// Like `web/2`; the worker finds it in `REUSEPORT_LB_WORKER`.
-    pub name: &'a str,
-    /// Its sockets and their names, in the order of the service's listeners.
-    pub sockets: Vec<(&'a Socket, String)>,
-    /// The socket that hears its `READY=1`.
-    pub notify: &'a Path,
-    /// What all that it starts is to be in.
-    pub cgroup: Option<&'a Cgroup>,
-    /// Whom it runs as; `None`: as the daemon.
-    pub user: Option<&'a User>,
-    /// Program and arguments; empty: the embedded worker.
-    pub command: &'a [String],
-    /// The limit of open files that the daemon was started with.
-    pub open_files: Rlimit,
-    /// How often it must say `WATCHDOG=1`.
-    pub watchdog: Option<Duration>,
-    /// Where its output goes; `None`: where the daemon's goes.
-    pub output: Option<&'a Output>,
-}
-
-/// The highest number of a signal (signal(7)).
-const MAX_SIGNAL: i32 = 64;
+pub use identity::{Identity, Kin};
+use identity::{is_same, signal_same};
+pub use spawn::{Launch, spawn};
 
 /// How often the rest of a worker is looked at that is ending, at first and later.
 const LOOK: Duration = Duration::from_millis(5);
@@ -86,17 +61,6 @@ pub struct Process {
     go: Cell<Option<PipeWriter>>,
 }
 
-/// What a process is to the daemon.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kin {
-    /// Its child, with a process group of its own.
-    Child,
-    /// The child of an earlier daemon, with a process group of its own.
-    Orphan,
-    /// A process of somebody else: nothing but itself is ours.
-    Joined,
-}
-
 /// How much is asked of processes that may be a worker's.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Search {
@@ -104,60 +68,6 @@ enum Search {
     Quick,
     /// Their environment as well.
     Thorough,
-}
-
-/// Starts a worker: this program again, as `launch`, which inherits the sockets, arranges them as
-/// the worker expects and becomes the command (see [`super::launch`]). Must be called in a tokio runtime.
-pub fn spawn(launch: &Launch<'_>) -> Result<Process> {
-    let fds: Vec<RawFd> = launch.sockets.iter().map(|(socket, _)| socket.as_raw_fd()).collect();
-    let (wait, go) = std::io::pipe().context("cannot make a pipe")?;
-    let open_files = launch.open_files;
-    let mut command = Command::new("/proc/self/exe");
-    command.arg0("reuseport-lb").args(super::launch::arguments(launch, &fds)).stdin(wait);
-    if let Some(output) = launch.output {
-        command.stdout(output.stdio()?).stderr(output.stdio()?);
-    }
-    // What the daemon's own service manager wants to hear is not the worker's to say.
-    for variable in crate::kernel::systemd::OURS.iter().chain(&crate::kernel::systemd::DAEMONS) {
-        command.env_remove(variable);
-    }
-    // By these it is found, also if it does not become a command (see `marks`).
-    command.env("NOTIFY_SOCKET", launch.notify).env("REUSEPORT_LB_WORKER", launch.name);
-    // SAFETY: between fork and exec only setsid, signal, sigprocmask, fcntl and setrlimit run, which are
-    // async-signal-safe.
-    unsafe {
-        command.pre_exec(move || {
-            // A session and a group of its own: the daemon's terminal is not the worker's, nor are its
-            // Ctrl-C and its hang-up, and what the worker leaves behind can be ended with it.
-            rustix::process::setsid()?;
-            host::reset_signals(1..=MAX_SIGNAL);
-            for fd in &fds {
-                if libc::fcntl(*fd, libc::F_SETFD, 0) < 0 {
-                    return Err(io::Error::last_os_error());
-                }
-            }
-            rustix::process::setrlimit(rustix::process::Resource::Nofile, open_files)?;
-            Ok(())
-        });
-    }
-    let mut child = command.spawn().with_context(|| format!("cannot start worker {}", launch.name))?;
-    let pid = Pid::from_child(&child);
-    let process = watched(pid).and_then(|pidfd| Process::new(pid, pidfd, Kin::Child)).inspect_err(|_| {
-        // Nobody would watch it.
-        let _ = child.kill();
-        let _ = child.wait();
-    })?;
-    let (cgroup, mark) = (launch.cgroup.cloned(), Some(launch.notify.to_owned()));
-    Ok(Process { cgroup, mark, go: Cell::new(Some(go)), ..process })
-}
-
-/// What a process is known by, to find it again.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Identity {
-    /// The process id.
-    pub pid: i32,
-    /// Clock ticks from boot to its start.
-    pub started: u64,
 }
 
 impl Process {
@@ -470,21 +380,6 @@ pub fn kill_rest(identity: Identity, cgroup: Option<&Cgroup>, mark: &Path) {
     {
         signal_same(pid, &stat, Signal::KILL);
     }
-}
-
-/// To a process that may have ended, and somebody else may have its id.
-fn signal_same(pid: i32, stat: &Stat, signal: Signal) {
-    let opened = Pid::from_raw(pid).and_then(|pid| pidfd_open(pid, PidfdFlags::empty()).ok());
-    if let Some(pidfd) = opened
-        && is_same(pid, stat)
-    {
-        let _ = pidfd_send_signal(&pidfd, signal);
-    }
-}
-
-/// Whether the process `pid` is still the one that it was, and has not ended.
-fn is_same(pid: i32, stat: &Stat) -> bool {
-    Stat::read(pid).is_some_and(|now| now.started == stat.started && !now.is_zombie())
 }
 
 fn watched(pid: Pid) -> Result<OwnedFd> {

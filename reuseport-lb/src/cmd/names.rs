@@ -1,0 +1,36 @@
+//! Services and workers as the user names them.
+
+use crate::config::{self, Invalid};
+
+/// Service and number of the worker `text`.
+pub(super) fn worker(text: &str) -> Result<(&str, &str), Invalid> {
+    let wrong = |why: &str| {
+        Invalid(format!("{text:?} is not a worker{why}: write it like web/2, as `reuseport-lb status` does"))
+    };
+    let (service, number) = text.split_once('/').ok_or_else(|| wrong(", but perhaps a service"))?;
+    let digits = !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit());
+    if config::check_name(service).is_err() || !digits {
+        return Err(wrong(""));
+    }
+    Ok((service, number))
+}
+
+/// The worker `text`, as a path of the control socket.
+pub(super) fn worker_path(text: &str, what: &str) -> Result<String, Invalid> {
+    let (service, number) = worker(text)?;
+    Ok(format!("/v1/workers/{service}/{number}/{what}"))
+}
+
+/// The service `text`, for a command that takes no worker.
+pub(super) fn service<'a>(text: &'a str, command: &str) -> Result<&'a str, Invalid> {
+    if let Ok((service, number)) = worker(text) {
+        let mend = match command {
+            "exec" => format!("`{command} {service} --name {number}`"),
+            _ => format!("`{command} {service}`"),
+        };
+        return Err(Invalid(format!("{text:?} is a worker, and `{command}` takes a service: write {mend}")));
+    }
+    config::check_name(text)
+        .map(|()| text)
+        .map_err(|error| Invalid(format!("no service is called so: {error}")))
+}

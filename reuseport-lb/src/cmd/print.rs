@@ -1,0 +1,25 @@
+//! Standard output of the commands.
+
+use anyhow::Result;
+
+use crate::printable;
+
+/// Prints to standard output, for people.
+pub(super) fn print(text: &str) -> Result<()> {
+    write(&printable::printable(text))
+}
+
+/// Prints JSON, and ends the line.
+pub(super) fn print_json(text: &str) -> Result<()> {
+    write(&(printable::json(text).into_owned() + "\n"))
+}
+
+/// A reader that has gone away (`| head`) ends the command.
+fn write(text: &str) -> Result<()> {
+    use std::io::Write;
+    let mut out = std::io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => std::process::exit(0),
+        written => Ok(written?),
+    }
+}

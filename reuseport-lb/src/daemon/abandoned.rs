@@ -1,0 +1,101 @@
+//! Old workers that cannot be taken over: they serve until their successors do, and are ended then.
+
+use std::cell::RefCell;
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use tracing::{info, warn};
+
+use super::services::Registry;
+use crate::config;
+use crate::domain::listener::Listener;
+use crate::service::state_file::{self, State};
+use crate::service::{self, START, Surroundings};
+
+/// How often is looked whether the successors of old workers are ready.
+const LOOK: Duration = Duration::from_millis(50);
+
+/// How often is looked whether old workers have ended.
+const GONE: Duration = Duration::from_secs(1);
+
+/// Where a service decided, whose workers have not been told to end.
+pub(super) fn deciding(state: &State) -> impl Iterator<Item = &state_file::SavedListener> {
+    state.listeners.iter().filter(|saved| saved.since > 0 && !state.told)
+}
+
+/// Which of `states` decided for each listener; of those that say so, the one that says so last is right, and comes
+/// last.
+pub(super) fn holders(states: &[State], named: impl Fn(&State) -> String) -> Vec<(Listener, String)> {
+    let mut listeners: Vec<(&State, &state_file::SavedListener)> =
+        states.iter().flat_map(|state| deciding(state).map(move |saved| (state, saved))).collect();
+    listeners.sort_by_key(|(_, saved)| saved.since);
+    listeners.into_iter().map(|(state, saved)| (saved.asked, named(state))).collect()
+}
+
+/// As what an abandoned service holds listeners.
+pub(super) fn claimant(state: &State) -> String {
+    format!("{} of the daemon before", state.config.name)
+}
+
+/// The services after which the workers of an abandoned one can end.
+pub(super) fn successors(state: &State, services: &[config::Service]) -> Vec<String> {
+    let had = |listener: &Listener| {
+        state.listeners.iter().any(|saved| [saved.asked, saved.bound].contains(listener))
+    };
+    let follows = |it: &&config::Service| it.name == state.config.name || it.listen.iter().any(had);
+    services.iter().filter(follows).map(|service| service.name.clone()).collect()
+}
+
+/// Ends old workers once their successors serve; until nothing is left of them, the state tells of them.
+pub(super) async fn end_in_time(
+    state: State,
+    successors: Vec<String>,
+    registry: Rc<Registry>,
+    surroundings: Rc<Surroundings>,
+    abandoned: Rc<RefCell<Vec<State>>>,
+) {
+    let begun = Instant::now();
+    let mut file = state.file(&surroundings.runtime_dir);
+    let mut said = false;
+    let same = |other: &State| other.abandoned == state.abandoned;
+    for name in successors {
+        let mut decides = std::pin::pin!(registry.decides(&name));
+        loop {
+            let ready = registry.is_ready(&name).await != Some(false);
+            let wait = tokio::time::timeout(LOOK, &mut decides);
+            if ready && wait.await.is_ok() {
+                break;
+            }
+            tokio::time::sleep(LOOK).await;
+            if begun.elapsed() > START && !std::mem::replace(&mut said, true) {
+                warn!(service = name, "not ready yet, so the workers of the daemon before go on");
+            }
+            if !abandoned.borrow().iter().any(same) {
+                return;
+            }
+            if file.again_at().is_none_or(|at| at <= Instant::now()) && !file.is_there() {
+                file.write(&state);
+            }
+        }
+    }
+    let claimant = claimant(&state);
+    deciding(&state).for_each(|saved| surroundings.claims.withdraw(&saved.asked, &claimant));
+    let Some(at) = abandoned.borrow().iter().position(same) else { return };
+    let told = State { told: true, ..abandoned.borrow_mut().swap_remove(at) };
+    if !state.told {
+        end_abandoned(&state).await;
+        file.write(&told);
+    }
+    while service::is_left(&told) {
+        tokio::time::sleep(GONE).await;
+    }
+    file.remove();
+}
+
+/// Ends old workers, which finish what they have.
+pub(super) async fn end_abandoned(state: &State) {
+    if !state.told {
+        info!(service = state.config.name, "the workers of the daemon before are told to end");
+        service::abandon(state).await;
+    }
+}
