@@ -1,7 +1,11 @@
 //! Workers join and leave under load.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on shall panic")]
+
 use std::net::SocketAddr;
 
+use reuseport_lb_client::api::{Drain, Drained, Scale, Scaled, Wait};
+use reuseport_lb_client::control::{ControlClient, ControlError, Line};
 use testkit::client::{Connection, Stream, ask};
 use testkit::daemon::{Daemon, counter};
 use testkit::patience::fewer;
@@ -138,5 +142,138 @@ fn a_service_can_be_scaled_to_nothing_and_back() {
     let victim = daemon.service().workers[0].pid.unwrap();
     testkit::daemon::signal(victim, nix::sys::signal::Signal::SIGKILL);
     testkit::daemon::until("all to be back", || Some(daemon.service()).filter(testkit::daemon::settled));
+    daemon.stop();
+}
+
+/// The lines of an answer: what was waited for, worker by worker with its state, and the last line.
+fn followed<T: std::fmt::Debug>(
+    lines: impl Iterator<Item = Result<Line<Wait<T>>, ControlError>>,
+) -> (Vec<Vec<(String, String)>>, Wait<T>) {
+    let mut waited = Vec::new();
+    for line in lines {
+        match line.unwrap().value {
+            Wait::Waiting(waiting) => {
+                assert!(waiting.seconds >= 1.0, "{waiting:?}");
+                waited.push(waiting.workers.into_iter().map(|it| (it.worker, it.state)).collect());
+            }
+            last => return (waited, last),
+        }
+    }
+    panic!("no last line after {waited:?}");
+}
+
+#[test]
+fn scale_and_drain_tell_what_is_waited_for_and_end_with_their_answer() {
+    let world = World::new();
+    // Each is ready after a while, and goes on for a while after SIGTERM.
+    let configuration = "[[service]]\nname = \"web\"\nlisten = [\"tcp://127.0.0.1:3000\"]\nworkers = 1\nready = \"1500ms\"\n\
+        command = [\"sh\", \"-c\", \"trap 'sleep 1.5; exit 3' TERM; while :; do sleep 0.1; done\"]\n";
+    let daemon = Daemon::configured(&world, configuration);
+    let clients: Vec<std::net::UdpSocket> = (0..100)
+        .map(|_| {
+            let client = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+            client.set_read_timeout(Some(std::time::Duration::from_secs(5))).unwrap();
+            client.send_to(b"?", "127.0.0.1:3000").unwrap();
+            client
+        })
+        .collect();
+    daemon.run(&["scale", "web", "1"]);
+    let answered = clients.iter().filter(|client| client.recv(&mut [0; 9]).is_ok()).count();
+    assert_eq!(answered, 100);
+    daemon.stop();
+}
+
+#[test]
+fn without_any_weight_all_workers_are_equal() {
+    let world = World::new();
+    let daemon = Daemon::start(&world, &["--listen", "tcp://127.0.0.1:3000", "--workers", "2"]);
+    daemon.run(&["weight", "demo/0", "0"]);
+    assert_eq!(daemon.service().workers[1].buckets, 65536);
+    daemon.run(&["weight", "demo/1", "0"]);
+    assert_eq!(daemon.service().workers[0].buckets, 32768);
+    daemon.run(&["scale", "demo", "1"]);
+    assert_eq!(daemon.service().workers[0].buckets, 65536);
+    ask("127.0.0.1:3000".parse().unwrap()).unwrap();
+    daemon.stop();
+}
+
+#[test]
+fn a_service_can_be_scaled_to_nothing_and_back() {
+    let world = World::new();
+    let daemon = Daemon::start(&world, &["--listen", "tcp://127.0.0.1:3000", "--workers", "2"]);
+    let to: SocketAddr = "127.0.0.1:3000".parse().unwrap();
+    daemon.run(&["scale", "demo", "0"]);
+    assert!(ask(to).is_err());
+    daemon.run(&["scale", "demo", "3"]);
+    ask(to).unwrap();
+    // A worker that is not to blame for a start does not end the daemon either.
+    let victim = daemon.service().workers[0].pid.unwrap();
+    testkit::daemon::signal(victim, nix::sys::signal::Signal::SIGKILL);
+    testkit::daemon::until("all to be back", || Some(daemon.service()).filter(testkit::daemon::settled));
+    daemon.stop();
+}
+
+/// The lines of an answer: what was waited for, worker by worker with its state, and the last line.
+fn followed<T: std::fmt::Debug>(
+    lines: impl Iterator<Item = Result<Line<Wait<T>>, ControlError>>,
+) -> (Vec<Vec<(String, String)>>, Wait<T>) {
+    let mut waited = Vec::new();
+    for line in lines {
+        match line.unwrap().value {
+            Wait::Waiting(waiting) => {
+                assert!(waiting.seconds >= 1.0, "{waiting:?}");
+                waited.push(waiting.workers.into_iter().map(|it| (it.worker, it.state)).collect());
+            }
+            last => return (waited, last),
+        }
+    }
+    panic!("no last line after {waited:?}");
+}
+
+#[test]
+fn scale_and_drain_tell_what_is_waited_for_and_end_with_their_answer() {
+    let world = World::new();
+    // Ready after a while, and after SIGTERM it goes on for a while.
+    let server = "import os, signal, socket, sys, time\n\
+        signal.signal(signal.SIGTERM, lambda *_: (time.sleep(1.5), sys.exit(3)))\n\
+        notify = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)\n\
+        slow = os.environ['REUSEPORT_LB_WORKER'] != 'web/0'\n\
+        time.sleep(1.5 if slow else 0)\n\
+        notify.sendto(b'READY=1', os.environ['NOTIFY_SOCKET'])\n\
+        while True: signal.pause()\n";
+    let server = world.file("server.py", server);
+    let configuration = format!(
+        "[[service]]\nname = \"web\"\nlisten = [\"tcp://127.0.0.1:3000\"]\nworkers = 1\nready = \"notify\"\n\
+         command = [\"python3\", \"{}\"]\n",
+        server.display()
+    );
+    let daemon = Daemon::configured(&world, &configuration);
+    let client = ControlClient::new(daemon.paths().control());
+    let (waited, last) = followed(client.scale_and_wait("web", &Scale::by(1)).unwrap());
+    assert_eq!(last, Wait::Done(Scaled { before: 1, after: 2 }));
+    assert!(!waited.is_empty(), "it takes more than a second");
+    for line in waited {
+        assert_eq!(line, [("web/1".to_owned(), "starting".to_owned())]);
+    }
+    let (waited, last) = followed(client.drain_and_wait("web/1", &Drain::default()).unwrap());
+    let Wait::Done(Drained { worker, end, .. }) = last else { panic!("{last:?}") };
+    assert_eq!((&*worker, end.as_deref()), ("web/1", Some("exited with status 3")));
+    assert!(!waited.is_empty(), "it takes more than a second");
+    for line in waited {
+        assert_eq!(line, [("web/1".to_owned(), "draining".to_owned())]);
+    }
+    // The commands say so, too.
+    let said = daemon.run(&["scale", "web", "2"]);
+    let (waits, done) = said.trim_end().rsplit_once('\n').unwrap();
+    assert!(waits.starts_with("web: waits for web/1 (starting"), "{said}");
+    assert!(done.starts_with("web: 1 → 2 workers, "), "{said}");
+    let said = daemon.run(&["drain", "web/1"]);
+    assert!(said.starts_with("web/1: waits for web/1 (draining") && said.contains("gone after"), "{said}");
+    // Others are told who was faster.
+    let lines = client.scale_and_wait("web", &Scale::to(3)).unwrap();
+    client.scale("web", &Scale::to(1)).unwrap();
+    let (_, last) = followed(lines);
+    let Wait::Refused(body) = last else { panic!("{last:?}") };
+    assert!(body.error.contains("somebody else has scaled web to 1 workers"), "{}", body.error);
     daemon.stop();
 }

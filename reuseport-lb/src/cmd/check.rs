@@ -10,7 +10,7 @@ use crate::config::{self, Invalid, Overload, Service, WhenBusy};
 use crate::daemon::startable;
 use crate::printable::{self, inline};
 
-pub(super) fn run(arguments: &cli::Check) -> Result<()> {
+pub(super) fn run(arguments: &cli::CheckArgs) -> Result<()> {
     let services = match arguments.offline {
         true => config::read_offline(&arguments.file)?,
         false => config::read(&arguments.file)?,

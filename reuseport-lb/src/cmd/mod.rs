@@ -1,11 +1,11 @@
 //! The commands, one file each.
 
 mod check;
-mod client;
 mod doctor;
 mod drain;
 mod exec;
 mod reload;
+mod render;
 mod restart;
 mod run;
 mod scale;
@@ -15,42 +15,49 @@ mod trace;
 mod weight;
 
 use anyhow::{Context, Result};
+use reuseport_lb_client::control::ControlClient;
 
-use crate::cli::{Cli, Command};
+use crate::cli::{Cli, Verb};
 use crate::config::{self, Invalid};
+use crate::daemon::Paths;
 use crate::kernel::{bpffs, launch};
 use crate::logging;
 use crate::printable;
 
 /// Does what the command line says.
 pub fn run(cli: Cli) -> Result<()> {
-    match cli.command {
-        Command::Run(_) => {
+    match cli.verb {
+        Verb::Run(_) => {
             logging::of_daemon(cli.global.verbose).context("cannot start the thread of the log")?
         }
         _ => logging::of_command(cli.global.verbose),
     }
     let paths = cli.global.paths()?;
-    match cli.command {
-        Command::Run(arguments) => {
+    match cli.verb {
+        Verb::Run(arguments) => {
             let ended = run::run(arguments, &paths);
             logging::flush();
             ended
         }
-        Command::Exec(arguments) => exec::run(&arguments, &paths),
-        Command::Status(arguments) => status::run(&arguments, &paths),
-        Command::Check(arguments) => check::run(&arguments),
-        Command::Doctor(arguments) => doctor::run(&arguments, &paths),
-        Command::Trace(arguments) => trace::run(&arguments, &paths),
-        Command::Scale(arguments) => scale::run(&arguments, &paths),
-        Command::Weight(arguments) => weight::run(&arguments, &paths),
-        Command::Drain(arguments) => drain::run(&arguments, &paths),
-        Command::Restart(arguments) => restart::run(&arguments, &paths),
-        Command::Reload(_) => reload::run(&paths),
-        Command::Stop(arguments) => stop::run(&arguments, &paths),
-        Command::Launch(arguments) => crate::embedded::run(launch::launch(arguments)?),
-        Command::Unmount { bpffs } => bpffs::unmount(&bpffs),
+        Verb::Exec(arguments) => exec::run(&arguments, &paths),
+        Verb::Status(arguments) => status::run(&arguments, &paths),
+        Verb::Check(arguments) => check::run(&arguments),
+        Verb::Doctor(arguments) => doctor::run(&arguments, &paths),
+        Verb::Trace(arguments) => trace::run(&arguments, &paths),
+        Verb::Scale(arguments) => scale::run(&arguments, &paths),
+        Verb::Weight(arguments) => weight::run(&arguments, &paths),
+        Verb::Drain(arguments) => drain::run(&arguments, &paths),
+        Verb::Restart(arguments) => restart::run(&arguments, &paths),
+        Verb::Reload(_) => reload::run(&paths),
+        Verb::Stop(arguments) => stop::run(&arguments, &paths),
+        Verb::Launch(arguments) => crate::embedded::run(launch::launch(arguments)?),
+        Verb::Unmount { bpffs } => bpffs::unmount(&bpffs),
     }
+}
+
+/// Asks the daemon.
+fn client(paths: &Paths) -> ControlClient {
+    ControlClient::new(paths.control())
 }
 
 /// Service and number of the worker `text`.
@@ -64,12 +71,6 @@ fn worker(text: &str) -> Result<(&str, &str), Invalid> {
         return Err(wrong(""));
     }
     Ok((service, number))
-}
-
-/// The worker `text`, as a path of the control socket.
-fn worker_path(text: &str, what: &str) -> Result<String, Invalid> {
-    let (service, number) = worker(text)?;
-    Ok(format!("/v1/workers/{service}/{number}/{what}"))
 }
 
 /// The service `text`, for a command that takes no worker.

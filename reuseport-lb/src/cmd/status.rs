@@ -1,32 +1,30 @@
 //! `status`: what happens, for people or as JSON.
 
 use anyhow::{Result, bail};
+use reuseport_lb_client::api::{Refusal, WorkerStatus};
 
-use super::client::Client;
 use crate::cli;
 use crate::daemon::Paths;
-use crate::status;
 
-pub(super) fn run(arguments: &cli::Status, paths: &Paths) -> Result<()> {
-    let client = Client::new(paths)?;
+pub(super) fn run(arguments: &cli::StatusArgs, paths: &Paths) -> Result<()> {
+    let client = super::client(paths);
     let only = arguments.what.as_deref().filter(|what| super::worker(what).is_ok());
     let mut status = match (arguments.what.as_deref(), only) {
-        (_, Some(name)) => client.status(Some(super::worker(name)?.0))?,
-        (Some(service), None) => client.status(Some(super::service(service, "status")?))?,
-        (None, None) => client.status(None)?,
+        (_, Some(name)) => client.status_of(super::worker(name)?.0)?,
+        (Some(service), None) => client.status_of(super::service(service, "status")?)?,
+        (None, None) => client.status()?,
     };
     if let Some(name) = only {
         let workers = status.services.iter().flat_map(|service| &service.workers);
         let known: Vec<&str> = workers.map(|worker| worker.name.as_str()).collect();
         if !known.contains(&name) {
-            let known = if known.is_empty() { "nobody".into() } else { known.join(", ") };
-            bail!("there is no worker {name}; there is {known}");
+            bail!(Refusal::unknown_worker(name, known));
         }
     }
     if arguments.json {
-        let shown = |worker: &status::Worker| only.is_none_or(|only| only == worker.name);
+        let shown = |worker: &WorkerStatus| only.is_none_or(|only| only == worker.name);
         status.services.iter_mut().for_each(|service| service.workers.retain(shown));
         return super::print_json(&serde_json::to_string_pretty(&status)?);
     }
-    super::print(&status::render(&status, only))
+    super::print(&super::render::status(&status, only))
 }

@@ -1,16 +1,14 @@
 //! `weight`: another share for one worker.
 
 use anyhow::Result;
+use reuseport_lb_client::api::Weight;
 
-use super::client::Client;
-use crate::api::control;
 use crate::cli;
 use crate::daemon::Paths;
 
-pub(super) fn run(arguments: &cli::Weight, paths: &Paths) -> Result<()> {
+pub(super) fn run(arguments: &cli::WeightArgs, paths: &Paths) -> Result<()> {
     let worker = &arguments.worker;
-    let path = super::worker_path(worker, "weight")?;
-    let wanted = control::Weight { weight: arguments.weight };
-    let control::Weight { weight } = Client::new(paths)?.post(&path, &wanted)?;
+    super::worker(worker)?;
+    let Weight { weight } = super::client(paths).weight(worker, Weight { weight: arguments.weight })?;
     super::print(&format!("{worker}: weight {weight}\n"))
 }

@@ -4,75 +4,16 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use anyhow::Result;
+use reuseport_lb_client::api::{self, Decision};
+pub use reuseport_lb_client::api::{Drained, Progress, Scaled};
 use tokio::sync::{broadcast, mpsc, oneshot};
 
-use serde::{Deserialize, Serialize};
-
 use super::status::Report;
-use super::trace::Decision;
 use crate::api::join;
 use crate::config;
 use crate::domain::Reply;
 use crate::domain::engine::{Departure, RestartOptions, RolloutEvent, Scaling, Target};
 use crate::domain::refusal::Refusal;
-
-/// What [`Command::Scale`] has begun.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct Scaled {
-    /// Workers before, without those that are leaving.
-    pub before: usize,
-    /// Workers to come.
-    pub after: usize,
-}
-
-/// How a worker left.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct Drained {
-    /// Like `web/2`.
-    pub worker: String,
-    /// From the moment when its buckets moved away until nothing of it was left.
-    pub seconds: f64,
-    /// Connections (TCP) and bytes (UDP) that waited for it then.
-    pub queue: u64,
-    /// Connections that others got, because it did not accept them.
-    pub handed_over: u64,
-    /// Flows (UDP) that it had then.
-    pub flows: u64,
-    /// Of those, the ones that still lived when it had to go; others got them.
-    pub flows_cut: u64,
-    /// How its process ended; `null` if it had none, or goes on without us.
-    pub end: Option<String>,
-}
-
-/// How a replacement goes on, one JSON object a line.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "event", rename_all = "lowercase")]
-pub enum Progress {
-    /// A successor was started.
-    Starting {
-        /// Like `web/2`.
-        worker: String,
-        /// Its process.
-        pid: Option<i32>,
-    },
-    /// It is ready.
-    Ready {
-        /// Like `web/2`.
-        worker: String,
-    },
-    /// It serves, and nothing of its predecessor is left.
-    Replaced {
-        /// Like `web/2`.
-        worker: String,
-    },
-    /// The end.
-    Done {
-        /// How many workers were replaced.
-        replaced: usize,
-        /// Why the others were not.
-        error: Option<String>,
-    },
-}
 
 impl From<Scaling> for Scaled {
     fn from(Scaling { before, after }: Scaling) -> Self {
@@ -94,6 +35,16 @@ impl From<RolloutEvent> for Progress {
             RolloutEvent::Ready { worker } => Self::Ready { worker },
             RolloutEvent::Replaced { worker } => Self::Replaced { worker },
             RolloutEvent::Done { replaced, error } => Self::Done { replaced, error },
+        }
+    }
+}
+
+impl From<Refusal> for api::Refusal {
+    fn from(refusal: Refusal) -> Self {
+        if refusal.is_unknown() {
+            Self::Unknown(refusal.to_string())
+        } else {
+            Self::Impossible(refusal.to_string())
         }
     }
 }
