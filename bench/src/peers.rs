@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use nix::sys::signal::Signal;
-use reuseport_lb::status::Service;
+use reuseport_lb_client::api::ServiceStatus;
 use testkit::daemon::{Daemon, settled, signal, until};
 use testkit::patience::patience;
 use testkit::world::{World, program};
@@ -296,7 +296,7 @@ fn ours(peer: Peer, workers: usize, world: &World) -> Result<Daemon> {
     for next in (first..workers).step_by(STEP).map(|from| workers.min(from + STEP)) {
         let begun = Instant::now();
         let _ = daemon.paths().output(&["scale", "web", &next.to_string()]);
-        let there = |service: &Service| service.workers.len() == next && settled(service);
+        let there = |service: &ServiceStatus| service.workers.len() == next && settled(service);
         while !daemon.paths().status().is_some_and(|status| status.services.iter().all(there)) {
             ensure!(begun.elapsed() < 2 * patience(), "{next} workers are not there in time");
             std::thread::sleep(Duration::from_millis(50));

@@ -7,13 +7,13 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, CommandFactory, Parser, Subcommand};
+use reuseport_lb_client::api::Scale;
 
 use crate::config::{self, Ready};
 use crate::daemon::Paths;
 use crate::domain::listener::Listener;
 use crate::kernel::bpffs;
 use crate::kernel::launch::COMMAND;
-use crate::service::Target;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -33,7 +33,7 @@ pub struct Cli {
     #[command(flatten)]
     pub(crate) global: Global,
     #[command(subcommand)]
-    pub(crate) command: Command,
+    pub(crate) verb: Verb,
 }
 
 impl Cli {
@@ -67,7 +67,7 @@ impl Global {
 }
 
 #[derive(Debug, Subcommand)]
-pub(crate) enum Command {
+pub(crate) enum Verb {
     /// Run the daemon in the foreground
     #[command(after_help = "\
 Examples:
@@ -80,7 +80,7 @@ A command gets its sockets as descriptors 3, 4, … in the order of --listen, wi
 LISTEN_PID, LISTEN_FDNAMES, NOTIFY_SOCKET and REUSEPORT_LB_WORKER in its environment.
 Without --config and --listen it listens on tcp and udp of 127.0.0.1:8080 and [::1]:8080.
 SIGTERM, SIGINT and `reuseport-lb stop` end it in order; a second signal ends it at once.")]
-    Run(Run),
+    Run(RunArgs),
     /// Join a running daemon as a worker, from anywhere, and become a command
     #[command(after_help = "\
 Examples:
@@ -91,7 +91,7 @@ Examples:
 The command gets its sockets as descriptors 3, 4, … and finds LISTEN_FDS, LISTEN_PID, LISTEN_FDNAMES,
 NOTIFY_SOCKET and REUSEPORT_LB_WORKER in its environment, as from `run` (docs/JOIN.md). It keeps the
 process id and the user. The worker leaves when the process ends, or when it says STOPPING=1.")]
-    Exec(Exec),
+    Exec(ExecArgs),
     /// Show services, groups and workers
     #[command(after_help = "\
 Examples:
@@ -99,14 +99,14 @@ Examples:
   reuseport-lb status web
   reuseport-lb status web/2
   reuseport-lb status --json | jq '.services[].workers[] | {name, state, share}'")]
-    Status(Status),
+    Status(StatusArgs),
     /// Check a configuration file and show what it means; changes nothing
     #[command(after_help = "\
 Examples:
   reuseport-lb check /etc/reuseport-lb.toml
   reuseport-lb check --json /etc/reuseport-lb.toml
   reuseport-lb check --offline web.toml      on a machine without its users and commands")]
-    Check(Check),
+    Check(CheckArgs),
     /// Find out what would keep services from working here; changes nothing
     #[command(after_help = "\
 Examples:
@@ -120,7 +120,7 @@ last two with what that means and how to mend it (docs/DOCTOR.md). Without --con
 `run` alone needs.
 
 Exit codes: 0 no failure, 1 at least one, 2 usage or invalid configuration.")]
-    Doctor(Doctor),
+    Doctor(DoctorArgs),
     /// Show single decisions as they are made, until Ctrl-C
     #[command(after_help = "\
 Examples:
@@ -130,7 +130,7 @@ Examples:
 
 While it runs, every decision leaves the fast path and writes a log line; it costs nothing when it
 does not. A reader that is too slow misses decisions, and is told how many.")]
-    Trace(Trace),
+    Trace(TraceArgs),
     /// Add or remove workers, and wait until that is done
     #[command(after_help = "\
 Examples:
@@ -141,13 +141,13 @@ Examples:
 
 New workers get buckets when they are ready. Those with the highest numbers leave: their buckets
 move, their queue empties, then SIGTERM, and SIGKILL after drain_timeout.")]
-    Scale(Scale),
+    Scale(ScaleArgs),
     /// Change the weight of a worker: its share is its weight over the sum of all
     #[command(after_help = "\
 Examples:
   reuseport-lb weight web/2 5
   reuseport-lb weight web/2 0      no new flows for it")]
-    Weight(Weight),
+    Weight(WeightArgs),
     /// Let a worker leave in order, and wait until it is gone
     #[command(after_help = "\
 Examples:
@@ -156,7 +156,7 @@ Examples:
 
 Its buckets move, its queue empties, then SIGTERM, and SIGKILL if it is still there after the timeout.
 It is not replaced: the service has one worker less until `scale` or `reload`.")]
-    Drain(Drain),
+    Drain(DrainArgs),
     /// Replace the process of a worker, or of all workers of a service, without losing a connection
     #[command(after_help = "\
 Examples:
@@ -167,21 +167,21 @@ Examples:
 A new process is started beside each old one. When it is ready, and the first one also after a trial,
 it takes over, and the old one leaves in order. If it does not become ready, it is stopped, the old one
 stays, and nobody else is replaced.")]
-    Restart(Restart),
+    Restart(RestartArgs),
     /// Read the configuration again, and apply it whole, or not at all
     #[command(after_help = "\
 Examples:
   reuseport-lb reload
   systemctl reload reuseport-lb                            if it runs as a unit
   kill -HUP $(head -n1 /run/reuseport-lb/daemon.lock)      the same; the outcome is in the log")]
-    Reload(Reload),
+    Reload(ReloadArgs),
     /// End the daemon in order, and wait until it is gone
     #[command(after_help = "\
 Examples:
   reuseport-lb stop
   reuseport-lb stop --keep             workers go on without it, until the next daemon takes them over
   reuseport-lb stop --runtime-dir /run/other")]
-    Stop(Stop),
+    Stop(StopArgs),
     #[command(name = COMMAND, hide = true)]
     Launch(launch::Options),
     #[command(name = bpffs::UNMOUNT, hide = true)]
@@ -189,7 +189,7 @@ Examples:
 }
 
 #[derive(Debug, Args)]
-pub(crate) struct Run {
+pub(crate) struct RunArgs {
     /// A file with services (docs/CONFIGURATION.md)
     #[arg(long, value_name = "FILE", conflicts_with_all = ["listen", "workers", "name", "ready", "user", "command"])]
     pub(crate) config: Option<PathBuf>,
@@ -215,7 +215,7 @@ pub(crate) struct Run {
 }
 
 #[derive(Debug, Args)]
-pub(crate) struct Exec {
+pub(crate) struct ExecArgs {
     /// The service
     pub(crate) service: String,
     /// Which worker to be, like web/7 or 7; without it the lowest number that is free
@@ -230,7 +230,7 @@ pub(crate) struct Exec {
 }
 
 #[derive(Debug, Args)]
-pub(crate) struct Status {
+pub(crate) struct StatusArgs {
     /// Only this service, like web, or this worker, like web/2
     pub(crate) what: Option<String>,
     /// As JSON (docs/CONTROL.md)
@@ -239,7 +239,7 @@ pub(crate) struct Status {
 }
 
 #[derive(Debug, Args)]
-pub(crate) struct Check {
+pub(crate) struct CheckArgs {
     /// The configuration file
     pub(crate) file: PathBuf,
     /// For another machine: users and commands need not be on this one
@@ -251,7 +251,7 @@ pub(crate) struct Check {
 }
 
 #[derive(Debug, Args)]
-pub(crate) struct Doctor {
+pub(crate) struct DoctorArgs {
     /// A file with services; without it the embedded demo
     #[arg(long, value_name = "FILE")]
     pub(crate) config: Option<PathBuf>,
@@ -261,7 +261,7 @@ pub(crate) struct Doctor {
 }
 
 #[derive(Debug, Args)]
-pub(crate) struct Trace {
+pub(crate) struct TraceArgs {
     /// The service
     pub(crate) service: String,
     /// End after this many decisions
@@ -273,19 +273,19 @@ pub(crate) struct Trace {
 }
 
 #[derive(Debug, Args)]
-pub(crate) struct Scale {
+pub(crate) struct ScaleArgs {
     /// The service
     pub(crate) service: String,
     /// How many workers it shall have; +N or -N: so many more or fewer
     #[arg(value_name = "N", value_parser = values::workers, allow_hyphen_values = true)]
-    pub(crate) workers: Target,
+    pub(crate) workers: Scale,
     /// Do not wait until new workers are ready and others are gone
     #[arg(long)]
     pub(crate) no_wait: bool,
 }
 
 #[derive(Debug, Args)]
-pub(crate) struct Weight {
+pub(crate) struct WeightArgs {
     /// The worker, like web/2
     pub(crate) worker: String,
     /// From 0 to 1,000,000; workers start with 1
@@ -294,7 +294,7 @@ pub(crate) struct Weight {
 }
 
 #[derive(Debug, Args)]
-pub(crate) struct Drain {
+pub(crate) struct DrainArgs {
     /// The worker, like web/2
     pub(crate) worker: String,
     /// Until SIGTERM, and again until SIGKILL; without it the service's drain_timeout
@@ -303,7 +303,7 @@ pub(crate) struct Drain {
 }
 
 #[derive(Debug, Args)]
-pub(crate) struct Restart {
+pub(crate) struct RestartArgs {
     /// The service, like web, or the worker, like web/2
     pub(crate) what: String,
     /// So many at a time, once the first has stood its trial
@@ -321,10 +321,10 @@ pub(crate) struct Restart {
 }
 
 #[derive(Debug, Args)]
-pub(crate) struct Reload {}
+pub(crate) struct ReloadArgs {}
 
 #[derive(Debug, Args)]
-pub(crate) struct Stop {
+pub(crate) struct StopArgs {
     /// End the daemon only: workers, sockets and buckets stay for the next one
     #[arg(long)]
     pub(crate) keep: bool,

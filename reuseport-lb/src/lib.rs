@@ -11,7 +11,6 @@ pub mod domain;
 pub mod embedded;
 pub mod kernel;
 pub mod logging;
-pub mod member;
 pub mod offload;
 pub mod printable;
 pub mod service;

@@ -5,7 +5,8 @@ use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::time::{Duration, Instant};
 
-use reuseport_lb::status::{Service, Status, Worker};
+use reuseport_lb_client::api::{ServiceStatus, Status, WorkerStatus};
+use reuseport_lb_client::control::{ControlClient, ControlError};
 
 use crate::patience::patience;
 use crate::world::{World, repository};
@@ -99,11 +100,14 @@ impl Paths {
     /// Everything, if the daemon answers.
     ///
     /// # Panics
-    /// If it answers what is not JSON.
+    /// If it answers what is no status.
     #[must_use]
     pub fn status(&self) -> Option<Status> {
-        let output = self.output(&["status", "--json"]);
-        output.status.success().then(|| serde_json::from_slice(&output.stdout).expect("status is not JSON"))
+        match ControlClient::new(self.control()).status() {
+            Ok(status) => Some(status),
+            Err(error @ ControlError::Unexpected(_)) => panic!("no status: {error:?}"),
+            Err(_) => None,
+        }
     }
 }
 
@@ -131,7 +135,7 @@ impl Daemon {
     /// # Panics
     /// If it does not get there, with its log.
     #[must_use]
-    pub fn start_until(world: &World, mut command: Command, there: impl Fn(&Service) -> bool) -> Self {
+    pub fn start_until(world: &World, mut command: Command, there: impl Fn(&ServiceStatus) -> bool) -> Self {
         let log = Paths::of(world).log;
         let log = File::options().create(true).append(true).open(log).expect("cannot make a log");
         command.stdout(log.try_clone().expect("cannot share the log")).stderr(log);
@@ -143,7 +147,11 @@ impl Daemon {
     /// # Panics
     /// If it does not get there.
     #[must_use]
-    pub fn start_unheard(world: &World, mut command: Command, there: impl Fn(&Service) -> bool) -> Self {
+    pub fn start_unheard(
+        world: &World,
+        mut command: Command,
+        there: impl Fn(&ServiceStatus) -> bool,
+    ) -> Self {
         let child = command.spawn().expect("cannot start reuseport-lb");
         let mut daemon = Self { child, paths: Paths::of(world) };
         until("the services to be up", || {
@@ -186,7 +194,7 @@ impl Daemon {
     /// # Panics
     /// If it does not answer.
     #[must_use]
-    pub fn service(&self) -> Service {
+    pub fn service(&self) -> ServiceStatus {
         self.status().services.remove(0)
     }
 
@@ -312,18 +320,18 @@ pub fn signal(pid: i32, signal: nix::sys::signal::Signal) {
 
 /// Whether all workers are ready and have their buckets.
 #[must_use]
-pub fn settled(service: &Service) -> bool {
+pub fn settled(service: &ServiceStatus) -> bool {
     service.workers.iter().all(|worker| worker.state == "ready" && worker.buckets > 0)
 }
 
 /// Selections of a worker over all its sockets.
 #[must_use]
-pub fn selected(worker: &Worker) -> u64 {
+pub fn selected(worker: &WorkerStatus) -> u64 {
     worker.sockets.iter().map(|socket| socket.selected).sum()
 }
 
 /// A counter of a service, over all its groups.
 #[must_use]
-pub fn counter(service: &Service, name: &str) -> u64 {
+pub fn counter(service: &ServiceStatus, name: &str) -> u64 {
     service.groups.iter().map(|group| group.counters[name]).sum()
 }

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
 
 use nix::sys::signal::Signal;
-use reuseport_lb::status::{Service, Worker};
+use reuseport_lb_client::api::{ServiceStatus, WorkerStatus};
 
 use crate::daemon::{Paths, binary, signal, until};
 use crate::world::World;
@@ -144,7 +144,7 @@ impl Guest {
 
     /// The worker that it is.
     #[must_use]
-    pub fn worker<'a>(&self, service: &'a Service) -> Option<&'a Worker> {
+    pub fn worker<'a>(&self, service: &'a ServiceStatus) -> Option<&'a WorkerStatus> {
         service.workers.iter().find(|worker| worker.pid == Some(self.pid()))
     }
 

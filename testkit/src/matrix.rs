@@ -10,7 +10,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
-use reuseport_lb::status::Service;
+use reuseport_lb_client::api::ServiceStatus;
 use serde_json::json;
 
 use crate::client::Answer;
@@ -101,7 +101,7 @@ impl Scene {
 
     /// The service now.
     #[must_use]
-    pub fn service(&self) -> Service {
+    pub fn service(&self) -> ServiceStatus {
         self.daemon().service()
     }
 
@@ -135,7 +135,7 @@ impl Scene {
     }
 
     /// Waits until all is well again, and notes how long that took.
-    pub fn recovers(&mut self, well: impl Fn(&Service) -> bool) -> Service {
+    pub fn recovers(&mut self, well: impl Fn(&ServiceStatus) -> bool) -> ServiceStatus {
         let daemon = self.daemon();
         let service = until("all to be well again", || Some(daemon.service()).filter(&well));
         self.recovered = Some(self.struck.elapsed());
@@ -143,7 +143,7 @@ impl Scene {
     }
 
     /// Waits until all workers are ready, `restarts` of them anew.
-    pub fn is_back(&mut self, restarts: u32) -> Service {
+    pub fn is_back(&mut self, restarts: u32) -> ServiceStatus {
         self.recovers(|it| {
             settled(it) && it.workers.iter().map(|worker| worker.restarts).sum::<u32>() == restarts
         })

@@ -10,6 +10,8 @@ use std::path::PathBuf;
 use std::process::{Command, Output};
 use std::time::Duration;
 
+use reuseport_lb_client::api::{Drain, Refusal, Restart, Weight};
+use reuseport_lb_client::control::{ControlClient, ControlError};
 use testkit::client::ask;
 use testkit::daemon::{Daemon, Paths, binary};
 use testkit::world::World;
@@ -208,6 +210,44 @@ fn post(path: &str, body: &[u8]) -> Vec<u8> {
         body.len()
     );
     [head.as_bytes(), body].concat()
+}
+
+#[test]
+fn what_there_is_not_is_404_and_what_cannot_be_done_is_422() {
+    let world = World::new();
+    let daemon = Daemon::start(&world, &["--listen", "tcp://127.0.0.1:3000", "--workers", "2"]);
+    let client = ControlClient::new(daemon.paths().control());
+    let weight = Weight { weight: 1 };
+    let refusals = [
+        client.weight("demo/9", weight).map(drop),
+        client.drain("demo/9", &Drain::default()).map(drop),
+        client.drain_and_wait("demo/9", &Drain::default()).map(drop),
+        client.restart("demo/9", &Restart::default()).map(drop),
+    ];
+    for refusal in refusals {
+        let Err(ControlError::Refused(Refusal::Unknown(text))) = refusal else { panic!("{refusal:?}") };
+        assert!(text.contains("there is no worker demo/9"), "{text}");
+    }
+    let text = client.weight("web/0", weight).unwrap_err().to_string();
+    assert_eq!(text, "there is no service \"web\"; there is demo");
+    for (path, body, code, says) in [
+        (
+            "/v1/workers/demo/9/weight",
+            "{\"weight\":1}",
+            "404",
+            "there is no worker demo/9; there is demo/0, demo/1",
+        ),
+        ("/v1/workers/demo/9/drain", "", "404", "there is no worker demo/9; there is demo/0, demo/1"),
+        ("/v1/workers/demo/x/drain", "", "404", "there is no worker demo/x"),
+        ("/v1/workers/web/0/drain", "", "404", "there is no service"),
+        ("/v1/workers/demo/0/weight", "{\"weight\":1000001}", "422", "the most is 1000000"),
+    ] {
+        let answer = talk(&daemon, &post(path, body.as_bytes()));
+        assert!(answer.starts_with(&format!("HTTP/1.1 {code}")) && answer.contains(says), "{path}: {answer}");
+        assert!(answer.contains("\r\n\r\n{\"error\":\""), "{answer}");
+    }
+    assert_eq!(daemon.service().workers.len(), 2);
+    daemon.stop();
 }
 
 #[test]

@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 
 use nix::sys::signal::Signal;
-use reuseport_lb::status::Service;
+use reuseport_lb_client::api::ServiceStatus;
 use testkit::client::{Answer, Connection, ask, ask_from, tally};
 use testkit::daemon::{Daemon, counter, selected, signal, state, until};
 use testkit::fault::freeze;
@@ -92,7 +92,7 @@ impl Scene {
 
 /// One request when the workers `but` one wait, so that what is left to do of the one before does not count.
 fn ask_when_others_wait(
-    service: &Service,
+    service: &ServiceStatus,
     but: usize,
     to: SocketAddr,
     from: Option<IpAddr>,
@@ -103,7 +103,7 @@ fn ask_when_others_wait(
     ask_from(to, from)
 }
 
-fn chosen(service: &Service) -> Vec<u64> {
+fn chosen(service: &ServiceStatus) -> Vec<u64> {
     service.workers.iter().map(selected).collect()
 }
 

@@ -11,7 +11,7 @@ use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
-use reuseport_lb::status::{Service, Status, Worker};
+use reuseport_lb_client::api::{ServiceStatus, Status, WorkerStatus};
 use testkit::daemon::{Daemon, Paths, is_alive, settled, signal, until};
 use testkit::fault::{Dice, freeze};
 use testkit::load::{Ending, Failure, Load, Report, Stage};
@@ -50,7 +50,7 @@ impl Wanted {
     }
 
     /// Whether a service is what the file says; `scaled`: but for its number of workers.
-    fn is(&self, service: &Service, scaled: bool) -> bool {
+    fn is(&self, service: &ServiceStatus, scaled: bool) -> bool {
         let listen: BTreeSet<&str> = service.groups.iter().map(|group| group.listen.as_str()).collect();
         let wanted: Vec<String> = self.ports.iter().map(|port| format!("tcp://127.0.0.1:{port}")).collect();
         let udp = self.udp.then(|| format!("udp://127.0.0.1:{}", self.ports[0]));
@@ -186,9 +186,9 @@ impl Scene {
     fn victim(&mut self) -> Option<(String, i32)> {
         let status = self.status();
         // While a daemon takes over, status says what the one before has written: that one may have died since.
-        let lives = |worker: &Worker| worker.pid.is_some_and(is_alive);
-        let serves = |worker: &&Worker| worker.state == "ready" && !worker.successor && lives(worker);
-        let serving = |service: &&Service| service.workers.iter().filter(serves).count() > 1;
+        let lives = |worker: &WorkerStatus| worker.pid.is_some_and(is_alive);
+        let serves = |worker: &&WorkerStatus| worker.state == "ready" && !worker.successor && lives(worker);
+        let serving = |service: &&ServiceStatus| service.workers.iter().filter(serves).count() > 1;
         let several = status.services.iter().filter(serving);
         let all: Vec<_> = several.flat_map(|service| &service.workers).filter(serves).collect();
         let worker = all.get(self.dice.roll(all.len().max(1)))?;

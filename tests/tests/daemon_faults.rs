@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sys::signal::Signal;
-use reuseport_lb::status::{Service, Worker};
+use reuseport_lb_client::api::{ServiceStatus, WorkerStatus};
 use testkit::daemon::{Daemon, Paths, is_alive, settled, signal, until};
 use testkit::fault::freeze;
 use testkit::load::Stage;
@@ -22,7 +22,7 @@ use testkit::patience::at_most;
 use testkit::said::assert_said;
 use testkit::world::World;
 
-fn pids(service: &Service) -> BTreeSet<i32> {
+fn pids(service: &ServiceStatus) -> BTreeSet<i32> {
     service.workers.iter().filter_map(|worker| worker.pid).collect()
 }
 
@@ -42,12 +42,12 @@ fn an_orderly_stop_is_cut_off() {
     let daemon = scene.daemon.take().unwrap();
     let begun = Instant::now();
     signal(daemon.pid(), Signal::SIGTERM);
-    let leaves = |it: &Worker| it.state == "draining";
+    let leaves = |it: &WorkerStatus| it.state == "draining";
     until("all to leave", || daemon.service().workers.iter().all(leaves).then_some(()));
     daemon.kill();
     scene.strike();
-    let serves = |it: &&Worker| it.state == "ready" && it.buckets == 65536 / 4;
-    let all_serve = |it: &Service| it.workers.iter().filter(serves).count() == 4;
+    let serves = |it: &&WorkerStatus| it.state == "ready" && it.buckets == 65536 / 4;
+    let all_serve = |it: &ServiceStatus| it.workers.iter().filter(serves).count() == 4;
     scene.daemon = Some(Daemon::start_until(&scene.world, run(&scene.world), all_serve));
     let service = scene.recovers(all_serve);
     let served = Instant::now();
@@ -85,7 +85,7 @@ fn a_reload_is_cut_off() {
     let _ = scene.world.file("config.toml", &file("40s"));
     scene.strike();
     scene.daemon = Some(Daemon::start_until(&scene.world, run(&scene.world), |_| true));
-    let others = |it: &Service| pids(it).is_disjoint(&first) && pids(it).is_disjoint(&second);
+    let others = |it: &ServiceStatus| pids(it).is_disjoint(&first) && pids(it).is_disjoint(&second);
     let service = scene.recovers(|it| settled(it) && it.workers.len() == 4 && others(it));
     assert_eq!(service.wanted, 4);
     let seen = scene.end_but(|_| false);

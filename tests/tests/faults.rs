@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sys::signal::Signal;
-use reuseport_lb::status::Service;
+use reuseport_lb_client::api::ServiceStatus;
 use rustix::process::{Pid, Resource, Rlimit, prlimit};
 use testkit::client::ask;
 use testkit::daemon::{Daemon, Paths, counter, settled, signal, until};
@@ -26,7 +26,7 @@ fn nobody() -> BTreeSet<SocketAddr> {
     BTreeSet::new()
 }
 
-fn pids(service: &Service) -> Vec<Option<i32>> {
+fn pids(service: &ServiceStatus) -> Vec<Option<i32>> {
     service.workers.iter().map(|worker| worker.pid).collect()
 }
 
@@ -112,7 +112,7 @@ fn a_worker_shuts_its_listener_down() {
     let before = scene.service();
     let accepted = scene.misbehave(1, "shut down");
     until("its log", || scene.daemon().log().contains("is back in service").then_some(()));
-    let selected = |it: &Service| it.workers[1].sockets[0].selected;
+    let selected = |it: &ServiceStatus| it.workers[1].sockets[0].selected;
     let gone = counter(&scene.service(), "owner_gone");
     let since = selected(&scene.service());
     let service = scene.recovers(|it| selected(it) > since);
@@ -150,7 +150,8 @@ fn a_worker_connects_its_datagram_socket() {
 fn the_program_is_replaced() {
     let mut scene = Scene::vandals("");
     let accepted = scene.misbehave(1, "detach");
-    let groups = |it: &Service| it.groups.iter().map(|it| it.counters["arrival_packet"]).collect::<Vec<_>>();
+    let groups =
+        |it: &ServiceStatus| it.groups.iter().map(|it| it.counters["arrival_packet"]).collect::<Vec<_>>();
     let before = groups(&scene.service());
     let service = scene.recovers(|it| groups(it).iter().zip(&before).all(|(now, then)| *now > then + 100));
     assert!(settled(&service));

@@ -13,7 +13,7 @@ use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
-use reuseport_lb::status::Service;
+use reuseport_lb_client::api::ServiceStatus;
 use reuseport_lb_common::layout::MAX_SLOTS;
 use testkit::client::ask;
 use testkit::daemon::{Daemon, Paths, counter, settled, until};
@@ -62,7 +62,7 @@ impl Dice {
 /// Asserts that the workers of `weights` have their quotas of the 65,536 buckets, by largest
 /// remainder, and all others nothing.
 #[track_caller]
-fn assert_exact(service: &Service, weights: &BTreeMap<String, u64>) {
+fn assert_exact(service: &ServiceStatus, weights: &BTreeMap<String, u64>) {
     let sum: u64 = weights.values().sum();
     let (mut up, mut down, mut total) = (Vec::new(), Vec::new(), 0);
     for worker in &service.workers {
@@ -461,7 +461,8 @@ fn what_becomes_of_guests_says_nothing_about_the_start_of_a_service() {
     let guests = Guests::new(&world);
     let file = world.file("config.toml", &configuration);
     let command = Paths::of(&world).command(&["run", "--config", &file.to_string_lossy()]);
-    let is = |service: &Service, state: &str| service.workers.first().is_some_and(|own| own.state == state);
+    let is =
+        |service: &ServiceStatus, state: &str| service.workers.first().is_some_and(|own| own.state == state);
     let daemon = Daemon::start_until(&world, command, |service| is(service, "starting"));
     // One ends before it has been ready, one never gets there.
     assert!(guests.exec(&["web"], &["true"]).end().success());

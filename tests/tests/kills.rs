@@ -8,7 +8,7 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
-use reuseport_lb::status::Service;
+use reuseport_lb_client::api::{ServiceStatus, WorkerStatus};
 use testkit::daemon::{Daemon, settled, signal, until};
 use testkit::fault::{Dice, freeze, times};
 use testkit::load::{Ending, Load};
@@ -101,10 +101,10 @@ fn pins(directory: &std::path::Path) -> usize {
     entries.map(|entry| 1 + if entry.path().is_dir() { pins(&entry.path()) } else { 0 }).sum()
 }
 
-fn exact(service: &Service) -> bool {
+fn exact(service: &ServiceStatus) -> bool {
     let weights: Vec<u64> = service.workers.iter().map(|it| u64::from(it.weight)).collect();
     let sum: u64 = weights.iter().sum();
-    let due = |it: &reuseport_lb::status::Worker| 65536 * u64::from(it.weight) / sum.max(1);
+    let due = |it: &WorkerStatus| 65536 * u64::from(it.weight) / sum.max(1);
     sum == 0 || service.workers.iter().all(|it| u64::from(it.buckets).abs_diff(due(it)) <= 1)
 }
 

@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 
 use nix::sys::stat::Mode;
 use reuseport_lb::offload::BOUND;
-use reuseport_lb::status::Status;
+use reuseport_lb_client::api::{ServiceStatus, Status};
 use testkit::daemon::{Daemon, Paths, settled, until};
 use testkit::patience::{at_most, slow};
 use testkit::world::World;
@@ -116,7 +116,7 @@ fn at_any_moment(protocol: &str, listeners: usize, workers: usize) {
     let paths = Paths::of(&world);
     let file = world.file("config.toml", &configuration(protocol, listeners, workers, "flow"));
     let arguments = ["--config", &*file.to_string_lossy()];
-    let all = |service: &reuseport_lb::status::Service| service.workers.len() == workers && settled(service);
+    let all = |service: &ServiceStatus| service.workers.len() == workers && settled(service);
 
     let asker = Asker::start(&paths);
     let begun = Instant::now();

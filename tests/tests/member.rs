@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
-use reuseport_lb::status::Service;
+use reuseport_lb_client::api::ServiceStatus;
 use testkit::daemon::{Daemon, counter, settled, signal, until};
 use testkit::traces::Traces;
 use testkit::world::World;
@@ -119,7 +119,7 @@ fn servers_that_are_made_like_the_example_replace_each_other_and_lose_nothing() 
     let world = World::new();
     let daemon = Daemon::configured(&world, GUESTS_ONLY);
     let ready = |count| {
-        let all = |service: &Service| service.workers.len() == count && settled(service);
+        let all = |service: &ServiceStatus| service.workers.len() == count && settled(service);
         until("the servers", || Some(daemon.service()).filter(all));
     };
     let mut servers = vec![example(&world), example(&world)];

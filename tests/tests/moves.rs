@@ -4,7 +4,7 @@
 
 use std::net::SocketAddr;
 
-use reuseport_lb::status::Status;
+use reuseport_lb_client::api::{ServiceStatus, Status};
 use testkit::client::ask;
 use testkit::daemon::{Daemon, is_alive, settled, until};
 use testkit::load::{Ending, Load, Report};
@@ -21,7 +21,7 @@ fn service(name: &str, ports: &[u16]) -> String {
 
 /// Who listens where, of services that are as they should be.
 fn listeners(status: &Status) -> Option<Vec<(String, Vec<String>)>> {
-    let of = |service: &reuseport_lb::status::Service| {
+    let of = |service: &ServiceStatus| {
         let whole = settled(service) && service.workers.len() == 2;
         let listen = service.groups.iter().map(|group| group.listen.clone()).collect();
         whole.then(|| (service.name.clone(), listen))

@@ -9,7 +9,7 @@ use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 
 use nix::sys::signal::Signal;
-use reuseport_lb::status::Service;
+use reuseport_lb_client::api::ServiceStatus;
 use testkit::client::ask;
 use testkit::daemon::{Daemon, Paths, is_alive, settled, signal, until};
 use testkit::guests::Guests;
@@ -49,12 +49,12 @@ fn release(pid: i32) -> String {
     line.trim_end_matches('\0').rsplit('\0').next().unwrap_or_default().to_owned()
 }
 
-fn pids(service: &Service) -> Vec<i32> {
+fn pids(service: &ServiceStatus) -> Vec<i32> {
     service.workers.iter().filter_map(|worker| worker.pid).collect()
 }
 
 /// Waits until there are just these workers, all of them ready.
-fn all_ready(daemon: &Daemon, names: &[&str]) -> Service {
+fn all_ready(daemon: &Daemon, names: &[&str]) -> ServiceStatus {
     until("all workers to be ready", || {
         let service = daemon.service();
         let there: Vec<&str> = service.workers.iter().map(|it| it.name.as_str()).collect();
@@ -114,7 +114,7 @@ fn cut_off_in_a_reload(
     Daemon::configured(world, &next(&command))
 }
 
-fn releases_of(service: &Service) -> Vec<String> {
+fn releases_of(service: &ServiceStatus) -> Vec<String> {
     pids(service).into_iter().map(release).collect()
 }
 
@@ -465,10 +465,10 @@ fn without_a_daemon_a_worker_of_weight_0_gets_what_nobody_else_can_take() {
         assert_eq!(ask(to()).unwrap().worker, "web/1");
     }
     let daemon = Daemon::start_until(&world, run(&world), |service| service.busy.is_none());
-    let ready = |it: &Service| it.workers.iter().all(|worker| worker.state == "ready");
+    let ready = |it: &ServiceStatus| it.workers.iter().all(|worker| worker.state == "ready");
     let after = until("all to be ready", || Some(daemon.service()).filter(ready));
     assert_eq!(after.workers.iter().map(|it| it.weight).collect::<Vec<_>>(), [1, 0, 1]);
-    let counters = |service: &Service| service.groups[0].counters["detour_hold"];
+    let counters = |service: &ServiceStatus| service.groups[0].counters["detour_hold"];
     assert_eq!(counters(&after) - counters(&before), 20);
     daemon.stop();
 }

@@ -8,7 +8,7 @@ use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
-use reuseport_lb::status::Service;
+use reuseport_lb_client::api::ServiceStatus;
 use testkit::client::ask;
 use testkit::daemon::{Daemon, Paths, settled, signal, state, until};
 use testkit::world::World;
@@ -19,7 +19,7 @@ fn to() -> SocketAddr {
 
 const WEB: &str = "[[service]]\nname = \"web\"\nlisten = [\"tcp://127.0.0.1:3000\"]\nworkers = 4\n";
 
-fn pids(service: &Service) -> Vec<Option<i32>> {
+fn pids(service: &ServiceStatus) -> Vec<Option<i32>> {
     service.workers.iter().map(|worker| worker.pid).collect()
 }
 

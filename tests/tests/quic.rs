@@ -9,7 +9,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use nix::sys::signal::Signal;
-use reuseport_lb::status::Worker;
+use reuseport_lb_client::api::WorkerStatus;
 use testkit::daemon::{Daemon, counter, is_alive, settled, signal, until};
 use testkit::patience::fewer;
 use testkit::quic::{Clients, Identity, Report};
@@ -57,7 +57,7 @@ impl Echo {
         Self { clients, daemon, identity, _world: world, _turn: turn }
     }
 
-    fn worker(&self, name: &str) -> Worker {
+    fn worker(&self, name: &str) -> WorkerStatus {
         self.daemon.service().workers.into_iter().find(|worker| worker.name == name).unwrap()
     }
 

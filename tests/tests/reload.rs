@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 
 use nix::sys::signal::Signal;
+use reuseport_lb_client::api::{ServiceStatus, Status, WorkerStatus};
 use testkit::client::{ask, ask_udp};
 use testkit::daemon::{Daemon, settled, signal, until};
 use testkit::fault::times;
@@ -53,7 +54,7 @@ fn listeners_and_services_come_and_go_and_nothing_else_notices() {
     let report = quiet.end();
     assert!(report.failed.is_empty() && report.ended.is_empty(), "{report}");
     let after = daemon.status().services.into_iter().find(|service| service.name == "stays").unwrap();
-    let pids = |service: &reuseport_lb::status::Service| -> Vec<Option<i32>> {
+    let pids = |service: &ServiceStatus| -> Vec<Option<i32>> {
         service.workers.iter().map(|worker| worker.pid).collect()
     };
     assert_eq!((pids(&after), after.moved), (pids(&before), before.moved), "it was not touched");
@@ -97,9 +98,8 @@ fn an_invalid_file_changes_nothing() {
     let report = load.end();
     assert!(report.failed.is_empty() && report.ended.is_empty(), "{report}");
     assert_eq!(after.services.len(), 1);
-    let of = |it: &reuseport_lb::status::Worker| (it.name.clone(), it.pid, it.buckets);
-    let workers =
-        |status: &reuseport_lb::status::Status| status.services[0].workers.iter().map(of).collect::<Vec<_>>();
+    let of = |it: &WorkerStatus| (it.name.clone(), it.pid, it.buckets);
+    let workers = |status: &Status| status.services[0].workers.iter().map(of).collect::<Vec<_>>();
     assert_eq!(workers(&after), workers(&before));
     assert_eq!(after.services[0].groups[0].program_id, before.services[0].groups[0].program_id);
     daemon.stop();

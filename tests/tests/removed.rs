@@ -10,7 +10,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
-use reuseport_lb::status::Service;
+use reuseport_lb_client::api::ServiceStatus;
 use testkit::client::ask;
 use testkit::daemon::{Daemon, Paths, binary, settled, signal, until};
 use testkit::guests::Guests;
@@ -20,7 +20,7 @@ use testkit::world::World;
 
 const WEB: &str = "[[service]]\nname = \"web\"\nlisten = [\"tcp://127.0.0.1:3000\"]\n";
 
-fn pids(service: &Service) -> Vec<Option<i32>> {
+fn pids(service: &ServiceStatus) -> Vec<Option<i32>> {
     service.workers.iter().map(|worker| worker.pid).collect()
 }
 

@@ -1,7 +1,11 @@
 //! Workers join and leave under load.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on shall panic")]
+
 use std::net::SocketAddr;
 
+use reuseport_lb_client::api::{Drain, Drained, Scale, Scaled, Wait};
+use reuseport_lb_client::control::{ControlClient, ControlError, Line};
 use testkit::client::{Connection, Stream, ask};
 use testkit::daemon::{Daemon, counter};
 use testkit::patience::fewer;
@@ -138,5 +142,59 @@ fn a_service_can_be_scaled_to_nothing_and_back() {
     let victim = daemon.service().workers[0].pid.unwrap();
     testkit::daemon::signal(victim, nix::sys::signal::Signal::SIGKILL);
     testkit::daemon::until("all to be back", || Some(daemon.service()).filter(testkit::daemon::settled));
+    daemon.stop();
+}
+
+/// The lines of an answer: what was waited for, worker by worker with its state, and the last line.
+fn followed<T: std::fmt::Debug>(
+    lines: impl Iterator<Item = Result<Line<Wait<T>>, ControlError>>,
+) -> (Vec<Vec<(String, String)>>, Wait<T>) {
+    let mut waited = Vec::new();
+    for line in lines {
+        match line.unwrap().value {
+            Wait::Waiting(waiting) => {
+                assert!(waiting.seconds >= 1.0, "{waiting:?}");
+                waited.push(waiting.workers.into_iter().map(|it| (it.worker, it.state)).collect());
+            }
+            last => return (waited, last),
+        }
+    }
+    panic!("no last line after {waited:?}");
+}
+
+#[test]
+fn scale_and_drain_tell_what_is_waited_for_and_end_with_their_answer() {
+    let world = World::new();
+    // Each is ready after a while, and goes on for a while after SIGTERM.
+    let configuration = "[[service]]\nname = \"web\"\nlisten = [\"tcp://127.0.0.1:3000\"]\nworkers = 1\n\
+        ready = \"1500ms\"\ncommand = [\"sh\", \"-c\", \"trap 'sleep 1.5; exit 3' TERM; while :; do sleep 0.1; done\"]\n";
+    let daemon = Daemon::configured(&world, configuration);
+    let client = ControlClient::new(daemon.paths().control());
+    let (waited, last) = followed(client.scale_and_wait("web", &Scale::by(1)).unwrap());
+    assert_eq!(last, Wait::Done(Scaled { before: 1, after: 2 }));
+    assert!(!waited.is_empty(), "it takes more than a second");
+    for line in waited {
+        assert_eq!(line, [("web/1".to_owned(), "starting".to_owned())]);
+    }
+    let (waited, last) = followed(client.drain_and_wait("web/1", &Drain::default()).unwrap());
+    let Wait::Done(Drained { worker, end, .. }) = last else { panic!("{last:?}") };
+    assert_eq!((&*worker, end.as_deref()), ("web/1", Some("exited with status 3")));
+    assert!(!waited.is_empty(), "it takes more than a second");
+    for line in waited {
+        assert_eq!(line, [("web/1".to_owned(), "draining".to_owned())]);
+    }
+    // The commands say so, too.
+    let said = daemon.run(&["scale", "web", "2"]);
+    let (waits, done) = said.trim_end().rsplit_once('\n').unwrap();
+    assert!(waits.starts_with("web: waits for web/1 (starting"), "{said}");
+    assert!(done.starts_with("web: 1 → 2 workers, "), "{said}");
+    let said = daemon.run(&["drain", "web/1"]);
+    assert!(said.starts_with("web/1: waits for web/1 (draining") && said.contains("gone after"), "{said}");
+    // Others are told who was faster.
+    let lines = client.scale_and_wait("web", &Scale::to(3)).unwrap();
+    client.scale("web", &Scale::to(1)).unwrap();
+    let (_, last) = followed(lines);
+    let Wait::Refused(body) = last else { panic!("{last:?}") };
+    assert!(body.error.contains("somebody else has scaled web to 1 workers"), "{}", body.error);
     daemon.stop();
 }

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
-use reuseport_lb::status::Service;
+use reuseport_lb_client::api::ServiceStatus;
 use testkit::daemon::{Daemon, settled, signal, until};
 use testkit::fault::times;
 use testkit::patience::at_most;
@@ -60,7 +60,7 @@ fn short_ones(done: &AtomicBool, patience: Duration) -> (usize, Vec<String>) {
     })
 }
 
-fn pids(service: &Service) -> Vec<i32> {
+fn pids(service: &ServiceStatus) -> Vec<i32> {
     service.workers.iter().filter_map(|worker| worker.pid).collect()
 }
 
@@ -187,7 +187,7 @@ fn opens_by_itself(command: impl FnOnce(&World) -> String, process: &str, opened
     );
     let file = world.file("config.toml", &text);
     let command = testkit::daemon::Paths::of(&world).command(&["run", "--config", &file.to_string_lossy()]);
-    let named = |service: &Service| {
+    let named = |service: &ServiceStatus| {
         let lacks = service.workers[0].lacks.clone().unwrap_or_default();
         service.workers[0].state == state && lacks.contains("by itself")
     };

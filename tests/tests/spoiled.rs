@@ -5,7 +5,7 @@
 use std::net::SocketAddr;
 
 use nix::sys::signal::Signal;
-use reuseport_lb::status::Worker;
+use reuseport_lb_client::api::WorkerStatus;
 use testkit::client::{Tally, ask, ask_udp, tally};
 use testkit::daemon::{Daemon, counter, settled, signal, until};
 use testkit::server::python;
@@ -52,7 +52,7 @@ fn service(world: &World, workers: usize, harm: &str, then: &str) -> (Daemon, im
     (daemon, move || std::fs::write(&file, "").unwrap())
 }
 
-fn cookies(worker: &Worker) -> Vec<u64> {
+fn cookies(worker: &WorkerStatus) -> Vec<u64> {
     worker.sockets.iter().map(|socket| socket.cookie).collect()
 }
 

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use aya::maps::{Array, Map, MapData};
 use nix::sys::signal::Signal;
-use reuseport_lb::status::Service;
+use reuseport_lb_client::api::{ServiceStatus, WorkerStatus};
 use reuseport_lb_common::layout::{BUCKETS, Table};
 use testkit::client::ask;
 use testkit::daemon::{Daemon, Paths, counter, is_alive, settled, signal, until};
@@ -41,8 +41,8 @@ fn owners(world: &World) -> Vec<u16> {
         .collect()
 }
 
-fn places(service: &Service) -> Vec<(String, u16, u32, Option<i32>, u32)> {
-    let of = |it: &reuseport_lb::status::Worker| (it.name.clone(), it.slot, it.buckets, it.pid, it.restarts);
+fn places(service: &ServiceStatus) -> Vec<(String, u16, u32, Option<i32>, u32)> {
+    let of = |it: &WorkerStatus| (it.name.clone(), it.slot, it.buckets, it.pid, it.restarts);
     service.workers.iter().map(of).collect()
 }
 

@@ -7,7 +7,7 @@ use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
-use reuseport_lb::status::Service;
+use reuseport_lb_client::api::ServiceStatus;
 use testkit::daemon::{Daemon, counter, is_alive, settled, signal, until};
 use testkit::fault::freeze;
 use testkit::load::Load;
@@ -16,7 +16,7 @@ use testkit::said::assert_said;
 use testkit::server::python;
 use testkit::world::World;
 
-fn pids(service: &Service) -> Vec<i32> {
+fn pids(service: &ServiceStatus) -> Vec<i32> {
     service.workers.iter().filter_map(|worker| worker.pid).collect()
 }
 
@@ -102,7 +102,7 @@ fn a_request_takes_long() {
     let mut long = TcpStream::connect(address()).unwrap();
     let begun = Instant::now();
     long.write_all(b"GET /slow HTTP/1.1\r\n\r\n").unwrap();
-    let is_stalled = |it: &Service| it.workers.iter().any(|it| it.state == "stalled");
+    let is_stalled = |it: &ServiceStatus| it.workers.iter().any(|it| it.state == "stalled");
     until("its worker to be avoided", || is_stalled(&daemon.service()).then_some(()));
     let avoided = begun.elapsed();
     let mut answer = String::new();
@@ -156,11 +156,12 @@ fn a_worker_locks_its_group() {
     let old = pids(&scene.service())[0];
     // Through the socket of the first one the program is attached again, if it can be.
     let accepted = scene.misbehave(0, "lock");
-    let decided = |it: &Service| it.groups.iter().map(|it| it.counters["arrival_packet"]).collect::<Vec<_>>();
+    let decided =
+        |it: &ServiceStatus| it.groups.iter().map(|it| it.counters["arrival_packet"]).collect::<Vec<_>>();
     let before = decided(&scene.service());
     scene.recovers(|it| decided(it).iter().zip(&before).all(|(now, then)| *now > then + 100));
     until("it to be replaced", || {
-        let there = |it: &Service| it.workers.len() == 4 && settled(it) && !pids(it).contains(&old);
+        let there = |it: &ServiceStatus| it.workers.len() == 4 && settled(it) && !pids(it).contains(&old);
         Some(scene.service()).filter(there)
     });
     let log = scene.daemon().log();

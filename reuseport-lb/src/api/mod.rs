@@ -4,3 +4,4 @@
 pub mod connection_limit;
 pub mod control;
 pub mod join;
+mod json;

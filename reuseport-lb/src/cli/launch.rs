@@ -35,7 +35,7 @@ impl From<Options> for Arguments {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cli::{Cli, Command};
+    use crate::cli::{Cli, Verb};
 
     #[test]
     fn a_child_understands_what_the_daemon_tells_it() {
@@ -60,7 +60,7 @@ mod tests {
         };
         for told in [least, whole] {
             let line = ["reuseport-lb".into()].into_iter().chain(told.line());
-            let Command::Launch(options) = Cli::parse(line).unwrap().command else { panic!("{told:?}") };
+            let Verb::Launch(options) = Cli::parse(line).unwrap().verb else { panic!("{told:?}") };
             assert_eq!(Arguments::from(options), told);
         }
     }

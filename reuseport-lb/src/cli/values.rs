@@ -2,12 +2,12 @@
 
 use clap::Command;
 use clap::error::{ContextKind, ContextValue, Error, ErrorKind};
+use reuseport_lb_client::api::Scale;
 
 use crate::config::{self, MAX_WORKERS};
-use crate::service::Target;
 
 /// Reads `5`, `+2` or `-1`.
-pub(super) fn workers(text: &str) -> Result<Target, String> {
+pub(super) fn workers(text: &str) -> Result<Scale, String> {
     let (sign, digits) = match text.split_at_checked(1) {
         Some(("+", digits)) => (Some(1), digits),
         Some(("-", digits)) => (Some(-1), digits),
@@ -18,7 +18,7 @@ pub(super) fn workers(text: &str) -> Result<Target, String> {
     })?;
     let number = usize::try_from(number).unwrap_or(usize::MAX);
     config::check_workers(number)?;
-    Ok(sign.map_or(Target::Exactly(number), |sign| Target::More(sign * number as i64)))
+    Ok(sign.map_or(Scale::to(number), |sign| Scale::by(sign * number as i64)))
 }
 
 /// Reads a number of workers.
@@ -78,7 +78,7 @@ pub(super) fn explain(error: Error, whole: &Command) -> Error {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cli::{Cli, Command};
+    use crate::cli::{Cli, Verb};
 
     fn refused(line: &[&str]) -> String {
         let error = Cli::parse(["x"].iter().chain(line)).unwrap_err();
@@ -89,15 +89,15 @@ mod tests {
     #[test]
     fn a_sign_means_more_or_fewer() {
         for (text, wanted) in [
-            ("0", Target::Exactly(0)),
-            ("1024", Target::Exactly(1024)),
-            ("+1", Target::More(1)),
-            ("-1", Target::More(-1)),
-            ("+0", Target::More(0)),
-            ("-1024", Target::More(-1024)),
+            ("0", Scale::to(0)),
+            ("1024", Scale::to(1024)),
+            ("+1", Scale::by(1)),
+            ("-1", Scale::by(-1)),
+            ("+0", Scale::by(0)),
+            ("-1024", Scale::by(-1024)),
         ] {
             let cli = Cli::parse(["x", "scale", "web", text]).unwrap();
-            let Command::Scale(scale) = cli.command else { panic!("{text}") };
+            let Verb::Scale(scale) = cli.verb else { panic!("{text}") };
             assert_eq!(scale.workers, wanted, "{text}");
         }
         for text in ["+", "-", "++1", "+-1", "-+1", "1.5", "+1.5", "", " 1", "1 ", "many", "0x1", "٣", "-1x"]

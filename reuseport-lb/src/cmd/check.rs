@@ -12,7 +12,7 @@ use crate::daemon::startable;
 use crate::kernel::host;
 use crate::printable::{self, inline};
 
-pub(super) fn run(arguments: &cli::Check) -> Result<()> {
+pub(super) fn run(arguments: &cli::CheckArgs) -> Result<()> {
     let services = match arguments.offline {
         true => config::read(&arguments.file, config::any_user)?,
         false => config::read(&arguments.file, host::find_user)?,

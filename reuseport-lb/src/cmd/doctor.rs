@@ -5,8 +5,9 @@ use std::collections::HashSet;
 use std::path::Path;
 
 use anyhow::{Result, bail};
+use reuseport_lb_client::control::ControlError;
 
-use super::client::Client;
+use super::client::client;
 use super::print::{print, print_json};
 use crate::cli;
 use crate::config::{self, Service, WhenBusy};
@@ -24,7 +25,7 @@ use crate::kernel::probe::{self, Scratch, sysctl};
 use crate::kernel::{rights, socket, strangers};
 use crate::service::state_file;
 
-pub(super) fn run(arguments: &cli::Doctor, paths: &Paths) -> Result<()> {
+pub(super) fn run(arguments: &cli::DoctorArgs, paths: &Paths) -> Result<()> {
     let services = match &arguments.config {
         Some(file) => config::read(file, host::find_user)?,
         None => vec![Service::demo_here(socket::has_ipv6())],
@@ -148,7 +149,7 @@ fn local_ports(services: &[Service]) -> Vec<Check> {
 
 /// Who has the runtime directory, and which sockets are its.
 fn daemon(paths: &Paths) -> (Daemon, HashSet<u64>) {
-    let error = match Client::new(paths).and_then(|client| client.status(None)) {
+    let error = match client(paths).status() {
         Ok(status) => {
             let names = status.services.iter().map(|service| service.name.clone()).collect();
             let workers = status.services.iter().flat_map(|service| &service.workers);
@@ -157,9 +158,8 @@ fn daemon(paths: &Paths) -> (Daemon, HashSet<u64>) {
         }
         Err(error) => error,
     };
-    let kind = error.downcast_ref::<std::io::Error>().map(std::io::Error::kind);
-    if !matches!(kind, Some(std::io::ErrorKind::NotFound | std::io::ErrorKind::ConnectionRefused)) {
-        return (Daemon::Silent(format!("{error:#}")), HashSet::new());
+    if !matches!(error, ControlError::NoDaemon { .. }) {
+        return (Daemon::Silent(format!("{:#}", anyhow::Error::from(error))), HashSet::new());
     }
     let boot = host::boot();
     let left = state_file::look(&paths.runtime_dir).filter_map(|(_, read)| read.ok());

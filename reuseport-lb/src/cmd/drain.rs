@@ -1,19 +1,30 @@
 //! `drain`: a worker leaves in order; waits until nothing of it is left.
 
-use anyhow::Result;
+use anyhow::{Result, bail};
+use reuseport_lb_client::api::{Drain, Drained, Refusal, Wait};
 
-use super::client::Client;
+use super::client::client;
 use super::names;
 use super::print::print;
-use crate::api::control;
+use super::render;
 use crate::cli;
 use crate::daemon::Paths;
-use crate::service::Drained;
 
-pub(super) fn run(arguments: &cli::Drain, paths: &Paths) -> Result<()> {
-    let path = names::worker_path(&arguments.worker, "drain")?;
+pub(super) fn run(arguments: &cli::DrainArgs, paths: &Paths) -> Result<()> {
+    names::worker(&arguments.worker)?;
     let timeout_ms = arguments.timeout.map(|timeout| timeout.as_millis() as u64);
-    let drained: Drained = Client::new(paths)?.post_patiently(&path, &control::Drain { timeout_ms })?;
+    let request = Drain { timeout_ms, ..Drain::default() };
+    for line in client(paths).drain_and_wait(&arguments.worker, &request)? {
+        match line?.value {
+            Wait::Waiting(waiting) => print(&render::waiting(&arguments.worker, &waiting))?,
+            Wait::Refused(body) => return Err(Refusal::from_wire(422, body).into()),
+            Wait::Done(drained) => return told(drained),
+        }
+    }
+    bail!("the daemon ended; `reuseport-lb status` of the next one shows whether the worker is gone")
+}
+
+fn told(drained: Drained) -> Result<()> {
     let Drained { worker, seconds, queue, handed_over, flows, flows_cut, end } = drained;
     let end = end.map_or_else(|| "it had no process".into(), |end| format!("it {end}"));
     let flows = match flows {

@@ -1,18 +1,19 @@
 //! `exec`: this process joins a running daemon as a worker, and becomes the command.
 
 use anyhow::Result;
+use reuseport_lb_client::join;
+use reuseport_lb_client::worker::{JoinOptions, Worker};
+use socket2::Socket;
 
 use super::names;
-use crate::api::join;
 use crate::cli;
 use crate::config::Invalid;
 use crate::daemon::Paths;
 use crate::kernel::executable;
-use crate::kernel::launch;
-use crate::member::{JoinOptions, Member};
+use crate::kernel::launch::{self, Joined};
 
-pub(super) fn run(arguments: &cli::Exec, paths: &Paths) -> Result<()> {
-    let cli::Exec { service, weight, command, .. } = arguments;
+pub(super) fn run(arguments: &cli::ExecArgs, paths: &Paths) -> Result<()> {
+    let cli::ExecArgs { service, weight, command, .. } = arguments;
     names::service(service, "exec")?;
     let worker =
         arguments.name.as_deref().map(|name| full_name(service, name)).transpose().map_err(Invalid)?;
@@ -21,13 +22,21 @@ pub(super) fn run(arguments: &cli::Exec, paths: &Paths) -> Result<()> {
     let found = executable::find_program(program).map_err(anyhow::Error::msg)?;
     let path = if program.contains('/') { program.into() } else { found };
     executable::look(&path).map_err(|obstacle| anyhow::Error::msg(obstacle.to_string()))?;
-    let member = Member::join(&JoinOptions {
+    let mut joined = Worker::join(&JoinOptions {
         runtime_dir: paths.runtime_dir.clone(),
         service: service.clone(),
         worker,
         weight: *weight,
     })?;
-    Err(launch::become_joined(member.into(), command))
+    let worker = Joined {
+        name: joined.name().to_owned(),
+        sockets: joined.take().into_iter().map(|(name, socket)| (name, Socket::from(socket))).collect(),
+        notify: joined.notify().to_owned(),
+        watchdog: joined.watchdog_interval(),
+    };
+    // Nothing of it but this is open any more.
+    drop(joined);
+    Err(launch::become_joined(worker, command))
 }
 
 /// `web/7`, from that or from `7`.

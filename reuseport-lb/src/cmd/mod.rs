@@ -8,6 +8,7 @@ mod exec;
 mod names;
 mod print;
 mod reload;
+mod render;
 mod restart;
 mod run;
 mod scale;
@@ -18,37 +19,37 @@ mod weight;
 
 use anyhow::{Context, Result};
 
-use crate::cli::{Cli, Command};
+use crate::cli::{Cli, Verb};
 use crate::kernel::{bpffs, launch};
 use crate::logging;
 
 /// Does what the command line says.
 pub fn run(cli: Cli) -> Result<()> {
-    match cli.command {
-        Command::Run(_) => {
+    match cli.verb {
+        Verb::Run(_) => {
             logging::of_daemon(cli.global.verbose).context("cannot start the thread of the log")?
         }
         _ => logging::of_command(cli.global.verbose),
     }
     let paths = cli.global.paths()?;
-    match cli.command {
-        Command::Run(arguments) => {
+    match cli.verb {
+        Verb::Run(arguments) => {
             let ended = run::run(arguments, &paths);
             logging::flush();
             ended
         }
-        Command::Exec(arguments) => exec::run(&arguments, &paths),
-        Command::Status(arguments) => status::run(&arguments, &paths),
-        Command::Check(arguments) => check::run(&arguments),
-        Command::Doctor(arguments) => doctor::run(&arguments, &paths),
-        Command::Trace(arguments) => trace::run(&arguments, &paths),
-        Command::Scale(arguments) => scale::run(&arguments, &paths),
-        Command::Weight(arguments) => weight::run(&arguments, &paths),
-        Command::Drain(arguments) => drain::run(&arguments, &paths),
-        Command::Restart(arguments) => restart::run(&arguments, &paths),
-        Command::Reload(_) => reload::run(&paths),
-        Command::Stop(arguments) => stop::run(&arguments, &paths),
-        Command::Launch(arguments) => crate::embedded::run(launch::launch(arguments.into())?),
-        Command::Unmount { bpffs } => bpffs::unmount(&bpffs),
+        Verb::Exec(arguments) => exec::run(&arguments, &paths),
+        Verb::Status(arguments) => status::run(&arguments, &paths),
+        Verb::Check(arguments) => check::run(&arguments),
+        Verb::Doctor(arguments) => doctor::run(&arguments, &paths),
+        Verb::Trace(arguments) => trace::run(&arguments, &paths),
+        Verb::Scale(arguments) => scale::run(&arguments, &paths),
+        Verb::Weight(arguments) => weight::run(&arguments, &paths),
+        Verb::Drain(arguments) => drain::run(&arguments, &paths),
+        Verb::Restart(arguments) => restart::run(&arguments, &paths),
+        Verb::Reload(_) => reload::run(&paths),
+        Verb::Stop(arguments) => stop::run(&arguments, &paths),
+        Verb::Launch(arguments) => crate::embedded::run(launch::launch(arguments.into())?),
+        Verb::Unmount { bpffs } => bpffs::unmount(&bpffs),
     }
 }

@@ -15,12 +15,6 @@ pub(super) fn worker(text: &str) -> Result<(&str, &str), Invalid> {
     Ok((service, number))
 }
 
-/// The worker `text`, as a path of the control socket.
-pub(super) fn worker_path(text: &str, what: &str) -> Result<String, Invalid> {
-    let (service, number) = worker(text)?;
-    Ok(format!("/v1/workers/{service}/{number}/{what}"))
-}
-
 /// The service `text`, for a command that takes no worker.
 pub(super) fn service<'a>(text: &'a str, command: &str) -> Result<&'a str, Invalid> {
     if let Ok((service, number)) = worker(text) {

@@ -1,13 +1,18 @@
 //! `reload`: the daemon reads its configuration again.
 
-use anyhow::Result;
+use anyhow::{Error, Result};
+use reuseport_lb_client::api::{Refusal, Reloaded};
+use reuseport_lb_client::control::ControlError;
 
-use super::client::Client;
+use super::client::client;
 use super::print::print;
-use crate::api::control::Reloaded;
+use crate::config::Invalid;
 use crate::daemon::Paths;
 
 pub(super) fn run(paths: &Paths) -> Result<()> {
-    let Reloaded { changes } = Client::new(paths)?.post_patiently("/v1/reload", &())?;
+    let Reloaded { changes } = client(paths).reload().map_err(|error| match error {
+        ControlError::Refused(Refusal::InvalidConfiguration(why)) => Error::new(Invalid(why)),
+        error => error.into(),
+    })?;
     print(&format!("{changes}\n"))
 }

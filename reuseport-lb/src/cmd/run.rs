@@ -8,7 +8,7 @@ use crate::config::{Invalid, Service};
 use crate::daemon::{self, Paths, Source};
 use crate::kernel::socket;
 
-pub(super) fn run(arguments: cli::Run, paths: &Paths) -> Result<()> {
+pub(super) fn run(arguments: cli::RunArgs, paths: &Paths) -> Result<()> {
     let source = match &arguments.config {
         Some(file) => Source::File(std::path::absolute(file)?),
         None => Source::Arguments(Box::new(service(arguments).map_err(Invalid)?)),
@@ -17,7 +17,7 @@ pub(super) fn run(arguments: cli::Run, paths: &Paths) -> Result<()> {
 }
 
 /// The one service that the command line describes.
-fn service(arguments: cli::Run) -> Result<Service, String> {
+fn service(arguments: cli::RunArgs) -> Result<Service, String> {
     let has_ipv6 = socket::has_ipv6();
     if arguments.listen.is_empty() && !has_ipv6 {
         warn!("IPv6 is off on this machine: listening on IPv4 only");

@@ -1,34 +1,33 @@
 //! `status`: what happens, for people or as JSON.
 
 use anyhow::{Result, bail};
+use reuseport_lb_client::api::{Refusal, WorkerStatus};
 
-use super::client::Client;
+use super::client::client;
 use super::names;
 use super::print::{print, print_json};
 use crate::cli;
 use crate::daemon::Paths;
-use crate::status;
 
-pub(super) fn run(arguments: &cli::Status, paths: &Paths) -> Result<()> {
-    let client = Client::new(paths)?;
+pub(super) fn run(arguments: &cli::StatusArgs, paths: &Paths) -> Result<()> {
+    let client = client(paths);
     let only = arguments.what.as_deref().filter(|what| names::worker(what).is_ok());
     let mut status = match (arguments.what.as_deref(), only) {
-        (_, Some(name)) => client.status(Some(names::worker(name)?.0))?,
-        (Some(service), None) => client.status(Some(names::service(service, "status")?))?,
-        (None, None) => client.status(None)?,
+        (_, Some(name)) => client.status_of(names::worker(name)?.0)?,
+        (Some(service), None) => client.status_of(names::service(service, "status")?)?,
+        (None, None) => client.status()?,
     };
     if let Some(name) = only {
         let workers = status.services.iter().flat_map(|service| &service.workers);
         let known: Vec<&str> = workers.map(|worker| worker.name.as_str()).collect();
         if !known.contains(&name) {
-            let known = if known.is_empty() { "nobody".into() } else { known.join(", ") };
-            bail!("there is no worker {name}; there is {known}");
+            bail!(Refusal::unknown_worker(name, known));
         }
     }
     if arguments.json {
-        let shown = |worker: &status::Worker| only.is_none_or(|only| only == worker.name);
+        let shown = |worker: &WorkerStatus| only.is_none_or(|only| only == worker.name);
         status.services.iter_mut().for_each(|service| service.workers.retain(shown));
         return print_json(&serde_json::to_string_pretty(&status)?);
     }
-    print(&status::render(&status, only))
+    print(&super::render::status(&status, only))
 }

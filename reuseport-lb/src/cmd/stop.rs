@@ -3,18 +3,17 @@
 use std::time::Duration;
 
 use anyhow::Result;
+use reuseport_lb_client::api::{Stop, Stopping};
 
-use super::client::Client;
+use super::client::client;
 use super::print::print;
-use crate::api::control::{self, Stopping};
 use crate::cli;
 use crate::daemon::{self, Paths};
 
 const LOOK: Duration = Duration::from_millis(10);
 
-pub(super) fn run(arguments: &cli::Stop, paths: &Paths) -> Result<()> {
-    let client = Client::new(paths)?;
-    let Stopping { pid } = client.post("/v1/stop", &control::Stop { keep: arguments.keep })?;
+pub(super) fn run(arguments: &cli::StopArgs, paths: &Paths) -> Result<()> {
+    let Stopping { pid } = client(paths).stop(&Stop { keep: arguments.keep })?;
     // The lock goes last, so nothing is left when it is gone, or with --keep when it is free.
     while daemon::is_locked(&paths.runtime_dir, pid) {
         std::thread::sleep(LOOK);

@@ -1,32 +1,33 @@
 //! `trace`: single decisions as they are made.
 
-use anyhow::Result;
+use anyhow::{Result, bail};
+use reuseport_lb_client::api::{Decision, Traced};
 
-use super::client::Client;
+use super::client::client;
 use super::names;
 use super::print::{print, print_json};
 use crate::cli;
 use crate::daemon::Paths;
 use crate::printable::inline;
-use crate::service::trace::Decision;
 
-pub(super) fn run(arguments: &cli::Trace, paths: &Paths) -> Result<()> {
+pub(super) fn run(arguments: &cli::TraceArgs, paths: &Paths) -> Result<()> {
     let service = names::service(&arguments.service, "trace")?;
-    let client = Client::new(paths)?;
     let mut left = arguments.count.unwrap_or(u64::MAX);
-    client.lines(&format!("/v1/services/{service}/trace"), |line| {
-        if line.is_empty() {
-            return Ok(left > 0);
-        }
-        match serde_json::from_str::<Decision>(line) {
-            Ok(_) if arguments.json => print_json(line)?,
-            Ok(decision) => print(&render(&decision))?,
-            // Only the word of how many were missed is not a decision.
-            Err(_) => crate::logging::put(format!("reuseport-lb: too slow: {}\n", inline(line)).as_bytes()),
+    for line in client(paths).trace(service)? {
+        let line = line?;
+        match line.value {
+            Traced::Decision(_) if arguments.json => print_json(&line.text)?,
+            Traced::Decision(decision) => print(&render(&decision))?,
+            Traced::Missed { .. } => {
+                crate::logging::put(format!("reuseport-lb: too slow: {}\n", inline(&line.text)).as_bytes());
+            }
         }
         left -= 1;
-        Ok(left > 0)
-    })
+        if left == 0 {
+            return Ok(());
+        }
+    }
+    bail!("the daemon ended")
 }
 
 fn render(decision: &Decision) -> String {

@@ -1,18 +1,17 @@
 //! `weight`: another share for one worker.
 
 use anyhow::Result;
+use reuseport_lb_client::api::Weight;
 
-use super::client::Client;
+use super::client::client;
 use super::names;
 use super::print::print;
-use crate::api::control;
 use crate::cli;
 use crate::daemon::Paths;
 
-pub(super) fn run(arguments: &cli::Weight, paths: &Paths) -> Result<()> {
+pub(super) fn run(arguments: &cli::WeightArgs, paths: &Paths) -> Result<()> {
     let worker = &arguments.worker;
-    let path = names::worker_path(worker, "weight")?;
-    let wanted = control::Weight { weight: arguments.weight };
-    let control::Weight { weight } = Client::new(paths)?.post(&path, &wanted)?;
+    names::worker(worker)?;
+    let Weight { weight } = client(paths).weight(worker, Weight { weight: arguments.weight })?;
     print(&format!("{worker}: weight {weight}\n"))
 }

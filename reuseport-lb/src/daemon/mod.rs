@@ -19,12 +19,12 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use anyhow::{Result, anyhow};
+use reuseport_lb_client::api::Refusal;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::LocalSet;
 use tracing::{info, warn};
 
-use crate::api::control::Failure;
 use crate::config;
 use crate::daemon::services::{End, Occasion, Order, Registry};
 use crate::kernel::bpffs::Pins;
@@ -326,7 +326,7 @@ impl Daemon<'_> {
         aside
     }
 
-    fn reload(&self, registry: &Rc<Registry>, answer: oneshot::Sender<Result<String, Failure>>) {
+    fn reload(&self, registry: &Rc<Registry>, answer: oneshot::Sender<Result<String, Refusal>>) {
         let file = match self.source {
             Source::File(file) => Some(file.clone()),
             Source::Arguments(_) => None,
@@ -336,14 +336,14 @@ impl Daemon<'_> {
         tokio::task::spawn_local(async move {
             let outcome = match read_again(file, surroundings.runtime_dir.clone()).await {
                 Ok(services) => {
-                    registry.apply(services, Occasion::Reload, &surroundings).await.map_err(Failure::from)
+                    registry.apply(services, Occasion::Reload, &surroundings).await.map_err(Refusal::from)
                 }
                 Err(error) => Err(error),
             };
             systemd::ready();
             match &outcome {
                 Ok(changes) => info!("reloaded: {}", changes.replace('\n', "; ")),
-                Err(Failure { error, .. }) => warn!("reload failed: {error}"),
+                Err(error) => warn!("reload failed: {error}"),
             }
             // Whoever asked may have gone away.
             let _ = answer.send(outcome);
@@ -352,7 +352,7 @@ impl Daemon<'_> {
 }
 
 /// Reads the configuration again, which must not hold the loop up.
-async fn read_again(file: Option<PathBuf>, runtime_dir: PathBuf) -> Result<Vec<config::Service>, Failure> {
+async fn read_again(file: Option<PathBuf>, runtime_dir: PathBuf) -> Result<Vec<config::Service>, Refusal> {
     let Some(file) = file else {
         return Err("there is no configuration file: the daemon was started without --config"
             .to_owned()
@@ -361,7 +361,7 @@ async fn read_again(file: Option<PathBuf>, runtime_dir: PathBuf) -> Result<Vec<c
     let path = file.clone();
     let read =
         offload::in_thread_within(PATIENCE, "reading", move || config::read(&path, host::find_user)).await;
-    let invalid = |error: String| Failure { error: format!("nothing is changed: {error}"), invalid: true };
+    let invalid = |error: String| Refusal::InvalidConfiguration(format!("nothing is changed: {error}"));
     let services = match read {
         Ok(read) => read.map_err(|error| invalid(error.to_string()))?,
         Err(error) => {
@@ -376,7 +376,7 @@ async fn read_again(file: Option<PathBuf>, runtime_dir: PathBuf) -> Result<Vec<c
     let looked = offload::in_thread_within(PATIENCE, "looking for commands", looked).await;
     looked
         .unwrap_or_else(|error| Err(format!("cannot look for commands in PATH: {error:#}")))
-        .map_err(|error| Failure::from(format!("nothing is changed: {error}")))?;
+        .map_err(|error| Refusal::from(format!("nothing is changed: {error}")))?;
     config::warnings(&services).iter().for_each(|line| warn!("{line}"));
     Ok(services)
 }

@@ -11,7 +11,6 @@ use anyhow::{Context, Result, bail};
 use tracing::{info, warn};
 
 use super::Paths;
-use crate::api::join;
 use crate::doctor::places::RuntimeDir;
 use crate::kernel::{host, locks};
 use crate::service::sd_notify;
@@ -143,7 +142,7 @@ impl Files {
     /// Removes what this or an earlier daemon made; what is missing is no error.
     fn sweep(&self) {
         let _ = fs::remove_file(self.paths.control());
-        let _ = fs::remove_file(join::path(&self.paths.runtime_dir));
+        let _ = fs::remove_file(reuseport_lb_client::join::path(&self.paths.runtime_dir));
         let notify = sd_notify::directory(&self.paths.runtime_dir);
         for entry in fs::read_dir(&notify).into_iter().flatten().flatten() {
             // Somebody may have put something else there.

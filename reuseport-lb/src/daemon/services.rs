@@ -5,10 +5,10 @@ use std::cell::{Cell, RefCell};
 use std::pin::Pin;
 use std::rc::Rc;
 
+use reuseport_lb_client::api::{Refusal, ServiceStatus};
 use tokio::sync::{Notify, mpsc, oneshot};
 use tracing::{info, warn};
 
-use crate::api::control::Failure;
 use crate::api::join;
 use crate::config;
 use crate::domain::listener::Listener;
@@ -16,7 +16,6 @@ use crate::domain::listener_move::Moves;
 use crate::kernel::host;
 use crate::offload;
 use crate::service::{Command, Prepare, Report, START, Service, Surroundings, coming};
-use crate::status;
 
 /// How the daemon ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,7 +43,7 @@ pub enum Order {
     /// End.
     End(End),
     /// Read the configuration again; answered when that is done.
-    Reload(oneshot::Sender<Result<String, Failure>>),
+    Reload(oneshot::Sender<Result<String, Refusal>>),
 }
 
 /// All services.
@@ -95,7 +94,7 @@ impl Registry {
     }
 
     /// Shows a service that is still being opened or taken over; what it is asked meanwhile waits for it.
-    pub fn expect(&self, coming: status::Service) {
+    pub fn expect(&self, coming: ServiceStatus) {
         let mut all = self.all.borrow_mut();
         if all.iter().any(|entry| entry.name == coming.name) {
             return;
@@ -170,16 +169,10 @@ impl Registry {
     }
 
     /// How to tell the service `name` something; the error lists who is there.
-    pub fn find(&self, name: &str) -> Result<mpsc::UnboundedSender<Command>, String> {
+    pub fn find(&self, name: &str) -> Result<mpsc::UnboundedSender<Command>, Refusal> {
         let all = self.all.borrow();
-        match all.iter().find(|entry| entry.name == name) {
-            Some(entry) => Ok(entry.commands.clone()),
-            None if all.is_empty() => Err(format!("there is no service {name:?}; there is none at all")),
-            None => {
-                let known: Vec<&str> = all.iter().map(|entry| entry.name.as_str()).collect();
-                Err(format!("there is no service {name:?}; there is {}", known.join(", ")))
-            }
-        }
+        let found = all.iter().find(|entry| entry.name == name).map(|entry| entry.commands.clone());
+        found.ok_or_else(|| Refusal::unknown_service(name, all.iter().map(|entry| entry.name.as_str())))
     }
 
     /// Whether all workers of a service are ready; `None` if there is no such service.
@@ -206,7 +199,7 @@ impl Registry {
             match self.find(&request.service) {
                 // A service that is just ending drops the request, which says so to its sender.
                 Ok(commands) => drop(commands.send(Command::Join(request))),
-                Err(error) => drop(request.answer.send(Err(error))),
+                Err(error) => drop(request.answer.send(Err(error.to_string()))),
             }
         }
     }
@@ -411,7 +404,7 @@ impl Registry {
                 opened.push((name, service.map_err(|error| format!("{error:#}"))?));
                 continue;
             }
-            let commands = self.find(&name)?;
+            let commands = self.find(&name).map_err(|error| error.to_string())?;
             let (answer, receive) = oneshot::channel();
             let _ = commands.send(Command::Prepare(Box::new(Prepare { config, if_changed }), answer));
             receive.await.map_err(|_| format!("service {name} is just ending: try again"))??;

@@ -44,7 +44,7 @@ impl Sockets {
     /// Makes them; that for administrators is for root only from its first moment.
     pub(super) fn make(paths: &Paths) -> Result<Self> {
         let control = listen_for_administrators(&paths.control())?;
-        let join = join::listen(&join::path(&paths.runtime_dir))?;
+        let join = join::listen(&reuseport_lb_client::join::path(&paths.runtime_dir))?;
         Ok(Self { control, join })
     }
 
@@ -55,7 +55,8 @@ impl Sockets {
         tokio::task::spawn_local(registry.clone().pass_on(requests));
         let answer = |listener| tokio::task::spawn_local(control::serve(listener, registry.clone()));
         let let_in = |listener| tokio::task::spawn_local(join::serve(listener, joining.clone()));
-        let (control_path, join_path) = (paths.control(), join::path(&paths.runtime_dir));
+        let (control_path, join_path) =
+            (paths.control(), reuseport_lb_client::join::path(&paths.runtime_dir));
         let mut control = Serving::begun(&control_path, answer(self.control));
         let mut join = Serving::begun(&join_path, let_in(self.join));
         loop {

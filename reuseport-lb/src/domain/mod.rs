@@ -4,6 +4,7 @@
 
 pub mod bucket_move;
 pub mod buckets;
+pub mod denied;
 pub mod engine;
 pub mod flows;
 pub mod health;
@@ -16,7 +17,6 @@ pub mod placement;
 pub mod pool;
 pub mod ports;
 pub mod reconfigure;
-pub mod refusal;
 pub mod rollout;
 pub mod slots;
 pub mod sparing;

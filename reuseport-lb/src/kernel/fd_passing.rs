@@ -1,5 +1,5 @@
 //! Descriptors that go from one process to another, and who is at the other end of a UNIX socket.
-//! Not: what is said there (`api/join`, `member.rs`, `service/sd_notify.rs`).
+//! Not: what is said there (`api/join`, `service/sd_notify.rs`).
 
 use std::fs::File;
 use std::io::{self, IoSlice, IoSliceMut};

@@ -4,75 +4,16 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use anyhow::Result;
+use reuseport_lb_client::api::{self, Decision};
+pub use reuseport_lb_client::api::{Drained, Progress, Scaled};
 use tokio::sync::{broadcast, mpsc, oneshot};
 
-use serde::{Deserialize, Serialize};
-
 use super::status::Report;
-use super::trace::Decision;
 use crate::api::join;
 use crate::config;
 use crate::domain::Reply;
+use crate::domain::denied::Denied;
 use crate::domain::engine::{Departure, RestartOptions, RolloutEvent, Scaling, Target};
-use crate::domain::refusal::Refusal;
-
-/// What [`Command::Scale`] has begun.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct Scaled {
-    /// Workers before, without those that are leaving.
-    pub before: usize,
-    /// Workers to come.
-    pub after: usize,
-}
-
-/// How a worker left.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct Drained {
-    /// Like `web/2`.
-    pub worker: String,
-    /// From the moment when its buckets moved away until nothing of it was left.
-    pub seconds: f64,
-    /// Connections (TCP) and bytes (UDP) that waited for it then.
-    pub queue: u64,
-    /// Connections that others got, because it did not accept them.
-    pub handed_over: u64,
-    /// Flows (UDP) that it had then.
-    pub flows: u64,
-    /// Of those, the ones that still lived when it had to go; others got them.
-    pub flows_cut: u64,
-    /// How its process ended; `null` if it had none, or goes on without us.
-    pub end: Option<String>,
-}
-
-/// How a replacement goes on, one JSON object a line.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "event", rename_all = "lowercase")]
-pub enum Progress {
-    /// A successor was started.
-    Starting {
-        /// Like `web/2`.
-        worker: String,
-        /// Its process.
-        pid: Option<i32>,
-    },
-    /// It is ready.
-    Ready {
-        /// Like `web/2`.
-        worker: String,
-    },
-    /// It serves, and nothing of its predecessor is left.
-    Replaced {
-        /// Like `web/2`.
-        worker: String,
-    },
-    /// The end.
-    Done {
-        /// How many workers were replaced.
-        replaced: usize,
-        /// Why the others were not.
-        error: Option<String>,
-    },
-}
 
 impl From<Scaling> for Scaled {
     fn from(Scaling { before, after }: Scaling) -> Self {
@@ -98,11 +39,21 @@ impl From<RolloutEvent> for Progress {
     }
 }
 
+impl From<Denied> for api::Refusal {
+    fn from(denied: Denied) -> Self {
+        if denied.is_unknown() {
+            Self::Unknown(denied.to_string())
+        } else {
+            Self::Impossible(denied.to_string())
+        }
+    }
+}
+
 /// What an engine answers goes there; whoever asked may have gone away.
 pub(super) fn answering<T: 'static, U: From<T> + 'static>(
-    answer: oneshot::Sender<Result<U, Refusal>>,
-) -> Reply<Result<T, Refusal>> {
-    Reply::new(move |outcome: Result<T, Refusal>| drop(answer.send(outcome.map(U::from))))
+    answer: oneshot::Sender<Result<U, Denied>>,
+) -> Reply<Result<T, Denied>> {
+    Reply::new(move |outcome: Result<T, Denied>| drop(answer.send(outcome.map(U::from))))
 }
 
 /// Other settings.
@@ -118,11 +69,11 @@ pub enum Command {
     /// Tell everything.
     Status(oneshot::Sender<Result<Report>>),
     /// Have this many workers.
-    Scale(Target, oneshot::Sender<Result<Scaled, Refusal>>),
+    Scale(Target, oneshot::Sender<Result<Scaled, Denied>>),
     /// Give the worker with this number this weight.
-    Weight(usize, u32, oneshot::Sender<Result<(), Refusal>>),
+    Weight(usize, u32, oneshot::Sender<Result<(), Denied>>),
     /// Let the worker with this number leave, with so much patience; answered when it is gone.
-    Drain(usize, Option<Duration>, oneshot::Sender<Result<Drained, Refusal>>),
+    Drain(usize, Option<Duration>, oneshot::Sender<Result<Drained, Denied>>),
     /// Replace workers, and tell how it goes.
     Restart(RestartOptions, mpsc::UnboundedSender<Progress>),
     /// Let a process in.

@@ -271,7 +271,7 @@ impl Service {
         self.engine.handle(Input::Join(JoinRequest { number, weight, uid }, reply), now);
         self.engine.ports().1.set_joining(None);
         let Some(outcome) = outcome.take() else { return };
-        let ticket = outcome.map_err(|refusal| refusal.to_string()).and_then(|key| {
+        let ticket = outcome.map_err(|denied| denied.to_string()).and_then(|key| {
             let ticket = self.ticket_of(key).map_err(|error| format!("{error:#}"))?;
             Ok((key, ticket))
         });

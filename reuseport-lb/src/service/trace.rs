@@ -4,36 +4,15 @@ use std::collections::HashMap;
 use std::sync::{Arc, RwLock};
 
 use aya_log::EbpfLogger;
+use reuseport_lb_client::api::Decision;
 use reuseport_lb_common::counters::Counter;
 use reuseport_lb_common::layout::BUCKETS;
-use serde::{Deserialize, Serialize};
 use tokio::sync::broadcast;
 
 use crate::kernel::watch;
 
 /// Decisions that may wait for a slow reader; it then misses the oldest.
 const WAITING: usize = 4096;
-
-/// One decision.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct Decision {
-    /// The listener that it was made for.
-    pub listen: String,
-    /// A counter of stage arrival: `arrival_packet` or `arrival_migration`.
-    pub arrival: String,
-    /// The hash.
-    pub key: u32,
-    /// Its low 16 bits.
-    pub bucket: u16,
-    /// A counter of stage owner.
-    pub owner: String,
-    /// A counter of stage detour, unless the owner was taken.
-    pub detour: Option<String>,
-    /// The selected slot; `null` if it was refused.
-    pub slot: Option<u16>,
-    /// The worker in that slot.
-    pub worker: Option<String>,
-}
 
 /// Names of workers by their slots, for the lines of a trace.
 pub type Names = Arc<RwLock<HashMap<u16, String>>>;

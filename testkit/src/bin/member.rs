@@ -5,7 +5,7 @@ use std::io::{BufRead, Write};
 use std::path::PathBuf;
 
 use anyhow::{Context, Result, bail};
-use reuseport_lb::member::{JoinOptions, Member};
+use reuseport_lb_client::worker::{JoinOptions, Worker};
 
 fn main() -> Result<()> {
     let mut arguments = std::env::args().skip(1);
@@ -13,16 +13,16 @@ fn main() -> Result<()> {
     let runtime_dir = PathBuf::from(next()?);
     let service = next()?;
     let weight = next()?.parse()?;
-    let mut member = Member::join(&JoinOptions { runtime_dir, weight, ..JoinOptions::new(&service) })?;
-    let (_, listener) = member.take_tcp().pop().context("no listener")?;
-    println!("{}", member.name());
+    let mut worker = Worker::join(&JoinOptions { runtime_dir, weight, ..JoinOptions::new(&service) })?;
+    let (_, listener) = worker.take_tcp().pop().context("no listener")?;
+    println!("{}", worker.name());
     for word in std::io::stdin().lock().lines() {
         match word?.as_str() {
-            "ready" => member.ready().map(|()| println!("ready"))?,
-            "leave" => member.leave().map(|()| println!("leaves"))?,
+            "ready" => worker.ready().map(|()| println!("ready"))?,
+            "leave" => worker.leave().map(|()| println!("leaves"))?,
             "accept" => match listener.accept() {
                 Ok((mut stream, peer)) => {
-                    writeln!(stream, "{}", member.name())?;
+                    writeln!(stream, "{}", worker.name())?;
                     println!("{peer}");
                 }
                 Err(error) => println!("{}", error.raw_os_error().unwrap_or_default()),

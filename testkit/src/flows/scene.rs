@@ -5,7 +5,7 @@ use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use reuseport_lb::status::{Service, Worker};
+use reuseport_lb_client::api::{ServiceStatus, WorkerStatus};
 
 use super::{Flows, Live, Round};
 use crate::client::Tally;
@@ -75,13 +75,13 @@ pub fn scene(world: &World, idle: Duration, more: &str) -> (Daemon, Live) {
 
 /// The workers' shares, in their order.
 #[must_use]
-pub fn shares(service: &Service) -> Vec<f64> {
+pub fn shares(service: &ServiceStatus) -> Vec<f64> {
     service.workers.iter().map(|worker| worker.share).collect()
 }
 
 /// What each of the service's workers has of a tally, in their order.
 #[must_use]
-pub fn by_worker(service: &Service, tally: &Tally) -> Vec<u64> {
+pub fn by_worker(service: &ServiceStatus, tally: &Tally) -> Vec<u64> {
     service.workers.iter().map(|worker| tally.get(&worker.name).copied().unwrap_or_default()).collect()
 }
 
@@ -90,14 +90,14 @@ pub fn by_worker(service: &Service, tally: &Tally) -> Vec<u64> {
 /// # Panics
 /// If there is none.
 #[must_use]
-pub fn worker(service: &Service, name: &str) -> Worker {
+pub fn worker(service: &ServiceStatus, name: &str) -> WorkerStatus {
     let found = service.workers.iter().find(|worker| worker.name == name);
     found.unwrap_or_else(|| panic!("no {name} in {service:?}")).clone()
 }
 
 /// Lets flows that have ended be forgotten at once, and is [`quiet`] then.
 #[must_use]
-pub fn hush(world: &World, daemon: &Daemon) -> Service {
+pub fn hush(world: &World, daemon: &Daemon) -> ServiceStatus {
     let _ = world.file("config.toml", &config(daemon.service().wanted, NONE, ""));
     daemon.run(&["reload"]);
     quiet(daemon)
@@ -109,14 +109,14 @@ pub fn hush(world: &World, daemon: &Daemon) -> Service {
 /// # Panics
 /// If they are not.
 #[must_use]
-pub fn quiet(daemon: &Daemon) -> Service {
+pub fn quiet(daemon: &Daemon) -> ServiceStatus {
     let service = until("all flows to be quiet", || {
         std::thread::sleep(Duration::from_millis(50));
         Some(daemon.service()).filter(|service| service.moving == 0 && service.waiting == 0)
     });
     assert_eq!((service.waiting, service.pending.as_deref()), (0, None), "{service:?}");
     assert!(service.groups.iter().all(|it| it.flows.as_ref().is_some_and(|it| it.kept == 0)), "{service:?}");
-    let members: Vec<&Worker> = service.workers.iter().filter(|worker| worker.member).collect();
+    let members: Vec<&WorkerStatus> = service.workers.iter().filter(|worker| worker.member).collect();
     let sum: u64 = members.iter().map(|worker| u64::from(worker.weight)).sum();
     for worker in members {
         let due = 65536 * u64::from(worker.weight) / sum;
@@ -141,7 +141,7 @@ pub fn no_flow_is_left(daemon: &Daemon) {
 
 /// Decisions by what became of the owner: taken, kept, all.
 #[must_use]
-pub fn owners(service: &Service) -> [u64; 3] {
+pub fn owners(service: &ServiceStatus) -> [u64; 3] {
     ["owner_taken", "owner_kept", "arrival_packet"].map(|name| counter(service, name))
 }
 

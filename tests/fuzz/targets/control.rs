@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use libfuzzer_sys::fuzz_target;
 use reuseport_lb::api::control;
-use reuseport_lb::daemon::services::{Registry, Order};
+use reuseport_lb::daemon::services::{Order, Registry};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::runtime::Runtime;

@@ -8,8 +8,9 @@ use std::os::unix::net::{SocketAddr, UnixListener as StdListener, UnixStream as 
 use std::time::Duration;
 
 use libfuzzer_sys::fuzz_target;
+use reuseport_lb::api::join::{self, Request, Ticket};
 use reuseport_lb::config::MAX_WEIGHT;
-use reuseport_lb::api::join::{self, Ticket, Request};
+use reuseport_lb_client::join::LONGEST_REQUEST;
 use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{UnixListener, UnixStream};
@@ -85,7 +86,7 @@ fuzz_target!(|bytes: &[u8]| {
     let answer = DAEMON.with(|daemon| daemon.talk(bytes));
     let Some((end, line)) = answer.split_last() else {
         // Only who says nothing, or goes on talking, may hear nothing.
-        assert!(bytes.is_empty() || bytes.len() >= join::LONGEST_REQUEST, "no answer");
+        assert!(bytes.is_empty() || bytes.len() >= LONGEST_REQUEST, "no answer");
         return;
     };
     assert!(*end == b'\n' && !line.contains(&b'\n'), "not one line: {:?}", String::from_utf8_lossy(&answer));

@@ -98,9 +98,7 @@ pub(super) const LAYERS: &[Layer] = &[
     },
     Layer {
         name: "cmd",
-        uses: &[
-            "api", "cli", "config", "daemon", "doctor", "embedded", "kernel", "logging", "member", "status",
-        ],
+        uses: &["api", "cli", "config", "daemon", "doctor", "embedded", "kernel", "logging", "status"],
         packages: &[],
         never: &[],
         rule: "a command asks the daemon, or is it",
@@ -136,16 +134,9 @@ pub(super) const LAYERS: &[Layer] = &[
     Layer {
         name: "status",
         uses: &[],
-        packages: &["comfy_table", "serde", "serde_json", "std"],
+        packages: &["reuseport_lb_client"],
         never: EFFECTS,
         rule: "what is told about a service is values",
-    },
-    Layer {
-        name: "member",
-        uses: &["kernel"],
-        packages: &[],
-        never: &[],
-        rule: "a joined worker's side uses nothing of the daemon",
     },
     Layer { name: "crate", uses: &[], packages: &[], never: &[], rule: "the root only declares modules" },
 ];

@@ -1,5 +1,5 @@
 //! `join.sock`: processes that the daemon did not start become workers (docs/JOIN.md). Not: who may,
-//! and what becomes of them, which the receiver of [`Request`] decides; nor the other side (`member.rs`).
+//! and what becomes of them, which the receiver of [`Request`] decides; nor the other side (the client package).
 //! Requests are bounded in size, number (`connection_limit.rs`) and time; a bad one gets an error.
 
 use std::io;
@@ -8,21 +8,17 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use serde::{Deserialize, Serialize};
+use reuseport_lb_client::join::{Answer, Ask, LONGEST_REQUEST, number};
 use socket2::Socket;
 use tokio::io::Interest;
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::api::connection_limit::{self, Permit};
-use crate::api::control::{self, Failure};
+use crate::api::json;
 use crate::config;
 use crate::kernel::fd_passing::{self, Peer};
 use crate::kernel::{closing, host};
-use crate::printable;
-
-/// Longest request with its newline, in bytes.
-pub const LONGEST_REQUEST: usize = 4096;
 
 /// How long a request may take to arrive, and an answer to be read.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -60,54 +56,12 @@ pub struct Ticket {
     pub watchdog: Option<Duration>,
 }
 
-/// A request as it is written.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(crate) struct Ask {
-    pub(crate) service: String,
-    #[serde(default)]
-    pub(crate) worker: Option<String>,
-    #[serde(default = "one")]
-    pub(crate) weight: u32,
-}
-
-/// An answer as it is written.
-#[derive(Debug, Serialize, Deserialize)]
-#[serde(untagged)]
-pub(crate) enum Answer {
-    Joined { worker: String, notify: PathBuf, names: Vec<String>, watchdog_usec: Option<u64> },
-    Refused(Failure),
-}
-
-fn one() -> u32 {
-    1
-}
-
-/// Where the socket is.
-#[must_use]
-pub fn path(runtime_dir: &Path) -> PathBuf {
-    runtime_dir.join("join.sock")
-}
-
 /// Listens where everybody may connect; whom a service takes is checked for each request.
 pub fn listen(path: &Path) -> Result<UnixListener> {
     let listener = host::with_umask(0o111, || UnixListener::bind(path))
         .with_context(|| format!("cannot make the join socket {}", path.display()))?;
     closing::refuse_descriptors(&listener);
     Ok(listener)
-}
-
-/// The number of `worker`, a name like `web/7`, in `service`.
-pub(crate) fn number(service: &str, worker: &str) -> Result<usize, String> {
-    let number = worker.strip_prefix(service).and_then(|rest| rest.strip_prefix('/'));
-    number
-        // Each worker has one name only: no sign, no zeros in front.
-        .filter(|digits| digits.bytes().all(|byte| byte.is_ascii_digit()))
-        .filter(|digits| *digits == "0" || !digits.starts_with('0'))
-        .and_then(|digits| digits.parse().ok())
-        .ok_or_else(|| {
-            format!("{worker:?} is not the name of a worker of {service:?}: write it like {service}/7")
-        })
 }
 
 /// Hands each valid request on, for as long as the runtime lives.
@@ -160,7 +114,7 @@ async fn answer(stream: &UnixStream, permit: Permit, requests: mpsc::UnboundedSe
             },
             Err(error) => error,
         };
-        let answer = Answer::Refused(error.into());
+        let answer = Answer::Refused { error };
         if let Err(error) = tell(stream, &answer, &[]).await {
             tracing::debug!("join socket: cannot answer: {error}");
         }
@@ -201,7 +155,7 @@ async fn hear(stream: &UnixStream) -> Result<Option<(Ask, Option<usize>)>, Strin
 }
 
 fn parse(line: &[u8]) -> Result<(Ask, Option<usize>), String> {
-    let ask: Ask = control::object(line).map_err(|error| {
+    let ask: Ask = json::object(line).map_err(|error| {
         format!(
             "the request is not the JSON that docs/JOIN.md describes, like {{\"service\":\"web\"}}: {error}"
         )
@@ -237,7 +191,7 @@ async fn hand_over(stream: &UnixStream, place: Ticket) -> io::Result<()> {
 
 /// Writes one line, and with its first byte `fds`.
 async fn tell(stream: &UnixStream, answer: &Answer, fds: &[BorrowedFd<'_>]) -> io::Result<()> {
-    let line = printable::json(&serde_json::to_string(answer)?).into_owned() + "\n";
+    let line = json::line(answer);
     let mut left = line.as_bytes();
     while !left.is_empty() {
         let fds = if left.len() == line.len() { fds } else { &[] };

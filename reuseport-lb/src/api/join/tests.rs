@@ -6,7 +6,8 @@ use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixListener as StdListener, UnixStream as StdStream};
 
 use super::*;
-use crate::member::{JoinError, JoinOptions, Member};
+use reuseport_lb_client::api::RefusalBody;
+use reuseport_lb_client::worker::{JoinError, JoinOptions, Worker};
 
 #[test]
 fn requests_are_read_as_documented() {
@@ -92,12 +93,12 @@ fn refused(mut stream: StdStream, request: &[u8], says: &str) {
     let mut answer = Vec::new();
     let _ = stream.read_to_end(&mut answer);
     let answer = String::from_utf8(answer).unwrap();
-    let error = serde_json::from_str::<Failure>(&answer).expect(&answer).error;
+    let error = serde_json::from_str::<RefusalBody>(&answer).expect(&answer).error;
     assert!(error.contains(says) && answer.ends_with("}\n"), "{says:?} is not in: {error}");
 }
 
 #[test]
-fn a_member_gets_what_the_daemon_gives() {
+fn a_worker_gets_what_the_daemon_gives() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
     let udp = UdpSocket::bind("127.0.0.1:0").unwrap();
@@ -111,18 +112,18 @@ fn a_member_gets_what_the_daemon_gives() {
         let tell = tell.clone();
         tokio::task::spawn_local(async move { tell.send(request.delivered.await.is_ok()) });
     };
-    let mut member = with_server("gets", decide, move |connect| {
+    let mut worker = with_server("gets", decide, move |connect| {
         let options = JoinOptions { worker: Some("web/7".into()), weight: 3, ..JoinOptions::new("web") };
-        let member = Member::over(&connect(), &options).unwrap();
+        let worker = Worker::join_over(&connect(), &options).unwrap();
         // As the receiver is told.
         assert!(told.recv_timeout(Duration::from_secs(10)).unwrap());
-        member
+        worker
     });
-    assert_eq!((member.name(), member.notify()), ("web/7", Path::new("/run/x/notify/12")));
-    assert_eq!(member.watchdog_interval(), Some(Duration::from_millis(1500)));
-    let names: Vec<&str> = member.listeners().map(|(name, _)| name).collect();
+    assert_eq!((worker.name(), worker.notify()), ("web/7", Path::new("/run/x/notify/12")));
+    assert_eq!(worker.watchdog_interval(), Some(Duration::from_millis(1500)));
+    let names: Vec<&str> = worker.listeners().map(|(name, _)| name).collect();
     assert_eq!(names, ["tcp-127.0.0.1-0", "tcp-127.0.0.1-1"]);
-    let (_, listener) = member.take_tcp().remove(0);
+    let (_, listener) = worker.take_tcp().remove(0);
     // It blocks, whatever it did before.
     let client = std::thread::spawn(move || {
         std::thread::sleep(Duration::from_millis(20));
@@ -130,13 +131,13 @@ fn a_member_gets_what_the_daemon_gives() {
     });
     listener.accept().unwrap();
     client.join().unwrap();
-    assert_eq!(member.take_udp().len(), 1);
+    assert_eq!(worker.take_udp().len(), 1);
 }
 
 #[test]
 fn what_is_refused_is_told() {
     with_server("refused", refuse, |connect| {
-        let error = Member::over(&connect(), &JoinOptions::new("api")).unwrap_err();
+        let error = Worker::join_over(&connect(), &JoinOptions::new("api")).unwrap_err();
         assert!(matches!(&error, JoinError::Refused(text) if text.contains("no service \"api\"")), "{error}");
         refused(connect(), b"{\"service\":\"web\"}", "no newline");
         refused(connect(), b"\n", "docs/JOIN.md");
@@ -147,7 +148,7 @@ fn what_is_refused_is_told() {
         longest[LONGEST_REQUEST - 1] = b'\n';
         refused(connect(), &longest, "no service \"web\"");
         let options = JoinOptions::new(&"x".repeat(LONGEST_REQUEST));
-        assert!(Member::over(&connect(), &options).unwrap_err().to_string().contains("too long"));
+        assert!(Worker::join_over(&connect(), &options).unwrap_err().to_string().contains("too long"));
     });
 }
 

@@ -4,9 +4,9 @@ use std::collections::{BTreeMap, VecDeque};
 
 use super::super::Reply;
 use super::super::bucket_move::Constraint;
+use super::super::denied::Denied;
 use super::super::ports::{Cookie, ListenerId, WorkerId};
 use super::super::reconfigure::Undo;
-use super::super::refusal::Refusal;
 use super::super::table::Plan;
 use super::super::worker::Step;
 use super::input::{NewGroup, Scaling};
@@ -83,7 +83,7 @@ pub(super) enum PassStage {
 /// A change that is being made; nothing else may come in until it is done.
 pub(super) enum Change {
     /// Workers are being added.
-    Scaling(Growth, Reply<Result<Scaling, Refusal>>),
+    Scaling(Growth, Reply<Result<Scaling, Denied>>),
     /// Workers with these numbers are missing.
     Refilling(VecDeque<usize>),
     /// Other settings are being applied.

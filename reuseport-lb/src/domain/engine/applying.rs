@@ -91,7 +91,7 @@ impl<D: Dataplane, P: Processes> Engine<D, P> {
                 Err(scaled) => {
                     changes.push(match scaled {
                         Ok(Scaling { before, after }) => format!("{before} → {after} workers"),
-                        Err(refusal) => refusal.to_string(),
+                        Err(denied) => denied.to_string(),
                     });
                     ApplyingStage::Finishing
                 }
@@ -141,7 +141,7 @@ impl<D: Dataplane, P: Processes> Engine<D, P> {
         if wanted != workers {
             match self.begin_scaling(wanted, now) {
                 Ok(growth) => return ApplyingStage::Growing(growth),
-                Err(refusal) => changes.push(refusal.to_string()),
+                Err(denied) => changes.push(denied.to_string()),
             }
         } else if *undo.config() != self.settings.config && changes.is_empty() {
             changes.push("settings changed".into());

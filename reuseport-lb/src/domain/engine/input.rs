@@ -3,27 +3,27 @@
 use std::time::Duration;
 
 use super::super::Reply;
+use super::super::denied::Denied;
 use super::super::listener::Listener;
 use super::super::monitor::Check;
 use super::super::observed::{Exit, ForeignSocket, Said};
 use super::super::pool::Departure;
 use super::super::ports::{ListenerId, ProcessKey};
 use super::super::reconfigure::Settings;
-use super::super::refusal::Refusal;
 use super::super::rollout::{RestartOptions, RolloutEvent};
 
 /// What a service is told, or asked to do.
 pub enum Input {
     /// Have this many workers.
-    Scale(Target, Reply<Result<Scaling, Refusal>>),
+    Scale(Target, Reply<Result<Scaling, Denied>>),
     /// Give the worker with this number this weight.
-    Weight(usize, u32, Reply<Result<(), Refusal>>),
+    Weight(usize, u32, Reply<Result<(), Denied>>),
     /// Let the worker with this number leave, with so much patience; answered when nothing of it is left.
-    Drain(usize, Option<Duration>, Reply<Result<Departure, Refusal>>),
+    Drain(usize, Option<Duration>, Reply<Result<Departure, Denied>>),
     /// Replace workers, and tell how it goes; what is refused is an error at the end.
     Restart(RestartOptions, Box<dyn Fn(RolloutEvent)>),
     /// Let a process in that has come by itself.
-    Join(JoinRequest, Reply<Result<ProcessKey, Refusal>>),
+    Join(JoinRequest, Reply<Result<ProcessKey, Denied>>),
     /// Other settings, for which everything is prepared, or none; answered, with what changed, when that is done.
     Reconfigure(Option<Box<Reconfiguration>>, Reply<Result<String, String>>),
     /// Tell when the service decides for all of its listeners: those that others had are taken over when its workers

@@ -2,9 +2,9 @@
 
 use std::time::Instant;
 
+use super::super::denied::Denied;
 use super::super::pool::Running;
 use super::super::ports::{Dataplane, ProcessKey, Processes};
-use super::super::refusal::Refusal;
 use super::super::worker::{Event, Origin, State};
 use super::Engine;
 use super::input::JoinRequest;
@@ -12,7 +12,7 @@ use crate::config::{self, MAX_WORKERS};
 
 impl<D: Dataplane, P: Processes> Engine<D, P> {
     /// Lets a process in, or says why not.
-    pub(super) fn join(&mut self, request: &JoinRequest, now: Instant) -> Result<ProcessKey, Refusal> {
+    pub(super) fn join(&mut self, request: &JoinRequest, now: Instant) -> Result<ProcessKey, Denied> {
         let number = self.check_join(request)?;
         let id = self.add(number, Origin::Joined, request.weight)?;
         let key = self.pool.next_process(id);
@@ -29,7 +29,7 @@ impl<D: Dataplane, P: Processes> Engine<D, P> {
     }
 
     /// The number that it gets.
-    fn check_join(&self, request: &JoinRequest) -> Result<usize, Refusal> {
+    fn check_join(&self, request: &JoinRequest) -> Result<usize, Denied> {
         let JoinRequest { number, uid, .. } = *request;
         let allowed = self.settings.user.as_ref();
         if uid != 0 && allowed.is_none_or(|user| user.uid != uid) {
@@ -37,25 +37,25 @@ impl<D: Dataplane, P: Processes> Engine<D, P> {
                 Some(user) => format!("root and user {}", user.name),
                 None => "root (the service has no `user`)".into(),
             };
-            return Err(Refusal::MayNotJoin { uid, service: self.service(), allowed });
+            return Err(Denied::MayNotJoin { uid, service: self.service(), allowed });
         }
         if self.stopping {
-            return Err(Refusal::Ending { service: self.service() });
+            return Err(Denied::Ending { service: self.service() });
         }
         config::check_workers(self.pool.len() + 1)?;
         let Some(number) = number else { return Ok(self.pool.free_numbers().next().unwrap_or_default()) };
         // Numbers beyond the most workers would be names that nobody else can have.
         if number >= MAX_WORKERS {
-            return Err(Refusal::NumberTooHigh { worker: self.pool.name_of(number), most: MAX_WORKERS - 1 });
+            return Err(Denied::NumberTooHigh { worker: self.pool.name_of(number), most: MAX_WORKERS - 1 });
         }
         match self.pool.find(number) {
             None => Ok(number),
             Some(worker) if worker.life.state() == State::Draining => {
-                Err(Refusal::NameLeaving { worker: worker.name.clone() })
+                Err(Denied::NameLeaving { worker: worker.name.clone() })
             }
             Some(worker) => {
                 let pid = worker.process.and_then(|running| self.processes.pid(running.key));
-                Err(Refusal::NameTaken { worker: worker.name.clone(), pid })
+                Err(Denied::NameTaken { worker: worker.name.clone(), pid })
             }
         }
     }

@@ -10,10 +10,10 @@ use std::time::{Duration, Instant};
 use reuseport_lb_common::layout::Fitness;
 use tracing::{info, warn};
 
+use super::super::denied::Denied;
 use super::super::pool::{New, Seat, Worker};
 use super::super::ports::{Dataplane, Processes, WorkerId};
 use super::super::reconfigure::Undo;
-use super::super::refusal::Refusal;
 use super::super::rollout::{Action, Pair, RestartOptions, Rollout, RolloutEvent};
 use super::super::worker::{Event, Origin, State};
 use super::Engine;
@@ -26,24 +26,24 @@ impl<D: Dataplane, P: Processes> Engine<D, P> {
     pub(super) fn restart(&mut self, options: RestartOptions, listener: Box<dyn Fn(RolloutEvent)>) {
         match self.replaceable(&options) {
             Ok(numbers) => self.replace(options, numbers, None, listener),
-            Err(refusal) => listener(RolloutEvent::Done { replaced: 0, error: Some(refusal.to_string()) }),
+            Err(denied) => listener(RolloutEvent::Done { replaced: 0, error: Some(denied.to_string()) }),
         }
     }
 
-    fn replaceable(&self, options: &RestartOptions) -> Result<Vec<usize>, Refusal> {
+    fn replaceable(&self, options: &RestartOptions) -> Result<Vec<usize>, Denied> {
         if self.stopping {
-            return Err(Refusal::Ending { service: self.service() });
+            return Err(Denied::Ending { service: self.service() });
         }
         if self.rollout.is_some() || self.agenda.prepared {
-            return Err(Refusal::Replacing { service: self.service() });
+            return Err(Denied::Replacing { service: self.service() });
         }
         let Some(number) = options.only else {
             return Ok(self.pool.staying().iter().map(|id| id.number).collect());
         };
         let worker = self.pool.require(number)?;
         match (worker.life.origin(), worker.life.state()) {
-            (Origin::Joined, _) => Err(Refusal::Joined { worker: worker.name.clone() }),
-            (_, State::Draining) => Err(Refusal::Leaving { worker: worker.name.clone() }),
+            (Origin::Joined, _) => Err(Denied::Joined { worker: worker.name.clone() }),
+            (_, State::Draining) => Err(Denied::Leaving { worker: worker.name.clone() }),
             _ => Ok(vec![number]),
         }
     }

@@ -6,9 +6,9 @@ use std::time::{Duration, Instant};
 use tracing::{info, warn};
 
 use super::super::Reply;
+use super::super::denied::Denied;
 use super::super::pool::Departure;
 use super::super::ports::{Dataplane, Processes};
-use super::super::refusal::Refusal;
 use super::super::worker::Origin;
 use super::Engine;
 use super::agenda::{Change, Growth};
@@ -16,31 +16,31 @@ use super::input::{Scaling, Target};
 use crate::config;
 
 impl<D: Dataplane, P: Processes> Engine<D, P> {
-    pub(super) fn scale(&mut self, target: Target, reply: Reply<Result<Scaling, Refusal>>, now: Instant) {
+    pub(super) fn scale(&mut self, target: Target, reply: Reply<Result<Scaling, Denied>>, now: Instant) {
         match self.number_wanted(target).and_then(|to| self.begin_scaling(to, now)) {
             Ok(growth) => self.agenda.change = Some(Change::Scaling(growth, reply)),
-            Err(refusal) => reply.send(Err(refusal)),
+            Err(denied) => reply.send(Err(denied)),
         }
     }
 
-    fn number_wanted(&self, target: Target) -> Result<usize, Refusal> {
+    fn number_wanted(&self, target: Target) -> Result<usize, Denied> {
         let by = match target {
             Target::Exactly(to) => return Ok(to),
             Target::More(by) => by,
         };
         let now = self.settings.config.workers;
         let to = i64::try_from(now).ok().and_then(|now| usize::try_from(now.checked_add(by)?).ok());
-        to.ok_or_else(|| Refusal::TooFew { service: self.service(), now, fewer: by.unsigned_abs() })
+        to.ok_or_else(|| Denied::TooFew { service: self.service(), now, fewer: by.unsigned_abs() })
     }
 
     /// Lets those leave that are too many; those that are too few are added with [`Engine::grow`].
-    pub(super) fn begin_scaling(&mut self, to: usize, now: Instant) -> Result<Growth, Refusal> {
+    pub(super) fn begin_scaling(&mut self, to: usize, now: Instant) -> Result<Growth, Denied> {
         config::check_workers(to)?;
         if self.stopping {
-            return Err(Refusal::Ending { service: self.service() });
+            return Err(Denied::Ending { service: self.service() });
         }
         if to > 0 && self.settings.config.command.is_empty() && !self.settings.config.embedded {
-            return Err(Refusal::NoCommand { service: self.service() });
+            return Err(Denied::NoCommand { service: self.service() });
         }
         // Whatever becomes of it, the service has been started.
         self.mark_started();
@@ -60,7 +60,7 @@ impl<D: Dataplane, P: Processes> Engine<D, P> {
         &mut self,
         mut growth: Growth,
         now: Instant,
-    ) -> Result<Growth, Result<Scaling, Refusal>> {
+    ) -> Result<Growth, Result<Scaling, Denied>> {
         if let Some(number) = growth.left.pop_front() {
             match self.add(number, Origin::Started, 1) {
                 Ok(id) => growth.added.push(id),
@@ -116,12 +116,12 @@ impl<D: Dataplane, P: Processes> Engine<D, P> {
         }
     }
 
-    pub(super) fn set_weight(&mut self, number: usize, weight: u32, reply: Reply<Result<(), Refusal>>) {
+    pub(super) fn set_weight(&mut self, number: usize, weight: u32, reply: Reply<Result<(), Denied>>) {
         let found = self.pool.require(number).map(|worker| worker.id);
-        let checked = found.and_then(|id| config::check_weight(weight).map(|()| id).map_err(Refusal::from));
+        let checked = found.and_then(|id| config::check_weight(weight).map(|()| id).map_err(Denied::from));
         let id = match checked {
             Ok(id) => id,
-            Err(refusal) => return reply.send(Err(refusal)),
+            Err(denied) => return reply.send(Err(denied)),
         };
         if let Some(worker) = self.pool.get_mut(id) {
             worker.weight = weight;
@@ -140,12 +140,12 @@ impl<D: Dataplane, P: Processes> Engine<D, P> {
         &mut self,
         number: usize,
         patience: Option<Duration>,
-        reply: Reply<Result<Departure, Refusal>>,
+        reply: Reply<Result<Departure, Denied>>,
         now: Instant,
     ) {
         let id = match self.pool.require(number) {
             Ok(worker) => worker.id,
-            Err(refusal) => return reply.send(Err(refusal)),
+            Err(denied) => return reply.send(Err(denied)),
         };
         let Some(worker) = self.pool.get_mut(id) else { return };
         worker.drain.waiting.push(reply);

@@ -7,8 +7,8 @@ pub use worker::{Departure, DrainReport, Running, Seat, Sightings, Worker, Worke
 
 use std::collections::BTreeMap;
 
+use super::denied::Denied;
 use super::ports::{ListenerId, ProcessKey, WorkerId};
-use super::refusal::Refusal;
 use super::slots::{SlotSet, Slots};
 use super::table::Member;
 use super::watchdog::Watchdog;
@@ -151,13 +151,13 @@ impl Pool {
     }
 
     /// The same, or why not.
-    pub fn require(&self, number: usize) -> Result<&Worker, Refusal> {
+    pub fn require(&self, number: usize) -> Result<&Worker, Denied> {
         self.find(number).ok_or_else(|| self.unknown(number))
     }
 
-    fn unknown(&self, number: usize) -> Refusal {
+    fn unknown(&self, number: usize) -> Denied {
         let known = self.iter().map(|worker| worker.name.clone()).collect();
-        Refusal::UnknownWorker { worker: self.name_of(number), known }
+        Denied::UnknownWorker { worker: self.name_of(number), known }
     }
 
     /// Workers that the daemon starts: what becomes of others says nothing about the start.

@@ -3,10 +3,10 @@
 use std::time::{Duration, Instant};
 
 use super::super::Reply;
+use super::super::denied::Denied;
 use super::super::listener::Listener;
 use super::super::observed::{Exit, ForeignSocket};
 use super::super::ports::{Cookie, ListenerId, ProcessKey, WorkerId};
-use super::super::refusal::Refusal;
 use super::super::watchdog::Watchdog;
 use super::super::worker::{Life, Origin, State};
 
@@ -85,7 +85,7 @@ pub struct DrainReport {
     /// How its process ended.
     pub end: Option<String>,
     /// Who waits.
-    pub waiting: Vec<Reply<Result<Departure, Refusal>>>,
+    pub waiting: Vec<Reply<Result<Departure, Denied>>>,
 }
 
 /// How a worker left.

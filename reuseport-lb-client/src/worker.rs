@@ -1,35 +1,34 @@
-//! Being a worker of a daemon that runs already, from within any Rust program: [`Member`]. The other
-//! side is `api/join`; docs/JOIN.md describes what they say to each other.
-//!
-//! Everything here blocks for a short time only and needs no runtime.
+//! Being a worker of a daemon that runs already, from within any Rust program: [`Worker`]. docs/JOIN.md describes what
+//! is said. Everything here blocks for a short time only and needs no runtime.
 //!
 //! ```no_run
-//! use reuseport_lb::member::{JoinOptions, Member};
+//! use reuseport_lb_client::worker::{JoinOptions, Worker};
 //!
 //! fn main() -> Result<(), Box<dyn std::error::Error>> {
-//!     let mut member = Member::join(&JoinOptions::new("web"))?;
-//!     let (_name, listener) = member.take_tcp().remove(0);
+//!     let mut worker = Worker::join(&JoinOptions::new("web"))?;
+//!     let (_name, listener) = worker.take_tcp().remove(0);
 //!     // From here on the daemon sends clients here.
-//!     member.ready()?;
+//!     worker.ready()?;
 //!     loop {
 //!         let (_stream, peer) = listener.accept()?;
-//!         println!("{} serves {peer}", member.name());
+//!         println!("{} serves {peer}", worker.name());
 //!     }
 //! }
 //! ```
 
 use std::io::{self, Write};
 use std::net::{TcpListener, UdpSocket};
+use std::os::fd::OwnedFd;
 use std::os::unix::net::{UnixDatagram, UnixStream};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use socket2::{Domain, SockAddr, Socket, Type};
+use rustix::io::ioctl_fionbio;
+use rustix::net::SocketType;
+use rustix::net::sockopt::socket_type;
 
-use crate::api::control::Failure;
-use crate::api::join::{self, Answer, Ask, LONGEST_REQUEST};
-use crate::kernel::fd_passing;
-use crate::kernel::launch::Joined;
+use crate::join::{self, Answer, Ask, LONGEST_REQUEST};
+use crate::stream;
 
 /// Where a daemon is that was not told otherwise.
 const RUNTIME_DIR: &str = "/run/reuseport-lb";
@@ -104,22 +103,22 @@ impl JoinOptions {
 }
 
 /// This process as a worker. It is one until the process ends: the daemon watches the process, and a
-/// dropped `Member` changes nothing but that its sockets are closed here; the daemon has its own.
+/// dropped `Worker` changes nothing but that its sockets are closed here; the daemon has its own.
 #[derive(Debug)]
-pub struct Member {
+pub struct Worker {
     name: String,
     notify: PathBuf,
     watchdog: Option<Duration>,
-    listeners: Vec<(String, Socket)>,
+    listeners: Vec<(String, OwnedFd)>,
     voice: UnixDatagram,
 }
 
-impl Member {
+impl Worker {
     /// Asks the daemon for a place among the workers of a service. Nothing arrives at its sockets
     /// before [`ready`](Self::ready), unless nobody else is ready.
     pub fn join(options: &JoinOptions) -> Result<Self, JoinError> {
         let path = join::path(&options.runtime_dir);
-        let stream = connect(&path).map_err(|source| match source.kind() {
+        let stream = stream::connected(&path, PATIENCE).map_err(|source| match source.kind() {
             io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => {
                 JoinError::NoDaemon { path, source }
             }
@@ -127,11 +126,12 @@ impl Member {
             io::ErrorKind::WouldBlock => JoinError::failed(stuck(&path))(source),
             _ => JoinError::failed(format!("cannot connect to {}", path.display()))(source),
         })?;
-        Self::over(&stream, options)
+        Self::join_over(&stream, options)
     }
 
-    /// Speaks with the daemon at the other end of `stream`.
-    pub(crate) fn over(mut stream: &UnixStream, options: &JoinOptions) -> Result<Self, JoinError> {
+    /// Asks the daemon at the other end of `stream`, which somebody else may have connected. It is the process that
+    /// connected it which becomes the worker.
+    pub fn join_over(mut stream: &UnixStream, options: &JoinOptions) -> Result<Self, JoinError> {
         let path = join::path(&options.runtime_dir);
         let JoinOptions { service, worker, weight, .. } = options.clone();
         let request = serde_json::to_string(&Ask { service, worker, weight })
@@ -152,18 +152,17 @@ impl Member {
         })?;
         let (name, notify, names, watchdog_usec) = match answer {
             Answer::Joined { worker, notify, names, watchdog_usec } => (worker, notify, names, watchdog_usec),
-            Answer::Refused(Failure { error, .. }) => return Err(JoinError::Refused(error)),
+            Answer::Refused { error } => return Err(JoinError::Refused(error)),
         };
         if names.len() != fds.len() {
             let why = format!("{} sockets with {} names", fds.len(), names.len());
             return Err(JoinError::failed("the daemon's answer is broken")(io::Error::other(why)));
         }
-        let listeners: Vec<(String, Socket)> =
-            names.into_iter().zip(fds.into_iter().map(Socket::from)).collect();
+        let listeners: Vec<(String, OwnedFd)> = names.into_iter().zip(fds).collect();
         let own = || -> io::Result<UnixDatagram> {
             for (_, socket) in &listeners {
                 // Whatever an earlier worker in this place has made of it.
-                socket.set_nonblocking(false)?;
+                ioctl_fionbio(socket, false)?;
             }
             let voice = UnixDatagram::unbound()?;
             voice.set_nonblocking(true)?;
@@ -195,27 +194,28 @@ impl Member {
 
     /// The sockets that have not been taken, with their names (`tcp-127.0.0.1-80`), in the order of
     /// the service's listeners. They block.
-    pub fn listeners(&self) -> impl Iterator<Item = (&str, &Socket)> {
+    pub fn listeners(&self) -> impl Iterator<Item = (&str, &OwnedFd)> {
         self.listeners.iter().map(|(name, socket)| (name.as_str(), socket))
     }
 
     /// Takes all sockets.
-    pub fn take(&mut self) -> Vec<(String, Socket)> {
+    pub fn take(&mut self) -> Vec<(String, OwnedFd)> {
         std::mem::take(&mut self.listeners)
     }
 
     /// Takes the TCP listeners.
     pub fn take_tcp(&mut self) -> Vec<(String, TcpListener)> {
-        self.take_kind(Type::STREAM)
+        self.take_kind(SocketType::STREAM)
     }
 
     /// Takes the UDP sockets.
     pub fn take_udp(&mut self) -> Vec<(String, UdpSocket)> {
-        self.take_kind(Type::DGRAM)
+        self.take_kind(SocketType::DGRAM)
     }
 
-    fn take_kind<T: From<Socket>>(&mut self, kind: Type) -> Vec<(String, T)> {
-        let taken = self.listeners.extract_if(.., |(_, socket)| socket.r#type().is_ok_and(|its| its == kind));
+    fn take_kind<T: From<OwnedFd>>(&mut self, kind: SocketType) -> Vec<(String, T)> {
+        let taken =
+            self.listeners.extract_if(.., |(_, socket)| socket_type(socket).is_ok_and(|its| its == kind));
         taken.map(|(name, socket)| (name, socket.into())).collect()
     }
 
@@ -273,38 +273,16 @@ impl Member {
     }
 }
 
-/// Nothing of it but this is open any more.
-impl From<Member> for Joined {
-    fn from(member: Member) -> Self {
-        let Member { name, notify, watchdog, listeners, .. } = member;
-        Self { name, sockets: listeners, notify, watchdog }
-    }
-}
-
-fn connect(path: &Path) -> io::Result<UnixStream> {
-    let address = SockAddr::unix(path)?;
-    let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
-    // Also for connect(2), where the queue of a daemon that is stopped is full.
-    socket.set_write_timeout(Some(PATIENCE))?;
-    socket.set_read_timeout(Some(PATIENCE))?;
-    while let Err(error) = socket.connect(&address) {
-        if error.kind() != io::ErrorKind::Interrupted {
-            return Err(error);
-        }
-    }
-    Ok(socket.into())
-}
-
 fn stuck(path: &Path) -> String {
     format!("the daemon does not answer on {} within {PATIENCE:?}; is it stopped?", path.display())
 }
 
 /// Reads a line, without its newline, and the descriptors that come with it.
-fn hear(stream: &UnixStream) -> io::Result<(Vec<u8>, Vec<std::os::fd::OwnedFd>)> {
+fn hear(from: &UnixStream) -> io::Result<(Vec<u8>, Vec<OwnedFd>)> {
     let (mut line, mut fds) = (Vec::new(), Vec::new());
     let mut buffer = [0; 4096];
     while line.len() < LONGEST_ANSWER {
-        let (length, came) = fd_passing::receive(stream, &mut buffer)?;
+        let (length, came) = stream::receive(from, &mut buffer)?;
         if length == 0 {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
@@ -322,27 +300,27 @@ fn hear(stream: &UnixStream) -> io::Result<(Vec<u8>, Vec<std::os::fd::OwnedFd>)>
 mod tests {
     use super::*;
 
-    fn member(notify: &Path) -> Member {
+    fn worker(notify: &Path) -> Worker {
         let voice = UnixDatagram::unbound().unwrap();
         voice.set_nonblocking(true).unwrap();
         let sockets = [
-            ("tcp-a", Socket::from(TcpListener::bind("127.0.0.1:0").unwrap())),
-            ("udp-b", Socket::from(UdpSocket::bind("127.0.0.1:0").unwrap())),
-            ("tcp-c", Socket::from(TcpListener::bind("127.0.0.1:0").unwrap())),
+            ("tcp-a", OwnedFd::from(TcpListener::bind("127.0.0.1:0").unwrap())),
+            ("udp-b", OwnedFd::from(UdpSocket::bind("127.0.0.1:0").unwrap())),
+            ("tcp-c", OwnedFd::from(TcpListener::bind("127.0.0.1:0").unwrap())),
         ];
         let listeners = sockets.map(|(name, socket)| (name.into(), socket)).into();
-        Member { name: "web/7".into(), notify: notify.into(), watchdog: None, listeners, voice }
+        Worker { name: "web/7".into(), notify: notify.into(), watchdog: None, listeners, voice }
     }
 
     #[test]
     fn sockets_are_taken_by_kind() {
-        let mut member = member(Path::new("/x"));
-        assert_eq!(member.listeners().map(|(name, _)| name).collect::<Vec<_>>(), ["tcp-a", "udp-b", "tcp-c"]);
-        let tcp: Vec<String> = member.take_tcp().into_iter().map(|(name, _)| name).collect();
+        let mut worker = worker(Path::new("/x"));
+        assert_eq!(worker.listeners().map(|(name, _)| name).collect::<Vec<_>>(), ["tcp-a", "udp-b", "tcp-c"]);
+        let tcp: Vec<String> = worker.take_tcp().into_iter().map(|(name, _)| name).collect();
         assert_eq!(tcp, ["tcp-a", "tcp-c"]);
-        assert_eq!(member.listeners().count(), 1);
-        assert_eq!(member.take_udp().len(), 1);
-        assert!(member.take().is_empty());
+        assert_eq!(worker.listeners().count(), 1);
+        assert_eq!(worker.take_udp().len(), 1);
+        assert!(worker.take().is_empty());
     }
 
     #[test]
@@ -355,27 +333,27 @@ mod tests {
             (&long, "no socket can have this path"),
             ("/no/such/socket", "does not listen there any more"),
         ] {
-            let error = member(Path::new(path)).ready().unwrap_err().to_string();
+            let error = worker(Path::new(path)).ready().unwrap_err().to_string();
             assert!(error.contains(says) && error.contains("READY=1"), "{path:?}: {error}");
         }
     }
 
     #[test]
     fn its_words_are_those_of_systemd() {
-        let path = std::env::temp_dir().join(format!("reuseport-lb-member-{}", std::process::id()));
+        let path = std::env::temp_dir().join(format!("reuseport-lb-worker-{}", std::process::id()));
         let _ = std::fs::remove_file(&path);
         let socket = UnixDatagram::bind(&path).unwrap();
-        let member = member(&path);
-        member.ready().unwrap();
-        member.watchdog().unwrap();
-        member.leave().unwrap();
+        let worker = worker(&path);
+        worker.ready().unwrap();
+        worker.watchdog().unwrap();
+        worker.leave().unwrap();
         let mut buffer = [0; 64];
         for word in ["READY=1", "WATCHDOG=1", "STOPPING=1"] {
             let length = socket.recv(&mut buffer).unwrap();
             assert_eq!(&buffer[..length], word.as_bytes());
         }
         // Nobody reads: the watchdog does not wait.
-        let error = std::iter::repeat_with(|| member.watchdog()).take(100_000).find_map(Result::err);
+        let error = std::iter::repeat_with(|| worker.watchdog()).take(100_000).find_map(Result::err);
         assert!(error.unwrap().to_string().contains("is it stopped?"));
         std::fs::remove_file(&path).unwrap();
     }
@@ -383,7 +361,7 @@ mod tests {
     #[test]
     fn without_a_daemon_it_says_so() {
         let options = JoinOptions { runtime_dir: "/no/such/directory".into(), ..JoinOptions::new("web") };
-        let error = Member::join(&options).unwrap_err();
+        let error = Worker::join(&options).unwrap_err();
         assert!(matches!(error, JoinError::NoDaemon { .. }));
         assert!(error.to_string().contains("/no/such/directory/join.sock: no daemon runs there"), "{error}");
     }

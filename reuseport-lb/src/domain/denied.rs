@@ -4,7 +4,7 @@ use thiserror::Error;
 
 /// Why a service refuses.
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
-pub enum Refusal {
+pub enum Denied {
     /// There is no such worker.
     #[error("there is no worker {worker}; there is {}", if known.is_empty() { "nobody".into() } else { known.join(", ") })]
     UnknownWorker {
@@ -101,7 +101,7 @@ pub enum Refusal {
     Other(String),
 }
 
-impl Refusal {
+impl Denied {
     /// Whether it names something that is not there.
     #[must_use]
     pub fn is_unknown(&self) -> bool {
@@ -109,7 +109,7 @@ impl Refusal {
     }
 }
 
-impl From<String> for Refusal {
+impl From<String> for Denied {
     fn from(what: String) -> Self {
         Self::Other(what)
     }

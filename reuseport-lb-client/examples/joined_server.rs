@@ -3,13 +3,13 @@
 //!
 //! ```text
 //! reuseport-lb run --config web.toml
-//! cargo run --example joined_server -- web
+//! cargo run -p reuseport-lb-client --example joined_server -- web
 //! ```
 
 use std::error::Error;
 use std::time::Duration;
 
-use reuseport_lb::member::{JoinOptions, Member};
+use reuseport_lb_client::worker::{JoinOptions, Worker};
 use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::signal::unix::{SignalKind, signal};
@@ -27,28 +27,28 @@ async fn main() -> Result<(), Box<dyn Error>> {
         options.runtime_dir = directory.into();
     }
     let mut terminate = signal(SignalKind::terminate())?;
-    let mut member = Member::join(&options)?;
-    let listeners = member.take_tcp();
-    let name: &'static str = member.name().to_owned().leak();
+    let mut worker = Worker::join(&options)?;
+    let listeners = worker.take_tcp();
+    let name: &'static str = worker.name().to_owned().leak();
     let mut accepting = JoinSet::new();
     for (_, listener) in listeners {
         listener.set_nonblocking(true)?;
         accepting.spawn(accept(TcpListener::from_std(listener)?, name));
     }
-    member.ready()?;
+    worker.ready()?;
     println!("{name} serves");
 
     // Without a watchdog nobody minds.
-    let every = member.watchdog_interval().unwrap_or(Duration::from_secs(60));
+    let every = worker.watchdog_interval().unwrap_or(Duration::from_secs(60));
     let mut pulse = tokio::time::interval(every / 2);
     loop {
         tokio::select! {
             _ = terminate.recv() => break,
             // The next one may do.
-            _ = pulse.tick() => drop(member.watchdog()),
+            _ = pulse.tick() => drop(worker.watchdog()),
         }
     }
-    member.leave()?;
+    worker.leave()?;
     let all = async { while accepting.join_next().await.is_some() {} };
     // What comes later than this, the daemon hands to the others.
     let _ = tokio::time::timeout(LAST_CALL, all).await;

@@ -1,0 +1,125 @@
+//! Why something is not done: what was wrong, where, and how to mend it; each kind with its HTTP status.
+
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+/// Why a daemon does not do what it was asked for. A variant for each kind that a caller may want to tell from
+/// others; its text says what was wrong, where, and how to mend it.
+#[derive(Clone, Debug, Error, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Refusal {
+    /// The request is not one (400).
+    #[error("{0}")]
+    Malformed(String),
+    /// There is no such path, service or worker (404).
+    #[error("{0}")]
+    Unknown(String),
+    /// The path takes another method (405).
+    #[error("{0}")]
+    WrongMethod(String),
+    /// The request did not arrive in time (408).
+    #[error("{0}")]
+    Late(String),
+    /// It is understood, and cannot be done (422).
+    #[error("{0}")]
+    Impossible(String),
+    /// The configuration, a file, is wrong (422, marked `invalid`).
+    #[error("{0}")]
+    InvalidConfiguration(String),
+    /// The daemon could not find something out (500).
+    #[error("{0}")]
+    Failed(String),
+    /// The service or the daemon is ending, or there are too many connections (503).
+    #[error("{0}")]
+    Unavailable(String),
+}
+
+/// A refusal as it stands on the wire.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RefusalBody {
+    /// What was wrong and how to mend it.
+    pub error: String,
+    /// The configuration, a file, is wrong.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub invalid: bool,
+}
+
+/// What a service says in words only.
+impl From<String> for Refusal {
+    fn from(what: String) -> Self {
+        Self::Impossible(what)
+    }
+}
+
+impl Refusal {
+    /// There is no `path`.
+    #[must_use]
+    pub fn unknown_path(path: &str) -> Self {
+        Self::Unknown(format!("there is no {path}; docs/CONTROL.md lists what there is"))
+    }
+
+    /// There is no service `name`, but there are `known` ones.
+    #[must_use]
+    pub fn unknown_service<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) -> Self {
+        let known: Vec<&str> = known.into_iter().collect();
+        let known = if known.is_empty() { "none at all".into() } else { known.join(", ") };
+        Self::Unknown(format!("there is no service {name:?}; there is {known}"))
+    }
+
+    /// There is no worker `name`, but there are `known` ones in its service.
+    #[must_use]
+    pub fn unknown_worker<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) -> Self {
+        let known: Vec<&str> = known.into_iter().collect();
+        let known = if known.is_empty() { "nobody".into() } else { known.join(", ") };
+        Self::Unknown(format!("there is no worker {name}; there is {known}"))
+    }
+
+    /// `path` takes another method than `method`.
+    #[must_use]
+    pub fn wrong_method(path: &str, takes: &str, method: &str) -> Self {
+        Self::WrongMethod(format!("{path} takes {takes}, not {method}"))
+    }
+
+    /// The service is ending.
+    #[must_use]
+    pub fn ending() -> Self {
+        Self::Unavailable("the service is ending".into())
+    }
+
+    /// The HTTP status that goes with it.
+    #[must_use]
+    pub fn status(&self) -> u16 {
+        match self {
+            Self::Malformed(_) => 400,
+            Self::Unknown(_) => 404,
+            Self::WrongMethod(_) => 405,
+            Self::Late(_) => 408,
+            Self::Impossible(_) | Self::InvalidConfiguration(_) => 422,
+            Self::Failed(_) => 500,
+            Self::Unavailable(_) => 503,
+        }
+    }
+
+    /// As it stands on the wire.
+    #[must_use]
+    pub fn body(&self) -> RefusalBody {
+        RefusalBody { error: self.to_string(), invalid: matches!(self, Self::InvalidConfiguration(_)) }
+    }
+
+    /// From what came over the wire. The text stays word for word; of a status that is not known, the kind is that of
+    /// its hundred.
+    #[must_use]
+    pub fn from_wire(status: u16, body: RefusalBody) -> Self {
+        let RefusalBody { error, invalid } = body;
+        match status {
+            404 => Self::Unknown(error),
+            405 => Self::WrongMethod(error),
+            408 => Self::Late(error),
+            422 if invalid => Self::InvalidConfiguration(error),
+            422 => Self::Impossible(error),
+            503 => Self::Unavailable(error),
+            400..500 => Self::Malformed(error),
+            _ => Self::Failed(error),
+        }
+    }
+}

@@ -1,0 +1,313 @@
+//! The client of `control.sock`: what the commands ask a daemon, and any other program may. Not: what requests and
+//! answers are (`api.rs`).
+
+use std::io;
+use std::marker::PhantomData;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use thiserror::Error;
+
+use crate::api::{
+    Drain, Drained, Progress, Refusal, RefusalBody, Reloaded, Restart, Scale, Scaled, Status, Stop, Stopping,
+    Traced, Wait, Weight,
+};
+use crate::http::{self, Body, Response, Until};
+use crate::stream;
+
+/// The daemon answers within milliseconds.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Why there is no answer, or not the one that was hoped for.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum ControlError {
+    /// Nobody listens on the control socket.
+    #[error(
+        "cannot reach {path}: no daemon runs there; start one with `reuseport-lb run`, or give its --runtime-dir"
+    )]
+    NoDaemon {
+        /// The control socket.
+        path: PathBuf,
+        /// What the kernel says.
+        source: io::Error,
+    },
+    /// The control socket is closed to this user.
+    #[error("cannot reach {path}: only root may; run it with sudo")]
+    NotPermitted {
+        /// The control socket.
+        path: PathBuf,
+        /// What the kernel says.
+        source: io::Error,
+    },
+    /// It cannot be connected to for another reason.
+    #[error("cannot reach {path}: the connection failed")]
+    Unreachable {
+        /// The control socket.
+        path: PathBuf,
+        /// What the kernel says.
+        source: io::Error,
+    },
+    /// No answer came in time.
+    #[error("the daemon does not answer within {patience:?}; is it stopped?")]
+    Silent {
+        /// So long was waited.
+        patience: Duration,
+    },
+    /// The daemon ended before its answer did.
+    #[error("the daemon went away")]
+    Gone(#[source] io::Error),
+    /// The daemon says no.
+    #[error(transparent)]
+    Refused(#[from] Refusal),
+    /// No service and no worker can be called so.
+    #[error("{0:?} is no name of a service or a worker: write it like web or web/2")]
+    NotAName(String),
+    /// What came is not what this version knows.
+    #[error("the daemon's answer is not what this version expects")]
+    Unexpected(#[source] io::Error),
+}
+
+/// Asks the daemon of one runtime directory; each request has a connection of its own.
+#[derive(Clone, Debug)]
+pub struct ControlClient {
+    path: PathBuf,
+}
+
+impl ControlClient {
+    /// Of the daemon whose control socket is at `path`, like `/run/reuseport-lb/control.sock`.
+    #[must_use]
+    pub fn new(path: impl Into<PathBuf>) -> Self {
+        Self { path: path.into() }
+    }
+
+    /// The control socket.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Everything.
+    pub fn status(&self) -> Result<Status, ControlError> {
+        self.soon("GET", "/v1/status", &[])
+    }
+
+    /// Everything about one service.
+    pub fn status_of(&self, service: &str) -> Result<Status, ControlError> {
+        self.soon("GET", &format!("/v1/status/{}", name(service)?), &[])
+    }
+
+    /// Gives a service another number of workers. Answered when that has begun.
+    pub fn scale(&self, service: &str, request: &Scale) -> Result<Scaled, ControlError> {
+        self.soon("POST", &of_service(service, "scale")?, &json(request)?)
+    }
+
+    /// Gives a worker, like `web/2`, another weight. Answered when its buckets have moved.
+    pub fn weight(&self, worker: &str, request: Weight) -> Result<Weight, ControlError> {
+        self.soon("POST", &of_worker(worker, "weight")?, &json(&request)?)
+    }
+
+    /// Lets a worker, like `web/2`, leave in order. Answered when it is gone.
+    pub fn drain(&self, worker: &str, request: &Drain) -> Result<Drained, ControlError> {
+        self.patiently("POST", &of_worker(worker, "drain")?, &json(request)?)
+    }
+
+    /// As [`scale`](Self::scale), and tells how it goes until new workers are ready and others are gone.
+    pub fn scale_and_wait(
+        &self,
+        service: &str,
+        request: &Scale,
+    ) -> Result<Lines<Wait<Scaled>>, ControlError> {
+        self.lines("POST", &of_service(service, "scale")?, &json(&Scale { progress: true, ..*request })?)
+    }
+
+    /// As [`drain`](Self::drain), and tells how it goes until the worker is gone.
+    pub fn drain_and_wait(
+        &self,
+        worker: &str,
+        request: &Drain,
+    ) -> Result<Lines<Wait<Drained>>, ControlError> {
+        self.lines("POST", &of_worker(worker, "drain")?, &json(&Drain { progress: true, ..*request })?)
+    }
+
+    /// Replaces a worker, like `web/2`, or all of a service, and tells how it goes. The last line is
+    /// [`Progress::Done`]; without it the daemon has ended.
+    pub fn restart(&self, what: &str, request: &Restart) -> Result<Lines<Progress>, ControlError> {
+        let path = if what.contains('/') { of_worker(what, "restart") } else { of_service(what, "restart") };
+        self.lines("POST", &path?, &json(request)?)
+    }
+
+    /// Has the daemon read its configuration again. Answered when that is applied.
+    pub fn reload(&self) -> Result<Reloaded, ControlError> {
+        self.patiently("POST", "/v1/reload", &[])
+    }
+
+    /// Ends the daemon. Answered at once; it is gone when its process is.
+    pub fn stop(&self, request: &Stop) -> Result<Stopping, ControlError> {
+        self.soon("POST", "/v1/stop", &json(request)?)
+    }
+
+    /// Decisions of a service as they are made, without end.
+    pub fn trace(&self, service: &str) -> Result<Lines<Traced>, ControlError> {
+        self.lines("GET", &of_service(service, "trace")?, &[])
+    }
+
+    fn soon<T: DeserializeOwned>(&self, method: &str, path: &str, body: &[u8]) -> Result<T, ControlError> {
+        let end = Instant::now() + PATIENCE;
+        parsed(&self.ask(method, path, body, Some(end))?.body.whole().map_err(broken_off)?)
+    }
+
+    fn patiently<T: DeserializeOwned>(
+        &self,
+        method: &str,
+        path: &str,
+        body: &[u8],
+    ) -> Result<T, ControlError> {
+        parsed(&self.ask(method, path, body, None)?.body.whole().map_err(broken_off)?)
+    }
+
+    fn lines<T>(&self, method: &str, path: &str, body: &[u8]) -> Result<Lines<T>, ControlError> {
+        let Response { body, .. } = self.ask(method, path, body, None)?;
+        Ok(Lines { body: Some(body), pending: Vec::new(), kind: PhantomData })
+    }
+
+    /// An answer that is not a refusal.
+    fn ask(
+        &self,
+        method: &str,
+        path: &str,
+        body: &[u8],
+        end: Option<Instant>,
+    ) -> Result<Response<Until>, ControlError> {
+        let stream = stream::connected(&self.path, PATIENCE).map_err(|error| self.unreachable(error))?;
+        let response = http::send(Until::new(stream, end), method, path, body).map_err(broken_off)?;
+        if (200..300).contains(&response.status) {
+            return Ok(response);
+        }
+        let status = response.status;
+        let said = response.body.whole().map_err(broken_off)?;
+        let body = serde_json::from_slice::<RefusalBody>(&said).map_err(|_| {
+            let said = String::from_utf8_lossy(&said);
+            ControlError::Unexpected(io::Error::other(format!("status {status} and {said:?}")))
+        })?;
+        Err(Refusal::from_wire(status, body).into())
+    }
+
+    fn unreachable(&self, source: io::Error) -> ControlError {
+        let path = self.path.clone();
+        match source.kind() {
+            io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => {
+                ControlError::NoDaemon { path, source }
+            }
+            io::ErrorKind::PermissionDenied => ControlError::NotPermitted { path, source },
+            io::ErrorKind::WouldBlock => ControlError::Silent { patience: PATIENCE },
+            _ => ControlError::Unreachable { path, source },
+        }
+    }
+}
+
+/// An answer that comes line by line, until whoever reads it drops it.
+#[derive(Debug)]
+pub struct Lines<T> {
+    /// None when it has ended.
+    body: Option<Body<Until>>,
+    /// What has come of the next line.
+    pending: Vec<u8>,
+    kind: PhantomData<fn() -> T>,
+}
+
+/// One line of [`Lines`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Line<T> {
+    /// As it came, without the end of the line.
+    pub text: String,
+    /// What it means.
+    pub value: T,
+}
+
+impl<T: DeserializeOwned> Iterator for Lines<T> {
+    type Item = Result<Line<T>, ControlError>;
+
+    /// Waits for the next line that is not empty.
+    fn next(&mut self) -> Option<Self::Item> {
+        loop {
+            match self.line()? {
+                Ok(line) if line.is_empty() => {}
+                Ok(line) => {
+                    let next = parsed(&line)
+                        .map(|value| Line { text: String::from_utf8_lossy(&line).into_owned(), value });
+                    return Some(next);
+                }
+                Err(error) => {
+                    self.body = None;
+                    return Some(Err(broken_off(error)));
+                }
+            }
+        }
+    }
+}
+
+impl<T> Lines<T> {
+    /// The next line, without its end.
+    fn line(&mut self) -> Option<io::Result<Vec<u8>>> {
+        let mut looked_at = 0;
+        loop {
+            if let Some(end) = self.pending[looked_at..].iter().position(|byte| *byte == b'\n') {
+                let mut line: Vec<u8> = self.pending.drain(..=looked_at + end).collect();
+                line.pop();
+                return Some(Ok(line));
+            }
+            looked_at = self.pending.len();
+            match self.body.as_mut()?.more(&mut self.pending) {
+                Ok(true) => {}
+                Ok(false) => {
+                    self.body = None;
+                    let rest = std::mem::take(&mut self.pending);
+                    return (!rest.is_empty()).then_some(Ok(rest));
+                }
+                Err(error) => return Some(Err(error)),
+            }
+        }
+    }
+}
+
+fn broken_off(error: io::Error) -> ControlError {
+    match error.kind() {
+        io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => ControlError::Silent { patience: PATIENCE },
+        io::ErrorKind::InvalidData => ControlError::Unexpected(error),
+        _ => ControlError::Gone(error),
+    }
+}
+
+fn parsed<T: DeserializeOwned>(text: &[u8]) -> Result<T, ControlError> {
+    serde_json::from_slice(text).map_err(|error| ControlError::Unexpected(error.into()))
+}
+
+fn json(body: &impl Serialize) -> Result<Vec<u8>, ControlError> {
+    serde_json::to_vec(body).map_err(|error| ControlError::Unexpected(error.into()))
+}
+
+fn of_service(service: &str, what: &str) -> Result<String, ControlError> {
+    Ok(format!("/v1/services/{}/{what}", name(service)?))
+}
+
+fn of_worker(worker: &str, what: &str) -> Result<String, ControlError> {
+    let Some((service, number)) = worker.split_once('/') else {
+        return Err(ControlError::NotAName(worker.into()));
+    };
+    Ok(format!("/v1/workers/{}/{}/{what}", name(service)?, name(number)?))
+}
+
+/// A part of a path; whether there is anything of this name, the daemon knows.
+fn name(text: &str) -> Result<&str, ControlError> {
+    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.~".contains(&byte);
+    match !text.is_empty() && text.bytes().all(is_plain) {
+        true => Ok(text),
+        false => Err(ControlError::NotAName(text.into())),
+    }
+}
+
+#[cfg(test)]
+mod tests;

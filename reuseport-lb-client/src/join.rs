@@ -1,0 +1,112 @@
+//! What is said on `join.sock`, as docs/JOIN.md describes it: one line of JSON each way. Not: how it is sent
+//! (`worker.rs`), nor who may join.
+
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+/// Longest request with its newline, in bytes.
+pub const LONGEST_REQUEST: usize = 4096;
+
+/// A process asks to be a worker.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Ask {
+    /// Of which service.
+    pub service: String,
+    /// Which worker of it, like `web/7`; `None`: the lowest that is free.
+    #[serde(default)]
+    pub worker: Option<String>,
+    /// From 0 (no new flows) to 1,000,000.
+    #[serde(default = "one")]
+    pub weight: u32,
+}
+
+/// What it is told.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum Answer {
+    /// It is one; its sockets come with the first byte.
+    Joined {
+        /// Its name, like `web/7`.
+        worker: String,
+        /// The socket that hears its `READY=1`.
+        notify: PathBuf,
+        /// The names of its sockets, in their order.
+        names: Vec<String>,
+        /// It has to say `WATCHDOG=1` more often than this, in microseconds.
+        watchdog_usec: Option<u64>,
+    },
+    /// It is none.
+    Refused {
+        /// Why, and how to mend it.
+        error: String,
+    },
+}
+
+fn one() -> u32 {
+    1
+}
+
+/// Where the socket is.
+#[must_use]
+pub fn path(runtime_dir: &Path) -> PathBuf {
+    runtime_dir.join("join.sock")
+}
+
+/// The number of `worker`, a name like `web/7`, in `service`.
+pub fn number(service: &str, worker: &str) -> Result<usize, String> {
+    let number = worker.strip_prefix(service).and_then(|rest| rest.strip_prefix('/'));
+    number
+        // Each worker has one name only: no sign, no zeros in front.
+        .filter(|digits| digits.bytes().all(|byte| byte.is_ascii_digit()))
+        .filter(|digits| *digits == "0" || !digits.starts_with('0'))
+        .and_then(|digits| digits.parse().ok())
+        .ok_or_else(|| {
+            format!("{worker:?} is not the name of a worker of {service:?}: write it like {service}/7")
+        })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::{from_str, to_string};
+
+    #[test]
+    fn a_request_is_written_as_documented() {
+        let least = Ask { service: "web".into(), worker: None, weight: 1 };
+        assert_eq!(from_str::<Ask>(r#"{"service":"web"}"#).unwrap(), least);
+        let text = r#"{"service":"web","worker":"web/7","weight":3}"#;
+        let whole = Ask { worker: Some("web/7".into()), weight: 3, ..least };
+        assert_eq!((to_string(&whole).unwrap().as_str(), from_str::<Ask>(text).unwrap()), (text, whole));
+        assert!(from_str::<Ask>(r#"{"service":"web","pid":1}"#).is_err());
+    }
+
+    #[test]
+    fn an_answer_is_a_place_or_a_reason() {
+        let place = Answer::Joined {
+            worker: "web/7".into(),
+            notify: "/run/reuseport-lb/notify/12".into(),
+            names: vec!["tcp-127.0.0.1-80".into()],
+            watchdog_usec: None,
+        };
+        let text = r#"{"worker":"web/7","notify":"/run/reuseport-lb/notify/12","names":["tcp-127.0.0.1-80"],"watchdog_usec":null}"#;
+        assert_eq!((to_string(&place).unwrap().as_str(), from_str::<Answer>(text).unwrap()), (text, place));
+        let reason = Answer::Refused { error: "no".into() };
+        let text = r#"{"error":"no"}"#;
+        assert_eq!((to_string(&reason).unwrap().as_str(), from_str::<Answer>(text).unwrap()), (text, reason));
+        // More fields may come.
+        let more = r#"{"worker":"web/7","notify":"/n","names":[],"watchdog_usec":5,"zone":"a"}"#;
+        assert!(matches!(from_str(more).unwrap(), Answer::Joined { watchdog_usec: Some(5), .. }));
+    }
+
+    #[test]
+    fn each_worker_has_one_name() {
+        assert_eq!((number("web", "web/0"), number("web", "web/17")), (Ok(0), Ok(17)));
+        for wrong in
+            ["web", "web/", "api/1", "web/+1", "web/01", "web/1/2", "web/99999999999999999999", "1", ""]
+        {
+            assert!(number("web", wrong).unwrap_err().contains("write it like web/7"), "{wrong}");
+        }
+    }
+}

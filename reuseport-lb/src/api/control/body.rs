@@ -1,0 +1,86 @@
+//! Bodies of requests and answers, and their bounds.
+
+use std::convert::Infallible;
+use std::time::Duration;
+
+use http_body_util::combinators::BoxBody;
+use http_body_util::{BodyExt, Full, Limited};
+use hyper::body::{Bytes, Incoming};
+use hyper::header::{CONTENT_TYPE, HeaderValue};
+use hyper::{Response, StatusCode};
+use reuseport_lb_client::api::Refusal;
+use serde::{Deserialize, Serialize};
+
+use crate::api::json;
+use crate::config::plain;
+
+/// Longest body of a request.
+const LONGEST: usize = 64 << 10;
+
+/// How long a body may take to arrive.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+pub(super) type Body = BoxBody<Bytes, Infallible>;
+pub(super) type Answer = Result<Response<Body>, Refusal>;
+
+/// Reads the body of a request.
+pub(super) async fn read(body: Incoming) -> Result<Bytes, Refusal> {
+    let whole = tokio::time::timeout(PATIENCE, Limited::new(body, LONGEST).collect())
+        .await
+        .map_err(|_| Refusal::Late(format!("the body did not arrive within {PATIENCE:?}")))?
+        .map_err(|error| {
+            Refusal::Malformed(format!("cannot read the body (at most {LONGEST} bytes): {error}"))
+        })?;
+    Ok(whole.to_bytes())
+}
+
+pub(super) fn parse<'a, T: Deserialize<'a>>(body: &'a [u8]) -> Result<T, Refusal> {
+    json::object(body).map_err(|error| {
+        Refusal::Malformed(format!(
+            "the body is not the JSON that is expected: {}",
+            plain(&error.to_string())
+        ))
+    })
+}
+
+/// Where every part has a default, nothing at all will do.
+pub(super) fn parse_or_default<'a, T: Deserialize<'a> + Default>(body: &'a [u8]) -> Result<T, Refusal> {
+    if body.trim_ascii().is_empty() || body.trim_ascii() == b"null" { Ok(T::default()) } else { parse(body) }
+}
+
+/// An answer of one JSON object.
+pub(super) fn one(value: &impl Serialize) -> Response<Body> {
+    text(json::line(value))
+}
+
+/// An answer that is JSON already.
+pub(super) fn text(text: String) -> Response<Body> {
+    let mut response = Response::new(Full::new(Bytes::from(text)).boxed());
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    response
+}
+
+/// The answer of who is refused.
+pub(super) fn refused(refusal: &Refusal) -> Response<Body> {
+    let mut response = one(&refusal.body());
+    *response.status_mut() =
+        StatusCode::from_u16(refusal.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use reuseport_lb_client::api::{Drain, Scale};
+
+    #[test]
+    fn a_list_is_no_object() {
+        assert_eq!(parse::<Scale>(b" {\"workers\":9}").unwrap().workers, Some(9));
+        for body in ["[9]", " [9]", "[]", "9", "\"9\""] {
+            let error = parse::<Scale>(body.as_bytes()).unwrap_err();
+            assert!(matches!(&error, Refusal::Malformed(text) if text.contains("JSON")), "{body}: {error}");
+        }
+        assert!(parse_or_default::<Drain>(b"").is_ok() && parse_or_default::<Drain>(b" null\n").is_ok());
+        assert!(parse_or_default::<Drain>(b"[]").unwrap_err().to_string().contains("a list"));
+    }
+}

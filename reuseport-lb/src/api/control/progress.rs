@@ -1,0 +1,270 @@
+//! `scale` and `drain` with `progress`: each second a line of what is waited for, and the answer as the last one.
+
+use std::rc::Rc;
+use std::time::Duration;
+
+use hyper::Response;
+use reuseport_lb_client::api::{Awaited, Drained, Refusal, Scaled, ServiceStatus, Waiting, WorkerStatus};
+use tokio::sync::oneshot;
+use tokio::time::{Instant, sleep, timeout};
+
+use super::ask::{ask, report};
+use super::body::{self, Answer, Body};
+use super::streams::{Lines, begin, write};
+use crate::api::connection_limit::Permit;
+use crate::api::json;
+use crate::daemon::services::Registry;
+use crate::service::{self, Command, Report, Target};
+
+/// Between two lines.
+const EACH: Duration = Duration::from_secs(1);
+
+/// Between two looks whether a scaling is done.
+const LOOK: Duration = Duration::from_millis(20);
+
+/// Has a service scale, and tells how it goes until new workers are ready and others are gone.
+pub(super) async fn scale(services: &Registry, service: &str, target: Target, permit: &Rc<Permit>) -> Answer {
+    let commands = services.find(service)?;
+    let before = report(&commands).await?.service;
+    let scaled: Scaled = ask(services, service, |answer| Command::Scale(target, answer)).await?;
+    let scaling = Scaling { before: own(&before).map(|worker| worker.name.clone()).collect(), scaled };
+    let permit = permit.clone();
+    Ok(stream(move |mut lines| async move {
+        let (begun, mut next) = (Instant::now(), EACH);
+        loop {
+            let now = report(&commands).await;
+            let looked = now.and_then(|now| Ok((scaling.look(&now.service, begun.elapsed())?, now)));
+            let now = match looked {
+                Ok((false, now)) => now,
+                Ok((true, _)) => return end(&mut lines, &permit, Ok(scaled)).await,
+                Err(why) => return end(&mut lines, &permit, Err::<Scaled, Refusal>(why)).await,
+            };
+            if begun.elapsed() >= next {
+                next += EACH;
+                let now = complete(now).await;
+                let awaited = now.iter().flat_map(|now| scaling.awaited(now)).map(awaited).collect();
+                if !write(&mut lines, waiting(begun, awaited)).await {
+                    // What was begun goes on.
+                    return;
+                }
+            }
+            sleep(LOOK).await;
+        }
+    }))
+}
+
+/// Has a worker leave, and tells how it goes until it is gone.
+pub(super) async fn drain(
+    services: &Registry,
+    service: &str,
+    number: usize,
+    patience: Option<Duration>,
+    permit: &Rc<Permit>,
+) -> Answer {
+    let commands = services.find(service)?;
+    let (send, mut drained) = oneshot::channel();
+    commands.send(Command::Drain(number, patience, send)).map_err(|_| Refusal::ending())?;
+    let begun = Instant::now();
+    // Before the first line it is answered as without progress, so that a refusal has its status.
+    if let Ok(answer) = timeout(EACH, &mut drained).await {
+        let drained: Drained = answer.map_err(|_| Refusal::ending())?.map_err(Refusal::from)?;
+        return Ok(body::one(&drained));
+    }
+    let (name, permit) = (format!("{service}/{number}"), permit.clone());
+    Ok(stream(move |mut lines| async move {
+        loop {
+            // It may be busy: then the next line comes later.
+            let now = match report(&commands).await {
+                Ok(report) => complete(report).await,
+                Err(_) => None,
+            };
+            let workers = now.iter().flat_map(|now| &now.workers).filter(|worker| worker.name == name);
+            let workers: Vec<Awaited> = workers.filter(|worker| !worker.successor).map(awaited).collect();
+            // Nothing of it is left: the answer comes.
+            if !workers.is_empty() && !write(&mut lines, waiting(begun, workers)).await {
+                // It leaves nevertheless.
+                return;
+            }
+            if let Ok(answer) = timeout(EACH, &mut drained).await {
+                let answer = answer.map_err(|_| Refusal::ending());
+                return end(&mut lines, &permit, answer.and_then(|drained| drained.map_err(Refusal::from)))
+                    .await;
+            }
+        }
+    }))
+}
+
+/// A scaling that has begun.
+struct Scaling {
+    /// Workers of its own that the service had before.
+    before: Vec<String>,
+    scaled: Scaled,
+}
+
+impl Scaling {
+    /// Whether it is done; an error if it will not be.
+    fn look(&self, now: &ServiceStatus, took: Duration) -> Result<bool, Refusal> {
+        if now.wanted != self.scaled.after {
+            let (name, wanted) = (&now.name, now.wanted);
+            return Err(format!("somebody else has scaled {name} to {wanted} workers meanwhile").into());
+        }
+        if let Some(worker) = self.added(now).find(|worker| worker.state == "failed") {
+            let name = &worker.name;
+            return Err(format!(
+                "worker {name} ends before it is ready, again and again; the daemon's log says how"
+            )
+            .into());
+        }
+        let late: Vec<String> = self.added(now).filter(|worker| !worker.member).map(missing).collect();
+        let limit = Duration::from_millis(now.start_timeout_ms);
+        if took >= limit && !late.is_empty() {
+            let late = late.join(", ");
+            return Err(format!(
+                "not ready within start_timeout ({limit:?}): {late}; they go on, and get their part when they are ready"
+            )
+            .into());
+        }
+        Ok(late.is_empty() && own(now).count() == self.scaled.after)
+    }
+
+    /// Workers that it has added.
+    fn added<'a>(&'a self, now: &'a ServiceStatus) -> impl Iterator<Item = &'a WorkerStatus> {
+        own(now).filter(|worker| !self.before.contains(&worker.name))
+    }
+
+    /// Workers that it waits for: new ones that are not ready, and those that leave.
+    fn awaited<'a>(&'a self, now: &'a ServiceStatus) -> impl Iterator<Item = &'a WorkerStatus> {
+        let leaves = |worker: &&WorkerStatus| worker.state == "draining";
+        let late = self.added(now).filter(|worker| !worker.member);
+        late.chain(own(now).filter(leaves).filter(|worker| self.before.contains(&worker.name)))
+    }
+}
+
+/// Those that came by themselves do not count.
+fn own(service: &ServiceStatus) -> impl Iterator<Item = &WorkerStatus> {
+    service.workers.iter().filter(|worker| !worker.joined)
+}
+
+fn missing(worker: &WorkerStatus) -> String {
+    let lacks = worker.lacks.as_ref().map_or_else(String::new, |lacks| format!(", {lacks}"));
+    format!("{} ({}{lacks})", worker.name, worker.state)
+}
+
+fn awaited(worker: &WorkerStatus) -> Awaited {
+    Awaited {
+        worker: worker.name.clone(),
+        state: worker.state.clone(),
+        pid: worker.pid,
+        lacks: worker.lacks.clone(),
+        queue: worker.sockets.iter().map(|socket| u64::from(socket.queue)).sum(),
+        flows: worker.flows,
+    }
+}
+
+fn waiting(begun: Instant, workers: Vec<Awaited>) -> String {
+    json::line(&Waiting { seconds: begun.elapsed().as_secs_f64(), workers })
+}
+
+/// With its queues and flows; `None` if they cannot be counted.
+async fn complete(report: Report) -> Option<ServiceStatus> {
+    service::complete(vec![report], |services| services).await.ok()?.pop()
+}
+
+/// An answer that `tell` writes.
+fn stream<F: Future<Output = ()> + 'static>(tell: impl FnOnce(Lines) -> F) -> Response<Body> {
+    let (lines, response) = begin();
+    tokio::task::spawn_local(tell(lines));
+    response
+}
+
+/// The last line. From then on it keeps the daemon waiting.
+async fn end<T: serde::Serialize>(lines: &mut Lines, permit: &Permit, answer: Result<T, Refusal>) {
+    let line = match answer {
+        Ok(answer) => json::line(&answer),
+        Err(refusal) => json::line(&refusal.body()),
+    };
+    permit.idle();
+    // It may have gone away.
+    let _ = write(lines, line).await;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn service(wanted: usize, workers: &[(&str, &str, bool)]) -> ServiceStatus {
+        let workers = workers.iter().map(|(name, state, member)| {
+            format!(
+                r#"{{"name":"{name}","slot":0,"state":"{state}","pid":7,"weight":1,"member":{member},"share":0.0,
+                "buckets":0,"flows":3,"restarts":0,"joined":{},"successor":false,"overloaded":false,
+                "lacks":"does not accept","last_words":[],"sockets":[{{"listen":"tcp://127.0.0.1:80","cookie":1,
+                "selected":0,"queue":2,"backlog":9}}]}}"#,
+                name.ends_with('9')
+            )
+        });
+        let workers = workers.collect::<Vec<String>>().join(",");
+        let text = format!(
+            r#"{{"name":"web","affinity":"flow","moved":0,"moving":0,"waiting":0,"pending":null,"flows_cut":0,
+            "start_timeout_ms":5000,"wanted":{wanted},"groups":[],"workers":[{workers}]}}"#
+        );
+        serde_json::from_str(&text).unwrap()
+    }
+
+    fn from_one(after: usize) -> Scaling {
+        Scaling { before: vec!["web/0".into()], scaled: Scaled { before: 1, after } }
+    }
+
+    const SOON: Duration = Duration::from_secs(1);
+    const LATE: Duration = Duration::from_secs(5);
+
+    #[test]
+    fn it_is_done_when_the_new_ones_are_ready_and_the_others_gone() {
+        let more = from_one(2);
+        let now =
+            service(2, &[("web/0", "ready", true), ("web/1", "starting", false), ("web/9", "ready", true)]);
+        assert_eq!(more.look(&now, SOON), Ok(false));
+        let names = |scaling: &Scaling, now: &ServiceStatus| -> Vec<String> {
+            scaling.awaited(now).map(|worker| worker.name.clone()).collect()
+        };
+        assert_eq!(names(&more, &now), ["web/1"]);
+        let now = service(2, &[("web/0", "ready", true), ("web/1", "ready", true), ("web/9", "ready", true)]);
+        assert_eq!((more.look(&now, LATE), names(&more, &now).len()), (Ok(true), 0));
+        let fewer = from_one(0);
+        let now = service(0, &[("web/0", "draining", false)]);
+        assert_eq!((fewer.look(&now, LATE), names(&fewer, &now)), (Ok(false), vec!["web/0".into()]));
+        assert_eq!(fewer.look(&service(0, &[]), LATE), Ok(true));
+    }
+
+    #[test]
+    fn what_will_not_be_done_says_why() {
+        let more = from_one(2);
+        for (wanted, state, took, says) in [
+            (3, "starting", SOON, "somebody else has scaled web to 3 workers meanwhile"),
+            (2, "failed", SOON, "worker web/1 ends before it is ready, again and again"),
+            (
+                2,
+                "loading",
+                LATE,
+                "not ready within start_timeout (5s): web/1 (loading, does not accept); they go on",
+            ),
+        ] {
+            let now = service(wanted, &[("web/0", "ready", true), ("web/1", state, false)]);
+            let error = more.look(&now, took).unwrap_err();
+            assert!(error.status() == 422 && error.to_string().contains(says), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_line_says_what_is_waited_for() {
+        let now = service(0, &[("web/0", "draining", false)]);
+        let wanted = Awaited {
+            worker: "web/0".into(),
+            state: "draining".into(),
+            pid: Some(7),
+            lacks: Some("does not accept".into()),
+            queue: 2,
+            flows: 3,
+        };
+        assert_eq!(awaited(&now.workers[0]), wanted);
+    }
+}

@@ -1,0 +1,249 @@
+//! Tables for people.
+
+use comfy_table::{CellAlignment, Table, presets};
+use reuseport_lb_client::api::{Awaited, ServiceStatus, Status, Waiting, WorkerStatus};
+
+use crate::printable::inline;
+
+/// So many workers are named that are waited for.
+const NAMED: usize = 3;
+
+/// What is waited for, in a line: of `what`.
+pub(super) fn waiting(what: &str, waiting: &Waiting) -> String {
+    let named = waiting.workers.iter().take(NAMED).map(awaited).collect::<Vec<String>>().join(", ");
+    let more = match waiting.workers.len().saturating_sub(NAMED) {
+        0 => String::new(),
+        more => format!(" and {more} more"),
+    };
+    let whom = if named.is_empty() { "the end" } else { named.as_str() };
+    format!("{what}: waits for {whom}{more}, {:.0} s\n", waiting.seconds)
+}
+
+fn awaited(worker: &Awaited) -> String {
+    let mut text = format!("{} ({}", worker.worker, worker.state);
+    if let Some(lacks) = &worker.lacks {
+        text += &format!(", {}", inline(lacks));
+    }
+    if worker.queue > 0 {
+        text += &format!(", {} queued", worker.queue);
+    }
+    if worker.flows > 0 {
+        text += &format!(", {} UDP flows", worker.flows);
+    }
+    text + ")"
+}
+
+/// The status for people: aligned, at most 100 columns for names of up to 24 characters. With `only`, of the workers
+/// only that one.
+#[must_use]
+pub(super) fn status(of: &Status, only: Option<&str>) -> String {
+    let mut text = format!("reuseport-lb {}, pid {}, Linux {}\n", of.version, of.pid, of.kernel);
+    for service in &of.services {
+        let ready = service.workers.iter().filter(|worker| worker.state == "ready").count();
+        text += &format!(
+            "\nservice {}: {ready} of {} workers ready, affinity {}, {} buckets moved\n",
+            service.name,
+            service.workers.len(),
+            service.affinity,
+            service.moved
+        );
+        let flows = || service.groups.iter().filter_map(|group| group.flows);
+        if flows().any(|flows| flows.live > 0) || service.moving > 0 {
+            text += &format!(
+                " UDP flows: {} live, {} of them stay where they were, in {} moving buckets\n",
+                flows().map(|flows| flows.live).sum::<u64>(),
+                flows().map(|flows| flows.kept).sum::<u64>(),
+                service.moving
+            );
+        }
+        if let Some(pending) = &service.pending {
+            text += &format!(" pending: {}\n", inline(pending));
+        }
+        if let Some(busy) = &service.busy {
+            text += &format!(" it {}: this is what it was like before\n", inline(busy));
+        }
+        if let Some(unsaved) = &service.unsaved {
+            text += &format!(" not saved: {}\n", inline(unsaved));
+        }
+        text += &groups(service);
+        let shown = service.workers.iter().filter(|worker| only.is_none_or(|only| only == worker.name));
+        text += &workers(&shown.collect::<Vec<&WorkerStatus>>());
+    }
+    text
+}
+
+fn groups(service: &ServiceStatus) -> String {
+    let mut table = plain(["LISTENER", "PROGRAM", "DECISIONS", "REFUSED", "STRANGERS"]);
+    for group in &service.groups {
+        let counter = |name: &str| group.counters.get(name).copied().unwrap_or_default();
+        table.add_row([
+            group.listen.clone(),
+            group.program_id.to_string(),
+            (counter("arrival_packet") + counter("arrival_migration")).to_string(),
+            counter("refused").to_string(),
+            group.strangers.map_or_else(|| "?".into(), |n| n.to_string()),
+        ]);
+    }
+    finish(table, 1)
+}
+
+fn workers(shown: &[&WorkerStatus]) -> String {
+    let mut table =
+        plain(["WORKER", "STATE", "PID", "SLOT", "WEIGHT", "SHARE", "SELECTED", "QUEUE", "RESTARTS"]);
+    for worker in shown {
+        let selected: u64 = worker.sockets.iter().map(|socket| socket.selected).sum();
+        let queue: u64 = worker
+            .sockets
+            .iter()
+            .filter(|socket| socket.listen.starts_with("tcp"))
+            .map(|socket| u64::from(socket.queue))
+            .sum();
+        table.add_row([
+            worker.name.clone(),
+            state(worker),
+            worker.pid.map_or_else(|| "-".into(), |pid| pid.to_string()),
+            worker.slot.to_string(),
+            worker.weight.to_string(),
+            format!("{:.2}%", worker.share * 100.0),
+            selected.to_string(),
+            queue.to_string(),
+            worker.restarts.to_string(),
+        ]);
+    }
+    let mut text = finish(table, 2);
+    for worker in shown {
+        if let Some(lacks) = &worker.lacks {
+            text += &format!(" {} {}\n", worker.name, inline(lacks));
+        }
+    }
+    for worker in shown.iter().filter(|worker| !worker.last_words.is_empty()) {
+        text += &format!(" {} wrote before it ended:\n", worker.name);
+        worker.last_words.iter().for_each(|line| text += &format!("   {}\n", shorten(&inline(line), 96)));
+    }
+    text
+}
+
+/// A successor has the name of the worker that it is to replace.
+fn state(worker: &WorkerStatus) -> String {
+    match (worker.successor, worker.overloaded) {
+        (true, _) => "successor".into(),
+        (_, true) => "overloaded".into(),
+        _ => worker.state.clone(),
+    }
+}
+
+fn shorten(line: &str, most: usize) -> String {
+    line.chars().take(most).collect()
+}
+
+fn plain<const N: usize>(header: [&str; N]) -> Table {
+    let mut table = Table::new();
+    table.load_style(presets::NOTHING).set_header(header);
+    table
+}
+
+/// Numbers to the right: all columns but the first `left`.
+fn finish(mut table: Table, left: usize) -> String {
+    for column in table.column_iter_mut().skip(left) {
+        column.set_cell_alignment(CellAlignment::Right);
+    }
+    let lines: Vec<String> = table.lines().map(|line| format!(" {}\n", line.trim_end())).collect();
+    lines.concat()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use reuseport_lb_client::api::{FlowCounts, GroupStatus, SocketStatus};
+
+    #[test]
+    fn what_is_waited_for_fits_a_line() {
+        let awaited = |number, state: &str, lacks: Option<&str>, queue, flows| Awaited {
+            worker: format!("web/{number}"),
+            state: state.into(),
+            pid: None,
+            lacks: lacks.map(Into::into),
+            queue,
+            flows,
+        };
+        let mut workers = vec![
+            awaited(1, "starting", Some("does not wait for work yet on \u{1b}x"), 0, 0),
+            awaited(2, "draining", None, 5, 7),
+        ];
+        let line =
+            |workers: &[Awaited]| waiting("web", &Waiting { seconds: 2.04, workers: workers.to_vec() });
+        assert_eq!(
+            line(&workers),
+            "web: waits for web/1 (starting, does not wait for work yet on \\u{1b}x), \
+             web/2 (draining, 5 queued, 7 UDP flows), 2 s\n"
+        );
+        workers.extend((3..8).map(|number| awaited(number, "starting", None, 0, 0)));
+        assert!(line(&workers).ends_with(", web/3 (starting) and 4 more, 2 s\n"), "{}", line(&workers));
+        assert_eq!(line(&[]), "web: waits for the end, 2 s\n");
+    }
+
+    #[test]
+    fn a_status_fits_100_columns() {
+        let socket = SocketStatus {
+            listen: "tcp://[2001:db8:1234:5678:9abc:def0:1234:5678]:65535".into(),
+            cookie: u64::MAX,
+            selected: 12_345_678_901_234,
+            queue: 4096,
+            backlog: 4096,
+        };
+        let worker = WorkerStatus {
+            name: "service-of-16-char/1023".into(),
+            slot: 2047,
+            state: "starting".into(),
+            pid: Some(4_194_303),
+            weight: 100_000,
+            member: true,
+            share: 1.0,
+            buckets: 65536,
+            flows: 1_000_000,
+            restarts: 1000,
+            joined: false,
+            successor: false,
+            overloaded: false,
+            lacks: None,
+            last_words: Vec::new(),
+            sockets: vec![socket.clone()],
+        };
+        let counters = [("arrival_packet".to_owned(), 12_345_678_901_234)].into();
+        let group = GroupStatus {
+            listen: socket.listen,
+            protocol: "tcp".into(),
+            program_id: 123_456,
+            counters,
+            flows: Some(FlowCounts { live: 1_000_000, kept: 1_000_000 }),
+            decided_by: None,
+            strangers: Some(0),
+        };
+        let service = ServiceStatus {
+            name: "service-of-16-char".into(),
+            affinity: "source".into(),
+            moved: 1_000_000,
+            moving: 65536,
+            waiting: 65536,
+            pending: Some("65536 buckets wait: flows of two workers live in them".into()),
+            flows_cut: 1,
+            start_timeout_ms: 30_000,
+            wanted: 1,
+            unsaved: None,
+            busy: None,
+            groups: vec![group],
+            workers: vec![worker],
+        };
+        let status = Status {
+            version: "0.1.0".into(),
+            longest_step_ms: 0.0,
+            kernel: "6.1".into(),
+            pid: 1,
+            services: vec![service],
+        };
+        let text = super::status(&status, None);
+        println!("{text}");
+        assert!(text.lines().all(|line| line.chars().count() <= 100), "{text}");
+        assert!(text.contains("12345678901234"));
+    }
+}
