@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use reuseport_lb_client::api::{ServiceStatus, Status, WorkerStatus};
 use reuseport_lb_client::control::{ControlClient, ControlError};
 
+use crate::config::Config;
 use crate::patience::patience;
 use crate::world::{World, repository};
 
@@ -15,14 +16,31 @@ use crate::world::{World, repository};
 ///
 /// # Panics
 /// If that takes longer than [`patience`].
-pub fn until<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
-    let (begun, limit) = (Instant::now(), patience());
+pub fn until<T>(what: &str, look: impl FnMut() -> Option<T>) -> T {
+    until_within(patience(), what, look)
+}
+
+/// Waits for something that takes longer than [`patience`] allows.
+///
+/// # Panics
+/// If it takes longer than `limit`.
+pub fn until_within<T>(limit: Duration, what: &str, mut look: impl FnMut() -> Option<T>) -> T {
+    let begun = Instant::now();
     loop {
         if let Some(found) = look() {
             return found;
         }
         assert!(begun.elapsed() < limit, "waited {limit:?} for {what}");
-        std::thread::sleep(Duration::from_millis(5));
+        std::thread::sleep(Duration::from_millis(5)); // sleep: between two looks
+    }
+}
+
+/// Looks again and again for `time`: what has to hold all the time is for `look` to assert.
+pub fn throughout(time: Duration, mut look: impl FnMut()) {
+    let begun = Instant::now();
+    while begun.elapsed() < time {
+        look();
+        std::thread::sleep(Duration::from_millis(5)); // sleep: between two looks
     }
 }
 
@@ -171,6 +189,12 @@ impl Daemon {
         Self::start(world, &["--config", &file.to_string_lossy()])
     }
 
+    /// With this configuration.
+    #[must_use]
+    pub fn with(world: &World, config: &Config) -> Self {
+        Self::configured(world, &config.to_string())
+    }
+
     /// Its process id.
     #[must_use]
     pub fn pid(&self) -> i32 {
@@ -272,7 +296,7 @@ impl Drop for Daemon {
                 if begun.elapsed() > patience() {
                     let _ = self.child.kill();
                 }
-                std::thread::sleep(Duration::from_millis(5));
+                std::thread::sleep(Duration::from_millis(5)); // sleep: `until` would panic while another panic unwinds
             }
         }
         if std::thread::panicking() {

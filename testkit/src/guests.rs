@@ -8,61 +8,11 @@ use nix::sys::signal::Signal;
 use reuseport_lb_client::api::{ServiceStatus, WorkerStatus};
 
 use crate::daemon::{Paths, binary, signal, until};
+use crate::server;
 use crate::world::World;
 
 /// Who they are: nobody, whom every system has.
 pub const USER: u32 = 65534;
-
-/// A server with one thread that answers one connection after the other, as the embedded worker
-/// does. Its argument says how it takes part.
-const SERVER: &str = r#"
-import os, select, signal, socket, sys
-
-manner = sys.argv[1]
-notify = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-notify.connect(os.environ['NOTIFY_SOCKET'])
-if manner == 'hangs':
-    signal.pause()
-told, tell = socket.socketpair()
-told.setblocking(False)
-tell.setblocking(False)
-signal.signal(signal.SIGTERM, lambda *_: None)
-signal.set_wakeup_fd(tell.fileno())
-listener = socket.socket(fileno=3)
-listener.setblocking(False)
-
-def answer(connection, peer):
-    connection.settimeout(5)
-    received = b''
-    while b'\r\n\r\n' not in received:
-        more = connection.recv(4096)
-        if not more:
-            return
-        received += more
-    body = f'worker={os.environ["REUSEPORT_LB_WORKER"]}\npid={os.getpid()}\npeer={peer[0]}:{peer[1]}\n'
-    head = f'HTTP/1.1 200 OK\r\nContent-Length: {len(body)}\r\nConnection: close\r\n\r\n'
-    connection.sendall((head + body).encode())
-
-notify.send(b'READY=1')
-while True:
-    if told in select.select([listener, told], [], [])[0]:
-        told.recv(1)
-        if manner == 'abrupt':
-            sys.exit()
-        notify.send(b'STOPPING=1')
-    try:
-        connection, peer = listener.accept()
-    except BlockingIOError:
-        continue
-    except OSError:
-        # The daemon has shut it down: this worker has left.
-        sys.exit()
-    with connection:
-        try:
-            answer(connection, peer)
-        except OSError:
-            pass
-"#;
 
 /// How a guest takes part.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -79,7 +29,7 @@ pub enum Manner {
 pub struct Guests {
     paths: Paths,
     binary: PathBuf,
-    server: PathBuf,
+    server: Vec<String>,
 }
 
 impl Guests {
@@ -91,7 +41,11 @@ impl Guests {
     pub fn new(world: &World) -> Self {
         // The binary may lie where others cannot look.
         let copy = world.program(&binary(), "reuseport-lb");
-        Self { paths: Paths::of(world), binary: copy, server: world.file("guest.py", SERVER) }
+        Self {
+            paths: Paths::of(world),
+            binary: copy,
+            server: server::words(world, "--wait poll --patience 5s"),
+        }
     }
 
     /// The binary with `arguments`, run by the user `uid`.
@@ -103,10 +57,15 @@ impl Guests {
         command
     }
 
-    /// Their server, for python3.
+    /// Their server: one thread that answers one connection after the other, as the embedded worker does.
     #[must_use]
-    pub fn server(&self) -> String {
-        self.server.to_string_lossy().into_owned()
+    pub fn server(&self, manner: Manner) -> Vec<String> {
+        let flags: &[&str] = match manner {
+            Manner::Hangs => &["--answer", "never"],
+            Manner::Abrupt => &["--ready", "notify", "--term", "abrupt"],
+            Manner::Polite => &["--ready", "notify", "--term", "polite"],
+        };
+        self.server.iter().cloned().chain(flags.iter().map(|flag| (*flag).to_owned())).collect()
     }
 
     /// `exec` with these arguments, some options and a service, by [`USER`].
@@ -114,16 +73,16 @@ impl Guests {
     /// # Panics
     /// If it cannot be started.
     #[must_use]
-    pub fn exec(&self, arguments: &[&str], command: &[&str]) -> Guest {
-        let all = [&["exec"], arguments, &["--"], command].concat();
+    pub fn exec<T: AsRef<str>>(&self, arguments: &[&str], command: &[T]) -> Guest {
+        let command: Vec<&str> = command.iter().map(AsRef::as_ref).collect();
+        let all = [&["exec"], arguments, &["--"], &command].concat();
         Guest(self.command(USER, &all).spawn().expect("cannot start reuseport-lb"))
     }
 
     /// The same with a server of this manner.
     #[must_use]
     pub fn join(&self, arguments: &[&str], manner: Manner) -> Guest {
-        let manner = format!("{manner:?}").to_lowercase();
-        self.exec(arguments, &["python3", &self.server(), &manner])
+        self.exec(arguments, &self.server(manner))
     }
 }
 

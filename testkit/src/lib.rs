@@ -1,6 +1,9 @@
 //! The test kit: a world of its own for each test, the daemon in it, clients and load.
 
 pub mod client;
+pub mod config;
+pub mod control;
+pub mod counters;
 pub mod daemon;
 pub mod fault;
 pub mod flood;

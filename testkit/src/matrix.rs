@@ -17,7 +17,8 @@ use crate::client::Answer;
 use crate::daemon::{Daemon, settled, signal, until};
 use crate::fault::frozen;
 use crate::load::{Ending, Failure, Load, Report, Stage};
-use crate::server::python;
+use crate::patience::lasts;
+use crate::server;
 use crate::world::World;
 
 /// Where the service of a scene is, over TCP and UDP.
@@ -74,9 +75,10 @@ impl Scene {
     #[must_use]
     pub fn vandals(more: &str) -> Self {
         let world = World::new();
-        let server = python(&world, "vandal.py", VANDAL);
-        let deed = world.path("deed");
-        let command = format!("command = [\"python3\", {server:?}, {deed:?}]\n");
+        let deed = world.path("deed").display().to_string();
+        // What it is to do from its start is in a file as well.
+        let flags = format!("--wait keep --ready notify --term leave --deeds {deed} @{deed}-first");
+        let command = server::command(&world, &flags);
         let daemon = Daemon::configured(&world, &service(&(command + more)));
         Self::around(world, daemon)
     }
@@ -86,7 +88,7 @@ impl Scene {
     pub fn around(world: World, daemon: Daemon) -> Self {
         let load = Load::to(address()).clients(8).kept(40).pause(Duration::from_millis(1)).start();
         let datagrams = Datagrams::start(16);
-        std::thread::sleep(Duration::from_millis(300));
+        load.until_answered(500);
         Self { world, daemon: Some(daemon), load, datagrams, struck: Instant::now(), recovered: None }
     }
 
@@ -165,7 +167,7 @@ impl Scene {
     /// If a request failed that is not `expected` to.
     #[must_use]
     pub fn end_but(self, expected: impl Fn(&Failure) -> bool) -> Seen {
-        std::thread::sleep(Duration::from_millis(500));
+        lasts("the load, once all is well again", Duration::from_millis(500));
         let report = self.load.end();
         let datagrams = self.datagrams.end();
         let failed = report.failed_except(expected);
@@ -284,13 +286,13 @@ impl Datagrams {
             let mut flows = sockets;
             while !stopped.load(Ordering::Relaxed) {
                 flows.iter_mut().for_each(Flow::turn);
-                std::thread::sleep(Duration::from_millis(10));
+                std::thread::sleep(Duration::from_millis(10)); // sleep: the pace of the load
             }
             // What is on its way may come.
             let begun = Instant::now();
             while flows.iter().any(|flow| flow.asked.is_some()) && begun.elapsed() < Flow::PATIENCE {
                 flows.iter_mut().for_each(Flow::listen);
-                std::thread::sleep(Duration::from_millis(1));
+                std::thread::sleep(Duration::from_millis(1)); // sleep: between two looks at sockets that do not block
             }
             let mut sum = Tally::default();
             for flow in flows {
@@ -358,98 +360,6 @@ impl Flow {
     }
 }
 
-/// A server that does to its sockets, at SIGUSR1, what its file says.
-const VANDAL: &str = r#"
-import ctypes, selectors, signal, socket, struct, sys, time
-
-if os.path.exists(sys.argv[1] + '-load'):
-    time.sleep(float(open(sys.argv[1] + '-load').read()))
-tcp, udp = socket.socket(fileno=3), socket.socket(fileno=4)
-tcp.setblocking(False)
-udp.setblocking(False)
-selector = selectors.EpollSelector()
-
-def accept():
-    for _ in range(64):
-        try:
-            stream, peer = tcp.accept()
-        except (BlockingIOError, OSError):
-            return
-        stream.setblocking(False)
-        selector.register(stream, selectors.EVENT_READ, lambda stream=stream, peer=peer: serve(stream, peer))
-
-def serve(stream, peer):
-    try:
-        if stream.recv(65536):
-            answer(stream, peer, 'Connection: close\r\n' if leaving else '')
-            if not leaving:
-                return
-    except BlockingIOError:
-        return
-    except ConnectionError:
-        pass
-    selector.unregister(stream)
-    stream.close()
-
-def datagram():
-    try:
-        _, peer = udp.recvfrom(2048)
-        body = f'worker={os.environ["REUSEPORT_LB_WORKER"]}\npid={os.getpid()}\npeer={peer[0]}:{peer[1]}\n'
-        udp.sendto(body.encode(), peer)
-    except OSError:
-        pass
-
-def misbehave(*_):
-    os.kill(os.getpid(), signal.SIGSTOP)
-    deed = open(sys.argv[1]).read()
-    if deed == 'exit':
-        os._exit(0)
-    elif deed == 'leak':
-        if os.fork() == 0:
-            os.setsid()
-            time.sleep(20)
-        os._exit(1)
-    elif deed == 'close':
-        selector.unregister(tcp)
-        tcp.close()
-    elif deed == 'shut down':
-        tcp.shutdown(socket.SHUT_RDWR)
-    elif deed == 'connect':
-        udp.connect(('127.0.0.1', 9))
-    elif deed == 'detach':
-        tcp.setsockopt(socket.SOL_SOCKET, 68, 0)
-        udp.setsockopt(socket.SOL_SOCKET, 68, 0)
-    elif deed == 'lock':
-        program = ctypes.create_string_buffer(struct.pack('HBBI', 6, 0, 0, 0))
-        for it in (tcp, udp):
-            it.setsockopt(socket.SOL_SOCKET, 51, struct.pack('HxxxxxxQ', 1, ctypes.addressof(program)))
-            it.setsockopt(socket.SOL_SOCKET, 44, 1)
-    elif deed == 'escape':
-        if os.fork() == 0:
-            os.setsid()
-            os.closerange(5, 1000)
-            signal.signal(signal.SIGTERM, signal.SIG_IGN)
-            open(sys.argv[1] + '-escaped', 'w').write(str(os.getpid()))
-            time.sleep(1000)
-            os._exit(0)
-
-# Who is told to end says so in the next answer on each connection.
-leaving = None
-def leave(*_):
-    global leaving
-    leaving = leaving or time.monotonic()
-
-signal.signal(signal.SIGTERM, leave)
-signal.signal(signal.SIGUSR1, misbehave)
-selector.register(tcp, selectors.EVENT_READ, accept)
-selector.register(udp, selectors.EVENT_READ, datagram)
-with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notify:
-    notify.sendto(b'READY=1', os.environ['NOTIFY_SOCKET'])
-while not leaving or time.monotonic() < leaving + 0.5:
-    for key, _ in selector.select(0.1):
-        key.data()
-"#;
-
 /// A limit on a process, through a cgroup of its own; lifted on drop.
 pub struct Limit {
     group: PathBuf,
@@ -513,7 +423,7 @@ impl Drop for Limit {
             if fs::remove_dir(&self.group).is_ok() {
                 break;
             }
-            std::thread::sleep(Duration::from_millis(5));
+            std::thread::sleep(Duration::from_millis(5)); // sleep: `until` would panic while another panic unwinds
         }
     }
 }

@@ -22,6 +22,12 @@ pub fn patience() -> Duration {
     at_most(Duration::from_secs(30))
 }
 
+/// Lets `_what` last for so long, because that is what is tried or measured. Whoever waits for something uses
+/// [`until`](crate::daemon::until).
+pub fn lasts(_what: &str, time: Duration) {
+    std::thread::sleep(time); // sleep: the reason is in the call
+}
+
 /// What takes at most `usual` takes at most so long here.
 #[must_use]
 pub fn at_most(usual: Duration) -> Duration {

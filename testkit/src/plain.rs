@@ -8,93 +8,14 @@ use std::process::{Child, Command, Stdio};
 use nix::sys::signal::Signal;
 
 use crate::daemon::signal;
+use crate::server;
 use crate::world::World;
-
-/// One thread that accepts and answers. It says its process id once it listens, and ends with its
-/// standard input, so that it does not outlive the test.
-const SERVER: &str = r#"
-import os, selectors, socket, sys
-
-listener = socket.socket()
-listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-listener.bind(('127.0.0.1', int(sys.argv[2])))
-listener.listen(4096)
-listener.setblocking(False)
-selector = selectors.EpollSelector()
-
-def accept():
-    for _ in range(64):
-        try:
-            welcome(*listener.accept())
-        except BlockingIOError:
-            return
-        except ConnectionError:
-            pass
-
-def welcome(connection, peer):
-    connection.setblocking(False)
-    body = f'worker=plain/{sys.argv[1]}\npid={os.getpid()}\npeer={peer[0]}:{peer[1]}\n'
-    answer = f'HTTP/1.1 200 OK\r\nContent-Length: {len(body)}\r\n\r\n{body}'.encode()
-    pending = b''
-
-    def serve():
-        nonlocal pending
-        try:
-            received = connection.recv(65536)
-            *requests, pending = (pending + received).split(b'\r\n\r\n')
-            connection.sendall(answer * len(requests))
-            last = not received or any(b'\nconnection: close' in r.lower() for r in requests)
-        except BlockingIOError:
-            return
-        except ConnectionError:
-            last = True
-        if last:
-            selector.unregister(connection)
-            connection.close()
-
-    selector.register(connection, selectors.EVENT_READ, serve)
-
-selector.register(listener, selectors.EVENT_READ, accept)
-selector.register(sys.stdin, selectors.EVENT_READ, sys.exit)
-print(os.getpid(), flush=True)
-while True:
-    for key, _ in selector.select():
-        key.data()
-"#;
-
-/// The same for datagrams, over v4 and v6.
-const UDP_SERVER: &str = r#"
-import os, selectors, socket, sys
-
-name = f'worker=plain/{sys.argv[1]}\npid={os.getpid()}\npeer='
-selector = selectors.EpollSelector()
-for family, address, form in (
-    (socket.AF_INET, '127.0.0.1', '{}:{}\n'.format),
-    (socket.AF_INET6, '::1', '[{}]:{}\n'.format),
-):
-    udp = socket.socket(family, socket.SOCK_DGRAM)
-    udp.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-    udp.bind((address, int(sys.argv[2])))
-    udp.setblocking(False)
-    selector.register(udp, selectors.EVENT_READ, (udp, form))
-selector.register(sys.stdin, selectors.EVENT_READ)
-print(os.getpid(), flush=True)
-while True:
-    for key, _ in selector.select():
-        if key.data is None:
-            sys.exit()
-        udp, form = key.data
-        try:
-            for _ in range(64):
-                _, peer = udp.recvfrom(64)
-                udp.sendto((name + form(*peer[:2])).encode(), peer)
-        except OSError:
-            pass
-"#;
 
 /// Processes that share a port of 127.0.0.1 (for datagrams also of ::1), `plain/0` and so on; killed
 /// on drop.
 pub struct Plain {
+    /// Where they listen.
+    urls: Vec<String>,
     server: PathBuf,
     port: u16,
     processes: Vec<Child>,
@@ -107,7 +28,7 @@ impl Plain {
     /// If one does not get there.
     #[must_use]
     pub fn start(world: &World, port: u16, workers: usize) -> Self {
-        Self::of(world.file("plain.py", SERVER), port, workers)
+        Self::of(world, vec![format!("tcp://127.0.0.1:{port}")], port, workers)
     }
 
     /// Starts so many that answer datagrams, and waits until all can.
@@ -116,11 +37,13 @@ impl Plain {
     /// If one does not get there.
     #[must_use]
     pub fn udp(world: &World, port: u16, workers: usize) -> Self {
-        Self::of(world.file("plain-udp.py", UDP_SERVER), port, workers)
+        let urls = ["127.0.0.1", "[::1]"].map(|host| format!("udp://{host}:{port}"));
+        Self::of(world, urls.into(), port, workers)
     }
 
-    fn of(server: PathBuf, port: u16, workers: usize) -> Self {
-        let mut plain = Self { server, port, processes: Vec::new() };
+    fn of(world: &World, urls: Vec<String>, port: u16, workers: usize) -> Self {
+        let server = world.program(&server::binary(), "server");
+        let mut plain = Self { urls, server, port, processes: Vec::new() };
         let mut starting: Vec<Child> = (0..workers).map(|worker| plain.spawn(worker)).collect();
         starting.iter_mut().for_each(ready);
         plain.processes = starting;
@@ -148,10 +71,12 @@ impl Plain {
     }
 
     fn spawn(&self, worker: usize) -> Child {
-        let mut command = Command::new("python3");
-        command.arg(&self.server).args([worker.to_string(), self.port.to_string()]);
-        command.stdin(Stdio::piped()).stdout(Stdio::piped());
-        command.spawn().expect("cannot start python3")
+        let mut command = Command::new(&self.server);
+        command.args(self.urls.iter().map(|url| format!("--open={url}")));
+        command.arg(format!("--name=plain/{worker}")).args(["--wait", "keep", "--ready", "pid"]);
+        // It ends with its standard input, so that it does not outlive the test.
+        command.arg("--until-stdin").stdin(Stdio::piped()).stdout(Stdio::piped());
+        command.spawn().expect("cannot start the helper server")
     }
 
     /// Where they listen.

@@ -1,28 +1,36 @@
-//! Servers that are not ours, as commands of a service.
+//! Servers of tests, as commands of a service: the helper server, and others that are not ours.
 
 use std::path::PathBuf;
 
 use crate::world::{World, program};
 
-/// For Python: answers a request like the embedded worker does.
-const ANSWER: &str = r#"import os
-def answer(stream, peer, header=''):
-    host = f'[{peer[0]}]' if ':' in peer[0] else peer[0]
-    body = f'worker={os.environ["REUSEPORT_LB_WORKER"]}\npid={os.getpid()}\npeer={host}:{peer[1]}\n'
-    stream.sendall(f'HTTP/1.1 200 OK\r\nContent-Length: {len(body)}\r\n{header}\r\n{body}'.encode())
-
-def answer_and_close(stream, peer):
-    stream.recv(4096)
-    answer(stream, peer, 'Connection: close\r\n')
-    stream.close()
-
-"#;
-
-/// A Python program that can `answer(stream, peer)` to a request like the embedded worker does; and
-/// `answer_and_close`, one request a connection.
+/// Where the helper server is: with the programs that were built with this one.
+///
+/// # Panics
+/// If it is not there.
 #[must_use]
-pub fn python(world: &World, name: &str, source: &str) -> PathBuf {
-    world.file(name, &(ANSWER.to_owned() + source))
+pub fn binary() -> PathBuf {
+    let own = std::env::current_exe().expect("a program is somewhere");
+    let mut folders = own.ancestors().skip(1).take(2);
+    folders.find_map(|it| Some(it.join("server")).filter(|it| it.is_file())).unwrap_or_else(|| {
+        panic!(
+            "the helper server is not beside {}: run `cargo build --package tests --bin server`",
+            own.display()
+        )
+    })
+}
+
+/// The helper server with `flags` (`testkit/src/bin/server/flags.rs`), which have no spaces; where every user can execute it.
+#[must_use]
+pub fn words(world: &World, flags: &str) -> Vec<String> {
+    let program = world.program(&binary(), "server").display().to_string();
+    [program].into_iter().chain(flags.split_whitespace().map(str::to_owned)).collect()
+}
+
+/// The `command = …` of the helper server with `flags`.
+#[must_use]
+pub fn command(world: &World, flags: &str) -> String {
+    format!("command = {:?}\n", words(world, flags))
 }
 
 /// The `command = …` of an HAProxy that says who answers, like the embedded worker does.

@@ -88,7 +88,7 @@ fn fewest_descriptors(pid: i32) -> usize {
     let mut fewest = usize::MAX;
     while begun.elapsed() < MOMENT {
         fewest = fewest.min(fs::read_dir(format!("/proc/{pid}/fd")).expect("it can be read").count());
-        std::thread::sleep(MOMENT / 10);
+        std::thread::sleep(MOMENT / 10); // sleep: between two looks
     }
     fewest
 }

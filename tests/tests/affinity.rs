@@ -8,7 +8,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use reuseport_lb::domain::table::{Member, Table};
 use reuseport_lb_common::key::{source_v4, source_v6};
 use testkit::client::{ask_from, ask_udp};
-use testkit::daemon::{Daemon, counter, until};
+use testkit::counters::Counters;
+use testkit::daemon::{Daemon, until};
 use testkit::fault::times;
 use testkit::patience::fewer;
 use testkit::world::{World, run};
@@ -110,7 +111,7 @@ fn a_client_keeps_its_worker_except_for_the_share_that_must_move() {
     assert!(back * 100 >= clients.len() * 85, "only {back}");
 
     let service = daemon.service();
-    assert_eq!(counter(&service, "key_fallback"), 0);
-    assert_eq!(counter(&service, "owner_taken"), u64::from(count) * 2 * 2 * (times + 4 * again) as u64);
+    let asked = u64::from(count) * 2 * 2 * (times + 4 * again) as u64;
+    assert_eq!(Counters::of(&service), Counters::all_taken(asked));
     daemon.stop();
 }

@@ -8,56 +8,18 @@ use std::net::{IpAddr, SocketAddr};
 use nix::sys::signal::Signal;
 use reuseport_lb_client::api::ServiceStatus;
 use testkit::client::{Answer, Connection, ask, ask_from, tally};
+use testkit::config::Config;
+use testkit::counters::Counters;
 use testkit::daemon::{Daemon, counter, selected, signal, state, until};
 use testkit::fault::freeze;
 use testkit::patience::fewer;
 use testkit::world::World;
 
-/// Waits for connections in the way that its first argument says. At SIGUSR1 it computes until there
-/// is a file `enough`.
-const SERVER: &str = r#"
-import select, signal, socket, sys
-
-way, place = sys.argv[1:]
-listener, other = socket.socket(fileno=3), socket.socket(fileno=4)
-name = os.environ['REUSEPORT_LB_WORKER'].replace('/', '-')
-
-def compute(*_):
-    open(f'{place}/{name}', 'w').close()
-    # (A test that fails says nothing, and takes its files with it.)
-    while os.path.exists(place) and not os.path.exists(f'{place}/enough'):
-        pass
-
-signal.signal(signal.SIGUSR1, compute)
-socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM).sendto(b'READY=1', os.environ['NOTIFY_SOCKET'])
-if way == 'epoll':
-    poll = select.epoll()
-    poll.register(listener, select.EPOLLIN)
-    poll.register(other, select.EPOLLIN)
-    wait = lambda: [listener if fd == 3 else other for fd, _ in poll.poll(maxevents=1)]
-elif way == 'epoll-in-epoll':
-    inner, poll = select.epoll(), select.epoll()
-    inner.register(listener, select.EPOLLIN)
-    poll.register(inner, select.EPOLLIN)
-    wait = lambda: poll.poll() and [listener]
-elif way == 'poll':
-    poll = select.poll()
-    poll.register(listener, select.POLLIN)
-    wait = lambda: poll.poll() and [listener]
-elif way == 'select':
-    wait = lambda: select.select([listener], [], [])[0]
-else:
-    wait = lambda: [listener]
-while True:
-    for ready in wait():
-        answer_and_close(*ready.accept())
-"#;
-
 fn to() -> SocketAddr {
     "127.0.0.1:3000".parse().unwrap()
 }
 
-/// A service of workers that wait in this way.
+/// A service of workers that wait in this way. At SIGUSR1 they compute until there is a file `enough`.
 struct Scene {
     daemon: Daemon,
     place: std::path::PathBuf,
@@ -65,14 +27,12 @@ struct Scene {
 
 impl Scene {
     fn start(world: &World, way: &str, workers: usize, more: &str) -> Self {
-        let server = testkit::server::python(world, "server.py", SERVER);
         let place = world.path(&format!("computing-{way}"));
         std::fs::create_dir(&place).unwrap();
-        let configuration = format!(
-            "[[service]]\nname = \"web\"\nlisten = [\"tcp://127.0.0.1:3000\", \"tcp://[::1]:3000\"]\nworkers = {workers}\n\
-             stall_timeout = \"off\"\noverload = \"off\"\n{more}\ncommand = [\"python3\", {server:?}, {way:?}, {place:?}]\n"
-        );
-        Self { daemon: Daemon::configured(world, &configuration), place }
+        let flags = format!("--ready notify --wait {way} --compute {}", place.display());
+        let config = Config::web().listen("tcp://[::1]:3000").workers(workers);
+        let config = config.set("stall_timeout", "off").set("overload", "off").server(world, &flags);
+        Self { daemon: Daemon::configured(world, &format!("{config}{more}\n")), place }
     }
 
     /// Makes a worker compute; its name.
@@ -120,12 +80,13 @@ fn nobody_is_sent_to_a_worker_that_computes_however_it_waits() {
         let service = scene.daemon.service();
         assert!(!answers.contains_key(&busy) && answers.len() == 3, "{way}: {answers:?}");
         assert_eq!(chosen(&service)[1], 0, "{way}");
-        let count = |name| counter(&service, name);
         // A quarter of the buckets is its own.
-        assert!((asked / 20..=asked / 2).contains(&count("owner_busy")), "{way}: {}", count("owner_busy"));
-        let elsewhere = ["detour_candidate", "detour_ready"].map(count);
-        assert_eq!(elsewhere.iter().sum::<u64>(), count("owner_busy"), "{way}: {elsewhere:?}");
-        assert_eq!(count("owner_taken") + count("owner_busy"), asked, "{way}");
+        let mut counted = Counters::of(&service);
+        let its = counted.take(&["owner_busy"]);
+        assert!((asked / 20..=asked / 2).contains(&its), "{way}: {its}");
+        assert_eq!(counted.take(&["detour_candidate", "detour_ready"]), its, "{way}");
+        let others = [("arrival_packet", asked), ("owner_taken", asked - its)];
+        assert_eq!(counted, Counters::expected(&others), "{way}");
         scene.release();
         until("it to serve again", || (ask(to()).unwrap().worker == busy).then_some(()));
         scene.daemon.stop();
@@ -154,7 +115,7 @@ fn without_it_connections_wait_for_their_own_worker() {
     let service = scene.daemon.service();
     let its = chosen(&service)[1];
     assert!(its > 0);
-    assert_eq!((counter(&service, "owner_taken"), counter(&service, "owner_busy")), (24, 0));
+    assert_eq!(Counters::of(&service), Counters::all_taken(24));
     // A reload changes that, and what waits goes on to wait.
     let file = world.path("config.toml");
     let configuration = std::fs::read_to_string(&file).unwrap().replace("\"queue\"", "\"next\"");
@@ -181,7 +142,9 @@ fn if_all_compute_the_shortest_queues_grow() {
     let service = scene.daemon.service();
     let queues: Vec<_> = service.workers.iter().map(|worker| worker.sockets[0].queue).collect();
     assert_eq!(queues, [40, 40, 40]);
-    assert_eq!((counter(&service, "owner_busy"), counter(&service, "owner_taken")), (120, 0));
+    let mut counted = Counters::of(&service);
+    assert_eq!(counted.take(&["detour_candidate", "detour_owner", "detour_ready"]), 120);
+    assert_eq!(counted, Counters::expected(&[("arrival_packet", 120), ("owner_busy", 120)]));
     scene.release();
     let answered: BTreeSet<_> = waiting.iter_mut().map(|it| it.ask().unwrap().worker).collect();
     assert_eq!(answered.len(), 3);

@@ -15,6 +15,7 @@ use reuseport_lb_client::api::{ServiceStatus, Status, WorkerStatus};
 use testkit::daemon::{Daemon, Paths, is_alive, settled, signal, until};
 use testkit::fault::{Dice, freeze};
 use testkit::load::{Ending, Failure, Load, Report, Stage};
+use testkit::patience::lasts;
 use testkit::world::World;
 
 /// The port that is under load; some service of each file has it.
@@ -178,7 +179,7 @@ impl Scene {
                 text(&self.file),
                 self.history.join("\n")
             );
-            std::thread::sleep(Duration::from_millis(10));
+            std::thread::sleep(Duration::from_millis(10)); // sleep: between two looks, with more to say than `until`
         }
     }
 
@@ -319,7 +320,7 @@ impl Scene {
             victim = None;
         }
         let wait = self.dice.roll(400) as u64;
-        std::thread::sleep(Duration::from_millis(wait));
+        lasts("the time until the daemon is killed", Duration::from_millis(wait));
         // It may have ended in order.
         self.daemon.take().unwrap().kill();
         if let Some(mut child) = running {

@@ -5,57 +5,19 @@
 
 use std::net::UdpSocket;
 use std::os::fd::AsRawFd;
-use std::path::Path;
 use std::time::Duration;
 
 use socket2::{Domain, SockAddr, Socket, Type};
+use testkit::config::Config;
 use testkit::daemon::Daemon;
 use testkit::world::World;
 
-/// Answers each client from a connected socket on the listener's own address; or, where that cannot be
-/// had, says why from the socket that it was given.
-const SERVER: &str = r#"
-import errno, os, select, signal, socket
-name = os.environ["REUSEPORT_LB_WORKER"].encode()
-own = socket.socket(fileno=3)
-address = own.getsockname()
-poll = select.epoll()
-poll.register(own, select.EPOLLIN)
-children = {}
-ending = []
-signal.signal(signal.SIGTERM, lambda *_: ending.append(1))
-notify = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-notify.sendto(b"READY=1", os.environ["NOTIFY_SOCKET"])
-while not ending:
-    for fd, _ in poll.poll(0.05):
-        if fd in children:
-            try:
-                children[fd].recv(64)
-                children[fd].send(b"child of " + name)
-            except OSError:
-                pass
-            continue
-        _, peer = own.recvfrom(64)
-        child = socket.socket(own.family, socket.SOCK_DGRAM)
-        child.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        child.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-        try:
-            child.bind(address)
-            child.connect(peer)
-        except OSError as error:
-            own.sendto(errno.errorcode[error.errno].encode(), peer)
-            continue
-        children[child.fileno()] = child
-        poll.register(child, select.EPOLLIN)
-        child.send(b"child of " + name)
-"#;
-
-fn config(server: &Path, more: &str) -> String {
-    format!(
-        "[[service]]\nname = \"web\"\nlisten = [\"udp://127.0.0.1:3000\"]\ncommand = [\"python3\", \"{}\"]\nworkers = 2\n\
-         idle_timeout = \"200ms\"\n{more}",
-        server.display()
-    )
+/// Workers that answer each client from a connected socket on the listener's own address; or, where that cannot be
+/// had, say why from the socket that they were given.
+fn daemon(world: &World, user: &str) -> Daemon {
+    let config = Config::service("web").listen("udp://127.0.0.1:3000").workers(2);
+    let config = config.set("idle_timeout", "200ms").set("user", user);
+    Daemon::with(world, &config.server(world, "--answer children --ready notify --term abrupt"))
 }
 
 /// What a client is told, from the address that it asked: its socket takes nothing from any other. Lost
@@ -97,8 +59,7 @@ fn owners() -> Vec<u32> {
 #[test]
 fn sockets_of_the_daemon_are_not_for_a_workers_own() {
     let world = World::new();
-    let server = world.file("server.py", SERVER);
-    let daemon = Daemon::configured(&world, &config(&server, "user = \"nobody\"\n"));
+    let daemon = daemon(&world, "nobody");
     assert_eq!(ask(&client()), "EADDRINUSE");
     assert_eq!((strangers(&daemon), owners()), (0, vec![0]));
     daemon.stop();
@@ -107,8 +68,7 @@ fn sockets_of_the_daemon_are_not_for_a_workers_own() {
 #[test]
 fn a_workers_connected_sockets_are_no_strangers() {
     let world = World::new();
-    let server = world.file("server.py", SERVER);
-    let daemon = Daemon::configured(&world, &config(&server, "user = \"root\"\n"));
+    let daemon = daemon(&world, "root");
     let clients: Vec<UdpSocket> = (0..20).map(|_| client()).collect();
     for client in &clients {
         let said = ask(client);

@@ -6,9 +6,11 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
-use testkit::client::{Connection, Stream, ask};
+use testkit::client::{Connection, Stream, ask, ask_udp};
+use testkit::config::Config;
+use testkit::counters::Counters;
 use testkit::daemon::{Daemon, counter, settled, signal, until};
-use testkit::patience::fewer;
+use testkit::patience::{fewer, lasts};
 use testkit::world::World;
 
 /// One that has been ready for longer is started again at once.
@@ -26,7 +28,7 @@ fn a_hundred_kills_lose_no_connection_that_nobody_had_accepted() {
     for kill in 0..kills {
         // One that is killed again in its first second comes back late, and later each time.
         let rest = back[kill % 4].and_then(|at| SERVED.checked_sub(at.elapsed()));
-        std::thread::sleep(rest.unwrap_or_default());
+        lasts("its first second", rest.unwrap_or_default());
         let service = until("all workers to be back", || Some(daemon.service()).filter(settled));
         let victim = &service.workers[kill % 4];
         signal(victim.pid.unwrap(), Signal::SIGKILL);
@@ -51,7 +53,8 @@ fn a_hundred_kills_lose_no_connection_that_nobody_had_accepted() {
     let service = daemon.service();
     assert_eq!(service.workers.iter().map(|worker| worker.restarts).sum::<u32>() as usize, kills);
     assert_eq!(service.moved, moved, "buckets never moved after the start");
-    assert_eq!(counter(&service, "owner_taken"), counter(&service, "arrival_packet"));
+    let arrived = counter(&service, "arrival_packet");
+    assert_eq!(Counters::of(&service), Counters::all_taken(arrived));
     daemon.stop();
 }
 
@@ -82,32 +85,24 @@ fn what_is_queued_waits_for_the_successor_on_the_same_socket() {
 fn with_migrate_the_others_take_buckets_and_queue_at_once() {
     let world = World::new();
     // The successor of the victim does not serve.
-    let server = world.file(
-        "once.py",
-        "import os, socket, sys, time\n\
-         if os.path.exists(sys.argv[1]) and os.environ['REUSEPORT_LB_WORKER'] == 'web/1': time.sleep(60)\n\
-         listener = socket.socket(fileno=3)\nwhile True:\n    listener.accept()[0].sendall(b'hello')\n",
-    );
     let flag = world.path("flag");
-    let configuration = format!(
-        "[[service]]\nname = \"web\"\nlisten = [\"tcp://127.0.0.1:3000\"]\nworkers = 2\nready = \"200ms\"\n\
-         on_crash = \"migrate\"\ncommand = [\"python3\", \"{}\", \"{}\"]\n",
-        server.display(),
-        flag.display()
-    );
-    let daemon = Daemon::configured(&world, &configuration);
+    let flags = format!("--wait keep --if-worker web/1 --if-file {} --load 60s", flag.display());
+    let config = Config::web().workers(2).set("ready", "200ms").set("on_crash", "migrate");
+    let daemon = Daemon::with(&world, &config.server(&world, &flags));
     let victim = daemon.service().workers.remove(1);
     signal(victim.pid.unwrap(), Signal::SIGSTOP);
     let to: SocketAddr = "127.0.0.1:3000".parse().unwrap();
     let connections: Vec<Connection> = (0..60).map(|_| Connection::open(to, None).unwrap()).collect();
-    let queued = daemon.service().workers[1].sockets[0].queue;
+    let before = daemon.service();
+    let queued = before.workers[1].sockets[0].queue;
     assert!(queued > 5, "{queued}");
     std::fs::write(&flag, "").unwrap();
     signal(victim.pid.unwrap(), Signal::SIGKILL);
     let service = until("the queue to move", || {
         Some(daemon.service()).filter(|service| counter(service, "arrival_migration") > 0)
     });
-    assert_eq!(counter(&service, "arrival_migration"), u64::from(queued));
+    let migrated = [("arrival_migration", queued.into()), ("owner_taken", queued.into())];
+    assert_eq!(Counters::difference(&before, &service), Counters::expected(&migrated));
     until("the survivor to accept all", || (daemon.service().workers[0].sockets[0].queue == 0).then_some(()));
     for connection in connections {
         connection.reset();
@@ -130,8 +125,7 @@ fn what_the_machine_lacks_is_not_held_against_a_worker() {
     let room = of(3);
     signal(before.workers[1].pid.unwrap(), Signal::SIGKILL);
     until("it not to be started", || daemon.log().contains("it is tried again each second").then_some(()));
-    // Longer than eight crashes in a row take to make it `failed`, and once more.
-    std::thread::sleep(Duration::from_secs(4));
+    lasts("more than eight crashes in a row, which would make it `failed`", Duration::from_secs(4));
     of(room.unwrap());
     let after = until("it to be back", || Some(daemon.service()).filter(settled));
     assert_eq!(after.workers[1].restarts, 1, "{}", daemon.log());
@@ -143,13 +137,8 @@ fn what_the_machine_lacks_is_not_held_against_a_worker() {
 #[test]
 fn a_worker_that_crashes_again_and_again_is_given_pauses() {
     let world = World::new();
-    let server = world.file("crash.py", "import time\ntime.sleep(1.2)\nraise SystemExit(7)\n");
-    let configuration = format!(
-        "[[service]]\nname = \"web\"\nlisten = [\"tcp://127.0.0.1:3000\"]\nready = \"immediate\"\n\
-         command = [\"python3\", \"{}\"]\n",
-        server.display()
-    );
-    let daemon = Daemon::configured(&world, &configuration);
+    let config = Config::web().set("ready", "immediate").command(&["sh", "-c", "sleep 1.2; exit 7"]);
+    let daemon = Daemon::with(&world, &config);
     until("three restarts", || (daemon.service().workers[0].restarts >= 3).then_some(()));
     assert!(daemon.log().contains("it exited with status 7"), "{}", daemon.log());
     daemon.stop();
@@ -177,22 +166,10 @@ fn ready_workers_are_not_disturbed_by_one_that_is_killed() {
 #[test]
 fn a_successor_that_is_late_keeps_its_socket_and_its_queue() {
     let world = World::new();
-    let server = world.file(
-        "late.py",
-        "import os, socket, sys, time\nif os.path.exists(sys.argv[1]): time.sleep(1.5)\n\
-         listener = socket.socket(fileno=3)\n\
-         notify = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)\n\
-         notify.sendto(b'READY=1', os.environ['NOTIFY_SOCKET'])\n\
-         while True:\n    listener.accept()[0].sendall(os.environ['REUSEPORT_LB_WORKER'].encode())\n",
-    );
     let flag = world.path("flag");
-    let configuration = format!(
-        "[[service]]\nname = \"web\"\nlisten = [\"tcp://127.0.0.1:3000\"]\nworkers = 2\nhold_timeout = \"300ms\"\n\
-         command = [\"python3\", \"{}\", \"{}\"]\n",
-        server.display(),
-        flag.display()
-    );
-    let daemon = Daemon::configured(&world, &configuration);
+    let flags = format!("--ready notify --if-file {} --load 1500ms", flag.display());
+    let config = Config::web().workers(2).set("hold_timeout", "300ms").server(&world, &flags);
+    let daemon = Daemon::with(&world, &config);
     std::fs::write(&flag, "").unwrap();
     let victim = daemon.service().workers.remove(1);
     signal(victim.pid.unwrap(), Signal::SIGKILL);
@@ -206,9 +183,7 @@ fn a_successor_that_is_late_keeps_its_socket_and_its_queue() {
     let to: SocketAddr = "127.0.0.1:3000".parse().unwrap();
     let mut seen = std::collections::BTreeSet::new();
     for _ in 0..40 {
-        let mut name = String::new();
-        std::io::Read::read_to_string(&mut timely(to), &mut name).unwrap();
-        seen.insert(name);
+        seen.insert(ask(to).unwrap().worker);
     }
     assert_eq!(seen.len(), 2, "{seen:?}");
     daemon.stop();
@@ -217,30 +192,17 @@ fn a_successor_that_is_late_keeps_its_socket_and_its_queue() {
 #[test]
 fn a_successor_gets_a_usable_socket_whatever_its_predecessor_did_to_it() {
     let world = World::new();
-    let server = world.file(
-        "vandal.py",
-        "import os, socket, sys\ntcp, udp = socket.socket(fileno=3), socket.socket(fileno=4)\n\
-         if not os.path.exists(sys.argv[1]):\n    open(sys.argv[1], 'w').close()\n    tcp.accept()\n    \
-         tcp.shutdown(socket.SHUT_RDWR)\n    udp.connect(('127.0.0.1', 9))\n    sys.exit(1)\n\
-         tcp.accept()[0].sendall(b'tcp')\nudp.sendto(b'udp', udp.recvfrom(9)[1])\nimport time\ntime.sleep(60)\n",
-    );
-    let configuration = format!(
-        "[[service]]\nname = \"web\"\nlisten = [\"tcp://127.0.0.1:3000\", \"udp://127.0.0.1:3000\"]\nready = \"100ms\"\n\
-         command = [\"python3\", \"{}\", \"{}\"]\n",
-        server.display(),
-        world.path("flag").display()
-    );
-    let daemon = Daemon::configured(&world, &configuration);
+    let flag = world.path("flag").display().to_string();
+    let flags = format!("--once {flag} --at-accept shut-down,connect,fail");
+    let config = Config::web().listen("udp://127.0.0.1:3000").set("ready", "100ms").server(&world, &flags);
+    let daemon = Daemon::with(&world, &config);
     let to: SocketAddr = "127.0.0.1:3000".parse().unwrap();
     drop(std::net::TcpStream::connect(to).unwrap());
-    until("the successor", || Some(daemon.service()).filter(|s| s.workers[0].restarts == 1 && settled(s)));
-    let mut said = String::new();
-    std::io::Read::read_to_string(&mut std::io::Read::take(timely(to), 3), &mut said).unwrap();
-    assert_eq!(said, "tcp");
-    let udp = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
-    udp.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
-    udp.send_to(b"?", to).unwrap();
-    assert_eq!(udp.recv(&mut [0; 9]).unwrap(), 3);
+    let service = until("the successor", || {
+        Some(daemon.service()).filter(|s| s.workers[0].restarts == 1 && settled(s))
+    });
+    assert_eq!(Some(ask(to).unwrap().pid), service.workers[0].pid);
+    assert_eq!(Some(ask_udp(to, None).unwrap().pid), service.workers[0].pid);
     assert_eq!(daemon.log().matches("is back in service").count(), 2, "{}", daemon.log());
 }
 
@@ -266,13 +228,8 @@ fn a_port_that_the_kernel_chose_stays() {
         seen.insert(ask(to).unwrap().worker);
         (seen.len() == 2).then_some(())
     });
-    assert_eq!(counter(&daemon.service(), "select_failed"), 0);
+    let service = daemon.service();
+    let arrived = counter(&service, "arrival_packet");
+    assert_eq!(Counters::of(&service), Counters::all_taken(arrived));
     daemon.stop();
-}
-
-/// A connection on which reading does not take for ever.
-fn timely(to: SocketAddr) -> std::net::TcpStream {
-    let stream = std::net::TcpStream::connect(to).unwrap();
-    stream.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
-    stream
 }

@@ -14,11 +14,11 @@ use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sys::signal::Signal;
 use reuseport_lb_client::api::{ServiceStatus, WorkerStatus};
-use testkit::daemon::{Daemon, Paths, is_alive, settled, signal, until};
+use testkit::daemon::{Daemon, Paths, is_alive, settled, signal, throughout, until};
 use testkit::fault::freeze;
 use testkit::load::Stage;
 use testkit::matrix::{Limit, Scene, address, service};
-use testkit::patience::at_most;
+use testkit::patience::{at_most, lasts};
 use testkit::said::assert_said;
 use testkit::world::World;
 
@@ -125,8 +125,7 @@ fn a_worker_is_killed_while_no_daemon_runs() {
     let accepted = freeze(pid);
     signal(pid, Signal::SIGKILL);
     until("it to be dead", || (!is_alive(pid)).then_some(()));
-    // How long nobody looks is what is tried.
-    std::thread::sleep(Duration::from_secs(1));
+    lasts("the time without a daemon", Duration::from_secs(1));
     scene.strike();
     scene.daemon = Some(Daemon::start_as(&scene.world, run(&scene.world)));
     let service = scene.is_back(1);
@@ -143,16 +142,13 @@ fn the_daemon_stands_still_for_longer_than_the_watchdog() {
     let before = pids(&scene.service());
     let daemon = scene.daemon().pid();
     signal(daemon, Signal::SIGSTOP);
-    // How long it lasts is what is tried.
-    std::thread::sleep(Duration::from_secs(3));
+    lasts("the stop", Duration::from_secs(3));
     scene.strike();
     signal(daemon, Signal::SIGCONT);
     scene.recovers(settled);
-    let begun = Instant::now();
-    while begun.elapsed() < Duration::from_millis(1_200) {
+    throughout(Duration::from_millis(1_200), || {
         assert_eq!(pids(&scene.service()), before, "{}", scene.daemon().log());
-        std::thread::sleep(Duration::from_millis(20));
-    }
+    });
     let seen = scene.end_but(|_| false);
     seen.assert_unnoticed();
     seen.row(

@@ -8,52 +8,10 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use nix::sys::signal::Signal;
+use testkit::config::Config;
 use testkit::daemon::{Daemon, Paths, binary, is_alive, settled, signal, state, until};
+use testkit::server::words;
 use testkit::world::World;
-
-/// The init of a PID namespace. A worker of a daemon that is gone ends while the next daemon stands still,
-/// and its process id goes to the leader of another group. Prints what becomes of that one.
-const REUSE: &str = r#"
-import json, os, signal, subprocess, sys, time
-command, config = sys.argv[1:-1], sys.argv[-1]
-log = open(config + ".log", "a")
-def until(what, look):
-    for _ in range(2000):
-        found = look()
-        if found: return found
-        time.sleep(0.01)
-    sys.exit("waited for " + what + "\n" + open(config + ".log").read())
-def worker():
-    said = subprocess.run(command + ["status", "--json"], capture_output=True)
-    if said.returncode: return None
-    worker = json.loads(said.stdout)["services"][0]["workers"][0]
-    return worker["pid"] if worker["state"] == "ready" else None
-def start(): return subprocess.Popen(command + ["run", "--config", config], stdout=log, stderr=log)
-def state(pid): return open("/proc/%d/stat" % pid).read().rsplit(") ")[1][0]
-daemon = start()
-first = until("the worker", worker)
-daemon.kill()
-daemon.wait()
-daemon = start()
-assert until("the next daemon", worker) == first
-daemon.send_signal(signal.SIGSTOP)
-until("it to stand still", lambda: state(daemon.pid) == "T")
-os.kill(first, signal.SIGKILL)
-os.waitpid(first, 0)
-open("/proc/sys/kernel/ns_last_pid", "w").write(str(first - 1))
-other = os.fork()
-if other == 0:
-    os.setsid()
-    if os.fork() == 0: time.sleep(1000)
-    time.sleep(1000)
-assert other == first, (other, first)
-until("its group", lambda: os.getsid(other) == other)
-daemon.send_signal(signal.SIGCONT)
-second = until("a new process of the worker", lambda: (worker() or first) != first)
-assert subprocess.run(command + ["stop"], stdout=log).returncode == 0
-assert daemon.wait() == 0
-print("ended" if os.waitpid(other, os.WNOHANG)[0] else "lives")
-"#;
 
 #[test]
 fn a_process_id_that_is_somebody_elses_by_now_gets_no_signal() {
@@ -63,35 +21,15 @@ fn a_process_id_that_is_somebody_elses_by_now_gets_no_signal() {
         "[[service]]\nname = \"web\"\nlisten = [\"tcp://127.0.0.1:3000\"]\nworkers = 1\nready = \"immediate\"\n\
          command = [\"sleep\", \"1000\"]\n",
     );
-    let script = world.file("init.py", REUSE);
     let mut command = Command::new("unshare");
-    command.args(["--pid", "--fork", "--kill-child", "--mount-proc", "python3"]).arg(script).arg(binary());
+    command
+        .args(["--pid", "--fork", "--kill-child", "--mount-proc", env!("CARGO_BIN_EXE_reuse")])
+        .arg(binary());
     command.args(Paths::of(&world).command(&[]).get_args()).arg(config);
     let output = command.output().unwrap();
     let says = String::from_utf8_lossy(&output.stdout).into_owned();
     assert_eq!(says, "lives\n", "{}", String::from_utf8_lossy(&output.stderr));
 }
-
-/// Says what it finds in a file, to the socket that is named there. After STOPPING=1 alone it ends.
-const SAY: &str = r#"
-import os, socket, sys, time
-def say(words, to):
-    socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM).sendto(words, to)
-if len(sys.argv) == 2:
-    say(sys.argv[1].encode(), os.environ["NOTIFY_SOCKET"])
-    sys.exit()
-_, place, ready = sys.argv
-if ready == "helper":
-    os.spawnlp(os.P_WAIT, "python3", "python3", __file__, "READY=1")
-else:
-    say(b"READY=1", os.environ["NOTIFY_SOCKET"])
-while True:
-    while not os.path.exists(place + "/order"): time.sleep(0.01)
-    to, *words = open(place + "/order").read().split()
-    for word in words: say(word.encode(), to)
-    os.rename(place + "/order", place + "/done")
-    if words == ["STOPPING=1"]: sys.exit()
-"#;
 
 /// The socket that hears what process `pid` says.
 fn notify_socket(pid: i32) -> PathBuf {
@@ -104,7 +42,6 @@ fn notify_socket(pid: i32) -> PathBuf {
 #[test]
 fn a_worker_cannot_speak_for_another_of_its_user() {
     let world = World::new();
-    let script = world.file("say.py", SAY);
     let place = |name: &str| {
         let place = world.path(name);
         fs::create_dir(&place).unwrap();
@@ -112,17 +49,17 @@ fn a_worker_cannot_speak_for_another_of_its_user() {
         place
     };
     let (of_a, of_b) = (place("a"), place("b"));
-    let service = |name: &str, port: u16, ready: &str, command: String| {
-        format!(
-            "[[service]]\nname = \"{name}\"\nlisten = [\"tcp://127.0.0.1:{port}\"]\nworkers = 1\n\
-             user = \"nobody\"\nready = {ready:?}\ncommand = [{command}]\n"
-        )
+    let service = |name: &str, port: u16| {
+        let config = Config::service(name).listen(&format!("tcp://127.0.0.1:{port}")).workers(1);
+        config.set("user", "nobody").set("ready", "notify")
     };
+    let says = |place: &PathBuf, how: &str| format!("--ready {how} --orders {}", place.display());
     // The second one says it by a helper that ends at once, as systemd-notify does.
-    let says = |place: &PathBuf, how: &str| format!("\"python3\", {script:?}, {place:?}, {how:?}");
-    let configuration = service("a", 3000, "notify", says(&of_a, "itself"))
-        + &service("b", 3001, "notify", says(&of_b, "helper"))
-        + &service("c", 3002, "notify", "\"sleep\", \"1000\"".into());
+    let configuration = service("a", 3000)
+        .server(&world, &says(&of_a, "notify"))
+        .and(service("b", 3001).server(&world, &says(&of_b, "helper")))
+        .and(service("c", 3002).command(&["sleep", "1000"]))
+        .to_string();
     let file = world.file("config.toml", &configuration);
     let command = Paths::of(&world).command(&["run", "--config", &file.to_string_lossy()]);
     let daemon = Daemon::start_until(&world, command, |service| service.name == "c" || settled(service));
@@ -157,45 +94,14 @@ fn a_worker_cannot_speak_for_another_of_its_user() {
     // Whoever has ended before anybody looked is known by its user alone.
     signal(daemon.pid(), Signal::SIGSTOP);
     until("the daemon to stand still", || (state(daemon.pid()) == Some('T')).then_some(()));
-    let mut stranger = Command::new("python3");
-    stranger.arg(&script).arg("READY=1").env("NOTIFY_SOCKET", notify_socket(c)).uid(65534);
+    let mut stranger = Command::new(&words(&world, "")[0]);
+    stranger.args(["--say", "READY=1"]).env("NOTIFY_SOCKET", notify_socket(c)).uid(65534);
     assert!(stranger.status().unwrap().success());
     signal(daemon.pid(), Signal::SIGCONT);
     until("c to be ready", || (states(&daemon)[2] == "ready").then_some(()));
     daemon.stop();
     assert!(before.iter().all(|pid| !is_alive(*pid)));
 }
-
-/// A worker whose processes leave its group, its session and its family; the last one has ended its parent as
-/// well. It waits for work, and who is told to ignores SIGTERM.
-const ESCAPE: &str = r#"
-import os, signal, socket, sys, time
-place, how = sys.argv[1:]
-leader = os.getpid()
-def begin(kind, act):
-    if os.fork(): return
-    act()
-    if how == "stubborn": signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    if kind == "orphan" and how == "speaks":
-        socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM).sendto(b"READY=1", os.environ["NOTIFY_SOCKET"])
-    open("%s/new-%d" % (place, os.getpid()), "w").write(str(os.getpid()))
-    os.rename("%s/new-%d" % (place, os.getpid()), "%s/%d-%s" % (place, leader, kind))
-    time.sleep(1000)
-    os._exit(0)
-def orphan():
-    os.setsid()
-    if os.fork(): os._exit(0)
-if how == "pings": open(place + "/alive", "w")
-begin("child", lambda: None)
-begin("group", lambda: os.setpgid(0, 0))
-begin("session", os.setsid)
-begin("orphan", orphan)
-if how != "speaks": socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM).sendto(b"READY=1", os.environ["NOTIFY_SOCKET"])
-while how == "pings" and os.path.exists(place + "/alive"):
-    socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM).sendto(b"WATCHDOG=1", os.environ["NOTIFY_SOCKET"])
-    time.sleep(0.1)
-time.sleep(1000)
-"#;
 
 /// All processes of a worker, by the one that leads it.
 fn processes(place: &Path, leader: i32) -> Vec<i32> {
@@ -239,18 +145,16 @@ fn reach_all(with_cgroups: bool) {
     let place = world.path("place");
     fs::create_dir(&place).unwrap();
     nix::unistd::chown(&place, Some(65534.into()), Some(65534.into())).unwrap();
-    let script = world.file("escape.py", ESCAPE);
-    let service = |name: &str, port: u16, workers: usize, how: &str, more: &str| {
-        format!(
-            "[[service]]\nname = \"{name}\"\nlisten = [\"tcp://127.0.0.1:{port}\"]\nworkers = {workers}\n\
-             user = \"nobody\"\nready = \"notify\"\ncommand = [\"python3\", {script:?}, {place:?}, {how:?}]\n{more}"
-        )
+    let service = |name: &str, port: u16, workers: usize, how: &str| {
+        let config = Config::service(name).listen(&format!("tcp://127.0.0.1:{port}")).workers(workers);
+        let config = config.set("user", "nobody").set("ready", "notify");
+        config.server(&world, &format!("--family {} --how {how}", place.display()))
     };
     // Whoever has left everything else is known by its cgroup alone when it speaks.
-    let configuration = service("web", 3000, 4, if with_cgroups { "speaks" } else { "plain" }, "")
-        + &service("dog", 3001, 1, "pings", "watchdog = \"1s\"\n")
-        + &service("mule", 3002, 1, "stubborn", "");
-    let daemon = Daemon::configured(&world, &configuration);
+    let configuration = service("web", 3000, 4, if with_cgroups { "speaks" } else { "plain" })
+        .and(service("dog", 3001, 1, "pings").set("watchdog", "1s"))
+        .and(service("mule", 3002, 1, "stubborn"));
+    let daemon = Daemon::with(&world, &configuration);
     assert_eq!(daemon.log().matches("workers get no cgroup").count(), usize::from(!with_cgroups));
     let service = |name: &str| {
         let services = Paths::of(&world).status().unwrap().services;
@@ -285,7 +189,7 @@ fn reach_all(with_cgroups: bool) {
     daemon.kill();
     signal(left[2][4], Signal::SIGKILL);
     until("the first process of web/2 to end", || (!is_alive(left[2][4])).then_some(()));
-    let daemon = Daemon::configured(&world, &configuration);
+    let daemon = Daemon::with(&world, &configuration);
     assert_eq!(leaders()[..2], [left[0][4], left[1][4]]);
     assert_ended(&left[2], "the next daemon");
     daemon.run(&["drain", "web/1"]);

@@ -14,11 +14,13 @@ use nix::sys::signal::Signal;
 use reuseport_lb_client::api::ServiceStatus;
 use rustix::process::{Pid, Resource, Rlimit, prlimit};
 use testkit::client::ask;
-use testkit::daemon::{Daemon, Paths, counter, settled, signal, until};
+use testkit::daemon::{Daemon, Paths, counter, settled, signal, until, until_within};
 use testkit::fault::freeze;
 use testkit::flood::Flood;
 use testkit::load::Load;
 use testkit::matrix::{Limit, Scene, address, row, service, time};
+use testkit::patience::lasts;
+use testkit::server::words;
 use testkit::world::{World, program, run};
 
 /// Nobody may lose anything.
@@ -110,7 +112,7 @@ fn a_worker_closes_its_listener() {
 fn a_worker_shuts_its_listener_down() {
     let mut scene = Scene::vandals("");
     let before = scene.service();
-    let accepted = scene.misbehave(1, "shut down");
+    let accepted = scene.misbehave(1, "shut-down");
     until("its log", || scene.daemon().log().contains("is back in service").then_some(()));
     let selected = |it: &ServiceStatus| it.workers[1].sockets[0].selected;
     let gone = counter(&scene.service(), "owner_gone");
@@ -131,7 +133,7 @@ fn a_worker_connects_its_datagram_socket() {
     let mut scene = Scene::vandals("");
     let before = scene.service();
     let accepted = scene.misbehave(1, "connect");
-    std::thread::sleep(Duration::from_millis(500));
+    lasts("some looks of the daemon at its sockets", Duration::from_millis(500));
     let service = scene.service();
     assert!(settled(&service));
     // Whether the socket leaves its group, and so its slot, depends on the kernel (docs/KERNEL.md).
@@ -167,7 +169,7 @@ fn the_daemon_is_killed() {
     let mut scene = Scene::new("");
     let before = scene.service();
     scene.daemon.take().unwrap().kill();
-    std::thread::sleep(Duration::from_secs(1));
+    lasts("the time without a daemon", Duration::from_secs(1));
     scene.strike();
     let file = scene.world.path("config.toml");
     scene.daemon = Some(Daemon::start(&scene.world, &["--config", &file.to_string_lossy()]));
@@ -313,7 +315,7 @@ fn the_clock_jumps() {
     let before = scene.service();
     for jump in ["+400d", "-400d", "+0"] {
         fs::write(&clock, jump).unwrap();
-        std::thread::sleep(Duration::from_millis(700));
+        lasts("the wrong time", Duration::from_millis(700));
     }
     let log = scene.daemon().log();
     let pid = scene.pid(1);
@@ -378,7 +380,7 @@ fn a_backlog_is_full() {
         "[[service]]\nname = \"web\"\nlisten = [\"tcp://127.0.0.1:3000\"]\nworkers = 4\nbacklog = 8\nstall_timeout = \"off\"\n",
     );
     let load = Load::to(address()).clients(32).kept(0).pause(Duration::from_millis(1)).start();
-    std::thread::sleep(Duration::from_millis(300));
+    load.until_answered(200);
     let pid = daemon.service().workers[1].pid.unwrap();
     let accepted = freeze(pid);
     let struck = Instant::now();
@@ -386,7 +388,7 @@ fn a_backlog_is_full() {
     until("it to be avoided", || (counter(&daemon.service(), "owner_overloaded") > 0).then_some(()));
     let recovered = struck.elapsed();
     let stopped = Duration::from_secs(2);
-    std::thread::sleep(stopped);
+    lasts("the stop", stopped);
     signal(pid, Signal::SIGCONT);
     until("it to serve again", || (ask(address()).unwrap().pid == pid).then_some(()));
     let report = load.end();
@@ -419,12 +421,9 @@ fn there_are_a_thousand_workers() {
     let load = Load::to(address()).clients(4).kept(20).pause(Duration::from_millis(5)).start();
     let begun = Instant::now();
     daemon.run(&["scale", "web", "1000"]);
-    let mut service = daemon.service();
-    while !(service.workers.len() == 1000 && settled(&service)) {
-        assert!(begun.elapsed() < Duration::from_secs(120), "{}", daemon.log());
-        std::thread::sleep(Duration::from_millis(100));
-        service = daemon.service();
-    }
+    let service = until_within(Duration::from_secs(120), "all to be ready", || {
+        Some(daemon.service()).filter(|it| it.workers.len() == 1000 && settled(it))
+    });
     let grown = begun.elapsed();
     assert!(service.workers.iter().all(|it| [65, 66].contains(&it.buckets)), "exact");
     let victim = &service.workers[500];
@@ -484,23 +483,14 @@ struct Crowd {
 }
 
 impl Crowd {
-    const SERVER: &str = "import errno, resource, socket, sys\n\
-        most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]\n\
-        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))\nall, full = [], 0\n\
-        try:\n    while len(all) < 12000:\n        one = None\n        one = socket.socket()\n        \
-        one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)\n        \
-        one.bind(('127.0.0.1', 3000))\n        one.listen(1)\n        all.append(one)\n\
-        except OSError as error:\n    full = int(error.errno != errno.EMFILE)\n    if one: one.close()\n\
-        print(len(all), full, flush=True)\nsys.stdin.read()\n";
-
     /// As many as there is room for.
     fn fill(world: &World) -> Self {
-        let file = world.file("crowd.py", Self::SERVER);
+        let server = words(world, &format!("--crowd {}", address()));
         let mut crowd = Self { count: 0, processes: Vec::new() };
         // A process may have as few as 4,096 descriptors.
         for _ in 0..16 {
-            let mut command = Command::new(program("python3"));
-            let process = command.arg(&file).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn();
+            let mut command = Command::new(&server[0]);
+            let process = command.args(&server[1..]).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn();
             let mut process = process.unwrap();
             let mut line = String::new();
             BufReader::new(process.stdout.take().unwrap()).read_line(&mut line).unwrap();

@@ -11,7 +11,7 @@ use testkit::flows::scene::{
     on_plain, owners, quiet, scene, shares, to, worker,
 };
 use testkit::flows::{Flows, scene};
-use testkit::patience::fewer;
+use testkit::patience::{fewer, lasts};
 use testkit::statistics::assert_fair;
 use testkit::world::World;
 
@@ -182,7 +182,7 @@ fn a_flow_stays_for_idle_timeout_and_is_forgotten_soon_after() {
     let daemon = Daemon::configured(&world, &config(WORKERS, SHORT, ""));
     let live = Flows::open(&to(), fewer(1_000)).keep(SHORT.mul_f64(0.85));
     daemon.run(&["scale", "web", "9"]);
-    std::thread::sleep(SHORT * 3);
+    lasts("three times idle_timeout", SHORT * 3);
     let service = daemon.service();
     assert!(service.moving > fewer(50), "{service:?}");
     let (flows, round) = live.end();

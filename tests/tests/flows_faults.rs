@@ -19,7 +19,7 @@ use testkit::flows::scene::{
     on_plain, owners, quiet, scene, shares, to, worker,
 };
 use testkit::flows::{Flows, Round, scene};
-use testkit::patience::fewer;
+use testkit::patience::{fewer, lasts};
 use testkit::statistics::assert_fair;
 use testkit::world::World;
 
@@ -185,7 +185,7 @@ fn a_transition_outlives_the_daemon() {
     let service = daemon.service();
     assert_fair(&by_worker(&service, &fresh.tally()), &shares(&service));
     drop(fresh);
-    std::thread::sleep(2 * SHORT);
+    lasts("two times idle_timeout", 2 * SHORT);
     let [_, kept, _] = owners(&service);
     let (flows, round) = live.end();
     println!("all that time: {round}");

@@ -7,7 +7,7 @@ use nix::sys::signal::Signal;
 use testkit::daemon::{signal, until};
 use testkit::flood::Flood;
 use testkit::flows::{Flows, PATIENCE};
-use testkit::patience::at_most;
+use testkit::patience::{at_most, lasts};
 use testkit::plain::Plain;
 use testkit::world::World;
 
@@ -41,7 +41,7 @@ fn flows_go_on_in_the_background_and_a_successor_of_the_same_name_is_another_one
     let mut plain = Plain::udp(&world, 4000, 1);
     let flows = Flows::open(&plain.addresses(), 500);
     let live = flows.keep(Duration::from_millis(20));
-    std::thread::sleep(at_most(Duration::from_millis(300)));
+    lasts("the flows", at_most(Duration::from_millis(300)));
     let round = live.look();
     round.assert_kept(at_most(PATIENCE));
     assert!(round.rounds > 5 && round.answered >= round.rounds * 500, "{round}");

@@ -13,6 +13,7 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
 use nix::sys::signal::Signal;
+use testkit::config::Config;
 use testkit::daemon::{Daemon, Paths, executed, is_alive, settled, signal, state, until};
 use testkit::world::World;
 
@@ -80,24 +81,8 @@ fn a_worker_has_no_part_in_the_daemons_terminal() {
     let said = world.path("said");
     fs::create_dir(&said).unwrap();
     fs::set_permissions(&said, fs::Permissions::from_mode(0o777)).unwrap();
-    let server = world.file(
-        "intruder.py",
-        "import errno, fcntl, os, sys, termios, time\n\
-         def how(act):\n    try: act()\n    except OSError as error: return errno.errorcode[error.errno]\n    return 'done'\n\
-         words = [\n\
-         how(lambda: os.open('/dev/tty', os.O_RDWR)),\n\
-         how(lambda: fcntl.ioctl(2, termios.TIOCSTI, b'x')),\n\
-         how(lambda: os.read(2, 1)),\n\
-         how(lambda: os.read(1, 1)),\n\
-         how(lambda: os.open('/proc/self/fd/2', os.O_RDONLY))]\n\
-         open(sys.argv[1] + '/new', 'w').write(' '.join(words))\n\
-         os.rename(sys.argv[1] + '/new', sys.argv[1] + '/words')\n\
-         time.sleep(1000)\n",
-    );
-    let configuration = format!(
-        "[[service]]\nname = \"web\"\nlisten = [\"tcp://127.0.0.1:3000\"]\nworkers = 1\nuser = \"nobody\"\n\
-         ready = \"immediate\"\ncommand = [\"python3\", {server:?}, {said:?}]\n"
-    );
+    let config = Config::web().workers(1).set("user", "nobody").set("ready", "immediate");
+    let configuration = config.server(&world, &format!("--intrude {}", said.display())).to_string();
     let (mut ours, theirs) = terminal();
     // Whoever reads fast finds something to read.
     nix::unistd::write(&ours, b"secret\n").unwrap();
@@ -217,9 +202,9 @@ fn mode(path: &Path) -> u32 {
 
 /// `flock` as nobody on `path`, held until it is dropped; fails if nobody may not even open it.
 fn lock_as_nobody(path: &Path) -> io::Result<Child> {
-    let script = "import fcntl, sys, time\nf = open(sys.argv[1])\nfcntl.flock(f, fcntl.LOCK_EX)\nprint('locked', flush=True)\ntime.sleep(1000)\n";
-    let mut command = Command::new("python3");
-    command.args(["-c", script]).arg(path).stdout(Stdio::piped()).stderr(Stdio::null()).uid(65534).gid(65534);
+    let mut command = Command::new("flock");
+    command.arg(path).args(["sh", "-c", "echo locked; exec sleep 1000"]);
+    command.stdout(Stdio::piped()).stderr(Stdio::null()).uid(65534).gid(65534);
     let mut child = command.spawn()?;
     let mut word = [0; 6];
     let got = child.stdout.as_mut().unwrap().read_exact(&mut word);

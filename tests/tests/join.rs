@@ -9,6 +9,7 @@ use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
+use std::path::Path;
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
@@ -16,10 +17,12 @@ use nix::sys::signal::Signal;
 use reuseport_lb_client::api::ServiceStatus;
 use reuseport_lb_common::layout::MAX_SLOTS;
 use testkit::client::ask;
+use testkit::config::Config;
 use testkit::daemon::{Daemon, Paths, counter, settled, until};
 use testkit::guests::{Guest, Guests, Manner, USER};
 use testkit::load::{Failure, Load, Stage};
 use testkit::patience::fewer;
+use testkit::server::words;
 use testkit::traces::Traces;
 use testkit::world::World;
 
@@ -187,18 +190,11 @@ fn a_hundred_joins_and_leaves_keep_the_shares_exact_and_leave_nothing_behind() {
     daemon.stop();
 }
 
-/// Joins many times, says so, and ends with its standard input.
-const MANY: &str = "import os, socket, sys\nfor _ in range(int(sys.argv[2])):\n    \
-    with socket.socket(socket.AF_UNIX) as stream:\n        stream.connect(sys.argv[1])\n        \
-    stream.sendall(b'{\"service\":\"web\"}\\n')\n        line, fds, _, _ = socket.recv_fds(stream, 65536, 64)\n        \
-    [os.close(fd) for fd in fds]\n        if b'error' in line: print(line.decode(), end='')\n\
-    print('done', flush=True)\nsys.stdin.read()\n";
-
 #[test]
 fn no_slot_is_lost_however_many_come_and_go() {
     let world = World::new();
     let daemon = Daemon::configured(&world, SERVICE);
-    let many = world.file("many.py", MANY);
+    let many = world.program(Path::new(env!("CARGO_BIN_EXE_member")), "member");
     let begun = Instant::now();
     let mut seen = BTreeSet::new();
     // As many as there can be. Then, since a freed slot is used again last, all others, in parts.
@@ -207,8 +203,8 @@ fn no_slot_is_lost_however_many_come_and_go() {
         if round == 1 {
             seen.clear();
         }
-        let mut command = Command::new("python3");
-        command.arg(&many).arg(world.path("run/join.sock")).arg(asked.to_string());
+        let mut command = Command::new(&many);
+        command.arg(world.path("run")).args(["web", "1", &asked.to_string()]);
         command.uid(USER).gid(USER).stdin(Stdio::piped()).stdout(Stdio::piped());
         let mut child = command.spawn().unwrap();
         let said: Vec<String> = BufReader::new(child.stdout.take().unwrap())
@@ -252,15 +248,15 @@ fn whoever_may_not_or_asks_for_what_cannot_be_is_told_why() {
     let service = daemon.service();
     let pid = service.workers[0].pid.unwrap().to_string();
     let other = USER - 1;
-    let sleep = |arguments: &[&'static str]| [&["exec"], arguments, &["--", "sleep", "1000"]].concat();
+    let idle = |arguments: &[&'static str]| [&["exec"], arguments, &["--", "sleep", "1000"]].concat();
     let cases: &[(u32, i32, Vec<&str>, &[&str])] = &[
-        (other, 1, sleep(&["web"]), &["user id 65533 may not join service web", "root and user nobody"]),
-        (USER, 1, sleep(&["own"]), &["user id 65534 may not join service own", "only root", "has no `user`"]),
-        (0, 1, sleep(&["wbe"]), &["no service \"wbe\"", "there is web, own"]),
-        (USER, 1, sleep(&["web", "--name", "0"]), &["a worker web/0 already", &pid, "another --name"]),
-        (USER, 1, sleep(&["web", "--name", "web/1024"]), &["web/1024 cannot be", "from 0 to 1023"]),
-        (USER, 2, sleep(&["web", "--name", "own/1"]), &["\"own/1\" is not the name of a worker of \"web\""]),
-        (USER, 2, sleep(&["web", "--weight", "1000001"]), &["1000001 is too large: the most is 1000000"]),
+        (other, 1, idle(&["web"]), &["user id 65533 may not join service web", "root and user nobody"]),
+        (USER, 1, idle(&["own"]), &["user id 65534 may not join service own", "only root", "has no `user`"]),
+        (0, 1, idle(&["wbe"]), &["no service \"wbe\"", "there is web, own"]),
+        (USER, 1, idle(&["web", "--name", "0"]), &["a worker web/0 already", &pid, "another --name"]),
+        (USER, 1, idle(&["web", "--name", "web/1024"]), &["web/1024 cannot be", "from 0 to 1023"]),
+        (USER, 2, idle(&["web", "--name", "own/1"]), &["\"own/1\" is not the name of a worker of \"web\""]),
+        (USER, 2, idle(&["web", "--weight", "1000001"]), &["1000001 is too large: the most is 1000000"]),
         (USER, 1, vec!["exec", "web", "--", "no-such-command"], &["command not found", "no-such-command"]),
         (USER, 1, vec!["exec", "web", "--", "/etc/passwd"], &["command not found", "no executable file"]),
         (USER, 2, vec!["exec", "web"], &["required", "COMMAND"]),
@@ -301,8 +297,10 @@ fn a_shell_that_becomes_the_server_is_still_the_worker_until_it_ends() {
     let world = World::new();
     let daemon = Daemon::configured(&world, SERVICE);
     let guests = Guests::new(&world);
-    let shell = "test $LISTEN_PID = $$ && exec python3 \"$0\" abrupt";
-    let command = ["sh", "-c", shell, &guests.server()];
+    let server = guests.server(Manner::Abrupt);
+    let shell = "test $LISTEN_PID = $$ && exec \"$0\" \"$@\"";
+    let command: Vec<&str> =
+        ["sh", "-c", shell].into_iter().chain(server.iter().map(String::as_str)).collect();
     let guest = guests.exec(&["web", "--name", "web/7", "--weight", "3"], &command);
     let by_number = guests.exec(&["web", "--name", "9"], &command);
     let service =
@@ -311,7 +309,7 @@ fn a_shell_that_becomes_the_server_is_still_the_worker_until_it_ends() {
     assert_eq!((&*worker.name, worker.weight, worker.joined), ("web/7", 3, true));
     assert_eq!(by_number.worker(&service).unwrap().name, "web/9");
     let command_line = fs::read_to_string(format!("/proc/{}/cmdline", guest.pid())).unwrap();
-    assert!(command_line.starts_with("python3\0"), "{command_line:?}");
+    assert!(command_line.starts_with(&format!("{}\0", server[0])), "{command_line:?}");
     let weights = [("web/0", 1), ("web/7", 3), ("web/9", 1)].map(|(name, weight)| (name.into(), weight));
     assert_exact(&service, &weights.into());
     let answer =
@@ -331,13 +329,13 @@ fn drain_ends_a_worker_that_joined() {
     let world = World::new();
     let daemon = Daemon::configured(&world, SERVICE);
     let guests = Guests::new(&world);
-    let deaf = "import signal, time\nsignal.signal(signal.SIGTERM, signal.SIG_IGN)\nprint('deaf', flush=True)\ntime.sleep(1000)";
+    let deaf = words(&world, "--answer never --term ignore");
     for (manner, ready) in
         [(Some(Manner::Abrupt), 2), (Some(Manner::Polite), 2), (Some(Manner::Hangs), 1), (None, 1)]
     {
         let guest = match manner {
             Some(manner) => guests.join(&["web"], manner),
-            None => guests.exec(&["web"], &["python3", "-c", deaf]),
+            None => guests.exec(&["web"], &deaf),
         };
         until("the guest", || {
             let service = daemon.service();
@@ -446,20 +444,10 @@ fn guests_do_not_count_for_scale() {
 fn what_becomes_of_guests_says_nothing_about_the_start_of_a_service() {
     let world = World::new();
     let gate = world.path("gate");
-    let server = world.file(
-        "late.py",
-        "import os, socket, sys, time\nwhile not os.path.exists(sys.argv[1]): time.sleep(0.01)\n\
-         notify = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)\n\
-         notify.sendto(b'READY=1', os.environ['NOTIFY_SOCKET'])\ntime.sleep(1000)\n",
-    );
-    let configuration = format!(
-        "[[service]]\nname = \"web\"\nlisten = [\"tcp://127.0.0.1:3000\"]\nuser = \"nobody\"\n\
-         command = [\"python3\", \"{}\", \"{}\"]\n",
-        server.display(),
-        gate.display()
-    );
+    let flags = format!("--answer never --gate {} --ready notify", gate.display());
+    let config = Config::web().set("user", "nobody").server(&world, &flags);
     let guests = Guests::new(&world);
-    let file = world.file("config.toml", &configuration);
+    let file = world.file("config.toml", &config.to_string());
     let command = Paths::of(&world).command(&["run", "--config", &file.to_string_lossy()]);
     let is =
         |service: &ServiceStatus, state: &str| service.workers.first().is_some_and(|own| own.state == state);

@@ -12,6 +12,7 @@ use reuseport_lb_client::api::{ServiceStatus, WorkerStatus};
 use testkit::daemon::{Daemon, settled, signal, until};
 use testkit::fault::{Dice, freeze, times};
 use testkit::load::{Ending, Load};
+use testkit::patience::lasts;
 use testkit::world::World;
 
 fn to() -> SocketAddr {
@@ -151,7 +152,7 @@ fn everything_at_random_leaves_nothing_behind() {
                 }
                 "stop" => {
                     accepted.extend(freeze(pid));
-                    std::thread::sleep(Duration::from_millis(1 + dice.roll(900) as u64));
+                    lasts("the stop", Duration::from_millis(1 + dice.roll(900) as u64));
                     signal(pid, Signal::SIGCONT);
                 }
                 "scale" => drop(daemon.run(&["scale", "web", &(2 + dice.roll(7)).to_string()])),

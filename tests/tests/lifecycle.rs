@@ -7,31 +7,12 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 use testkit::client::{Connection, ask};
+use testkit::config::Config;
+use testkit::counters::Counters;
 use testkit::daemon::{Daemon, Paths, signal, until};
+use testkit::patience::lasts;
+use testkit::server::words;
 use testkit::world::World;
-
-/// Tells what it finds, then serves: readiness by `READY=1`, 300 ms late.
-const WORKER: &str = r#"
-import os, socket, sys, time
-fds = int(os.environ["LISTEN_FDS"])
-names = os.environ["LISTEN_FDNAMES"].split(":")
-sockets = [socket.socket(fileno=3 + n) for n in range(fds)]
-found = [
-    "worker=" + os.environ["REUSEPORT_LB_WORKER"],
-    "own_pid=%s" % (os.environ["LISTEN_PID"] == str(os.getpid())),
-    "names=" + " ".join(names),
-    "kinds=" + " ".join(s.type.name for s in sockets),
-    "uid=%d gid=%d groups=%s" % (os.getuid(), os.getgid(), os.getgroups()),
-    "fds=" + " ".join(sorted(os.listdir("/proc/self/fd"), key=int)),
-]
-time.sleep(0.3)
-notify = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-notify.sendto(b"STATUS=here\nREADY=1", os.environ["NOTIFY_SOCKET"])
-while True:
-    connection, _ = sockets[0].accept()
-    connection.sendall("\n".join(found).encode())
-    connection.close()
-"#;
 
 fn read_all(to: SocketAddr) -> String {
     use std::io::Read;
@@ -45,21 +26,17 @@ fn read_all(to: SocketAddr) -> String {
 #[test]
 fn a_command_finds_what_socket_activation_promises() {
     let world = World::new();
-    let server = world.file("worker.py", WORKER);
-    let configuration = format!(
-        "[[service]]\nname = \"web\"\nlisten = [\"tcp://127.0.0.1:3000\", \"udp://[::1]:3001\"]\nworkers = 2\n\
-         user = \"nobody\"\ncommand = [\"python3\", \"{}\"]\n",
-        server.display()
-    );
-    let daemon = Daemon::configured(&world, &configuration);
+    let config = Config::web().listen("udp://[::1]:3001").workers(2).set("user", "nobody");
+    let flags = "--answer found --wait accept --load 300ms --ready status";
+    let daemon = Daemon::with(&world, &config.server(&world, flags));
     let found = read_all("127.0.0.1:3000".parse().unwrap());
     assert!(found.contains("worker=web/"), "{found}");
-    assert!(found.contains("own_pid=True"), "{found}");
+    assert!(found.contains("own_pid=true"), "{found}");
     assert!(found.contains("names=tcp-127.0.0.1-3000 udp-[--1]-3001"), "{found}");
     assert!(found.contains("kinds=SOCK_STREAM SOCK_DGRAM"), "{found}");
     assert!(found.contains("uid=65534 gid=65534 groups=[65534]"), "{found}");
     // Standard streams, the two sockets, and the directory that is being listed.
-    assert!(found.contains("fds=0 1 2 3 4 5"), "{found}");
+    assert!(found.contains("fds=0 1 2 3 4 5\n"), "{found}");
     assert_eq!(daemon.service().workers.iter().filter(|worker| worker.state == "ready").count(), 2);
     daemon.stop();
 }
@@ -67,25 +44,23 @@ fn a_command_finds_what_socket_activation_promises() {
 #[test]
 fn a_starting_worker_has_no_buckets_but_connections_wait_for_it() {
     let world = World::new();
-    let server = world.file("worker.py", WORKER);
-    let configuration = format!(
-        "[[service]]\nname = \"web\"\nlisten = [\"tcp://127.0.0.1:3000\"]\ncommand = [\"python3\", \"{}\"]\n",
-        server.display()
-    );
+    let config = Config::web().server(&world, "--answer found --load 300ms --ready notify");
     let daemon = std::thread::scope(|scope| {
         let early = scope.spawn(|| {
             // As soon as there is a listener, which is before there is a worker.
             until("the listener", || std::net::TcpStream::connect("127.0.0.1:3000").ok())
         });
-        let daemon = Daemon::configured(&world, &configuration);
+        let daemon = Daemon::with(&world, &config);
         early.join().unwrap();
         daemon
     });
     let service = daemon.service();
-    let counters = &service.groups[0].counters;
-    assert_eq!(counters["detour_hold"], 1);
     // Between listen() and the socket's entry in the array nothing can be selected yet.
-    assert_eq!(counters["owner_none"], 1 + counters["refused"]);
+    let refused = service.groups[0].counters["refused"];
+    let arrived = 1 + refused;
+    let first = [("arrival_packet", arrived), ("owner_none", arrived), ("detour_hold", 1)];
+    let expected = [&first[..], &[("detour_none", refused), ("refused", refused)]].concat();
+    assert_eq!(Counters::of(&service), Counters::expected(&expected));
     daemon.stop();
 }
 
@@ -104,7 +79,7 @@ fn an_idle_daemon_uses_no_cpu_and_little_memory() {
     let spent: Vec<u64> = (0..3)
         .map(|_| {
             let before = ticks();
-            std::thread::sleep(Duration::from_secs(3));
+            lasts("what is measured", Duration::from_secs(3));
             ticks() - before
         })
         .collect();
@@ -140,18 +115,9 @@ fn every_way_to_end_leaves_nothing_behind() {
 #[test]
 fn ending_lets_requests_finish_and_lets_nothing_new_in() {
     let world = World::new();
-    let server = world.file(
-        "slow.py",
-        "import signal, socket, time\nlistener = socket.socket(fileno=3)\nconnection, _ = listener.accept()\n\
-         signal.signal(signal.SIGTERM, lambda *_: None)\nconnection.sendall(b'begun ')\ntime.sleep(1)\n\
-         connection.sendall(b'finished')\n",
-    );
-    let configuration = format!(
-        "[[service]]\nname = \"web\"\nlisten = [\"tcp://127.0.0.1:3000\"]\nready = \"immediate\"\n\
-         command = [\"python3\", \"{}\"]\n",
-        server.display()
-    );
-    let daemon = Daemon::configured(&world, &configuration);
+    let config = Config::web().set("ready", "immediate");
+    let config = config.server(&world, "--answer halves --pause 1s --term ignore");
+    let daemon = Daemon::with(&world, &config);
     let to: SocketAddr = "127.0.0.1:3000".parse().unwrap();
     let mut stream = std::net::TcpStream::connect(to).unwrap();
     let mut begun = [0; 6];
@@ -169,13 +135,9 @@ fn a_worker_that_ignores_sigterm_is_killed_after_drain_timeout() {
     let server =
         world.file("stubborn.sh", "trap '' TERM\nsleep 300 &\necho $! > \"$1\"\nwhile true; do wait; done\n");
     let child = world.path("child");
-    let configuration = format!(
-        "[[service]]\nname = \"web\"\nlisten = [\"tcp://127.0.0.1:3000\"]\nready = \"immediate\"\n\
-         drain_timeout = \"500ms\"\ncommand = [\"sh\", \"{}\", \"{}\"]\n",
-        server.display(),
-        child.display()
-    );
-    let daemon = Daemon::configured(&world, &configuration);
+    let config = Config::web().set("ready", "immediate").set("drain_timeout", "500ms");
+    let config = config.command(&["sh", &*server.to_string_lossy(), &*child.to_string_lossy()]);
+    let daemon = Daemon::with(&world, &config);
     let grandchild: i32 = until("its child", || std::fs::read_to_string(&child).ok()?.trim().parse().ok());
     let begun = Instant::now();
     daemon.stop();
@@ -221,13 +183,9 @@ fn idle_connections_do_not_keep_an_embedded_worker_from_ending() {
 #[test]
 fn what_a_shell_wrapper_started_may_finish() {
     let world = World::new();
-    let server = world.file(
-        "graceful.py",
-        "import signal, sys, time\ndef end(*_):\n    time.sleep(0.3)\n    open(sys.argv[1], 'w').write('finished')\n    \
-         sys.exit(0)\nsignal.signal(signal.SIGTERM, end)\nopen(sys.argv[1], 'w')\nsignal.pause()\n",
-    );
     let note = world.path("note");
-    let command = format!("python3 {} {}; echo never", server.display(), note.display());
+    let server = words(&world, &format!("--answer never --term note --note {}", note.display())).join(" ");
+    let command = format!("{server}; echo never");
     let ready = ["--listen", "tcp://127.0.0.1:3000", "--workers", "1", "--ready", "immediate"];
     let arguments = [&ready[..], &["--", "sh", "-c", &command]].concat();
     let daemon = Daemon::start(&world, &arguments);

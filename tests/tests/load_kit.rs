@@ -10,7 +10,7 @@ use nix::sys::signal::Signal;
 use testkit::client::{self, ask};
 use testkit::daemon::{signal, until};
 use testkit::load::{Ending, Failure, Load, Stage};
-use testkit::patience::{at_most, fewer};
+use testkit::patience::{at_most, fewer, lasts};
 use testkit::plain::Plain;
 use testkit::world::World;
 
@@ -26,7 +26,7 @@ fn requests_are_counted_and_kept_connections_stay() {
         Some(first.worker)
     );
     let load = Load::to(plain.address()).start();
-    std::thread::sleep(Duration::from_secs(4));
+    lasts("the load", Duration::from_secs(4));
     let so_far = load.report_so_far();
     let report = load.end();
     println!("{}", report.summary());
@@ -60,7 +60,7 @@ fn a_pause_and_a_pace_are_kept() {
         .every(Duration::from_millis(100))
         .pause(Duration::from_millis(50))
         .start();
-    std::thread::sleep(Duration::from_secs(2));
+    lasts("the load", Duration::from_secs(2));
     let report = load.end();
     println!("{}", report.summary());
     assert!((40..=90).contains(&report.requests), "{}", report.requests);
@@ -75,7 +75,7 @@ fn a_worker_that_is_killed_is_seen() {
     let victim = plain.pids()[1];
     let killed = Instant::now();
     signal(victim, Signal::SIGKILL);
-    std::thread::sleep(Duration::from_secs(1));
+    lasts("the load", Duration::from_secs(1));
     let report = load.end();
     println!("{}", report.summary());
     let ended = report.ended.iter().filter(|ended| ended.pid == victim).count();
@@ -99,9 +99,9 @@ fn a_worker_that_is_stopped_is_slow() {
     let load = Load::to(plain.address()).kept(100).start();
     let stopped = plain.pids()[2];
     signal(stopped, Signal::SIGSTOP);
-    std::thread::sleep(Duration::from_secs(2));
+    lasts("the stop", Duration::from_secs(2));
     signal(stopped, Signal::SIGCONT);
-    std::thread::sleep(Duration::from_millis(300));
+    lasts("the load", Duration::from_millis(300));
     let report = load.end();
     println!("{}", report.summary());
     assert_eq!(report.failed_except(|_| false), NONE);
@@ -116,7 +116,7 @@ fn a_worker_that_never_answers_fails_requests_and_does_not_delay_the_end() {
     // Its queue takes connections; nobody accepts them.
     let listener = TcpListener::bind("127.0.0.1:3000").unwrap();
     let load = Load::to(listener.local_addr().unwrap()).clients(3).kept(0).start();
-    std::thread::sleep(Duration::from_millis(200));
+    lasts("the load, which connects meanwhile", Duration::from_millis(200));
     let begun = Instant::now();
     let report = load.end();
     assert!(begun.elapsed() < at_most(Duration::from_secs(6)), "{:?}", begun.elapsed());
@@ -134,7 +134,7 @@ fn where_nobody_listens_the_load_does_not_run_wild_and_drop_ends_it() {
     let threads = || std::fs::read_dir("/proc/self/task").unwrap().count();
     let load = Load::to("127.0.0.1:3000".parse().unwrap()).clients(2).kept(2).start();
     until("a failure", || load.report_so_far().failed.first().cloned());
-    std::thread::sleep(Duration::from_millis(500));
+    lasts("the load", Duration::from_millis(500));
     let report = load.report_so_far();
     assert!(report.failed.len() < 250, "{}", report.failed.len());
     let refused = |failure: &Failure| {

@@ -5,9 +5,6 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::fs;
-use std::io::{self, Read, Write};
-use std::os::unix::net::UnixStream;
-use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
@@ -16,8 +13,9 @@ use std::time::{Duration, Instant};
 use nix::sys::stat::Mode;
 use reuseport_lb::offload::BOUND;
 use reuseport_lb_client::api::{ServiceStatus, Status};
+use testkit::control;
 use testkit::daemon::{Daemon, Paths, settled, until};
-use testkit::patience::{at_most, slow};
+use testkit::patience::{at_most, lasts, slow};
 use testkit::world::World;
 
 /// Answers may take so much longer where other tests and the ends of many workers take the processors.
@@ -45,7 +43,7 @@ impl Asker {
             let mut phases: BTreeMap<&'static str, Phase> = BTreeMap::new();
             while !end.load(Ordering::Relaxed) {
                 let (phase, begun) = (*now.lock().unwrap(), Instant::now());
-                let Ok(answer) = ask(&control) else { continue };
+                let Ok(answer) = control::get(&control, "/v1/status") else { continue };
                 let took = begun.elapsed();
                 // One that was cut off by the end of the daemon.
                 let Ok(status) = serde_json::from_str::<Status>(&answer) else { continue };
@@ -57,7 +55,7 @@ impl Asker {
                 phase.answers += 1;
                 phase.longest = phase.longest.max(took);
                 phase.longest_step_ms = phase.longest_step_ms.max(status.longest_step_ms);
-                std::thread::sleep(Duration::from_millis(10));
+                lasts("the time between two questions", Duration::from_millis(10));
             }
             phases
         });
@@ -72,18 +70,6 @@ impl Asker {
         self.over.store(true, Ordering::Relaxed);
         self.thread.join().unwrap()
     }
-}
-
-fn ask(control: &Path) -> io::Result<String> {
-    let mut stream = UnixStream::connect(control)?;
-    stream.set_read_timeout(Some(Duration::from_secs(60)))?;
-    stream.write_all(b"GET /v1/status HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")?;
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer)?;
-    answer
-        .split_once("\r\n\r\n")
-        .map(|(_, body)| body.to_owned())
-        .ok_or_else(|| io::Error::other("no answer"))
 }
 
 fn configuration(protocol: &str, listeners: usize, workers: usize, affinity: &str) -> String {
@@ -184,8 +170,7 @@ fn an_idle_daemon_with_many_sockets_uses_little_cpu() {
     // Best of three: what else runs on the machine makes everything slower.
     let measure = || {
         let (before, begun) = (ticks(daemon.pid()), Instant::now());
-        // What is measured is this time.
-        std::thread::sleep(Duration::from_secs(2));
+        lasts("what is measured", Duration::from_secs(2));
         (ticks(daemon.pid()) - before) as f64 / begun.elapsed().as_secs_f64()
     };
     let percent = (0..3).map(|_| measure()).fold(f64::MAX, f64::min);
@@ -250,7 +235,7 @@ fn a_configuration_that_does_not_answer_holds_nobody_up() {
         let waiting = std::thread::spawn(move || reload.wait_with_output().unwrap());
         until("reload to give up", || {
             let begun = Instant::now();
-            let status: Status = serde_json::from_str(&ask(&daemon.paths().control()).unwrap()).unwrap();
+            let status: Status = daemon.status();
             longest = longest.max(begun.elapsed());
             assert_eq!(status.services[0].workers[0].state, "ready");
             waiting.is_finished().then_some(())

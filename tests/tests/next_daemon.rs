@@ -14,7 +14,7 @@ use testkit::client::ask;
 use testkit::daemon::{Daemon, Paths, is_alive, settled, signal, until};
 use testkit::guests::Guests;
 use testkit::load::{Ending, Load};
-use testkit::server::python;
+use testkit::server::{self, words};
 use testkit::world::World;
 
 fn to() -> SocketAddr {
@@ -25,21 +25,12 @@ fn web(more: &str) -> String {
     format!("[[service]]\nname = \"web\"\nlisten = [\"tcp://127.0.0.1:3000\"]\n{more}")
 }
 
-/// A server whose releases differ by their argument, which they answer with.
+/// A server whose releases differ by their last argument.
 fn releases(world: &World) -> impl Fn(&str) -> String {
-    let server = python(
-        world,
-        "release.py",
-        "import socket, sys\nlistener = socket.socket(fileno=3)\n\
-         notify = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)\n\
-         notify.sendto(b'READY=1', os.environ['NOTIFY_SOCKET'])\n\
-         while True:\n    stream, peer = listener.accept()\n    answer_and_close(stream, peer)\n",
-    );
+    let words = words(world, "--ready notify --name");
     move |release| {
-        format!(
-            "command = [\"python3\", {:?}, {release:?}]\nready = \"notify\"\n",
-            server.display().to_string()
-        )
+        let words: Vec<&str> = words.iter().map(String::as_str).chain([release]).collect();
+        format!("command = {words:?}\nready = \"notify\"\n")
     }
 }
 
@@ -255,20 +246,8 @@ fn workers_that_wait_for_others_to_be_there_are_not_forgotten_when_the_daemon_en
 
 /// A server that is ready once there is a file `gate`.
 fn gated(world: &World) -> String {
-    let gate = world.path("gate");
-    let server = python(
-        world,
-        "gated.py",
-        &format!(
-            "import socket, time\nlistener = socket.socket(fileno=3)\n\
-             while not os.path.exists({:?}):\n    time.sleep(0.01)\n\
-             notify = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)\n\
-             notify.sendto(b'READY=1', os.environ['NOTIFY_SOCKET'])\n\
-             while True:\n    stream, peer = listener.accept()\n    answer_and_close(stream, peer)\n",
-            gate.display().to_string()
-        ),
-    );
-    format!("command = [\"python3\", {:?}]\nready = \"notify\"\n", server.display().to_string())
+    let flags = format!("--gate {} --ready notify", world.path("gate").display());
+    server::command(world, &flags) + "ready = \"notify\"\n"
 }
 
 /// Starts the daemon again with a file; as soon as it answers.
@@ -479,16 +458,9 @@ fn a_joined_worker_that_became_ready_without_a_daemon_is_seen_to_wait_for_work()
     let config = web("user = \"nobody\"\nready = \"notify\"\n");
     let daemon = Daemon::configured(&world, &config);
     // It never says anything: as if nobody had heard it.
-    let server = python(
-        &world,
-        "late.py",
-        "import socket, sys, time\nlistener = socket.socket(fileno=3)\n\
-         while not os.path.exists(sys.argv[1]): time.sleep(0.01)\n\
-         while True:\n    stream, peer = listener.accept()\n    answer_and_close(stream, peer)\n",
-    );
     let go = world.path("go");
-    let guest =
-        Guests::new(&world).exec(&["web"], &["python3", &server.to_string_lossy(), &go.to_string_lossy()]);
+    let words = words(&world, &format!("--gate {}", go.display()));
+    let guest = Guests::new(&world).exec(&["web"], &words);
     until("it to join", || {
         guest.worker(&daemon.service()).map(|worker| assert_eq!(worker.state, "starting"))
     });

@@ -5,6 +5,7 @@ use std::os::unix::fs::MetadataExt;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
+use testkit::config::Config;
 use testkit::daemon::{Daemon, Paths, settled, signal, until};
 use testkit::patience::at_most;
 use testkit::world::World;
@@ -14,31 +15,9 @@ const MIB: u64 = 1 << 20;
 #[test]
 fn of_far_too_much_output_the_next_daemon_passes_on_the_end_and_says_so() {
     let world = World::new();
-    let (much, written) = (world.path("much"), world.path("written"));
-    let server = world.file(
-        "writer.py",
-        "import os, socket, sys, time\n\
-         listener = socket.socket(fileno=3)\n\
-         listener.settimeout(0.02)\n\
-         while True:\n    \
-             try: listener.accept()[0].close()\n    \
-             except TimeoutError: pass\n    \
-             if os.path.exists(sys.argv[1]):\n        \
-                 amount = int(open(sys.argv[1]).read())\n        \
-                 os.remove(sys.argv[1])\n        \
-                 line = b'x' * 1023 + b'\\n'\n        \
-                 for _ in range(amount): os.write(2, line * 1024)\n        \
-                 os.write(1, b'the end of %d\\n' % amount)\n        \
-                 open(sys.argv[2] + '.new', 'w').write(str(amount))\n        \
-                 os.rename(sys.argv[2] + '.new', sys.argv[2])\n",
-    );
-    let config = world.file(
-        "config.toml",
-        &format!(
-            "[[service]]\nname = \"web\"\nlisten = [\"tcp://127.0.0.1:3000\"]\nworkers = 1\n\
-             command = [\"python3\", {server:?}, {much:?}, {written:?}]\n"
-        ),
-    );
+    let (much, written) = (world.path("much"), world.path("much-done"));
+    let flags = format!("--tick 20ms --write {}", much.display());
+    let config = world.file("config.toml", &Config::web().workers(1).server(&world, &flags).to_string());
     let run = || {
         let command = Paths::of(&world).command(&["run", "--config", &config.to_string_lossy()]);
         Daemon::start_as(&world, command)

@@ -11,6 +11,7 @@ use nix::sys::signal::Signal;
 use reuseport_lb_client::api::ServiceStatus;
 use testkit::client::ask;
 use testkit::daemon::{Daemon, Paths, settled, signal, state, until};
+use testkit::patience::lasts;
 use testkit::world::World;
 
 fn to() -> SocketAddr {
@@ -31,8 +32,7 @@ fn after_a_pause_of_the_daemon_nobody_is_killed_who_pinged_meanwhile() {
     for pause in [700, 1_500, 3_000] {
         signal(daemon.pid(), Signal::SIGSTOP);
         until("it to stand still", || (state(daemon.pid()) == Some('T')).then_some(()));
-        // How long it lasts is what is tried.
-        std::thread::sleep(Duration::from_millis(pause));
+        lasts("the pause", Duration::from_millis(pause));
         signal(daemon.pid(), Signal::SIGCONT);
         let begun = Instant::now();
         while begun.elapsed() < Duration::from_secs(1) {

@@ -11,7 +11,7 @@ use std::time::Instant;
 use nix::sys::signal::Signal;
 use reuseport_lb_client::api::WorkerStatus;
 use testkit::daemon::{Daemon, counter, is_alive, settled, signal, until};
-use testkit::patience::fewer;
+use testkit::patience::{fewer, lasts};
 use testkit::quic::{Clients, Identity, Report};
 use testkit::world::World;
 
@@ -157,7 +157,7 @@ fn a_rolling_restart_waits_for_the_connections_of_the_old_workers() {
                     echo.clients.avoid(pid);
                 }
             }
-            std::thread::sleep(std::time::Duration::from_millis(20));
+            lasts("the time between two looks", std::time::Duration::from_millis(20));
         }
         restart.join().unwrap()
     });

@@ -12,10 +12,11 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::Signal;
 use reuseport_lb_client::api::ServiceStatus;
 use testkit::client::ask;
+use testkit::config::Config;
 use testkit::daemon::{Daemon, Paths, binary, settled, signal, until};
 use testkit::guests::Guests;
 use testkit::said::assert_said;
-use testkit::server::python;
+use testkit::server::words;
 use testkit::world::World;
 
 const WEB: &str = "[[service]]\nname = \"web\"\nlisten = [\"tcp://127.0.0.1:3000\"]\n";
@@ -68,7 +69,8 @@ fn whatever_is_removed_is_there_again_and_nobody_notices() {
     let daemon = Daemon::configured(&world, &config);
     let run = world.path("run");
     // One that joined has such a socket as well.
-    let guest = Guests::new(&world).exec(&["web"], &["python3", "-c", &pinging(false, "")]);
+    let words = words(&world, "--ready notify --ping 100ms");
+    let guest = Guests::new(&world).exec(&["web"], &words);
     let before = until("all to be ready", || {
         let service = daemon.service();
         (service.workers.len() == 3 && settled(&service)).then_some(service)
@@ -114,63 +116,25 @@ fn whatever_is_removed_is_there_again_and_nobody_notices() {
     daemon.stop();
 }
 
-/// A worker that says READY=1 and pings: where it has connected to once, and then it writes into the file `deaf` if it
-/// cannot; or at the path.
-fn pinging(connects: bool, deaf: &str) -> String {
-    let send = if connects {
-        "notify.send"
-    } else {
-        "lambda word: notify.sendto(word, os.environ['NOTIFY_SOCKET'])"
-    };
-    let failed = if connects { format!("open({deaf:?}, 'w').write(str(error))") } else { "pass".into() };
-    format!(
-        "import os, socket, time\n\
-         listener, notify = socket.socket(fileno=3), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)\n\
-         notify.connect(os.environ['NOTIFY_SOCKET'])\n\
-         listener.settimeout(0.1)\n\
-         send = {send}\n\
-         send(b'READY=1')\n\
-         while True:\n    \
-             try: send(b'WATCHDOG=1')\n    \
-             except OSError as error: {failed}\n    \
-             try:\n        \
-                 stream, peer = listener.accept()\n        \
-                 stream.recv(4096)\n        \
-                 body = f'worker={{os.environ[\"REUSEPORT_LB_WORKER\"]}}\\npid={{os.getpid()}}\\npeer={{peer[0]}}:{{peer[1]}}\\n'\n        \
-                 stream.sendall(f'HTTP/1.1 200 OK\\r\\nContent-Length: {{len(body)}}\\r\\nConnection: close\\r\\n\\r\\n{{body}}'.encode())\n        \
-                 stream.close()\n    \
-             except TimeoutError: pass\n"
-    )
-}
-
 #[test]
 fn what_was_said_before_is_heard_and_who_has_connected_goes_on() {
     let world = World::new();
     let deaf = world.path("deaf");
-    let server = world.file("pinging.py", &pinging(true, &deaf.to_string_lossy()));
+    let connected = format!("--ready notify --ping 100ms --connected {}", deaf.display());
+    let web = Config::web().workers(1).set("ready", "notify").set("watchdog", "500ms");
     // The second one says READY=1 when it is to, and never waits for work: nothing but the word makes it ready.
-    let silent = world.file(
-        "silent.py",
-        "import os, socket, sys, time\n\
-         while not os.path.exists(sys.argv[1]): time.sleep(0.01)\n\
-         notify = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)\n\
-         notify.sendto(b'READY=1', os.environ['NOTIFY_SOCKET'])\n\
-         open(sys.argv[1] + '-said', 'w')\n\
-         time.sleep(1000)\n",
-    );
-    let go = world.path("go");
-    let config = format!(
-        "{WEB}workers = 1\nready = \"notify\"\nwatchdog = \"500ms\"\ncommand = [\"python3\", {server:?}]\n\
-         [[service]]\nname = \"late\"\nlisten = [\"tcp://127.0.0.1:3001\"]\nworkers = 1\nready = \"notify\"\n\
-         stall_timeout = \"off\"\ncommand = [\"python3\", {silent:?}, {go:?}]\n"
-    );
+    let (go, said) = (world.path("go"), world.path("go-said"));
+    let silent = format!("--answer never --gate {} --ready notify --said {}", go.display(), said.display());
+    let late = Config::service("late").listen("tcp://127.0.0.1:3001").workers(1);
+    let late = late.set("ready", "notify").set("stall_timeout", "off").server(&world, &silent);
+    let config = web.server(&world, &connected).and(late).to_string();
     let file = world.file("config.toml", &config);
     let command = Paths::of(&world).command(&["run", "--config", &file.to_string_lossy()]);
     let daemon = Daemon::start_until(&world, command, |service| service.name == "late" || settled(service));
     let before = daemon.status();
     signal(daemon.pid(), Signal::SIGSTOP);
     fs::write(&go, "").unwrap();
-    until("it to be said", || world.path("go-said").exists().then_some(()));
+    until("it to be said", || said.exists().then_some(()));
     fs::remove_dir_all(world.path("run/notify")).unwrap();
     signal(daemon.pid(), Signal::SIGCONT);
     until("it to be heard", || settled(&daemon.status().services[1]).then_some(()));
@@ -191,20 +155,9 @@ fn what_was_said_before_is_heard_and_who_has_connected_goes_on() {
 #[test]
 fn who_says_ready_while_nobody_can_hear_it_is_seen_to_wait_for_work() {
     let world = World::new();
-    let server = python(
-        &world,
-        "late.py",
-        "import socket, sys, time\n\
-         listener = socket.socket(fileno=3)\n\
-         while not os.path.exists(sys.argv[1]): time.sleep(0.005)\n\
-         notify = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)\n\
-         try: notify.sendto(b'READY=1', os.environ['NOTIFY_SOCKET'])\n\
-         except OSError as error: open(sys.argv[1] + '-unheard', 'w').write(str(error))\n\
-         while True: answer_and_close(*listener.accept())\n",
-    );
-    let go = world.path("go");
-    let config =
-        format!("{WEB}workers = 1\nready = \"notify\"\ncommand = [\"python3\", {server:?}, {go:?}]\n");
+    let (go, unheard) = (world.path("go"), world.path("go-unheard"));
+    let flags = format!("--gate {} --ready notify --unheard {}", go.display(), unheard.display());
+    let config = Config::web().workers(1).set("ready", "notify").server(&world, &flags).to_string();
     let file = world.file("config.toml", &config);
     let command = Paths::of(&world).command(&["run", "--config", &file.to_string_lossy()]);
     let daemon = Daemon::start_until(&world, command, |service| service.workers[0].pid.is_some());
@@ -213,7 +166,7 @@ fn who_says_ready_while_nobody_can_hear_it_is_seen_to_wait_for_work() {
     signal(daemon.pid(), Signal::SIGSTOP);
     fs::remove_dir_all(world.path("run/notify")).unwrap();
     fs::write(&go, "").unwrap();
-    until("it to be unheard", || world.path("go-unheard").exists().then_some(()));
+    until("it to be unheard", || unheard.exists().then_some(()));
     signal(daemon.pid(), Signal::SIGCONT);
     let service = until("it to be ready", || Some(daemon.service()).filter(settled));
     assert_eq!(service.workers[0].restarts, 0);

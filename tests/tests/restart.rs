@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use nix::sys::signal::Signal;
 use testkit::client::Connection;
+use testkit::config::Config;
 use testkit::daemon::{Daemon, settled, signal, until};
 use testkit::fault::times;
 use testkit::load::{Ending, Load};
@@ -84,44 +85,24 @@ fn rolling_restarts_of_haproxy_lose_nothing() {
     daemon.stop();
 }
 
-/// A server that does what the file `release` beside it says when it is started.
-fn releases(world: &World, ready: &str) -> String {
-    let server = testkit::server::python(
-        world,
-        "server.py",
-        "import socket, sys, threading, time\n\
-         release = open(os.path.join(os.path.dirname(sys.argv[0]), 'release')).read()\n\
-         if release == 'exits': sys.exit(3)\n\
-         if release == 'hangs': time.sleep(600)\n\
-         listener = socket.socket(fileno=3)\n\
-         ready = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)\n\
-         ready.sendto(b'READY=1', os.environ['NOTIFY_SOCKET'])\n\
-         if release == 'crashes':\n    time.sleep(1)\n    os.abort()\n\
-         def serve(stream, peer):\n    \
-             while True:\n        \
-                 if not stream.recv(4096): return\n        \
-                 answer(stream, peer)\n\
-         while True:\n    threading.Thread(target=serve, args=listener.accept(), daemon=True).start()\n",
-    );
-    let _ = world.file("release", "good");
-    format!(
-        "[[service]]\nname = \"web\"\nlisten = [\"tcp://127.0.0.1:3000\"]\nworkers = 4\nready = \"{ready}\"\n\
-         command = [\"python3\", \"{}\"]\n",
-        server.display()
-    )
+/// A server that does what the flags in the file `release` say when it is started.
+fn releases(world: &World, ready: &str) -> Config {
+    let release = world.file("release", "");
+    let flags = format!("--wait keep --ready notify @{}", release.display());
+    Config::web().workers(4).set("ready", ready).server(world, &flags)
 }
 
 #[test]
 fn a_release_that_does_not_work_takes_over_from_nobody() {
     let world = World::new();
-    let daemon = Daemon::configured(&world, &releases(&world, "notify"));
+    let daemon = Daemon::with(&world, &releases(&world, "notify"));
     let before = daemon.workers();
     let load = Load::to(to()).clients(8).kept(50).start();
     let limit = format!("{}s", at_most(Duration::from_secs(3)).as_secs());
     for (release, says) in [
-        ("exits", "the new web/0 exited with status 3 before it was ready"),
-        ("hangs", &*format!("the new web/0 was not ready within {limit}")),
-        ("crashes", "the new web/0 was killed by SIGABRT soon after it was ready"),
+        ("--exit 3", "the new web/0 exited with status 3 before it was ready"),
+        ("--load 600s", &*format!("the new web/0 was not ready within {limit}")),
+        ("--crash-after 1s", "the new web/0 was killed by SIGABRT soon after it was ready"),
     ] {
         let _ = world.file("release", release);
         let output = daemon.paths().output(&["restart", "web", "--timeout", &limit]);
@@ -130,7 +111,7 @@ fn a_release_that_does_not_work_takes_over_from_nobody() {
         assert!(said.contains(says) && said.contains("the old one stays"), "{release}: {said}");
         until("the new one to be gone", || (daemon.workers() == before).then_some(()));
     }
-    let _ = world.file("release", "good");
+    let _ = world.file("release", "");
     daemon.run(&["restart", "web/2"]);
     let after = daemon.workers();
     assert_eq!(after.iter().filter(|pid| before.contains(pid)).count(), 3, "one was replaced");

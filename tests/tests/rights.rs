@@ -14,6 +14,7 @@ use nix::sys::signal::Signal;
 use reuseport_lb::kernel::rights::NEEDED;
 use rustix::thread::CapabilitySet;
 use testkit::client::ask;
+use testkit::config::Config;
 use testkit::daemon::{Daemon, Paths, binary, executed, signal, until};
 use testkit::rights::{ORDINARY, command, limit, needed};
 use testkit::world::{World, program, repository};
@@ -215,21 +216,14 @@ impl Manager {
     }
 }
 
-/// Ready after 300 ms.
-const SLOW: &str = "import os, socket, time\ntime.sleep(0.3)\n\
-    socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM).sendto(b'READY=1', os.environ['NOTIFY_SOCKET'])\ntime.sleep(1000)\n";
-
 #[test]
 fn the_service_manager_hears_when_all_is_up_that_it_lives_and_when_it_ends() {
     let world = World::new();
     let manager = Manager::new(&world);
-    let server = world.file("slow.py", SLOW);
-    let configuration = format!(
-        "[[service]]\nname = \"fast\"\nlisten = [\"tcp://127.0.0.1:3000\"]\nworkers = 1\n\
-         [[service]]\nname = \"slow\"\nlisten = [\"tcp://127.0.0.1:3001\"]\nworkers = 1\nuser = \"nobody\"\n\
-         command = [\"python3\", \"{}\"]\n",
-        server.display()
-    );
+    let fast = Config::service("fast").listen("tcp://127.0.0.1:3000").workers(1);
+    let slow = Config::service("slow").listen("tcp://127.0.0.1:3001").workers(1).set("user", "nobody");
+    let slow = slow.server(&world, "--answer never --load 300ms --ready notify");
+    let configuration = fast.and(slow).to_string();
     let file = world.file("config.toml", &configuration);
     let mut command = Paths::of(&world).command(&["run", "--config", &file.to_string_lossy()]);
     command.env("NOTIFY_SOCKET", &manager.path).env("WATCHDOG_USEC", "200000");

@@ -7,6 +7,8 @@ use std::net::SocketAddr;
 use reuseport_lb_client::api::{Drain, Drained, Scale, Scaled, Wait};
 use reuseport_lb_client::control::{ControlClient, ControlError, Line};
 use testkit::client::{Connection, Stream, ask};
+use testkit::config::Config;
+use testkit::counters::Counters;
 use testkit::daemon::{Daemon, counter};
 use testkit::patience::fewer;
 use testkit::world::World;
@@ -64,13 +66,8 @@ fn live_connections_stay_and_new_ones_succeed_while_workers_come_and_go() {
 fn a_worker_that_leaves_hands_over_what_it_has_not_accepted() {
     let world = World::new();
     // A worker that never accepts, so that everything stays in its queue.
-    let server = world.file("never.py", "import signal\nsignal.pause()\n");
-    let configuration = format!(
-        "[[service]]\nname = \"web\"\nlisten = [\"tcp://127.0.0.1:3000\"]\nworkers = 2\nready = \"immediate\"\n\
-         drain_timeout = \"300ms\"\ncommand = [\"python3\", \"{}\"]\n",
-        server.display()
-    );
-    let daemon = Daemon::configured(&world, &configuration);
+    let config = Config::web().workers(2).set("ready", "immediate").set("drain_timeout", "300ms");
+    let daemon = Daemon::with(&world, &config.command(&["sleep", "1000"]));
     let to: SocketAddr = "127.0.0.1:3000".parse().unwrap();
     let connections: Vec<Connection> = (0..100).map(|_| Connection::open(to, None).unwrap()).collect();
     let queue = |name: &str| {
@@ -80,9 +77,12 @@ fn a_worker_that_leaves_hands_over_what_it_has_not_accepted() {
     let (stays, leaves) = (queue("web/0"), queue("web/1"));
     assert_eq!(stays + leaves, 100);
     assert!(leaves > 10, "{leaves}");
+    let before = daemon.service();
     daemon.run(&["scale", "web", "1"]);
     assert_eq!(queue("web/0"), 100, "the queue of the other one holds all of them now");
-    assert_eq!(counter(&daemon.service(), "arrival_migration"), u64::from(leaves));
+    let leaves = u64::from(leaves);
+    let migrated = [("arrival_migration", leaves), ("owner_taken", leaves)];
+    assert_eq!(Counters::difference(&before, &daemon.service()), Counters::expected(&migrated));
     drop(connections);
     daemon.stop();
 }
@@ -90,17 +90,9 @@ fn a_worker_that_leaves_hands_over_what_it_has_not_accepted() {
 #[test]
 fn datagrams_that_are_queued_are_answered_before_their_worker_leaves() {
     let world = World::new();
-    let server = world.file(
-        "slow.py",
-        "import socket, time\nudp = socket.socket(fileno=3)\nwhile True:\n    data, peer = udp.recvfrom(9)\n    \
-         time.sleep(0.005)\n    udp.sendto(data, peer)\n",
-    );
-    let configuration = format!(
-        "[[service]]\nname = \"web\"\nlisten = [\"udp://127.0.0.1:3000\"]\nworkers = 2\nready = \"200ms\"\n\
-         command = [\"python3\", \"{}\"]\n",
-        server.display()
-    );
-    let daemon = Daemon::configured(&world, &configuration);
+    let config = Config::service("web").listen("udp://127.0.0.1:3000").workers(2).set("ready", "200ms");
+    let config = config.server(&world, "--wait accept --answer echo --pause 5ms");
+    let daemon = Daemon::with(&world, &config);
     let clients: Vec<std::net::UdpSocket> = (0..100)
         .map(|_| {
             let client = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();

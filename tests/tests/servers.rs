@@ -9,10 +9,11 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 use reuseport_lb_client::api::ServiceStatus;
-use testkit::daemon::{Daemon, settled, signal, until};
+use testkit::config::Config;
+use testkit::daemon::{Daemon, settled, signal, throughout, until};
 use testkit::fault::times;
-use testkit::patience::at_most;
-use testkit::server::python;
+use testkit::patience::{at_most, lasts};
+use testkit::server;
 use testkit::world::{World, program};
 
 fn to() -> SocketAddr {
@@ -47,7 +48,7 @@ fn short_ones(done: &AtomicBool, patience: Duration) -> (usize, Vec<String>) {
         let mut all = Vec::new();
         while !done.load(Ordering::Relaxed) {
             all.push(scope.spawn(|| get("/", patience)));
-            std::thread::sleep(Duration::from_millis(20));
+            lasts("the time between two of 50 requests a second", Duration::from_millis(20));
         }
         let (mut answered, mut failed) = (0, Vec::new());
         for one in all {
@@ -219,31 +220,16 @@ fn who_opens_the_address_by_itself_is_named() {
     opens_by_itself(|it| nginx(it, "0.0.0.0:3080", ""), "nginx", "tcp://0.0.0.0:3080", "starting");
     // It says that it is ready, too.
     let says = |world: &World| {
-        let server = python(
-            world,
-            "own.py",
-            "import os, socket\nlistener = socket.socket()\n\
-             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)\nlistener.bind(('0.0.0.0', 3000))\n\
-             listener.listen()\nhello = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)\n\
-             hello.sendto(b'READY=1', os.environ['NOTIFY_SOCKET'])\n\
-             while True:\n    stream, peer = listener.accept()\n    answer_and_close(stream, peer)\n",
-        );
-        format!("ready = \"notify\"\ncommand = [\"python3\", {server:?}]\n")
+        server::command(world, "--open tcp://0.0.0.0:3000 --ready notify") + "ready = \"notify\"\n"
     };
-    opens_by_itself(says, "python3", "tcp://0.0.0.0:3000", "loading");
+    opens_by_itself(says, "server", "tcp://0.0.0.0:3000", "loading");
 }
 
-/// A server that needs some time before it waits for work: as long as its file says when it starts.
+/// A server that needs some time before it waits for work: as long as it is told to before it starts.
 fn loading(world: &World) -> (String, impl Fn(Duration)) {
-    let time = world.file("time", "0");
-    let server = python(
-        world,
-        "loading.py",
-        "import socket, sys, time\nlistener = socket.socket(fileno=3)\ntime.sleep(float(open(sys.argv[1]).read()))\n\
-         while True:\n    stream, peer = listener.accept()\n    answer_and_close(stream, peer)\n",
-    );
-    let command = format!("command = [\"python3\", {server:?}, {time:?}]\n");
-    (command, move |load: Duration| std::fs::write(&time, load.as_secs_f64().to_string()).unwrap())
+    let first = world.file("first", "");
+    let command = server::command(world, &format!("@{}", first.display()));
+    (command, move |load: Duration| std::fs::write(&first, format!("--load {}ms", load.as_millis())).unwrap())
 }
 
 #[test]
@@ -293,11 +279,11 @@ fn a_worker_that_crashed_and_loads_for_long_comes_back() {
         let begun = Instant::now();
         until("it to be loading", || (daemon.service().workers[0].state == "loading").then_some(()));
         let loading = daemon.service().workers[0].pid;
-        while begun.elapsed() < long() - Duration::from_secs(1) {
+        let rest = (long() - Duration::from_secs(1)).saturating_sub(begun.elapsed());
+        throughout(rest, || {
             let worker = daemon.service().workers.remove(0);
             assert_eq!((worker.pid, worker.restarts), (loading, 1), "{}", daemon.log());
-            std::thread::sleep(Duration::from_millis(50));
-        }
+        });
         until("it to be back", || Some(daemon.service()).filter(settled));
         assert_eq!(daemon.service().workers[0].pid, loading);
         done.store(true, Ordering::Relaxed);
@@ -312,16 +298,8 @@ fn a_worker_that_crashed_and_loads_for_long_comes_back() {
 #[test]
 fn a_worker_that_never_uses_one_of_its_sockets_is_shown_as_that() {
     let world = World::new();
-    let server = python(
-        &world,
-        "one.py",
-        "import socket\nlistener = socket.socket(fileno=3)\n\
-         while True:\n    stream, peer = listener.accept()\n    answer_and_close(stream, peer)\n",
-    );
-    let text = format!(
-        "[[service]]\nname = \"web\"\nlisten = [\"tcp://127.0.0.1:3000\", \"tcp://127.0.0.1:3001\"]\nworkers = 1\n\
-         start_timeout = \"1s\"\ncommand = [\"python3\", {server:?}]\n"
-    );
+    let config = Config::web().listen("tcp://127.0.0.1:3001").workers(1).set("start_timeout", "1s");
+    let text = config.server(&world, "--sockets 1").to_string();
     let file = world.file("config.toml", &text);
     let command = testkit::daemon::Paths::of(&world).command(&["run", "--config", &file.to_string_lossy()]);
     let daemon = Daemon::start_until(&world, command, |service| service.workers[0].lacks.is_some());

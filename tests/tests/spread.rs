@@ -3,7 +3,8 @@
 use std::net::SocketAddr;
 
 use testkit::client::{ask, ask_udp, tally};
-use testkit::daemon::{Daemon, counter, selected};
+use testkit::counters::Counters;
+use testkit::daemon::{Daemon, selected};
 use testkit::patience::fewer;
 use testkit::statistics::assert_fair;
 use testkit::world::World;
@@ -25,7 +26,9 @@ fn the_embedded_default_answers_on_all_four_listeners() {
     }
     let service = daemon.service();
     assert_eq!(service.groups.len(), 4);
-    assert!(service.groups.iter().all(|group| group.counters["owner_taken"] == 1), "{:?}", service.groups);
+    for group in &service.groups {
+        assert_eq!(Counters::of_group(group), Counters::all_taken(1), "{}", group.listen);
+    }
     daemon.stop();
 }
 
@@ -41,8 +44,7 @@ fn ten_thousand_connections_are_spread_fairly_and_counted_exactly() {
         assert_eq!(selected(worker), seen[&worker.name], "{}", worker.name);
         assert!((worker.share - 1.0 / 3.0).abs() < 1e-4);
     }
-    assert_eq!(counter(&service, "arrival_packet"), count as u64);
-    assert_eq!(counter(&service, "owner_taken"), count as u64);
+    assert_eq!(Counters::of(&service), Counters::all_taken(count as u64));
     assert_fair(&seen.values().copied().collect::<Vec<_>>(), &[1.0, 1.0, 1.0]);
     daemon.stop();
 }
@@ -97,6 +99,6 @@ fn a_trace_shows_decisions_and_costs_nothing_afterwards() {
     }
     let service = daemon.service();
     let total: u64 = service.workers.iter().map(selected).sum();
-    assert_eq!(counter(&service, "owner_taken"), total);
+    assert_eq!(Counters::of(&service), Counters::all_taken(total));
     daemon.stop();
 }

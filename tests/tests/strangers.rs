@@ -10,9 +10,11 @@ use std::process::{Command, Stdio};
 use nix::sys::signal::Signal;
 use socket2::{Domain, Socket, Type};
 use testkit::client::{ask, ask_udp, tally};
-use testkit::daemon::{Daemon, Paths, counter, signal, until};
+use testkit::counters::Counters;
+use testkit::daemon::{Daemon, Paths, signal, until};
 use testkit::patience::fewer;
 use testkit::said::assert_said;
+use testkit::server::words;
 use testkit::world::World;
 
 fn stranger(to: SocketAddr, kind: Type) -> Socket {
@@ -39,7 +41,7 @@ fn check(daemon: &Daemon, to: SocketAddr, strangers: &[Socket; 2]) {
     );
     let service = daemon.service();
     assert_eq!(service.groups.iter().map(|group| group.strangers).collect::<Vec<_>>(), [Some(1), Some(1)]);
-    assert_eq!(counter(&service, "owner_taken"), 2 * count as u64);
+    assert_eq!(Counters::of(&service), Counters::all_taken(2 * count as u64));
 }
 
 const LISTENERS: [&str; 4] = ["--listen", "tcp://127.0.0.1:3000", "--listen", "udp://127.0.0.1:3000"];
@@ -134,16 +136,11 @@ fn a_reload_cannot_take_the_address_of_another_daemon_until_that_ends() {
 #[test]
 fn a_name_that_another_user_has_taken_keeps_nobody_from_an_address() {
     let world = World::new();
-    let source = "import socket, sys\ns = socket.socket(socket.AF_UNIX)\n\
-                    s.bind('\\0reuseport-lb/tcp://127.0.0.1:3000')\ns.listen(0)\nprint(flush=True)\nsys.stdin.read()\n";
-    let mut squatter = Command::new("python3");
-    squatter
-        .args(["-c", source])
-        .current_dir("/")
-        .uid(65534)
-        .gid(65534)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped());
+    let flags = "--answer never --open unix://reuseport-lb/tcp://127.0.0.1:3000 --ready pid --until-stdin";
+    let words = words(&world, flags);
+    let mut squatter = Command::new(&words[0]);
+    squatter.args(&words[1..]).current_dir("/").uid(65534).gid(65534);
+    squatter.stdin(Stdio::piped()).stdout(Stdio::piped());
     let mut squatter = squatter.spawn().unwrap();
     squatter.stdout.take().unwrap().read_exact(&mut [0]).unwrap();
     let daemon = Daemon::configured(&world, &config(&[("web", 3000)]));

@@ -8,10 +8,13 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 use testkit::client::{Connection, ask};
+use testkit::config::Config;
 use testkit::daemon::{Daemon, counter, settled, signal, until};
 use testkit::fault::{freeze, times};
 use testkit::load::{Load, Report};
+use testkit::patience::lasts;
 use testkit::plain::Plain;
+use testkit::server::words;
 use testkit::world::World;
 
 /// How long a worker is stopped; a whole run has more patience.
@@ -26,11 +29,11 @@ fn to() -> SocketAddr {
 /// Stops process `pid` under load; what its clients saw, and those that it had accepted.
 fn stopped(to: SocketAddr, pid: i32) -> (Report, BTreeSet<SocketAddr>) {
     let load = Load::to(to).kept(0).start();
-    std::thread::sleep(Duration::from_millis(300));
+    load.until_answered(200);
     let accepted = freeze(pid);
-    std::thread::sleep(stop());
+    lasts("the stop", stop());
     signal(pid, Signal::SIGCONT);
-    std::thread::sleep(Duration::from_millis(500));
+    load.until_answered(200);
     (load.end(), accepted)
 }
 
@@ -84,35 +87,10 @@ fn what_waits_for_a_stopped_worker_is_served_by_others_in_time() {
 fn a_worker_that_runs_but_does_not_accept_hands_its_queue_over_and_comes_back() {
     let world = World::new();
     // It does not accept for a while, but runs; and it says what its poll object sees of the listener.
-    let server = testkit::server::python(
-        &world,
-        "busy.py",
-        "import os, select, socket, sys, time\nlistener = socket.socket(fileno=3)\nlistener.setblocking(False)\n\
-         poll = select.epoll()\npoll.register(listener, select.EPOLLIN | select.EPOLLET)\n\
-         sick = os.environ['REUSEPORT_LB_WORKER'] == 'web/0'\nlog = open(sys.argv[1], 'a')\n\
-         if sick:\n    \
-             until = time.time() + 0.7\n    \
-             while time.time() < until:\n        \
-                 for _, events in poll.poll(0):\n            \
-                     if events & select.EPOLLHUP: log.write('hang-up\\n'); log.flush()\n\
-         poll.unregister(listener)\npoll.register(listener, select.EPOLLIN)\n\
-         while True:\n    \
-             poll.poll()\n    \
-             try: stream, peer = listener.accept()\n    \
-             except BlockingIOError: continue\n    \
-             stream.setblocking(True)\n    \
-             answer_and_close(stream, peer)\n",
-    );
     let log = world.file("seen.log", "");
-    let daemon = Daemon::configured(
-        &world,
-        &format!(
-            "[[service]]\nname = \"web\"\nlisten = [\"tcp://127.0.0.1:3000\"]\nworkers = 2\nready = \"immediate\"\n\
-             stall_timeout = \"200ms\"\ncommand = [\"python3\", \"{}\", \"{}\"]\n",
-            server.display(),
-            log.display()
-        ),
-    );
+    let flags = format!("--if-worker web/0 --spin 700ms --hang-ups {}", log.display());
+    let config = Config::web().workers(2).set("ready", "immediate").set("stall_timeout", "200ms");
+    let daemon = Daemon::with(&world, &config.server(&world, &flags));
     let load = Load::to(to()).kept(0).clients(8).start();
     until("a queue to be handed over", || {
         (counter(&daemon.service(), "arrival_migration") > 0).then_some(())
@@ -129,25 +107,10 @@ fn a_worker_that_runs_but_does_not_accept_hands_its_queue_over_and_comes_back() 
 fn a_worker_that_accepts_at_one_listener_only_serves_that_and_gets_nothing_at_the_other() {
     let world = World::new();
     // The sick one does nothing with its second socket, and is busy all the time.
-    let server = testkit::server::python(
-        &world,
-        "half.py",
-        "import os, select, socket\nlisteners = [socket.socket(fileno=3), socket.socket(fileno=4)]\n\
-         if os.environ['REUSEPORT_LB_WORKER'] == 'web/0': listeners.pop()\n\
-         poll = select.poll()\nfor it in listeners: poll.register(it, select.POLLIN)\n\
-         while True:\n    \
-             for fd, events in poll.poll(10):\n        \
-                 stream, peer = [it for it in listeners if it.fileno() == fd][0].accept()\n        \
-                 answer_and_close(stream, peer)\n",
-    );
-    let daemon = Daemon::configured(
-        &world,
-        &format!(
-            "[[service]]\nname = \"web\"\nlisten = [\"tcp://127.0.0.1:3000\", \"tcp://127.0.0.1:3001\"]\nworkers = 3\n\
-             ready = \"500ms\"\nstall_timeout = \"300ms\"\ncommand = [\"python3\", \"{}\"]\n",
-            server.display()
-        ),
-    );
+    let config = Config::web().listen("tcp://127.0.0.1:3001").workers(3);
+    let config = config.set("ready", "500ms").set("stall_timeout", "300ms");
+    let config = config.server(&world, "--wait poll --tick 10ms --if-worker web/0 --sockets 1");
+    let daemon = Daemon::with(&world, &config);
     let other: SocketAddr = "127.0.0.1:3001".parse().unwrap();
     let loads = [Load::to(to()).kept(0).clients(8).start(), Load::to(other).kept(0).clients(8).start()];
     let half = until("it to be known", || {
@@ -178,26 +141,12 @@ fn a_worker_that_accepts_at_one_listener_only_serves_that_and_gets_nothing_at_th
 #[test]
 fn a_slow_worker_gets_less() {
     let world = World::new();
-    let server = testkit::server::python(
-        &world,
-        "slow.py",
-        "import os, socket, time\nlistener = socket.socket(fileno=3)\n\
-         slow = os.environ['REUSEPORT_LB_WORKER'] == 'web/0'\n\
-         while True:\n    stream, peer = listener.accept()\n    \
-             if slow: time.sleep(0.02)\n    \
-             answer_and_close(stream, peer)\n",
-    );
-    let configuration = |overload: &str| {
-        format!(
-            "[[service]]\nname = \"web\"\nlisten = [\"tcp://127.0.0.1:3000\"]\nworkers = 2\nready = \"200ms\"\n\
-             overload = {overload}\nstall_timeout = \"off\"\ncommand = [\"python3\", \"{}\"]\n",
-            server.display()
-        )
-    };
+    let config = Config::web().workers(2).set("ready", "200ms").set("stall_timeout", "off");
+    let config = config.server(&world, "--wait accept --if-worker web/0 --pause 20ms");
     let run = |overload: &str| {
-        let daemon = Daemon::configured(&world, &configuration(overload));
+        let daemon = Daemon::with(&world, &config.clone().toml("overload", overload.into()));
         let load = Load::to(to()).kept(0).clients(24).start();
-        std::thread::sleep(Duration::from_secs(2));
+        lasts("the load", Duration::from_secs(2));
         let report = load.end();
         let service = daemon.service();
         daemon.stop();
@@ -214,28 +163,10 @@ fn a_slow_worker_gets_less() {
 #[test]
 fn a_worker_that_leaves_out_its_watchdog_is_started_again() {
     let world = World::new();
-    let server = world.file(
-        "dog.py",
-        "import os, socket, sys, time\nlistener = socket.socket(fileno=3)\n\
-         said = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)\n\
-         assert int(os.environ['WATCHDOG_PID']) == os.getpid()\n\
-         pause = int(os.environ['WATCHDOG_USEC']) / 2e6\n\
-         said.sendto(b'READY=1', os.environ['NOTIFY_SOCKET'])\n\
-         first = not os.path.exists(sys.argv[1])\nopen(sys.argv[1], 'w').close()\n\
-         for beat in range(10**6):\n    \
-             time.sleep(pause)\n    \
-             if first and beat > 3: time.sleep(600)\n    \
-             said.sendto(b'WATCHDOG=1', os.environ['NOTIFY_SOCKET'])\n",
-    );
-    let daemon = Daemon::configured(
-        &world,
-        &format!(
-            "[[service]]\nname = \"web\"\nlisten = [\"tcp://127.0.0.1:3000\"]\nworkers = 1\nwatchdog = \"200ms\"\n\
-             command = [\"python3\", \"{}\", \"{}\"]\n",
-            server.display(),
-            world.path("flag").display()
-        ),
-    );
+    let flag = world.path("flag").display().to_string();
+    let flags = format!("--answer never --ready notify --watchdog --once {flag} --beats 4");
+    let config = Config::web().workers(1).set("watchdog", "200ms").server(&world, &flags);
+    let daemon = Daemon::with(&world, &config);
     let begun = Instant::now();
     let before = daemon.workers();
     let after = until("another process", || {
@@ -244,7 +175,7 @@ fn a_worker_that_leaves_out_its_watchdog_is_started_again() {
     assert!(begun.elapsed() > Duration::from_millis(200), "it had said that it was alive for a while");
     assert_ne!(after.workers[0].pid, before.first().copied());
     assert!(daemon.log().contains("no WATCHDOG=1 in time"), "{}", daemon.log());
-    std::thread::sleep(Duration::from_millis(600));
+    lasts("three times the watchdog's time", Duration::from_millis(600));
     assert_eq!(daemon.service().workers[0].restarts, 1, "who says that it is alive is left alone");
     daemon.stop();
 }
@@ -298,23 +229,11 @@ fn a_worker_that_is_told_to_end_by_somebody_else_comes_back_and_loses_nothing() 
 #[test]
 fn a_failed_worker_says_what_it_wrote() {
     let world = World::new();
-    let server = world.file(
-        "broken.py",
-        "import os, sys\n\
-         if os.path.exists(sys.argv[1]): sys.exit('no database at db.example')\n\
-         open(sys.argv[1], 'w').close()\nimport socket, time\n\
-         said = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)\n\
-         said.sendto(b'READY=1', os.environ['NOTIFY_SOCKET'])\ntime.sleep(0.1)\n",
-    );
-    let daemon = Daemon::configured(
-        &world,
-        &format!(
-            "[[service]]\nname = \"web\"\nlisten = [\"tcp://127.0.0.1:3000\"]\nworkers = 1\n\
-             command = [\"python3\", \"{}\", \"{}\"]\n",
-            server.display(),
-            world.path("flag").display()
-        ),
-    );
+    let first = words(&world, "--answer never --ready notify --end-after 100ms").join(" ");
+    let flag = world.path("flag").display().to_string();
+    let script =
+        format!("[ -e {flag} ] && echo no database at db.example >&2 && exit 1; : >{flag}; exec {first}");
+    let daemon = Daemon::with(&world, &Config::web().workers(1).command(&["sh", "-c", &script]));
     let worker = until("it to have failed", || {
         daemon.service().workers.into_iter().find(|worker| worker.state == "failed")
     });

@@ -11,7 +11,8 @@ use nix::sys::signal::Signal;
 use reuseport_lb_client::api::{ServiceStatus, WorkerStatus};
 use reuseport_lb_common::layout::{BUCKETS, Table};
 use testkit::client::ask;
-use testkit::daemon::{Daemon, Paths, counter, is_alive, settled, signal, until};
+use testkit::counters::Counters;
+use testkit::daemon::{Daemon, Paths, is_alive, settled, signal, until};
 use testkit::fault::times;
 use testkit::load::Load;
 use testkit::world::World;
@@ -75,9 +76,7 @@ fn killing_the_daemon_again_and_again_disturbs_nobody() {
     assert!(report.ended.is_empty(), "{:?}", report.ended);
     // Counters go on: ours, and none twice.
     let service = daemon.service();
-    let decisions = counter(&service, "arrival_packet");
-    assert_eq!(decisions, report.requests + times(5) as u64);
-    assert_eq!(counter(&service, "owner_taken"), decisions, "{:?}", service.groups[0].counters);
+    assert_eq!(Counters::of(&service), Counters::all_taken(report.requests + times(5) as u64));
 
     daemon.run(&["scale", "demo", "6"]);
     daemon.run(&["restart", "demo/0", "--trial", "100ms"]);

@@ -14,6 +14,7 @@ use std::process::{Command, Output};
 use nix::sys::signal::Signal;
 use reuseport_lb::printable;
 use serde_json::Value;
+use testkit::config::Config;
 use testkit::daemon::{Daemon, Paths, binary, signal, until};
 use testkit::world::World;
 
@@ -215,20 +216,9 @@ fn what_is_asked_of_the_daemon_is_logged_and_answered_without_what_steers() {
 fn what_workers_are_called_is_shown_without_what_steers() {
     let world = World::new();
     // It opens the address itself, so that it is named in the log and in `status`.
-    let server = world.file(
-        "server.py",
-        "import os, socket, time\n\
-         open('/proc/self/comm', 'wb').write(b'\\x1b[2J\\n\\r\\x9b\\xc2\\x9b2J\\x7f\\xe2\\x80\\xae')\n\
-         own = socket.socket()\n\
-         own.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)\n\
-         own.bind(('127.0.0.1', 3000))\n\
-         own.listen()\n\
-         time.sleep(1000)\n",
-    );
-    let config = format!(
-        "[[service]]\nname = \"web\"\nlisten = [\"tcp://127.0.0.1:3000\"]\nworkers = 1\n\
-         command = [\"python3\", {server:?}]\n"
-    );
+    let comm = r"\x1b[2J\x0a\x0d\x9b\xc2\x9b2J\x7f\xe2\x80\xae";
+    let flags = format!("--answer never --open tcp://127.0.0.1:3000 --comm {comm}");
+    let config = Config::web().workers(1).server(&world, &flags).to_string();
     let file = world.file("config.toml", &config);
     let command = Paths::of(&world).command(&["run", "--config", file.to_str().unwrap()]);
     let daemon = Daemon::start_until(&world, command, |service| {

@@ -8,12 +8,12 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 use reuseport_lb_client::api::ServiceStatus;
+use testkit::config::Config;
 use testkit::daemon::{Daemon, counter, is_alive, settled, signal, until};
 use testkit::fault::freeze;
 use testkit::load::Load;
 use testkit::matrix::{Scene, address, row, service, time};
 use testkit::said::assert_said;
-use testkit::server::python;
 use testkit::world::World;
 
 fn pids(service: &ServiceStatus) -> Vec<i32> {
@@ -38,7 +38,7 @@ fn all_workers_are_killed() {
 fn a_release_loads_for_long() {
     let mut scene = Scene::vandals("ready = \"500ms\"\ndrain_timeout = \"500ms\"\n");
     let before = scene.service();
-    fs::write(scene.world.path("deed-load"), "2").unwrap();
+    fs::write(scene.world.path("deed-first"), "--load 2s").unwrap();
     scene.strike();
     let mut restart = scene.daemon().paths().command(&["restart", "web/1", "--trial", "100ms"]);
     let mut restart = restart.stdout(Stdio::null()).spawn().unwrap();
@@ -75,28 +75,12 @@ fn a_release_does_not_work() {
     );
 }
 
-/// Serves one request after the other; one for `/slow` takes 3 s.
-const SYNCHRONOUS: &str = "import socket, time
-listener = socket.socket(fileno=3)
-while True:
-    stream, peer = listener.accept()
-    if b'/slow' in stream.recv(4096): time.sleep(3)
-    answer(stream, peer, 'Connection: close\\r\\n')
-    stream.close()
-";
-
 #[test]
 fn a_request_takes_long() {
     let world = World::new();
-    let server = python(&world, "sync.py", SYNCHRONOUS);
-    let daemon = Daemon::configured(
-        &world,
-        &format!(
-            "[[service]]\nname = \"web\"\nlisten = [\"tcp://{}\"]\nworkers = 4\nstall_timeout = \"300ms\"\n\
-             command = [\"python3\", {server:?}]\n",
-            address()
-        ),
-    );
+    let config = Config::service("web").listen(&format!("tcp://{}", address())).workers(4);
+    // It serves one request after the other.
+    let daemon = Daemon::with(&world, &config.set("stall_timeout", "300ms").server(&world, "--slow 3s"));
     let before = daemon.service();
     let load = Load::to(address()).clients(8).kept(0).pause(Duration::from_millis(1)).start();
     let mut long = TcpStream::connect(address()).unwrap();
@@ -155,7 +139,7 @@ fn a_worker_locks_its_group() {
     let mut scene = Scene::vandals("drain_timeout = \"500ms\"\n");
     let old = pids(&scene.service())[0];
     // Through the socket of the first one the program is attached again, if it can be.
-    let accepted = scene.misbehave(0, "lock");
+    let accepted = scene.misbehave(0, "lock-program");
     let decided =
         |it: &ServiceStatus| it.groups.iter().map(|it| it.counters["arrival_packet"]).collect::<Vec<_>>();
     let before = decided(&scene.service());

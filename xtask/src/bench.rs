@@ -37,7 +37,10 @@ pub(crate) fn run(what: Option<What>, quick: bool, record: bool, only: &[String]
         // The first one calls the second.
         let bins = ["--bin", "bench", "--bin", "bench-decision"];
         let mut build = cargo(&["build", "--release", "--quiet", "--package", "bench"]);
-        quietly(build.args(bins).env("CARGO_TARGET_DIR", build::target()))
+        quietly(build.args(bins).env("CARGO_TARGET_DIR", build::target()))?;
+        // The plain servers of the kit.
+        let mut server = cargo(&["build", "--release", "--quiet", "--package", "tests", "--bin", "server"]);
+        quietly(server.env("CARGO_TARGET_DIR", build::target()))
     })?;
     let mut all = run("bench");
     if packages::available() {

@@ -1,7 +1,7 @@
 //! A worker that joins with the library and does, word by word, what its standard input says:
 //! `ready`, `accept`, `leave`. Prints its name first and then a line for each word. For tests.
 
-use std::io::{BufRead, Write};
+use std::io::{self, BufRead, Write};
 use std::path::PathBuf;
 
 use anyhow::{Context, Result, bail};
@@ -9,11 +9,15 @@ use reuseport_lb_client::worker::{JoinOptions, Worker};
 
 fn main() -> Result<()> {
     let mut arguments = std::env::args().skip(1);
-    let mut next = || arguments.next().context("usage: member RUNTIME_DIR SERVICE WEIGHT");
+    let mut next = || arguments.next().context("usage: member RUNTIME_DIR SERVICE WEIGHT [TIMES]");
     let runtime_dir = PathBuf::from(next()?);
     let service = next()?;
     let weight = next()?.parse()?;
-    let mut worker = Worker::join(&JoinOptions { runtime_dir, weight, ..JoinOptions::new(&service) })?;
+    let options = JoinOptions { runtime_dir, weight, ..JoinOptions::new(&service) };
+    if let Ok(times) = next() {
+        return many(&options, times.parse()?);
+    }
+    let mut worker = Worker::join(&options)?;
     let (_, listener) = worker.take_tcp().pop().context("no listener")?;
     println!("{}", worker.name());
     for word in std::io::stdin().lock().lines() {
@@ -30,5 +34,18 @@ fn main() -> Result<()> {
             other => bail!("{other:?} is not a word"),
         }
     }
+    Ok(())
+}
+
+/// Joins so often, prints each refusal and then `done`, and stays until its standard input ends.
+fn many(options: &JoinOptions, times: usize) -> Result<()> {
+    for _ in 0..times {
+        // Its sockets are closed; it is a worker as long as the process is there.
+        if let Err(error) = Worker::join(options) {
+            println!("{error}");
+        }
+    }
+    println!("done");
+    io::copy(&mut io::stdin(), &mut io::sink())?;
     Ok(())
 }

@@ -111,7 +111,7 @@ pub fn hush(world: &World, daemon: &Daemon) -> ServiceStatus {
 #[must_use]
 pub fn quiet(daemon: &Daemon) -> ServiceStatus {
     let service = until("all flows to be quiet", || {
-        std::thread::sleep(Duration::from_millis(50));
+        std::thread::sleep(Duration::from_millis(50)); // sleep: status of many flows takes the processor from them
         Some(daemon.service()).filter(|service| service.moving == 0 && service.waiting == 0)
     });
     assert_eq!((service.waiting, service.pending.as_deref()), (0, None), "{service:?}");
@@ -131,7 +131,7 @@ pub fn quiet(daemon: &Daemon) -> ServiceStatus {
 /// If it sees any within a time that would do.
 pub fn no_flow_is_left(daemon: &Daemon) {
     until("no flow to be live", || {
-        std::thread::sleep(Duration::from_millis(50));
+        std::thread::sleep(Duration::from_millis(50)); // sleep: status of many flows takes the processor from them
         let service = daemon.service();
         let groups = service.groups.iter().filter_map(|group| group.flows.as_ref()).map(|flows| flows.live);
         let workers = service.workers.iter().map(|worker| worker.flows);

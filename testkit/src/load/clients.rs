@@ -239,7 +239,7 @@ async fn within<T>(asked: impl Future<Output = io::Result<T>>) -> io::Result<T> 
 
 async fn rest(pause: Duration, stop: &mut watch::Receiver<bool>) {
     tokio::select! {
-        () = sleep(pause) => {}
+        () = sleep(pause) => {} // sleep: the pace of the load
         _ = stop.wait_for(|stop| *stop) => {}
     }
 }

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
+use crate::daemon::until;
 use crate::patience::{at_most, fewer};
 
 pub use report::{Ended, Ending, Failure, Latencies, Report, SLOW, Slow, Stage};
@@ -109,6 +110,16 @@ impl Load {
         self.record.now()
     }
 
+    /// Waits until so many more requests on new connections are answered.
+    ///
+    /// # Panics
+    /// If that takes too long.
+    pub fn until_answered(&self, more: u64) {
+        let answered = || self.record.lock().requests;
+        let enough = answered() + more;
+        until("requests to be answered", || (answered() >= enough).then_some(()));
+    }
+
     /// Ends it; requests that have begun come to their end.
     ///
     /// # Panics
@@ -163,7 +174,7 @@ async fn run(plan: Plan, record: &Arc<Record>, stopping: watch::Receiver<bool>, 
     }
     drop(opened);
     while !*stopping.borrow() && begun.elapsed() < LONGEST && !record.lock().is_full() {
-        tokio::time::sleep(Duration::from_millis(20)).await;
+        tokio::time::sleep(Duration::from_millis(20)).await; // sleep: between two looks at the clock
     }
     stop.send_replace(true);
     // Each request has its own time limit, so this comes to an end.

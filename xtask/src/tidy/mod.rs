@@ -21,6 +21,9 @@ const LONGEST_README: usize = 200;
 /// Kernel-side files are read by the verifier's victims.
 const LONGEST_KERNEL_FILE: usize = 200;
 
+/// What comes before the reason of a sleep.
+const SLEEPS: &str = "// sleep: ";
+
 pub(crate) fn run() -> Result<()> {
     let files = files()?;
     let mut broken = Vec::new();
@@ -28,6 +31,7 @@ pub(crate) fn run() -> Result<()> {
         unsafe_code(path, text, &mut broken);
         heads(path, text, &mut broken);
         words(path, text, &mut broken);
+        sleeps(path, text, &mut broken);
     }
     sizes(&files, known::LONG, &mut broken);
     arrows::check(&files, &mut broken);
@@ -106,6 +110,28 @@ fn heads(path: &Path, text: &str, broken: &mut Vec<String>) {
             "{} does not say in its first line what it is: start it with `//! `",
             path.display()
         ));
+    }
+}
+
+/// A test waits for a state, not for a time: a sleep says on its line what it is for, after [`SLEEPS`].
+fn sleeps(path: &Path, text: &str, broken: &mut Vec<String>) {
+    // Programs that tests run do what their flags say.
+    let ours =
+        ["tests", "testkit"].iter().any(|it| path.starts_with(it)) && !path.starts_with("testkit/src/bin");
+    if !ours || path.extension().is_none_or(|extension| extension != "rs") {
+        return;
+    }
+    for (at, line) in text.lines().enumerate() {
+        // Not as a part of a longer name, nor in another language, which has a dot before it.
+        let mut places = line.match_indices("sleep(").map(|(place, _)| line[..place].chars().next_back());
+        let sleeps = places.any(|before| before.is_none_or(|it| !it.is_alphanumeric() && !"_.".contains(it)));
+        if sleeps && !line.contains(SLEEPS) {
+            broken.push(format!(
+                "{} sleeps in line {}: wait with `until`, let something last with `lasts`, or say why after `{SLEEPS}`",
+                path.display(),
+                at + 1
+            ));
+        }
     }
 }
 

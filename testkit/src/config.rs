@@ -1,0 +1,97 @@
+//! Configuration files of tests. Tests of bad input write theirs out.
+
+use std::fmt;
+
+use crate::server;
+use crate::world::World;
+
+/// One or more services, rendered as TOML by `Display`.
+///
+/// ```
+/// # use testkit::config::Config;
+/// let config = Config::service("web").listen("tcp://127.0.0.1:3000").workers(2).set("stall_timeout", "300ms");
+/// assert_eq!(
+///     config.to_string(),
+///     "[[service]]\nname = \"web\"\nlisten = [\"tcp://127.0.0.1:3000\"]\nworkers = 2\nstall_timeout = \"300ms\"\n"
+/// );
+/// ```
+#[derive(Clone, Debug)]
+#[must_use]
+pub struct Config {
+    others: Vec<Service>,
+    /// The one that is being written.
+    last: Service,
+}
+
+#[derive(Clone, Debug)]
+struct Service {
+    name: String,
+    listen: Vec<String>,
+    /// Keys and TOML values, in the order in which they came.
+    values: Vec<(String, String)>,
+}
+
+impl Config {
+    /// A service of this name.
+    pub fn service(name: &str) -> Self {
+        Self {
+            others: Vec::new(),
+            last: Service { name: name.into(), listen: Vec::new(), values: Vec::new() },
+        }
+    }
+
+    /// A service `web` on port 3000 over TCP.
+    pub fn web() -> Self {
+        Self::service("web").listen("tcp://127.0.0.1:3000")
+    }
+
+    /// One more address.
+    pub fn listen(mut self, url: &str) -> Self {
+        self.last.listen.push(url.into());
+        self
+    }
+
+    /// How many workers it has.
+    pub fn workers(self, count: usize) -> Self {
+        self.toml("workers", count.to_string())
+    }
+
+    /// A text, like a time; in place of what was there.
+    pub fn set(self, key: &str, value: &str) -> Self {
+        self.toml(key, format!("{value:?}"))
+    }
+
+    /// A value as TOML has it; in place of what was there.
+    pub fn toml(mut self, key: &str, value: String) -> Self {
+        self.last.values.retain(|(it, _)| it != key);
+        self.last.values.push((key.into(), value));
+        self
+    }
+
+    /// What its workers run.
+    pub fn command<T: AsRef<str>>(self, words: &[T]) -> Self {
+        let words: Vec<&str> = words.iter().map(AsRef::as_ref).collect();
+        self.toml("command", format!("{words:?}"))
+    }
+
+    /// Its workers are the helper server with these flags ([`server::words`]).
+    pub fn server(self, world: &World, flags: &str) -> Self {
+        self.command(&server::words(world, flags))
+    }
+
+    /// Other services after this one.
+    pub fn and(self, other: Self) -> Self {
+        let others = self.others.into_iter().chain([self.last]).chain(other.others).collect();
+        Self { others, last: other.last }
+    }
+}
+
+impl fmt::Display for Config {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for Service { name, listen, values } in self.others.iter().chain([&self.last]) {
+            writeln!(f, "[[service]]\nname = {name:?}\nlisten = {listen:?}")?;
+            values.iter().try_for_each(|(key, value)| writeln!(f, "{key} = {value}"))?;
+        }
+        Ok(())
+    }
+}
