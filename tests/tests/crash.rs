@@ -1,6 +1,5 @@
 //! Workers die, and what they had not accepted lives on.
 
-#![expect(clippy::unwrap_used, reason = "a test that cannot go on shall panic")]
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
