@@ -1,6 +1,5 @@
 //! Workers die, and what they had not accepted lives on.
 
-
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
