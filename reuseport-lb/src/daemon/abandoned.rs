@@ -9,7 +9,7 @@ use tracing::{info, warn};
 use super::services::Registry;
 use crate::config;
 use crate::domain::listener::Listener;
-use crate::service::state_file::{self, State};
+use crate::service::state_file::{self, SavedService};
 use crate::service::{self, START, Surroundings};
 
 /// How often is looked whether the successors of old workers are ready.
@@ -19,26 +19,29 @@ const LOOK: Duration = Duration::from_millis(50);
 const GONE: Duration = Duration::from_secs(1);
 
 /// Where a service decided, whose workers have not been told to end.
-pub(super) fn deciding(state: &State) -> impl Iterator<Item = &state_file::SavedListener> {
+pub(super) fn deciding(state: &SavedService) -> impl Iterator<Item = &state_file::SavedListener> {
     state.listeners.iter().filter(|saved| saved.since > 0 && !state.told)
 }
 
 /// Which of `states` decided for each listener; of those that say so, the one that says so last is right, and comes
 /// last.
-pub(super) fn holders(states: &[State], named: impl Fn(&State) -> String) -> Vec<(Listener, String)> {
-    let mut listeners: Vec<(&State, &state_file::SavedListener)> =
+pub(super) fn holders(
+    states: &[SavedService],
+    named: impl Fn(&SavedService) -> String,
+) -> Vec<(Listener, String)> {
+    let mut listeners: Vec<(&SavedService, &state_file::SavedListener)> =
         states.iter().flat_map(|state| deciding(state).map(move |saved| (state, saved))).collect();
     listeners.sort_by_key(|(_, saved)| saved.since);
     listeners.into_iter().map(|(state, saved)| (saved.asked, named(state))).collect()
 }
 
 /// As what an abandoned service holds listeners.
-pub(super) fn claimant(state: &State) -> String {
+pub(super) fn claimant(state: &SavedService) -> String {
     format!("{} of the daemon before", state.config.name)
 }
 
 /// The services after which the workers of an abandoned one can end.
-pub(super) fn successors(state: &State, services: &[config::Service]) -> Vec<String> {
+pub(super) fn successors(state: &SavedService, services: &[config::Service]) -> Vec<String> {
     let had = |listener: &Listener| {
         state.listeners.iter().any(|saved| [saved.asked, saved.bound].contains(listener))
     };
@@ -48,16 +51,16 @@ pub(super) fn successors(state: &State, services: &[config::Service]) -> Vec<Str
 
 /// Ends old workers once their successors serve; until nothing is left of them, the state tells of them.
 pub(super) async fn end_in_time(
-    state: State,
+    state: SavedService,
     successors: Vec<String>,
     registry: Rc<Registry>,
     surroundings: Rc<Surroundings>,
-    abandoned: Rc<RefCell<Vec<State>>>,
+    abandoned: Rc<RefCell<Vec<SavedService>>>,
 ) {
     let begun = Instant::now();
     let mut file = state.file(&surroundings.runtime_dir);
     let mut said = false;
-    let same = |other: &State| other.abandoned == state.abandoned;
+    let same = |other: &SavedService| other.abandoned == state.abandoned;
     for name in successors {
         let mut decides = std::pin::pin!(registry.decides(&name));
         loop {
@@ -81,7 +84,7 @@ pub(super) async fn end_in_time(
     let claimant = claimant(&state);
     deciding(&state).for_each(|saved| surroundings.claims.withdraw(&saved.asked, &claimant));
     let Some(at) = abandoned.borrow().iter().position(same) else { return };
-    let told = State { told: true, ..abandoned.borrow_mut().swap_remove(at) };
+    let told = SavedService { told: true, ..abandoned.borrow_mut().swap_remove(at) };
     if !state.told {
         end_abandoned(&state).await;
         file.write(&told);
@@ -93,7 +96,7 @@ pub(super) async fn end_in_time(
 }
 
 /// Ends old workers, which finish what they have.
-pub(super) async fn end_abandoned(state: &State) {
+pub(super) async fn end_abandoned(state: &SavedService) {
     if !state.told {
         info!(service = state.config.name, "the workers of the daemon before are told to end");
         service::abandon(state).await;

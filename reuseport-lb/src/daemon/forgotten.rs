@@ -14,11 +14,15 @@ use crate::kernel::marks::{self, Marked};
 use crate::kernel::strangers::Census;
 use crate::service;
 use crate::service::sd_notify;
-use crate::service::state_file::{self, State};
+use crate::service::state_file::{self, SavedService};
 
 /// The services of an earlier daemon with this runtime directory that are not among `states`, as abandoned ones;
 /// `wanted` are those whose listeners they may have. Takes some milliseconds.
-pub(super) fn look(states: &[State], wanted: &[config::Service], runtime_dir: &Path) -> Vec<State> {
+pub(super) fn look(
+    states: &[SavedService],
+    wanted: &[config::Service],
+    runtime_dir: &Path,
+) -> Vec<SavedService> {
     let workers = states.iter().flat_map(|state| &state.workers);
     let known: HashSet<&Path> =
         workers.filter_map(|worker| worker.notify.as_ref().map(|(path, _)| &**path)).collect();
@@ -40,7 +44,7 @@ pub(super) fn look(states: &[State], wanted: &[config::Service], runtime_dir: &P
 }
 
 /// Listeners on which somebody listens, and no known service decides.
-fn taken(states: &[State], wanted: &[config::Service]) -> Vec<Listener> {
+fn taken(states: &[SavedService], wanted: &[config::Service]) -> Vec<Listener> {
     let mut listeners: Vec<Listener> = wanted.iter().flat_map(|service| service.listen.clone()).collect();
     let saved = states.iter().flat_map(|state| &state.listeners).filter(|saved| saved.since > 0);
     let known: HashSet<Listener> = saved.map(|saved| saved.asked).collect();
@@ -50,7 +54,7 @@ fn taken(states: &[State], wanted: &[config::Service]) -> Vec<Listener> {
     listeners
 }
 
-fn found(service: &str, workers: &[Marked], listeners: &[Listener]) -> State {
+fn found(service: &str, workers: &[Marked], listeners: &[Listener]) -> SavedService {
     let pids: Vec<String> = workers.iter().map(|worker| worker.process.pid.to_string()).collect();
     warn!(
         service,
@@ -69,7 +73,7 @@ fn found(service: &str, workers: &[Marked], listeners: &[Listener]) -> State {
         since: 1,
         lost: false,
     };
-    let worker = |(number, marked): (usize, &Marked)| state_file::Worker {
+    let worker = |(number, marked): (usize, &Marked)| state_file::SavedWorker {
         number,
         instance: number as u64,
         slot: 0,
@@ -84,7 +88,7 @@ fn found(service: &str, workers: &[Marked], listeners: &[Listener]) -> State {
         notify: Some((marked.mark.clone(), None)),
         sockets: Vec::new(),
     };
-    State {
+    SavedService {
         abandoned: Some(state_file::abandoned_name(service)),
         told: false,
         version: state_file::VERSION,

@@ -34,7 +34,7 @@ use crate::kernel::rights;
 use crate::kernel::systemd::{self, Starting};
 use crate::kernel::waits::Waits;
 use crate::offload;
-use crate::service::state_file::{self, State, StateFile};
+use crate::service::state_file::{self, SavedService, StateFile};
 use crate::service::{self, Claims, Command, Service, Surroundings};
 use abandoned::{claimant, deciding, end_abandoned, end_in_time, holders, successors};
 use runtime_dir::Files;
@@ -111,7 +111,7 @@ struct Daemon<'a> {
     files: Rc<Files>,
     surroundings: Rc<Surroundings>,
     /// What could not be taken over and has not been told to end.
-    abandoned: Rc<RefCell<Vec<State>>>,
+    abandoned: Rc<RefCell<Vec<SavedService>>>,
 }
 
 impl Daemon<'_> {
@@ -220,7 +220,7 @@ impl Daemon<'_> {
     async fn start(
         &self,
         registry: &Rc<Registry>,
-        left: Vec<State>,
+        left: Vec<SavedService>,
         services: Vec<config::Service>,
     ) -> Result<()> {
         let (known, coming) = (left.clone(), services.clone());
@@ -271,7 +271,7 @@ impl Daemon<'_> {
     }
 
     /// What an earlier daemon left, and files of it that cannot be used.
-    fn look_for_states(&self) -> (Vec<State>, Vec<StateFile>) {
+    fn look_for_states(&self) -> (Vec<SavedService>, Vec<StateFile>) {
         let (states, wrong) = state_file::read_all(&self.surroundings.runtime_dir, &host::boot());
         for (_, wrong) in &wrong {
             warn!("a state file cannot be used, so its service is not taken over: {wrong}");
@@ -282,8 +282,8 @@ impl Daemon<'_> {
     }
 
     /// Goes on with it; returns what cannot be taken over. That decides where it did, until others are ready to.
-    async fn take_over(&self, registry: &Rc<Registry>, states: Vec<State>) -> Vec<State> {
-        let (mut abandoned, states): (Vec<State>, Vec<State>) =
+    async fn take_over(&self, registry: &Rc<Registry>, states: Vec<SavedService>) -> Vec<SavedService> {
+        let (mut abandoned, states): (Vec<SavedService>, Vec<SavedService>) =
             states.into_iter().partition(|state| state.abandoned.is_some());
         let claims = &self.surroundings.claims;
         // Who goes on comes before who is abandoned.
@@ -308,16 +308,16 @@ impl Daemon<'_> {
     }
 
     /// What is abandoned decides where it did until another service takes it.
-    fn hold(&self, state: &State) {
+    fn hold(&self, state: &SavedService) {
         let listeners = deciding(state).map(|saved| saved.asked);
         listeners.for_each(|listener| drop(self.surroundings.claims.claim(listener, &claimant(state))));
     }
 
     /// Writes a state down where its service does not write its own: another daemon may have to end its workers.
-    fn set_aside(&self, state: State) -> State {
+    fn set_aside(&self, state: SavedService) -> SavedService {
         let runtime_dir = &self.surroundings.runtime_dir;
         let aside =
-            State { abandoned: Some(state_file::abandoned_name(&state.config.name)), ..state.clone() };
+            SavedService { abandoned: Some(state_file::abandoned_name(&state.config.name)), ..state.clone() };
         let mut file = aside.file(runtime_dir);
         file.write(&aside);
         if file.failure().is_none() {

@@ -8,7 +8,7 @@ use tracing::warn;
 
 use super::claims::Claims;
 use super::processes::OwnEngine;
-use super::state_file::{self, State, StateFile};
+use super::state_file::{self, SavedService, StateFile};
 use crate::domain::engine::{Snapshot, WorkerRecord};
 use crate::domain::ports::Dataplane;
 use crate::kernel::host;
@@ -113,8 +113,12 @@ fn listeners_of(engine: &OwnEngine, claims: &Claims) -> Vec<state_file::SavedLis
     engine.listeners().filter_map(of).collect()
 }
 
-fn to_state(engine: &OwnEngine, snapshot: &Snapshot, listeners: &[state_file::SavedListener]) -> State {
-    State {
+fn to_state(
+    engine: &OwnEngine,
+    snapshot: &Snapshot,
+    listeners: &[state_file::SavedListener],
+) -> SavedService {
+    SavedService {
         abandoned: None,
         told: false,
         version: state_file::VERSION,
@@ -131,7 +135,7 @@ fn to_state(engine: &OwnEngine, snapshot: &Snapshot, listeners: &[state_file::Sa
     }
 }
 
-fn worker_of(engine: &OwnEngine, record: &WorkerRecord) -> state_file::Worker {
+fn worker_of(engine: &OwnEngine, record: &WorkerRecord) -> state_file::SavedWorker {
     let place = |(listener, cookie, selected_before): &(_, crate::domain::ports::Cookie, u64)| {
         state_file::SavedSocket {
             listener: engine.dataplane().address(*listener),
@@ -139,7 +143,7 @@ fn worker_of(engine: &OwnEngine, record: &WorkerRecord) -> state_file::Worker {
             selected_before: *selected_before,
         }
     };
-    let worker = state_file::Worker {
+    let worker = state_file::SavedWorker {
         number: record.id.number,
         instance: record.id.instance,
         slot: record.slot,

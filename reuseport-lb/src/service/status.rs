@@ -50,9 +50,9 @@ pub fn coming(config: &config::Service, is: &str) -> status::Service {
 
 /// A service that an earlier daemon left and this one takes over.
 #[must_use]
-pub fn left(state: &state_file::State) -> status::Service {
+pub fn left(state: &state_file::SavedService) -> status::Service {
     let name = &state.config.name;
-    let worker = |written: &state_file::Worker| status::Worker {
+    let worker = |written: &state_file::SavedWorker| status::Worker {
         slot: written.slot,
         pid: written.process.map(|process| process.pid),
         weight: written.weight,

@@ -15,7 +15,7 @@ use super::dataplane::Groups;
 use super::groups::{ListenerGroup, Owner};
 use super::opening::look_up;
 use super::processes::{ProcessTable, cgroup_of, process_of};
-use super::state_file::{self, State};
+use super::state_file::{self, SavedService};
 use super::trace::Tracer;
 use super::{Service, Surroundings};
 use crate::domain::engine::{Engine, Found, ListenerRecord, Settings, Snapshot, WorkerRecord};
@@ -35,7 +35,7 @@ const LOOK: Duration = Duration::from_millis(10);
 
 impl Service {
     /// Goes on with a service that an earlier daemon left.
-    pub async fn take_over(state: State, surroundings: Rc<Surroundings>) -> Result<Self> {
+    pub async fn take_over(state: SavedService, surroundings: Rc<Surroundings>) -> Result<Self> {
         let name = state.config.name.clone();
         let service = Takeover::of(state, &surroundings).await;
         let service =
@@ -56,7 +56,7 @@ struct Takeover {
 }
 
 impl Takeover {
-    async fn of(state: State, surroundings: &Rc<Surroundings>) -> Result<Service> {
+    async fn of(state: SavedService, surroundings: &Rc<Surroundings>) -> Result<Service> {
         let found = look_up(state.config.clone()).await?;
         let settings = Settings { configured: state.configured.clone(), ..found };
         let (name, tracer) = (settings.config.name.clone(), Tracer::default());
@@ -123,7 +123,7 @@ impl Takeover {
     }
 
     /// Looks for what is left of a worker.
-    fn worker(&mut self, written: &state_file::Worker) -> Found {
+    fn worker(&mut self, written: &state_file::SavedWorker) -> Found {
         let id = WorkerId { number: written.number, instance: written.instance };
         let name = format!("{}/{}", self.snapshot.settings.config.name, id.number);
         let process = process_of(written);
@@ -154,7 +154,7 @@ impl Takeover {
         found
     }
 
-    fn record(&mut self, written: &state_file::Worker, id: WorkerId, process: Option<ProcessKey>) {
+    fn record(&mut self, written: &state_file::SavedWorker, id: WorkerId, process: Option<ProcessKey>) {
         let socket = |place: &state_file::SavedSocket| {
             let listener = *self.known.get(&place.listener)?;
             Some((listener, Cookie(place.cookie), place.selected_before))
@@ -175,7 +175,7 @@ impl Takeover {
     }
 
     /// The sockets of a worker, from its process.
-    fn sockets(&mut self, written: &state_file::Worker, process: &Process) -> Result<Vec<Cookie>> {
+    fn sockets(&mut self, written: &state_file::SavedWorker, process: &Process) -> Result<Vec<Cookie>> {
         let cookies: Vec<u64> = written.sockets.iter().map(|place| place.cookie).collect();
         // What it started may have its sockets, and not itself.
         let found = fd_passing::sockets_of_all(process.pid(), || process.all(), &cookies)?;
@@ -247,7 +247,7 @@ pub fn unknown_life() -> Left {
 }
 
 /// Ends the processes that an earlier daemon left of a service that cannot be taken over.
-pub async fn abandon(state: &State) {
+pub async fn abandon(state: &SavedService) {
     let mut slices = Slices::begin();
     for process in state.workers.iter().filter_map(process_of) {
         process.terminate();
@@ -257,6 +257,6 @@ pub async fn abandon(state: &State) {
 
 /// Whether any of those is still there.
 #[must_use]
-pub fn is_left(state: &State) -> bool {
+pub fn is_left(state: &SavedService) -> bool {
     state.workers.iter().any(|worker| process_of(worker).is_some())
 }

@@ -47,7 +47,6 @@ pub(super) const NAMES: &[(&str, &str)] = &[
     ("Group", CLIENT),
     ("Report", WORDS),
     ("Service", CLIENT),
-    ("State", WORDS),
     ("Status", CLIENT),
     ("Table", COMMON),
     ("Worker", CLIENT),
@@ -55,7 +54,7 @@ pub(super) const NAMES: &[(&str, &str)] = &[
 
 /// Types with too many fields.
 pub(super) const LARGE: &[(&str, &str)] =
-    &[("service::state_file::State", ENGINE), ("service::state_file::Worker", ENGINE)];
+    &[("service::state_file::SavedService", ENGINE), ("service::state_file::SavedWorker", ENGINE)];
 
 /// Files of more than 400 lines.
 pub(super) const LONG: &[(&str, &str)] = &[
@@ -64,7 +63,6 @@ pub(super) const LONG: &[(&str, &str)] = &[
     ("reuseport-lb-common/src/select.rs", COMMON),
     ("reuseport-lb/src/daemon/services.rs", SPLIT),
     ("reuseport-lb/src/domain/engine/mod.rs", ENGINE),
-    ("reuseport-lb/src/service/state_file.rs", ENGINE),
     ("testkit/src/matrix.rs", KIT),
     ("tests/tests/chaos.rs", KIT),
     ("tests/tests/doctor.rs", KIT),

@@ -90,12 +90,6 @@ impl<D: Dataplane, P: Processes> Engine<D, P> {
         }
     }
 
-    /// With a table of another size, for tests.
-    #[cfg(test)]
-    fn with_table(self, table: super::table::Table) -> Self {
-        Self { placement: Placement::of(table, 0), ..self }
-    }
-
     /// The service is complete: workers that have no process get one, those that were started with other settings are
     /// replaced, and flows are looked at.
     pub fn begin(&mut self, now: Instant) {

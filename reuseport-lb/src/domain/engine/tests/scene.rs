@@ -16,6 +16,7 @@ use crate::domain::engine::{
 };
 use crate::domain::listener::{Listener, Protocol};
 use crate::domain::observed::{Exit, Said};
+use crate::domain::placement::Placement;
 use crate::domain::ports::{ListenerId, ProcessKey, Processes, WorkerId};
 use crate::domain::table::Table;
 use crate::domain::worker::Origin;
@@ -77,7 +78,8 @@ impl Scene {
         }
         let settings = settings(config);
         let engine = Engine::new(settings, listeners, (fake.clone(), fake.clone()), now);
-        let mut engine = engine.with_table(Table::of(vec![NO_SLOT; BUCKETS]));
+        let placement = Placement::of(Table::of(vec![NO_SLOT; BUCKETS]), 0);
+        let mut engine = Engine { placement, ..engine };
         while engine.add_configured() == Ok(true) {}
         fake.0.borrow_mut().broken.extend(broken);
         engine.begin(now);

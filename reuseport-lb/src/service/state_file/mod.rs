@@ -4,6 +4,9 @@
 //! Each copy is written beside itself and renamed, and carries a checksum: whatever byte a write is
 //! cut off at, one whole copy is left.
 
+#[cfg(test)]
+mod tests;
+
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
@@ -25,7 +28,7 @@ pub const VERSION: u32 = 1;
 
 /// One service.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct State {
+pub struct SavedService {
     /// It could not be taken over: its service is started anew, and its workers are to end when that is ready. The name
     /// of its file, which is not the service's.
     #[serde(default)]
@@ -57,7 +60,7 @@ pub struct State {
     #[serde(rename = "doors")]
     pub listeners: Vec<SavedListener>,
     /// All of them.
-    pub workers: Vec<Worker>,
+    pub workers: Vec<SavedWorker>,
 }
 
 /// One listener.
@@ -84,7 +87,7 @@ pub struct SavedListener {
 
 /// One worker.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Worker {
+pub struct SavedWorker {
     /// Its number, for its name.
     pub number: usize,
     /// Its serial number.
@@ -146,7 +149,7 @@ struct Failure {
 /// What could not be written is tried again this often.
 const AGAIN: Duration = Duration::from_secs(1);
 
-impl State {
+impl SavedService {
     /// Where it is written down.
     #[must_use]
     pub fn file(&self, runtime_dir: &Path) -> StateFile {
@@ -192,7 +195,7 @@ impl StateFile {
 
     /// Writes both copies. Where that fails (a full disk, say) the service goes on, says so once, and
     /// tries again at [`StateFile::again_at`].
-    pub fn write(&mut self, state: &State) {
+    pub fn write(&mut self, state: &SavedService) {
         let written = serialized(state).and_then(|text| {
             if !self.directory.exists() {
                 make_directory(&self.directory)?;
@@ -260,7 +263,7 @@ pub fn make_directory(directory: &Path) -> io::Result<()> {
 /// What an earlier daemon left in this runtime directory: the whole copies of this boot, and what is
 /// wrong with others.
 #[must_use]
-pub fn read_all(runtime_dir: &Path, boot: &str) -> (Vec<State>, Vec<(StateFile, String)>) {
+pub fn read_all(runtime_dir: &Path, boot: &str) -> (Vec<SavedService>, Vec<(StateFile, String)>) {
     let (mut states, mut wrong) = (Vec::new(), Vec::new());
     for (file, read) in look(runtime_dir) {
         match read {
@@ -273,7 +276,7 @@ pub fn read_all(runtime_dir: &Path, boot: &str) -> (Vec<State>, Vec<(StateFile, 
 }
 
 /// The same, whatever boot it is of; changes nothing.
-pub fn look(runtime_dir: &Path) -> impl Iterator<Item = (StateFile, Result<State, String>)> {
+pub fn look(runtime_dir: &Path) -> impl Iterator<Item = (StateFile, Result<SavedService, String>)> {
     let runtime_dir = runtime_dir.to_owned();
     let mut names: Vec<String> = fs::read_dir(directory(&runtime_dir))
         .into_iter()
@@ -299,7 +302,7 @@ pub fn look(runtime_dir: &Path) -> impl Iterator<Item = (StateFile, Result<State
 }
 
 /// The text of a state file.
-pub fn serialized(state: &State) -> io::Result<Vec<u8>> {
+pub fn serialized(state: &SavedService) -> io::Result<Vec<u8>> {
     let json = serde_json::to_vec(state)?;
     let mut text = format!("{:016x}\n", xxh3_64(&json)).into_bytes();
     text.extend(json);
@@ -307,7 +310,7 @@ pub fn serialized(state: &State) -> io::Result<Vec<u8>> {
 }
 
 /// Reads the text of a state file, if it is whole and of this version.
-pub fn parse(bytes: &[u8]) -> Result<State, String> {
+pub fn parse(bytes: &[u8]) -> Result<SavedService, String> {
     let (sum, json) = bytes.split_at_checked(17).ok_or("it is cut off")?;
     if sum != format!("{:016x}\n", xxh3_64(json)).as_bytes() {
         return Err("its checksum is wrong, so it is cut off or damaged".into());
@@ -321,97 +324,4 @@ pub fn parse(bytes: &[u8]) -> Result<State, String> {
         return Err(format!("it has version {version}, and this reuseport-lb reads version {VERSION}"));
     }
     serde_json::from_slice(json).map_err(|error| error.to_string())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn state() -> State {
-        let listener: Listener = "tcp://127.0.0.1:80".parse().unwrap();
-        let config = config::Service::new("web", vec![listener], 1);
-        let place = SavedSocket { listener, cookie: u64::MAX, selected_before: 7 };
-        let worker = Worker {
-            number: 3,
-            instance: 9,
-            slot: 17,
-            holds_slot: true,
-            trial: false,
-            revision: 0,
-            weight: 5,
-            life: worker::Life::new(worker::Origin::Joined).left(),
-            watched: true,
-            process: Some(Identity { pid: 1, started: 2 }),
-            cgroup: Some("/sys/fs/cgroup/web-3".into()),
-            notify: Some(("/run/notify/1".into(), Some((33, 33)))),
-            sockets: vec![place],
-        };
-        let saved = SavedListener {
-            asked: listener,
-            bound: listener,
-            name: "1-tcp".into(),
-            wanted: true,
-            program: None,
-            since: 0,
-            lost: false,
-        };
-        State {
-            abandoned: None,
-            told: false,
-            version: VERSION,
-            layout: 1,
-            boot: "b".into(),
-            configured: config.clone(),
-            config,
-            moved: 1,
-            flows_cut: 3,
-            count: 2,
-            revision: 0,
-            listeners: vec![saved],
-            workers: vec![worker],
-        }
-    }
-
-    #[test]
-    fn it_is_read_as_it_was_written() {
-        let text = serialized(&state()).unwrap();
-        assert_eq!(parse(&text), Ok(state()));
-    }
-
-    #[test]
-    fn its_names_are_those_of_earlier_versions() {
-        let written = serde_json::to_value(state()).unwrap();
-        assert!(written["release"].is_u64() && written["doors"][0]["bound"].is_string(), "{written}");
-        let worker = &written["workers"][0];
-        assert!(worker["release"].is_u64() && worker["places"][0]["cookie"].is_u64(), "{written}");
-    }
-
-    #[test]
-    fn a_copy_that_is_cut_off_at_any_byte_is_not_believed() {
-        let text = serialized(&state()).unwrap();
-        assert!((0..text.len()).all(|length| parse(&text[..length]).is_err()));
-        let mut damaged = text.clone();
-        damaged[100] ^= 1;
-        assert!(parse(&damaged).is_err());
-    }
-
-    #[test]
-    fn the_other_copy_is_read_then() {
-        let directory = tempfile::tempdir().unwrap();
-        let mut file = StateFile::new(directory.path(), "web");
-        fs::create_dir(state_file::directory(directory.path())).unwrap();
-        for broken in [0, 1] {
-            file.write(&state());
-            fs::write(&file.copies()[broken], "nonsense").unwrap();
-            assert_eq!(read_all(directory.path(), "b").0, [state()]);
-        }
-        fs::write(&file.copies()[0], "nonsense").unwrap();
-        let (states, wrong) = read_all(directory.path(), "b");
-        assert!(states.is_empty() && wrong[0].1.contains("service web"), "{}", wrong[0].1);
-        file.write(&state());
-        assert!(read_all(directory.path(), "another boot").0.is_empty());
-        assert_eq!(fs::read_dir(state_file::directory(directory.path())).unwrap().count(), 0);
-    }
-
-    use crate::service::state_file;
 }

@@ -1,0 +1,91 @@
+//! What is read of a state file, whole or not.
+
+use super::*;
+
+fn state() -> SavedService {
+    let listener: Listener = "tcp://127.0.0.1:80".parse().unwrap();
+    let config = config::Service::new("web", vec![listener], 1);
+    let place = SavedSocket { listener, cookie: u64::MAX, selected_before: 7 };
+    let worker = SavedWorker {
+        number: 3,
+        instance: 9,
+        slot: 17,
+        holds_slot: true,
+        trial: false,
+        revision: 0,
+        weight: 5,
+        life: worker::Life::new(worker::Origin::Joined).left(),
+        watched: true,
+        process: Some(Identity { pid: 1, started: 2 }),
+        cgroup: Some("/sys/fs/cgroup/web-3".into()),
+        notify: Some(("/run/notify/1".into(), Some((33, 33)))),
+        sockets: vec![place],
+    };
+    let saved = SavedListener {
+        asked: listener,
+        bound: listener,
+        name: "1-tcp".into(),
+        wanted: true,
+        program: None,
+        since: 0,
+        lost: false,
+    };
+    SavedService {
+        abandoned: None,
+        told: false,
+        version: VERSION,
+        layout: 1,
+        boot: "b".into(),
+        configured: config.clone(),
+        config,
+        moved: 1,
+        flows_cut: 3,
+        count: 2,
+        revision: 0,
+        listeners: vec![saved],
+        workers: vec![worker],
+    }
+}
+
+#[test]
+fn it_is_read_as_it_was_written() {
+    let text = serialized(&state()).unwrap();
+    assert_eq!(parse(&text), Ok(state()));
+}
+
+#[test]
+fn its_names_are_those_of_earlier_versions() {
+    let written = serde_json::to_value(state()).unwrap();
+    assert!(written["release"].is_u64() && written["doors"][0]["bound"].is_string(), "{written}");
+    let worker = &written["workers"][0];
+    assert!(worker["release"].is_u64() && worker["places"][0]["cookie"].is_u64(), "{written}");
+}
+
+#[test]
+fn a_copy_that_is_cut_off_at_any_byte_is_not_believed() {
+    let text = serialized(&state()).unwrap();
+    assert!((0..text.len()).all(|length| parse(&text[..length]).is_err()));
+    let mut damaged = text.clone();
+    damaged[100] ^= 1;
+    assert!(parse(&damaged).is_err());
+}
+
+#[test]
+fn the_other_copy_is_read_then() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut file = StateFile::new(directory.path(), "web");
+    fs::create_dir(state_file::directory(directory.path())).unwrap();
+    for broken in [0, 1] {
+        file.write(&state());
+        fs::write(&file.copies()[broken], "nonsense").unwrap();
+        assert_eq!(read_all(directory.path(), "b").0, [state()]);
+    }
+    fs::write(&file.copies()[0], "nonsense").unwrap();
+    let (states, wrong) = read_all(directory.path(), "b");
+    assert!(states.is_empty() && wrong[0].1.contains("service web"), "{}", wrong[0].1);
+    file.write(&state());
+    assert!(read_all(directory.path(), "another boot").0.is_empty());
+    assert_eq!(fs::read_dir(state_file::directory(directory.path())).unwrap().count(), 0);
+}
+
+use crate::service::state_file;
