@@ -2,7 +2,6 @@
 
 pub mod client;
 pub mod config;
-pub mod control;
 pub mod counters;
 pub mod daemon;
 pub mod fault;

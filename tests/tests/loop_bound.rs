@@ -12,8 +12,8 @@ use std::time::{Duration, Instant};
 
 use nix::sys::stat::Mode;
 use reuseport_lb::offload::BOUND;
-use reuseport_lb_client::api::{ServiceStatus, Status};
-use testkit::control;
+use reuseport_lb_client::api::ServiceStatus;
+use reuseport_lb_client::control::ControlClient;
 use testkit::daemon::{Daemon, Paths, settled, until};
 use testkit::patience::{at_most, lasts, slow};
 use testkit::world::World;
@@ -43,13 +43,12 @@ impl Asker {
             let mut phases: BTreeMap<&'static str, Phase> = BTreeMap::new();
             while !end.load(Ordering::Relaxed) {
                 let (phase, begun) = (*now.lock().unwrap(), Instant::now());
-                let Ok(answer) = control::get(&control, "/v1/status") else { continue };
+                // None before there is a daemon, or one that was cut off by its end.
+                let Ok(status) = ControlClient::new(control.clone()).status() else { continue };
                 let took = begun.elapsed();
-                // One that was cut off by the end of the daemon.
-                let Ok(status) = serde_json::from_str::<Status>(&answer) else { continue };
                 // It is shown from the first moment.
                 if phase != "stop" {
-                    assert_eq!(status.services.len(), 1, "{phase}: {:.300}", answer);
+                    assert_eq!(status.services.len(), 1, "{phase}: {status:?}");
                 }
                 let phase = phases.entry(phase).or_default();
                 phase.answers += 1;
@@ -235,7 +234,7 @@ fn a_configuration_that_does_not_answer_holds_nobody_up() {
         let waiting = std::thread::spawn(move || reload.wait_with_output().unwrap());
         until("reload to give up", || {
             let begun = Instant::now();
-            let status: Status = daemon.status();
+            let status = daemon.status();
             longest = longest.max(begun.elapsed());
             assert_eq!(status.services[0].workers[0].state, "ready");
             waiting.is_finished().then_some(())

@@ -12,8 +12,7 @@ use anyhow::{Context, Result, ensure};
 use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{ForkResult, Pid, fork, getsid, setsid};
-use reuseport_lb_client::api::Status;
-use testkit::control;
+use reuseport_lb_client::control::ControlClient;
 use testkit::daemon::{signal, until};
 
 fn main() -> Result<()> {
@@ -31,7 +30,7 @@ fn main() -> Result<()> {
         Ok(command(&["run", "--config", &config]).stdout(std::io::stderr()).spawn()?)
     };
     let worker = || {
-        let status: Status = serde_json::from_str(&control::get(&control, "/v1/status").ok()?).ok()?;
+        let status = ControlClient::new(control.clone()).status().ok()?;
         let worker = status.services.into_iter().next()?.workers.into_iter().next()?;
         worker.pid.filter(|_| worker.state == "ready")
     };
