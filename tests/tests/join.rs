@@ -353,7 +353,11 @@ fn drain_ends_a_worker_that_joined() {
         let begun = Instant::now();
         let said = daemon.run(&["drain", "web/1", "--timeout", "1s"]);
         println!("{manner:?}: {said}");
-        assert!(said.starts_with("web/1: 0 waited for it, 0 of those were handed over, it ended"), "{said}");
+        let (waits, told) = said.trim_end().rsplit_once('\n').unwrap_or(("", said.trim_end()));
+        assert!(told.starts_with("web/1: 0 waited for it, 0 of those were handed over, it ended"), "{said}");
+        let waits: Vec<&str> = waits.lines().collect();
+        assert!(waits.iter().all(|line| line.starts_with("web/1: waits for web/1 (draining")), "{said}");
+        assert!(waits.is_empty() || manner.is_none(), "{manner:?}: {said}");
         let took = begun.elapsed();
         assert_eq!(took > Duration::from_secs(1), manner.is_none(), "{manner:?}: {took:?}");
         use std::os::unix::process::ExitStatusExt;

@@ -157,10 +157,10 @@ fn followed<T: std::fmt::Debug>(
 #[test]
 fn scale_and_drain_tell_what_is_waited_for_and_end_with_their_answer() {
     let world = World::new();
-    // Each is ready after a while, and goes on for a while after SIGTERM.
-    let configuration = "[[service]]\nname = \"web\"\nlisten = [\"tcp://127.0.0.1:3000\"]\nworkers = 1\n\
-        ready = \"1500ms\"\ncommand = [\"sh\", \"-c\", \"trap 'sleep 1.5; exit 3' TERM; while :; do sleep 0.1; done\"]\n";
-    let daemon = Daemon::configured(&world, configuration);
+    // Each is ready after a while, and leaves only when it is killed.
+    let config = Config::web().workers(1).set("ready", "notify").set("drain_timeout", "1500ms");
+    let config = config.server(&world, "--ready notify --load 1500ms --term ignore");
+    let daemon = Daemon::with(&world, &config);
     let client = ControlClient::new(daemon.paths().control());
     let (waited, last) = followed(client.scale_and_wait("web", &Scale::by(1)).unwrap());
     assert_eq!(last, Wait::Done(Scaled { before: 1, after: 2 }));
@@ -170,7 +170,7 @@ fn scale_and_drain_tell_what_is_waited_for_and_end_with_their_answer() {
     }
     let (waited, last) = followed(client.drain_and_wait("web/1", &Drain::default()).unwrap());
     let Wait::Done(Drained { worker, end, .. }) = last else { panic!("{last:?}") };
-    assert_eq!((&*worker, end.as_deref()), ("web/1", Some("exited with status 3")));
+    assert_eq!((&*worker, end.as_deref()), ("web/1", Some("was killed by SIGKILL")));
     assert!(!waited.is_empty(), "it takes more than a second");
     for line in waited {
         assert_eq!(line, [("web/1".to_owned(), "draining".to_owned())]);
