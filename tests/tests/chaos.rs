@@ -107,8 +107,9 @@ struct Scene {
     dice: Dice,
     files: Vec<Vec<Wanted>>,
     file: Vec<Wanted>,
-    /// Services whose number of workers is not their file's.
-    scaled: BTreeSet<String>,
+    /// Services whose number of workers need not be their file's: what `scale` and `drain` did stays for as long as the
+    /// configuration is the same, and is there again with one that was never applied in between.
+    scaled: Vec<Wanted>,
     /// While these went on, nothing new was let in.
     stopped: Vec<(Instant, Instant)>,
     /// When workers were killed.
@@ -128,14 +129,13 @@ impl Scene {
         let file = invent(&mut dice);
         let _ = world.file("config.toml", &text(&file));
         let files = vec![file.clone()];
-        let none = BTreeSet::new;
         Self {
             world,
             dice,
             daemon: None,
             files,
             file,
-            scaled: none(),
+            scaled: Vec::new(),
             stopped: Vec::new(),
             ends: Vec::new(),
             accepted: BTreeSet::new(),
@@ -158,19 +158,26 @@ impl Scene {
         self.daemon = Some(Daemon::start_until(&self.world, command, |_| true));
     }
 
+    /// The number of workers of a service is changed, if the daemon hears it in time.
+    fn scale(&mut self, service: &str) {
+        self.scaled.extend(self.file.iter().find(|wanted| wanted.name == service).cloned());
+    }
+
     fn status(&self) -> Status {
         self.daemon.as_ref().unwrap().status()
     }
 
     /// Waits until all services are as the file says.
-    fn settle(&self) {
+    fn settle(&mut self) {
         let begun = Instant::now();
         loop {
             let status = self.status();
             let as_wanted = |wanted: &Wanted| {
-                status.services.iter().any(|it| wanted.is(it, self.scaled.contains(wanted.name)))
+                status.services.iter().any(|it| wanted.is(it, self.scaled.contains(wanted)))
             };
             if status.services.len() == self.file.len() && self.file.iter().all(as_wanted) {
+                // What the daemon has now it had not before, and it knows of nothing else any more.
+                self.scaled.retain(|scaled| self.file.contains(scaled));
                 return;
             }
             assert!(
@@ -223,7 +230,7 @@ impl Scene {
         match verb {
             "scale" => {
                 arguments = vec!["scale".into(), service.into(), (1 + self.dice.roll(5)).to_string()];
-                self.scaled.insert(service.into());
+                self.scale(service);
             }
             "restart" => {
                 arguments =
@@ -234,13 +241,12 @@ impl Scene {
                 detail = text(&file);
                 let _ = self.world.file("config.toml", &detail);
                 self.file = file;
-                self.scaled.clear();
                 arguments = vec!["reload".into()];
             }
             "drain" | "weight" => {
                 let (worker, _) = self.victim()?;
                 if verb == "drain" {
-                    self.scaled.insert(worker.split('/').next()?.to_owned());
+                    self.scale(worker.split('/').next()?);
                     arguments = vec!["drain".into(), worker];
                 } else {
                     arguments = vec!["weight".into(), worker, (1 + self.dice.roll(5)).to_string()];
@@ -332,9 +338,6 @@ impl Scene {
             let file = self.any_file();
             self.note("file", &text(&file));
             let _ = self.world.file("config.toml", &text(&file));
-            if file != self.file {
-                self.scaled.clear();
-            }
             self.file = file;
         }
         self.start();

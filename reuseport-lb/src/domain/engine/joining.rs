@@ -21,7 +21,7 @@ impl<D: Dataplane, P: Processes> Engine<D, P> {
             return Err(error.into());
         }
         if let Some(worker) = self.pool.get_mut(id) {
-            worker.process = Some(Running { key, since: now });
+            worker.process = Some(Running { key, since: now, selected: 0 });
         }
         self.on_event(id, Event::Start, now);
         self.on_event(id, Event::Spawned, now);

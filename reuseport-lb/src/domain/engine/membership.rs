@@ -92,10 +92,12 @@ impl<D: Dataplane, P: Processes> Engine<D, P> {
             settings: &self.settings,
         });
         let revision = self.settings.revision();
+        // What was decided for a process before is not this one's; nothing was for a first one.
+        let selected = if worker.life.restarts() > 0 { self.selected(worker) } else { 0 };
         let Some(worker) = self.pool.get_mut(id) else { return };
         match spawned {
             Ok(()) => {
-                worker.process = Some(Running { key, since: now });
+                worker.process = Some(Running { key, since: now, selected });
                 worker.revision = revision;
                 worker.sightings.began();
                 self.on_event(id, Event::Spawned, now);

@@ -181,14 +181,22 @@ impl<D: Dataplane, P: Processes> Engine<D, P> {
         }
     }
 
-    /// Whether connections were decided for a worker and none of them waits.
+    /// Whether connections were decided for the process of a worker and none of them waits.
     fn has_taken(&self, worker: &Worker) -> bool {
+        let before = worker.process.map(|running| running.selected);
         worker.holds_slot()
             && self.connections(worker) == 0
-            && self.tcp_sockets(worker).any(|socket| {
-                let selected = self.dataplane.selected(socket.listener);
-                selected.is_some_and(|it| it[usize::from(worker.slot)] > socket.selected_before)
-            })
+            && before.is_some_and(|before| self.selected(worker) > before)
+    }
+
+    /// For how many connections a worker was selected, at all listeners, so far.
+    pub(super) fn selected(&self, worker: &Worker) -> u64 {
+        let selected = self.tcp_sockets(worker).map(|socket| {
+            let all = self.dataplane.selected(socket.listener);
+            let now = all.map_or(0, |all| all[usize::from(worker.slot)]);
+            now.saturating_sub(socket.selected_before)
+        });
+        selected.sum()
     }
 
     /// Says once, where it cannot be seen who waits for work, what is done instead.

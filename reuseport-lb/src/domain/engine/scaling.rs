@@ -91,7 +91,8 @@ impl<D: Dataplane, P: Processes> Engine<D, P> {
     fn missing(&self) -> VecDeque<usize> {
         let staying = self.pool.staying();
         let missing = self.settings.config.workers.saturating_sub(staying.len());
-        let free = (0..).filter(|number| !staying.iter().any(|id| id.number == *number));
+        let taken = |number: usize| self.pool.iter().any(|it| it.id.number == number && it.stays());
+        let free = (0..).filter(|number| !taken(*number));
         free.take(missing).collect()
     }
 

@@ -281,7 +281,10 @@ impl<D: Dataplane, P: Processes> Engine<D, P> {
             self.processes.bury(key);
             return life.running.then_some(record.id);
         }
-        worker.process = Some(Running { key, since: now });
+        let unknown = !matches!(life.state, State::Ready | State::Draining);
+        let selected = if unknown { self.pool.get(record.id).map_or(0, |it| self.selected(it)) } else { 0 };
+        let worker = self.pool.get_mut(record.id)?;
+        worker.process = Some(Running { key, since: now, selected });
         if record.watched {
             worker.watchdog = Watchdog::fed(watchdog, now);
         }

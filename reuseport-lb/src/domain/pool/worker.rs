@@ -50,6 +50,8 @@ pub struct Running {
     pub key: ProcessKey,
     /// When it was started, or found.
     pub since: Instant,
+    /// What its TCP sockets had been selected for by then.
+    pub selected: u64,
 }
 
 /// What was seen of a worker's process, for readiness and for those who ask what it lacks.
