@@ -45,8 +45,11 @@ fn what_waits_for_a_stopped_worker_is_served_by_others_in_time() {
         &world,
         "[[service]]\nname = \"web\"\nlisten = [\"tcp://127.0.0.1:3000\"]\nworkers = 4\nstall_timeout = \"300ms\"\n",
     );
+    let victim = daemon.service().workers[2].pid.unwrap();
+    until("it to serve", || (ask(to()).unwrap().pid == victim).then_some(()));
+    // One that stops before that is not stalled but loading.
+    lasts("the time in which it is seen to wait for work", Duration::from_millis(500));
     let before = daemon.service();
-    let victim = before.workers[2].pid.unwrap();
     let watched = std::thread::scope(|scope| {
         let watching = scope.spawn(|| {
             let seen = until("it to be stalled", || {
