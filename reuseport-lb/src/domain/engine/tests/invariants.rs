@@ -28,7 +28,8 @@ impl Scene {
 
     pub(super) fn owners(&self) -> Vec<u16> {
         self.world(|world| {
-            let group = world.groups.values().next().expect("a group");
+            let known = world.groups.iter().find(|(id, _)| !world.anew.contains(id));
+            let (_, group) = known.or_else(|| world.groups.iter().next()).expect("a group");
             group.entries.iter().map(|entry| entry.slot()).collect()
         })
     }

@@ -1,6 +1,7 @@
 //! A service under test: an engine over made-up ports, the loop that `service/` has, and what must hold at any time.
 
 use std::cell::RefCell;
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
@@ -318,6 +319,14 @@ impl Scene {
         self.world(|world| {
             // What was made for a change that was not made is nobody's.
             world.groups.retain(|id, _| snapshot.listeners.iter().any(|record| record.id == *id));
+            // And what was removed when that was not written down yet is made anew.
+            world.anew.clear();
+            for record in &snapshot.listeners {
+                if let Entry::Vacant(free) = world.groups.entry(record.id) {
+                    free.insert(Group::new(record.asked));
+                    world.anew.insert(record.id);
+                }
+            }
             for record in &snapshot.workers {
                 let process = record.process.and_then(|key| Some((key, world.processes.get_mut(&key)?)));
                 let process = process.filter(|(_, process)| process.stage == Stage::Runs);

@@ -151,8 +151,8 @@ impl Dataplane for Fake {
 
     fn leave_to_others(&mut self, _last: &[(ListenerId, Cookie)]) {}
 
-    fn is_new(&self, _listener: ListenerId) -> bool {
-        false
+    fn is_new(&self, listener: ListenerId) -> bool {
+        self.0.borrow().anew.contains(&listener)
     }
 
     fn claim(&self, listener: ListenerId) -> Claim {

@@ -30,6 +30,8 @@ pub(super) struct World {
     pub(super) processes: BTreeMap<ProcessKey, Process>,
     /// Which worker's decisions are counted for each slot.
     pub(super) names: BTreeMap<u16, String>,
+    /// Groups that were made anew at a takeover, because nothing was left of them.
+    pub(super) anew: BTreeSet<ListenerId>,
     /// What fails next.
     pub(super) broken: BTreeSet<Broken>,
     serial: u64,
