@@ -1,6 +1,6 @@
-//! One daemon for an address: of two, each would give the group its own program, each second. Who serves an address
-//! has an abstract socket of that name (unix(7)), which is the network namespace's, like the address itself, whatever
-//! files each daemon sees; and it goes with its process.
+//! One daemon for an address: two daemons would each give the group its own program, again each second. The daemon
+//! that serves an address holds an abstract UNIX socket (unix(7)) named after it. Such names belong to the network
+//! namespace, as the address does, whatever file systems the daemons see; and the socket ends with its process.
 
 use std::io::{self, ErrorKind};
 use std::os::linux::net::SocketAddrExt;
@@ -12,29 +12,31 @@ use socket2::{Domain, SockAddr, Socket, Type};
 
 use crate::domain::listener::Listener;
 
-/// An address that no other daemon may serve, as long as this is there.
+/// A claim on an address: no other daemon serves it while this value lives. `None` inside: the socket could not be
+/// made, and nothing keeps other daemons away.
 #[derive(Debug)]
 pub struct Held(Option<UnixListener>);
 
-/// So many are let go at once.
+/// Most connections that one call of [`Held::look`] accepts.
 const AT_ONCE: usize = 100;
 
 impl Held {
-    /// Lets those go who have asked whose it is; what they leave would fill the queue.
+    /// Accepts and closes connections of daemons that have asked for the holder ([`hold`]), which would otherwise
+    /// fill the socket's queue.
     pub fn look(&self) {
         let Some(socket) = &self.0 else { return };
         (0..AT_ONCE).take_while(|_| socket.accept().is_ok()).for_each(drop);
     }
 }
 
-/// Another daemon has the address.
+/// Another daemon holds the address.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Taken {
-    /// Its process id; `None` in another PID namespace.
+    /// Process id of the other daemon; `None` if it is in another PID namespace.
     pub pid: Option<i32>,
 }
 
-/// Takes an address, unless something has its name.
+/// Takes an address; `None` if a socket has its name already.
 #[must_use]
 pub fn try_hold(listener: &Listener) -> Option<Held> {
     let Ok(address) = SocketAddr::from_abstract_name(name_of(listener)) else { return Some(Held(None)) };
@@ -44,13 +46,13 @@ pub fn try_hold(listener: &Listener) -> Option<Held> {
             Some(Held(socket.ok()))
         }
         Err(error) if error.kind() == ErrorKind::AddrInUse => None,
-        // Nothing depends on it but that two daemons are not confused.
+        // The claim is a safeguard against mistakes: the daemon serves without it.
         Err(_) => Some(Held(None)),
     }
 }
 
-/// Takes an address, or says which daemon has it. Anybody may have a socket of its name: one of another user than root
-/// and this process's does not count.
+/// Takes an address, or says which daemon holds it. Any program can bind a socket of that name: only those of root and
+/// of this process's user count.
 pub fn hold(listener: &Listener) -> Result<Held, Taken> {
     if let Some(held) = try_hold(listener) {
         return Ok(held);
@@ -65,10 +67,10 @@ fn name_of(listener: &Listener) -> String {
     format!("reuseport-lb/{listener}")
 }
 
-/// The process of the daemon that has this name; `None` if it is not a daemon's.
+/// Process id of the daemon whose socket has this name; `None` if the socket is no daemon's.
 fn holder(name: &str) -> io::Result<Option<i32>> {
     let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
-    // Whoever has it may let nobody in.
+    // The queue of the socket may be full: connecting would block.
     socket.set_nonblocking(true)?;
     socket.connect(&SockAddr::unix(format!("\0{name}"))?)?;
     let them = getsockopt(&UnixStream::from(socket), sockopt::PeerCredentials)?;
@@ -85,7 +87,7 @@ mod tests {
         let listener: Listener = "udp://[::1]:65535".parse().expect("a listener");
         let held = hold(&listener).expect("nobody has it");
         let own = std::process::id().cast_signed();
-        // More often than its queue has room.
+        // More often than the socket's queue has room.
         for _ in 0..10_000 {
             assert_eq!(hold(&listener).expect_err("it is held"), Taken { pid: Some(own) });
             held.look();

@@ -1,5 +1,5 @@
-//! Where programs and maps are pinned: `BPFFS/reuseport-lb/INSTANCE/SERVICE/LISTENER/`. Pins outlive
-//! the daemon; an orderly stop removes them.
+//! Where programs and maps are pinned: `BPFFS/reuseport-lb/INSTANCE/SERVICE/LISTENER/`. Pins survive a daemon that
+//! dies; an orderly stop removes them.
 
 use std::cell::Cell;
 use std::fs::{self, DirBuilder};
@@ -22,31 +22,32 @@ use xxhash_rust::xxh3::xxh3_64;
 /// `f_type` of a BPF file system (include/uapi/linux/magic.h).
 const BPF_FS_MAGIC: rustix::fs::FsWord = 0xcafe_4a11;
 
-/// Of sysfs and of proc (include/uapi/linux/magic.h).
+/// `f_type` of sysfs and of proc (include/uapi/linux/magic.h).
 const KERNELS_OWN: [rustix::fs::FsWord; 2] = [0x6265_6572, 0x9fa0];
 
-/// Where the kernel has a place for a BPF file system, which is there for all and stays mounted.
+/// The kernel's mount point for a BPF file system, which other programs use as well: it stays mounted.
 const STANDARD: &str = "/sys/fs/bpf";
 
 /// The hidden command that runs [`unmount`].
 pub const UNMOUNT: &str = "unmount-bpffs";
 
-/// In the runtime directory: where a daemon has mounted a BPF file system of its own.
+/// File in the runtime directory that names the mount point, if a daemon has mounted a BPF file system of its own.
 const MOUNTED: &str = "bpffs-mounted";
 
 /// The pins of one daemon.
 pub struct Pins {
     root: PathBuf,
     bpffs: PathBuf,
-    /// There if the file system goes with the daemon.
+    /// Path of [`MOUNTED`].
     mounted: PathBuf,
+    /// An orderly stop unmounts the file system.
     goes: Cell<bool>,
 }
 
 impl Pins {
-    /// The place for the pins of the daemon with this runtime directory, on the bpffs at `bpffs`. If
-    /// none is mounted there, one is, on an empty directory; it is unmounted at the end, unless it is at
-    /// the standard place. Pins that an earlier daemon left there stay.
+    /// Prepares the bpffs at `bpffs` for the pins of the daemon with this runtime directory. On an empty directory
+    /// without a mount one is mounted, which an orderly stop unmounts unless it is at /sys/fs/bpf. Pins of an
+    /// earlier daemon stay.
     pub fn prepare(bpffs: &Path, runtime_dir: &Path) -> Result<Self> {
         let root = all_pins(bpffs).join(escape(&runtime_dir.to_string_lossy()));
         let pins =
@@ -75,7 +76,7 @@ impl Pins {
         }
         info!("mounted a BPF file system on {place}, until this daemon is stopped");
         self.goes.set(true);
-        // Without the note it stays, which is what it says then.
+        // Without the note an orderly stop leaves the file system mounted.
         self.note().with_context(|| format!("cannot write {}", self.mounted.display()))
     }
 
@@ -87,21 +88,21 @@ impl Pins {
         fs::read(&self.mounted).is_ok_and(|it| it == self.bpffs.as_os_str().as_encoded_bytes())
     }
 
-    /// Writes again what the next daemon must know, if somebody has removed it.
+    /// Writes [`MOUNTED`] again, which the next daemon needs, if it was removed.
     pub fn look(&self) {
         if self.goes.get() && !self.mounted.exists() {
-            // It is tried again.
+            // The next call tries again.
             let _ = self.note();
         }
     }
 
-    /// Unmounts what this daemon, or one before it, has mounted.
+    /// Unmounts the file system if this daemon, or one before it, has mounted it.
     fn unmount(&self) {
         if !self.goes.get() {
             return;
         }
         let _ = fs::remove_file(&self.mounted);
-        // This process has given up the right to; root has it again in a new one.
+        // The daemon has given up CAP_SYS_ADMIN; a new process of root has it.
         let ended =
             Command::new("/proc/self/exe").arg0("reuseport-lb").arg(UNMOUNT).arg(&self.bpffs).status();
         if !ended.is_ok_and(|status| status.success()) {
@@ -120,7 +121,7 @@ impl Pins {
         Ok(directory)
     }
 
-    /// Removes the pins of one listener of a service; what is left goes with the daemon.
+    /// Removes the pins of one listener of a service. Errors are ignored: an orderly stop removes what is left.
     pub fn forget(&self, service: &str, listener: &str) {
         let service = self.root.join(escape(service));
         let _ = fs::remove_dir_all(service.join(escape(listener)));
@@ -142,7 +143,7 @@ impl Pins {
         let _ = fs::remove_dir_all(self.root.join(escape(service)));
     }
 
-    /// Removes every pin of this daemon, and the file system that it mounted for them.
+    /// Removes all pins of this daemon, and unmounts the file system that was mounted for them.
     pub fn remove(&self) -> Result<()> {
         self.remove_pins()?;
         self.unmount();
@@ -155,7 +156,7 @@ impl Pins {
                 Err(error).with_context(|| format!("cannot remove the pins in {}", self.root.display()))
             }
             _ => {
-                // The directory of all instances goes with its last one.
+                // The common directory can be removed once no other daemon has pins in it.
                 if let Some(all) = self.root.parent() {
                     let _ = fs::remove_dir(all);
                 }
@@ -165,27 +166,27 @@ impl Pins {
     }
 }
 
-/// Where the pins of all daemons are.
+/// The directory of the pins of all daemons.
 #[must_use]
 pub fn all_pins(bpffs: &Path) -> PathBuf {
     bpffs.join("reuseport-lb")
 }
 
-/// What is at the place for pins.
+/// What is at the path at which a BPF file system should be.
 pub enum MountPoint {
     /// A BPF file system.
     Mounted,
     /// An empty directory, on which `run` would mount one.
     Free,
-    /// A directory that is somebody else's, as the end of a sentence: one that `which`.
+    /// A directory on which nothing may be mounted; the reason is the end of a sentence: a directory "which" ….
     Taken(&'static str),
-    /// Nothing.
+    /// The path does not exist.
     Nothing,
-    /// No directory.
+    /// The path is no directory.
     Other,
 }
 
-/// Looks at the place for pins.
+/// Finds out what is at `bpffs`.
 pub fn look(bpffs: &Path) -> io::Result<MountPoint> {
     match rustix::fs::statfs(bpffs) {
         Ok(stat) if stat.f_type == BPF_FS_MAGIC => Ok(MountPoint::Mounted),
@@ -219,11 +220,11 @@ fn is_standard(bpffs: &Path) -> bool {
     fs::canonicalize(bpffs).is_ok_and(|path| path == Path::new(STANDARD))
 }
 
-/// Unmounts a BPF file system that has no pins any more, of nobody.
+/// Unmounts a BPF file system; fails if it still has a pin, of whatever program.
 pub fn unmount(bpffs: &Path) -> Result<()> {
     let place = bpffs.display();
     anyhow::ensure!(matches!(look(bpffs), Ok(MountPoint::Mounted)), "{place} is no BPF file system");
-    // The kernel has files of its own there.
+    // Files of the kernel itself (`maps.debug`, `progs.debug`).
     let own = |name: &std::ffi::OsStr| Path::new(name).extension().is_some_and(|it| it == "debug");
     let mut left = fs::read_dir(bpffs)?.flatten().map(|entry| entry.file_name());
     if let Some(left) = left.find(|name| !own(name)) {
@@ -232,13 +233,13 @@ pub fn unmount(bpffs: &Path) -> Result<()> {
     umount(bpffs, UnmountFlags::NOFOLLOW).with_context(|| format!("cannot unmount {place}"))
 }
 
-/// A BPF file system that is mounted nowhere: nobody else sees it, and it goes with this value.
+/// A BPF file system that is mounted nowhere: only this process sees it, and it ends with this value.
 pub struct Detached {
     root: OwnedFd,
 }
 
 impl Detached {
-    /// Makes one, which needs what mounting one needs.
+    /// Makes one, which needs CAP_SYS_ADMIN.
     pub fn new() -> io::Result<Self> {
         let context = fsopen("bpf", FsOpenFlags::FSOPEN_CLOEXEC)?;
         fsconfig_create(&context)?;
@@ -246,7 +247,7 @@ impl Detached {
         Ok(Self { root })
     }
 
-    /// Its root, for this process.
+    /// Path of the root directory, which only this process can use.
     #[must_use]
     pub fn path(&self) -> PathBuf {
         format!("/proc/self/fd/{}", self.root.as_raw_fd()).into()
@@ -264,8 +265,8 @@ fn explained(error: rustix::io::Errno, bpffs: &Path) -> anyhow::Error {
     })
 }
 
-/// A bpffs reserves names with a dot, and a path is one name here; the hash keeps names apart that
-/// then look the same.
+/// Makes a file name of `name`, which may be a path: a bpffs reserves names with a dot. The hash keeps names apart
+/// that would otherwise become equal.
 fn escape(name: &str) -> String {
     format!("{}-{:016x}", name.trim_matches('/').replace(['.', '/', ':'], "-"), xxh3_64(name.as_bytes()))
 }

@@ -1,27 +1,27 @@
-//! The kernel's description of its own types (BTF), PURE: where a field is in a structure. Not: getting it
-//! from the kernel. The format: Documentation/bpf/btf.rst and include/uapi/linux/btf.h.
+//! The kernel's description of its own types (BTF), PURE: where a field is in a structure. Not: reading that
+//! from the kernel (`offsets.rs`). The format: Documentation/bpf/btf.rst and include/uapi/linux/btf.h.
 
 /// `BTF_MAGIC`, as a little-endian machine writes it.
 const MAGIC: u16 = 0xeb9f;
 
-/// Kinds of types that are looked at (`BTF_KIND_…`).
+/// Kinds of types that this file follows (`BTF_KIND_…`).
 const STRUCT: u32 = 4;
 const UNION: u32 = 5;
 const TYPEDEF: u32 = 8;
 const VOLATILE: u32 = 9;
 const CONST: u32 = 10;
 
-/// Anonymous members within each other, and names for a type, at most.
+/// How many anonymous members within each other, or names of a type one after the other, are followed.
 const DEEPEST: usize = 8;
 
-/// Types, in the order of their numbers, which begin with 1.
+/// All types, in the order of their numbers, which begin with 1.
 pub struct Btf<'a> {
     types: Vec<&'a [u8]>,
     strings: &'a [u8],
 }
 
 impl<'a> Btf<'a> {
-    /// From what is in `/sys/kernel/btf/vmlinux`. The error says what is wrong with it.
+    /// Parses the content of `/sys/kernel/btf/vmlinux`. The error says what is wrong with that file.
     pub fn parse(data: &'a [u8]) -> Result<Self, String> {
         let cut = || "it is cut off".to_owned();
         let word = |at| word(data, at).ok_or_else(cut);
@@ -44,7 +44,7 @@ impl<'a> Btf<'a> {
         Ok(Self { types, strings })
     }
 
-    /// Where `path` (`socket_wq.wait.head`: a structure, its field, a field of that) is from the
+    /// Offset of `path` (`socket_wq.wait.head`: a structure, its field, a field of that) from the
     /// beginning of the structure, in bytes.
     pub fn offset(&self, path: &str) -> Result<u32, String> {
         let mut names = path.split('.');
@@ -64,15 +64,15 @@ impl<'a> Btf<'a> {
         Ok(offset)
     }
 
-    /// A member's place in bits, and its type; also one of an anonymous member.
+    /// The offset in bits, and the type, of a member, which may be within an anonymous member.
     fn member(&self, of: &[u8], name: &str, depth: usize) -> Option<(u32, u32)> {
         if !matches!(kind(of), STRUCT | UNION) {
             return None;
         }
         of[12..].chunks_exact(12).find_map(|member| {
-            let (id, place) = (word(member, 4)?, word(member, 8)?);
-            // With bit fields among them, the upper 8 bits are a size (`kind_flag`).
-            let bits = if word(of, 4)? >> 31 == 1 { place & 0xff_ffff } else { place };
+            let (id, offset) = (word(member, 4)?, word(member, 8)?);
+            // In a structure with bit fields, the upper 8 bits are a size (`kind_flag`).
+            let bits = if word(of, 4)? >> 31 == 1 { offset & 0xff_ffff } else { offset };
             match self.name(member) {
                 known if known == name.as_bytes() => Some((bits, id)),
                 [] if depth > 0 => {
@@ -84,7 +84,7 @@ impl<'a> Btf<'a> {
         })
     }
 
-    /// The type behind names and qualifiers.
+    /// The type behind typedefs, `const` and `volatile`.
     fn resolve(&self, mut id: u32) -> Option<&&'a [u8]> {
         for _ in 0..DEEPEST {
             let it = self.types.get((id as usize).checked_sub(1)?)?;
@@ -96,7 +96,7 @@ impl<'a> Btf<'a> {
         None
     }
 
-    /// Of a type or a member: both begin with it.
+    /// The name of a type or of a member: both begin with its offset in the strings.
     fn name(&self, of: &[u8]) -> &'a [u8] {
         let rest = word(of, 0).and_then(|at| self.strings.get(at as usize..)).unwrap_or_default();
         rest.split(|byte| *byte == 0).next().unwrap_or_default()
@@ -107,7 +107,7 @@ fn kind(of: &[u8]) -> u32 {
     word(of, 4).unwrap_or_default() >> 24 & 0x1f
 }
 
-/// Bytes that follow the three words of every type.
+/// How many bytes follow the three words that every type begins with.
 fn extra(info: u32) -> Result<usize, String> {
     let count = (info & 0xffff) as usize;
     Ok(match info >> 24 & 0x1f {

@@ -1,6 +1,6 @@
-//! A control group (version 2) for each process of a worker, where the daemon may make one: all that the
-//! worker starts is in it, wherever that puts itself. No controller is switched on, so the daemon itself may
-//! stay in the parent.
+//! A control group (version 2) for each worker's process, where the daemon may make one: descendants of the process
+//! are in it, whatever session or process group they choose. No controller is switched on, so the daemon itself
+//! may stay in the parent.
 
 use std::cell::{Cell, RefCell};
 use std::fs::{self, DirBuilder, File};
@@ -13,37 +13,37 @@ use tracing::info;
 
 use super::{host, locks};
 
-/// How deep cgroups that a worker has made in its own are looked for.
+/// How deep cgroups are followed that a worker has made in its own.
 const DEPTH: usize = 8;
 
-/// How often, and how many times, is looked whether nobody is left.
+/// Interval and number of attempts to remove cgroups whose processes are ending.
 const LOOK: Duration = Duration::from_millis(5);
 const LOOKS: usize = 100;
 
-/// What the names of directories that daemons have made begin with.
+/// Prefix of the directories that daemons make.
 const PREFIX: &str = "reuseport-lb-";
 
-/// Where a daemon's workers have theirs.
+/// All cgroups of a daemon's workers.
 pub struct Cgroups {
-    /// `None` if it cannot be made.
+    /// `None` if this daemon may not make cgroups.
     own: Option<Own>,
-    /// What earlier daemons have made for workers that live.
+    /// Cgroups that earlier daemons have made for workers that live.
     taken_over: RefCell<Vec<Cgroup>>,
-    /// The log says why a worker has none.
+    /// Why workers get no cgroup is logged once.
     said: Cell<bool>,
 }
 
-/// A directory of this daemon's own. In the root cgroup it can be made only as long as the daemon has all
-/// rights, and not be removed later.
+/// The directory in which this daemon makes cgroups. In the root cgroup it can be made only as long as the daemon
+/// has all rights, and not be removed later.
 struct Own {
     path: PathBuf,
-    /// As long as the daemon has the lock, no other one removes it.
+    /// While this lock is held, no other daemon removes the directory.
     _lock: File,
 }
 
 impl Cgroups {
-    /// For this daemon, below the cgroup that it is in. What earlier daemons left there, and nobody is in any
-    /// more, is removed.
+    /// Makes the directory for cgroups, below the cgroup that this process is in. Directories there that earlier
+    /// daemons left are removed as far as they have no process.
     #[must_use]
     pub fn prepare() -> Self {
         let prepared = current().and_then(|current| {
@@ -61,7 +61,7 @@ impl Cgroups {
         }
     }
 
-    /// A new one for a process of the worker `name`; `None` if that is not possible.
+    /// Makes a cgroup for a process of the worker `name`; `None` if that is not possible.
     #[must_use]
     pub fn make(&self, name: &str) -> Option<Cgroup> {
         let path =
@@ -75,7 +75,7 @@ impl Cgroups {
         }
     }
 
-    /// This one is to be removed as well.
+    /// Lets [`Cgroups::remove`] remove this cgroup of an earlier daemon as well.
     pub fn take_over(&self, cgroup: Cgroup) {
         self.taken_over.borrow_mut().push(cgroup);
     }
@@ -88,7 +88,7 @@ impl Cgroups {
         }
     }
 
-    /// Removes all, when all are told to end: who was killed needs a moment.
+    /// Removes all cgroups after their processes were told to end; waits up to [`LOOKS`] times [`LOOK`] for them.
     pub fn remove(&self) {
         for _ in 0..LOOKS {
             let mut left = self.taken_over.borrow_mut();
@@ -121,11 +121,11 @@ impl Own {
         let trial = path.join("trial");
         make(&trial)?;
         let lock = open(path, false)?;
-        // Who may write to both may move a process from one to the other.
+        // A process that may write to both may move processes from one to the other.
         open(&current.join("cgroup.procs"), true)?;
         open(&trial.join("cgroup.procs"), true)?;
         let kind = fs::read_to_string(trial.join("cgroup.type")).unwrap_or_default();
-        // In one for threads, others are "domain invalid".
+        // Below a cgroup for threads, the type is "domain invalid".
         if kind.trim() != "domain" {
             return Err(format!("{} is {}", trial.display(), kind.trim()));
         }
@@ -137,20 +137,20 @@ impl Own {
     }
 }
 
-/// That of one process of a worker.
+/// The cgroup of one worker's process.
 #[derive(Clone, Debug)]
 pub struct Cgroup {
     path: PathBuf,
 }
 
 impl Cgroup {
-    /// One that an earlier daemon has made; `None` if it is gone.
+    /// A cgroup that an earlier daemon has made; `None` if it does not exist any more.
     #[must_use]
     pub fn find(path: &Path) -> Option<Self> {
         path.join("cgroup.procs").is_file().then(|| Self { path: path.to_owned() })
     }
 
-    /// Where it is.
+    /// The directory.
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.path
@@ -161,35 +161,35 @@ impl Cgroup {
         fs::write(path.join("cgroup.procs"), "0")
     }
 
-    /// All processes in it.
+    /// All processes in the cgroup.
     pub(super) fn processes(&self) -> Vec<i32> {
         let mut all = Vec::new();
         processes(&self.path, DEPTH, &mut all);
         all
     }
 
-    /// Whether the process `pid` is in it, or has ended in it and is not reaped.
+    /// Whether the process `pid` is in the cgroup, or has ended in it and is not reaped.
     pub(super) fn has(&self, pid: i32) -> bool {
         let Some(name) = self.path.file_name().and_then(|name| name.to_str()) else { return false };
         let lines = fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap_or_default();
         let own = lines.lines().find_map(|line| line.strip_prefix("0::"));
-        // Names have a random part, so no other has this one.
+        // Names have a random part, so no other cgroup has this one.
         own.is_some_and(|own| own.split('/').any(|part| part == name))
     }
 
-    /// Ends everybody in it at once (Linux 5.14).
+    /// Kills all processes of the cgroup at once (`cgroup.kill`, Linux 5.14).
     pub fn kill(&self) {
-        // If it is gone, so are they.
+        // An error means that the cgroup has been removed, so it has no process.
         let _ = fs::write(self.path.join("cgroup.kill"), "1");
     }
 
-    /// Removes it, if nobody is in it.
+    /// Removes the cgroup if no process is in it.
     pub fn remove(&self) {
         remove(&self.path, DEPTH);
     }
 }
 
-/// Removes what daemons that are gone have made in `current`, as far as nobody is in it.
+/// Removes what daemons that have ended made in `current`, as far as no process is in it.
 fn sweep(current: &Path) {
     let is_made = |path: &PathBuf| {
         let name = path.file_name().and_then(|name| name.to_str());
@@ -220,14 +220,14 @@ fn children(path: &Path) -> impl Iterator<Item = PathBuf> {
 
 fn processes(path: &Path, depth: usize, all: &mut Vec<i32>) {
     let list = fs::read_to_string(path.join("cgroup.procs")).unwrap_or_default();
-    // 0 is one in another PID namespace.
+    // 0 stands for a process of another PID namespace.
     all.extend(list.lines().filter_map(|line| line.parse::<i32>().ok()).filter(|pid| *pid != 0));
     if depth > 0 {
         children(path).for_each(|child| processes(&child, depth - 1, all));
     }
 }
 
-/// Those that have processes in them stay.
+/// Removes the cgroup at `path` and those below it, but for those that have processes.
 fn remove(path: &Path, depth: usize) {
     if fs::remove_dir(path).is_err() && depth > 0 {
         children(path).for_each(|child| remove(&child, depth - 1));
@@ -241,7 +241,7 @@ fn current() -> Result<PathBuf, String> {
     directory(&read("/proc/self/mountinfo")?, &read("/proc/self/cgroup")?)
 }
 
-/// From what is in /proc (proc_pid_mountinfo(5), cgroups(7)).
+/// The directory of a cgroup, from the content of two files in /proc (proc_pid_mountinfo(5), cgroups(7)).
 fn directory(mounts: &str, cgroups: &str) -> Result<PathBuf, String> {
     let own = cgroups.lines().find_map(|line| line.strip_prefix("0::"));
     let own = own.ok_or("this kernel has no cgroups of version 2")?;
@@ -252,7 +252,7 @@ fn directory(mounts: &str, cgroups: &str) -> Result<PathBuf, String> {
     });
     let below = |(root, point): (&str, &str)| {
         let rest = if root == "/" { own } else { own.strip_prefix(root)? };
-        // Above what this process may see.
+        // A cgroup outside of this process's cgroup namespace.
         let seen = !rest.split('/').any(|part| part == "..");
         seen.then(|| Path::new(point).join(rest.trim_start_matches('/')))
     };

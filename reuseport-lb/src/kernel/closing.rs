@@ -1,5 +1,5 @@
-//! Descriptors of others, closed where it does not matter how long that takes: a close waits for unsent data
-//! (SO_LINGER), or for whatever file system the file is on.
+//! Closes descriptors that other processes have sent, in threads of their own: `close` may block for unsent data
+//! (SO_LINGER), or on the file system of a file.
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::OnceLock;
@@ -8,7 +8,7 @@ use std::sync::mpsc::{Sender, channel};
 
 use super::options;
 
-/// So many close something at a time, each in a thread of its own; others wait for one another.
+/// Most threads that close at a time, one for each call of [`close`]; further descriptors share one more thread.
 const MOST: usize = 64;
 
 /// include/uapi/asm-generic/socket.h, Linux 6.16; not in the libc crate.
@@ -16,13 +16,13 @@ const SO_PASSRIGHTS: i32 = 83;
 
 static CLOSING: AtomicUsize = AtomicUsize::new(0);
 
-/// Lets nobody send descriptors to this UNIX socket, nor to what is accepted from it: EPERM for who tries.
-/// False where the kernel does not know that (before Linux 6.16).
+/// Makes sending descriptors to this UNIX socket, or to a socket accepted from it, fail with EPERM.
+/// False before Linux 6.16, which has no SO_PASSRIGHTS.
 pub fn refuse_descriptors(socket: impl AsFd) -> bool {
     options::set(socket, (libc::SOL_SOCKET, SO_PASSRIGHTS), &0i32.to_ne_bytes()).is_ok()
 }
 
-/// Closes them all, soon, in another thread.
+/// Closes `descriptors` in another thread.
 pub fn close(descriptors: Vec<OwnedFd>) {
     static LATE: OnceLock<Sender<Vec<OwnedFd>>> = OnceLock::new();
     if descriptors.is_empty() {
@@ -33,7 +33,7 @@ pub fn close(descriptors: Vec<OwnedFd>) {
             drop(descriptors);
             CLOSING.fetch_sub(1, Ordering::Relaxed);
         };
-        // Without a thread it is done here after all.
+        // If no thread can be started, dropping `close` closes them here.
         let _ = std::thread::Builder::new().name("closing".into()).spawn(close);
         return;
     }

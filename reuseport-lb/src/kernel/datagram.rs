@@ -1,5 +1,5 @@
-//! Datagrams that are answered from the address they were sent to, which matters when a socket is
-//! bound to all addresses (IP_PKTINFO, ip(7); IPV6_PKTINFO, RFC 3542).
+//! Answering a datagram from the address that it was sent to, which a socket that is bound to all addresses
+//! does not do by itself (IP_PKTINFO, ip(7); IPV6_PKTINFO, RFC 3542).
 
 use std::io::{self, IoSlice, IoSliceMut};
 use std::net::SocketAddr;
@@ -10,9 +10,9 @@ use nix::sys::socket::{
 };
 use socket2::Socket;
 
-/// Where a datagram came from and where it was sent to.
+/// The addresses of a datagram: source and destination.
 pub struct Path {
-    /// The sender.
+    /// The source.
     pub peer: SocketAddr,
     peer_raw: SockaddrStorage,
     to: Option<To>,
@@ -33,7 +33,7 @@ pub fn want_destination(socket: &Socket) -> io::Result<()> {
     Ok(())
 }
 
-/// Receives one datagram; its content beyond the buffer is cut off.
+/// Receives one datagram; content beyond the buffer is cut off.
 pub fn receive(socket: &impl AsRawFd, buffer: &mut [u8]) -> io::Result<(usize, Path)> {
     let mut space = nix::cmsg_space!(libc::in6_pktinfo);
     let mut slices = [IoSliceMut::new(buffer)];
@@ -60,7 +60,7 @@ pub fn receive(socket: &impl AsRawFd, buffer: &mut [u8]) -> io::Result<(usize, P
     Ok((message.bytes, Path { peer, peer_raw, to }))
 }
 
-/// Sends `answer` back along `path`.
+/// Sends `answer` to the source of `path`, from its destination.
 pub fn answer(socket: &impl AsRawFd, path: &Path, answer: &[u8]) -> io::Result<()> {
     let control = path.to.as_ref().map(|to| match to {
         To::V4(info) => ControlMessage::Ipv4PacketInfo(info),

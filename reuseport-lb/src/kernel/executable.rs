@@ -1,5 +1,5 @@
-//! Whether this thread could execute a file: the file, the interpreter that its first line names, and
-//! the loader that it wants; and where a command is.
+//! Whether this thread may execute a file: checks the file, the interpreter of a script, and the loader that a
+//! program names. And where a command is.
 
 use std::fs::{self, File};
 use std::io::{self, ErrorKind, Read};
@@ -9,18 +9,18 @@ use std::path::{Path, PathBuf};
 use crate::kernel::host::{self, Access};
 use crate::kernel::probe;
 
-/// The kernel follows interpreters that are scripts so often (`exec_binprm`, fs/exec.c).
+/// How many scripts the kernel follows, each the interpreter of the one before (`exec_binprm`, fs/exec.c).
 const DEPTH: usize = 5;
 
-/// What the kernel reads of a file to find out what it is (BINPRM_BUF_SIZE).
+/// Bytes that the kernel reads of a file to find out its format (BINPRM_BUF_SIZE).
 const HEAD: usize = 256;
 
 /// Why a file cannot be executed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Obstacle {
-    /// Something is not there, for nobody.
+    /// A file is missing, or is wrong, whichever user executes it; says which.
     Missing(String),
-    /// Something is closed to this thread's user.
+    /// This thread's user has no permission; says for which path.
     Closed(String),
 }
 
@@ -41,12 +41,12 @@ impl Obstacle {
     }
 }
 
-/// Finds out what would keep this thread from executing `program`.
+/// Fails with what keeps this thread from executing `program`.
 pub fn look(program: &Path) -> Result<(), Obstacle> {
     follow(program, DEPTH)
 }
 
-/// Whether a file is for an interpreter; fails if this thread cannot read it.
+/// Whether a file is a script (`#!`); fails if this thread cannot read it.
 pub fn is_script(program: &Path) -> io::Result<bool> {
     let mut start = [0; 2];
     File::open(program)?.read_exact(&mut start)?;
@@ -57,7 +57,7 @@ fn follow(program: &Path, depth: usize) -> Result<(), Obstacle> {
     reach(program, Access::EXEC_OK)?;
     let file = match File::open(program) {
         Ok(file) => file,
-        // A program may be executed without being read. A script may not: whoever may read it finds out.
+        // A program may be executed without being read. A script may not: callers find that out with `is_script`.
         Err(_) => return Ok(()),
     };
     let mut head = Vec::new();
@@ -114,7 +114,7 @@ fn script(line: &str, depth: usize) -> Result<(), Obstacle> {
     Ok(())
 }
 
-/// Follows what env(1) would execute.
+/// Checks the program that env(1) would execute.
 fn asked(program: &str, depth: usize) -> Result<(), Obstacle> {
     let missing = || {
         let hint = if program.contains(' ') { " (`env -S` splits its argument)" } else { "" };
@@ -126,7 +126,7 @@ fn asked(program: &str, depth: usize) -> Result<(), Obstacle> {
     follow(&path, depth - 1)
 }
 
-/// The program in the arguments of env(1) that the kernel has made one of.
+/// The program in the arguments of env(1), which the kernel passes as one.
 fn env(argument: &str) -> Option<&str> {
     let split = ["-S", "--split-string=", "-vS"].iter().find_map(|option| argument.strip_prefix(option));
     let Some(words) = split else {
@@ -142,7 +142,7 @@ fn is_missing(path: &Path) -> bool {
     }
 }
 
-/// Fails, with the part of the way that is closed, unless this thread may do that with a file.
+/// Fails unless this thread may access `path` as `what` says; names the directory on the way that is closed, if one is.
 fn reach(path: &Path, what: Access) -> Result<(), Obstacle> {
     let Err(error) = host::reaches(path, what) else { return Ok(()) };
     if error.kind() != ErrorKind::PermissionDenied {
@@ -179,7 +179,7 @@ fn loader(file: &File, head: &[u8]) -> Option<PathBuf> {
     None
 }
 
-/// Where there is such a program, by path or in PATH.
+/// The path of `program`, which is a path itself or a name in PATH.
 pub fn find_program(program: &str) -> Result<PathBuf, String> {
     which::which(program).map_err(|_| {
         let where_to = if program.contains('/') {
@@ -251,7 +251,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let own = fs::read(std::env::current_exe().unwrap()).unwrap();
         let wanted = loader(&File::open("/proc/self/exe").unwrap(), &own[..HEAD]);
-        // A static build has none.
+        // A static build has no loader.
         let Some(wanted) = wanted else { return };
         assert!(wanted.is_file(), "{wanted:?}");
         let name = wanted.to_str().unwrap().as_bytes();

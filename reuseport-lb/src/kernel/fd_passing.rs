@@ -1,4 +1,4 @@
-//! Descriptors that go from one process to another, and who is at the other end of a UNIX socket.
+//! Passing descriptors from one process to another, and the process at the other end of a UNIX socket.
 //! Not: what is said there (`api/join`, `service/sd_notify.rs`).
 
 use std::fs::File;
@@ -23,8 +23,8 @@ use super::closing;
 /// Most descriptors of one message: the kernel's SCM_MAX_FD.
 pub const MOST: usize = 253;
 
-/// Sends `bytes`, of which there must be some, and with the first of them `fds`. Returns how many
-/// bytes were sent; the rest is to be sent without descriptors.
+/// Sends `bytes`, which must not be empty, and with the first byte `fds`. Returns how many
+/// bytes were sent; the caller sends the rest without descriptors.
 pub fn send(stream: impl AsFd, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> io::Result<usize> {
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MOST))];
     let mut control = SendAncillaryBuffer::new(&mut space);
@@ -39,7 +39,7 @@ pub fn send(stream: impl AsFd, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> io::Resu
     Ok(sent)
 }
 
-/// Receives bytes, 0 at the end of the stream, and the descriptors that came with them; they are
+/// Receives bytes, 0 at the end of the stream, and the descriptors that came with them; these are
 /// closed at exec.
 pub fn receive(stream: impl AsFd, buffer: &mut [u8]) -> io::Result<(usize, Vec<OwnedFd>)> {
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MOST))];
@@ -61,26 +61,26 @@ pub fn receive(stream: impl AsFd, buffer: &mut [u8]) -> io::Result<(usize, Vec<O
     Ok((received.bytes, fds))
 }
 
-/// The process that connected a UNIX stream, as it was then.
+/// The process that connected a UNIX stream, as it was at that moment.
 #[derive(Debug)]
 pub struct Peer {
-    /// Its effective user id.
+    /// Effective user id.
     pub uid: u32,
-    /// Its effective group id.
+    /// Effective group id.
     pub gid: u32,
-    /// Its process id, as this process sees it.
+    /// Process id in the PID namespace of this process.
     pub pid: i32,
-    /// That very process, whoever has its process id later; readable when it has ended.
+    /// Refers to the process even when its id is given to another one; readable when it has ended.
     pub pidfd: OwnedFd,
 }
 
 impl Peer {
-    /// Who connected `stream`. To be asked as soon as it is accepted: before Linux 6.5 the process is
-    /// found by its id, which somebody else may have later.
+    /// The process that connected `stream`. To be asked as soon as the stream is accepted: before Linux 6.5 the
+    /// process is found by its id, which another process may have later.
     pub fn of(stream: impl AsFd) -> io::Result<Self> {
         let credentials = getsockopt(&stream, sockopt::PeerCredentials)?;
         let (uid, gid, pid) = (credentials.uid(), credentials.gid(), credentials.pid());
-        // The kernel says 0 for what this process cannot see.
+        // The kernel says 0 for a process of a PID namespace that this process cannot see.
         if pid == 0 {
             return Err(io::Error::new(
                 io::ErrorKind::Unsupported,
@@ -88,7 +88,7 @@ impl Peer {
             ));
         }
         let pidfd = match getsockopt(&stream, sockopt::PeerPidfd) {
-            // Linux 6.5 brought it.
+            // A kernel before Linux 6.5.
             Err(nix::Error::ENOPROTOOPT) => by_id(pid, &stream)?,
             Err(nix::Error::ESRCH | nix::Error::EINVAL) => return Err(gone()),
             answer => answer?,
@@ -97,27 +97,27 @@ impl Peer {
     }
 }
 
-/// The process that sent a datagram, as it was then.
+/// The process that sent a datagram, as it was at that moment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Sender {
-    /// Its process id; 0 for one that this process cannot see.
+    /// Process id; 0 for a process of a PID namespace that this process cannot see.
     pub pid: i32,
-    /// Its user id.
+    /// User id, which the sender may choose among its real, effective and saved ones (unix(7)).
     pub uid: u32,
 }
 
-/// A socket at `path` that receives datagrams, each with its [`Sender`].
+/// Makes a socket at `path` that receives datagrams, each with its [`Sender`].
 pub fn hearing(path: &Path) -> io::Result<UnixDatagram> {
     let socket = Socket::new(Domain::UNIX, Type::DGRAM, None)?;
-    // Before anybody can send: of what was sent earlier it would not be known.
+    // Before the socket has a name: datagrams that were sent before this have no credentials.
     socket.set_passcred(true)?;
     socket.set_nonblocking(true)?;
     socket.bind(&SockAddr::unix(path)?)?;
     Ok(socket.into())
 }
 
-/// Receives one datagram; its content beyond the buffer is cut off, and descriptors that come with it are
-/// closed, in another thread.
+/// Receives one datagram; content beyond the buffer is cut off, and descriptors that come with it are
+/// closed in another thread.
 pub fn hear(socket: &impl AsRawFd, buffer: &mut [u8]) -> io::Result<(usize, Sender)> {
     /// Room for credentials and for [`MOST`] descriptors.
     #[repr(C, align(8))]
@@ -134,8 +134,8 @@ pub fn hear(socket: &impl AsRawFd, buffer: &mut [u8]) -> io::Result<(usize, Send
     let length = unsafe { libc::recvmsg(socket.as_raw_fd(), &raw mut header, libc::MSG_CMSG_CLOEXEC) };
     let length = usize::try_from(length).map_err(|_| io::Error::last_os_error())?;
     let (mut sender, mut unwanted) = (None, Vec::new());
-    // SAFETY: the kernel has filled the header in: each control message lies within `control` and is as long as
-    // it says, credentials are as long as that structure, and descriptors are this process's from now on.
+    // SAFETY: the kernel has filled the header in: each control message lies within `control` and has the length in
+    // its header, credentials are a whole `ucred`, and descriptors are this process's from now on.
     unsafe {
         let mut next = libc::CMSG_FIRSTHDR(&raw const header);
         while let Some(message) = next.as_ref() {
@@ -162,8 +162,8 @@ pub fn hear(socket: &impl AsRawFd, buffer: &mut [u8]) -> io::Result<(usize, Send
     Ok((length, Sender { pid, uid }))
 }
 
-/// The process `pid`, if `stream` is still connected: then it has not gone, and the id is still its
-/// own. (A process that ends and leaves the stream to a child deceives this.)
+/// A pidfd of the process `pid`, if `stream` is still connected: then the process has not ended, and the id is
+/// still its own. (Wrong for a process that has ended and left the stream to a child.)
 fn by_id(pid: i32, stream: impl AsFd) -> io::Result<OwnedFd> {
     let pid = Pid::from_raw(pid).ok_or_else(gone)?;
     let pidfd = match pidfd_open(pid, PidfdFlags::empty()) {
@@ -179,14 +179,14 @@ fn gone() -> io::Error {
     io::Error::new(io::ErrorKind::NotFound, "the process that connected has ended")
 }
 
-/// A duplicate of one descriptor of a process, if it has that.
+/// A duplicate of the descriptor `fd` of the process `pid`, if it has one.
 #[must_use]
 pub fn descriptor_of(pid: i32, fd: RawFd) -> Option<OwnedFd> {
     let process = pidfd_open(Pid::from_raw(pid)?, PidfdFlags::empty()).ok()?;
     pidfd_getfd(&process, fd, PidfdGetfdFlags::empty()).ok()
 }
 
-/// Duplicates of all that a process has open, as far as it may be asked for it.
+/// Duplicates of all descriptors of the process `pid`; none if this process may not have them.
 pub fn files_of(pid: i32) -> impl Iterator<Item = File> {
     let process = Pid::from_raw(pid).and_then(|pid| pidfd_open(pid, PidfdFlags::empty()).ok());
     let room = if process.is_some() { table_size(pid) } else { 0 };
@@ -195,14 +195,14 @@ pub fn files_of(pid: i32) -> impl Iterator<Item = File> {
     })
 }
 
-/// How many descriptors a process has room for (FDSize in /proc/PID/status); 0 if it is gone.
+/// How many descriptors a process has room for (FDSize in /proc/PID/status); 0 if it has ended.
 fn table_size(pid: i32) -> RawFd {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
     let size = status.lines().find_map(|line| line.strip_prefix("FDSize:"));
     size.and_then(|size| size.trim().parse().ok()).unwrap_or_default()
 }
 
-/// The same for a process and, if that does not have all, `others`.
+/// [`sockets_of`] of the process `pid` and, for sockets that it does not have, of the processes `others`.
 pub fn sockets_of_all(
     pid: i32,
     others: impl FnOnce() -> Vec<i32>,
@@ -218,23 +218,23 @@ pub fn sockets_of_all(
         if missing.is_empty() {
             break;
         }
-        // It may have ended meanwhile.
+        // This process may have ended meanwhile.
         found.extend(sockets_of(other, &missing).unwrap_or_default());
     }
     Ok(found)
 }
 
-/// Duplicates of those sockets of the process `pid` whose SO_COOKIE is `wanted`, with it; each once.
-/// A process that has ended, or ends meanwhile, gives what was found.
+/// Duplicates of those sockets of the process `pid` whose SO_COOKIE is in `wanted`, each once, with the cookie.
+/// If the process has ended, or ends meanwhile, the result is what was found until then.
 pub fn sockets_of(pid: i32, wanted: &[u64]) -> io::Result<Vec<(u64, Socket)>> {
     let mut found: Vec<(u64, Socket)> = Vec::new();
     let process = match Pid::from_raw(pid).map(|pid| pidfd_open(pid, PidfdFlags::empty())) {
         None | Some(Err(Errno::SRCH)) => return Ok(found),
         Some(opened) => opened?,
     };
-    // Should the id be somebody else's by now, then `process` has ended and gives nothing.
-    // Its numbers are tried one by one: /proc/PID/fd of another user's process is closed to one who
-    // has CAP_SYS_PTRACE alone.
+    // If another process has the id by now, `process` has ended and gives nothing.
+    // Numbers are tried one by one: /proc/PID/fd of another user's process cannot be read with
+    // CAP_SYS_PTRACE alone.
     for fd in 0..table_size(pid) {
         if found.len() == wanted.len() {
             break;
@@ -244,7 +244,7 @@ pub fn sockets_of(pid: i32, wanted: &[u64]) -> io::Result<Vec<(u64, Socket)>> {
             Err(Errno::SRCH) => break,
             taken => Socket::from(taken?),
         };
-        // Closed and opened again as something else: not a socket any more.
+        // The process has closed the socket meanwhile and opened something else at that number.
         let Ok(cookie) = socket.cookie() else { continue };
         if wanted.contains(&cookie) && !found.iter().any(|(known, _)| *known == cookie) {
             found.push((cookie, socket));
@@ -354,14 +354,14 @@ mod tests {
         command.arg("100").stdin(OwnedFd::from(listener)).stdout(OwnedFd::from(other.try_clone().unwrap()));
         let mut child = command.spawn().unwrap();
         let pid = child.id() as i32;
-        // What the command holds is the parent's.
+        // The command has a duplicate of its own in this process.
         drop(command);
         let found = sockets_of(pid, &[wanted, u64::MAX]).unwrap();
         assert_eq!(found.iter().map(|(cookie, _)| *cookie).collect::<Vec<_>>(), [wanted]);
         assert!(sockets_of(pid, &[]).unwrap().is_empty());
         child.kill().unwrap();
         child.wait().unwrap();
-        // It outlives the process, and still listens.
+        // The socket outlives the process, and still listens.
         let (_, socket) = found.into_iter().next().unwrap();
         assert_eq!(cookie(&socket), wanted);
         assert!(fcntl_getfd(&socket).unwrap().contains(FdFlags::CLOEXEC));

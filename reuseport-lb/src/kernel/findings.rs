@@ -1,23 +1,23 @@
-//! What was found out about this machine, as values: for who judges it, and touches nothing.
+//! What `probe` finds out about this machine, as plain values, so that `doctor` needs no system call.
 
 use std::time::Duration;
 
 /// The memory limit of a cgroup, in bytes.
 pub struct Memory {
-    /// Which cgroup.
+    /// Directory of the cgroup.
     pub cgroup: String,
-    /// Its limit.
+    /// `memory.max`, or `memory.limit_in_bytes` of version 1.
     pub limit: u64,
-    /// What is used of it.
+    /// Bytes in use.
     pub used: u64,
 }
 
-/// What came of handing a queued connection from one listening socket to another.
+/// Outcome of handing a queued connection from one listening socket to another.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum HandOver {
-    /// Whoever waited in epoll for the other one woke up after this time.
+    /// A thread that waited in epoll for the other socket woke up after this time.
     Woken(Duration),
-    /// The connection was there, but nobody was told.
+    /// The connection arrived, but the waiting thread was not woken.
     Silent,
     /// The connection was lost.
     Lost,

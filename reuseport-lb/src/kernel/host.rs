@@ -20,20 +20,20 @@ pub fn release() -> String {
     rustix::system::uname().release().to_string_lossy().into_owned()
 }
 
-/// An id of this boot of the kernel; empty if it does not tell.
+/// The id of this boot of the kernel; empty if it cannot be read.
 #[must_use]
 pub fn boot() -> String {
     std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default().trim().to_owned()
 }
 
-/// Milliseconds since boot, with those in which the machine slept (CLOCK_BOOTTIME).
+/// Milliseconds since boot, including those in which the machine slept (CLOCK_BOOTTIME).
 #[must_use]
 pub fn uptime_ms() -> u64 {
     let now = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
     u64::try_from(now.tv_sec * 1000 + now.tv_nsec / 1_000_000).unwrap_or_default()
 }
 
-/// The user that this process acts as.
+/// The effective user id of this process.
 #[must_use]
 pub fn own_uid() -> u32 {
     rustix::process::geteuid().as_raw()
@@ -45,34 +45,34 @@ pub fn is_root() -> bool {
     rustix::process::geteuid().is_root()
 }
 
-/// Whether this process may do `what` with `path`, by the rights that it has now.
+/// Whether this process may access `path` as `what` says, with its effective ids and rights.
 pub fn reaches(path: &Path, what: Access) -> io::Result<()> {
     Ok(accessat(CWD, path, what, AtFlags::EACCESS)?)
 }
 
-/// Raises the limit of open files as far as it goes; returns the old one, for workers.
+/// Raises the limit of open files to the hard limit; returns the old one, which workers get.
 pub fn raise_open_files() -> Rlimit {
     let old = getrlimit(Resource::Nofile);
-    // Best effort: with fewer files there is only room for fewer workers, and that fails clearly.
+    // Best effort: with a lower limit fewer workers can be started, and the error of a start says so.
     let _ = setrlimit(Resource::Nofile, Rlimit { current: old.maximum, maximum: old.maximum });
     old
 }
 
-/// Makes large pieces of memory go back to the kernel as soon as they are free, for good: loading a
+/// Makes malloc return large pieces of memory to the kernel as soon as they are free, from now on: loading a
 /// program needs some megabytes for a moment. (M_MMAP_THRESHOLD of mallopt(3), which glibc would raise.)
 pub fn return_memory() {
     #[cfg(target_env = "gnu")]
-    // SAFETY: only sets a number within malloc. If it is refused, more memory is kept; no harm.
+    // SAFETY: only sets a number within malloc. If malloc refuses it, the process keeps more memory.
     let _ = unsafe { libc::mallopt(libc::M_MMAP_THRESHOLD, 128 << 10) };
 }
 
-/// A number that nobody can guess.
+/// A random number that cannot be guessed.
 #[must_use]
 pub fn random() -> u64 {
     let mut bytes = [0; 8];
     match File::open("/dev/urandom").and_then(|mut file| io::Read::read_exact(&mut file, &mut bytes)) {
         Ok(()) => u64::from_ne_bytes(bytes),
-        // A hash by keys that the standard library gets from the kernel.
+        // The standard library hashes with keys that it gets from the kernel.
         Err(_) => std::hash::BuildHasher::hash_one(&std::hash::RandomState::new(), 0),
     }
 }
@@ -85,13 +85,13 @@ pub fn user(name: &str) -> Result<User> {
     }
 }
 
-/// Fails with a line for people if the password database has no user `name`.
+/// Fails with one line of text if the password database has no user `name`.
 pub fn find_user(name: &str) -> Result<(), String> {
     user(name).map(drop).map_err(|error| format!("{error:#}"))
 }
 
-/// Makes a directory with this mode, whatever the umask is, and those above it, which everybody may go through; one
-/// that is there gets the mode.
+/// Makes a directory with this mode, whatever the umask is, and missing ones above it with mode 755. A directory
+/// that exists gets the mode.
 pub fn make_directory(path: &Path, mode: u32) -> io::Result<()> {
     if let Some(above) = path.parent().filter(|above| !above.as_os_str().is_empty() && !above.exists()) {
         make_directory(above, 0o755)?;
@@ -103,35 +103,35 @@ pub fn make_directory(path: &Path, mode: u32) -> io::Result<()> {
     fs::set_permissions(path, fs::Permissions::from_mode(mode))
 }
 
-/// Device and inode: which file it is, whatever it is called.
+/// Device and inode: identify a file whatever its path is.
 pub type Inode = (u64, u64);
 
-/// Which file that is.
+/// Identity of the file that `about` describes.
 #[must_use]
 pub fn inode(about: &Metadata) -> Inode {
     (about.dev(), about.ino())
 }
 
-/// Which file is at `path`, if any.
+/// Identity of the file at `path`, if there is one; of a link itself.
 #[must_use]
 pub fn inode_at(path: &Path) -> Option<Inode> {
     fs::symlink_metadata(path).ok().map(|about| inode(&about))
 }
 
-/// Whether the file that was `made` at `path` is still there.
+/// Whether the file at `path` is the one that was `made` there.
 #[must_use]
 pub fn is_there(path: &Path, made: Option<Inode>) -> bool {
     made.is_some() && inode_at(path) == made
 }
 
-/// Removes what is at `path`, if that is a socket.
+/// Removes the file at `path` if it is a socket.
 pub fn remove_socket(path: &Path) {
     if fs::symlink_metadata(path).is_ok_and(|about| about.file_type().is_socket()) {
         let _ = fs::remove_file(path);
     }
 }
 
-/// Runs `act` with a file creation mask, so that what it makes is never wider than that.
+/// Runs `act` with the file creation mask `mask`, which holds for the whole process until it returns.
 pub fn with_umask<T>(mask: u32, act: impl FnOnce() -> T) -> T {
     let old = rustix::process::umask(rustix::fs::Mode::from_bits_truncate(mask));
     let made = act();
@@ -139,8 +139,8 @@ pub fn with_umask<T>(mask: u32, act: impl FnOnce() -> T) -> T {
     made
 }
 
-/// Sets up signals as the daemon needs them, whatever its starter has blocked or ignored: ends of
-/// children are known (SIGCHLD), and it can be ended.
+/// Gives signals that the daemon needs their default effect and blocks none, whatever was inherited: the ends of
+/// children are known (SIGCHLD), and the daemon can be ended.
 pub fn expect_signals() {
     for signal in [libc::SIGCHLD, libc::SIGTERM, libc::SIGINT, libc::SIGHUP] {
         reset_signals(signal..=signal);
@@ -172,8 +172,8 @@ pub(super) fn ignore_hangup() {
     }
 }
 
-/// Makes a terminal that is the standard output or error one that can be written only: workers get it,
-/// and what is typed there is not theirs to read. Best effort: its owner may not allow it.
+/// Opens a terminal that is standard output or error again for writing only: workers inherit it, and must not
+/// read what is typed there. Best effort: the owner of the terminal may not allow it.
 pub fn only_write_to_terminal() {
     use std::os::fd::AsRawFd;
     let open = |fd: i32| {

@@ -1,8 +1,8 @@
-//! The child's side of starting a worker: sockets to descriptors 3, 4, …, rights down to the
-//! worker's user, systemd's variables set, and then `exec`. The command `exec` ends the same way.
+//! The child's side of starting a worker: moves sockets to descriptors 3, 4, …, drops rights to the
+//! worker's user, sets systemd's variables, and executes the command. The command `exec` ends in the last two steps.
 //!
-//! It is a program of its own because `LISTEN_PID` must be the worker's process id, which nobody
-//! knows before the fork, and because little is allowed between fork and exec.
+//! The child first executes this program again because `LISTEN_PID` must be the worker's process id, which is
+//! not known before the fork, and because little is allowed between fork and exec.
 
 use std::ffi::OsString;
 use std::io::{self, Read, Write};
@@ -25,29 +25,29 @@ pub const FIRST_FD: RawFd = 3;
 /// The hidden command that runs [`Arguments`].
 pub const COMMAND: &str = "launch";
 
-/// What the daemon tells its child.
+/// Options of the hidden command `launch`, by which the daemon tells its child what to become.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Arguments {
-    /// Like `web/2`.
+    /// The worker's name, like `web/2`.
     pub name: String,
-    /// Descriptors of its sockets.
+    /// Inherited descriptors of the worker's sockets.
     pub fds: Vec<RawFd>,
-    /// Their names, colon-separated, as in LISTEN_FDNAMES.
+    /// Names of the sockets, colon-separated, as in LISTEN_FDNAMES.
     pub fd_names: String,
-    /// The socket that hears its `READY=1`.
+    /// The socket that receives `READY=1` (`NOTIFY_SOCKET`).
     pub notify: PathBuf,
-    /// What it is to enter.
+    /// The cgroup to enter.
     pub cgroup: Option<PathBuf>,
-    /// Whom it is to become.
+    /// The user to become.
     pub user: Option<String>,
-    /// How often it has to say `WATCHDOG=1`, in microseconds.
+    /// Longest time between two `WATCHDOG=1`, in microseconds.
     pub watchdog: Option<u64>,
     /// Program and arguments; empty: the embedded worker.
     pub command: Vec<String>,
 }
 
 impl Arguments {
-    /// The command line that says it: [`COMMAND`] and options.
+    /// The command line: [`COMMAND`] and options.
     #[must_use]
     pub fn line(&self) -> Vec<OsString> {
         let fds: Vec<String> = self.fds.iter().map(ToString::to_string).collect();
@@ -83,13 +83,13 @@ impl Arguments {
 
 /// What the embedded worker, which stays in this process, needs to know.
 pub struct Embedded {
-    /// Like `demo/2`.
+    /// The worker's name, like `demo/2`.
     pub name: String,
-    /// How many sockets there are from [`FIRST_FD`] on.
+    /// Number of sockets, which have the descriptors from [`FIRST_FD`] on.
     pub sockets: usize,
-    /// The socket to say `READY=1` to.
+    /// The socket to send `READY=1` to.
     pub notify: PathBuf,
-    /// How often it has to say `WATCHDOG=1`.
+    /// Longest time between two `WATCHDOG=1`; `None`: none are expected.
     pub watchdog: Option<Duration>,
 }
 
@@ -99,30 +99,30 @@ pub fn launch(arguments: Arguments) -> Result<Embedded> {
     if let Some(cgroup) = &arguments.cgroup
         && let Err(error) = Cgroup::enter(cgroup)
     {
-        // Then it is found by other means.
+        // The daemon then finds the worker's processes by other means (`Process::search`).
         let _ =
             writeln!(io::stderr(), "worker {} cannot enter {}: {error}", arguments.name, cgroup.display());
     }
     if arguments.command.is_empty() {
-        // It has no files to read again. A command would inherit this.
+        // The embedded worker has no files to read again. A command would inherit that SIGHUP is ignored.
         super::host::ignore_hangup();
     }
     wait_for_go().context("the daemon is gone")?;
     let end = arrange(&arguments.fds).context("cannot arrange the worker's sockets")?;
-    // The embedded worker stays in this process, so for that nothing closes at exec.
+    // The embedded worker stays in this process, so descriptors are closed now, not at exec.
     let at_exec = !arguments.command.is_empty();
     check(raw::close_from(end, at_exec)).context("cannot close what the worker does not need")?;
     if let Some(user) = &arguments.user {
         become_user(user).with_context(|| format!("cannot become user {user:?}"))?;
     }
-    // The embedded worker needs none, even as root; a command that is root's gets root's at exec.
+    // The embedded worker needs no rights, even as root; a command that runs as root gets root's at exec.
     if arguments.command.is_empty() || !super::host::is_root() {
         rights::drop_all().context("cannot give up the daemon's rights (capset)")?;
     }
     let Some((program, rest)) = arguments.command.split_first() else {
         // A runtime needs some descriptors of its own.
         super::host::raise_open_files();
-        // It was started as /proc/self/exe, which tells nobody anything in `top`.
+        // Executed as /proc/self/exe, the process would be called `exe` in `top`.
         nix::sys::prctl::set_name(c"reuseport-lb").context("cannot set the name of the process")?;
         let Arguments { name, fds, notify, watchdog, .. } = arguments;
         let watchdog = watchdog.map(Duration::from_micros);
@@ -137,17 +137,17 @@ pub fn launch(arguments: Arguments) -> Result<Embedded> {
     Err(become_command(command, &arguments.identity()))
 }
 
-/// Waits until the daemon has written down that this process is there: if it dies before, nobody
-/// would know of this one.
+/// Waits until the daemon has saved that this process exists. Fails if the daemon dies before: the next daemon would
+/// not know of this process.
 fn wait_for_go() -> Result<()> {
     io::stdin().lock().read_exact(&mut [0])?;
-    // Workers read nothing from there.
+    // The pipe is the daemon's; a worker's standard input is empty.
     let nothing = std::fs::File::open("/dev/null").context("cannot open /dev/null")?;
     nix::unistd::dup2_stdin(nothing).context("cannot replace the standard input")?;
     Ok(())
 }
 
-/// What a worker's process learns about itself from its environment.
+/// What a worker's process finds about itself in its environment.
 struct Identity<'a> {
     name: &'a str,
     sockets: usize,
@@ -157,10 +157,10 @@ struct Identity<'a> {
     watchdog: Option<Duration>,
 }
 
-/// Makes this process `command`, as the worker that it is; returns only why that failed.
+/// Executes `command` with the environment of the worker; returns only if that failed, with the reason.
 fn become_command(mut command: Command, worker: &Identity<'_>) -> anyhow::Error {
     let pid = std::process::id().to_string();
-    // What a unit of its own was told would mislead it here.
+    // A process that joined may have these from a service manager of its own.
     for variable in crate::kernel::systemd::OURS {
         command.env_remove(variable);
     }
@@ -183,19 +183,18 @@ fn become_command(mut command: Command, worker: &Identity<'_>) -> anyhow::Error 
 
 /// The worker that this process has become by joining.
 pub struct Joined {
-    /// Like `web/7`.
+    /// The worker's name, like `web/7`.
     pub name: String,
-    /// Its sockets and their names, in the order of the service's listeners.
+    /// The worker's sockets and their names, in the order of the service's listeners.
     pub sockets: Vec<(String, Socket)>,
-    /// The socket that hears its `READY=1`.
+    /// The socket that receives `READY=1` (`NOTIFY_SOCKET`).
     pub notify: PathBuf,
-    /// It has to say `WATCHDOG=1` more often than this.
+    /// Longest time between two `WATCHDOG=1`; `None`: none are expected.
     pub watchdog: Option<Duration>,
 }
 
-/// Makes this process `command`, a program and its arguments, as a worker that has joined; returns
-/// only why that failed. Then whatever had descriptor 3 or one of the following is gone, so the
-/// process can only end.
+/// Executes `command`, a program and its arguments, as a worker that has joined; returns only if that failed, with
+/// the reason. Descriptors from 3 on have been replaced by then, so the process can only end.
 ///
 /// Other descriptors that this process has inherited are passed on, as by `env` and `nice`.
 pub fn become_joined(worker: Joined, command: &[String]) -> anyhow::Error {
@@ -214,11 +213,10 @@ pub fn become_joined(worker: Joined, command: &[String]) -> anyhow::Error {
     become_command(command, &Identity { name: &name, sockets, socket_names, notify: &notify, watchdog })
 }
 
-/// Moves `fds` to [`FIRST_FD`] and the following, whatever their numbers are. Returns the number after
-/// the last.
+/// Moves `fds`, whatever their numbers are, to [`FIRST_FD`] and following. Returns the number after the last.
 fn arrange(fds: &[RawFd]) -> io::Result<RawFd> {
     let end = FIRST_FD + fds.len() as RawFd;
-    // First all out of the way, then each to its place: no place is taken by one still to be moved.
+    // All are moved above `end` first: one of them may have the final number of another.
     let moved = fds.iter().map(|fd| check(raw::move_above(*fd, end))).collect::<io::Result<Vec<_>>>()?;
     for (place, fd) in (FIRST_FD..).zip(moved) {
         check(raw::put(fd, place))?;
@@ -231,8 +229,8 @@ fn check(result: i32) -> io::Result<i32> {
 }
 
 mod raw {
-    //! Descriptors by number: this process has just started, or is about to become another program,
-    //! and nothing else in it owns any.
+    //! Descriptors by number: this process has just started, or is about to execute another program,
+    //! and no value in it owns them.
     use std::os::fd::RawFd;
 
     pub(super) fn move_above(fd: RawFd, end: RawFd) -> i32 {
@@ -261,7 +259,7 @@ fn become_user(name: &str) -> Result<()> {
     Ok(())
 }
 
-/// The sockets that this process, an embedded worker, was given.
+/// The sockets that this process, an embedded worker, has inherited.
 pub fn inherited(sockets: usize) -> Vec<Socket> {
     use std::os::fd::FromRawFd;
     let end = FIRST_FD + sockets as RawFd;
@@ -274,18 +272,18 @@ mod tests {
     use super::*;
     use std::net::TcpListener;
 
-    /// Says what a command finds: its environment, then its descriptors.
+    /// Prints what a command finds: its environment, then its descriptors.
     const SCRIPT: &str =
         "echo pid=$$; env; for fd in /proc/$$/fd/*; do echo fd${fd##*/}=$(readlink $fd); done";
 
-    /// Runs itself once more, as the process that becomes the command.
+    /// Runs this test again in a child, which becomes the command.
     #[test]
     fn a_worker_that_joined_becomes_its_command() {
         const CHILD: &str = "REUSEPORT_LB_TEST_CHILD";
         if let Ok(program) = std::env::var(CHILD) {
             let sockets: Vec<TcpListener> =
                 (0..3).map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect();
-            // Named by their addresses, and not in the order of their descriptors.
+            // The names are the sockets' ports; the order is not that of the descriptors.
             let named =
                 |socket: TcpListener| (socket.local_addr().unwrap().port().to_string(), socket.into());
             let worker = Joined {
@@ -337,7 +335,7 @@ mod tests {
         for (name, fd) in names.iter().zip(["fd3", "fd4", "fd5"]) {
             let socket = find(name);
             assert_eq!(socket, find(fd));
-            // Passed on once: this line and the command's.
+            // Each socket is passed on once: one line of this process, one of the command.
             assert_eq!(said.matches(&format!("={socket}\n")).count(), 2, "{said}");
         }
         let (code, said) = become_command("/no/such/program");

@@ -1,7 +1,6 @@
-//! Pulse of life of a process, from /proc. Not: what they mean (`domain/health`).
+//! Signs of life of processes, from /proc. Not: what they mean (`domain/health`).
 //!
-//! A process id may have been given to another process once nobody waits for the old one any more;
-//! ask only about processes that are known to be there.
+//! Another process may have the id of one that was reaped: ask only about processes that are known to exist.
 
 use std::fs;
 use std::io::IoSliceMut;
@@ -10,32 +9,32 @@ use nix::sys::uio::{RemoteIoVec, process_vm_readv};
 
 use crate::domain::observed::Pulse;
 
-/// So many ancestors of a process are looked at.
+/// How many ancestors of a process are looked at.
 const GENERATIONS: usize = 100;
 
-/// So much of an environment is read.
+/// How many bytes of an environment are read.
 const MOST_ENVIRONMENT: usize = 256 << 10;
 
-/// The signs of process `pid` with all its threads; `None` if it is gone, or a zombie.
+/// Signs of life of the process `pid` with all its threads; `None` if it has ended.
 #[must_use]
 pub fn of_process(pid: i32) -> Option<Pulse> {
     let stat = Stat::read(pid)?;
     let mut switches = 0u64;
     let mut threads = 0;
     for task in fs::read_dir(format!("/proc/{pid}/task")).ok()? {
-        // A thread may end while this goes on.
+        // A thread may end during the loop.
         let Ok(status) = fs::read(task.ok()?.path().join("status")) else { continue };
         threads += 1;
         switches += voluntary(&status).unwrap_or_default();
     }
-    // A first thread that has ended is a zombie until the others have, too.
+    // A first thread that has ended is a zombie until all others have ended.
     if threads == 0 || (threads == 1 && matches!(stat.state, b'Z' | b'X')) {
         return None;
     }
     Some(Pulse { stopped: matches!(stat.state, b'T' | b't'), switches })
 }
 
-/// The signs of all these processes; `None` if there is none.
+/// Signs of life of these processes together; `None` if all have ended.
 #[must_use]
 pub fn of_all(pids: impl IntoIterator<Item = i32>) -> Option<Pulse> {
     pids.into_iter().filter_map(of_process).reduce(|all, one| Pulse {
@@ -44,14 +43,14 @@ pub fn of_all(pids: impl IntoIterator<Item = i32>) -> Option<Pulse> {
     })
 }
 
-/// All processes. Reads the whole of /proc.
-pub(super) fn everybody() -> impl Iterator<Item = (i32, Stat)> {
+/// All processes that /proc shows. Reads the whole of it.
+pub(super) fn all_processes() -> impl Iterator<Item = (i32, Stat)> {
     let entries = fs::read_dir("/proc").into_iter().flatten();
     let pids = entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<i32>().ok());
     pids.filter_map(|pid| Some((pid, Stat::read(pid)?)))
 }
 
-/// Whether `ancestor` is the parent of that process, or of its parent, and so on.
+/// Whether the process descends from `ancestor`.
 pub(super) fn descends(process: &Stat, ancestor: i32) -> bool {
     let mut parent = process.parent;
     for _ in 0..GENERATIONS {
@@ -66,7 +65,7 @@ pub(super) fn descends(process: &Stat, ancestor: i32) -> bool {
     false
 }
 
-/// The fields of /proc/PID/stat that count here (proc_pid_stat(5)).
+/// The fields of /proc/PID/stat that are used here (proc_pid_stat(5)).
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Stat {
     state: u8,
@@ -74,9 +73,9 @@ pub(super) struct Stat {
     pub(super) group: i32,
     pub(super) session: i32,
     threads: u32,
-    /// Clock ticks from boot to its start.
+    /// Clock ticks from boot to the start of the process.
     pub(super) started: Option<u64>,
-    /// From where to where its environment is, in its memory; zeros for who may not know.
+    /// First address and end of the environment in the process's memory; zeros if this process may not know them.
     environment: (usize, usize),
 }
 
@@ -85,19 +84,19 @@ impl Stat {
         Self::parse(&fs::read(format!("/proc/{pid}/stat")).ok()?)
     }
 
-    /// Whether it waits for something that can be long in coming.
+    /// Whether the first thread is in an interruptible sleep, as one that waits for work.
     pub(super) fn sleeps(&self) -> bool {
         self.state == b'S'
     }
 
-    /// Whether it has ended, and waits for its parent to notice. (A first thread that has ended looks like
-    /// that, too, while others go on.)
+    /// Whether the process has ended and is not reaped. (A first thread that has ended is in that state as well
+    /// while other threads go on.)
     pub(super) fn is_zombie(&self) -> bool {
         matches!(self.state, b'Z' | b'X') && self.threads <= 1
     }
 
-    /// What the process `pid`, which this is of, was started with, as far as that is still there. By its memory:
-    /// /proc/PID/environ of another user is closed to one who has CAP_SYS_PTRACE alone.
+    /// The environment with which the process `pid`, of which this was read, was started, as far as it is still
+    /// there. Read from its memory: /proc/PID/environ of another user's process needs more than CAP_SYS_PTRACE.
     pub(super) fn read_environment(&self, pid: i32) -> Vec<u8> {
         let (start, end) = self.environment;
         let mut content = vec![0; end.saturating_sub(start).min(MOST_ENVIRONMENT)];
@@ -108,8 +107,8 @@ impl Stat {
         content
     }
 
-    /// The second field is a name in parentheses, which may have any bytes in it, `)` and line ends
-    /// as well; nothing behind it has parentheses.
+    /// Parses the line. The second field is a name in parentheses, which may contain any bytes, also `)` and line
+    /// ends; later fields have no parentheses.
     fn parse(stat: &[u8]) -> Option<Self> {
         let name_end = stat.iter().rposition(|byte| *byte == b')')?;
         let mut fields = std::str::from_utf8(&stat[name_end + 1..]).ok()?.split_ascii_whitespace();
@@ -124,7 +123,7 @@ impl Stat {
     }
 }
 
-/// In /proc/PID/task/TID/status, where line ends in names are escaped.
+/// The voluntary context switches in /proc/PID/task/TID/status, where line ends in names are escaped.
 fn voluntary(status: &[u8]) -> Option<u64> {
     let line = status
         .split(|byte| *byte == b'\n')
@@ -202,7 +201,7 @@ mod tests {
         sleep.signal(Signal::CONT);
         wait_until(|| of_process(pid).is_some_and(|signs| !signs.stopped && Some(signs) != before));
         sleep.signal(Signal::KILL);
-        // A zombie until it is waited for.
+        // The child stays a zombie until `wait`.
         wait_until(|| of_process(pid).is_none());
         sleep.0.wait().unwrap();
         assert_eq!(of_process(pid), None);
@@ -223,7 +222,7 @@ mod tests {
         let shell = Running::start("sh", &["-c", "sleep 60 & sleep 61; true"]);
         let pid = shell.pid();
         let of_group =
-            |group: i32| of_all(everybody().filter(|(_, stat)| stat.group == group).map(|(pid, _)| pid));
+            |group: i32| of_all(all_processes().filter(|(_, stat)| stat.group == group).map(|(pid, _)| pid));
         wait_until(|| {
             let (group, alone) = (of_group(pid), of_process(pid));
             group.zip(alone).is_some_and(|(group, alone)| group.switches > alone.switches + 1)

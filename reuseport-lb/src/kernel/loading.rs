@@ -1,4 +1,4 @@
-//! Loading the object: its loader, maps that are made before it, and what went wrong, in words.
+//! Loading the object with the kernel program: the loader, maps that are made before it, and its errors in words.
 
 use std::io;
 use std::path::Path;
@@ -14,20 +14,20 @@ pub(super) static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("REUSEPORT_LB
 /// include/uapi/linux/bpf.h
 const BPF_F_MMAPABLE: u32 = 1 << 10;
 
-/// The loader of all groups. A new one reads the kernel's own types first (some 40 ms), which no program of
-/// the object is relocated by.
+/// The loader of all groups, made once: a new loader reads the kernel's own types (some 40 ms), by which no program
+/// of the object is relocated.
 pub(super) fn loader() -> MutexGuard<'static, EbpfLoader<'static>> {
     static LOADER: LazyLock<Mutex<EbpfLoader<'static>>> = LazyLock::new(|| {
         let mut loader = EbpfLoader::new();
         loader.btf(None);
         Mutex::new(loader)
     });
-    // Each load sets all that it needs anew.
+    // A panic while it was locked left nothing behind: each load sets all options that it needs.
     LOADER.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Makes and pins the map behind a global of the program, which aya would make, but not mmapable; it
-/// finds the pin and takes that instead.
+/// Makes and pins the map behind a global of the program. Aya would make it without BPF_F_MMAPABLE; it uses this one
+/// because it finds the pin.
 pub(super) fn make_map<const SIZE: usize>(pin: &Path) -> Result<MapData> {
     let map = Array::<MapData, [u8; SIZE]>::create(1, BPF_F_MMAPABLE)
         .map_err(|error| explained(error.into(), "create its BPF maps"))?;

@@ -1,4 +1,4 @@
-//! Locks of files (flock), and which processes have them. Not: what is locked (`daemon/runtime_dir.rs`).
+//! Locks of files (flock), and which processes hold them. Not: what is locked (`daemon/runtime_dir.rs`).
 
 use std::fs::{self, File};
 use std::io;
@@ -10,10 +10,10 @@ use rustix::fs::{FlockOperation, flock};
 
 use super::{fd_passing, host};
 
-/// How the kernel marks the path of a file that is not there any more.
+/// What the kernel appends to the path of a file that was removed.
 const REMOVED: &str = " (deleted)";
 
-/// Takes the lock on `file` for as long as it is open; false if another process has it.
+/// Takes the lock on `file` for as long as `file` is open; false if another process holds it.
 pub fn try_lock(file: &File) -> io::Result<bool> {
     match flock(file, FlockOperation::NonBlockingLockExclusive) {
         Ok(()) => Ok(true),
@@ -22,8 +22,8 @@ pub fn try_lock(file: &File) -> io::Result<bool> {
     }
 }
 
-/// Whether a process of another user than root and this process's has the lock on `file`: then it is
-/// no daemon's. False if the kernel does not tell who has it.
+/// Whether the lock on `file` is held by a process of a user that is neither root nor this process's, which is no
+/// daemon. False if the kernel does not tell which process holds it.
 #[must_use]
 pub fn is_locked_by_stranger(file: &File) -> bool {
     let Ok(about) = file.metadata() else { return false };
@@ -32,9 +32,9 @@ pub fn is_locked_by_stranger(file: &File) -> bool {
     held().into_iter().any(|held| held.file == wanted && uid_of(held.pid).is_some_and(is_stranger))
 }
 
-/// A daemon that locked a file at `path` which somebody has removed or moved away since: it has it open, and it is not
-/// `there`, which is at `path` now. As the path says where the file was, and else its second line, which is the
-/// directory.
+/// Process id of a daemon that holds a lock on another file than `there`, which is at `path` now: the file that was
+/// at `path` before was removed, or moved away with its directory. The daemon's file is known by the path that the
+/// kernel gives for it, or by its second line, which names the directory.
 #[must_use]
 pub fn holder_of_former(path: &Path, there: &File) -> Option<i32> {
     let there = there.metadata().ok()?;
@@ -46,7 +46,7 @@ pub fn holder_of_former(path: &Path, there: &File) -> Option<i32> {
         let mut locked = files.filter(|(about, _)| held.file.ends_with(&format!(":{}", about.ino())));
         locked.any(|(about, file)| {
             let another = host::inode(&about) != host::inode(&there);
-            // In another mount namespace the same path may be another place.
+            // In another mount namespace the same path may lead to another file.
             let same_place = shares_mounts(held.pid) || about.dev() == there.dev();
             another && same_place && !is_stranger(about.uid()) && was_at(&file, path)
         })
@@ -66,14 +66,14 @@ fn was_at(file: &File, path: &Path) -> bool {
     text.lines().nth(1).is_some_and(|line| path.parent() == Some(Path::new(line)))
 }
 
-/// A lock that a process has.
+/// A lock that a process holds.
 struct Held {
     pid: i32,
-    /// Like `00:1f:42`: device and inode.
+    /// Device and inode, like `00:1f:42`.
     file: String,
 }
 
-/// All locks of flock(2) that this process is told of: `1: FLOCK  ADVISORY  WRITE 4711 00:1f:42 0 EOF` (proc_locks(5)).
+/// All flock(2) locks that the kernel shows: `1: FLOCK  ADVISORY  WRITE 4711 00:1f:42 0 EOF` (proc_locks(5)).
 fn held() -> Vec<Held> {
     let locks = fs::read_to_string("/proc/locks").unwrap_or_default();
     let lock = |line: &str| {
@@ -102,7 +102,7 @@ mod tests {
     use super::*;
     use std::process::{Command, Stdio};
 
-    /// A process that has locked a file at `path`, with this content.
+    /// Starts a process that holds the lock of a file at `path`, with this content.
     fn locked(path: &Path, content: &str) -> std::process::Child {
         fs::write(path, content).unwrap();
         let mut holder = Command::new("flock");
@@ -137,7 +137,7 @@ mod tests {
             holder.kill().unwrap();
             holder.wait().unwrap();
             fs::remove_dir_all(&run).unwrap();
-            // flock(1) waits for its child, which has the file as well.
+            // flock(1) waits for its child, which has inherited the file.
             assert_eq!(found, Some(i32::try_from(holder.id()).unwrap()), "{moved}");
         }
     }

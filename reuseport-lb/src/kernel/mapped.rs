@@ -1,5 +1,5 @@
-//! The one value of a single-entry BPF array, mapped into this process. Stays readable after the
-//! daemon dies: the memory belongs to the map.
+//! The only value of a single-entry BPF array, mapped into this process. The memory belongs to the map, so
+//! the value survives the daemon.
 
 use std::ops::Deref;
 use std::os::fd::AsFd;
@@ -25,15 +25,15 @@ impl<T: Sync> Mapped<T> {
     /// The map must be an mmapable array of one entry whose value is a `T`, all of whose fields are
     /// `reuseport_lb_common::shared::Shared` and valid when zeroed.
     pub(super) unsafe fn new(fd: impl AsFd) -> Result<Self> {
-        // Populated at once: the faults would otherwise make the first publication 2 ms slower.
+        // Populated at once: page faults would make the first write of the table 2 ms slower.
         let flags = MapFlags::SHARED | MapFlags::POPULATE;
         // SAFETY: a fresh mapping chosen by the kernel; nothing else refers to it.
         let memory = unsafe {
             mmap(std::ptr::null_mut(), size_of::<T>(), ProtFlags::READ | ProtFlags::WRITE, flags, fd, 0)
         }
         .context("cannot map a BPF array into memory")?;
-        // Children need none of it, and a fork would copy the page tables of all groups. If that is refused,
-        // forks are slow.
+        // Children do not need the mapping, and a fork would copy the page tables of all groups. If the kernel
+        // refuses, forks are slow.
         // SAFETY: exactly the mapping just made; what is advised concerns children only.
         let _ = unsafe { madvise(memory, size_of::<T>(), Advice::LinuxDontFork) };
         Ok(Self { value: NonNull::new(memory.cast()).context("the kernel mapped a BPF array at address 0")? })

@@ -1,6 +1,6 @@
-//! Whom a worker's process has started, also if that is in no cgroup and descends from nobody: it has the name of
-//! the worker's notification socket in its environment. Nobody else knows that name, but who looks for it, as the
-//! worker's user.
+//! Finds the processes that a worker has started by the path of the worker's notification socket in their environment,
+//! also if they are in no cgroup and have lost their parent. The path is random; only processes that search the
+//! worker's environment, as its user, can know it too.
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
@@ -14,43 +14,43 @@ use super::host::{self, Inode};
 use super::liveness::{self, Stat};
 use super::process::Identity;
 
-/// A worker, as its processes tell.
+/// A worker as found by the environment of its processes.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Marked {
-    /// Like `web/2`.
+    /// Name of the worker, like `web/2` (`REUSEPORT_LB_WORKER`).
     pub worker: String,
-    /// Its notification socket.
+    /// Path of the worker's notification socket (`NOTIFY_SOCKET`).
     pub mark: PathBuf,
-    /// Its first process, or the first that is left.
+    /// The worker's first process, or the oldest that is left.
     pub process: Identity,
 }
 
-/// Whether a worker that began at `started`, or whom it has started, gave that one its environment.
+/// Whether the process `pid` has its environment from the worker with this mark, which began at `started`.
 pub(super) fn is_marked(pid: i32, stat: &Stat, mark: &Path, started: u64) -> bool {
     stat.started >= Some(started)
         && value(&stat.read_environment(pid), "NOTIFY_SOCKET") == Some(mark.as_os_str())
 }
 
-/// All workers with a notification socket in `directory` that began before this process, whichever daemon they are
-/// of. Reads the whole of /proc.
+/// All workers, of any daemon, with a notification socket in `directory` and processes older than this one. Reads the
+/// whole of /proc.
 #[must_use]
 pub fn all_in(directory: &Path) -> Vec<Marked> {
     let own = Stat::read(std::process::id().cast_signed()).and_then(|stat| stat.started);
     all_before(own.unwrap_or_default(), directory)
 }
 
-/// Those that began before this moment, in clock ticks from boot.
+/// All workers with a notification socket in `directory` and processes from before `then`, in clock ticks since boot.
 fn all_before(then: u64, directory: &Path) -> Vec<Marked> {
     let Ok(here) = fs::metadata(directory).map(|about| host::inode(&about)) else { return Vec::new() };
     let mut found: BTreeMap<PathBuf, (bool, Marked)> = BTreeMap::new();
     let earlier = |(_, stat): &(i32, Stat)| !stat.is_zombie() && stat.started < Some(then);
-    for (pid, stat) in liveness::everybody().filter(earlier) {
+    for (pid, stat) in liveness::all_processes().filter(earlier) {
         let environment = stat.read_environment(pid);
         let Some(mark) = value(&environment, "NOTIFY_SOCKET").map(PathBuf::from) else { continue };
         let (Some(worker), Some(started)) = (value(&environment, "REUSEPORT_LB_WORKER"), stat.started) else {
             continue;
         };
-        // The same path may be another place in a container, and the same place may have another path.
+        // In a container an equal path may lead to another directory, and another path to this one.
         if mark.parent().and_then(|parent| place(pid, parent)) != Some(here) {
             continue;
         }
@@ -64,7 +64,7 @@ fn all_before(then: u64, directory: &Path) -> Vec<Marked> {
     found.into_values().map(|(_, one)| one).collect()
 }
 
-/// What is at `path` for the process `pid`, which may have another root: links in it do not lead out of that.
+/// The file that the process `pid`, which may have another root, finds at `path`; links do not lead out of its root.
 fn place(pid: i32, path: &Path) -> Option<Inode> {
     let flags = OFlags::PATH | OFlags::CLOEXEC;
     let root = open(format!("/proc/{pid}/root"), flags, Mode::empty()).ok()?;
@@ -72,7 +72,7 @@ fn place(pid: i32, path: &Path) -> Option<Inode> {
     File::from(there).metadata().ok().map(|about| host::inode(&about))
 }
 
-/// The value of a variable in an environment as the kernel has it (environ(7)).
+/// The value of a variable in an environment in the kernel's form (environ(7)).
 fn value<'a>(environment: &'a [u8], name: &str) -> Option<&'a OsStr> {
     let mut variables = environment.split(|byte| *byte == 0);
     let value = variables.find_map(|it| it.strip_prefix(name.as_bytes())?.strip_prefix(b"="))?;

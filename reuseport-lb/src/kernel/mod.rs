@@ -1,5 +1,4 @@
-//! Everything that talks to the kernel: the only module of this crate with system calls and unsafe
-//! code. What to do is decided elsewhere; here it is done, and errors say on which object.
+//! All system calls and all unsafe code of this crate. Callers decide what to do; errors name the object.
 #![expect(unsafe_code, reason = "this is the module for it; each block says why it is sound")]
 
 pub mod addresses;

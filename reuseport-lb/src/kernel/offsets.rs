@@ -1,4 +1,4 @@
-//! Where this kernel keeps what shows whether a worker waits for work.
+//! Offsets of the fields of kernel structures that show whether a worker waits for work.
 
 use std::sync::OnceLock;
 
@@ -7,10 +7,10 @@ use reuseport_lb_common::offsets::Offsets;
 
 use crate::kernel::btf::Btf;
 
-/// The kernel's own description of its types.
+/// The kernel's description of its types (BTF).
 pub const VMLINUX: &str = "/sys/kernel/btf/vmlinux";
 
-/// Offsets of the kernel that runs; takes some milliseconds the first time.
+/// Offsets in the running kernel; the first call takes some milliseconds.
 pub(super) fn offsets() -> Result<&'static Offsets> {
     static FOUND: OnceLock<Offsets> = OnceLock::new();
     if let Some(found) = FOUND.get() {

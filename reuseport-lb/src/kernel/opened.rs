@@ -1,4 +1,4 @@
-//! Which sockets processes have opened by themselves to be reached at. Not: whether that is wrong
+//! Finds sockets that processes of workers have opened themselves to receive on. Not: whether that is wrong
 //! (`service/readiness.rs`).
 
 use std::collections::{HashMap, HashSet};
@@ -13,9 +13,9 @@ use crate::domain::listener::{Listener, Protocol};
 use crate::domain::observed::ForeignSocket;
 use crate::printable::inline;
 
-/// For each of these process groups: one socket, not of `ours` (by SO_COOKIE), that a process of it has and
-/// that listens (TCP), or is bound to the port of one of `listeners` (UDP). Rather one that takes what
-/// is meant for one of `listeners` than another. Reads the whole of /proc.
+/// For each of these process groups: one socket, not in `ours` (by SO_COOKIE), that a process of the group has and
+/// that listens (TCP), or is bound to the address of one of `listeners` (UDP). A socket that receives what is meant
+/// for one of `listeners` is preferred. Reads the whole of /proc.
 pub fn by_groups(
     groups: &[i32],
     listeners: &[Listener],
@@ -37,7 +37,9 @@ pub fn by_groups(
         }
     }
     let mut opened: HashMap<i32, ForeignSocket> = HashMap::new();
-    for (pid, Stat { group, .. }) in liveness::everybody().filter(|(_, stat)| groups.contains(&stat.group)) {
+    for (pid, Stat { group, .. }) in
+        liveness::all_processes().filter(|(_, stat)| groups.contains(&stat.group))
+    {
         for inode in inodes(pid) {
             let Some(&(protocol, address, instead)) = known.get(&inode) else { continue };
             if opened.get(&group).is_none_or(|before| instead && !before.instead) {
@@ -52,7 +54,7 @@ pub fn by_groups(
     Ok(opened)
 }
 
-/// Of all sockets of a process, as /proc/PID/fd names them.
+/// The inodes of all sockets of a process, as /proc/PID/fd names them.
 fn inodes(pid: i32) -> impl Iterator<Item = u64> {
     let descriptors = fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten();
     descriptors.filter_map(|entry| {
@@ -79,7 +81,7 @@ mod tests {
         };
         let found = look(&[]).unwrap();
         assert_eq!((found.address, found.protocol, found.instead), (address, "tcp", true));
-        // Another test may listen somewhere.
+        // A test in another thread may listen on another address.
         assert!(look(&[cookie.unwrap()]).is_none_or(|it| !it.instead));
     }
 }

@@ -1,12 +1,12 @@
-//! What a process may have done to a socket that another one gets after it: options, a filter, the mode
-//! of its descriptor. All of it is put back to what a new socket has.
+//! What a worker may have changed of a socket that the next worker gets: options, a filter, the mode
+//! of its descriptor. All of it is set back to what a new socket has.
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd};
 
 use socket2::Socket;
 
-/// The longest of the options below.
+/// Bytes of the longest option below.
 const LONGEST: usize = 16;
 
 /// include/uapi/linux/in6.h; not in the libc crate.
@@ -66,8 +66,8 @@ const OPTIONS: &[(i32, i32)] = &[
     (libc::IPPROTO_UDP, libc::UDP_SEGMENT),
 ];
 
-/// Puts a socket back to what the one has that `make` makes; what waits in it stays. An error names what
-/// cannot be put back: then only a new socket helps.
+/// Gives a socket the options, filter and mode of a new one, which `make` makes; its queue stays. The error names
+/// what cannot be changed back: then only a new socket helps.
 pub(super) fn reset(socket: &Socket, make: impl FnOnce() -> io::Result<Socket>) -> io::Result<()> {
     match set(socket, (libc::SOL_SOCKET, libc::SO_DETACH_FILTER), &[0; 4]) {
         Err(error) if error.raw_os_error() != Some(libc::ENOENT) => {
@@ -76,10 +76,10 @@ pub(super) fn reset(socket: &Socket, make: impl FnOnce() -> io::Result<Socket>) 
         _ => {}
     }
     socket.set_nonblocking(false).map_err(|error| because("O_NONBLOCK", &error))?;
-    // Without room for one more descriptor no process can be started either, and this is done again before the next try.
+    // Without a free descriptor no worker can be started either, and the next attempt resets the socket again.
     let Ok(new) = make() else { return Ok(()) };
     for option in OPTIONS {
-        // Those of another protocol or family do not exist here.
+        // Options of another protocol or family do not exist on this socket.
         let (Ok(wanted), Ok(found)) = (get(&new, *option), get(socket, *option)) else { continue };
         if wanted == found {
             continue;
@@ -97,7 +97,7 @@ fn because(what: &str, error: &io::Error) -> io::Error {
     io::Error::new(error.kind(), format!("{what}: {error}"))
 }
 
-/// The kernel counts twice what it is told (socket(7)).
+/// Half of a buffer size: the kernel doubles the size that is set (socket(7)).
 fn halved(value: &[u8]) -> Vec<u8> {
     value
         .try_into()
@@ -114,7 +114,7 @@ fn get(socket: &Socket, (level, name): (i32, i32)) -> io::Result<Vec<u8>> {
     if failed == 0 { Ok(value[..size as usize].to_vec()) } else { Err(io::Error::last_os_error()) }
 }
 
-/// Sets an option, given by its level and name, whose value are bytes.
+/// Sets an option, given by its level and name, to these bytes.
 pub(super) fn set(socket: impl AsFd, (level, name): (i32, i32), value: &[u8]) -> io::Result<()> {
     let (fd, size) = (socket.as_fd().as_raw_fd(), value.len() as libc::socklen_t);
     // SAFETY: the kernel reads `size` bytes of `value`.
@@ -130,7 +130,6 @@ mod tests {
     use crate::domain::listener::Listener;
     use crate::kernel::socket::unbound;
 
-    /// Options that were set to something else, on a bound or listening socket, are as on a new one.
     #[test]
     fn every_option_goes_back_to_what_a_new_socket_has() {
         for text in ["tcp://127.0.0.1:0", "udp://127.0.0.1:0", "tcp://[::1]:0", "udp://[::1]:0"] {
@@ -145,7 +144,7 @@ mod tests {
                 let Ok(before) = get(&new, *option) else { continue };
                 let mut value = before.clone();
                 value[0] ^= 1;
-                // Not each of them takes any number.
+                // Not every option takes every number.
                 let _ = set(&socket, *option, &value);
                 changed += usize::from(get(&socket, *option).unwrap() != before);
             }

@@ -1,5 +1,5 @@
-//! What a worker writes, kept: a file in memory that is its standard output and error. Not a pipe,
-//! whose writer would block or die without a reader; the worker outlives the daemon.
+//! The output of a worker: its standard output and error are a file in memory, which the daemon reads. Not a
+//! pipe: the worker outlives the daemon, and would block or die as the writer of a pipe without a reader.
 
 use std::collections::VecDeque;
 use std::fs::File;
@@ -10,44 +10,44 @@ use std::process::Stdio;
 use anyhow::{Context, Result};
 use rustix::fs::{FallocateFlags, MemfdFlags, OFlags, SeekFrom, fallocate, fcntl_setfl, memfd_create};
 
-/// What it is called in /proc.
+/// Name of the file in /proc/PID/fd.
 const NAME: &str = "reuseport-lb-output";
 
-/// So many of the last lines are remembered.
+/// How many of the last lines are remembered.
 const LINES: usize = 10;
 
-/// Longer lines are cut.
+/// Bytes of a remembered line; the rest is cut off.
 const LONGEST: usize = 400;
 
-/// So many bytes are read at a time.
+/// Bytes of one read.
 const PIECE: usize = 64 << 10;
 
-/// So many bytes are passed on before others have their turn.
+/// Bytes that one call of [`Output::forward`] passes on, so that other tasks get their turn.
 const AT_ONCE: u64 = 1 << 20;
 
-/// What waits to be passed on is no more than this, or all but its end is dropped: there was no daemon, or one that stood
-/// still, and the next one must not spend minutes on it.
+/// Bytes that may wait to be passed on. Of more, which workers write while no daemon runs or it hangs, all but the last
+/// [`KEPT`] are dropped: passing them on would take minutes.
 const MOST: u64 = 32 << 20;
 
-/// So much of its end is kept then.
+/// Bytes that are kept of more than [`MOST`].
 const KEPT: u64 = 4 << 20;
 
-/// So much memory is freed before others have their turn.
+/// Bytes of dropped output that one call of [`Output::forward`] frees, so that other tasks get their turn.
 const FREED_AT_ONCE: u64 = 64 << 20;
 
-/// Where output goes.
+/// Where the output of workers is passed on to.
 pub trait OutputSink {
-    /// Whether it takes so many more bytes now.
+    /// Whether the sink has room for `bytes` more bytes.
     fn has_room(&self, bytes: usize) -> bool;
-    /// Takes them, whether there is room or not.
+    /// Takes `bytes`, whether there is room or not.
     fn put(&self, bytes: &[u8]);
 }
 
-/// The output of one process.
+/// The output of one worker's process, from the file in memory that it writes.
 pub struct Output {
     file: File,
     read: u64,
-    /// What comes before is dropped.
+    /// Bytes before this position are dropped unread.
     keep_from: u64,
     dropped: u64,
     buffer: Vec<u8>,
@@ -56,7 +56,7 @@ pub struct Output {
 }
 
 impl Output {
-    /// Empty.
+    /// Makes an empty file for a new process.
     pub fn new() -> Result<Self> {
         let file = memfd_create(NAME, MemfdFlags::CLOEXEC).context("cannot make a file in memory")?;
         // Several processes may write; each line goes to the end.
@@ -64,7 +64,8 @@ impl Output {
         Ok(Self::of(file.into(), 0))
     }
 
-    /// What an earlier daemon kept, from `descriptor` of a process; `None` if that is something else.
+    /// Goes on with the file that an earlier daemon made, by its `descriptor` in the worker's process; `None` if
+    /// that is another file.
     #[must_use]
     pub fn resume(descriptor: OwnedFd) -> Option<Self> {
         let link = std::fs::read_link(format!("/proc/self/fd/{}", descriptor.as_raw_fd())).ok()?;
@@ -72,7 +73,7 @@ impl Output {
             return None;
         }
         let file = File::from(descriptor);
-        // It was read up to where there is anything; writers append, wherever the position is.
+        // What was read is a hole. Seeking disturbs no writer: writers append.
         let read = rustix::fs::seek(&file, SeekFrom::Data(0)).ok();
         let size = file.metadata().map_or(0, |about| about.len());
         Some(Self::of(file, read.unwrap_or(size)))
@@ -90,14 +91,14 @@ impl Output {
         }
     }
 
-    /// For a process that is about to be started.
+    /// The file as standard output or error of a process that is about to be started.
     pub fn stdio(&self) -> Result<Stdio> {
         Ok(self.file.try_clone().context("cannot share a file in memory")?.into())
     }
 
-    /// Passes on to `sink` what was written since the last time; false if there is more. What has
-    /// been read is taken out of the file, whose memory is then free; nothing is cut off at its end, where
-    /// the process may just be writing. What `sink` has no room for waits, unless it is the `last` time.
+    /// Passes on to `sink` what was written since the last time; false if there is more. The memory of what was
+    /// read is freed by a hole in the file; the file is not made shorter, because its process may be writing at its
+    /// end. What `sink` has no room for waits, unless it is the `last` time.
     pub fn forward(&mut self, sink: &impl OutputSink, last: bool) -> bool {
         let size = self.file.metadata().map_or(0, |about| about.len());
         if size.saturating_sub(self.read.max(self.keep_from)) > MOST {
@@ -112,7 +113,7 @@ impl Output {
         }
         let turn_ends = self.read + AT_ONCE;
         while self.read < size && self.read < turn_ends && (last || sink.has_room(PIECE)) {
-            // Not by seeking: the position is the writers' as well.
+            // Not by seeking: the file's position is shared with its writers.
             let Ok(length @ 1..) = self.file.read_at(&mut self.buffer, self.read) else { break };
             self.free(length as u64);
             let read = std::mem::take(&mut self.buffer);
@@ -124,18 +125,18 @@ impl Output {
 
     fn free(&mut self, length: u64) {
         let free = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
-        // If that fails, more memory is kept.
+        // If the kernel refuses this, memory stays in use, and nothing else.
         let _ = fallocate(&self.file, free, self.read, length);
         self.read += length;
     }
 
-    /// How many bytes have been dropped since the last time, because they were too many.
+    /// How many bytes have been dropped since the last call, because more than [`MOST`] waited.
     pub fn dropped(&mut self) -> Option<u64> {
         Some(std::mem::take(&mut self.dropped)).filter(|bytes| *bytes > 0)
     }
 
     fn pass_on(&mut self, sink: &impl OutputSink, new: &[u8]) {
-        // Where an earlier daemon has read already there are zeros.
+        // What an earlier daemon has read is a hole, which reads as zeros.
         let new = &new[new.iter().position(|byte| *byte != 0).unwrap_or(new.len())..];
         sink.put(new);
         let mut rest = new;
@@ -152,7 +153,7 @@ impl Output {
 
     fn remember(&mut self, line: &[u8]) {
         let text = String::from_utf8_lossy(&line[..line.len().min(LONGEST)]);
-        // Nobody's terminal is to be steered from here.
+        // A worker's output must not control the terminal on which it is shown.
         let text: String = text.trim_end().chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
         self.lines.push_back(text);
         if self.lines.len() > LINES {
@@ -160,7 +161,7 @@ impl Output {
         }
     }
 
-    /// The last lines.
+    /// The last [`LINES`] lines, without control characters.
     #[must_use]
     pub fn last_lines(mut self) -> Vec<String> {
         let rest = std::mem::take(&mut self.pending);
@@ -175,7 +176,6 @@ impl Output {
 mod tests {
     use super::*;
 
-    /// Takes everything, and keeps nothing.
     struct Nowhere;
 
     impl OutputSink for Nowhere {

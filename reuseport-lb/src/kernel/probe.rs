@@ -1,5 +1,5 @@
-//! Trying things out without leaving anything behind, for `doctor`: what a user reaches, what the
-//! kernel takes, whether a connection that is handed over wakes up who waits for it.
+//! Trials for `doctor` that leave nothing behind: what a user may access, whether the kernel loads the program, whether
+//! a handed-over connection wakes up a waiting thread.
 
 use std::fs;
 use std::io::{self, ErrorKind};
@@ -28,10 +28,10 @@ use crate::config::WhenBusy;
 use crate::domain::listener::{Listener, Protocol};
 use crate::domain::observed::User;
 
-/// How long who waits may take to wake up; it takes microseconds.
+/// How long a waiting thread may take to wake up; usually it takes microseconds.
 const PATIENCE: Duration = Duration::from_secs(1);
 
-/// A setting below /proc/sys, in this network namespace.
+/// The value of a setting below /proc/sys, for `net.` in this network namespace.
 #[must_use]
 pub fn sysctl(name: &str) -> Option<String> {
     let text = fs::read_to_string(Path::new("/proc/sys").join(name.replace('.', "/"))).ok()?;
@@ -44,13 +44,13 @@ pub fn hard_open_files() -> u64 {
     getrlimit(Resource::Nofile).maximum.unwrap_or(u64::MAX)
 }
 
-/// How many CPUs there could be: a per-CPU map has a value for each.
+/// Number of possible CPUs: a per-CPU map has a value for each.
 #[must_use]
 pub fn possible_cpus() -> u64 {
     aya::util::nr_cpus().map_or(1, |cpus| cpus as u64)
 }
 
-/// The tightest memory limit of this process's cgroups.
+/// The lowest memory limit among this process's cgroups and those above them.
 #[must_use]
 pub fn memory() -> Option<Memory> {
     let lines = fs::read_to_string("/proc/self/cgroup").ok()?;
@@ -60,7 +60,7 @@ pub fn memory() -> Option<Memory> {
         own.ancestors()
             .take_while(|directory| directory.starts_with(root))
             .filter_map(|directory| {
-                // Version 1 says a number near 2^63 for none, version 2 a word.
+                // Without a limit, version 1 says a number near 2^63, version 2 the word `max`.
                 let limit = number(directory.join(limit)).filter(|limit| *limit < 1 << 62)?;
                 let used = number(directory.join(used)).unwrap_or_default();
                 Some(Memory { cgroup: directory.display().to_string(), limit, used })
@@ -81,8 +81,8 @@ pub fn memory() -> Option<Memory> {
     found.min_by_key(|memory| memory.limit)
 }
 
-/// The first directory on the way to `path`, and that itself, that is there and that this process
-/// cannot enter, by the rights that it has now.
+/// The first directory on the way to `path`, or `path` itself, that exists and that this process may not enter, with
+/// its effective ids and rights.
 #[must_use]
 pub fn closed(path: &Path) -> Option<(PathBuf, io::Error)> {
     let mut way: Vec<&Path> = path.ancestors().collect();
@@ -93,20 +93,20 @@ pub fn closed(path: &Path) -> Option<(PathBuf, io::Error)> {
     })
 }
 
-/// The next directory above `path` that is there, or that itself.
+/// `path` if it exists, else the nearest directory above it that does.
 #[must_use]
 pub fn existing(path: &Path) -> &Path {
     path.ancestors().find(|part| part.exists()).unwrap_or(Path::new("/"))
 }
 
-/// Does `act` in a thread that has become `user`; fails if it may not.
+/// Runs `act` in a thread that has become `user`; fails if this process may not become that user.
 pub fn as_user<T: Send>(user: &User, act: impl FnOnce() -> T + Send) -> Result<T> {
     let name = std::ffi::CString::new(user.name.as_str())?;
     let groups = nix::unistd::getgrouplist(&name, nix::unistd::Gid::from_raw(user.gid))?;
     let groups: Vec<rustix::fs::Gid> =
         groups.iter().map(|group| rustix::fs::Gid::from_raw(group.as_raw())).collect();
     let (uid, gid) = (rustix::fs::Uid::from_raw(user.uid), rustix::fs::Gid::from_raw(user.gid));
-    // Credentials are a thread's own; this one ends with them.
+    // These system calls change the credentials of the calling thread only, which ends afterwards.
     let become_user = || -> rustix::io::Result<()> {
         set_thread_groups(&groups)?;
         set_thread_res_gid(gid, gid, gid)?;
@@ -118,15 +118,16 @@ pub fn as_user<T: Send>(user: &User, act: impl FnOnce() -> T + Send) -> Result<T
     done.with_context(|| format!("cannot become user {}", user.name))
 }
 
-/// A place for pins that is gone when this is dropped.
+/// A directory for pins that is removed on drop.
 pub struct Scratch {
     place: PathBuf,
-    /// Which nobody else sees, where that may be made; else the place is a directory among others.
+    /// A BPF file system of its own, if this process may make one; else `place` is a directory in a mounted one.
     detached: Option<Detached>,
 }
 
 impl Scratch {
-    /// On a BPF file system of its own, or on that at `bpffs`, if there is one.
+    /// Makes the directory in a BPF file system of its own or, without the rights for that, in the one mounted at
+    /// `bpffs`.
     pub fn make(bpffs: &Path) -> Result<Self> {
         if let Ok(detached) = Detached::new() {
             return Ok(Self { place: detached.path(), detached: Some(detached) });
@@ -147,7 +148,7 @@ impl Scratch {
         Ok(directory)
     }
 
-    /// Loads the program that `listener` would get; nobody gets it.
+    /// Loads the program that `listener` would get, and drops it.
     pub fn load(&self, name: &str, listener: &Listener, policy: Policy) -> Result<()> {
         Group::load(listener, policy, &self.directory(name)?).map(drop)
     }
@@ -156,7 +157,7 @@ impl Scratch {
 impl Drop for Scratch {
     fn drop(&mut self) {
         if self.detached.is_none() {
-            // What cannot be removed now is an empty directory, or pins that nothing uses.
+            // If this fails, what is left is an empty directory, or pins that nothing uses.
             let _ = fs::remove_dir_all(&self.place);
         }
     }
@@ -199,7 +200,7 @@ impl Pair {
         socket::queue(&self.sockets[slot], Protocol::Tcp).is_ok_and(|queue| queue.queue > 0)
     }
 
-    /// A connection that waits in slot 0.
+    /// Opens a connection and waits until it is in the queue of slot 0.
     fn queued(&self) -> Result<TcpStream> {
         let client = self.connect()?;
         let begun = Instant::now();
@@ -213,8 +214,8 @@ impl Pair {
     }
 }
 
-/// In a group of two with empty queues: whether a connection finds its worker busy while nobody sleeps for
-/// its socket, and finds it waiting while somebody sleeps in epoll for it.
+/// Whether the kernel program tells busy workers from waiting ones, in a group of two with empty queues: a connection
+/// must find its worker busy while no thread sleeps for its socket, and waiting while one sleeps in epoll.
 pub fn waiting(scratch: &Scratch) -> Result<bool> {
     let pair = Pair::make(scratch, "waiting", Policy { when_busy: WhenBusy::Next, ..Policy::default() })?;
     let found_busy = || -> Result<u64> { Ok(pair.group.totals()?.events[Counter::OwnerBusy.index()]) };
@@ -244,8 +245,8 @@ pub fn waiting(scratch: &Scratch) -> Result<bool> {
     })
 }
 
-/// Lets a connection on loopback wait for one socket of a group of two, shuts that socket down, and
-/// sees whether epoll tells who has the other one.
+/// Lets a connection on loopback wait in one socket of a group of two, shuts that socket down, and finds out whether
+/// epoll reports the connection for the other one.
 pub fn hand_over(scratch: &Scratch) -> Result<HandOver> {
     let policy = Policy::default();
     let pair = Pair::make(scratch, "hand-over", policy)?;

@@ -1,6 +1,5 @@
-//! Pins that are gone: the maps of a program that still decides for its group are found through the
-//! program, and pinned again; where that is gone as well, others are made. Not: pins that are there
-//! (`group.rs`).
+//! Restores pins that were removed: maps of a program that still decides for its group are found through the
+//! program and pinned again; if the program is lost as well, a new group is made. Not: pins that exist (`group.rs`).
 
 use std::fs;
 use std::path::Path;
@@ -13,8 +12,8 @@ use reuseport_lb_common::layout::{Activity, Table};
 use super::group::{ACTIVITY, COUNTERS, Group, Policy, SOCKETS, TABLE};
 use crate::domain::listener::Listener;
 
-/// Pins the maps of the program with this id in the directory `pins`, as far as they are not there. To find
-/// a program by its id takes CAP_SYS_ADMIN (BPF_PROG_GET_FD_BY_ID, kernel/bpf/syscall.c).
+/// Pins those maps of the program with this id that have no pin in the directory `pins`. Finding a program by its
+/// id takes CAP_SYS_ADMIN (BPF_PROG_GET_FD_BY_ID, kernel/bpf/syscall.c).
 pub fn pin_again(program_id: u32, pins: &Path) -> Result<()> {
     if pins.join(SOCKETS).exists() && pins.join(TABLE).exists() {
         return Ok(());
@@ -31,7 +30,7 @@ pub fn pin_again(program_id: u32, pins: &Path) -> Result<()> {
             MapType::PerCpuArray => COUNTERS,
             MapType::Array if size == size_of::<Table>() => TABLE,
             MapType::Array if size == size_of::<Activity>() => ACTIVITY,
-            // Made anew with each program.
+            // Maps that each loaded program gets anew.
             _ => continue,
         };
         let pin = pins.join(name);
@@ -42,8 +41,8 @@ pub fn pin_again(program_id: u32, pins: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Another group for `listener` in the directory `pins`, whatever is left there: no bucket is anybody's, and no
-/// socket has a slot.
+/// Makes a new group for `listener` in the directory `pins`, after removing what is left there: its buckets have no
+/// worker, and its slots no socket.
 pub fn make_anew(listener: &Listener, policy: Policy, pins: &Path) -> Result<Group> {
     let left = fs::read_dir(pins).with_context(|| format!("cannot list {}", pins.display()))?;
     for pin in left.flatten() {

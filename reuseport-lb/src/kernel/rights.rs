@@ -1,5 +1,5 @@
-//! The rights of the daemon: which capabilities it needs, whether it has them, and giving up all
-//! others. Not: the rights of workers, which come from their user alone (`launch.rs`).
+//! The daemon's capabilities: which it needs, whether it has them, and giving up all others. Not: the rights of
+//! workers, which depend on their user alone (`launch.rs`).
 
 use anyhow::{Context, Result, bail};
 use rustix::process::geteuid;
@@ -10,19 +10,19 @@ use rustix::thread::{
 
 /// A capability that the daemon needs.
 pub struct Needed {
-    /// What the kernel calls it.
+    /// The kernel's bit.
     pub capability: CapabilitySet,
-    /// What people call it.
+    /// The name as in capabilities(7).
     pub name: &'static str,
-    /// What for, and what happens without it.
+    /// What the daemon does with it, for messages.
     pub reason: &'static str,
 }
 
-/// All that the daemon needs, on a BPF file system that is mounted and that it may write to; tried one
-/// by one (`tests/rights.rs`). It keeps them for life: a reload loads programs, a new worker needs
-/// sockets and a user. Not among them, and not needed: CAP_NET_ADMIN (programs of this type do
-/// without), CAP_SYS_RESOURCE (since Linux 5.11 maps are not locked memory), CAP_DAC_OVERRIDE and
-/// CAP_FOWNER (its files are its own). Mounting the BPF file system would need CAP_SYS_ADMIN.
+/// All capabilities that the daemon needs, if a BPF file system is mounted that it may write to; `tests/rights.rs`
+/// leaves each out in turn. The daemon keeps them until it ends: a reload loads programs, a new worker needs
+/// sockets and a user. Not needed: CAP_NET_ADMIN (programs of this type load without it), CAP_SYS_RESOURCE
+/// (since Linux 5.11 maps are not locked memory), CAP_DAC_OVERRIDE and CAP_FOWNER (the daemon's files are its
+/// own). Mounting the BPF file system would need CAP_SYS_ADMIN.
 pub const NEEDED: &[Needed] = &[
     Needed { capability: CapabilitySet::BPF, name: "CAP_BPF", reason: "makes maps, loads and pins programs" },
     Needed {
@@ -58,7 +58,7 @@ pub const NEEDED: &[Needed] = &[
     },
 ];
 
-/// What an ordinary user's daemon hands to the child that becomes a worker of another user.
+/// Capabilities that a daemon of an ordinary user hands to a child that becomes a worker of another user.
 const PASSED_ON: [CapabilitySet; 2] = [CapabilitySet::SETUID, CapabilitySet::SETGID];
 
 /// [`NEEDED`] as a set.
@@ -74,15 +74,15 @@ pub fn require() -> Result<()> {
     }
 }
 
-/// Which rights are missing, and how to get them.
+/// Which capabilities are missing, and how to get them; for messages.
 pub struct Complaint {
-    /// Each with its reason.
+    /// The missing capabilities, each with its reason.
     pub what: String,
-    /// What to do.
+    /// What to do about it.
     pub mend: String,
 }
 
-/// What this process lacks of [`NEEDED`].
+/// Which of [`NEEDED`] this process lacks; `None` if it has all.
 pub fn complaint() -> Result<Option<Complaint>> {
     let have = capabilities(None).context("cannot look at the capabilities of this process")?.effective;
     Ok(about(have, geteuid().is_root()))
@@ -110,7 +110,7 @@ fn about(have: CapabilitySet, root: bool) -> Option<Complaint> {
     Some(Complaint { what: format!("not root, and without {list}"), mend })
 }
 
-/// Does `act` with no more rights than the daemon keeps; then this thread has its own again.
+/// Runs `act` with those rights only that the daemon keeps; afterwards this thread has its own again.
 pub fn as_daemon<T>(act: impl FnOnce() -> T) -> Result<T> {
     const FAILED: &str = "cannot change the rights of this process (capset)";
     let before = capabilities(None).context(FAILED)?;
@@ -121,12 +121,11 @@ pub fn as_daemon<T>(act: impl FnOnce() -> T) -> Result<T> {
     Ok(done)
 }
 
-/// Gives up all rights but [`NEEDED`], for good, if `check` is happy with those alone; if it is not,
-/// nothing is given up, so that what was made can be removed. There must be no other thread yet.
+/// Gives up all rights but [`NEEDED`], for good, if `check` succeeds with those alone; if it fails,
+/// nothing is given up, so that the caller can remove what it has made. There must be no other thread yet.
 ///
-/// What a program gets when it is executed stays as it is (the bounding set): a worker that is to
-/// run as root gets root's rights at exec. A daemon of another user passes on only what it takes to
-/// become a worker's user.
+/// The bounding set stays: a worker that runs as root gets root's rights at exec. A daemon of another user passes
+/// on only the capabilities that becoming a worker's user takes.
 pub fn drop_the_rest(check: impl FnOnce() -> Result<()>) -> Result<()> {
     const FAILED: &str = "cannot give up the rights that are not needed (capset)";
     let before = capabilities(None).context(FAILED)?;
@@ -145,8 +144,8 @@ fn keep(kept: CapabilitySet, root: bool) -> rustix::io::Result<()> {
     passed_on.iter().try_for_each(|capability| configure_capability_in_ambient_set(capability, true))
 }
 
-/// Gives up every right, for a worker that is not root. A change of user does that only when it
-/// starts from root; from another user, all capabilities stay.
+/// Gives up every right, for a worker that is not root. A change of user drops capabilities only when it
+/// starts from root; a change from another user keeps them all.
 pub fn drop_all() -> rustix::io::Result<()> {
     let none = CapabilitySet::empty();
     clear_ambient_capability_set()?;

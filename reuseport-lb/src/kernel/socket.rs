@@ -1,5 +1,5 @@
-//! The sockets of a group: made by the daemon, which keeps a duplicate of each, so that a socket
-//! outlives its worker, with its queue.
+//! The sockets of a group. The daemon makes them and keeps a duplicate of each, so that a socket and its queue
+//! outlive the worker.
 
 use std::io;
 use std::mem::MaybeUninit;
@@ -14,14 +14,14 @@ use super::options;
 use crate::domain::listener::{Listener, Protocol};
 use crate::domain::observed::Queue;
 
-/// Why an IPv6 address cannot be had where there is none, and what to do.
+/// Says why an IPv6 address cannot be bound on a machine without IPv6, and what to do.
 pub const NO_IPV6: &str = "IPv6 is off on this machine; listen on IPv4 addresses only, or switch it on \
                            (net.ipv6.conf.all.disable_ipv6=0, no ipv6.disable=1 for the kernel)";
 
 /// Opens another socket of `group`: bound to the listener's address and, for TCP, listening.
 ///
-/// The program is attached to the `first` one before it can receive anything, so that the group
-/// never decides without it; the others inherit it. A socket that has a program already may not
+/// The program is attached to the `first` socket before it can receive anything, so that the group
+/// never decides without it; later sockets get it from the group. A socket that has a program already may not
 /// join a group that exists (`inet_csk_bind_conflict`, `udp_lib_lport_inuse`: EADDRINUSE), so if
 /// strangers made the group, the program is attached as soon as the socket is in.
 pub fn open(group: &Group, backlog: u32, first: bool) -> Result<Socket> {
@@ -37,8 +37,7 @@ pub fn open(group: &Group, backlog: u32, first: bool) -> Result<Socket> {
     Ok(socket)
 }
 
-/// The address of a listener whose port the kernel chooses. Bound to port 0 itself, a socket would
-/// get another port each time that it listens again.
+/// Lets the kernel choose a port for a listener with port 0. Bound to port 0, each socket would get another port.
 pub fn choose_port(listener: &Listener) -> Result<Listener> {
     let chosen = unbound(listener).and_then(|socket| {
         socket.bind(&SockAddr::from(listener.address))?;
@@ -49,16 +48,16 @@ pub fn choose_port(listener: &Listener) -> Result<Listener> {
     Ok(Listener { address, ..*listener })
 }
 
-/// Fails if the address of `group` cannot be had; nothing is received meanwhile.
+/// Fails if the address of `group` cannot be bound; receives nothing meanwhile.
 pub fn probe(group: &Group) -> Result<()> {
     let listener = group.listener();
     let bound = unbound(listener).and_then(|socket| {
-        // Only a TCP socket can be bound without taking part in the group.
+        // A bound UDP socket is part of the group at once, a TCP one only when it listens.
         let bind = || socket.bind(&SockAddr::from(listener.address));
         if listener.protocol == Protocol::Tcp { bind() } else { group.attach(&socket).and_then(|()| bind()) }
     });
     match bound {
-        // A UDP group that is there already: then the address can be had.
+        // A socket with a program may not join a UDP group that exists; without one it may.
         Err(error) if listener.protocol == Protocol::Udp && error.kind() == io::ErrorKind::AddrInUse => {
             unbound(listener)
                 .and_then(|socket| socket.bind(&SockAddr::from(listener.address)))
@@ -68,18 +67,18 @@ pub fn probe(group: &Group) -> Result<()> {
     }
 }
 
-/// Fails if the address of `listener` cannot be had; leaves whoever has it alone, and takes nothing
-/// from anybody.
+/// Fails if the address of `listener` cannot be bound; receives nothing, and changes nothing for other sockets
+/// there.
 pub fn try_address(listener: &Listener) -> io::Result<()> {
     let socket = unbound(listener)?;
     let mut address = listener.address;
     if listener.protocol == Protocol::Udp {
-        // A UDP socket takes part as soon as it is bound. This one would receive what comes in through
-        // a device that is not there; for conflicts it counts all the same.
+        // A UDP socket receives as soon as it is bound. Bound to a device that does not exist, it receives nothing,
+        // and the kernel still refuses it on a conflict.
         bind_to_missing_device(&socket)?;
         if address.is_ipv6() && !address.ip().is_unspecified() {
-            // The kernel looks the device up for an IPv6 address. Bound to all of them it conflicts with
-            // sockets on others as well, which the caller has to rule out.
+            // With a single IPv6 address the kernel looks the device up. Bound to all addresses, the socket conflicts
+            // with sockets on other addresses as well, which the caller has to rule out.
             unbound(listener)?.bind(&SockAddr::from(SocketAddr::new(address.ip(), 0)))?;
             address.set_ip(Ipv6Addr::UNSPECIFIED.into());
         }
@@ -87,13 +86,13 @@ pub fn try_address(listener: &Listener) -> io::Result<()> {
     socket.bind(&SockAddr::from(address))
 }
 
-/// Whether this network namespace has IPv6 at all: its loopback has an address.
+/// Whether this network namespace has IPv6: whether `::1` can be bound.
 #[must_use]
 pub fn has_ipv6() -> bool {
     let loopback = SocketAddr::from((Ipv6Addr::LOCALHOST, 0));
     let bound = unbound(&Listener { protocol: Protocol::Tcp, address: loopback })
         .and_then(|socket| socket.bind(&SockAddr::from(loopback)));
-    // Any other error says nothing about it.
+    // Other errors say nothing about IPv6.
     !bound.is_err_and(|error| {
         matches!(error.raw_os_error(), Some(libc::EADDRNOTAVAIL | libc::EAFNOSUPPORT | libc::EPFNOSUPPORT))
     })
@@ -103,8 +102,8 @@ fn bind_to_missing_device(socket: &Socket) -> io::Result<()> {
     options::set(socket, (libc::SOL_SOCKET, libc::SO_BINDTOIFINDEX), &i32::MAX.to_ne_bytes())
 }
 
-/// Stops listening: the kernel hands what is queued to whom the program picks. No error if it does
-/// not listen any more.
+/// Stops listening: the kernel hands queued connections to the sockets that the program picks. No error if the
+/// socket does not listen any more.
 pub fn shut_down(socket: &Socket) -> Result<()> {
     match socket.shutdown(std::net::Shutdown::Both) {
         Err(error) if error.kind() != io::ErrorKind::NotConnected => Err(error).context("shutdown failed"),
@@ -112,17 +111,18 @@ pub fn shut_down(socket: &Socket) -> Result<()> {
     }
 }
 
-/// Puts a socket that does not listen any more back into service and into its slot.
+/// Makes a socket that was shut down listen again, and puts it into its slot.
 pub fn listen_again(socket: &Socket, group: &mut Group, slot: u16, backlog: u32) -> Result<()> {
     socket.listen(i32::try_from(backlog).unwrap_or(i32::MAX)).context("listen failed")?;
-    // If nobody else listened, the group is a new one. (Attached before, it could not listen again.)
+    // If no other socket listens, the group is a new one without a program. (Not attached before `listen`, which
+    // would fail beside other sockets: see `open`.)
     group.attach(socket).context("cannot attach the program again")?;
     group.remove(slot)?;
     group.insert(slot, socket)
 }
 
-/// Puts a socket of `listener` back to what a new one has; what waits in it stays. An error names what
-/// cannot be put back: then only a new socket helps.
+/// Gives a socket of `listener` the options, filter and mode of a new one; its queue stays. The error names what
+/// cannot be changed back: then only a new socket helps.
 pub fn reset(socket: &Socket, listener: &Listener) -> io::Result<()> {
     options::reset(socket, || unbound(listener))
 }
@@ -138,7 +138,7 @@ pub(super) fn unbound(listener: &Listener) -> io::Result<Socket> {
         socket.set_only_v6(true)?;
     }
     if listener.protocol == Protocol::Tcp {
-        // Connections of an earlier server in TIME_WAIT do not keep us out.
+        // Connections of an earlier server in TIME_WAIT do not make `bind` fail.
         socket.set_reuse_address(true)?;
     }
     socket.set_reuse_port(true)?;
@@ -184,7 +184,7 @@ fn explain(error: io::Error, listener: &Listener) -> anyhow::Error {
     anyhow::Error::new(error).context(format!("cannot listen on {listener}: {meaning}"))
 }
 
-/// What waits in `socket`.
+/// The queue of `socket`: for TCP connections and their limit, for UDP bytes and their limit.
 pub fn queue(socket: &Socket, protocol: Protocol) -> io::Result<Queue> {
     match protocol {
         Protocol::Tcp => {
@@ -214,6 +214,6 @@ unsafe fn option<T>(socket: &Socket, level: i32, name: i32) -> io::Result<T> {
     if failed != 0 {
         return Err(io::Error::last_os_error());
     }
-    // SAFETY: initialised with zeros, and any bit pattern is valid (the caller's promise).
+    // SAFETY: initialised with zeros, and any bit pattern is valid (required of the caller).
     Ok(unsafe { value.assume_init() })
 }

@@ -1,5 +1,5 @@
-//! Sockets of others on our ports: the kernel's own list (sock_diag, NETLINK_SOCK_DIAG), less ours. And what waits in
-//! all of them, if it is asked for anyway.
+//! Strangers: sockets of other programs on the addresses of listeners, from the kernel's list of sockets (sock_diag,
+//! NETLINK_SOCK_DIAG). The list has the queues of all TCP listeners as well.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::net::IpAddr;
@@ -15,21 +15,21 @@ use netlink_sys::{Socket, SocketAddr};
 use crate::domain::listener::{Listener, Protocol};
 use crate::domain::observed::Queue;
 
-/// How many sockets there are of [`list`].
+/// Number of strangers on the address of `listener`: see [`list`].
 pub fn count(listener: &Listener, ours: &HashSet<u64>) -> Result<usize> {
     list(listener, ours).map(|strangers| strangers.len())
 }
 
-/// All sockets of the kernel's lists that some listeners need, asked for once.
+/// The kernel's lists of sockets that concern some listeners, each asked for once.
 #[derive(Default)]
 pub struct Census {
     on: HashMap<(u8, Protocol, u16), Vec<(IpAddr, u64)>>,
-    /// Of TCP listeners, by SO_COOKIE.
+    /// Queues of TCP listeners, by SO_COOKIE.
     queues: HashMap<u64, Queue>,
 }
 
 impl Census {
-    /// Asks for all that is on the ports of `listeners`. Takes some milliseconds with thousands of sockets.
+    /// Asks for all sockets on the ports of `listeners`. Takes some milliseconds with thousands of sockets.
     pub fn take(listeners: &[Listener]) -> Result<Self> {
         let mut census = Self::default();
         for (family, protocol) in kinds(listeners) {
@@ -43,7 +43,7 @@ impl Census {
         Ok(census)
     }
 
-    /// How many strangers there are for one of these listeners.
+    /// Number of strangers on the address of one of these listeners.
     #[must_use]
     pub fn count(&self, listener: &Listener, ours: &HashSet<u64>) -> usize {
         let port = listener.address.port();
@@ -51,17 +51,17 @@ impl Census {
         all.flatten().filter(|(address, cookie)| is_stranger(*address, *cookie, listener, ours)).count()
     }
 
-    /// What waits in a TCP listener with this cookie, if that was one of the kernel's list: the same as
-    /// [`socket::queue`](super::socket::queue) says, for less.
+    /// The queue of the TCP listener with this cookie, if the kernel's list had it. Equals what
+    /// [`socket::queue`](super::socket::queue) asks with one system call for each socket.
     #[must_use]
     pub fn queue(&self, cookie: u64) -> Option<Queue> {
         self.queues.get(&cookie).copied()
     }
 }
 
-/// The addresses of all sockets that are not in `ours` (by SO_COOKIE) and could take packets meant
-/// for `listener`: listening (TCP) or bound (UDP) to its port, on its address, on all addresses, or,
-/// if the listener itself is on all, on any.
+/// The addresses of all sockets that are not in `ours` (by SO_COOKIE) and could receive packets for `listener`:
+/// listening on (TCP) or bound to (UDP) its port, and its address, all addresses, or, if the listener is on all
+/// addresses, any address.
 pub fn list(listener: &Listener, ours: &HashSet<u64>) -> Result<Vec<IpAddr>> {
     let mut strangers = Vec::new();
     for family in families(listener) {
@@ -76,7 +76,7 @@ pub fn list(listener: &Listener, ours: &HashSet<u64>) -> Result<Vec<IpAddr>> {
     Ok(strangers)
 }
 
-/// The lists of the kernel in which sockets on the addresses of `listeners` are, each once.
+/// The kernel's lists (family and protocol) in which sockets on the addresses of `listeners` are, each once.
 pub(super) fn kinds(listeners: &[Listener]) -> BTreeSet<(u8, Protocol)> {
     let of = |listener: &Listener| {
         let protocol = listener.protocol;
@@ -85,7 +85,8 @@ pub(super) fn kinds(listeners: &[Listener]) -> BTreeSet<(u8, Protocol)> {
     listeners.iter().flat_map(of).collect()
 }
 
-/// An IPv6 socket that is not v6-only takes part in IPv4 as well, never the other way round.
+/// Address families whose sockets can receive packets for `listener`: an IPv6 socket that is not v6-only receives
+/// IPv4 as well, never the other way round.
 fn families(listener: &Listener) -> impl Iterator<Item = u8> + use<> {
     let v6 = listener.address.is_ipv6();
     [AF_INET, AF_INET6].into_iter().filter(move |family| *family == AF_INET6 || !v6)
@@ -95,7 +96,7 @@ fn is_stranger(address: IpAddr, cookie: u64, listener: &Listener, ours: &HashSet
     !ours.contains(&cookie) && overlaps(address, listener.address.ip())
 }
 
-/// Whether a socket on their address could take packets meant for ours, if the ports are the same.
+/// Whether a socket on the address `theirs` could receive packets for a listener on `ours`, with equal ports.
 pub(super) fn overlaps(theirs: IpAddr, ours: IpAddr) -> bool {
     match (theirs.to_canonical(), ours) {
         (IpAddr::V6(theirs), IpAddr::V4(_)) => theirs.is_unspecified(),
@@ -113,15 +114,15 @@ pub(super) struct Found {
     /// SO_COOKIE.
     pub(super) cookie: u64,
     pub(super) inode: u64,
-    /// `idiag_rqueue` and `idiag_wqueue`, which mean this of TCP listeners only (net/ipv4/tcp_diag.c).
+    /// `idiag_rqueue` and `idiag_wqueue`, which are queue and backlog for TCP listeners only (net/ipv4/tcp_diag.c).
     queue: Queue,
 }
 
-/// Every socket of `family` that listens on, or is bound to, `port`, or any.
+/// Every socket of `family` that listens (TCP) or is bound (UDP), on `port` if one is given.
 pub(super) fn sockets(family: u8, kind: Protocol, port: Option<u16>) -> Result<Vec<Found>> {
     let (protocol, states) = match kind {
         Protocol::Tcp => (IPPROTO_TCP, StateFlags::LISTEN),
-        // One that is connected gets what its peer sends, and nothing that the program decides about.
+        // A connected UDP socket receives from its peer only, and no program decides about that.
         Protocol::Udp => (IPPROTO_UDP, StateFlags::all() - StateFlags::ESTABLISHED),
     };
     let mut socket_id = if family == AF_INET { SocketId::new_v4() } else { SocketId::new_v6() };

@@ -1,8 +1,8 @@
 //! What the daemon says to its own service manager (sd_notify(3)); nothing if it has none. Not: what
 //! workers say to the daemon (`service/sd_notify.rs`).
 //!
-//! Nobody waits for a word to get through: no service manager can hold the daemon up. One that says what the
-//! daemon does is said again with the next ping, where there are pings: they may be what fills the socket.
+//! Sending never blocks, so no service manager can hold the daemon up. A state (`READY=1`, `RELOADING=1`,
+//! `STOPPING=1`) that was not sent is sent again with the next watchdog ping, if there are pings.
 
 use std::cell::{Cell, RefCell};
 use std::io;
@@ -14,12 +14,12 @@ use std::time::Duration;
 use rustix::time::{ClockId, clock_gettime};
 use tracing::warn;
 
-/// Variables of a unit that would mislead a worker, whoever starts that.
+/// Variables of a service manager's unit that would mislead a worker, be it started by the daemon or joined.
 pub const OURS: [&str; 5] = ["NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", "LISTEN_PIDFDID", "FDSTORE"];
 
-/// Further variables that speak of the daemon's own process and unit (systemd.exec(5)), not of what it
-/// starts. Not here: INVOCATION_ID and JOURNAL_STREAM, which hold for its workers' output as well, and
-/// directories that a drop-in may have made for them (STATE_DIRECTORY, LOGS_DIRECTORY, ...).
+/// Further variables that describe the daemon's own process and unit (systemd.exec(5)); workers that it starts
+/// do not get them. Not here: INVOCATION_ID and JOURNAL_STREAM, which hold for the output of workers as well,
+/// and directories that a drop-in may have made for workers (STATE_DIRECTORY, LOGS_DIRECTORY, ...).
 pub const DAEMONS: [&str; 12] = [
     "LISTEN_FDS",
     "LISTEN_PID",
@@ -36,13 +36,13 @@ pub const DAEMONS: [&str; 12] = [
 ];
 
 thread_local! {
-    /// What the daemon does, if it could not be said.
-    static UNHEARD: RefCell<Option<String>> = const { RefCell::new(None) };
-    /// The last word did not get through.
-    static DEAF: Cell<bool> = const { Cell::new(false) };
+    /// The latest state, if sending it failed.
+    static UNSENT: RefCell<Option<String>> = const { RefCell::new(None) };
+    /// The last message failed: a warning is logged for the first one of a row.
+    static FAILING: Cell<bool> = const { Cell::new(false) };
 }
 
-/// How many services are not up yet; the last one makes the daemon ready.
+/// Counts services that are not up yet; the last one makes the daemon ready.
 #[derive(Default)]
 pub struct Starting {
     services: Cell<usize>,
@@ -55,7 +55,8 @@ impl Starting {
         self.services.set(self.services.get() + 1);
     }
 
-    /// There is something that serves already, which a service that does not start must not end.
+    /// A service was taken over and serves already: from now on a service that fails to start does not end the
+    /// daemon.
     pub fn serves(&self) {
         self.over.set(true);
     }
@@ -66,7 +67,7 @@ impl Starting {
         self.over.get()
     }
 
-    /// A service is up, or will not be: nobody waits for it any more.
+    /// The start of a service has succeeded or failed. `READY=1` follows the last one.
     pub fn done(&self) {
         self.services.set(self.services.get().saturating_sub(1));
         if self.services.get() == 0 {
@@ -78,26 +79,26 @@ impl Starting {
     }
 }
 
-/// Every service is up, or a reload has ended, however it ended.
+/// Says that every service is up, or that a reload has ended, successful or not.
 pub fn ready() {
     tell_state("READY=1\nSTATUS=all services are up".into());
 }
 
-/// The configuration is being read again; [`ready`] must follow.
+/// Says that the configuration is being read again; [`ready`] must follow.
 pub fn reloading() {
-    // Type=notify-reload takes it for the answer to its signal only with the time.
+    // Type=notify-reload takes the message for the answer to its signal only with the time.
     let now = clock_gettime(ClockId::Monotonic);
     let microseconds = now.tv_sec * 1_000_000 + now.tv_nsec / 1000;
     tell_state(format!("RELOADING=1\nMONOTONIC_USEC={microseconds}\nSTATUS=reading the configuration"));
 }
 
-/// The daemon is about to end.
+/// Says that the daemon is about to end.
 pub fn stopping() {
     tell_state("STOPPING=1\nSTATUS=stopping".into());
 }
 
-/// Says again and again that the daemon is alive, if its service manager wants to hear it. Never
-/// returns. It is a task of the daemon's only thread, so when that hangs, it falls silent.
+/// Sends watchdog pings, if the service manager has asked for them. Never returns. It is a task of the
+/// daemon's only thread, so pings end when that thread hangs.
 pub async fn stay_alive() {
     let variable = |name| std::env::var(name).ok();
     match watchdog(variable("WATCHDOG_USEC"), variable("WATCHDOG_PID"), std::process::id()) {
@@ -109,45 +110,44 @@ pub async fn stay_alive() {
     }
 }
 
-/// What a service manager that watches wants to hear.
 const PING: &str = "WATCHDOG=1";
 
-/// The watchdog's ping, with what could not be said before.
+/// Sends the watchdog's ping, together with a state that could not be sent before.
 fn alive() {
-    match UNHEARD.take() {
+    match UNSENT.take() {
         Some(words) if words.ends_with(PING) => tell_state(words),
         Some(words) => tell_state(words + "\n" + PING),
         None => drop(tell(PING)),
     }
 }
 
-/// How long the service manager waits for a ping, if it waits for ours (sd_watchdog_enabled(3)).
+/// How long the service manager waits for a ping, if it watches this process (sd_watchdog_enabled(3)).
 fn watchdog(patience: Option<String>, whose: Option<String>, own: u32) -> Option<Duration> {
     if whose.is_some_and(|pid| pid.parse() != Ok(own)) {
         return None;
     }
-    // Below a millisecond it would do nothing else.
+    // Below a millisecond the daemon would do nothing but ping.
     patience?.parse().ok().filter(|microseconds| *microseconds >= 1000).map(Duration::from_micros)
 }
 
-/// Only the latest counts.
+/// Sends a state; if that fails, keeps it for the next ping in place of an earlier one.
 fn tell_state(words: String) {
-    let heard = tell(&words);
-    UNHEARD.set((!heard).then_some(words));
+    let sent = tell(&words);
+    UNSENT.set((!sent).then_some(words));
 }
 
-/// Whether it got through, or there is nobody to hear it.
+/// Sends a message; false if that failed, true if there is no service manager.
 fn tell(words: &str) -> bool {
     let Some(socket) = std::env::var_os("NOTIFY_SOCKET") else { return true };
     let sent = send(socket.as_bytes(), words);
-    let deaf = sent.is_err();
+    let failed = sent.is_err();
     if let Err(error) = sent
-        && !DEAF.get()
+        && !FAILING.get()
     {
         warn!("cannot tell the service manager at {}: {error}", socket.to_string_lossy());
     }
-    DEAF.set(deaf);
-    !deaf
+    FAILING.set(failed);
+    !failed
 }
 
 fn send(socket: &[u8], words: &str) -> io::Result<()> {

@@ -1,7 +1,6 @@
-//! Whether anybody waits for work on a socket: in accept, recv, poll, select or epoll_wait, asked of the
-//! kernel's own memory by a small program that runs when it is called (BPF_PROG_TEST_RUN of a raw
-//! tracepoint, which is attached to nothing; net/bpf/test_run.c, Linux 5.10). It breaks nothing, and no
-//! worker notices.
+//! Whether a thread waits for work on a socket, in accept, recv, poll, select or epoll_wait. A small program reads
+//! that from the kernel's memory when this module calls it (BPF_PROG_TEST_RUN of a raw tracepoint program, which is
+//! attached to nothing; net/bpf/test_run.c, Linux 5.10). Workers do not notice.
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
@@ -15,14 +14,14 @@ use socket2::Socket;
 use super::loading::{OBJECT, explained};
 use super::offsets::offsets;
 
-/// Its name in the object.
+/// Name of the program in the object.
 const PROGRAM: &str = "rlb_waits";
 
 /// include/uapi/linux/bpf.h
 const BPF_PROG_TEST_RUN: libc::c_long = 10;
 
-/// The part of `union bpf_attr` that BPF_PROG_TEST_RUN has (include/uapi/linux/bpf.h), as far as it is
-/// needed here; what is left out is zero.
+/// The fields of `union bpf_attr` for BPF_PROG_TEST_RUN (include/uapi/linux/bpf.h), as far as this module needs
+/// them; the kernel takes the rest as zero.
 #[repr(C)]
 #[derive(Default)]
 struct TestRun {
@@ -40,17 +39,17 @@ struct TestRun {
     ctx_out: u64,
 }
 
-/// The program, loaded.
+/// The loaded program.
 pub struct Waits {
     program: OwnedFd,
 }
 
 impl Waits {
-    /// Loads it, which needs CAP_BPF, CAP_PERFMON and the kernel's own types (CONFIG_DEBUG_INFO_BTF).
+    /// Loads the program, which needs CAP_BPF, CAP_PERFMON and the kernel's own types (CONFIG_DEBUG_INFO_BTF).
     pub fn load() -> Result<Self> {
         let offsets = offsets()?;
         let tried = "load the program that sees who waits for work (which the kernel's lockdown may forbid)";
-        // Not the loader of the groups: that one has their pins.
+        // Not `loading::loader`, which keeps the pins of groups.
         let loaded =
             EbpfLoader::new().btf(None).override_global(constant::OFFSETS, offsets, true).load(OBJECT);
         let mut ebpf = loaded.map_err(|error| explained(error.into(), tried))?;
@@ -61,8 +60,8 @@ impl Waits {
         Ok(Self { program })
     }
 
-    /// Whether somebody waits for work on `socket`, which must be a listening (TCP) or bound (UDP) socket of
-    /// this process, and nothing waits in its queue. Takes about a microsecond.
+    /// Whether a thread waits for work on `socket` while its queue is empty. `socket` must be a listening (TCP) or
+    /// bound (UDP) socket of this process. Takes about a microsecond.
     pub fn on(&self, socket: &Socket) -> io::Result<bool> {
         let arguments = [socket.as_raw_fd() as u64];
         let mut run = TestRun {
@@ -96,7 +95,7 @@ mod tests {
         }
     }
 
-    /// Somebody waits in `wait` until `wake` makes something arrive; before that and after it nobody does.
+    /// Asserts that a thread is seen to wait while it is in `wait`, and not before it or after `wake` has ended it.
     fn seen(waits: &Waits, socket: &Socket, wait: impl FnOnce() + Send, wake: impl FnOnce()) {
         assert!(!waits.on(socket).expect("an answer"), "nobody waits yet");
         std::thread::scope(|scope| {

@@ -1,5 +1,5 @@
-//! Worker processes as the daemon sees them: started, signalled and watched through a pidfd, so that
-//! a reused process id can never be mistaken for a worker.
+//! Worker processes: starting, signalling and watching them through a pidfd, so that a later process with the same
+//! id is never taken for a worker.
 
 mod identity;
 mod spawn;
@@ -29,44 +29,44 @@ pub use identity::{Identity, Kin};
 use identity::{is_same, signal_same};
 pub use spawn::{Launch, spawn};
 
-/// How often the rest of a worker is looked at that is ending, at first and later.
+/// Interval between looks for the remaining processes of a worker that is ending: at first, and at most.
 const LOOK: Duration = Duration::from_millis(5);
 const LOOK_AT_MOST: Duration = Duration::from_millis(100);
 
-/// How often what is left of a worker that was killed is killed again.
+/// How many times the remaining processes of a killed worker are killed again.
 const KILLS: usize = 50;
 
-/// Without cgroups processes are looked for one worker after the other: others get their turn between.
+/// Without cgroups, a search reads the whole of /proc: one worker's at a time, with a turn for other tasks between.
 static SEARCH: Mutex<()> = Mutex::const_new(());
 
-/// A process that the daemon watches. Dropping it ends the watching, not the process.
+/// A worker's first process, which the daemon watches. Dropping this ends the watching, not the process.
 pub struct Process {
     pid: Pid,
     pidfd: AsyncFd<OwnedFd>,
     kin: Kin,
-    /// What it and all that it starts are in, if it is there (see `entered`).
+    /// The cgroup that was made for this process and its descendants; `entered` says whether it is used.
     cgroup: Option<Cgroup>,
     entered: Cell<bool>,
-    /// Its notification socket. Who has that in its environment was started by it.
+    /// Path of the worker's notification socket: a process with that in its environment descends from this one.
     mark: Option<PathBuf>,
-    /// Clock ticks from boot to its start: tells it from a later process with the same id.
+    /// Clock ticks from boot to the process's start: tells it from a later process with the same id.
     started: u64,
-    /// Asked to end: what it started may finish as well.
+    /// The process was asked to end: its descendants get the time to finish as well.
     ending: Cell<bool>,
-    /// Killed, and what is left of it need not be waited for.
+    /// The process was killed: its descendants are not waited for.
     killed: Cell<bool>,
-    /// Reaped, and nothing of it is left.
+    /// The process is reaped, and its descendants have ended.
     gone: Cell<bool>,
-    /// It waits for a byte of this before it becomes the worker.
+    /// The child waits for a byte from this pipe before it becomes the worker.
     go: Cell<Option<PipeWriter>>,
 }
 
-/// How much is asked of processes that may be a worker's.
+/// How thoroughly processes of a worker are searched for.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Search {
-    /// What one look at each tells.
+    /// By /proc/PID/stat alone.
     Quick,
-    /// Their environment as well.
+    /// By the environment of each process as well.
     Thorough,
 }
 
@@ -80,81 +80,80 @@ impl Process {
         Ok(Self { pid, pidfd, kin, cgroup, entered, mark, started, ending, killed, gone, go })
     }
 
-    /// A process that joined by itself.
+    /// Watches a process that joined.
     pub fn joined(pid: i32, pidfd: OwnedFd) -> Result<Self> {
         let pid = Pid::from_raw(pid).context("a process without an id")?;
         Self::new(pid, pidfd, Kin::Joined)
     }
 
-    /// A process that an earlier daemon watched; `None` if it is gone. It may be in `cgroup`, and `mark` is its
-    /// notification socket.
+    /// Watches a process that an earlier daemon has watched; `None` if it has ended. `cgroup` was made for it, and
+    /// `mark` is its notification socket.
     #[must_use]
     pub fn find(identity: Identity, kin: Kin, cgroup: Option<Cgroup>, mark: Option<PathBuf>) -> Option<Self> {
         let pid = Pid::from_raw(identity.pid)?;
         let found = Self { cgroup, mark, ..Self::new(pid, watched(pid).ok()?, kin).ok()? };
-        // One that has ended and waits for its parent counts as gone.
+        // A zombie has ended.
         (found.identity() == identity && !ended(found.pidfd.get_ref())).then(|| {
             found.has_entered();
             found
         })
     }
 
-    /// What it is in.
+    /// The directory of the process's cgroup, if one was made for it.
     #[must_use]
     pub fn cgroup(&self) -> Option<&Path> {
         self.cgroup.as_ref().map(Cgroup::path)
     }
 
-    /// Whether all that it started is the worker as well.
+    /// Whether descendants of the process belong to the worker: not of a joined one.
     #[must_use]
     pub fn is_leader(&self) -> bool {
         self.kin != Kin::Joined
     }
 
-    /// What it is known by.
+    /// What the next daemon finds this process by.
     #[must_use]
     pub fn identity(&self) -> Identity {
         Identity { pid: self.pid(), started: self.started }
     }
 
-    /// The process id.
+    /// Process id of the worker's first process.
     #[must_use]
     pub fn pid(&self) -> i32 {
         self.pid.as_raw_nonzero().get()
     }
 
-    /// Asks it and what it started to end (SIGTERM).
+    /// Asks the process and its descendants to end (SIGTERM).
     pub fn terminate(&self) {
         self.ending.set(true);
         self.signal(Signal::TERM);
     }
 
-    /// Ends it and what it started (SIGKILL).
+    /// Ends the process and its descendants (SIGKILL).
     pub fn kill(&self) {
         self.killed.set(true);
         self.signal(Signal::KILL);
     }
 
-    /// Lets it become the worker. If the daemon dies before that, it ends.
+    /// Lets the child become the worker. If the daemon dies before that, the child ends.
     pub fn unblock(&self) {
         if let Some(mut go) = self.go.take() {
-            // It may have ended.
+            // The child may have ended.
             let _ = go.write_all(&[1]);
         }
     }
 
-    /// Keeps it from running (SIGSTOP) until [`Process::resume`]. It may still finish what it is just
-    /// doing in the kernel.
+    /// Stops the process (SIGSTOP) until [`Process::resume`]. A system call that it is in may still finish.
     pub fn suspend(&self) {
         self.signal(Signal::STOP);
     }
 
-    /// Lets it run again (SIGCONT).
+    /// Lets the process run again (SIGCONT).
     pub fn resume(&self) {
         self.signal(Signal::CONT);
     }
 
-    /// It is to end by itself; what it started may finish as well.
+    /// Gives the descendants time to finish when the process ends by itself, as after [`Process::terminate`].
     pub fn expect_end(&self) {
         self.ending.set(true);
     }
@@ -163,17 +162,17 @@ impl Process {
         if self.gone.get() {
             return;
         }
-        // It may just have ended by itself, which is what the caller wants; anything else that
-        // could go wrong shows when it does not end.
+        // Errors are ignored: the process may just have ended, and of any other error its caller notices that it
+        // goes on.
         if self.kin == Kin::Joined {
             let _ = pidfd_send_signal(self.pidfd.get_ref(), signal);
             return;
         }
-        // Before its group gets the signal: then it is still known who descends from whom.
+        // Before the process group gets the signal: afterwards parents are gone, and descent is not known any more.
         let others = self.others(Search::Thorough);
         let group = self.has_id();
         if group && kill_process_group(self.pid, signal).is_err() {
-            // It leads no group: what is left of a worker whose first process is gone.
+            // The process leads no group.
             let _ = pidfd_send_signal(self.pidfd.get_ref(), signal);
         }
         if signal == Signal::KILL
@@ -181,18 +180,19 @@ impl Process {
         {
             cgroup.kill();
         }
-        // Nobody gets it twice: a second SIGTERM means something else to many.
+        // No process gets the signal twice: many programs take a second SIGTERM for "end at once".
         for (pid, stat) in others.iter().filter(|(_, stat)| !group || stat.group != self.pid()) {
             signal_same(*pid, stat, signal);
         }
     }
 
-    /// Whether its id, and so its group's, is its own: nobody has it before its parent has reaped it.
+    /// Whether the process id, which is the group's id as well, still belongs to this process: no other process gets
+    /// it before this one is reaped.
     fn has_id(&self) -> bool {
         !self.gone.get() && (self.kin == Kin::Child || !ended(self.pidfd.get_ref()))
     }
 
-    /// Whether it is in its cgroup, or was when it ended. It may have gone elsewhere, as root.
+    /// Whether the process is in its cgroup, or was when it ended. As root it may have moved itself to another.
     fn has_entered(&self) -> bool {
         let Some(cgroup) = &self.cgroup else { return false };
         if self.has_id() {
@@ -201,21 +201,21 @@ impl Process {
         self.entered.get()
     }
 
-    /// All processes that are the worker: its own, and what it started.
+    /// All processes of the worker: this one and its descendants.
     #[must_use]
     pub fn all(&self) -> Vec<i32> {
         let own = self.has_id().then(|| self.pid());
         own.into_iter().chain(self.others(Search::Quick).into_keys()).collect()
     }
 
-    /// Those that it started and that have not ended.
+    /// Descendants of the process that have not ended.
     fn others(&self, search: Search) -> HashMap<i32, Stat> {
         if self.kin == Kin::Joined || self.gone.get() {
             return HashMap::new();
         }
         let mut others = if self.has_entered() { HashMap::new() } else { self.search(search) };
         if let Some(cgroup) = &self.cgroup {
-            // Asked once more, because the id may be somebody else's by then.
+            // `has` is asked after `read`: another process may have the id by then.
             let stat = |pid: i32| Some((pid, Stat::read(pid).filter(|_| cgroup.has(pid))?));
             others.extend(cgroup.processes().into_iter().filter_map(stat));
         }
@@ -223,10 +223,10 @@ impl Process {
         others
     }
 
-    /// Without a cgroup: those of its process group and session, its descendants, and those that it has
-    /// marked. Reads the whole of /proc.
+    /// The worker's processes without a cgroup: of its process group and session, its descendants, and those with
+    /// its mark. Reads the whole of /proc.
     fn search(&self, search: Search) -> HashMap<i32, Stat> {
-        let mut rest: HashMap<i32, Stat> = liveness::everybody().collect();
+        let mut rest: HashMap<i32, Stat> = liveness::all_processes().collect();
         let (has_id, replaced) = (self.has_id(), self.is_replaced());
         let mut found: HashMap<i32, Stat> = rest
             .extract_if(|pid, stat| {
@@ -244,7 +244,8 @@ impl Process {
         }
     }
 
-    /// Whether it leads that one's group or session; to be asked only if nobody else has its id.
+    /// Whether this process leads the group or session of the process that `stat` was read of; true only unless
+    /// [`Process::is_replaced`].
     fn leads(&self, stat: &Stat) -> bool {
         stat.group == self.pid() || stat.session == self.pid()
     }
@@ -253,15 +254,15 @@ impl Process {
         self.mark.as_ref().is_some_and(|mark| is_marked(pid, stat, mark, self.started))
     }
 
-    /// Whether somebody else has its id by now: then nobody was left in its group and session, and whoever is
-    /// in those of that id is not of the worker.
+    /// Whether another process has this one's id by now. Then the group and session of the worker had become empty,
+    /// and those that have the id now are not the worker's.
     fn is_replaced(&self) -> bool {
         let started = || Stat::read(self.pid()).and_then(|stat| stat.started);
         !self.has_id() && started().is_some_and(|started| started != self.started)
     }
 
-    /// Whether the process `pid`, which has just said something in its name, may be one of the worker: it is,
-    /// or has ended since, like a helper that does nothing else.
+    /// Whether a message of the process `pid` is taken as the worker's: the process is one of the worker's, or
+    /// has ended since, like a helper that only sends one message.
     #[must_use]
     pub fn may_be_spoken_for_by(&self, pid: i32) -> bool {
         if self.has_id() && pid == self.pid() {
@@ -273,7 +274,7 @@ impl Process {
             || (!self.is_replaced() && self.leads(&stat))
     }
 
-    /// Waits until the process ends. What is left of the worker is killed; or, if it was asked to end, waited
+    /// Waits until the process ends. Its descendants are killed then, or, if the process was asked to end, waited
     /// for. To be followed by [`Process::clean_up`].
     pub async fn wait(&self) -> io::Result<Exit> {
         let exit = self.leader_ended().await?;
@@ -310,8 +311,9 @@ impl Process {
         others
     }
 
-    /// Reaps it. Until then its id, and its group's, are nobody else's. Who was killed needs a moment to end, and
-    /// who was just being started is killed as well; then its cgroup is removed.
+    /// Reaps the process and removes its cgroup; until then no other process gets its id, or its group's. Before,
+    /// descendants of a killed process are killed until none is left: they need a moment to end, and may just have
+    /// started further ones.
     pub async fn clean_up(&self) {
         let mut look = LOOK;
         for _ in 0..KILLS {
@@ -337,11 +339,11 @@ impl Process {
         if self.kin == Kin::Child {
             let _ = reap(WaitId::PidFd(self.pidfd.get_ref().as_fd()));
         }
-        // Where this process is the init of a container, orphans are its to reap.
+        // Where the daemon is the init of a container, orphans become its children.
         while let Ok(Some(_)) = reap(WaitId::Pgid(Some(self.pid))) {}
     }
 
-    /// Waits for its end. It is not reaped: as long as it is a zombie, nobody else gets its id.
+    /// Waits for the end of the process without reaping it: as long as it is a zombie, no other process gets its id.
     async fn leader_ended(&self) -> io::Result<Exit> {
         loop {
             let mut guard = self.pidfd.readable().await?;
@@ -370,13 +372,13 @@ impl Process {
     }
 }
 
-/// Kills what is left of a worker whose process ended while nobody watched it.
+/// Kills the remaining processes of a worker whose first process ended while no daemon watched it.
 pub fn kill_rest(identity: Identity, cgroup: Option<&Cgroup>, mark: &Path) {
     if let Some(cgroup) = cgroup {
         return cgroup.kill();
     }
     for (pid, stat) in
-        liveness::everybody().filter(|(pid, stat)| is_marked(*pid, stat, mark, identity.started))
+        liveness::all_processes().filter(|(pid, stat)| is_marked(*pid, stat, mark, identity.started))
     {
         signal_same(pid, &stat, Signal::KILL);
     }

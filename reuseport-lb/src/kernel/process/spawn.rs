@@ -1,4 +1,5 @@
-//! Starting a worker: this program again, told by options what it is to become (see [`crate::kernel::launch`]).
+//! Starting a worker: this program runs again as `launch`, whose options say what to become. Not: what the
+//! child does then (`launch.rs`).
 
 use std::cell::Cell;
 use std::io;
@@ -22,23 +23,23 @@ use crate::kernel::systemd;
 
 /// How a new worker is to be started.
 pub struct Launch<'a> {
-    /// Like `web/2`; the worker finds it in `REUSEPORT_LB_WORKER`.
+    /// The worker's name, like `web/2`, which becomes `REUSEPORT_LB_WORKER`.
     pub name: &'a str,
-    /// Its sockets and their names, in the order of the service's listeners.
+    /// The worker's sockets and their names, in the order of the service's listeners.
     pub sockets: Vec<(&'a Socket, String)>,
-    /// The socket that hears its `READY=1`.
+    /// The socket that receives `READY=1` (`NOTIFY_SOCKET`).
     pub notify: &'a Path,
-    /// What all that it starts is to be in.
+    /// The cgroup of the worker and its descendants.
     pub cgroup: Option<&'a Cgroup>,
-    /// Whom it runs as; `None`: as the daemon.
+    /// The worker's user; `None`: the daemon's.
     pub user: Option<&'a User>,
     /// Program and arguments; empty: the embedded worker.
     pub command: &'a [String],
     /// The limit of open files that the daemon was started with.
     pub open_files: Rlimit,
-    /// How often it must say `WATCHDOG=1`.
+    /// Longest time between two `WATCHDOG=1`; `None`: none are expected.
     pub watchdog: Option<Duration>,
-    /// Where its output goes; `None`: where the daemon's goes.
+    /// Where the worker's output goes; `None`: where the daemon's goes.
     pub output: Option<&'a Output>,
 }
 
@@ -61,8 +62,8 @@ impl Launch<'_> {
 /// The highest number of a signal (signal(7)).
 const MAX_SIGNAL: i32 = 64;
 
-/// Starts a worker: this program again, as `launch`, which inherits the sockets, arranges them as
-/// the worker expects and becomes the command (see [`crate::kernel::launch`]). Must be called in a tokio runtime.
+/// Starts a worker: runs this program again as `launch`, which inherits the sockets, moves them to the descriptors
+/// that the worker expects and executes the command (see [`crate::kernel::launch`]). Must be called in a tokio runtime.
 pub fn spawn(launch: &Launch<'_>) -> Result<Process> {
     let fds: Vec<RawFd> = launch.sockets.iter().map(|(socket, _)| socket.as_raw_fd()).collect();
     let (wait, go) = std::io::pipe().context("cannot make a pipe")?;
@@ -72,18 +73,18 @@ pub fn spawn(launch: &Launch<'_>) -> Result<Process> {
     if let Some(output) = launch.output {
         command.stdout(output.stdio()?).stderr(output.stdio()?);
     }
-    // What the daemon's own service manager wants to hear is not the worker's to say.
+    // These are for the daemon's own process: a worker must not speak to the daemon's service manager.
     for variable in systemd::OURS.iter().chain(&systemd::DAEMONS) {
         command.env_remove(variable);
     }
-    // By these it is found, also if it does not become a command (see `marks`).
+    // The worker is found by these (see `marks`), also an embedded one.
     command.env("NOTIFY_SOCKET", launch.notify).env("REUSEPORT_LB_WORKER", launch.name);
     // SAFETY: between fork and exec only setsid, signal, sigprocmask, fcntl and setrlimit run, which are
     // async-signal-safe.
     unsafe {
         command.pre_exec(move || {
-            // A session and a group of its own: the daemon's terminal is not the worker's, nor are its
-            // Ctrl-C and its hang-up, and what the worker leaves behind can be ended with it.
+            // A session and a process group of the worker's own: it gets neither Ctrl-C nor hang-up of the
+            // daemon's terminal, and its descendants can be signalled with it.
             rustix::process::setsid()?;
             host::reset_signals(1..=MAX_SIGNAL);
             for fd in &fds {
@@ -98,7 +99,7 @@ pub fn spawn(launch: &Launch<'_>) -> Result<Process> {
     let mut child = command.spawn().with_context(|| format!("cannot start worker {}", launch.name))?;
     let pid = Pid::from_child(&child);
     let process = watched(pid).and_then(|pidfd| Process::new(pid, pidfd, Kin::Child)).inspect_err(|_| {
-        // Nobody would watch it.
+        // Without a pidfd the daemon could not watch it.
         let _ = child.kill();
         let _ = child.wait();
     })?;
