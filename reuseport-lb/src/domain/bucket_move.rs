@@ -1,5 +1,5 @@
-//! Flows of UDP while their bucket gets another worker, PURE: entry + wish → entry. Not: which
-//! buckets get another worker (`table.rs`), nor when flows are looked at (`flows.rs`).
+//! UDP flows while their bucket moves to another worker, PURE: entry + new owner → entry. Not: which
+//! buckets move (`table/`), nor when flows are counted (`flows.rs`).
 //!
 //! ```text
 //!             another worker                       no flow of A lives, or A is gone
@@ -9,26 +9,26 @@
 //!                            A (side 0), previous B ──────────────────────▶ A (side 0)
 //! ```
 //!
-//! A flow is marked on the side of the worker that it has, and on no other. So whatever is stored
-//! here, a flow that is marked stays with its worker for as long as the entry names that worker. A side
-//! must have no marks when its turn begins, and when its worker is gone.
+//! The program marks each flow on the side of its worker, and on no other. So a marked flow stays with its worker
+//! as long as the entry names that worker. A side must have no marks when an entry begins to use it, and when its
+//! worker is gone.
 
 use reuseport_lb_common::layout::{Entry, NO_SLOT};
 
-/// Where a bucket can move without any live flow losing its worker.
+/// Where a bucket can move without a live flow losing its worker.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Constraint {
     /// Anywhere.
     #[default]
     Free,
-    /// Back to this slot only: flows of two workers live in it, and there is no room for a third.
+    /// Back to this slot only: an entry names two workers, and flows of both live.
     Back(u16),
     /// Nowhere.
     Fixed,
 }
 
 impl Constraint {
-    /// What both allow.
+    /// The constraint of a bucket that is constrained in two groups.
     #[must_use]
     pub fn and(self, other: Self) -> Self {
         match (self, other) {
@@ -39,8 +39,8 @@ impl Constraint {
     }
 }
 
-/// Where the bucket of `entry` can move. `keeps`: whether the worker in a slot is there for its flows;
-/// `begun`: whether flows of the entry's own slot live.
+/// Where the bucket of `entry` can move. `keeps`: whether the worker in a slot still serves its flows;
+/// `begun`: whether flows of the entry's current slot live.
 pub fn constraint(entry: Entry, keeps: impl Fn(u16) -> bool, begun: bool) -> Constraint {
     let previous = entry.previous();
     if begun && previous != NO_SLOT && keeps(entry.slot()) && keeps(previous) {
@@ -50,8 +50,8 @@ pub fn constraint(entry: Entry, keeps: impl Fn(u16) -> bool, begun: bool) -> Con
     }
 }
 
-/// The entry that gives new flows to `to`, and leaves the others where they are; the arguments are
-/// those of [`constraint`]. What that forbids, cuts the flows that began last.
+/// The entry that gives new flows to `to` and leaves live ones where they are; the arguments are
+/// those of [`constraint`]. A move that [`constraint`] forbids cuts the flows of the current slot.
 pub fn moved(entry: Entry, to: u16, keeps: impl Fn(u16) -> bool, begun: bool) -> Entry {
     let (current, previous) = (entry.slot(), entry.previous());
     let previous = if previous != NO_SLOT && keeps(previous) { previous } else { NO_SLOT };
@@ -64,7 +64,7 @@ pub fn moved(entry: Entry, to: u16, keeps: impl Fn(u16) -> bool, begun: bool) ->
     } else if stay && previous == NO_SLOT {
         entry.with_slot(to).turned().with_previous(current)
     } else {
-        // Nobody stays with the current one; or there is no room for those who would.
+        // No flow stays with the current slot; or the entry has no room for a third slot.
         entry.with_slot(to)
     }
 }
@@ -118,7 +118,7 @@ mod tests {
         }
     }
 
-    /// One bucket with its marks, and what the program would do.
+    /// One bucket with its marks, and a model of the kernel program.
     struct Bucket {
         entry: Entry,
         marks: [u64; 2],
@@ -141,7 +141,7 @@ mod tests {
         Send(u32),
         Move(u16),
         Crash(u16),
-        /// A flow is silent for too long.
+        /// A flow is silent for longer than `idle_timeout`.
         Forget(u32),
         Sweep,
     }
@@ -157,7 +157,7 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever happens, a flow that goes on stays with its worker for as long as that is there.
+        /// After any steps, a live flow is still with its worker, as long as that serves.
         #[test]
         fn a_live_flow_never_moves(steps in prop::collection::vec(step(), 1..80)) {
             let mut bucket = Bucket { entry: Entry::steady(0), marks: [0; 2] };
@@ -184,7 +184,7 @@ mod tests {
                         let before = bucket.entry;
                         bucket.entry = moved(before, to, all, begun);
                         prop_assert_eq!(bucket.entry.slot(), to);
-                        // As `Group` does.
+                        // As `Buckets::publish` does.
                         if bucket.entry.is_moving() && !before.is_moving() {
                             bucket.marks[bucket.entry.side()] = 0;
                         }

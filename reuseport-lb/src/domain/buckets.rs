@@ -1,5 +1,5 @@
-//! What is written to the buckets of one group, PURE: over the structures that both sides share, wherever they are.
-//! Not: which worker a bucket shall go to (`table.rs`), nor what one entry becomes (`bucket_move.rs`).
+//! Writing and reading the buckets of one group, PURE: over structures shared with the kernel program, wherever they
+//! are. Not: which worker a bucket goes to (`table/`), nor the entry of a bucket that moves (`bucket_move.rs`).
 
 #[cfg(test)]
 mod tests;
@@ -13,43 +13,43 @@ use reuseport_lb_common::layout::{Activity, BUCKETS, Entry, Fitness, MAX_SLOTS, 
 
 use super::bucket_move::{Constraint, constraint, moved};
 
-/// Where the structures of a group are.
+/// Access to the structures of a group that are shared with the kernel program.
 pub trait SharedMemory {
-    /// Where each bucket points to.
+    /// The entry of each bucket.
     fn table(&self) -> &Table;
-    /// Tells the program what the worker in `slot` is fit for.
+    /// Tells the program the fitness of the worker in `slot`.
     fn set_fitness(&self, slot: u16, fitness: Fitness);
-    /// Whether flows are more than one decision, as with UDP.
+    /// Whether the group tracks flows (UDP); of a TCP connection only the first packet is decided about.
     fn tracks(&self) -> bool;
-    /// Which flows live; `None` where they are not tracked, or cannot be looked at now. To have it may cost more than all
-    /// that is done with it.
+    /// The marks of live flows; `None` if the group does not track flows, or they cannot be mapped now. Mapping may
+    /// take longer than reading.
     fn activity(&self) -> Option<impl Deref<Target = Activity>>;
 }
 
-/// Flows that live in a group: as many sub-buckets as have one (see `Activity`).
+/// Numbers of live flows in a group: sub-buckets that have at least one flow (see `Activity`).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LiveFlows {
-    /// Those that each slot has.
+    /// Flows of each slot.
     pub by_slot: Vec<u64>,
-    /// All.
+    /// Flows of all slots.
     pub live: u64,
-    /// Those that stay with the previous worker of a moving bucket.
+    /// Flows that stay with the previous worker of a moving bucket.
     pub kept: u64,
 }
 
-/// What decides how entries of a group are marked; as long as the group.
+/// The daemon's part of a group's state: which slots new connections avoid, and the last count of flows.
 #[derive(Default)]
 pub struct Buckets {
-    /// Slots that new connections shall avoid; their buckets are marked.
+    /// Slots that new connections avoid; their buckets are marked for the slow path.
     unfit: BTreeMap<u16, Fitness>,
     writes: Cell<u64>,
     counted: Arc<Mutex<Option<(CountedAt, LiveFlows)>>>,
 }
 
-/// What flows were counted at: writes to their buckets, and what else changes them.
+/// The state at which flows were counted: number of writes to buckets, and two further counters that change with flows.
 type CountedAt = (u64, (u64, u64));
 
-/// Counts the flows of a group, in any thread, and not again where nothing has changed.
+/// Counts the flows of a group, in any thread; answers with the last count if nothing has changed since.
 #[derive(Clone)]
 pub struct FlowCounter<M> {
     memory: M,
@@ -58,10 +58,10 @@ pub struct FlowCounter<M> {
 }
 
 impl<M: SharedMemory> FlowCounter<M> {
-    /// Flows that live. Looks at 4 MiB; takes about a millisecond.
+    /// Counts the live flows. Reads 4 MiB, which takes about a millisecond.
     #[must_use]
     pub fn count(&self) -> Option<LiveFlows> {
-        // Not locked while they are counted: another thread may count as well.
+        // Not locked during the count: another thread need not wait for it.
         let counted = || self.counted.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some((at, flows)) = &*counted()
             && *at == self.at
@@ -75,8 +75,8 @@ impl<M: SharedMemory> FlowCounter<M> {
 }
 
 impl Buckets {
-    /// Points buckets to slots; each takes effect at once, with one store. Flows that live stay with their worker,
-    /// if that `keeps` its flows.
+    /// Points buckets to slots; each takes effect at once, with one store. Live flows stay with a worker that `keeps`
+    /// its flows.
     pub fn publish(
         &self,
         memory: &impl SharedMemory,
@@ -91,7 +91,7 @@ impl Buckets {
                     let before = memory.table().entry(bucket.into());
                     let entry = moved(before, slot, &keeps, activity.live(bucket, before.side()) != 0);
                     if entry.is_moving() && !before.is_moving() {
-                        // Marks that an earlier worker left on this side are nobody's.
+                        // Marks on this side are from an earlier worker, and no flow's any more.
                         activity.forget(bucket, entry.side(), u64::MAX);
                     }
                     entry
@@ -111,8 +111,8 @@ impl Buckets {
         self.writes.update(|writes| writes + 1);
     }
 
-    /// What counts flows, anywhere; `None` where none are tracked. They are the same as long as nothing was written here,
-    /// and as long as `others` is the same: how often the program decided, say.
+    /// A counter of the group's flows; `None` if the group does not track flows. It counts again only if buckets were
+    /// written since, or `others` differs: numbers that change when flows do, like the program's decisions.
     pub fn flow_counter<M: SharedMemory + Clone>(
         &self,
         memory: &M,
@@ -122,8 +122,8 @@ impl Buckets {
         memory.tracks().then_some(FlowCounter { memory, counted, at })
     }
 
-    /// Takes flows from workers that do not keep theirs any more; how many, by slot. Buckets that
-    /// still point to such a worker are counted, and wait for [`Buckets::publish`].
+    /// Takes flows from workers that do not keep theirs any more; returns how many, by slot. The flows of buckets that
+    /// still point to such a worker are counted, and stay until [`Buckets::publish`].
     pub fn cut(&self, memory: &impl SharedMemory, keeps: impl Fn(u16) -> bool) -> BTreeMap<u16, u64> {
         let mut cut = BTreeMap::new();
         if !memory.tracks() {
@@ -152,7 +152,7 @@ impl Buckets {
         cut
     }
 
-    /// Ends the move of each bucket whose old flows are quiet; how many those are.
+    /// Ends the move of each bucket whose previous worker has no live flow; returns how many moves ended.
     pub fn sweep(&self, memory: &impl SharedMemory) -> usize {
         if !memory.tracks() || moving(memory).next().is_none() {
             return 0;
@@ -162,7 +162,7 @@ impl Buckets {
         quiet.map(|(bucket, entry)| self.set(memory, bucket, entry.with_previous(NO_SLOT))).count()
     }
 
-    /// Begins another epoch: forgets flows that were silent in all others.
+    /// Begins another epoch: forgets flows that had no packet in all the others.
     pub fn rotate(&self, memory: &impl SharedMemory) {
         let Some(activity) = memory.activity() else { return };
         self.wrote();
@@ -172,7 +172,7 @@ impl Buckets {
         }
     }
 
-    /// Says whether new connections shall avoid `slot`. Looks at all buckets; takes about 50 us.
+    /// Tells the program whether new connections avoid `slot`. Walks over all buckets, which takes about 50 us.
     pub fn set_fitness(&mut self, memory: &impl SharedMemory, slot: u16, fitness: Fitness) {
         let before = match fitness {
             Fitness::Fit => self.unfit.remove(&slot),
@@ -194,7 +194,7 @@ impl Buckets {
         self.unfit.iter().map(|(slot, fitness)| (*slot, *fitness)).collect()
     }
 
-    /// Whether every decision is written to the log ring. Marks all buckets; takes about 50 us.
+    /// Switches writing of every decision to the log ring on or off. Marks all buckets, which takes about 50 us.
     pub fn trace(&self, memory: &impl SharedMemory, on: bool) {
         if on == is_traced(memory) {
             return;
@@ -204,7 +204,7 @@ impl Buckets {
     }
 }
 
-/// Where each moving bucket can move; all others can move anywhere.
+/// The constraint of each moving bucket; all other buckets can move anywhere.
 pub fn constraints(memory: &impl SharedMemory, keeps: impl Fn(u16) -> bool) -> Vec<(u16, Constraint)> {
     let mut moving = moving(memory).peekable();
     if !memory.tracks() || moving.peek().is_none() {
@@ -217,17 +217,17 @@ pub fn constraints(memory: &impl SharedMemory, keeps: impl Fn(u16) -> bool) -> V
     moving.map(free).collect()
 }
 
-/// Whether any bucket points to one of `these` slots.
+/// Whether a bucket points to one of `these` slots, or has it as its previous one.
 pub fn points_to(memory: &impl SharedMemory, these: impl Fn(u16) -> bool) -> bool {
     entries(memory).any(|(_, entry)| these(entry.slot()) || these(entry.previous()))
 }
 
-/// Says of each bucket whether it is moving.
+/// Sets `marks` of each bucket that is moving.
 pub fn mark_moving(memory: &impl SharedMemory, marks: &mut [bool]) {
     moving(memory).for_each(|(bucket, ..)| marks[usize::from(bucket)] = true);
 }
 
-/// Adds the flows that stay with each slot although others get the new ones of their bucket.
+/// Adds to `flows`, by slot, the live flows of moving buckets that stay with the previous slot.
 pub fn add_staying(memory: &impl SharedMemory, flows: &mut [u64]) {
     if !memory.tracks() || moving(memory).next().is_none() {
         return;
@@ -240,7 +240,7 @@ pub fn add_staying(memory: &impl SharedMemory, flows: &mut [u64]) {
     }
 }
 
-/// Counts the flows that live; `None` where none are tracked. Looks at 4 MiB; takes about a millisecond.
+/// Counts the live flows; `None` if the group does not track flows. Reads 4 MiB, which takes about a millisecond.
 pub fn count(memory: &impl SharedMemory) -> Option<LiveFlows> {
     let activity = memory.activity()?;
     let mut flows = LiveFlows { by_slot: vec![0; MAX_SLOTS], live: 0, kept: 0 };

@@ -1,108 +1,108 @@
-//! Why something that a service was asked for is not done: what, where, and how to mend it. Nothing has changed then.
+//! Refusals of a service: what was asked of what, and what to do. A refused request has changed nothing.
 
 use thiserror::Error;
 
-/// Why a service refuses.
+/// Why a service refuses a request.
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
 pub enum Denied {
-    /// There is no such worker.
+    /// No worker has the name that was asked for.
     #[error("there is no worker {worker}; there is {}", if known.is_empty() { "nobody".into() } else { known.join(", ") })]
     UnknownWorker {
-        /// As asked.
+        /// The name that was asked for.
         worker: String,
-        /// Those that are there.
+        /// Names of the workers that exist.
         known: Vec<String>,
     },
     /// The service is ending.
     #[error("service {service} is ending")]
     Ending {
-        /// Its name.
+        /// Name of the service.
         service: String,
     },
-    /// Workers are being replaced.
+    /// A restart while workers are being replaced.
     #[error("workers of service {service} are being replaced already")]
     Replacing {
-        /// Its name.
+        /// Name of the service.
         service: String,
     },
-    /// Workers are being replaced, and another configuration is to be applied.
+    /// Another configuration while workers are being replaced.
     #[error("workers of service {service} are being replaced right now: try again when that is done")]
     ReplacingNow {
-        /// Its name.
+        /// Name of the service.
         service: String,
     },
-    /// It came by itself, and cannot be started again from here.
+    /// A restart of a joined worker, which the daemon cannot start.
     #[error("worker {worker} came by itself (`exec`): restart it where it was started")]
     Joined {
-        /// Its name.
+        /// Name of the worker.
         worker: String,
     },
-    /// It leaves already.
+    /// The worker leaves already.
     #[error("worker {worker} is leaving or ending")]
     Leaving {
-        /// Its name.
+        /// Name of the worker.
         worker: String,
     },
-    /// Its name is not free yet.
+    /// A process wants the name of a worker that is leaving.
     #[error("worker {worker} is leaving: try again when it is gone")]
     NameLeaving {
-        /// Its name.
+        /// Name of the worker.
         worker: String,
     },
-    /// Its name is another's.
+    /// A process wants the name of another worker.
     #[error(
         "there is a worker {worker} already{}: take another --name, or none",
         pid.map_or_else(String::new, |pid| format!(" (process {pid})"))
     )]
     NameTaken {
-        /// Its name.
+        /// Name of the worker.
         worker: String,
-        /// That one's process.
+        /// Process id of the worker that has the name.
         pid: Option<i32>,
     },
     /// No worker can have this number.
     #[error("worker {worker} cannot be: numbers go from 0 to {most}")]
     NumberTooHigh {
-        /// As asked.
+        /// The name that was asked for.
         worker: String,
-        /// The highest.
+        /// The highest number.
         most: usize,
     },
-    /// Its user may not join.
+    /// A process of this user may not join.
     #[error("user id {uid} may not join service {service}: only {allowed} may")]
     MayNotJoin {
-        /// Who asks.
+        /// User id of the process.
         uid: u32,
-        /// Where.
+        /// Name of the service.
         service: String,
-        /// Who may, in words.
+        /// The users that may join, in words.
         allowed: String,
     },
-    /// Its workers come by themselves.
+    /// The service has no command to start workers with.
     #[error(
         "service {service} has no command: its workers come by themselves, with `reuseport-lb exec {service}`"
     )]
     NoCommand {
-        /// Its name.
+        /// Name of the service.
         service: String,
     },
-    /// Fewer than none.
+    /// A number of workers below 0.
     #[error("service {service} wants {now} workers, and cannot have {fewer} fewer")]
     TooFew {
-        /// Its name.
+        /// Name of the service.
         service: String,
-        /// So many it wants now.
+        /// Number of workers that the service wants now.
         now: usize,
-        /// So many fewer it was to have.
+        /// How many fewer it was asked to have.
         fewer: u64,
     },
-    /// A value is out of range, or the kernel refused; in words.
+    /// A value is out of range, or the kernel refused; the text says which.
     #[error("{0}")]
     Other(String),
 }
 
 impl Denied {
-    /// Whether it names something that is not there.
+    /// Whether the request named a worker that does not exist (`404`).
     #[must_use]
     pub fn is_unknown(&self) -> bool {
         matches!(self, Self::UnknownWorker { .. })

@@ -7,17 +7,17 @@ use std::str::FromStr;
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-/// What a listener speaks.
+/// Transport protocol of a listener.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Protocol {
-    /// Connections.
+    /// Connections: the program decides about each SYN.
     Tcp,
-    /// Datagrams.
+    /// Datagrams: the program decides about each.
     Udp,
 }
 
 impl Protocol {
-    /// As it is written in front of an address.
+    /// `tcp` or `udp`, as in front of an address.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -36,9 +36,9 @@ impl fmt::Display for Protocol {
 /// One protocol and address; equal addresses of one protocol are one SO_REUSEPORT group.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Listener {
-    /// What it speaks.
+    /// Transport protocol.
     pub protocol: Protocol,
-    /// Where it listens; IPv6 sockets are v6-only.
+    /// Local address; IPv6 sockets are v6-only.
     pub address: SocketAddr,
 }
 

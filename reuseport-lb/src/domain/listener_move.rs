@@ -1,12 +1,12 @@
-//! Listeners that go from one service to another in one change of the configuration, PURE: what is to
-//! serve meanwhile. Not: who decides when (`service/claims.rs`).
+//! Listeners that one change of the configuration gives to another service, PURE: which configuration serves
+//! meanwhile. Not: which service decides for a listener (`service/claims.rs`).
 
 use std::fmt;
 
 use crate::config::Service;
 use crate::domain::listener::Listener;
 
-/// The listeners that move.
+/// All listeners that move.
 #[derive(Debug, Default)]
 pub struct Moves(Vec<Move>);
 
@@ -18,7 +18,7 @@ struct Move {
 }
 
 impl Moves {
-    /// Those of `wanted` that another service decides for; `holder` says which.
+    /// Finds the listeners of `wanted` for which another service decides now; `holder` says which.
     pub fn find(wanted: &[Service], holder: impl Fn(&Listener) -> Option<String>) -> Self {
         let mut moves = Vec::new();
         for service in wanted {
@@ -31,7 +31,7 @@ impl Moves {
         Self(moves)
     }
 
-    /// Whether nothing moves.
+    /// Whether no listener moves.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
@@ -52,14 +52,14 @@ impl Moves {
         self.takers().any(|taker| taker == name)
     }
 
-    /// Those of `wanted` that only lose listeners: they stay as they are until those are taken.
+    /// The services of `wanted` that only lose listeners: they keep their old settings until those are taken.
     #[must_use]
     pub fn losers(&self, wanted: &[Service]) -> Vec<Service> {
         let loses = |it: &&Service| self.is_loser(&it.name) && !self.is_taker(&it.name);
         wanted.iter().filter(loses).cloned().collect()
     }
 
-    /// What is to serve until all listeners are taken: each service that gets some keeps what it loses.
+    /// The services until all listeners are taken: each service that gets some keeps those that it loses.
     #[must_use]
     pub fn meanwhile(&self, wanted: &[Service]) -> Vec<Service> {
         let stays = |it: &&Service| !self.is_loser(&it.name) || self.is_taker(&it.name);

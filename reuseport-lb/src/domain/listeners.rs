@@ -1,4 +1,5 @@
-//! The listeners of a service, PURE: their order, which of them new workers get sockets of, and how workers do at each.
+//! The listeners of a service, PURE: their order, which of them new workers get sockets of, and the health of workers
+//! at each.
 
 use super::health::Health;
 use super::listener::{Listener, Protocol};
@@ -6,95 +7,95 @@ use super::ports::{ListenerId, WorkerId};
 
 /// One listener.
 pub struct ListenerState {
-    /// Which.
+    /// Identifies the listener within its service.
     pub id: ListenerId,
-    /// As the configuration says, perhaps with port 0.
+    /// Address as the configuration says, perhaps with port 0.
     pub asked: Listener,
-    /// Whether workers that are started from now on get a socket of it.
+    /// Whether new workers get a socket of this listener.
     pub wanted: bool,
-    /// Of TCP workers here.
+    /// Health of workers at this listener (TCP only).
     pub health: Health<WorkerId>,
-    /// Decisions for each slot when something last waited.
+    /// Decisions for each slot, as read when a queue was last not empty.
     pub selected: Box<[u64]>,
 }
 
 impl ListenerState {
-    /// Nobody is known there.
+    /// A listener whose workers are not known yet.
     #[must_use]
     pub fn new(id: ListenerId, asked: Listener, wanted: bool) -> Self {
         Self { id, asked, wanted, health: Health::default(), selected: Box::default() }
     }
 
-    /// Whether connections are to be accepted here.
+    /// Whether this is a TCP listener.
     #[must_use]
     pub fn is_tcp(&self) -> bool {
         self.asked.protocol == Protocol::Tcp
     }
 }
 
-/// All of them: in the order of the configuration, and then those that are not wanted any more.
+/// All listeners: in the order of the configuration, and then those that are not wanted any more.
 #[derive(Default)]
 pub struct Listeners(Vec<ListenerState>);
 
 impl Listeners {
-    /// All.
+    /// All listeners in their order.
     pub fn iter(&self) -> std::slice::Iter<'_, ListenerState> {
         self.0.iter()
     }
 
-    /// All, to change.
+    /// All listeners in their order, to change them.
     pub fn iter_mut(&mut self) -> std::slice::IterMut<'_, ListenerState> {
         self.0.iter_mut()
     }
 
-    /// The one with this index.
+    /// The listener with index `at`.
     #[must_use]
     pub fn at(&self, at: usize) -> Option<&ListenerState> {
         self.0.get(at)
     }
 
-    /// The one with this index, to change.
+    /// The listener with index `at`, to change it.
     pub fn at_mut(&mut self, at: usize) -> Option<&mut ListenerState> {
         self.0.get_mut(at)
     }
 
-    /// One of them; most often it is the one with index `at`.
+    /// The listener with this id, which most often has index `at`: looks there first.
     #[must_use]
     pub fn near(&self, at: usize, id: ListenerId) -> Option<&ListenerState> {
         let is = |listener: &&ListenerState| listener.id == id;
         self.0.get(at).filter(is).or_else(|| self.0.iter().find(is))
     }
 
-    /// The ids of all.
+    /// Ids of all listeners.
     #[must_use]
     pub fn ids(&self) -> Vec<ListenerId> {
         self.0.iter().map(|listener| listener.id).collect()
     }
 
-    /// The ids of those that new workers get sockets of.
+    /// Ids of the listeners that new workers get sockets of.
     #[must_use]
     pub fn wanted(&self) -> Vec<ListenerId> {
         self.0.iter().filter(|listener| listener.wanted).map(|listener| listener.id).collect()
     }
 
-    /// The ids of those whose flows are more than one decision.
+    /// Ids of the listeners that track flows (UDP).
     #[must_use]
     pub fn tracked(&self) -> Vec<ListenerId> {
         self.0.iter().filter(|listener| !listener.is_tcp()).map(|listener| listener.id).collect()
     }
 
-    /// Whether there is any such.
+    /// Whether a listener tracks flows (UDP).
     #[must_use]
     pub fn has_tracked(&self) -> bool {
         self.0.iter().any(|listener| !listener.is_tcp())
     }
 
-    /// Another one.
+    /// Adds a listener at the end.
     pub fn push(&mut self, listener: ListenerState) {
         self.0.push(listener);
     }
 
-    /// Marks which of them workers get sockets of from now on, and puts them in that order.
+    /// Marks the listeners of `listen` as wanted, all others as not, and puts the wanted ones to the front, in order.
     pub fn want(&mut self, listen: &[Listener]) {
         let mut left = std::mem::take(&mut self.0);
         for listener in listen {
@@ -108,7 +109,7 @@ impl Listeners {
         self.0.append(&mut left);
     }
 
-    /// Takes those out that are not wanted and of which nobody has a socket.
+    /// Takes out the listeners that are not wanted and not `used` by a worker; returns their ids.
     pub fn prune(&mut self, used: impl Fn(ListenerId) -> bool) -> Vec<ListenerId> {
         let gone: Vec<ListenerId> =
             self.0.iter().filter(|it| !it.wanted && !used(it.id)).map(|it| it.id).collect();

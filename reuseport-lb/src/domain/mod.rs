@@ -1,6 +1,5 @@
-//! What is decided, PURE: from values and a time given as an argument, to values. Not: how it is done
-//! (`service/`), nor how the kernel is told (`kernel/`). [`engine`] is one service: inputs and a time go in, commands to
-//! two [`ports`] come out.
+//! All decisions of the daemon, PURE: values and a time given as an argument go in, values come out. Not: carrying them
+//! out (`service/`, `kernel/`). [`engine`] is one service: inputs and a time go in, commands to two [`ports`] come out.
 
 pub mod bucket_move;
 pub mod buckets;
@@ -25,16 +24,16 @@ pub mod table;
 pub mod watchdog;
 pub mod worker;
 
-/// What somebody waits for; told once, or never if the service ends before.
+/// The way back to a caller that waits for an answer: used once, or never if the service ends before.
 pub struct Reply<T>(Box<dyn FnOnce(T)>);
 
 impl<T> Reply<T> {
-    /// Hands the answer on.
+    /// Makes a reply that calls `tell` with the answer.
     pub fn new(tell: impl FnOnce(T) + 'static) -> Self {
         Self(Box::new(tell))
     }
 
-    /// Gives the answer.
+    /// Answers the caller.
     pub fn send(self, answer: T) {
         (self.0)(answer);
     }

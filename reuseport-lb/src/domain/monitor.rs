@@ -1,40 +1,40 @@
-//! What is looked at when, PURE: queues, readiness, what workers may have done to their sockets, what they write. Not:
-//! looking (`engine/`).
+//! When the periodic checks of a service are due, PURE: queues, readiness, watchdogs, repairs, output. Not: the checks
+//! (`engine/`).
 
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use super::ports::WorkerId;
 
-/// How often what workers may do to groups and listeners is put right.
+/// Interval between repairs of what workers may do to groups and sockets.
 const REPAIR: Duration = Duration::from_secs(1);
 
-/// With thousands of sockets looks take one in so many parts of the time, or of a processor: while something
-/// waits, and while nothing does.
+/// A check pauses for at least so many times as long as it took, so that with thousands of sockets it takes a bounded
+/// part of the thread's time: while something waits in queues, and while nothing does.
 pub(super) const OFTEN: u32 = 4;
 pub(super) const RARELY: u32 = 160;
 
-/// How often the output of workers that are suspect is passed on.
+/// Interval between passing on the output of workers that is kept.
 pub(super) const FORWARD: Duration = Duration::from_millis(500);
 
-/// Which look.
+/// A periodic check.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Check {
-    /// Whether workers wait for work that are not seen to yet.
+    /// Whether workers wait for work that were not seen to do so yet.
     Readiness,
-    /// Which sockets they opened by themselves.
+    /// Which sockets workers have opened themselves.
     Foreign,
-    /// What waits for them.
+    /// Queues of workers, from which their health is found.
     Queues,
-    /// Whether they say that they are alive.
+    /// Whether workers have said `WATCHDOG=1` in time.
     Watchdogs,
-    /// What they may have done to groups and sockets.
+    /// Repairs of what workers may have done to groups and sockets.
     Repairs,
-    /// What they write.
+    /// Output of workers that is kept, to be passed on.
     Output,
 }
 
-/// A look that is repeated.
+/// A check whose pause depends on how long it takes.
 #[derive(Default)]
 struct Poll {
     at: Option<Instant>,
@@ -42,43 +42,43 @@ struct Poll {
 }
 
 impl Poll {
-    /// Plans the next one after a pause that is at least so many times as long as the last one took, without putting
-    /// one off that is planned; `None`: there is nothing to look at.
+    /// Plans the next check after a pause, or after so many times as long as the last one took if that is longer. A
+    /// check that is planned is never put off; `None` plans none.
     fn plan(&mut self, pause: Option<(Duration, u32)>, now: Instant) {
         let next = pause.map(|(pause, part)| now + pause.max(self.cost * part));
         self.at = next.map(|next| self.at.map_or(next, |at| at.min(next)));
     }
 
-    /// Whether it is due; then it is planned no more.
+    /// Whether the check is due; true once.
     fn is_due(&mut self, now: Instant) -> bool {
         self.at.take_if(|at| *at <= now).is_some()
     }
 }
 
-/// What there is to look at now, and how often.
+/// Which checks the service needs now, and when.
 pub(super) struct Wanted {
-    /// A pause, and how many times as long as the look takes it is at least; `None`: nothing.
+    /// A pause, and how many times as long as the check takes it is at least; `None`: not needed.
     pub(super) queues: Option<(Duration, u32)>,
     pub(super) readiness: Option<(Duration, u32)>,
-    /// When the earliest of them is due.
+    /// When the earliest of these checks is due.
     pub(super) foreign: Option<Instant>,
     pub(super) watchdog: Option<Instant>,
-    /// Whether anything is written that is kept.
+    /// Whether the output of a running process is kept.
     pub(super) output: bool,
 }
 
-/// All looks of a service.
+/// All periodic checks of a service.
 pub(super) struct Monitor {
     queues: Poll,
     readiness: Poll,
     foreign: Option<Instant>,
-    /// No earlier than this.
+    /// The earliest time of the next search for foreign sockets.
     foreign_after: Instant,
     watchdog: Option<Instant>,
     repair_at: Instant,
     repair_cost: Duration,
     output: Option<Instant>,
-    /// Who said `WATCHDOG=1` since the last look at queues.
+    /// Workers that have said `WATCHDOG=1` since the last check of queues.
     pings: BTreeSet<WorkerId>,
 }
 
@@ -110,7 +110,7 @@ impl Monitor {
         all.into_iter().flatten().chain([self.repair_at]).min()
     }
 
-    /// What is due; that is planned no more.
+    /// Returns a check that is due, once.
     pub(super) fn due(&mut self, now: Instant) -> Option<Check> {
         let due = |at: &mut Option<Instant>| at.take_if(|at| *at <= now).is_some();
         if self.readiness.is_due(now) {
@@ -131,7 +131,7 @@ impl Monitor {
         }
     }
 
-    /// A look took so long.
+    /// Notes how long a check took, which its next pause depends on.
     pub(super) fn took(&mut self, check: Check, cost: Duration) {
         match check {
             Check::Readiness => self.readiness.cost = cost,
@@ -141,22 +141,22 @@ impl Monitor {
         }
     }
 
-    /// Sockets that workers opened by themselves are not looked for again before this.
+    /// Sets the earliest time of the next search for foreign sockets.
     pub(super) fn foreign_after(&mut self, at: Instant) {
         self.foreign_after = at;
     }
 
-    /// There is more to pass on.
+    /// Notes that more output waits, to be passed on at `at`.
     pub(super) fn more_output(&mut self, at: Instant) {
         self.output = Some(at);
     }
 
-    /// It said `WATCHDOG=1`.
+    /// Notes that a worker has said `WATCHDOG=1`.
     pub(super) fn pinged(&mut self, worker: WorkerId) {
         self.pings.insert(worker);
     }
 
-    /// Who said so since this was last asked.
+    /// Workers that have said `WATCHDOG=1` since the last call.
     pub(super) fn take_pings(&mut self) -> BTreeSet<WorkerId> {
         std::mem::take(&mut self.pings)
     }

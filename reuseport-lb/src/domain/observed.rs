@@ -1,11 +1,11 @@
-//! What the kernel and /proc show of sockets and processes, as plain values. Not: looking (`kernel/`).
+//! What the kernel and /proc show of sockets and processes, as plain values. Not: reading it (`kernel/`).
 
 use std::fmt;
 use std::net::SocketAddr;
 
 use serde::Serialize;
 
-/// How much waits in a socket and how much can: connections for TCP, bytes for UDP.
+/// Length and limit of a socket's queue: connections for TCP, bytes for UDP.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Queue {
     /// Accept queue (`tcpi_unacked`), or memory of queued datagrams (`SK_MEMINFO_RMEM_ALLOC`).
@@ -17,25 +17,25 @@ pub struct Queue {
 /// Signs of life of a process, or of a group of them, at one moment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Pulse {
-    /// It is stopped: by a signal (`T`) or a debugger (`t`). A group is when all of it is.
+    /// All processes are stopped, by a signal (`T`) or a debugger (`t`).
     pub stopped: bool,
-    /// How often its threads gave up the processor by themselves, so far. A thread that ends takes
-    /// its part with it, so any change is a sign of life, not only a rise.
+    /// Voluntary context switches of all threads so far. A thread that ends takes its part with it, so any change is a
+    /// sign of life, not only a rise.
     pub switches: u64,
 }
 
-/// A socket that a process has opened by itself.
+/// A socket that a worker's process has opened itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ForeignSocket {
-    /// A process that has it.
+    /// Id of a process that has the socket.
     pub pid: i32,
-    /// That one's name (/proc/PID/comm), fit for a terminal.
+    /// Name of that process (/proc/PID/comm), fit for a terminal.
     pub process: String,
     /// `tcp` or `udp`.
     pub protocol: &'static str,
-    /// Where it is bound.
+    /// Local address of the socket.
     pub address: SocketAddr,
-    /// It takes what is meant for one of the listeners.
+    /// The socket receives what is meant for one of the listeners.
     pub instead: bool,
 }
 
@@ -49,11 +49,11 @@ impl fmt::Display for ForeignSocket {
 /// How a process ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Exit {
-    /// Only its parent knows how.
+    /// The process was no child of this daemon, so only its end is known.
     Unknown,
-    /// By itself, with this status.
+    /// It exited with this status.
     Status(i32),
-    /// By this signal, whose name is empty if it has none.
+    /// It was killed by this signal, whose name is empty if it has none.
     Signal(i32, &'static str),
 }
 
@@ -68,21 +68,21 @@ impl fmt::Display for Exit {
     }
 }
 
-/// What a worker says of itself (sd_notify(3)).
+/// A message of a worker (sd_notify(3)).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Said {
-    /// `READY=1`
+    /// `READY=1`.
     Ready,
-    /// `STOPPING=1`
+    /// `STOPPING=1`.
     Stopping,
-    /// `WATCHDOG=1`
+    /// `WATCHDOG=1`.
     Alive,
 }
 
-/// A user, as in the password database.
+/// A user of the password database.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct User {
-    /// Its name.
+    /// Login name.
     pub name: String,
     /// User id.
     pub uid: u32,

@@ -1,5 +1,5 @@
-//! What the engine commands and asks: the kernel's side of a service's listeners and sockets ([`Dataplane`]), and the
-//! processes of its workers ([`Processes`]). `service/` has both over `kernel/`; the engine's tests have fakes.
+//! The two ports of the engine: groups and sockets of a service ([`Dataplane`]), and processes of its workers
+//! ([`Processes`]). `service/` implements both over `kernel/`; the engine's tests have fakes.
 
 use std::collections::BTreeMap;
 
@@ -12,92 +12,93 @@ use super::reconfigure::Settings;
 use super::slots::SlotSet;
 use super::table::Change;
 
-/// Which worker. A successor has the number of the worker that it is to replace, and both are there for a while.
+/// Identifies a worker. A successor has the number of the worker that it is to replace, and both exist for a while.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct WorkerId {
-    /// The number in the worker's name.
+    /// Number in the worker's name.
     pub number: usize,
-    /// A serial number: of two workers of one number the later one has the higher one.
+    /// Serial number: higher for the later one of two workers with the same number.
     pub instance: u64,
 }
 
-/// Which process of which worker.
+/// Identifies a process of a worker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ProcessKey {
-    /// The worker.
+    /// The worker that the process belongs to.
     pub worker: WorkerId,
-    /// A serial number.
+    /// Serial number: a worker's next process has a higher one.
     pub incarnation: u64,
 }
 
-/// Which listener of the service.
+/// Identifies a listener of the service.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ListenerId(pub u64);
 
 /// The descriptor of a worker's first socket (LISTEN_FDS).
 pub const FIRST_DESCRIPTOR: usize = 3;
 
-/// Which socket: its SO_COOKIE.
+/// Identifies a socket: its SO_COOKIE.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Cookie(pub u64);
 
 /// A socket that was opened for a worker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct OpenedSocket {
-    /// Which.
+    /// Identifies the socket.
     pub cookie: Cookie,
-    /// What its slot had been selected for before.
+    /// Value of the slot's counter of decisions at that time.
     pub selected_before: u64,
 }
 
-/// Which process has a socket that is looked at for what may have been done to it.
+/// The process that has, or gets, a socket that is checked and repaired.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Holder {
-    /// None has had it yet, and one is about to get it.
+    /// The first process is about to get the socket.
     New,
-    /// One has had it, and another is about to get it.
+    /// A process has had the socket, and another one is about to get it.
     Successor,
-    /// One has it.
+    /// A running process has the socket.
     Living,
 }
 
-/// What became of a socket that was looked at.
+/// Outcome of checking and repairing a socket.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Repair {
-    /// Nothing was wrong with it.
+    /// The socket was in order.
     Sound,
-    /// It is back in service, perhaps as another socket.
+    /// The socket, or a new one in its place, serves again.
     Repaired(Cookie),
-    /// It is not; why.
+    /// The socket does not serve; the text says why.
     Failed(String),
 }
 
-/// What came of attaching a listener's program to its group.
+/// Outcome of attaching a listener's program to its group.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Attachment {
     /// Sockets that take no program any more (SO_LOCK_FILTER).
     pub locked: Vec<Cookie>,
-    /// Why it is not attached.
+    /// Why the program is not attached.
     pub error: Option<String>,
 }
 
-/// Who decides for a listener, as its service sees it.
+/// Which service's program decides for a listener.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Claim {
-    /// This service.
+    /// This service's.
     Held,
-    /// Another one, until the workers of this one are ready.
+    /// Another service's, until the workers of this one are ready.
     Wanted,
-    /// Another one, which has taken it from this one.
+    /// That of another service, which has taken the listener from this one.
     Lost,
 }
 
-/// The kernel's side: groups, slots, sockets and buckets. What fails is said in words.
+/// Groups, slots, sockets and buckets of a service. Errors are one line of text.
 pub trait Dataplane {
     /// The address of a listener, with the port that the kernel chose.
     fn address(&self, listener: ListenerId) -> Listener;
 
-    /// Opens a socket of a listener, with the given backlog; with `enter`, into `slot`. `first`: nobody has any other.
+    /// Opens a socket of a listener, with the given backlog; with `enter`, puts it into `slot`. `first`: the service
+    /// has no other socket of that listener.
     fn open(
         &mut self,
         listener: ListenerId,
@@ -106,22 +107,22 @@ pub trait Dataplane {
         first: bool,
         backlog: u32,
     ) -> Result<OpenedSocket, String>;
-    /// Gives up the daemon's duplicate; the last one to close a socket empties its slot.
+    /// Closes the daemon's duplicate; a socket without any duplicate leaves its slot.
     fn close(&mut self, socket: Cookie);
-    /// What waits in a socket; nothing in one that cannot be asked any more.
+    /// The queue of a socket; empty for one that is closed.
     fn queue(&self, socket: Cookie) -> Queue;
-    /// Stops listening: the kernel hands what is queued to whom the program picks.
+    /// Stops listening: the kernel hands queued connections to the sockets that the program picks.
     fn shut_down(&mut self, socket: Cookie) -> Result<(), String>;
-    /// Puts a socket that does not listen any more back into service and into its slot.
+    /// Makes a socket that was shut down listen again, and puts it into its slot.
     fn listen_again(&mut self, socket: Cookie, slot: u16, backlog: u32) -> Result<(), String>;
     /// Changes the backlog of a TCP socket that listens.
     fn set_backlog(&mut self, socket: Cookie, backlog: u32);
-    /// Puts right what a process may have done to a socket that has `slot`.
+    /// Repairs what a process may have done to a socket that has `slot`.
     fn repair(&mut self, socket: Cookie, slot: u16, holder: Holder, backlog: u32) -> Repair;
-    /// Whether somebody waits for work on a socket; `None` where that cannot be seen, or of one that is closed or shut
-    /// down.
+    /// Whether a thread waits for work on a socket; `None` if this kernel does not show that, or the socket is closed
+    /// or shut down.
     fn waits(&self, socket: Cookie) -> Option<bool>;
-    /// Whether it can be seen at all who waits for work.
+    /// Whether this kernel shows which threads wait for work.
     fn sees_waits(&self) -> bool;
 
     /// Puts a socket into a slot, in place of what is there.
@@ -130,106 +131,107 @@ pub trait Dataplane {
     fn put_back(&mut self, socket: Cookie, slot: u16, backlog: u32) -> Result<(), String>;
     /// Empties a slot of a listener.
     fn clear(&mut self, listener: ListenerId, slot: u16) -> Result<(), String>;
-    /// Says whose decisions for a slot are from now on; `None`: nobody's.
+    /// Names the worker that decisions for a slot are counted for from now on; `None`: no worker.
     fn name_slot(&mut self, slot: u16, worker: Option<&str>);
 
-    /// Makes the program of a listener decide for its group, through one of its `sockets`, if the service does.
+    /// Attaches the program of a listener to its group, through one of its `sockets`, unless another service decides.
     fn attach(&mut self, listener: ListenerId, sockets: &[Cookie]) -> Attachment;
-    /// Leaves the groups that these sockets, the last of ours, are in to others in them, if there are any.
+    /// Takes the program off the groups of these sockets, the last ones of the service, as far as strangers are in a
+    /// group: the kernel then chooses among them.
     fn leave_to_others(&mut self, last: &[(ListenerId, Cookie)]);
-    /// Whether a group was made anew at the takeover: its buckets are nobody's yet.
+    /// Whether a group was made anew at the takeover: its buckets have no owners yet.
     fn is_new(&self, listener: ListenerId) -> bool;
-    /// Who decides.
+    /// Which service's program decides for a listener.
     fn claim(&self, listener: ListenerId) -> Claim;
-    /// Whether anything may be taken from others now.
+    /// Whether listeners may be taken from other services now.
     fn may_take(&self) -> bool;
-    /// Takes a listener over; the service that decided.
+    /// Takes a listener over; returns the service whose program decided until now.
     fn take(&mut self, listener: ListenerId) -> Option<String>;
-    /// The configuration gives the service this listener: it may take what it has lost.
+    /// Notes that the configuration gives the service this listener: it may take back a lost one.
     fn want(&mut self, listener: ListenerId);
-    /// Puts a group that was prepared in place of the one that decides, with its buckets, flows and avoided slots, if
-    /// there is one; with these slots that are ready, and those that wait, and through one of these sockets.
+    /// Replaces the group that decides, if there is one, by a prepared one, which gets its buckets, flows and avoided
+    /// slots; with these ready and waiting slots, and attached through one of these sockets.
     fn install(
         &mut self,
         listener: ListenerId,
         rosters: (&[u16], &[u16]),
         sockets: &[Cookie],
     ) -> Result<(), String>;
-    /// Nothing of a listener is left after this.
+    /// Removes a listener with its group and pins.
     fn remove(&mut self, listener: ListenerId);
 
-    /// Points buckets to slots; live flows stay with the worker in a slot that is `pinned`.
+    /// Points buckets to slots; live flows stay with the worker of a slot in `pinned`.
     fn publish(&mut self, listener: ListenerId, changes: &[Change], pinned: &SlotSet);
     /// The owners of all buckets.
     fn owners(&self, listener: ListenerId) -> Vec<u16>;
-    /// Takes flows from slots that are not `pinned` any more; how many, by slot.
+    /// Takes flows from slots that are not in `pinned` any more; returns how many, by slot.
     fn cut(&mut self, listener: ListenerId, pinned: &SlotSet) -> BTreeMap<u16, u64>;
-    /// Where each moving bucket can move; all others can move anywhere.
+    /// The constraint of each moving bucket; all other buckets can move anywhere.
     fn constraints(&self, listener: ListenerId, pinned: &SlotSet) -> Vec<(u16, Constraint)>;
-    /// Whether any bucket points to one of these slots, or has flows of it.
+    /// Whether a bucket points to one of these slots, or has it as its previous one.
     fn points_to(&self, listener: ListenerId, slots: &SlotSet) -> bool;
-    /// Ends the move of each bucket whose old flows are quiet; how many those are.
+    /// Ends the move of each bucket whose previous worker has no live flow; returns how many moves ended.
     fn sweep(&mut self, listener: ListenerId) -> usize;
-    /// Begins another epoch: forgets flows that were silent in all others.
+    /// Begins another epoch: forgets flows that had no packet in all the others.
     fn rotate(&mut self, listener: ListenerId);
-    /// Adds the flows that live, by slot.
+    /// Adds the live flows to `flows`, by slot.
     fn add_flows(&self, listener: ListenerId, flows: &mut [u64]);
-    /// Adds the flows that stay with a slot although others get the new ones of their bucket.
+    /// Adds to `flows`, by slot, the live flows that stay with a slot although their bucket has moved.
     fn add_staying(&self, listener: ListenerId, flows: &mut [u64]);
-    /// What each slot was selected for; `None` if the counters cannot be read.
+    /// Decisions for each slot so far; `None` if the counters cannot be read.
     fn selected(&self, listener: ListenerId) -> Option<Box<[u64]>>;
-    /// Says whether new connections avoid a slot.
+    /// Tells the program whether new connections avoid a slot.
     fn set_fitness(&mut self, listener: ListenerId, slot: u16, fitness: Fitness);
-    /// Says which slots are ready, and which there are for when none of those is.
+    /// Tells the program which slots are ready, and in which ones connections wait if none is.
     fn set_rosters(&mut self, listener: ListenerId, ready: &[u16], waiting: &[u16]);
 }
 
 /// A process that is to be started.
 pub struct Spawn<'a> {
-    /// Which.
+    /// Identifies the process.
     pub key: ProcessKey,
-    /// The worker's name.
+    /// Name of the worker.
     pub name: &'a str,
-    /// Its sockets with the addresses of their listeners, in their order.
+    /// The worker's sockets with the addresses of their listeners, in the listeners' order.
     pub sockets: &'a [(Cookie, Listener)],
-    /// The last one ended by its own fault: what this one writes is kept for the case that it does as well.
+    /// The previous process ended by its own fault: the output of this one is kept, to be logged if it does as well.
     pub suspect: bool,
-    /// What it is started with.
+    /// Command, user and other settings of the start.
     pub settings: &'a Settings,
 }
 
-/// Processes of workers. Whoever is gone already is told in vain, without an error.
+/// Processes of workers. A command to a process that has ended does nothing, without an error.
 pub trait Processes {
-    /// Starts one. It begins when [`Processes::unblock`] says so. What cannot be is said in words.
+    /// Starts a process, which does not run the worker before [`Processes::unblock`]. Errors are one line of text.
     fn spawn(&mut self, spawn: &Spawn<'_>) -> Result<(), String>;
-    /// The process that has just asked to join is this one from now on.
+    /// Gives the process that has just asked to join this key and name.
     fn adopt(&mut self, process: ProcessKey, name: &str) -> Result<(), String>;
-    /// Lets those begin that were started: they are written down.
+    /// Lets started processes run the worker: the next daemon would know of them.
     fn unblock(&mut self);
-    /// Its process id.
+    /// Process id; `None` if the process is gone.
     fn pid(&self, process: ProcessKey) -> Option<i32>;
-    /// Whether the daemon may end it: not one that joined.
+    /// Whether the daemon may end the process: not a joined one.
     fn is_ours(&self, process: ProcessKey) -> bool;
-    /// SIGTERM.
+    /// Sends SIGTERM.
     fn terminate(&mut self, process: ProcessKey);
-    /// SIGKILL.
+    /// Sends SIGKILL.
     fn kill(&mut self, process: ProcessKey);
-    /// It ends by itself, and what it started may finish.
+    /// Notes that the process ends by itself: its descendants get time to finish.
     fn expect_end(&mut self, process: ProcessKey);
-    /// Stops it, and waits until it has stopped; false if it was stopped already, or is not ours.
+    /// Stops the process, and waits until it has stopped; false if it was stopped already, or is a joined one.
     fn suspend(&mut self, process: ProcessKey) -> bool;
-    /// Lets it go on.
+    /// Lets a stopped process go on.
     fn resume(&mut self, process: ProcessKey);
-    /// Signs of life; `None` if there is no process.
+    /// Signs of life; `None` if the process has ended.
     fn pulse(&self, process: ProcessKey) -> Option<Pulse>;
-    /// Makes the socket that it is heard at again if somebody has removed it; whether it could not be heard meanwhile.
+    /// Makes the notification socket of the process again if it was removed; true if messages may have been lost.
     fn restore_hearing(&mut self, process: ProcessKey) -> bool;
-    /// Whether what it writes is kept.
+    /// Whether the output of the process is kept.
     fn is_recorded(&self, process: ProcessKey) -> bool;
-    /// Passes on some of what it has written; when to go on if there is more.
+    /// Passes on a part of the output; returns after which pause to go on if there is more.
     fn forward(&mut self, process: ProcessKey) -> Option<std::time::Duration>;
-    /// It has ended: nothing of it is kept but what it wrote last, if that was kept.
+    /// Forgets a process that has ended; returns its last lines, if its output was kept.
     fn bury(&mut self, process: ProcessKey) -> Option<Vec<String>>;
-    /// Looks in a thread for sockets that these opened by themselves; what is found comes as an input.
+    /// Searches in a thread for sockets that these processes have opened themselves; finds come as inputs.
     fn look_for_foreign(&mut self, processes: &[ProcessKey], listeners: &[Listener]);
 }

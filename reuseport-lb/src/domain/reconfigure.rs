@@ -1,5 +1,5 @@
-//! Other settings for a service that runs, PURE: what a process is started with, what has changed, and what to go back
-//! to. Not: applying it (`engine/applying.rs`).
+//! Settings of a running service and how they are replaced, PURE: which of them a process is started with, and what a
+//! failed change goes back to. Not: applying them (`engine/applying.rs`).
 
 use xxhash_rust::xxh3::xxh3_64;
 
@@ -9,33 +9,33 @@ use crate::config::Service;
 /// The settings of a service.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Settings {
-    /// As they are.
+    /// The settings in force.
     pub config: Service,
-    /// As they were configured, before `scale` and `drain`.
+    /// The settings as configured, without what `scale` and `drain` changed.
     pub configured: Service,
-    /// Whom its workers run as; `None`: as the daemon.
+    /// The user of the service's workers; `None`: the daemon's.
     pub user: Option<User>,
 }
 
-/// What a reload that failed goes back to.
+/// The settings that a failed change goes back to.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Undo(Settings);
 
 impl Settings {
-    /// A hash of what a process is started with: the settings that a running worker cannot be told. Going
-    /// back to settings of before makes workers current that were started with them.
+    /// A hash of the settings that a process is started with, which a running worker cannot be told. A change back to
+    /// earlier settings makes the workers current again that were started with those.
     #[must_use]
     pub fn revision(&self) -> u64 {
         revision_of(&self.config)
     }
 
-    /// Replaces these by `next`; what to go back to if its processes do not work.
+    /// Replaces these settings by `next`; returns those to go back to if new processes do not work.
     pub fn replace(&mut self, next: Self) -> Undo {
         Undo(std::mem::replace(self, next))
     }
 
-    /// The processes of `undo` did not work there: what a process is started with is as before. Other settings have
-    /// changed, and stay; a start with the old file changes them back.
+    /// Goes back to the settings of `undo` that a process is started with. Other settings stay as changed; a start with
+    /// the old file changes them back.
     pub fn undo(&mut self, undo: Undo) {
         let Undo(before) = undo;
         self.config = starting_as(before.config, self.config.clone());
@@ -58,13 +58,13 @@ impl Undo {
     }
 }
 
-/// `rest`, with processes started as in `start`: see [`revision_of`].
+/// `rest` with those settings of `start` that a process is started with: see [`revision_of`].
 fn starting_as(start: Service, rest: Service) -> Service {
     let Service { listen, command, embedded, user, watchdog, .. } = start;
     Service { listen, command, embedded, user, watchdog, ..rest }
 }
 
-/// See [`Settings::revision`].
+/// Hash of the settings that a process is started with: see [`Settings::revision`].
 fn revision_of(config: &Service) -> u64 {
     let started = (&config.listen, &config.command, config.embedded, &config.user, config.watchdog);
     xxh3_64(format!("{started:?}").as_bytes())

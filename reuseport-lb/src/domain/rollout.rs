@@ -1,11 +1,11 @@
-//! Replacing workers, a few at a time, PURE: what happened → what to do. A successor is started beside each, and takes
-//! over when it is ready; if it does not become ready, the old one stays, and so do all others. Not: doing it
-//! (`engine/rolling.rs`).
+//! Replacing workers, a few at a time, PURE: events → actions. A successor is started beside each worker, and takes
+//! over when it is ready; if it does not become ready, the old worker stays, and no further worker is replaced. Not:
+//! carrying the actions out (`engine/rolling.rs`).
 //!
 //! ```text
 //!  waiting ──▶ starting ──ready──▶ trial ──stood──▶ leaving (the old one) ──removed──▶ replaced
 //!                 │ late, ended      │ ended
-//!                 └──────────────────┴──▶ discarded: nobody else is replaced
+//!                 └──────────────────┴──▶ discarded: no further worker is replaced
 //! ```
 
 use std::collections::VecDeque;
@@ -14,52 +14,52 @@ use std::time::{Duration, Instant};
 use super::ports::WorkerId;
 use super::reconfigure::Undo;
 
-/// What is to be replaced, and how.
+/// Which workers to replace, and how.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RestartOptions {
-    /// Only the worker with this number; else all that the daemon started.
+    /// The worker with this number; `None`: all that the daemon started.
     pub only: Option<usize>,
-    /// So many at a time, once the first has stood its trial.
+    /// How many workers are replaced at a time, once the first successor has stood its trial.
     pub parallel: usize,
     /// How long a successor may take to become ready; `None`: `start_timeout`.
     pub timeout: Option<Duration>,
-    /// How long the first successor must have been ready before it takes over.
+    /// How long the first successor must be ready before it takes over.
     pub trial: Duration,
 }
 
 impl RestartOptions {
-    /// One after the other, for the service's own reasons.
+    /// Replaces all workers one after the other, as after a reload.
     #[must_use]
     pub fn in_turn(trial: Duration) -> Self {
         Self { only: None, parallel: 1, timeout: None, trial }
     }
 }
 
-/// How a rollout goes, for those who asked for it.
+/// Progress of a rollout, for the caller that asked for it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum RolloutEvent {
     /// A successor was started.
     Starting {
-        /// Like `web/2`.
+        /// Name of both workers, like `web/2`.
         worker: String,
-        /// Its process.
+        /// Process id of the successor.
         pid: Option<i32>,
     },
-    /// It is ready.
+    /// A successor is ready.
     Ready {
-        /// Like `web/2`.
+        /// Name of both workers, like `web/2`.
         worker: String,
     },
-    /// It serves, and nothing of its predecessor is left.
+    /// A successor serves, and its predecessor was removed.
     Replaced {
-        /// Like `web/2`.
+        /// Name of both workers, like `web/2`.
         worker: String,
     },
-    /// The end.
+    /// The rollout has ended.
     Done {
         /// How many workers were replaced.
         replaced: usize,
-        /// Why the others were not.
+        /// Why the others were not; `None` if all were.
         error: Option<String>,
     },
 }
@@ -67,32 +67,32 @@ pub enum RolloutEvent {
 /// A worker and its successor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Pair {
-    /// Who serves until then.
+    /// The worker that is replaced.
     pub old: WorkerId,
-    /// Who is to.
+    /// Its successor.
     pub new: WorkerId,
 }
 
-/// What is to be done now.
+/// An action that is due.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Action {
-    /// Start the successor of the worker with this number; then say [`Rollout::started`], or [`Rollout::give_up`].
+    /// Start the successor of the worker with this number; then call [`Rollout::started`], or [`Rollout::give_up`].
     StartSuccessor(usize),
-    /// It was not ready in time: say why, with [`Rollout::fail`].
+    /// The successor was not ready in time: call [`Rollout::fail`] with the reason.
     TimedOut(Pair),
-    /// The successor takes over; then say [`Rollout::promoted`], or [`Rollout::fail`].
+    /// Let the successor take over; then call [`Rollout::promoted`], or [`Rollout::fail`].
     Promote(Pair),
-    /// Nothing is left to do.
+    /// End the rollout with [`Rollout::finish`].
     Finish,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Stage {
-    /// Until it must be ready.
+    /// The successor must be ready by this time.
     Starting(Instant),
-    /// Until it has shown that it works.
+    /// The successor is ready, and takes over at this time.
     Trial(Instant),
-    /// The old one leaves.
+    /// The successor serves, and the old worker leaves.
     Leaving,
 }
 
@@ -110,7 +110,7 @@ pub struct Rollout {
 }
 
 impl Rollout {
-    /// Of the workers with these numbers; what does not work is undone with `undo`.
+    /// Replaces the workers with these numbers; `undo` is returned by [`Rollout::finish`] if a successor fails.
     #[must_use]
     pub fn new(
         options: RestartOptions,
@@ -131,7 +131,7 @@ impl Rollout {
         }
     }
 
-    /// When [`Rollout::next`] has something to say by itself.
+    /// When [`Rollout::next`] next has an action by the passing of time alone.
     #[must_use]
     pub fn deadline(&self) -> Option<Instant> {
         let due = self.active.iter().filter_map(|(_, stage)| match stage {
@@ -141,18 +141,18 @@ impl Rollout {
         due.min()
     }
 
-    /// Whether the first has stood its trial.
+    /// Whether a successor has stood its trial.
     fn is_proven(&self) -> bool {
         !self.done.is_empty()
     }
 
-    /// How long a successor may take to become ready, if that was asked for.
+    /// How long a successor may take to become ready; `None`: `start_timeout`.
     #[must_use]
     pub fn timeout(&self) -> Option<Duration> {
         self.options.timeout
     }
 
-    /// What is due, one thing at a time; `None`: nothing, for now.
+    /// The next action that is due; `None`: none for now.
     pub fn next(&mut self, now: Instant) -> Option<Action> {
         for (pair, stage) in &self.active {
             match stage {
@@ -172,17 +172,17 @@ impl Rollout {
         }
     }
 
-    /// A successor exists, and its process is about to start.
+    /// Notes that a successor was added, whose process is about to start and must be ready by `until`.
     pub fn begun(&mut self, pair: Pair, until: Instant) {
         self.active.push((pair, Stage::Starting(until)));
     }
 
-    /// Its process was started.
+    /// Reports to the caller that the process of a successor was started.
     pub fn started(&self, worker: &str, pid: Option<i32>) {
         self.tell(RolloutEvent::Starting { worker: worker.to_owned(), pid });
     }
 
-    /// A successor is ready.
+    /// Notes that a successor is ready.
     pub fn saw_ready(&mut self, new: WorkerId, name: &str, now: Instant) {
         let trial = if self.is_proven() { Duration::ZERO } else { self.options.trial };
         if let Some((_, stage)) = self.active.iter_mut().find(|(pair, _)| pair.new == new) {
@@ -191,7 +191,7 @@ impl Rollout {
         }
     }
 
-    /// A successor serves, and the old one is about to leave.
+    /// Notes that a successor serves, and its predecessor is about to leave.
     pub fn promoted(&mut self, new: WorkerId) {
         self.done.push(new);
         if let Some((_, stage)) = self.active.iter_mut().find(|(pair, _)| pair.new == new) {
@@ -199,7 +199,7 @@ impl Rollout {
         }
     }
 
-    /// Nothing of a worker is left.
+    /// Notes that a worker was removed.
     pub fn saw_removed(&mut self, old: WorkerId, name: &str) {
         let gone = |(pair, stage): &(Pair, Stage)| pair.old == old && *stage == Stage::Leaving;
         let Some(at) = self.active.iter().position(gone) else { return };
@@ -208,8 +208,8 @@ impl Rollout {
         self.tell(RolloutEvent::Replaced { worker: name.to_owned() });
     }
 
-    /// The process of a worker ended, or is about to: `what` it did; `stays`: whether it is to be there nevertheless.
-    /// Those are to be discarded that this returns.
+    /// Notes that the process of a worker has done `what`: it ended, or is about to; `stays`: the worker gets another
+    /// process. Returns the successors to be discarded.
     #[must_use]
     pub fn saw_end(&mut self, id: WorkerId, name: &str, what: &str, stays: bool) -> Vec<WorkerId> {
         let own =
@@ -225,27 +225,27 @@ impl Rollout {
         Vec::new()
     }
 
-    /// A successor does not take over: what is to be discarded.
+    /// Notes that a successor does not take over; returns the successors to be discarded.
     #[must_use]
     pub fn fail(&mut self, pair: Pair, why: String) -> Vec<WorkerId> {
         self.give_up(format!("{why}: the old one stays, and so do the others"));
         self.drop_successor(pair)
     }
 
-    /// A successor is not needed, since nobody is to follow the old one: what is to be discarded.
+    /// Notes that a worker leaves and needs no successor any more; returns the successors to be discarded.
     #[must_use]
     pub fn drop_successor(&mut self, pair: Pair) -> Vec<WorkerId> {
         self.active.retain(|(active, _)| active.new != pair.new);
         vec![pair.new]
     }
 
-    /// No more than has been begun.
+    /// Replaces no further workers than those that have a successor already.
     pub fn give_up(&mut self, why: String) {
         self.waiting.clear();
         self.error.get_or_insert(why);
     }
 
-    /// Successors that have not taken over; they are not known any more.
+    /// Forgets the successors that have not taken over, and returns them.
     #[must_use]
     pub fn discard(&mut self) -> Vec<WorkerId> {
         let (kept, discarded): (Vec<_>, Vec<_>) =
@@ -254,7 +254,8 @@ impl Rollout {
         discarded.into_iter().map(|(pair, _)| pair.new).collect()
     }
 
-    /// Says that this is the end: how many were replaced, why not the others, and what to go back to then.
+    /// Reports the end to the caller; returns how many workers were replaced, why not the others, and the settings to
+    /// go back to.
     pub fn finish(self) -> (usize, Option<String>, Option<Undo>) {
         self.tell(RolloutEvent::Done { replaced: self.replaced, error: self.error.clone() });
         let undo = self.undo.filter(|_| self.error.is_some());

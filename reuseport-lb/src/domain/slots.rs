@@ -1,5 +1,5 @@
-//! Which slots of the socket array are free, PURE. A freed slot is used again last, so that what
-//! still refers to it (a decision being made, somebody's notes) does not meet another worker.
+//! Free slots of the socket arrays, PURE. A freed slot is used again last: a decision that is being made, or a reader
+//! of `status`, may still refer to it, and must not meet another worker.
 
 use std::collections::VecDeque;
 
@@ -17,13 +17,13 @@ impl Default for Slots {
 }
 
 impl Slots {
-    /// All but those that somebody has.
+    /// All slots but those that are taken.
     #[must_use]
     pub fn without(taken: &[u16]) -> Self {
         Self { free: (0..MAX_SLOTS as u16).filter(|slot| !taken.contains(slot)).collect() }
     }
 
-    /// The slot that has been free for the longest time.
+    /// Takes the slot that has been free for the longest time; `None` if all are used.
     pub fn take(&mut self) -> Option<u16> {
         self.free.pop_front()
     }
@@ -34,26 +34,26 @@ impl Slots {
     }
 }
 
-/// A set of slots; asking whether one is in it takes one look.
+/// A set of slots, as bits.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct SlotSet {
     words: Vec<u64>,
 }
 
 impl SlotSet {
-    /// Whether a slot is in it; [`NO_SLOT`](reuseport_lb_common::layout::NO_SLOT) never is.
+    /// Whether a slot is in the set; [`NO_SLOT`](reuseport_lb_common::layout::NO_SLOT) never is.
     #[must_use]
     pub fn contains(&self, slot: u16) -> bool {
         self.words.get(usize::from(slot) / 64).is_some_and(|word| word >> (slot % 64) & 1 == 1)
     }
 
-    /// Whether nothing is in it.
+    /// Whether the set has no slot.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.words.iter().all(|word| *word == 0)
     }
 
-    /// What is in this set and not in `other`.
+    /// The slots of this set that are not in `other`.
     #[must_use]
     pub fn without(&self, other: &Self) -> Self {
         let theirs = other.words.iter().copied().chain(std::iter::repeat(0));

@@ -1,17 +1,17 @@
-//! What anybody may make happen again and again is said now and then, PURE: who it is about → whether it is said
-//! now, and how often it was not.
+//! Limits log lines that a client or worker can cause again and again, PURE: key → whether to log now, and how many
+//! lines were left out.
 
 use std::collections::HashMap;
 use std::hash::Hash;
 use std::time::{Duration, Instant};
 
-/// So often, at most, something is said of the same.
+/// Shortest time between two lines about one key.
 pub const PAUSE: Duration = Duration::from_secs(60);
 
-/// Who said how much; of so many at a time.
+/// How many keys are remembered; lines about further ones are left out.
 const MOST: usize = 1024;
 
-/// Of whom something was said lately.
+/// The keys that a line was logged about lately.
 #[derive(Debug)]
 pub struct Sparing<K>(HashMap<K, Said>);
 
@@ -28,13 +28,13 @@ impl<K> Default for Sparing<K> {
 }
 
 impl<K: Eq + Hash> Sparing<K> {
-    /// It has happened again. If it is to be said: how often it was not since the last time.
-    pub fn again(&mut self, who: K, now: Instant) -> Option<u64> {
+    /// Asks for a line about `key`: `None` if it is left out, else the number of lines left out since the last one.
+    pub fn again(&mut self, key: K, now: Instant) -> Option<u64> {
         if self.0.len() >= MOST {
             self.0.retain(|_, said| now - said.at < PAUSE);
         }
         let full = self.0.len() >= MOST;
-        match self.0.get_mut(&who) {
+        match self.0.get_mut(&key) {
             Some(said) if now - said.at < PAUSE => {
                 said.unsaid += 1;
                 None
@@ -43,10 +43,9 @@ impl<K: Eq + Hash> Sparing<K> {
                 said.at = now;
                 Some(std::mem::take(&mut said.unsaid))
             }
-            // Too many at once: nobody can be told apart any more.
             None if full => None,
             None => {
-                self.0.insert(who, Said { at: now, unsaid: 0 });
+                self.0.insert(key, Said { at: now, unsaid: 0 });
                 Some(0)
             }
         }

@@ -1,5 +1,5 @@
-//! Whether a service is up, PURE: all of its workers have been started. Before that the end of one is a failed start;
-//! later it is a crash like any other.
+//! Whether a service is up, PURE: all of its workers have become ready. Before that the end of a worker is a failed
+//! start of the service; later it is a crash.
 
 use std::time::{Duration, Instant};
 
@@ -7,23 +7,23 @@ use super::pool::{Pool, Worker};
 use super::worker::State;
 use crate::config::{Ready, Service};
 
-/// A worker that counts as ready at once must also run for this long before the start is a success.
+/// How long workers with `ready = "immediate"` must run before the start of the service is a success.
 const SETTLING: Duration = Duration::from_secs(1);
 
-/// After this time without `READY=1` the log says what may be wrong.
+/// After this time without `READY=1` a line is logged about what may be wrong.
 pub(super) const NAG_AFTER: Duration = Duration::from_secs(5);
 
-/// How far a service is.
+/// Progress of a service's start.
 #[derive(Debug)]
 pub(super) enum Startup {
-    /// Its workers are being started.
+    /// Workers are being started.
     Starting {
-        /// When the log says that nobody has said `READY=1` yet.
+        /// When missing `READY=1` are logged.
         nag_at: Option<Instant>,
-        /// What went wrong meanwhile.
+        /// The last error since [`Startup::take_failure`].
         failure: Option<String>,
     },
-    /// It is up, or something else was done with it meanwhile.
+    /// The service is up, or was scaled, restarted or ended during its start.
     Up,
 }
 
@@ -36,7 +36,7 @@ impl Startup {
         !matches!(self, Self::Starting { .. })
     }
 
-    /// Whether it is to be said now what may be wrong.
+    /// Whether missing `READY=1` are to be logged now; true once.
     pub(super) fn nags(&mut self, now: Instant) -> bool {
         match self {
             Self::Starting { nag_at, .. } => nag_at.take_if(|at| *at <= now).is_some(),
@@ -44,7 +44,7 @@ impl Startup {
         }
     }
 
-    /// An error before the service is up ends the start.
+    /// Notes an error, which ends the start unless the service is up.
     pub(super) fn fail(&mut self, service: &str, why: &str) {
         if let Self::Starting { failure, .. } = self {
             let hint = "its own output, if any, is above; `ready` says when a worker counts as started";
@@ -52,7 +52,7 @@ impl Startup {
         }
     }
 
-    /// What went wrong since this was last asked.
+    /// The last error since the last call.
     pub(super) fn take_failure(&mut self) -> Option<String> {
         match self {
             Self::Starting { failure, .. } => failure.take(),
@@ -60,13 +60,13 @@ impl Startup {
         }
     }
 
-    /// Whether a worker has never served: its end is then part of the start, not a crash.
+    /// Whether a worker has never served, so that its end is a failed start.
     pub(super) fn is_first_of(worker: &Worker, config: &Service, now: Instant) -> bool {
         let settles = |since| config.ready == Ready::Immediate && now - since < SETTLING;
         worker.is_started() && worker.life.restarts() == 0 && worker.life.ready_since().is_none_or(settles)
     }
 
-    /// Whether all workers have been started.
+    /// Whether all workers have become ready.
     pub(super) fn is_complete(pool: &Pool, config: &Service, now: Instant) -> bool {
         pool.started().all(|worker| match (config.ready, worker.life.ready_since()) {
             (_, None) => false,
@@ -75,12 +75,12 @@ impl Startup {
         })
     }
 
-    /// When to look again.
+    /// When [`Startup::nags`] or [`Startup::is_complete`] may change by the passing of time alone.
     pub(super) fn deadline(&self, pool: &Pool, config: &Service, now: Instant) -> Option<Instant> {
         let Self::Starting { nag_at, .. } = self else { return None };
         let settled = if config.ready == Ready::Immediate {
             let last = pool.started().filter_map(|worker| worker.life.ready_since()).max();
-            // A moment that has passed without settling is nothing to wait for.
+            // A time that has passed without completing the start is nothing to wait for.
             last.map(|at| at + SETTLING).filter(|at| *at > now)
         } else {
             None
@@ -88,7 +88,7 @@ impl Startup {
         [*nag_at, settled].into_iter().flatten().min()
     }
 
-    /// Those who have not said anything yet.
+    /// Workers that have not become ready yet.
     pub(super) fn silent(pool: &Pool) -> impl Iterator<Item = &Worker> {
         pool.iter().filter(|worker| worker.life.state() == State::Starting)
     }

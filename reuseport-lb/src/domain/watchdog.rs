@@ -2,32 +2,32 @@
 
 use std::time::{Duration, Instant};
 
-/// A daemon that looks later than this has stood still, and a process may have said what nobody has heard. The word of
-/// such a process is waited for once more.
+/// A daemon that checks later than this after the deadline has stood still itself: messages of the process may be
+/// unread, so the process gets this time once more.
 const LATE: Duration = Duration::from_millis(100);
 
 /// The watchdog of one process.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Watchdog {
-    /// It need not say anything.
+    /// No pings are expected.
     #[default]
     Off,
-    /// It has to say something until then.
+    /// A ping is due by this time.
     Armed(Instant),
-    /// It has not, and what it has said is heard once more before it is killed.
+    /// No ping came in time; messages are read once more before the process is killed.
     LastChance(Instant),
-    /// It was killed.
+    /// The process was killed.
     Killed,
 }
 
 impl Watchdog {
-    /// It has shown that it is alive; `every`: how often it has to.
+    /// The watchdog after a ping, or a start; `every`: longest time between two pings.
     #[must_use]
     pub fn fed(every: Option<Duration>, now: Instant) -> Self {
         every.map_or(Self::Off, |every| Self::Armed(now + every))
     }
 
-    /// When to look at it.
+    /// When to call [`Watchdog::expires`].
     #[must_use]
     pub fn deadline(self) -> Option<Instant> {
         match self {
@@ -36,13 +36,13 @@ impl Watchdog {
         }
     }
 
-    /// Whether it runs.
+    /// Whether pings are expected.
     #[must_use]
     pub fn is_armed(self) -> bool {
         self.deadline().is_some()
     }
 
-    /// Its time has come: whether the process is to be killed now.
+    /// Whether the process is to be killed now; to be called at the deadline.
     pub fn expires(&mut self, now: Instant) -> bool {
         let Some(at) = self.deadline() else { return false };
         let late = now.saturating_duration_since(at) > LATE;
@@ -51,7 +51,7 @@ impl Watchdog {
                 *self = Self::Killed;
                 true
             }
-            // What it has said may wait to be heard, if the daemon stood still (SIGSTOP, a pause of the machine).
+            // A ping may wait to be read, if the daemon stood still (SIGSTOP, a pause of the machine).
             _ if late => {
                 *self = Self::Armed(now + LATE);
                 false
@@ -63,7 +63,7 @@ impl Watchdog {
         }
     }
 
-    /// Whether the process was killed by it.
+    /// Whether the watchdog has had the process killed.
     #[must_use]
     pub fn has_killed(self) -> bool {
         self == Self::Killed

@@ -1,4 +1,4 @@
-//! Buckets in ordinary memory, with a program that does what the kernel's does with flows.
+//! Tests of buckets in ordinary memory, with a model of what the kernel program does with flows.
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
@@ -56,7 +56,7 @@ impl SharedMemory for Rc<Fake> {
 }
 
 impl Fake {
-    /// Nobody has any bucket.
+    /// Buckets without owners.
     fn new(tracks: bool) -> Self {
         // 4 MiB are on the stack for a moment.
         let make = std::thread::Builder::new().stack_size(32 << 20).spawn(move || Self {
@@ -73,7 +73,7 @@ impl Fake {
         self.table.entry(bucket.into())
     }
 
-    /// A datagram of flow `flow` of `bucket`; the slot that gets it.
+    /// Sends a datagram of flow `flow` of `bucket`; returns the slot that gets it.
     fn send(&self, bucket: u16, flow: u32) -> u16 {
         let (key, entry) = (u32::from(bucket) | flow << 16, self.entry(bucket));
         let activity = self.activity.as_ref().unwrap();
@@ -103,7 +103,7 @@ fn without_flows_a_bucket_moves_at_once() {
     assert_eq!(fake.entry(1).slot(), NO_SLOT);
     assert_eq!(buckets.writes.get(), 3);
     assert!(points_to(&fake, |slot| slot == 4) && !points_to(&fake, |slot| slot == 3));
-    // What is about flows does nothing.
+    // Operations on flows do nothing.
     assert_eq!(buckets.cut(&fake, |_| false), BTreeMap::new());
     assert_eq!((buckets.sweep(&fake), constraints(&fake, everybody), count(&fake)), (0, Vec::new(), None));
     buckets.rotate(&fake);
@@ -125,7 +125,7 @@ fn a_live_flow_stays_and_a_new_one_goes_to_the_new_worker() {
     mark_moving(&fake, &mut marks);
     assert_eq!(marks.iter().position(|moving| *moving), Some(7));
     assert!(points_to(&fake, |slot| slot == 1));
-    // Flows of two workers: there is no room for a third.
+    // Flows of two workers live: the entry has no room for a third.
     assert_eq!(constraints(&fake, everybody), [(7, Constraint::Back(1))]);
     assert_eq!(constraints(&fake, |slot| slot != 1), [(7, Constraint::Free)]);
 }
@@ -134,7 +134,7 @@ fn a_live_flow_stays_and_a_new_one_goes_to_the_new_worker() {
 fn marks_that_an_earlier_worker_left_are_nobodys() {
     let (fake, buckets) = (Fake::new(true), Buckets::default());
     buckets.publish(&fake, [(7, 1)], everybody);
-    // On the other side, as if a worker that is gone had had it.
+    // On the other side, as left by a worker that is gone.
     fake.activity.as_ref().unwrap().mark(7, Entry::steady(1).turned());
     buckets.publish(&fake, [(7, 2)], everybody);
     assert_eq!(fake.send(7, 0), 2, "it is new");
@@ -198,7 +198,7 @@ fn flows_are_counted_again_only_when_something_has_changed() {
     assert!(buckets.flow_counter(&Rc::new(Fake::new(false)), (0, 0)).is_none());
 }
 
-/// Buckets whose entries are marked for the slow path, but for those that nobody has.
+/// Buckets with an owner whose entries are marked for the slow path.
 fn marked(fake: &Fake) -> BTreeSet<u16> {
     let marked = entries(fake).filter(|(_, entry)| entry.is_careful() && entry.slot() != NO_SLOT);
     marked.map(|(bucket, _)| bucket).collect()
@@ -243,11 +243,11 @@ fn tracing_marks_all_and_leaves_the_unfit_marked() {
 #[derive(Clone, Debug)]
 enum Step {
     Send(u16, u32),
-    /// A bucket is given to a slot, if that cuts no flow.
+    /// Gives a bucket to a slot, if that cuts no flow.
     Give(u16, u16),
     Sweep,
     Rotate,
-    /// The worker in this slot is gone; another one comes later.
+    /// The worker in this slot is removed; another one comes later.
     Gone(u16),
 }
 
@@ -264,8 +264,8 @@ fn step() -> impl Strategy<Value = Step> {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(40))]
 
-    /// Whatever happens, a flow that goes on stays with its worker for as long as that is there, and the count of live
-    /// flows is that of the workers that have them.
+    /// After any steps, a live flow is still with its worker, as long as that serves, and the count of live flows is
+    /// that of the model.
     #[test]
     fn a_flow_that_goes_on_stays(steps in prop::collection::vec(step(), 1..60)) {
         let (fake, buckets) = (Fake::new(true), Buckets::default());
@@ -302,12 +302,12 @@ proptest! {
                     let its = homes.values().filter(|(home, _)| *home == slot).count() as u64;
                     let cut = buckets.cut(&fake, |other| other != slot);
                     prop_assert_eq!(cut.get(&slot).copied().unwrap_or_default(), its);
-                    // Of who has flows there already, those of the one that is gone would be forgotten.
+                    // Not to the previous slot: flows of the removed worker would be forgotten there.
                     let heir = |entry: Entry| (0..4).find(|it| *it != slot && *it != entry.previous());
                     let owned = (0..4).filter(|bucket| fake.entry(*bucket).slot() == slot);
                     let given: BTreeMap<u16, u16> =
                         owned.filter_map(|bucket| Some((bucket, heir(fake.entry(bucket))?))).collect();
-                    // What goes on in its buckets goes to who has them now; what stayed with it elsewhere is forgotten.
+                    // Live flows in the worker's buckets go to the new owners; flows that stayed with it elsewhere end.
                     homes.retain(|(bucket, _), (home, _)| {
                         if *home == slot && let Some(heir) = given.get(bucket) {
                             *home = *heir;

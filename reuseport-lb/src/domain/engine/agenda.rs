@@ -1,4 +1,5 @@
-//! What is still to be done: in parts, so that with hundreds of workers or dozens of listeners others get their turn.
+//! Work of an engine that is still to be done, in parts: with hundreds of workers or dozens of listeners, the loop
+//! serves other services and requests between them.
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -11,20 +12,20 @@ use super::super::table::Plan;
 use super::super::worker::Step;
 use super::input::{NewGroup, Scaling};
 
-/// What is still to be done.
+/// All work that is still to be done.
 #[derive(Default)]
 pub(super) struct Agenda {
     /// Workers whose first process is still to be started.
     pub(super) starts: VecDeque<WorkerId>,
     /// Steps that many workers take at once, or that wait until buckets have moved.
     pub(super) steps: VecDeque<(WorkerId, Step)>,
-    /// Workers whose sockets are looked at next, and put right.
+    /// Workers whose sockets are still to be repaired.
     pub(super) repairs: VecDeque<WorkerId>,
-    /// Workers whose time has come.
+    /// Workers whose deadline has passed.
     pub(super) due: VecDeque<WorkerId>,
-    /// Buckets are being moved.
+    /// The move of buckets that is under way.
     pub(super) pass: Option<Pass>,
-    /// Who is answered when they have been.
+    /// Callers that are answered when buckets have moved.
     pub(super) placed: Vec<Reply<()>>,
     /// The service is being scaled, or gets other settings.
     pub(super) change: Option<Change>,
@@ -32,12 +33,12 @@ pub(super) struct Agenda {
     pub(super) refill_failed: bool,
     /// Other settings are being prepared.
     pub(super) prepared: bool,
-    /// Who waits until the service decides for all of its listeners.
+    /// Callers that are answered when the service decides for all of its listeners.
     pub(super) deciding: Vec<Reply<()>>,
 }
 
 impl Agenda {
-    /// Whether nothing is to be done now.
+    /// Whether no work can be done now.
     pub(super) fn is_empty(&self) -> bool {
         let lists =
             self.starts.is_empty() && self.steps.is_empty() && self.repairs.is_empty() && self.due.is_empty();
@@ -49,7 +50,7 @@ impl Agenda {
         self.pass.is_some()
     }
 
-    /// What the service is in the middle of.
+    /// What keeps the service from taking inputs, as the end of a sentence: service web "is being scaled".
     pub(super) fn busy(&self) -> Option<&'static str> {
         if self.pass.is_some() || !self.placed.is_empty() {
             return Some("is moving buckets");
@@ -58,40 +59,40 @@ impl Agenda {
     }
 }
 
-/// Buckets that are being moved, or looked at after they have been.
+/// A pass over the buckets of all listeners, in stages.
 pub(super) struct Pass {
     pub(super) stage: PassStage,
-    /// Listeners that this stage has still to deal with; the last one first.
+    /// Listeners that this stage has still to visit; the last one first.
     pub(super) left: Vec<ListenerId>,
 }
 
 pub(super) enum PassStage {
-    /// Flows of workers that are to leave are counted, by slot.
+    /// Counts live flows by slot, for workers that leave.
     CountFlows(Vec<u64>),
-    /// Flows are taken from workers that keep them no longer: how many, by slot.
+    /// Takes flows from workers that keep them no longer; counts them by slot.
     Cut(BTreeMap<u16, u64>),
-    /// Where each bucket can move; empty if all of them can move anywhere.
+    /// Collects the constraints of buckets; empty if all can move anywhere.
     Constrain(Vec<Constraint>),
-    /// Changes are published, and so many buckets wait.
+    /// Writes the changes of a plan into buckets.
     Publish(Plan),
-    /// Flows that stay with who does not get new ones are counted, by slot.
+    /// Counts by slot the live flows that stay with it although their bucket has moved.
     CountStaying(Vec<u64>),
-    /// Buckets whose old flows are quiet have moved: so many.
+    /// Ends moves of buckets whose previous worker has no live flow; counts them.
     Sweep(usize),
 }
 
-/// A change that is being made; nothing else may come in until it is done.
+/// A change that is being made; the engine takes no input until it is done.
 pub(super) enum Change {
-    /// Workers are being added.
+    /// Workers are being added by `scale`.
     Scaling(Growth, Reply<Result<Scaling, Denied>>),
-    /// Workers with these numbers are missing.
+    /// Missing workers with these numbers are being added.
     Refilling(VecDeque<usize>),
     /// Other settings are being applied.
     Applying(Box<Applying>),
 }
 
 impl Change {
-    /// What the service is.
+    /// What keeps the service from taking inputs, as the end of a sentence.
     pub(super) fn is(&self) -> &'static str {
         match self {
             Self::Scaling(..) => "is being scaled",
@@ -104,13 +105,13 @@ impl Change {
 /// Other settings that are being applied.
 pub(super) struct Applying {
     pub(super) stage: ApplyingStage,
-    /// What has changed so far, in words.
+    /// What has changed so far, for the answer.
     pub(super) changes: Vec<String>,
     pub(super) undo: Undo,
     pub(super) reply: Reply<Result<String, String>>,
 }
 
-/// How far that is.
+/// Stage of applying other settings, with what it has still to do.
 pub(super) enum ApplyingStage {
     Installing(VecDeque<NewGroup>),
     Listening(Vec<Cookie>),
@@ -123,7 +124,7 @@ pub(super) struct Growth {
     pub(super) left: VecDeque<usize>,
     pub(super) added: Vec<WorkerId>,
     pub(super) before: usize,
-    /// So many were wanted before.
+    /// The number of workers to go back to if one cannot be added.
     pub(super) wanted: usize,
     pub(super) after: usize,
 }

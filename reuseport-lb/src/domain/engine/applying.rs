@@ -1,5 +1,5 @@
-//! Other settings for a service that runs: everything that can fail is prepared by then. What did not change is not
-//! touched.
+//! Applying other settings to a running service. What can fail has been prepared before (`service/`); what has not
+//! changed is not touched.
 
 use std::cell::RefCell;
 use std::time::{Duration, Instant};
@@ -17,11 +17,11 @@ use super::agenda::{Applying, ApplyingStage, Change};
 use super::input::{NewGroup, Reconfiguration, Scaling};
 use super::rolling::TRIAL;
 
-/// So many sockets get another backlog before others get their turn.
+/// How many sockets get another backlog in one part of the work.
 const SOCKETS_AT_ONCE: usize = 64;
 
 impl<D: Dataplane, P: Processes> Engine<D, P> {
-    /// Says whether other settings are being prepared, so that nobody begins to replace workers meanwhile.
+    /// Notes whether other settings are being prepared: no replacement of workers begins meanwhile.
     pub fn set_prepared(&mut self, prepared: bool) {
         self.agenda.prepared = prepared;
     }
@@ -50,7 +50,7 @@ impl<D: Dataplane, P: Processes> Engine<D, P> {
         self.agenda.change = Some(Change::Applying(Box::new(applying)));
     }
 
-    /// Does a part of a change; false if none is being made.
+    /// Does one part of a change; false if none is being made.
     pub(super) fn go_on_changing(&mut self, now: Instant) -> bool {
         let Some(change) = self.agenda.change.take() else { return false };
         self.agenda.change = match change {
@@ -104,7 +104,8 @@ impl<D: Dataplane, P: Processes> Engine<D, P> {
         Some(Applying { stage, changes, undo, reply })
     }
 
-    /// A group that is new, or decides in another way: what has changed, in words.
+    /// Installs a prepared group of a new listener, or one that decides in another way; returns what has changed, for
+    /// the answer.
     fn install(&mut self, group: NewGroup) -> String {
         let NewGroup { id, asked } = group;
         let known = self.listeners.iter().position(|listener| listener.id == id);
@@ -158,7 +159,7 @@ impl<D: Dataplane, P: Processes> Engine<D, P> {
             self.prune_listeners();
             return reply.send(Ok(format!("{name}: {summary}")));
         }
-        // Another program may not work; other listeners do not make it another program.
+        // Only another program may fail to work, and needs a trial; other listeners do not make it another program.
         let (before, after) = (undo.config(), &self.settings.config);
         let program = (&before.command, &before.user) == (&after.command, &after.user);
         let trial = if program { Duration::ZERO } else { TRIAL };
@@ -180,8 +181,8 @@ impl<D: Dataplane, P: Processes> Engine<D, P> {
         self.replace(RestartOptions::in_turn(trial), outdated, Some(undo), Box::new(listener));
     }
 
-    /// The new processes did not work: what a process is started with is as before, also for those
-    /// that have been replaced already.
+    /// Goes back to the settings that processes were started with before, because new processes did not work. Workers
+    /// that have been replaced already are replaced again.
     pub(super) fn undo(&mut self, undo: Undo) {
         warn!(service = undo.config().name, "back to the old command, user and listeners");
         self.settings.undo(undo);
@@ -190,7 +191,7 @@ impl<D: Dataplane, P: Processes> Engine<D, P> {
         self.prune_listeners();
     }
 
-    /// Takes down listeners that nobody needs any more.
+    /// Removes listeners that are not wanted and that no worker uses.
     pub(super) fn prune_listeners(&mut self) {
         for listener in self.listeners.prune(|listener| self.pool.uses(listener)) {
             self.dataplane.remove(listener);

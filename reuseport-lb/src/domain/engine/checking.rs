@@ -1,4 +1,4 @@
-//! Looking after workers: their queues, their watchdogs and what they write. Not: what a look means (`health/`).
+//! Periodic checks of workers: queues, watchdogs, output. Not: how health is found from queues (`health/`).
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -17,20 +17,20 @@ use super::super::watchdog::Watchdog;
 use super::super::worker::State;
 use super::Engine;
 
-/// How a worker does at its TCP listeners.
+/// Health of a worker over all of its TCP listeners.
 pub struct Standing {
-    /// How many these are.
+    /// Number of the worker's TCP listeners.
     tcp: usize,
-    /// Those at which it does not accept, so that it gets nothing new there.
+    /// Listeners at which the worker is stalled.
     pub stalled: Vec<Listener>,
-    /// It has never accepted at any of those.
+    /// The worker has never accepted at any of the stalled listeners.
     pub never: bool,
-    /// At one of them its queue is much deeper than the others'.
+    /// The worker is overloaded at one of its listeners.
     pub overloaded: bool,
 }
 
 impl Standing {
-    /// Whether it accepts nowhere.
+    /// Whether the worker is stalled at all of its TCP listeners.
     #[must_use]
     pub fn is_stalled(&self) -> bool {
         self.tcp > 0 && self.stalled.len() == self.tcp
@@ -38,9 +38,9 @@ impl Standing {
 }
 
 impl<D: Dataplane, P: Processes> Engine<D, P> {
-    /// Plans what is looked at next.
+    /// Plans the next checks.
     pub(super) fn plan_checks(&mut self, now: Instant) {
-        let queues = self.pool.iter().any(|it| it.is_judged() && self.tcp_sockets(it).next().is_some());
+        let queues = self.pool.iter().any(|it| it.is_monitored() && self.tcp_sockets(it).next().is_some());
         let tcp = || self.listeners.iter().filter(|listener| queues && listener.is_tcp());
         let pause = tcp().filter_map(|listener| listener.health.pause(&self.settings.config)).min();
         let busy = tcp().any(|listener| listener.health.is_busy());
@@ -75,10 +75,10 @@ impl<D: Dataplane, P: Processes> Engine<D, P> {
         }
     }
 
-    /// Looks at all queues, each listener for itself: a worker may accept at one and not at another.
+    /// Finds the health of all workers from their queues, for each listener: a worker may accept at one only.
     fn check_health(&mut self, now: Instant) {
         let pings = self.monitor.take_pings();
-        // Reading /proc takes longer than all else here.
+        // Read once per process: reading /proc takes longer than all the rest of this check.
         let known: RefCell<BTreeMap<WorkerId, Option<Pulse>>> = RefCell::default();
         for at in 0..self.listeners.iter().len() {
             let Some(listener) = self.listeners.at(at).filter(|it| it.is_tcp()).map(|it| it.id) else {
@@ -107,13 +107,13 @@ impl<D: Dataplane, P: Processes> Engine<D, P> {
 
     fn sample_queues(&mut self, at: usize, listener: ListenerId) -> Vec<Sample<WorkerId>> {
         let mut seen = Vec::new();
-        for worker in self.pool.iter().filter(|worker| worker.is_judged()) {
+        for worker in self.pool.iter().filter(|worker| worker.is_monitored()) {
             let Some(socket) = worker.socket_near(at, listener) else { continue };
-            // One that was closed or shut down has nothing waiting.
+            // The queue of a socket that is closed or shut down is empty.
             seen.push((worker.id, worker.slot, self.dataplane.queue(socket.cookie)));
         }
         let Some(state) = self.listeners.at_mut(at) else { return Vec::new() };
-        // Reading the counters of all CPUs costs more than all else here.
+        // Only if needed: reading the counters of all CPUs takes longer than all the rest of this check.
         if seen.iter().any(|(.., queue)| queue.queue > 0)
             && let Some(selected) = self.dataplane.selected(listener)
         {
@@ -147,17 +147,23 @@ impl<D: Dataplane, P: Processes> Engine<D, P> {
             Change::Recovered(id) => {
                 self.set_fitness(listener, id, Fitness::Fit);
                 self.publish_rosters(None);
-                info!(worker = self.pool.name_of(id.number), "it is taken back on {address}");
+                info!(
+                    worker = self.pool.name_of(id.number),
+                    "stall on {address} over: it gets connections again"
+                );
             }
             Change::Replace(id) => {
                 let replaced = self.replace_alone(id);
-                let outcome = if replaced { ": it gets a new process" } else { "; a new process may help" };
-                warn!(worker = self.pool.name_of(id.number), "it stalls again and again{outcome}");
+                let outcome = if replaced { "it gets a new process" } else { "a new process may help" };
+                warn!(
+                    worker = self.pool.name_of(id.number),
+                    "stalls on {address} again and again: {outcome}"
+                );
             }
         }
     }
 
-    /// How a worker does.
+    /// Health of a worker over all of its TCP listeners.
     #[must_use]
     pub fn standing(&self, worker: &Worker) -> Standing {
         let mut standing = Standing { tcp: 0, stalled: Vec::new(), never: true, overloaded: false };
@@ -178,16 +184,16 @@ impl<D: Dataplane, P: Processes> Engine<D, P> {
         standing
     }
 
-    /// Hands over what waits for a worker whose process is there. It must not run while its listener
-    /// is shut down: what then sees a hang-up may never accept again (HAProxy), or do nothing else any
-    /// more (tokio, whose `accept` does not come back).
+    /// Hands over the queue of a worker whose process runs. The process is stopped while its listener
+    /// is shut down: a process that sees the hang-up may never accept again (HAProxy), or spin
+    /// (tokio, whose `accept` does not return).
     fn rescue_living(&mut self, listener: ListenerId, id: WorkerId) {
         let Some(worker) = self.pool.get(id) else { return };
         let process = worker.process.map(|running| running.key);
         let socket = worker.socket_of(listener).map(|socket| socket.cookie);
-        // One that is stopped already is somebody else's to resume; so is one that has joined.
+        // Not resumed: a process that was stopped before, and a joined one, which is not stopped here.
         let suspended = process.filter(|process| self.processes.suspend(*process));
-        // It may just have come back.
+        // The process may have accepted everything meanwhile.
         if socket.is_some_and(|socket| self.dataplane.queue(socket).queue > 0) {
             self.rescue(id, Some(listener));
         }
@@ -196,8 +202,8 @@ impl<D: Dataplane, P: Processes> Engine<D, P> {
         }
     }
 
-    /// Hands over what waits for a worker that loads, at listeners that it does not wait on: where it does, or where
-    /// that cannot be seen, it would take a hang-up for the end of its listener.
+    /// Hands over the queue of a worker that loads, at listeners that its process is seen not to wait on: elsewhere the
+    /// process would take the hang-up for the end of its listener.
     pub(super) fn hand_on(&mut self, id: WorkerId) {
         for at in 0..self.listeners.iter().len() {
             let Some(listener) = self.listeners.at(at).filter(|it| it.is_tcp()).map(|it| it.id) else {
@@ -210,7 +216,7 @@ impl<D: Dataplane, P: Processes> Engine<D, P> {
         }
     }
 
-    /// A worker has another process, or none.
+    /// Forgets the health of a worker that has another process, or none.
     pub(super) fn forget_health(&mut self, id: WorkerId) {
         let mut known = Vec::new();
         for listener in self.listeners.iter_mut() {
@@ -221,27 +227,27 @@ impl<D: Dataplane, P: Processes> Engine<D, P> {
         known.into_iter().for_each(|listener| self.set_fitness(listener, id, Fitness::Fit));
     }
 
-    /// Ends what has not said `WATCHDOG=1` in time; it is then started again.
+    /// Kills processes that have not said `WATCHDOG=1` in time; their workers then get new ones.
     fn check_watchdogs(&mut self, now: Instant) {
-        // One that leaves finishes what it has, and need not say that it is alive.
+        // A leaving worker finishes its work, and need not send pings.
         let due = |worker: &Worker| {
             worker.watchdog.deadline().is_some_and(|at| at <= now) && worker.life.state() != State::Draining
         };
         for id in self.pool.ids(due) {
-            // It could not be heard.
+            // Without its notification socket the process could not send pings.
             if self.restore_hearing(id, now) {
                 continue;
             }
             let Some(worker) = self.pool.get_mut(id) else { continue };
             if worker.watchdog.expires(now) {
-                warn!(worker = worker.name, "no WATCHDOG=1 in time: it is killed");
+                warn!(worker = worker.name, "no WATCHDOG=1 in time: process killed");
                 self.tell_process(id, P::kill);
             }
         }
     }
 
-    /// Makes what a worker is heard at again if somebody has removed it; whether it could not be heard for a while. Then
-    /// it gets the time of its watchdog anew, and need not say again that it is ready.
+    /// Makes a worker's notification socket again if it was removed; true if messages may have been lost. The watchdog
+    /// then begins anew, and `READY=1` is not waited for.
     pub(super) fn restore_hearing(&mut self, id: WorkerId, now: Instant) -> bool {
         let every = self.settings.config.watchdog;
         let Some(worker) = self.pool.get_mut(id) else { return false };

@@ -1,4 +1,4 @@
-//! What happens to processes of workers: what they say, and how they end.
+//! Messages and ends of workers' processes.
 
 use std::time::Instant;
 
@@ -12,7 +12,7 @@ use super::super::watchdog::Watchdog;
 use super::super::worker::{Event, State};
 use super::{Engine, ProcessEvent};
 
-/// The signal whose victim is not to blame.
+/// The end by this signal is not the process's own fault, unless the watchdog sent it.
 const SIGKILL: i32 = 9;
 
 impl<D: Dataplane, P: Processes> Engine<D, P> {

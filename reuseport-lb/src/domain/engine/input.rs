@@ -1,4 +1,4 @@
-//! What an engine hears, and what it says of its work.
+//! Inputs of an engine, and what it reports of its work.
 
 use std::time::Duration;
 
@@ -12,96 +12,96 @@ use super::super::ports::{ListenerId, ProcessKey};
 use super::super::reconfigure::Settings;
 use super::super::rollout::{RestartOptions, RolloutEvent};
 
-/// What a service is told, or asked to do.
+/// A request to a service, or an event of one of its processes.
 pub enum Input {
-    /// Have this many workers.
+    /// Change the number of workers.
     Scale(Target, Reply<Result<Scaling, Denied>>),
-    /// Give the worker with this number this weight.
+    /// Give the worker with this number this weight; answered when buckets have moved.
     Weight(usize, u32, Reply<Result<(), Denied>>),
-    /// Let the worker with this number leave, with so much patience; answered when nothing of it is left.
+    /// Let the worker with this number leave, within this time (`None`: `drain_timeout`); answered when it is removed.
     Drain(usize, Option<Duration>, Reply<Result<Departure, Denied>>),
-    /// Replace workers, and tell how it goes; what is refused is an error at the end.
+    /// Replace workers, and report the progress; a refusal is reported as an error at the end.
     Restart(RestartOptions, Box<dyn Fn(RolloutEvent)>),
-    /// Let a process in that has come by itself.
+    /// Make a process that asks to join a worker.
     Join(JoinRequest, Reply<Result<ProcessKey, Denied>>),
-    /// Other settings, for which everything is prepared, or none; answered, with what changed, when that is done.
+    /// Apply prepared settings, or end the preparation if there are none; answered with what has changed.
     Reconfigure(Option<Box<Reconfiguration>>, Reply<Result<String, String>>),
-    /// Tell when the service decides for all of its listeners: those that others had are taken over when its workers
-    /// are ready.
+    /// Answer when the service decides for all of its listeners: those of other services are taken over when its
+    /// workers are ready.
     Decides(Reply<()>),
-    /// Let nothing new in, let the workers finish, end.
+    /// Drain all workers, then end.
     Stop,
-    /// End now.
+    /// Kill all workers, and end.
     Kill,
-    /// Something happened to a process.
+    /// An event of this process.
     Process(ProcessKey, ProcessEvent),
 }
 
-/// What happened to a process.
+/// An event of a worker's process.
 #[derive(Clone, Debug, PartialEq)]
 pub enum ProcessEvent {
-    /// It said something.
+    /// The process sent a message (sd_notify(3)).
     Said(Said),
-    /// It ended.
+    /// The process ended.
     Ended(Exit),
-    /// It was found out what it opened by itself.
+    /// The process was found to have opened this socket itself.
     Opened(ForeignSocket),
-    /// It joined, but was not there any more to hear it.
+    /// The process joined, but its connection was gone before it got the answer.
     Lost,
 }
 
-/// What a part of the work was, for those who measure it.
+/// The kind of a part of the work, for measurements.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Work {
-    /// One look, or a part of one.
+    /// A periodic check, or a part of one.
     Check(Check),
     /// Anything else.
     Other,
 }
 
-/// How many workers a service shall have.
+/// The number of workers that `scale` asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Target {
-    /// So many.
+    /// This number.
     Exactly(usize),
-    /// So many more than are wanted now, or fewer.
+    /// So many more than the service wants now; fewer if negative.
     More(i64),
 }
 
-/// What a change of the number of workers has begun.
+/// Outcome of a change of the number of workers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Scaling {
-    /// Workers before, without those that are leaving.
+    /// Number of workers before, without leaving ones.
     pub before: usize,
-    /// Workers to come.
+    /// Number of workers after the change.
     pub after: usize,
 }
 
-/// A process that wants to be a worker.
+/// The request of a process to join.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct JoinRequest {
-    /// Which worker; `None`: any.
+    /// The worker's number; `None`: any free one.
     pub number: Option<usize>,
-    /// Its part of all buckets.
+    /// Share of all buckets, over the sum of all weights.
     pub weight: u32,
-    /// Of its user.
+    /// User id of the process.
     pub uid: u32,
 }
 
 /// Other settings, and groups that were made for them.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Reconfiguration {
-    /// From now on.
+    /// The new settings.
     pub settings: Settings,
-    /// Of new listeners, and of listeners that decide in another way from now on.
+    /// Prepared groups: of new listeners, and of those that decide in another way from now on.
     pub groups: Vec<NewGroup>,
 }
 
 /// A group that was made for other settings.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct NewGroup {
-    /// Of which listener; perhaps of one that is there.
+    /// The listener, which may be a known one.
     pub id: ListenerId,
-    /// As the configuration says.
+    /// Address as the configuration says, perhaps with port 0.
     pub asked: Listener,
 }

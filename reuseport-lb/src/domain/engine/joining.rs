@@ -1,4 +1,4 @@
-//! Processes that come by themselves: `exec`, and the client library.
+//! Processes that join a service: by `exec`, or the client library.
 
 use std::time::Instant;
 
@@ -11,7 +11,7 @@ use super::input::JoinRequest;
 use crate::config::{self, MAX_WORKERS};
 
 impl<D: Dataplane, P: Processes> Engine<D, P> {
-    /// Lets a process in, or says why not.
+    /// Makes a process a worker, or refuses.
     pub(super) fn join(&mut self, request: &JoinRequest, now: Instant) -> Result<ProcessKey, Denied> {
         let number = self.check_join(request)?;
         let id = self.add(number, Origin::Joined, request.weight)?;
@@ -28,7 +28,7 @@ impl<D: Dataplane, P: Processes> Engine<D, P> {
         Ok(key)
     }
 
-    /// The number that it gets.
+    /// The number of the new worker, or a refusal.
     fn check_join(&self, request: &JoinRequest) -> Result<usize, Denied> {
         let JoinRequest { number, uid, .. } = *request;
         let allowed = self.settings.user.as_ref();
@@ -44,7 +44,7 @@ impl<D: Dataplane, P: Processes> Engine<D, P> {
         }
         config::check_workers(self.pool.len() + 1)?;
         let Some(number) = number else { return Ok(self.pool.free_numbers().next().unwrap_or_default()) };
-        // Numbers beyond the most workers would be names that nobody else can have.
+        // The daemon starts no worker with a higher number.
         if number >= MAX_WORKERS {
             return Err(Denied::NumberTooHigh { worker: self.pool.name_of(number), most: MAX_WORKERS - 1 });
         }

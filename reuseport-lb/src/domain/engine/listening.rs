@@ -1,4 +1,4 @@
-//! The groups of a service: who is ready there, who decides, and what workers may have done to their sockets.
+//! The groups of a service: rosters, which service decides, and repairs of what workers may have done to their sockets.
 
 use reuseport_lb_common::layout::Fitness;
 use tracing::{info, warn};
@@ -14,7 +14,8 @@ use super::Engine;
 use crate::config::WhenEmpty;
 
 impl<D: Dataplane, P: Processes> Engine<D, P> {
-    /// Tells the program who is ready and where to wait; `coming` is about to be one of the latter.
+    /// Tells the program which slots are ready, and in which ones connections wait if none is; `coming` is the slot of
+    /// a worker that is being added.
     pub(super) fn publish_rosters(&mut self, coming: Option<u16>) {
         let all_awake = self.rosters(None, coming);
         for listener in self.listeners.iter() {
@@ -24,8 +25,8 @@ impl<D: Dataplane, P: Processes> Engine<D, P> {
         }
     }
 
-    /// Slots that are ready, and those that there are for when none of these is. Workers that do not accept
-    /// at `listener` are only there where nobody does.
+    /// The ready slots, and those in which connections wait if none of these can be selected. Slots of workers that are
+    /// stalled at `listener` are left out, unless all are stalled.
     pub(super) fn rosters(
         &self,
         listener: Option<&ListenerState>,
@@ -44,7 +45,7 @@ impl<D: Dataplane, P: Processes> Engine<D, P> {
         if ready.is_empty() {
             ready = std::mem::take(&mut waiting);
         }
-        // Also while no daemon is there to notice that all others are gone.
+        // Told in advance: without a daemon, the program must know them when the ready slots become empty.
         if waiting.is_empty() && self.settings.config.when_empty == WhenEmpty::Hold {
             let can_wait = members().filter(|worker| worker.life.can_wait()).map(|worker| worker.slot);
             waiting = can_wait.chain(coming).collect();
@@ -52,7 +53,7 @@ impl<D: Dataplane, P: Processes> Engine<D, P> {
         (ready, waiting)
     }
 
-    /// Takes listeners over from other services once all of its own workers are ready on them.
+    /// Takes listeners over from other services once all workers of this one are ready on them.
     pub(super) fn take_listeners(&mut self) {
         if !self.dataplane.may_take() && !self.stopping {
             return;
@@ -80,19 +81,19 @@ impl<D: Dataplane, P: Processes> Engine<D, P> {
                     let address = self.dataplane.address(listener);
                     info!(service = self.settings.config.name, from, "takes {address} over");
                 }
-                // It is tried again each second.
+                // `repair_all` attaches again each second.
                 Err(error) => warn!("{error}"),
             }
         }
     }
 
-    /// The sockets of a listener, of all workers.
+    /// All workers' sockets of a listener.
     pub(super) fn sockets_of(&self, listener: ListenerId) -> Vec<Cookie> {
         self.pool.iter().filter_map(|worker| worker.socket_of(listener)).map(|it| it.cookie).collect()
     }
 
-    /// Makes the program of a listener decide for its group, if that has any socket. A worker may have locked its
-    /// own (SO_LOCK_FILTER), so that nothing can be attached through that one: then through another's.
+    /// Attaches the program of a listener to its group, if the group has a socket. Through a socket that its worker has
+    /// locked (SO_LOCK_FILTER) nothing can be attached: then through another worker's.
     pub(super) fn attach(&mut self, listener: ListenerId) -> Result<(), String> {
         let sockets = self.sockets_of(listener);
         let Attachment { locked, error } = self.dataplane.attach(listener, &sockets);
@@ -103,7 +104,8 @@ impl<D: Dataplane, P: Processes> Engine<D, P> {
         error.map_or(Ok(()), Err)
     }
 
-    /// A worker's socket takes no program and no filter any more: another process gets a new one.
+    /// Replaces a worker whose socket is locked: it takes no program and no filter any more, and the next process gets
+    /// a new socket.
     fn saw_locked(&mut self, id: WorkerId, listener: ListenerId) {
         let address = self.dataplane.address(listener);
         let Some(worker) = self.pool.get_mut(id) else { return };
@@ -115,33 +117,33 @@ impl<D: Dataplane, P: Processes> Engine<D, P> {
             );
             worker.sightings.locked = Some(address);
         }
-        // Tried again each second.
+        // If no replacement can begin now, the next `repair_all` tries again.
         let _ = worker.stays() && self.replace_alone(id);
     }
 
-    /// Whoever holds a socket of a group may give it another program, and the kernel does not tell
-    /// which it has: ours is attached again, which changes nothing if it is there. A worker that has
-    /// shut its listener down gets connections again; if it does not accept them, it stalls. And somebody may have
-    /// removed what a worker is heard at.
+    /// Repairs what workers and other processes may have done, each second. A process with a socket of a group can give
+    /// the group another program, and the kernel does not tell which it has: the group's own is attached again, which
+    /// changes nothing if it is attached. Listeners that workers have shut down listen again; a worker that does not
+    /// accept from its listener then stalls. Missing workers are added, removed notification sockets are made again.
     pub(super) fn repair_all(&mut self, now: std::time::Instant) {
         for listener in self.listeners.ids() {
             if let Err(error) = self.attach(listener) {
                 warn!("{error}");
             }
         }
-        self.agenda.repairs = self.pool.ids(Worker::is_judged).into();
+        self.agenda.repairs = self.pool.ids(Worker::is_monitored).into();
         self.begin_refilling();
         for id in self.pool.ids(|worker| worker.process.is_some()) {
             self.restore_hearing(id, now);
         }
     }
 
-    /// Puts right what a process did to its sockets, while it has them.
+    /// Repairs the sockets of a worker whose process runs.
     pub(super) fn repair_living(&mut self, id: WorkerId) {
         self.repair(id, Holder::Living);
     }
 
-    /// Puts right what a process did to its sockets, before its successor gets them.
+    /// Repairs the sockets of a worker before its next process gets them.
     pub(super) fn repair_idle(&mut self, id: WorkerId) {
         let used = self.pool.get(id).is_some_and(|worker| worker.life.restarts() > 0);
         self.repair(id, if used { Holder::Successor } else { Holder::New });
@@ -170,7 +172,7 @@ impl<D: Dataplane, P: Processes> Engine<D, P> {
         }
     }
 
-    /// Says to the program of a listener whether new connections shall avoid a worker.
+    /// Tells the program of a listener whether new connections avoid a worker.
     pub(super) fn set_fitness(&mut self, listener: ListenerId, id: WorkerId, fitness: Fitness) {
         let Some(worker) = self.pool.get(id).filter(|worker| worker.holds_slot()) else { return };
         self.dataplane.set_fitness(listener, worker.slot, fitness);

@@ -1,4 +1,4 @@
-//! Who belongs to a service: workers that come and go, their sockets and slots, and their processes.
+//! Adding and removing workers: their sockets, slots and processes.
 
 use std::time::{Duration, Instant};
 
@@ -13,11 +13,11 @@ use super::super::worker::{Event, Origin, State, Step};
 use super::Engine;
 
 impl<D: Dataplane, P: Processes> Engine<D, P> {
-    /// Opens the sockets of a new worker in a slot of its own; nothing is left behind if that fails.
+    /// Adds a worker: takes a slot and opens its sockets there. A failure leaves nothing behind.
     pub(super) fn add(&mut self, number: usize, origin: Origin, weight: u32) -> Result<WorkerId, String> {
         let name = self.pool.name_of(number);
         let slot = self.pool.take_slot().ok_or_else(|| format!("no slot is free for worker {name}"))?;
-        // Before its sockets can receive anything: what comes first shall wait, not be refused.
+        // Before the sockets can receive: the first connections of a service are to wait, not to be refused.
         self.publish_rosters(Some(slot));
         match self.open_sockets(slot, true) {
             Ok(sockets) => {
@@ -31,13 +31,13 @@ impl<D: Dataplane, P: Processes> Engine<D, P> {
         }
     }
 
-    /// A worker with these sockets.
+    /// Adds a worker with sockets that are open, of the current revision of the settings.
     pub(super) fn add_with(&mut self, new: New) -> WorkerId {
         let revision = self.settings.revision();
         self.pool.add(New { revision, ..new })
     }
 
-    /// Adds one of the workers that the configuration wants; false if they are all there.
+    /// Adds one of the workers that the configuration wants; false if none is missing.
     pub fn add_configured(&mut self) -> Result<bool, String> {
         let number = self.pool.len();
         if number >= self.settings.config.workers {
@@ -46,8 +46,8 @@ impl<D: Dataplane, P: Processes> Engine<D, P> {
         self.add(number, Origin::Started, 1).map(|_| true)
     }
 
-    /// Opens a socket for each listener; with `enter`, into `slot`. Nothing is left behind if one fails:
-    /// the others close, which empties their slots.
+    /// Opens a socket for each listener; with `enter`, puts it into `slot`. If one fails, the others are closed, which
+    /// empties their slots.
     pub(super) fn open_sockets(&mut self, slot: u16, enter: bool) -> Result<Vec<WorkerSocket>, String> {
         let mut sockets = Vec::new();
         for listener in self.listeners.wanted() {
@@ -62,7 +62,7 @@ impl<D: Dataplane, P: Processes> Engine<D, P> {
         Ok(sockets)
     }
 
-    /// Opens a socket of one listener; with `enter`, into `slot`.
+    /// Opens a socket of one listener; with `enter`, puts it into `slot`.
     pub(super) fn open_socket(
         &mut self,
         listener: ListenerId,
@@ -76,8 +76,8 @@ impl<D: Dataplane, P: Processes> Engine<D, P> {
         Ok(WorkerSocket { listener, cookie, selected_before, selected_after: None })
     }
 
-    /// Starts the process of a worker. If that fails, the machine lacks something: what the worker itself lacks
-    /// shows when its process runs.
+    /// Starts the process of a worker. A failure means that the machine lacks resources: errors of the command itself
+    /// come from the child.
     pub(super) fn spawn(&mut self, id: WorkerId, now: Instant) {
         self.repair_idle(id);
         let key = self.pool.next_process(id);
@@ -92,7 +92,7 @@ impl<D: Dataplane, P: Processes> Engine<D, P> {
             settings: &self.settings,
         });
         let revision = self.settings.revision();
-        // What was decided for a process before is not this one's; nothing was for a first one.
+        // Decisions for earlier processes do not count for this one; for a first process there were none.
         let selected = if worker.life.restarts() > 0 { self.selected(worker) } else { 0 };
         let Some(worker) = self.pool.get_mut(id) else { return };
         match spawned {
@@ -113,7 +113,7 @@ impl<D: Dataplane, P: Processes> Engine<D, P> {
         }
     }
 
-    /// A worker became ready: buckets move at once, or a moment later together with other joins.
+    /// Gives buckets to a worker that became ready: at once, or together with workers that are starting.
     pub(super) fn admit(&mut self, id: WorkerId, now: Instant) {
         let Some(worker) = self.pool.get(id) else { return };
         if worker.is_successor() {
@@ -135,7 +135,7 @@ impl<D: Dataplane, P: Processes> Engine<D, P> {
         }
     }
 
-    /// Removes a worker, once nothing points to its slot any more.
+    /// Removes a worker; if a bucket still has flows of its slot, after these have been taken away.
     pub(super) fn part(&mut self, id: WorkerId, now: Instant) {
         let Some(worker) = self.pool.get(id) else { return };
         let own: SlotSet = [worker.slot].into_iter().collect();
@@ -145,13 +145,13 @@ impl<D: Dataplane, P: Processes> Engine<D, P> {
                 worker.seat = Seat::Parting;
             }
             self.placement.want(self.pool.admitted());
-            self.agenda.steps.push_back((id, Step::Release));
+            self.agenda.steps.push_back((id, Step::Remove));
         } else {
             self.remove(id, now);
         }
     }
 
-    /// Nothing of a worker is left after this.
+    /// Removes a worker with its sockets, slot and process.
     pub(super) fn remove(&mut self, id: WorkerId, now: Instant) {
         let Some(mut worker) = self.pool.remove(id) else { return };
         let last: Vec<(ListenerId, Cookie)> = worker
@@ -165,7 +165,7 @@ impl<D: Dataplane, P: Processes> Engine<D, P> {
         for (at, socket) in worker.sockets.iter().enumerate() {
             if self.is_tcp(at, socket) {
                 worker.drain.handed_over += u64::from(self.dataplane.queue(socket.cookie).queue);
-                // The kernel hands what is still queued to the others; then the slot is empty.
+                // The kernel hands queued connections to other sockets, and the slot becomes empty.
                 if let Err(error) = self.dataplane.shut_down(socket.cookie) {
                     let listener = self.dataplane.address(socket.listener);
                     warn!(worker = worker.name, "cannot shut {listener} down: {error}");
@@ -197,12 +197,12 @@ impl<D: Dataplane, P: Processes> Engine<D, P> {
         }
     }
 
-    /// Takes back what was opened for a service that does not serve after all.
+    /// Removes a worker of a service whose opening has failed.
     pub fn discard(&mut self, id: WorkerId, now: Instant) {
         self.remove(id, now);
     }
 
-    /// All of these leave at once, so that buckets move once.
+    /// Lets all of these workers leave at once, so that buckets move once.
     pub(super) fn leave(&mut self, ids: &[WorkerId], patience: Option<Duration>, now: Instant) {
         let mut all = Vec::new();
         for id in ids {
@@ -228,13 +228,13 @@ impl<D: Dataplane, P: Processes> Engine<D, P> {
         }
     }
 
-    /// Its name, for who is refused something.
+    /// Name of the service, for refusals.
     pub(super) fn service(&self) -> String {
         self.settings.config.name.clone()
     }
 }
 
-/// Whether a listener is one of connections.
+/// Whether this is a TCP listener.
 pub(super) fn is_tcp(listener: &Listener) -> bool {
     listener.protocol == Protocol::Tcp
 }

@@ -1,7 +1,6 @@
-//! One service: what it decides. Inputs and a time go in ([`Engine::handle`]); what is then to be done is done in parts
-//! ([`Engine::advance`]) by commands to the two ports, so that others get their turn between them, and a daemon may die
-//! there. [`Engine::next_deadline`] says when there is something to do by itself; [`Engine::snapshot`] is what the next
-//! daemon must know.
+//! The decisions of one service. Inputs and a time go in ([`Engine::handle`]); the work that follows is done in parts
+//! ([`Engine::advance`]) by commands to the two ports. Between any two parts the loop may serve others, and the daemon
+//! may die. [`Engine::next_deadline`] says when time alone makes work; [`Engine::snapshot`] is for the next daemon.
 
 mod agenda;
 mod applying;
@@ -63,7 +62,7 @@ pub struct Engine<D, P> {
 }
 
 impl<D: Dataplane, P: Processes> Engine<D, P> {
-    /// A service that has no workers yet: [`Engine::add_configured`] adds them.
+    /// Makes a service without workers: [`Engine::add_configured`] adds them.
     pub fn new(
         settings: Settings,
         listeners: Vec<(ListenerId, Listener)>,
@@ -90,77 +89,77 @@ impl<D: Dataplane, P: Processes> Engine<D, P> {
         }
     }
 
-    /// The service is complete: workers that have no process get one, those that were started with other settings are
-    /// replaced, and flows are looked at.
+    /// Begins the work of a service that has all of its workers: starts missing processes, replaces workers that were
+    /// started with other settings, and tracks flows.
     pub fn begin(&mut self, now: Instant) {
         let idle = self.pool.ids(is_idle);
         self.agenda.starts.extend(idle);
         self.replace_outdated();
         self.flows.plan(self.listeners.has_tracked(), self.settings.config.idle_timeout, now);
-        self.say_if_blind();
+        self.warn_if_unseen();
     }
 
-    /// Its settings.
+    /// The settings in force, and as configured.
     #[must_use]
     pub fn settings(&self) -> &Settings {
         &self.settings
     }
 
-    /// Its workers.
+    /// All workers, also leaving ones and successors.
     #[must_use]
     pub fn pool(&self) -> &Pool {
         &self.pool
     }
 
-    /// Its listeners.
+    /// All listeners, also those that are not wanted any more.
     pub fn listeners(&self) -> impl Iterator<Item = &ListenerState> {
         self.listeners.iter()
     }
 
-    /// Who has which bucket.
+    /// The owner of each bucket.
     #[must_use]
     pub fn placement(&self) -> &Placement {
         &self.placement
     }
 
-    /// Its flows.
+    /// Numbers of UDP flows that stay, were cut, or keep buckets waiting.
     #[must_use]
     pub fn flows(&self) -> &FlowTracking {
         &self.flows
     }
 
-    /// The kernel's side.
+    /// Both ports, to change them.
     pub fn ports(&mut self) -> (&mut D, &mut P) {
         (&mut self.dataplane, &mut self.processes)
     }
 
-    /// The kernel's side, to look at.
+    /// The port to groups and sockets.
     pub fn dataplane(&self) -> &D {
         &self.dataplane
     }
 
-    /// The processes, to look at.
+    /// The port to processes.
     pub fn processes(&self) -> &P {
         &self.processes
     }
 
-    /// Whether all of its workers have been started, or something else was done with it since.
+    /// Whether all workers became ready once, or the service was scaled, restarted or ended during its start.
     #[must_use]
     pub fn is_up(&self) -> bool {
         matches!(self.startup, Startup::Up)
     }
 
-    /// Why it cannot be started, if something went wrong since this was last asked.
+    /// Why the service does not start, if an error came since the last call.
     pub fn take_failure(&mut self) -> Option<String> {
         self.startup.take_failure()
     }
 
-    /// Serial numbers up to this one are used.
+    /// Marks serial numbers up to `serial` as used.
     pub fn reserve(&mut self, serial: u64) {
         self.pool.reserve(serial);
     }
 
-    /// Whether it could be left to another daemon as it is: it is not in the middle of getting other settings.
+    /// Whether a snapshot now is one that the next daemon can go on with: not while other settings are being applied.
     #[must_use]
     pub fn is_whole(&self) -> bool {
         !matches!(self.agenda.change, Some(Change::Applying(_)))
@@ -172,25 +171,25 @@ impl<D: Dataplane, P: Processes> Engine<D, P> {
         self.rollout.is_some()
     }
 
-    /// Whether it was told to end.
+    /// Whether the service is ending.
     #[must_use]
     pub fn is_stopping(&self) -> bool {
         self.stopping
     }
 
-    /// Whether it has ended.
+    /// Whether the service has ended: all workers are removed.
     #[must_use]
     pub fn is_over(&self) -> bool {
         self.stopping && self.pool.is_empty()
     }
 
-    /// What it is in the middle of; nothing else may come in until that is done.
+    /// What keeps the service from taking inputs, as the end of a sentence; `None`: nothing does.
     #[must_use]
     pub fn busy(&self) -> Option<&'static str> {
         self.agenda.busy()
     }
 
-    /// Hears what has happened, or what is wanted. Not while it is [`Engine::busy`].
+    /// Takes an input. Not while the service is [`Engine::busy`].
     pub fn handle(&mut self, input: Input, now: Instant) {
         debug_assert!(self.busy().is_none(), "told something while it is busy");
         match input {
@@ -210,13 +209,13 @@ impl<D: Dataplane, P: Processes> Engine<D, P> {
         }
     }
 
-    /// Does one part of what is to be done now; `None`: nothing is.
+    /// Does one part of the work; `None`: there is none now.
     pub fn advance(&mut self, now: Instant) -> Option<Work> {
         if self.go_on_placing(now) || self.go_on_changing(now) {
             return Some(Work::Other);
         }
         if let Some(id) = self.agenda.starts.pop_front() {
-            // It may have been told to leave again.
+            // The worker may have been told to leave meanwhile.
             if self.pool.get(id).is_some_and(is_idle) {
                 self.on_event(id, Event::Start, now);
             }
@@ -248,14 +247,15 @@ impl<D: Dataplane, P: Processes> Engine<D, P> {
         None
     }
 
-    /// A part of the work took so long.
+    /// Notes how long a part of the work took: checks that take long are made less often.
     pub fn took(&mut self, work: Work, cost: Duration) {
         if let Work::Check(check) = work {
             self.monitor.took(check, cost);
         }
     }
 
-    /// What follows from all that has happened; to be called after some of it, unless it is [`Engine::busy`].
+    /// Publishes and plans what follows from inputs and work since the last call. Does nothing while the service is
+    /// [`Engine::busy`].
     pub fn settle(&mut self, now: Instant) {
         if self.busy().is_some() {
             return;
@@ -273,7 +273,7 @@ impl<D: Dataplane, P: Processes> Engine<D, P> {
         self.plan_checks(now);
     }
 
-    /// When there is something to do by itself.
+    /// When [`Engine::advance`] next has work without another input.
     #[must_use]
     pub fn next_deadline(&self, now: Instant) -> Option<Instant> {
         if !self.agenda.is_empty() || self.placement.is_wanted() || self.flows.is_rotating() {
@@ -310,14 +310,14 @@ impl<D: Dataplane, P: Processes> Engine<D, P> {
         let Some(worker) = self.pool.get(id) else { return };
         if worker.life.wants_look(now) {
             let flows = self.staying_with(worker);
-            // Datagrams of flows that go on come and go.
+            // While flows stay, UDP queues do not become empty for good.
             let queue = if flows > 0 { self.connections(worker) } else { self.queue(worker) };
             self.on_event(id, Event::Looked { queue, flows }, now);
         }
         self.on_event(id, Event::Tick, now);
     }
 
-    /// From here on an exit is a crash and not a failed start.
+    /// Ends the start of the service: from now on an exit is a crash, not a failed start.
     fn mark_started(&mut self) {
         if !self.startup.is_over() {
             self.startup = Startup::Up;
@@ -361,7 +361,8 @@ impl<D: Dataplane, P: Processes> Engine<D, P> {
         self.apply(id, steps, now);
     }
 
-    /// Takes steps in their order; those that rely on what the kernel has still to be told wait for that.
+    /// Carries steps out in their order. Steps that rely on buckets having moved wait until they have, and so do those
+    /// after them.
     fn apply(&mut self, id: WorkerId, steps: Vec<Step>, now: Instant) {
         let mut waits = self.agenda.steps.iter().any(|(other, _)| *other == id);
         for step in steps {
@@ -385,7 +386,7 @@ impl<D: Dataplane, P: Processes> Engine<D, P> {
             Step::HandOver => self.hand_over(id),
             Step::Terminate => self.tell_process(id, P::terminate),
             Step::Kill => self.tell_process(id, P::kill),
-            Step::Release => self.part(id, now),
+            Step::Remove => self.part(id, now),
         }
     }
 
@@ -396,7 +397,7 @@ impl<D: Dataplane, P: Processes> Engine<D, P> {
     }
 }
 
-/// Whether its process is still to be started for the first time.
+/// Whether the first process of a worker is still to be started.
 fn is_idle(worker: &Worker) -> bool {
     worker.process.is_none() && worker.life.state() == State::Starting
 }

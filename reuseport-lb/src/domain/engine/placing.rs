@@ -1,4 +1,4 @@
-//! Moving buckets: one listener at a time, since each takes milliseconds. Nothing else happens in the service meanwhile.
+//! Moving buckets: one listener at a time, since each takes milliseconds. The service takes no input meanwhile.
 
 use std::collections::BTreeMap;
 use std::time::Instant;
@@ -17,7 +17,7 @@ use super::Engine;
 use super::agenda::{Pass, PassStage};
 
 impl<D: Dataplane, P: Processes> Engine<D, P> {
-    /// Does a part of what is wanted of the table; false if nothing is.
+    /// Does one part of making and writing the table that is wanted; false if none is.
     pub(super) fn go_on_placing(&mut self, now: Instant) -> bool {
         let mut pass = match self.agenda.pass.take() {
             Some(pass) => pass,
@@ -52,7 +52,7 @@ impl<D: Dataplane, P: Processes> Engine<D, P> {
     }
 
     fn begin_placing(&mut self) -> Pass {
-        // When all leave, flows end with their workers, and nobody asks for their number.
+        // When all workers leave, flows end with them, and are not reported.
         if !self.stopping && self.pool.iter().any(is_counted) {
             self.pass(PassStage::CountFlows(vec![0; MAX_SLOTS]))
         } else {
@@ -116,7 +116,7 @@ impl<D: Dataplane, P: Processes> Engine<D, P> {
                 None
             }
             PassStage::Sweep(ended) if self.flows.swept(ended) => {
-                // What waits may have become free.
+                // Waiting buckets may be able to move now.
                 self.placement.again();
                 None
             }
@@ -125,7 +125,7 @@ impl<D: Dataplane, P: Processes> Engine<D, P> {
     }
 
     fn note_cut(&mut self, mut cut: BTreeMap<u16, u64>) {
-        // Flows of one that ended by itself are not cut by us.
+        // Flows of a worker whose process has ended are not counted as cut.
         let is_cut = |worker: &&mut Worker| {
             worker.life.state() == State::Draining && worker.process.is_some() && worker.holds_slot()
         };
@@ -148,8 +148,7 @@ impl<D: Dataplane, P: Processes> Engine<D, P> {
         }
     }
 
-    /// Makes the table of those workers that are admitted now, if these are others than before, or
-    /// others keep their flows.
+    /// Asks for a table of the workers that may own buckets now, if these have changed, or those that keep their flows.
     pub(super) fn rebalance(&mut self) {
         self.placement.joined();
         let members = self.pool.admitted();
@@ -159,7 +158,7 @@ impl<D: Dataplane, P: Processes> Engine<D, P> {
         }
     }
 
-    /// Begins what is due for flows.
+    /// Begins an epoch or a sweep that is due; false if none is.
     pub(super) fn begin_sweep(&mut self, now: Instant) -> bool {
         match self.flows.due(self.settings.config.idle_timeout, now) {
             Some(Due::Rotation) => self.flows.rotate(self.listeners.tracked()),
@@ -169,7 +168,7 @@ impl<D: Dataplane, P: Processes> Engine<D, P> {
         true
     }
 
-    /// Lets flows go whose worker does not keep them any more, for whatever reason.
+    /// Takes flows from workers that do not keep them any more, whatever the reason.
     pub(super) fn follow_pinned(&mut self, now: Instant) {
         if !self.listeners.has_tracked() {
             return;
@@ -183,25 +182,25 @@ impl<D: Dataplane, P: Processes> Engine<D, P> {
                 self.flows.pin(pinned);
             }
         } else if pinned != *self.flows.pinned() {
-            // Those that are new have no flows yet; mostly they join.
+            // New workers have no flows yet, and get buckets soon.
             self.placement.join_soon(now);
         }
     }
 
-    /// Whether any bucket has flows, or may have flows, of these slots.
+    /// Whether a bucket has, or may have, flows of these slots.
     pub(super) fn have_flows(&self, slots: &SlotSet) -> bool {
         let mut tracked = self.listeners.tracked().into_iter();
         tracked.any(|listener| self.dataplane.points_to(listener, slots))
     }
 
-    /// Flows that a worker that leaves still has to wait for.
+    /// Number of live flows that a leaving worker waits for.
     pub(super) fn staying_with(&self, worker: &Worker) -> u64 {
-        // Where all leave, flows have nowhere to go, and end with their workers.
+        // When all workers leave, flows end with them.
         if worker.holds_slot() && !self.stopping { self.flows.staying(worker.slot) } else { 0 }
     }
 }
 
-/// Whether the flows of a worker are to be counted: it is to leave.
+/// Whether the flows of a worker are to be counted: it has begun to leave.
 fn is_counted(worker: &Worker) -> bool {
     worker.drain.begun.is_some() && worker.drain.flows.is_none() && worker.holds_slot()
 }

@@ -1,4 +1,4 @@
-//! What waits in workers' sockets, and handing it to others.
+//! Queues of workers' sockets, and handing queued connections to other workers.
 
 use std::time::Instant;
 
@@ -9,34 +9,34 @@ use super::super::ports::{Dataplane, ListenerId, Processes, WorkerId};
 use super::Engine;
 
 impl<D: Dataplane, P: Processes> Engine<D, P> {
-    /// Whether a socket is one of connections.
+    /// Whether this is a TCP socket.
     pub(super) fn is_tcp(&self, at: usize, socket: &WorkerSocket) -> bool {
         self.listeners.near(at, socket.listener).is_some_and(|listener| listener.is_tcp())
     }
 
-    /// What waits in all sockets of a worker: connections, or bytes of datagrams.
+    /// Content of all queues of a worker: number of connections, and bytes of datagrams.
     pub(super) fn queue(&self, worker: &Worker) -> u64 {
         let queues = worker.sockets.iter().map(|socket| self.dataplane.queue(socket.cookie).queue);
         queues.map(u64::from).sum()
     }
 
-    /// The sockets of connections that a worker has.
+    /// The TCP sockets of a worker.
     pub(super) fn tcp_sockets<'a>(&'a self, worker: &'a Worker) -> impl Iterator<Item = &'a WorkerSocket> {
         let sockets = worker.sockets.iter().enumerate();
         sockets.filter(|(at, socket)| self.is_tcp(*at, socket)).map(|(_, socket)| socket)
     }
 
-    /// Connections that wait in a worker's sockets.
+    /// Number of connections in a worker's queues.
     pub(super) fn connections(&self, worker: &Worker) -> u64 {
         let queues = self.tcp_sockets(worker).map(|socket| self.dataplane.queue(socket.cookie).queue);
         queues.map(u64::from).sum()
     }
 
-    /// Hands what is queued to others: `shutdown` makes the kernel migrate it, then the socket goes
-    /// back into service.
+    /// Hands queued connections to other workers: `shutdown` makes the kernel migrate them, then the socket listens
+    /// again. `only`: of this listener.
     pub(super) fn rescue(&mut self, id: WorkerId, only: Option<ListenerId>) {
         let Some(worker) = self.pool.get(id).filter(|worker| worker.holds_slot()) else { return };
-        // Without anybody to take it, the queue is better off waiting.
+        // Without a worker that could take the queue, it waits.
         if self.placement.members().is_empty() {
             return;
         }
@@ -54,8 +54,8 @@ impl<D: Dataplane, P: Processes> Engine<D, P> {
         }
     }
 
-    /// Hands what is queued to others for good: the process that has the sockets does not accept, or
-    /// waits for this to end.
+    /// Hands queued connections to other workers for good: the process that has the sockets does not accept any more,
+    /// or ends when its listeners are shut down.
     pub(super) fn hand_over(&mut self, id: WorkerId) {
         let alone = self.placement.members().is_empty();
         let Some(worker) = self.pool.get(id) else { return };
@@ -64,8 +64,8 @@ impl<D: Dataplane, P: Processes> Engine<D, P> {
         let mut handed_over = 0;
         for socket in sockets {
             let queue = u64::from(self.dataplane.queue(socket.cookie).queue);
-            // Without anybody to take it, the queue is better off waiting; and so is what comes to one
-            // that returns.
+            // Without a worker that could take the queue, it waits; a started worker may get another process, and goes
+            // on listening.
             if alone && (queue > 0 || started) {
                 continue;
             }
@@ -81,8 +81,8 @@ impl<D: Dataplane, P: Processes> Engine<D, P> {
         }
     }
 
-    /// The daemon ends and the workers go on without it. Nobody but the daemon has the sockets of workers that have no
-    /// process, so others take what waits there.
+    /// Prepares the service for going on without a daemon. Only the daemon has the sockets of workers without a
+    /// process: their queues are handed to other workers.
     pub fn leave_to_itself(&mut self, now: Instant) {
         self.end_rollout("the daemon ends", now);
         for id in self.pool.ids(|worker| worker.process.is_none()) {

@@ -1,4 +1,4 @@
-//! Which workers have begun to wait for work on their sockets. Not: what follows from that (`worker/`).
+//! Finds out which workers wait for work on their sockets. Not: what follows from that (`worker/`).
 
 use std::time::{Duration, Instant};
 
@@ -13,55 +13,55 @@ use super::super::worker::{Event, State};
 use super::Engine;
 use crate::config::Ready;
 
-/// How often workers are looked at that are not seen to wait for work yet.
+/// Interval between looks at workers that were not seen to wait for work yet, while one is younger than [`NEW`].
 const LOOK: Duration = Duration::from_millis(20);
 
-/// How often, if one takes longer than a moment.
+/// Interval between looks later.
 const LATER: Duration = Duration::from_millis(100);
 
-/// One that is ready and was not seen to wait by then either takes what comes all the time, or never.
+/// Age of a process up to which looks are frequent.
+const NEW: Duration = Duration::from_secs(2);
+
+/// Age of a ready process after which it is not looked at any more: it never sleeps, or does not use its sockets.
 const KNOWN_BY: Duration = Duration::from_secs(10);
 
-/// So long is a moment.
-const MOMENT: Duration = Duration::from_secs(2);
+/// Age after which a process counts as ready on kernels that do not show which threads wait for work.
+const UNSEEN_READY: Duration = Duration::from_millis(500);
 
-/// Where it cannot be seen who waits for work, a worker counts as ready after this time.
-const BLIND: Duration = Duration::from_millis(500);
-
-/// After this time `status` says of a worker what it does not wait for.
+/// Age of a process after which `status` shows the listeners that it does not wait on.
 const SHOWN_AFTER: Duration = Duration::from_millis(500);
 
-/// Sockets that workers opened by themselves are looked for after pauses that are as long as the youngest of them is
-/// old, within these bounds.
+/// Bounds of the pause between searches for sockets that workers have opened themselves; within them the pause is the
+/// age of the youngest process.
 const FOREIGN: Duration = Duration::from_secs(1);
 const FOREIGN_LATER: Duration = Duration::from_secs(10);
 
-/// After this time the log says of a worker what it does not wait for.
+/// Age of a process after which the listeners that it does not wait on are logged.
 const SAID_AFTER: Duration = Duration::from_secs(5);
 
 impl Sightings {
-    /// Another process: nothing was seen of it yet.
+    /// Forgets what was seen of the process before, but for its last lines.
     pub(super) fn began(&mut self) {
         *self = Self { last_words: std::mem::take(&mut self.last_words), ..Self::default() };
     }
 }
 
 impl<D: Dataplane, P: Processes> Engine<D, P> {
-    /// How long to wait until workers are looked at again that are not seen to wait for work yet, and how many
-    /// times as long as a look takes.
+    /// Pause until the next look at workers that were not seen to wait for work yet, and how many times as long as a
+    /// look takes it is at least; `None`: no look is needed.
     pub(super) fn readiness_pause(&self, now: Instant) -> Option<(Duration, u32)> {
         let asked = self.pool.iter().filter(|it| self.is_asked(it, now));
-        let is_new = |it: &Worker| it.age(now).is_some_and(|age| age < MOMENT);
+        let is_new = |it: &Worker| it.age(now).is_some_and(|age| age < NEW);
         asked.map(|worker| if is_new(worker) { (LOOK, OFTEN) } else { (LATER, RARELY) }).min()
     }
 
-    /// When sockets that workers opened by themselves are looked for next.
+    /// When the next search for sockets that workers have opened themselves is due.
     pub(super) fn next_foreign(&self, now: Instant) -> Option<Instant> {
         let suspect = self.pool.iter().filter(|worker| self.may_use_others(worker, now));
         suspect.filter_map(|it| it.process.map(|running| running.since + SHOWN_AFTER)).min()
     }
 
-    /// Whether a worker may have opened sockets by itself instead of using its own.
+    /// Whether a worker's process may have opened sockets itself instead of using those that it was given.
     fn may_use_others(&self, worker: &Worker, now: Instant) -> bool {
         let new = worker.age(now).is_some_and(|age| age < KNOWN_BY);
         let unused = match worker.life.state() {
@@ -73,8 +73,9 @@ impl<D: Dataplane, P: Processes> Engine<D, P> {
         unused && running && worker.sightings.foreign.is_none() && self.dataplane.sees_waits()
     }
 
-    /// The sockets on which a worker does not wait, with their places; `unseen`: of one of which that cannot be seen.
-    fn deaf<'a>(
+    /// The sockets on which a worker does not wait for work, with their indices; with `unseen`, also those of which the
+    /// kernel does not tell.
+    fn unattended<'a>(
         &'a self,
         worker: &'a Worker,
         unseen: bool,
@@ -87,16 +88,16 @@ impl<D: Dataplane, P: Processes> Engine<D, P> {
         sockets.map(|(_, socket)| self.dataplane.address(socket.listener)).collect()
     }
 
-    /// Asks what those opened by themselves that do not wait on a socket of theirs.
+    /// Searches for sockets that processes have opened themselves, of workers that do not wait on one of theirs.
     pub(super) fn look_for_foreign(&mut self, now: Instant) {
         let (mut suspects, mut listeners, mut pause) = (Vec::<ProcessKey>::new(), Vec::new(), FOREIGN_LATER);
         for worker in self.pool.iter().filter(|worker| self.may_use_others(worker, now)) {
             let (Some(running), Some(age)) = (worker.process, worker.age(now)) else { continue };
-            let deaf = self.addresses(self.deaf(worker, false));
-            if age >= SHOWN_AFTER && !deaf.is_empty() {
+            let unattended = self.addresses(self.unattended(worker, false));
+            if age >= SHOWN_AFTER && !unattended.is_empty() {
                 suspects.push(running.key);
             }
-            listeners.extend(deaf);
+            listeners.extend(unattended);
             pause = pause.min(age.clamp(FOREIGN, FOREIGN_LATER));
         }
         self.monitor.foreign_after(now + pause);
@@ -107,10 +108,10 @@ impl<D: Dataplane, P: Processes> Engine<D, P> {
         }
     }
 
-    /// It was found out what a worker opened by itself.
+    /// Notes a socket that a worker's process has opened itself.
     pub(super) fn saw_foreign(&mut self, id: WorkerId, foreign: ForeignSocket, now: Instant) {
         let Some(worker) = self.pool.get(id).filter(|_| self.dataplane.sees_waits()) else { return };
-        let descriptors = self.deaf(worker, false).map(|(at, _)| (at + FIRST_DESCRIPTOR).to_string());
+        let descriptors = self.unattended(worker, false).map(|(at, _)| (at + FIRST_DESCRIPTOR).to_string());
         let descriptors: Vec<String> = descriptors.collect();
         if descriptors.is_empty() || worker.sightings.waiting {
             return;
@@ -125,21 +126,21 @@ impl<D: Dataplane, P: Processes> Engine<D, P> {
         if let Some(worker) = self.pool.get_mut(id) {
             worker.sightings.foreign = Some(foreign);
         }
-        // With one that is only slow to begin, nothing is lost: it is ready as soon as it is seen to wait.
+        // Harmless if the worker was only slow to begin: it is ready again as soon as it is seen to wait.
         if instead && ready {
             self.on_event(id, Event::Unused, now);
         }
     }
 
-    /// Whether it is to be seen that a worker waits for work: to know that it is ready; or, of one that said
-    /// so, to know later that it stalls and does not load.
+    /// Whether a worker is to be seen waiting for work: for its readiness; or, after `READY=1`, so that a later stall
+    /// is not taken for loading.
     fn is_asked(&self, worker: &Worker, now: Instant) -> bool {
         let new = worker.age(now).is_some_and(|age| age < KNOWN_BY);
         let unknown = new && worker.life.state() == State::Ready && !worker.sightings.waiting;
         worker.life.wants_sight(&self.settings.config) || (unknown && self.dataplane.sees_waits())
     }
 
-    /// Looks at workers that are not seen to wait for work yet.
+    /// Looks at workers that were not seen to wait for work yet.
     pub(super) fn check_readiness(&mut self, now: Instant) {
         for id in self.pool.ids(|worker| self.is_asked(worker, now)) {
             self.look_whether_ready(id, now);
@@ -150,23 +151,23 @@ impl<D: Dataplane, P: Processes> Engine<D, P> {
         let Some(worker) = self.pool.get(id) else { return };
         let age = worker.age(now).unwrap_or_default();
         let sees = self.dataplane.sees_waits();
-        if !sees && age < BLIND {
+        if !sees && age < UNSEEN_READY {
             return;
         }
-        // One that is closed or shut down is nobody's to wait on.
-        let deaf: Vec<(usize, WorkerSocket)> =
-            if sees { self.deaf(worker, true).map(|(at, it)| (at, *it)).collect() } else { Vec::new() };
-        let all = deaf.is_empty();
-        // Where nobody is ready it gets connections, and one that polls without ever sleeping takes them.
+        // A socket that is closed or shut down counts as one that the worker does not wait on.
+        let unattended: Vec<(usize, WorkerSocket)> =
+            if sees { self.unattended(worker, true).map(|(at, it)| (at, *it)).collect() } else { Vec::new() };
+        let all = unattended.is_empty();
+        // While no worker is ready, this one gets connections; a process that polls without ever sleeping takes them.
         let takes = self.placement.members().is_empty() && self.has_taken(worker);
-        let some = all || deaf.len() < worker.sockets.len() || takes;
+        let some = all || unattended.len() < worker.sockets.len() || takes;
         let late = !all && worker.life.state() != State::Ready && age >= SAID_AFTER;
         if late && !worker.sightings.said {
             let what = |(at, socket): &(usize, WorkerSocket)| {
                 let listener = self.dataplane.address(socket.listener);
                 format!("{listener} (descriptor {})", at + FIRST_DESCRIPTOR)
             };
-            let what: Vec<String> = deaf.iter().map(what).collect();
+            let what: Vec<String> = unattended.iter().map(what).collect();
             info!(worker = worker.name, "it does not wait for work yet on {}", what.join(", "));
         }
         if let Some(worker) = self.pool.get_mut(id) {
@@ -174,14 +175,14 @@ impl<D: Dataplane, P: Processes> Engine<D, P> {
             worker.sightings.said |= late;
         }
         if some {
-            let silent = |listener| deaf.iter().any(|(_, socket)| socket.listener == listener);
+            let silent = |listener| unattended.iter().any(|(_, socket)| socket.listener == listener);
             let heard = self.listeners.iter_mut().filter(|it| takes || !silent(it.id));
             heard.for_each(|listener| listener.health.prove(id));
             self.on_event(id, Event::SeenWaiting { all }, now);
         }
     }
 
-    /// Whether connections were decided for the process of a worker and none of them waits.
+    /// Whether the process of a worker was selected for connections, and none of them waits.
     fn has_taken(&self, worker: &Worker) -> bool {
         let before = worker.process.map(|running| running.selected);
         worker.holds_slot()
@@ -189,7 +190,7 @@ impl<D: Dataplane, P: Processes> Engine<D, P> {
             && before.is_some_and(|before| self.selected(worker) > before)
     }
 
-    /// For how many connections a worker was selected, at all listeners, so far.
+    /// For how many connections a worker was selected so far, over all listeners.
     pub(super) fn selected(&self, worker: &Worker) -> u64 {
         let selected = self.tcp_sockets(worker).map(|socket| {
             let all = self.dataplane.selected(socket.listener);
@@ -199,19 +200,20 @@ impl<D: Dataplane, P: Processes> Engine<D, P> {
         selected.sum()
     }
 
-    /// Says once, where it cannot be seen who waits for work, what is done instead.
-    pub(super) fn say_if_blind(&self) {
+    /// Warns if `ready = "accepting"` needs to know which threads wait for work, and this kernel does not show that.
+    pub(super) fn warn_if_unseen(&self) {
         let config = &self.settings.config;
         if config.ready == Ready::Accepting && !config.embedded && !self.dataplane.sees_waits() {
             warn!(
                 service = config.name,
-                "it cannot be seen here when a worker waits for work (see above): it counts as ready after {BLIND:?}, \
-                 or at READY=1"
+                "this kernel does not show when a worker waits for work (see above): a worker counts as ready after \
+                 {UNSEEN_READY:?}, or at READY=1"
             );
         }
     }
 
-    /// What a worker that is not ready does not do yet, as far as that can be seen.
+    /// What a worker lacks that is not ready, or is stalled at some listeners, as the end of a sentence: worker web/0
+    /// "does not wait for work yet on …".
     #[must_use]
     pub fn lacks(&self, worker: &Worker, now: Instant) -> Option<String> {
         let Sightings { not_started, locked, foreign, .. } = &worker.sightings;
@@ -233,7 +235,7 @@ impl<D: Dataplane, P: Processes> Engine<D, P> {
         if !self.dataplane.sees_waits() || !late || !waits {
             return None;
         }
-        let silent = self.addresses(self.deaf(worker, true));
+        let silent = self.addresses(self.unattended(worker, true));
         let instead = foreign.as_ref().map(|foreign| format!(": {foreign}")).unwrap_or_default();
         (!silent.is_empty()).then(|| format!("does not wait for work yet on {}{instead}", text(&silent)))
     }

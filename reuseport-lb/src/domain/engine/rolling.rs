@@ -1,9 +1,9 @@
-//! Replacing workers: what [`Rollout`] says is to be done.
+//! Replacing workers: carries out the actions of [`Rollout`].
 //!
-//! Where all listeners are TCP, the successor takes the slot: its sockets are put in place of the old
-//! ones in the socket array, so no bucket moves. (Not the same sockets: a process that does not work
-//! yet would accept connections, and one that ends at SIGTERM would cut those that it has just
-//! accepted.) With UDP it has a slot of its own, and the buckets move there.
+//! If all listeners are TCP, the successor takes the slot: its sockets replace the old ones in the socket array, so
+//! no bucket moves. (The successor has sockets of its own: with shared ones, a process that does not work yet would
+//! accept connections, and a process that ends at SIGTERM would cut those that it has just accepted.) With UDP the
+//! successor has a slot of its own, and the buckets move there.
 
 use std::time::{Duration, Instant};
 
@@ -19,7 +19,7 @@ use super::super::worker::{Event, Origin, State};
 use super::Engine;
 use super::membership::is_tcp;
 
-/// How long the first worker of another command is watched before it takes over.
+/// How long the first worker with another command must be ready before it takes over.
 pub const TRIAL: Duration = Duration::from_secs(2);
 
 impl<D: Dataplane, P: Processes> Engine<D, P> {
@@ -48,7 +48,7 @@ impl<D: Dataplane, P: Processes> Engine<D, P> {
         }
     }
 
-    /// Begins to replace these workers; what does not work is undone.
+    /// Begins to replace these workers; `undo`: the settings to go back to if a successor does not work.
     pub(super) fn replace(
         &mut self,
         options: RestartOptions,
@@ -61,7 +61,7 @@ impl<D: Dataplane, P: Processes> Engine<D, P> {
         self.rollout = Some(Rollout::new(options, numbers, undo, listener));
     }
 
-    /// Begins to replace workers that were started with other settings, unless somebody is being replaced.
+    /// Begins to replace workers that were started with other settings, unless a replacement is under way.
     pub(super) fn replace_outdated(&mut self) {
         let outdated = self.pool.outdated(self.settings.revision());
         if self.rollout.is_none() && !outdated.is_empty() {
@@ -69,7 +69,7 @@ impl<D: Dataplane, P: Processes> Engine<D, P> {
         }
     }
 
-    /// Gives a worker another process, as `restart` does; false if that cannot be now, or it came by itself.
+    /// Gives a worker another process, as `restart` does; false if that cannot be now, or the worker has joined.
     pub(super) fn replace_alone(&mut self, id: WorkerId) -> bool {
         let ours = self.pool.get(id).is_some_and(Worker::is_started);
         let busy = self.rollout.is_some() || self.agenda.prepared || self.stopping;
@@ -80,7 +80,7 @@ impl<D: Dataplane, P: Processes> Engine<D, P> {
         ours && !busy
     }
 
-    /// Does the next thing that is due; false if nothing is.
+    /// Carries out the next action that is due; false if none is.
     pub(super) fn go_on_rolling(&mut self, now: Instant) -> bool {
         let Some(action) = self.rollout.as_mut().and_then(|rollout| rollout.next(now)) else { return false };
         match action {
@@ -115,7 +115,7 @@ impl<D: Dataplane, P: Processes> Engine<D, P> {
         }
     }
 
-    /// Starts the successor of a worker, if that is still there.
+    /// Starts the successor of the worker with this number, unless the worker leaves.
     fn start_successor(&mut self, number: usize, now: Instant) {
         let stays = |worker: &&Worker| worker.is_started() && worker.stays();
         let Some(old) = self.pool.find(number).filter(stays) else { return };
@@ -149,11 +149,11 @@ impl<D: Dataplane, P: Processes> Engine<D, P> {
         }
     }
 
-    /// The successor takes over, and the old one leaves.
+    /// Lets the successor take over and the old worker leave.
     fn promote(&mut self, pair: Pair, now: Instant) {
         let stays = |id| self.pool.get(id).is_some_and(Worker::stays);
         if !stays(pair.old) || !stays(pair.new) {
-            // It was drained meanwhile: nobody is to follow it.
+            // The worker was drained meanwhile, and needs no successor.
             let dropped = self.rollout.as_mut().map(|rollout| rollout.drop_successor(pair));
             return self.leave(&dropped.unwrap_or_default(), None, now);
         }
@@ -168,7 +168,7 @@ impl<D: Dataplane, P: Processes> Engine<D, P> {
         self.rebalance();
     }
 
-    /// Puts the sockets of the new one in place of those of the old one; all of them, or none.
+    /// Puts the successor's sockets in place of the old worker's; all of them, or none.
     fn seat_successor(&mut self, pair: Pair) -> Result<(), String> {
         let [Some(mut old), Some(mut new)] = [pair.old, pair.new].map(|id| self.pool.remove(id)) else {
             return Err("a worker is missing".into());
@@ -177,7 +177,7 @@ impl<D: Dataplane, P: Processes> Engine<D, P> {
         if seated.is_ok() {
             new.seat = Seat::Own;
             new.weight = old.weight;
-            info!(worker = new.name, slot = new.slot, "its successor serves");
+            info!(worker = new.name, slot = new.slot, "successor serves");
         }
         self.pool.put_back(old);
         self.pool.put_back(new);
@@ -188,7 +188,7 @@ impl<D: Dataplane, P: Processes> Engine<D, P> {
         for socket in &new.sockets {
             if let Err(error) = self.dataplane.insert(socket.cookie, new.slot) {
                 for socket in &old.sockets {
-                    // Those that were not replaced are there still.
+                    // For slots that were not replaced this changes nothing.
                     let _ = self.dataplane.insert(socket.cookie, old.slot);
                 }
                 return Err(error);
@@ -197,7 +197,7 @@ impl<D: Dataplane, P: Processes> Engine<D, P> {
         for socket in &mut new.sockets {
             self.dataplane.set_fitness(socket.listener, new.slot, Fitness::Fit);
             if let Some(before) = old.sockets.iter_mut().find(|old| old.listener == socket.listener) {
-                // The name goes on counting.
+                // Decisions are counted by the worker's name, which the successor has.
                 socket.selected_before = before.selected_before;
                 before.selected_after = Some(0);
             }
@@ -211,7 +211,7 @@ impl<D: Dataplane, P: Processes> Engine<D, P> {
         self.leave(&dropped.unwrap_or_default(), None, now);
     }
 
-    /// The process of a worker ended, or is about to: `what` it did.
+    /// Tells the rollout that the process of a worker has done `what`: it ended, or is about to.
     pub(super) fn rollout_saw_end(&mut self, id: WorkerId, what: &str, now: Instant) {
         let (name, stays) = (self.pool.name_of(id.number), self.pool.get(id).is_some_and(Worker::stays));
         let Some(rollout) = &mut self.rollout else { return };
@@ -220,7 +220,7 @@ impl<D: Dataplane, P: Processes> Engine<D, P> {
         }
     }
 
-    /// Nobody else is replaced.
+    /// Ends the rollout: successors that have not taken over leave, and no further worker is replaced.
     pub(super) fn end_rollout(&mut self, why: &str, now: Instant) {
         let Some(rollout) = &mut self.rollout else { return };
         rollout.give_up(why.to_owned());

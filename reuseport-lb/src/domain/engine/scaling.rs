@@ -1,4 +1,4 @@
-//! How many workers a service has, and how much of the work each gets: `scale`, `weight`, `drain`.
+//! The number of workers of a service and their weights: `scale`, `weight`, `drain`.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
@@ -33,7 +33,7 @@ impl<D: Dataplane, P: Processes> Engine<D, P> {
         to.ok_or_else(|| Denied::TooFew { service: self.service(), now, fewer: by.unsigned_abs() })
     }
 
-    /// Lets those leave that are too many; those that are too few are added with [`Engine::grow`].
+    /// Lets surplus workers leave; missing ones are then added by [`Engine::grow`].
     pub(super) fn begin_scaling(&mut self, to: usize, now: Instant) -> Result<Growth, Denied> {
         config::check_workers(to)?;
         if self.stopping {
@@ -42,7 +42,7 @@ impl<D: Dataplane, P: Processes> Engine<D, P> {
         if to > 0 && self.settings.config.command.is_empty() && !self.settings.config.embedded {
             return Err(Denied::NoCommand { service: self.service() });
         }
-        // Whatever becomes of it, the service has been started.
+        // A request to scale ends the start of the service, whatever its outcome.
         self.mark_started();
         let staying = self.pool.staying();
         let before = staying.len();
@@ -50,12 +50,12 @@ impl<D: Dataplane, P: Processes> Engine<D, P> {
             self.leave(&staying[to..], None, now);
         }
         let left = self.pool.free_numbers().take(to.saturating_sub(before)).collect();
-        // Another daemon would go on with it.
+        // Set at once: the next daemon would go on with it.
         let wanted = std::mem::replace(&mut self.settings.config.workers, to);
         Ok(Growth { left, added: Vec::new(), before, wanted, after: to })
     }
 
-    /// Adds one worker; when all are there, what has changed.
+    /// Adds one worker; as an error, the outcome when all are added or one could not be.
     pub(super) fn grow(
         &mut self,
         mut growth: Growth,
@@ -86,8 +86,8 @@ impl<D: Dataplane, P: Processes> Engine<D, P> {
         }
     }
 
-    /// The numbers of workers that are missing; those that leave do not count. What an earlier daemon was ending when
-    /// it died may finish, but a service has its workers.
+    /// Numbers of the workers that are missing. Leaving workers do not count: those that an earlier daemon was draining
+    /// when it died may finish, and are replaced at once.
     fn missing(&self) -> VecDeque<usize> {
         let staying = self.pool.staying();
         let missing = self.settings.config.workers.saturating_sub(staying.len());
@@ -129,7 +129,7 @@ impl<D: Dataplane, P: Processes> Engine<D, P> {
             info!(worker = worker.name, weight, "weight changed");
         }
         self.rebalance();
-        // Whoever asked may rely on it as soon as it is answered.
+        // Answered when buckets have moved, so that the caller can rely on the weight.
         if self.placement.is_wanted() {
             self.agenda.placed.push(Reply::new(|()| reply.send(Ok(()))));
         } else {
@@ -151,7 +151,7 @@ impl<D: Dataplane, P: Processes> Engine<D, P> {
         let Some(worker) = self.pool.get_mut(id) else { return };
         worker.drain.waiting.push(reply);
         if worker.stays() && worker.is_started() {
-            // It is not replaced.
+            // One worker less is wanted from now on.
             self.settings.config.workers = self.settings.config.workers.saturating_sub(1);
         }
         self.mark_started();

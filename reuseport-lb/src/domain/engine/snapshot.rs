@@ -1,4 +1,4 @@
-//! From one daemon to the next: what the engine must be told again, and going on with it.
+//! From one daemon to the next: the snapshot of an engine, and an engine from a snapshot.
 
 use std::time::Instant;
 
@@ -19,74 +19,74 @@ use super::super::worker::{Event, Left, Life, Origin, State};
 use super::agenda::Agenda;
 use super::{Engine, Settings};
 
-/// What the next daemon must know of a service.
+/// What the next daemon needs to know of a service.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Snapshot {
-    /// Its settings. (The identity of the user is looked up anew.)
+    /// Settings in force and as configured. (The identity of the user is looked up anew.)
     pub settings: Settings,
     /// Buckets that changed their worker so far.
     pub moved: u64,
     /// UDP flows that were cut so far.
     pub flows_cut: u64,
-    /// Serial numbers used so far.
+    /// The last serial number in use.
     pub serial: u64,
-    /// What a process is started with now.
+    /// Revision of the settings in force.
     pub revision: u64,
-    /// In the order of the configuration, and then those that are no longer wanted.
+    /// All listeners in their order.
     pub listeners: Vec<ListenerRecord>,
-    /// All of them.
+    /// All workers.
     pub workers: Vec<WorkerRecord>,
 }
 
-/// One listener.
+/// What the next daemon needs to know of a listener.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ListenerRecord {
-    /// Which.
+    /// Identifies the listener within its service.
     pub id: ListenerId,
-    /// As configured.
+    /// Address as the configuration says, perhaps with port 0.
     pub asked: Listener,
-    /// Whether new workers get sockets of it.
+    /// Whether new workers get sockets of the listener.
     pub wanted: bool,
 }
 
-/// One worker.
+/// What the next daemon needs to know of a worker.
 #[derive(Clone, Debug, PartialEq)]
 pub struct WorkerRecord {
-    /// Which.
+    /// Identifies the worker within its service.
     pub id: WorkerId,
-    /// Its slot.
+    /// Slot in the socket arrays.
     pub slot: u16,
-    /// Whether that is its own.
+    /// Whether the worker's sockets are in the slot.
     pub holds_slot: bool,
-    /// Whether it is to replace another one.
+    /// Whether the worker is a successor that has not taken over.
     pub trial: bool,
-    /// What it was started with.
+    /// Revision of the settings that the process was started with.
     pub revision: u64,
-    /// Its weight.
+    /// Share of all buckets, over the sum of all weights.
     pub weight: u32,
-    /// Where it is in its life.
+    /// State, readiness, restarts.
     pub life: Left,
-    /// Whether its watchdog runs.
+    /// Whether watchdog pings are expected.
     pub watched: bool,
-    /// Its process, if it runs.
+    /// The process, if one runs.
     pub process: Option<ProcessKey>,
-    /// Listener, socket, and what its slot had been selected for before.
+    /// Listener, socket, and the slot's counter of decisions when the worker got the slot.
     pub sockets: Vec<(ListenerId, Cookie, u64)>,
 }
 
-/// What is still there of a worker that an earlier daemon left.
+/// What the next daemon has found of a worker.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Found {
-    /// Its process runs.
+    /// The process runs.
     pub runs: bool,
-    /// What that says can be heard.
+    /// The process can send messages: its notification socket could be made again.
     pub heard: bool,
-    /// Its sockets that are still there.
+    /// The worker's sockets that still exist.
     pub sockets: Vec<Cookie>,
 }
 
 impl<D: Dataplane, P: Processes> Engine<D, P> {
-    /// What the next daemon must know.
+    /// What the next daemon needs to know now.
     #[must_use]
     pub fn snapshot(&self) -> Snapshot {
         Snapshot {
@@ -100,7 +100,7 @@ impl<D: Dataplane, P: Processes> Engine<D, P> {
         }
     }
 
-    /// Whether the next daemon would know all of it by this; costs less than making another one.
+    /// Whether [`Engine::snapshot`] would equal `known`; takes less time than making one.
     #[must_use]
     pub fn is_as(&self, known: &Snapshot) -> bool {
         self.settings == known.settings
@@ -112,9 +112,9 @@ impl<D: Dataplane, P: Processes> Engine<D, P> {
             && self.pool.iter().zip(&known.workers).all(|(worker, record)| record.is_of(worker))
     }
 
-    /// Goes on with what an earlier daemon left: `snapshot`, of which it has `found` so much of each worker. The ports
-    /// know the listeners, and the sockets and processes that were found. `emptied`: its maps are new, so that counters
-    /// begin anew.
+    /// Goes on with the service of an earlier daemon. `found`: what exists of each worker of `snapshot`, in its order.
+    /// The ports know the listeners, and the sockets and processes that were found. `emptied`: maps were made anew, so
+    /// that counters begin at 0.
     pub fn restore(
         snapshot: Snapshot,
         found: Vec<Found>,
@@ -156,17 +156,17 @@ impl<D: Dataplane, P: Processes> Engine<D, P> {
         }
         engine.restore_table();
         engine.publish_rosters(None);
-        // Now the new program knows all that the old one knew.
+        // Only now, when the maps of the new program say all that those of the old one said.
         for listener in engine.listeners.ids() {
             if let Err(error) = engine.attach(listener) {
-                // It is tried again each second.
+                // `repair_all` attaches again each second.
                 warn!(service = engine.settings.config.name, "{error}");
             }
         }
-        // Exact again, if a change was being published, or whoever had buckets is gone.
+        // The table may not be exact: a change may have been half written, or a worker with buckets is gone.
         engine.placement.want(engine.pool.admitted());
         for id in ended {
-            warn!(worker = engine.pool.name_of(id.number), "it ended while there was no daemon");
+            warn!(worker = engine.pool.name_of(id.number), "process ended while no daemon ran");
             engine.on_event(id, Event::Ended { killed: false }, now);
         }
         engine.rebalance();
@@ -177,7 +177,7 @@ impl<D: Dataplane, P: Processes> Engine<D, P> {
         Ok(engine)
     }
 
-    /// Buckets are where they were: all groups have the same, also if the daemon died while it was telling them.
+    /// Reads the table from a group and writes it into all of them: the earlier daemon may have died between two.
     fn restore_table(&mut self) {
         let Some(first) = self.listeners.at(0) else { return };
         let known = self.listeners.iter().find(|it| !self.dataplane.is_new(it.id)).unwrap_or(first);
@@ -190,7 +190,7 @@ impl<D: Dataplane, P: Processes> Engine<D, P> {
         self.placement = Placement::of(table, self.placement.moved());
     }
 
-    /// One worker; its id if its process has ended meanwhile.
+    /// Restores one worker, or forgets it; returns its id if its process has ended meanwhile.
     fn restore_worker(
         &mut self,
         record: &WorkerRecord,
@@ -212,17 +212,17 @@ impl<D: Dataplane, P: Processes> Engine<D, P> {
                 selected_after: (!record.holds_slot).then_some(0),
             })
             .collect();
-        // A successor that had not taken over, and who leaves and is gone, leave nothing.
+        // Forgotten are successors that had not taken over, and workers whose process has ended and gets no next one.
         let mut forget = record.trial || (!found.runs && (joined || (leaves && !life.returns)));
         forget |= !found.runs && !record.holds_slot;
-        // One that leaves has closed what it needs no more.
+        // A leaving worker may have closed sockets itself.
         let lost = sockets.len() < record.sockets.len() && !leaves;
         if !forget
             && record.holds_slot
             && (lost || !found.runs)
             && let Err(error) = self.reopen(record, &mut sockets)
         {
-            warn!(worker = name, "cannot give it new sockets, so that it ends: {error}");
+            warn!(worker = name, "cannot open new sockets, so the worker ends: {error}");
             forget = true;
         }
         if forget {
@@ -257,7 +257,7 @@ impl<D: Dataplane, P: Processes> Engine<D, P> {
         Ok(self.restore_process(record, found, lost, now))
     }
 
-    /// The process of a worker; the worker's id if that has none, and had one.
+    /// Restores the process of a worker; returns the worker's id if the process has ended.
     fn restore_process(
         &mut self,
         record: &WorkerRecord,
@@ -274,7 +274,7 @@ impl<D: Dataplane, P: Processes> Engine<D, P> {
             return life.running.then_some(record.id);
         };
         if !found.heard {
-            // Another one takes its place. One that has joined is not ours to end.
+            // The worker gets another process. A joined process is left alone.
             if !joined {
                 self.processes.terminate(key);
             }
@@ -288,8 +288,8 @@ impl<D: Dataplane, P: Processes> Engine<D, P> {
         if record.watched {
             worker.watchdog = Watchdog::fed(watchdog, now);
         }
-        // It listens no more; or its READY=1 was lost, if it said that, and it cannot be seen whether it waits for
-        // work: another one takes its place.
+        // The worker gets another process if this one has lost sockets; or if its READY=1 may be lost, and this kernel
+        // does not show whether it waits for work.
         let unready = matches!(life.state, State::Starting | State::Failed) && !self.dataplane.sees_waits();
         if !joined && (lost || unready) {
             self.processes.terminate(key);
@@ -297,7 +297,7 @@ impl<D: Dataplane, P: Processes> Engine<D, P> {
         None
     }
 
-    /// New sockets in the slot of a worker whose old ones are gone.
+    /// Opens new sockets in the slot of a worker, for those that do not exist any more.
     fn reopen(&mut self, record: &WorkerRecord, sockets: &mut Vec<WorkerSocket>) -> Result<(), String> {
         for (listener, _, selected_before) in &record.sockets {
             let known = self.listeners.iter().any(|it| it.id == *listener);

@@ -1,5 +1,5 @@
-//! Which workers can take connections at a TCP listener, PURE: looks at their queues → who is
-//! overloaded, who is stalled, who is fit again. Not: looking (`kernel/`), or what is then done.
+//! Which workers take connections at a TCP listener, PURE: samples of their queues → workers that become
+//! overloaded, stalled, or fit again. Not: sampling (`kernel/`), nor what follows (`engine/checking.rs`).
 //!
 //! ```text
 //!            queue much deeper than the others'
@@ -26,39 +26,40 @@ pub use record::{Signs, Status};
 use record::{Stall, UNSEEN_AWAY, Worker};
 use window::{Doubt, Verdict, Window};
 
-/// Time between looks while anything waits.
+/// Time between looks while a queue is not empty.
 const BUSY_PAUSE: Duration = Duration::from_millis(10);
 
-/// Time between looks while nothing waits.
+/// Time between looks while all queues are empty.
 const IDLE_PAUSE: Duration = Duration::from_millis(200);
 
-/// What one look at a worker's socket shows. Of workers that are ready, stalled ones as well.
+/// One look at the socket of a worker that is ready, be it stalled or not.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Sample<K> {
-    /// Whose.
+    /// The worker that has the socket.
     pub worker: K,
     /// Connections that wait to be accepted.
     pub queue: u32,
-    /// The queue is at its backlog, so that what arrives may be dropped.
+    /// The queue is at its backlog, so that further connections may be dropped.
     pub full: bool,
-    /// Decisions for it, so far.
+    /// The program's decisions for the worker so far.
     pub selected: u64,
 }
 
-/// What has changed.
+/// A change of a worker's health.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Change<K> {
-    /// From fit: other candidates first.
+    /// A fit worker is overloaded: new connections go to other candidates first.
     Overloaded(K),
-    /// From overloaded.
+    /// An overloaded worker is fit.
     Fit(K),
-    /// From fit or overloaded: nobody is sent there, and its queue is to be rescued.
+    /// A fit or overloaded worker is stalled: it gets no connections, and its queue is to be handed to others.
     Stalled(K),
-    /// From stalled: it is fit.
+    /// A stalled worker is fit.
     Recovered(K),
-    /// It is stalled, and connections have come to its queue after that: they are to be rescued.
+    /// Connections have come to the queue of a stalled worker: they are to be handed to others.
     Rescue(K),
-    /// It is stalled, and only a new process will help; said once, and only with `on_stall = "restart"`.
+    /// Only a new process will help a stalled worker; reported once for a process, and only with
+    /// `on_stall = "restart"`.
     Replace(K),
 }
 
@@ -66,7 +67,7 @@ pub enum Change<K> {
 #[derive(Debug)]
 pub struct Health<K> {
     workers: BTreeMap<K, Worker>,
-    /// Something waited at the last look.
+    /// A queue was not empty at the last look.
     busy: bool,
 }
 
@@ -77,18 +78,18 @@ impl<K> Default for Health<K> {
 }
 
 impl<K: Copy + Ord> Health<K> {
-    /// What a worker is.
+    /// Health of a worker.
     #[must_use]
     pub fn status(&self, worker: K) -> Status {
         self.workers.get(&worker).map(Worker::status).unwrap_or_default()
     }
 
-    /// Its process was seen to wait for work here.
+    /// Notes that the worker's process was seen to wait for work at this listener.
     pub fn prove(&mut self, worker: K) {
         self.workers.entry(worker).or_default().proven = true;
     }
 
-    /// Whether its process was seen to accept, or to wait for work.
+    /// Whether the worker's process was seen to accept, or to wait for work.
     #[must_use]
     pub fn is_proven(&self, worker: K) -> bool {
         self.workers.get(&worker).is_some_and(|worker| worker.proven)
@@ -100,12 +101,12 @@ impl<K: Copy + Ord> Health<K> {
         self.workers.get(&worker).is_some_and(|worker| worker.stall.is_some() && !worker.proven)
     }
 
-    /// Forgets a worker that leaves or gets a new process; returns what it was.
+    /// Forgets a worker that leaves or gets a new process; returns its last status.
     pub fn forget(&mut self, worker: K) -> Status {
         self.workers.remove(&worker).as_ref().map(Worker::status).unwrap_or_default()
     }
 
-    /// How long to wait until the next look; `None`: for ever.
+    /// Pause until the next look; `None`: no look is needed.
     #[must_use]
     pub fn pause(&self, policy: &Service) -> Option<Duration> {
         let nothing_to_know = policy.stall_timeout.is_none() && policy.overload.is_none();
@@ -116,20 +117,20 @@ impl<K: Copy + Ord> Health<K> {
         Some(policy.stall_timeout.map_or(pause, |patience| pause.min(patience / 4)))
     }
 
-    /// Whether anybody is stalled.
+    /// Whether a worker is stalled.
     #[must_use]
     pub fn has_stalled(&self) -> bool {
         self.workers.values().any(|worker| worker.stall.is_some())
     }
 
-    /// Whether something waited at the last look.
+    /// Whether a queue was not empty at the last look.
     #[must_use]
     pub fn is_busy(&self) -> bool {
         self.busy
     }
 
-    /// Judges from a look at all workers that are ready. Asks for `signs` of those workers only that
-    /// are stalled, about to be, or may be; it answers `None` for one that has no process.
+    /// Finds changes of health from samples of all workers that are ready. Calls `signs` only for workers that
+    /// are stalled, are about to be, or may be; it returns `None` for one that has no process.
     pub fn look(
         &mut self,
         samples: &[Sample<K>],
@@ -179,7 +180,7 @@ impl<K: Copy + Ord> Health<K> {
         };
         let takers = || samples.iter().filter(|sample| self.status(sample.worker) != Status::Stalled);
         let mut able = takers().count();
-        // If all queues are full, there is too much to do, and one worker less is no help.
+        // If all queues are full there is too much work, and one worker less would not help.
         let room = takers().any(|sample| !sample.full);
         let mut stuck = Vec::new();
         for sample in samples {
@@ -208,10 +209,10 @@ impl<K: Copy + Ord> Health<K> {
             }
             worker.watch = None;
         }
-        // If all are stuck, the one that got stuck last is kept.
+        // If all workers are stuck, the one that got stuck last is not stalled.
         stuck.sort_unstable();
         for (_, key) in stuck {
-            // Somebody must be there to take the queue.
+            // At least one worker must be left to take the queues.
             if able <= 1 {
                 break;
             }
@@ -247,14 +248,14 @@ impl<K: Copy + Ord> Health<K> {
             }
             let queue = f64::from(sample.queue);
             let limit = match policy.overload {
-                // The mean of the others: of all, it would be beyond reach with `factor` workers.
+                // The mean of the others: with `factor` workers, no queue exceeds `factor` times the mean of all.
                 Some(overload) if others > 0 => {
                     let mean = (total - u64::from(sample.queue)) as f64 / others as f64;
                     (overload.factor * mean).max(f64::from(overload.floor))
                 }
                 _ => f64::INFINITY,
             };
-            // What comes to a full queue is dropped.
+            // Connections to a full queue are dropped.
             let full = sample.full && room && policy.overload.is_some();
             if !worker.overloaded && (full || queue > limit) {
                 worker.overloaded = true;

@@ -1,5 +1,5 @@
-//! Tests of `health` with a model of listening sockets: SYNs that are dropped, handshakes that
-//! take time or never end, slow and stopped workers, looks that are lost.
+//! Tests of `health` with a model of listening sockets: dropped SYNs, handshakes that
+//! take time or never end, slow and stopped workers, lost samples.
 
 use proptest::prelude::*;
 
@@ -14,9 +14,9 @@ struct Socket {
     backlog: u32,
     queue: u32,
     selected: u64,
-    /// When handshakes end.
+    /// End times of handshakes under way.
     coming: Vec<u64>,
-    /// Time between two accepts, in which it sleeps; `None`: it is stopped.
+    /// Time between two accepts, in which the worker sleeps; `None`: the worker is stopped.
     pace: Option<u64>,
     switches: u64,
     busy_until: u64,
@@ -25,10 +25,10 @@ struct Socket {
 struct Model {
     now: u64,
     random: u64,
-    /// Connections for each worker in a second.
+    /// Connections per second for each worker.
     rate: u64,
     handshake: u64,
-    /// Of a hundred connections, so many never end their handshake.
+    /// Percentage of connections whose handshake never ends.
     unfinished: u64,
     sockets: Vec<Socket>,
 }
@@ -78,7 +78,7 @@ impl Model {
                     socket.queue += 1;
                     *ends = 0;
                 } else {
-                    // The last packet of the handshake is dropped, too, and comes again.
+                    // The last packet of the handshake is dropped as well, and comes again.
                     *ends = now + retry;
                 }
             }
@@ -94,7 +94,7 @@ impl Model {
         }
     }
 
-    /// Lets time pass, with looks as often as they are wanted; the losses of samples are random.
+    /// Lets time pass, with a look after each pause; samples are lost at random.
     fn run(
         &mut self,
         health: &mut Health<usize>,
@@ -180,8 +180,8 @@ proptest! {
             }
         }
         prop_assert_eq!(stalls(&after).first().map(|(_, worker)| *worker), Some(0));
-        // A look of an idle service until it is seen, a part of the window, some lost looks; or, if
-        // handshakes are under way when the queue becomes full, until that is past.
+        // Allowed: the pause of an idle service, a part of the window, some lost samples; or, if
+        // handshakes are under way when the queue becomes full, the time until they end.
         let late = at.saturating_sub(first.unwrap() + 1_000);
         let allowed = if model.sockets[0].queue > backlog { 1_000 } else { 100 + 1_000 / 16 + 3 * 10 };
         prop_assert!(late <= allowed, "{late} ms late");
@@ -204,7 +204,7 @@ proptest! {
             for (worker, &(queue, decided, switched)) in workers.iter().enumerate() {
                 selected[worker] += decided;
                 switches[worker] += u64::from(switched == 0);
-                // Short queues are the same at most looks.
+                // Divided, so that most looks see a queue of unchanged length.
                 samples.push(Sample { worker, queue: queue / 13, full: false, selected: selected[worker] });
             }
             let signs = |worker: usize| Some(Signs { stopped: false, switches: switches[worker], pinged: false, waits: None });

@@ -1,24 +1,24 @@
-//! What is known of one worker at a listener, PURE: whether it seems stuck, since when it is stalled, and what it has done
-//! since it was taken back.
+//! State of one worker at a listener, PURE: whether it seems stuck, since when it is stalled, and what it has accepted
+//! since it recovered.
 
 use std::time::{Duration, Instant};
 
 use super::window::{Doubt, Window};
 
-/// A worker that was taken back and has accepted for this long has shown that it works.
+/// A recovered worker that has accepted for this long has shown that it works: its relapses are forgotten.
 const PROVEN: Duration = Duration::from_secs(10);
 
-/// How long a worker is kept away after its first relapse; doubles with every further one.
+/// How long a worker stays stalled at least after its first relapse; doubles with every further one.
 pub(super) const FIRST_AWAY: Duration = Duration::from_millis(250);
 
-/// So long is one kept away that shows signs of life but is not seen to wait for work; it may be one that never
-/// sleeps.
+/// How long a worker stays stalled that shows signs of life but is not seen to wait for work: it may poll without
+/// ever sleeping.
 pub(super) const UNSEEN_AWAY: Duration = Duration::from_secs(5);
 
-/// The longest that a worker with a sign of life is kept away.
+/// The longest that relapses keep a worker with signs of life stalled.
 const LONGEST_AWAY: Duration = Duration::from_secs(30);
 
-/// So many relapses in a row, and the process is beyond help.
+/// After so many relapses in a row the process is to be replaced.
 const REPLACE_AFTER: u32 = 3;
 
 /// Connections that come to the queue of a stalled worker (their handshakes had begun before it was
@@ -28,25 +28,25 @@ const LEFT_FOR: Duration = Duration::from_millis(100);
 /// Signs of life of a worker's process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Signs {
-    /// It is stopped, by a signal or a debugger.
+    /// The process is stopped, by a signal or a debugger.
     pub stopped: bool,
-    /// Voluntary context switches of its threads, so far.
+    /// Voluntary context switches of its threads so far.
     pub switches: u64,
-    /// It said `WATCHDOG=1` since it was stalled, or since this was last asked.
+    /// The process has said `WATCHDOG=1` since the last look.
     pub pinged: bool,
-    /// Something of it waits for work on the socket; `None` where that cannot be seen.
+    /// One of its threads waits for work on the socket; `None` if this kernel does not show that.
     pub waits: Option<bool>,
 }
 
-/// What a worker is.
+/// Health of a worker.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Status {
-    /// New connections may go there; also one that nothing is known of.
+    /// The worker gets new connections; also one of which nothing is known.
     #[default]
     Fit,
-    /// Its queue is much deeper than the others'.
+    /// The worker's queue is much deeper than those of the others.
     Overloaded,
-    /// It does not accept.
+    /// The worker does not accept.
     Stalled,
 }
 
@@ -57,40 +57,40 @@ pub(super) struct Worker {
     pub(super) watch: Option<Watch>,
     pub(super) stall: Option<Stall>,
     pub(super) record: Record,
-    /// Its process was seen to accept here, or to wait for work.
+    /// The process was seen to accept at this listener, or to wait for work.
     pub(super) proven: bool,
 }
 
-/// It seems stuck but may be merely slow: does its process do anything?
+/// Signs of life of a worker that seems stuck but may only be slow.
 #[derive(Debug)]
 pub(super) struct Watch {
     pub(super) signs: Signs,
-    /// Since when they are the same.
+    /// Since when the signs have not changed.
     pub(super) since: Instant,
     pub(super) asked: Instant,
 }
 
 #[derive(Debug)]
 pub(super) struct Stall {
-    /// Not taken back earlier, whatever it shows.
+    /// The worker does not recover before this time.
     pub(super) until: Instant,
-    /// Nor earlier than this if it is seen not to wait for work.
+    /// A worker that is seen not to wait for work does not recover before this time.
     pub(super) unseen_until: Instant,
-    /// What it showed when it was stalled, or when that was first known.
+    /// Signs of life when the worker was stalled, or when they were first known.
     pub(super) first: Option<Signs>,
-    /// It has shown a sign of life since.
+    /// The worker has shown a sign of life since.
     pub(super) awake: bool,
-    /// Since when its queue is not empty and has not shrunk, and how long it is.
+    /// Since when the queue is not empty and has not shrunk, and its length.
     pub(super) left: Option<(Instant, u32)>,
 }
 
-/// What a worker has done since it was taken back.
+/// What a worker has done since it recovered.
 #[derive(Debug, Default)]
 pub(super) struct Record {
     pub(super) taken_back: bool,
-    /// When it was first seen to accept.
+    /// When the worker was first seen to accept.
     pub(super) accepts_since: Option<Instant>,
-    /// Stalls in a row after each of which it was taken back and accepted nothing.
+    /// Stalls in a row before each of which the worker had recovered and accepted nothing.
     pub(super) relapses: u32,
     pub(super) replaced: bool,
 }
@@ -104,9 +104,8 @@ impl Worker {
         }
     }
 
-    /// Whether the process of a worker that may be merely slow does nothing. It may be stopped; then
-    /// only a `Large` doubt takes more time to see. Or it does not even wake up, for as long as it may
-    /// accept nothing.
+    /// Whether the process of a worker that may only be slow does nothing: it is stopped (for `patience` if the doubt
+    /// is `Large`), or, with a smaller doubt and while other queues have `room`, shows no sign of life for `patience`.
     pub(super) fn shows_nothing(
         &mut self,
         signs: impl FnOnce() -> Option<Signs>,
@@ -132,13 +131,13 @@ impl Worker {
 }
 
 impl Stall {
-    /// It gets nothing to accept, so it must show otherwise that it would: best by waiting for it. One that
-    /// does something else (a long request, another listener) is awake as well.
+    /// Whether the worker recovers. It gets no connections, so it cannot show that it accepts; the best sign is that it
+    /// waits for work. Other signs of life may come from other work (a long request, another listener).
     pub(super) fn is_over(&mut self, signs: impl FnOnce() -> Option<Signs>, now: Instant) -> bool {
         let Some(signs) = signs() else { return false };
         let first = self.first.get_or_insert(signs);
         let continued = first.stopped && !signs.stopped;
-        // A thread that ends takes its switches with it, and is a sign of life, too.
+        // A thread that ends takes its switches with it, which is a sign of life as well.
         self.awake |= signs.pinged || continued || signs.switches != first.switches;
         let would = match signs.waits {
             Some(true) => true,
@@ -148,8 +147,8 @@ impl Stall {
         would && !signs.stopped && now >= self.until
     }
 
-    /// Whether connections have come to its queue and will not go by themselves. One that is awake
-    /// but kept away may take them.
+    /// Whether connections that came to the queue are to be handed to others: after [`LEFT_FOR`], or after `patience`
+    /// if the worker has shown a sign of life and may accept them itself.
     pub(super) fn has_leftovers(&mut self, queue: u32, now: Instant, patience: Duration) -> bool {
         let wait = if self.awake { patience } else { patience.min(LEFT_FOR) };
         let since = match self.left {
@@ -176,7 +175,7 @@ impl Record {
         }
     }
 
-    /// Returns for how long it is to be kept away.
+    /// Notes a stall; returns how long the worker stays stalled at least.
     pub(super) fn stalled(&mut self) -> Duration {
         if self.taken_back && self.accepts_since.is_none() {
             self.relapses += 1;

@@ -1,46 +1,46 @@
-//! What the queue of one worker tells over time, PURE: is anything accepted from it? Not: what
-//! follows from that (`health`).
+//! The queue of one worker over time, PURE: whether connections are accepted from it. Not: what
+//! follows from that (`health/mod.rs`).
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-/// Into so many parts the time is divided in which a worker must accept something.
+/// The time in which a worker must accept something is measured in so many parts.
 const PARTS: u32 = 16;
 
-/// So many decisions without a trace in the queue say nothing: they are handshakes.
+/// Up to so many decisions whose connections never reached the queue are taken for handshakes under way.
 const FEW: i64 = 4;
 
-/// Beyond this part of all decisions they say that it accepts; between the two it may be either.
+/// More than one in so many decisions without a connection in the queue: the worker probably accepts.
 const ONE_IN: i64 = 10;
 
 /// A connection that was decided this long ago and is not in the queue has been accepted.
 const HANDSHAKE: Duration = Duration::from_secs(1);
 
-/// What a look says.
+/// What a look shows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Verdict {
     /// Nothing new.
     Unclear,
-    /// It accepts.
+    /// The worker accepts.
     Accepts,
-    /// For the whole time it has had connections to accept, and nobody has seen its queue shrink.
+    /// For the whole time the queue was not empty, and no look has seen it shrink.
     Stuck {
-        /// Since when.
+        /// When the queue was first seen like that.
         since: Instant,
-        /// Whether it may be merely slow.
+        /// Whether the worker may only be slow.
         doubt: Doubt,
     },
 }
 
-/// What may have been accepted although the queue has not been seen to shrink.
+/// How much may have been accepted although no look has seen the queue shrink.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Doubt {
     /// Nothing.
     None,
-    /// A little beside much that arrives, or something from a full queue that is filled again before
-    /// anybody looks.
+    /// A few connections among many that arrive, or some from a full queue that is filled again before
+    /// the next look.
     Small,
-    /// Most of what arrives; if those are not handshakes that never finish.
+    /// Many of the connections that arrive, unless their handshakes never end.
     Large,
 }
 
@@ -52,15 +52,15 @@ struct Look {
     selected: u64,
 }
 
-/// What had been counted at a moment.
+/// The counts of a [`Window`] at one moment.
 #[derive(Clone, Copy, Debug)]
 struct Mark {
     at: Instant,
-    /// Decisions, while nothing was dropped.
+    /// Decisions while the queue was not full.
     decided: i64,
-    /// Those of them that are not in the queue: accepted, or still in a handshake.
+    /// How many of their connections are not in the queue: accepted, or still in a handshake.
     gone: i64,
-    /// Looks at a full queue.
+    /// Number of looks at a full queue.
     full: u32,
 }
 
@@ -69,12 +69,12 @@ struct Mark {
 pub(super) struct Window {
     last: Option<Look>,
     began: Option<Instant>,
-    /// At most as old as they need be; none while the queue is empty.
+    /// Counts at earlier moments, back to `patience` ago; none while the queue is empty.
     marks: VecDeque<Mark>,
     decided: i64,
     gone: i64,
     full: u32,
-    /// The queue is empty since a decision at this time.
+    /// Time of a decision since which the queue has been empty.
     decided_at: Option<Instant>,
 }
 
@@ -116,10 +116,10 @@ impl Window {
     }
 
     fn go_on(&mut self, last: Look, look: Look, patience: Duration) -> Verdict {
-        // Time in which nobody looked counts in part only: everything may have stood still.
+        // A long time without a look counts in part only: the whole machine may have stood still.
         let lost = (look.at - last.at).saturating_sub(patience / 2);
         self.marks.iter_mut().for_each(|mark| mark.at += lost);
-        // What arrives at a full queue may be dropped.
+        // Connections to a full queue may be dropped, so decisions are not counted.
         if last.full || look.full {
             self.full = self.full.wrapping_add(1);
         } else {
@@ -130,7 +130,7 @@ impl Window {
         if self.marks.back().is_none_or(|mark| look.at - mark.at >= patience / PARTS) {
             self.mark(look.at);
         }
-        // The window slides: what was accepted long ago does not count.
+        // The window slides: connections accepted longer than `patience` ago do not count.
         while self.marks.get(1).is_some_and(|mark| look.at - mark.at >= patience) {
             self.marks.pop_front();
         }

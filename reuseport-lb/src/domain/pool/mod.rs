@@ -1,5 +1,5 @@
-//! The workers of a service by their ids, PURE: numbers, slots, serial numbers, and what each was started with. Not:
-//! when one comes or goes (`engine/`).
+//! All workers of a service by their ids, PURE: numbers, slots, serial numbers. Not: when workers are added or removed
+//! (`engine/`).
 
 mod worker;
 
@@ -19,63 +19,63 @@ pub struct Pool {
     service: String,
     workers: BTreeMap<WorkerId, Worker>,
     slots: Slots,
-    /// Counts up with each worker, process and listener.
+    /// The last serial number; each worker, process and listener gets one.
     serial: u64,
 }
 
 impl Pool {
-    /// Nobody yet.
+    /// A pool without workers. `serial`: the last serial number in use.
     #[must_use]
     pub fn new(service: &str, serial: u64, slots: Slots) -> Self {
         Self { service: service.to_owned(), workers: BTreeMap::new(), slots, serial }
     }
 
-    /// What the worker with this number is called.
+    /// The name of the worker with this number, like `web/2`.
     #[must_use]
     pub fn name_of(&self, number: usize) -> String {
         format!("{}/{number}", self.service)
     }
 
-    /// Serial numbers used so far.
+    /// The last serial number in use.
     #[must_use]
     pub fn serial(&self) -> u64 {
         self.serial
     }
 
-    /// Serial numbers up to this one are used.
+    /// Marks serial numbers up to `serial` as used.
     pub fn reserve(&mut self, serial: u64) {
         self.serial = self.serial.max(serial);
     }
 
-    /// Another serial number.
+    /// Takes the next serial number.
     pub fn next_serial(&mut self) -> u64 {
         self.serial += 1;
         self.serial
     }
 
-    /// Another process of a worker.
+    /// Makes a key for another process of a worker.
     pub fn next_process(&mut self, worker: WorkerId) -> ProcessKey {
         ProcessKey { worker, incarnation: self.next_serial() }
     }
 
-    /// The slot that has been free for the longest time.
+    /// Takes the slot that has been free for the longest time; `None` if all are used.
     pub fn take_slot(&mut self) -> Option<u16> {
         self.slots.take()
     }
 
-    /// Somebody else may have it from now on.
+    /// Gives a slot back.
     pub fn free_slot(&mut self, slot: u16) {
         self.slots.free(slot);
     }
 
-    /// A worker that does not run yet.
+    /// Adds a worker without a process, under a new id.
     pub fn add(&mut self, new: New) -> WorkerId {
         let id = WorkerId { number: new.number, instance: self.next_serial() };
         self.insert(id, new);
         id
     }
 
-    /// A worker with the serial number that an earlier daemon gave it.
+    /// Adds a worker under the id that an earlier daemon gave it.
     pub fn insert(&mut self, id: WorkerId, new: New) {
         let New { number, origin, weight, slot, seat, revision, sockets } = new;
         let worker = Worker {
@@ -95,62 +95,62 @@ impl Pool {
         self.workers.insert(id, worker);
     }
 
-    /// A worker that was taken out comes back.
+    /// Adds a worker that [`Pool::remove`] has taken out.
     pub fn put_back(&mut self, worker: Worker) {
         self.workers.insert(worker.id, worker);
     }
 
-    /// Takes a worker out.
+    /// Takes a worker out; its slot stays used until [`Pool::free_slot`].
     pub fn remove(&mut self, id: WorkerId) -> Option<Worker> {
         self.workers.remove(&id)
     }
 
-    /// One worker.
+    /// The worker with this id.
     #[must_use]
     pub fn get(&self, id: WorkerId) -> Option<&Worker> {
         self.workers.get(&id)
     }
 
-    /// One worker, to change.
+    /// The worker with this id, to change it.
     pub fn get_mut(&mut self, id: WorkerId) -> Option<&mut Worker> {
         self.workers.get_mut(&id)
     }
 
-    /// All, by number and age.
+    /// All workers, by number and age.
     pub fn iter(&self) -> impl Iterator<Item = &Worker> + Clone {
         self.workers.values()
     }
 
-    /// All, to change.
+    /// All workers, by number and age, to change them.
     pub fn iter_mut(&mut self) -> impl Iterator<Item = &mut Worker> {
         self.workers.values_mut()
     }
 
-    /// The ids of those of whom `which` is true.
+    /// Ids of the workers for which `which` is true.
     pub fn ids(&self, which: impl Fn(&Worker) -> bool) -> Vec<WorkerId> {
         self.iter().filter(|worker| which(worker)).map(|worker| worker.id).collect()
     }
 
-    /// How many there are.
+    /// Number of workers, also leaving ones.
     #[must_use]
     pub fn len(&self) -> usize {
         self.workers.len()
     }
 
-    /// Whether nobody is there.
+    /// Whether there is no worker.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.workers.is_empty()
     }
 
-    /// The worker that serves under a number; one that leaves only if there is no other.
+    /// The worker with this number: of several the one that serves, one that leaves only if there is no other.
     #[must_use]
     pub fn find(&self, number: usize) -> Option<&Worker> {
         let all = self.iter().filter(|worker| worker.id.number == number && !worker.is_successor());
         all.max_by_key(|worker| (worker.stays(), worker.id.instance))
     }
 
-    /// The same, or why not.
+    /// The worker with this number, or the refusal that names those that exist.
     pub fn require(&self, number: usize) -> Result<&Worker, Denied> {
         self.find(number).ok_or_else(|| self.unknown(number))
     }
@@ -160,12 +160,12 @@ impl Pool {
         Denied::UnknownWorker { worker: self.name_of(number), known }
     }
 
-    /// Workers that the daemon starts: what becomes of others says nothing about the start.
+    /// Workers that the daemon starts, without joined ones.
     pub fn started(&self) -> impl Iterator<Item = &Worker> {
         self.iter().filter(|worker| worker.is_started())
     }
 
-    /// Workers that count for `scale`, in the order of their numbers.
+    /// Workers that count for `scale` (started by the daemon and not leaving), in the order of their numbers.
     #[must_use]
     pub fn staying(&self) -> Vec<WorkerId> {
         self.ids(|worker| !worker.is_successor() && worker.is_started() && worker.stays())
@@ -178,46 +178,46 @@ impl Pool {
         self.staying().into_iter().filter(old).map(|id| id.number).collect()
     }
 
-    /// Numbers that nobody has.
+    /// Numbers that no worker has, lowest first.
     pub fn free_numbers(&self) -> impl Iterator<Item = usize> {
         (0..).filter(|number| !self.workers.keys().any(|id| id.number == *number))
     }
 
-    /// Those that may own buckets now.
+    /// The workers that may own buckets now.
     #[must_use]
     pub fn admitted(&self) -> Vec<Member> {
         let admitted = self.iter().filter(|worker| worker.is_member() && worker.life.admitted());
         admitted.map(|worker| Member::new(&worker.name, worker.slot, worker.weight)).collect()
     }
 
-    /// Slots whose worker is there for the flows that it has, though perhaps not for new ones.
+    /// Slots whose worker serves its UDP flows, be it for new ones or not.
     #[must_use]
     pub fn pinned(&self) -> SlotSet {
         let keeps = |worker: &&Worker| worker.is_member() && worker.life.keeps_flows();
         self.iter().filter(keeps).map(|worker| worker.slot).collect()
     }
 
-    /// Whether anybody has a socket of this listener.
+    /// Whether a worker has a socket of this listener.
     #[must_use]
     pub fn uses(&self, listener: ListenerId) -> bool {
         self.iter().any(|worker| worker.socket_of(listener).is_some())
     }
 }
 
-/// A worker that is to come.
+/// A worker that is to be added.
 pub struct New {
-    /// The number in its name.
+    /// Number in the worker's name.
     pub number: usize,
-    /// Where its process comes from.
+    /// Whether the daemon starts the process.
     pub origin: Origin,
-    /// Its part of all buckets.
+    /// Share of all buckets, over the sum of all weights.
     pub weight: u32,
-    /// Its slot, or the one that it is to get.
+    /// Slot in the socket arrays, also of a successor that is to get it later.
     pub slot: u16,
-    /// What it has to do with that.
+    /// How the worker holds its slot.
     pub seat: Seat,
-    /// The revision of the settings that it is to be started with.
+    /// Revision of the settings that the process is started with.
     pub revision: u64,
-    /// One per listener, in their order.
+    /// One socket per listener, in their order.
     pub sockets: Vec<WorkerSocket>,
 }

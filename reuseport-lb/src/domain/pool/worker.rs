@@ -1,4 +1,4 @@
-//! One worker as its service knows it, PURE: its place in the service, its sockets, and what was seen of its process.
+//! One worker as its service knows it, PURE: its slot, its sockets, and what was seen of its process.
 
 use std::time::{Duration, Instant};
 
@@ -10,190 +10,190 @@ use super::super::ports::{Cookie, ListenerId, ProcessKey, WorkerId};
 use super::super::watchdog::Watchdog;
 use super::super::worker::{Life, Origin, State};
 
-/// A process that ends so soon after its start has not served.
+/// A process that ends within this time of its start counts as one that has not served.
 const SOON: Duration = Duration::from_secs(2);
 
-/// What a worker has to do with its slot.
+/// How a worker holds its slot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Seat {
-    /// Its own: it takes part in the service as far as its life allows.
+    /// The worker has the slot, and gets buckets as far as its life allows.
     Own,
-    /// It is to replace another one, and has no part in the service before it has shown that it works. With UDP it has a
-    /// slot of its own; else it is to get that of the other one.
+    /// The worker is a successor, and gets no buckets before it has shown that it works. With UDP it has a
+    /// slot of its own; else it gets its predecessor's slot later.
     Trial {
-        /// Whether it has a slot of its own.
+        /// Whether the successor has a slot of its own.
         own: bool,
     },
-    /// Its successor has it.
+    /// The worker's successor has the slot.
     Former,
-    /// Its own, but it is about to be removed: it has neither buckets nor flows any more.
+    /// The worker has the slot, but neither buckets nor flows any more: it is about to be removed.
     Parting,
 }
 
 /// One socket of a worker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct WorkerSocket {
-    /// Of which listener.
+    /// The listener that the socket belongs to.
     pub listener: ListenerId,
-    /// Which.
+    /// Identifies the socket.
     pub cookie: Cookie,
-    /// What the counter of the slot said when this worker got it.
+    /// Value of the slot's counter of decisions when this worker got the slot.
     pub selected_before: u64,
-    /// What it had been selected for when it lost the slot.
+    /// Decisions for this worker, fixed when it lost the slot.
     pub selected_after: Option<u64>,
 }
 
 /// A worker's process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Running {
-    /// Which.
+    /// Identifies the process.
     pub key: ProcessKey,
-    /// When it was started, or found.
+    /// When the process was started, or found by this daemon.
     pub since: Instant,
-    /// What its TCP sockets had been selected for by then.
+    /// Decisions for the worker's TCP sockets until then.
     pub selected: u64,
 }
 
-/// What was seen of a worker's process, for readiness and for those who ask what it lacks.
+/// What was seen of a worker's process: for its readiness, and for `lacks` of `status`.
 #[derive(Clone, Debug, Default)]
 pub struct Sightings {
-    /// It was seen to wait for work on each of its sockets.
+    /// The process was seen to wait for work on each of its sockets.
     pub waiting: bool,
-    /// What it opened to be reached at, instead of its sockets.
+    /// A socket that the process opened itself, instead of using those that it was given.
     pub foreign: Option<ForeignSocket>,
-    /// The log says what it does not wait for yet.
+    /// The log has said which sockets the process does not wait on yet.
     pub said: bool,
-    /// Why it cannot be started.
+    /// Why the process cannot be started.
     pub not_started: Option<String>,
-    /// A socket of it takes no program any more: the listener.
+    /// Listener of a socket that takes no program any more (SO_LOCK_FILTER).
     pub locked: Option<Listener>,
-    /// What the last process wrote before it ended by its own fault.
+    /// Last lines of the previous process, if that ended by its own fault.
     pub last_words: Vec<String>,
 }
 
-/// How a drain goes, and who waits for its end.
+/// Progress of a worker's drain, and the callers that wait for its end.
 #[derive(Default)]
 pub struct DrainReport {
-    /// When its buckets moved away.
+    /// When the worker's buckets moved away.
     pub begun: Option<Instant>,
-    /// What waited for it then: connections (TCP) and bytes (UDP).
+    /// Connections (TCP) and bytes (UDP) in its queues at that time.
     pub queue: u64,
-    /// Connections that others got, because it did not accept them.
+    /// Connections that other workers got, because this one did not accept them.
     pub handed_over: u64,
-    /// Flows (UDP) that it had, as they were counted before its buckets moved away.
+    /// Live flows (UDP), counted before the worker's buckets moved away.
     pub flows: Option<u64>,
-    /// Of those, the ones that still lived when it had to go.
+    /// How many of those flows still lived when the worker's time was over.
     pub flows_cut: u64,
-    /// How its process ended.
+    /// How the worker's process ended.
     pub end: Option<String>,
-    /// Who waits.
+    /// Callers that wait for the end of the drain.
     pub waiting: Vec<Reply<Result<Departure, Denied>>>,
 }
 
-/// How a worker left.
+/// Outcome of a worker's drain.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Departure {
-    /// Its name.
+    /// Name of the worker.
     pub worker: String,
-    /// From the moment when its buckets moved away until nothing of it was left.
+    /// Time from the move of the worker's buckets until it was removed.
     pub took: Duration,
-    /// Connections (TCP) and bytes (UDP) that waited for it then.
+    /// Connections (TCP) and bytes (UDP) in its queues when its buckets moved away.
     pub queue: u64,
-    /// Connections that others got, because it did not accept them.
+    /// Connections that other workers got, because this one did not accept them.
     pub handed_over: u64,
-    /// Flows (UDP) that it had then.
+    /// Live flows (UDP) when its buckets moved away.
     pub flows: u64,
-    /// Of those, the ones that still lived when it had to go; others got them.
+    /// How many of those flows still lived when the worker's time was over; other workers got them.
     pub flows_cut: u64,
-    /// How its process ended; `None` if it had none, or goes on without us.
+    /// How the worker's process ended; `None` if it had none, or a joined process goes on.
     pub end: Option<String>,
 }
 
 /// One worker.
 pub struct Worker {
-    /// Which.
+    /// Identifies the worker within its service.
     pub id: WorkerId,
-    /// Like `web/2`.
+    /// Service and number, like `web/2`.
     pub name: String,
-    /// Its slot, or the one that it is to get.
+    /// Slot in the socket arrays, also of a successor that is to get it later.
     pub slot: u16,
-    /// What it has to do with that.
+    /// How the worker holds its slot.
     pub seat: Seat,
-    /// The revision of the settings that it was started with.
+    /// Revision of the settings that the process was started with.
     pub revision: u64,
-    /// Its part of all buckets, over the sum of all weights.
+    /// Share of all buckets, over the sum of all weights.
     pub weight: u32,
-    /// Where it is in its life.
+    /// State, readiness, restarts.
     pub life: Life,
-    /// One per listener, in their order.
+    /// One socket per listener, in their order.
     pub sockets: Vec<WorkerSocket>,
-    /// Its process.
+    /// The running process, if there is one.
     pub process: Option<Running>,
-    /// Whether it says that it is alive.
+    /// Watchdog of the running process.
     pub watchdog: Watchdog,
-    /// What was seen of it.
+    /// What was seen of the running process.
     pub sightings: Sightings,
-    /// How it leaves.
+    /// Progress of the worker's drain.
     pub drain: DrainReport,
 }
 
 impl Worker {
-    /// Whether the slot is its own, now.
+    /// Whether this worker's sockets are in the slot now.
     #[must_use]
     pub fn holds_slot(&self) -> bool {
         matches!(self.seat, Seat::Own | Seat::Trial { own: true } | Seat::Parting)
     }
 
-    /// Whether it takes part in the service, as far as its life allows.
+    /// Whether the worker gets buckets when its life allows that.
     #[must_use]
     pub fn is_member(&self) -> bool {
         self.seat == Seat::Own
     }
 
-    /// Whether it is to replace another one, and has not taken over yet.
+    /// Whether the worker is a successor that has not taken over yet.
     #[must_use]
     pub fn is_successor(&self) -> bool {
         matches!(self.seat, Seat::Trial { .. })
     }
 
-    /// Whether it will be there: it serves, or will again.
+    /// Whether the worker serves or will serve again, and does not leave.
     #[must_use]
     pub fn stays(&self) -> bool {
         self.life.state() != State::Draining || self.life.returns()
     }
 
-    /// Whether the daemon started it.
+    /// Whether the daemon starts the process.
     #[must_use]
     pub fn is_started(&self) -> bool {
         self.life.origin() == Origin::Started
     }
 
-    /// Whether its queues say anything about its health.
+    /// Whether the worker's health is found from its queues: it serves.
     #[must_use]
-    pub fn is_judged(&self) -> bool {
+    pub fn is_monitored(&self) -> bool {
         self.is_member() && self.life.state() == State::Ready
     }
 
-    /// Its socket of `listener`; most often the one with index `at`.
+    /// The worker's socket of `listener`, which most often has index `at`: looks there first.
     #[must_use]
     pub fn socket_near(&self, at: usize, listener: ListenerId) -> Option<&WorkerSocket> {
         let is = |socket: &&WorkerSocket| socket.listener == listener;
         self.sockets.get(at).filter(is).or_else(|| self.sockets.iter().find(is))
     }
 
-    /// Its socket of `listener`.
+    /// The worker's socket of `listener`.
     #[must_use]
     pub fn socket_of(&self, listener: ListenerId) -> Option<&WorkerSocket> {
         self.sockets.iter().find(|socket| socket.listener == listener)
     }
 
-    /// For how long its process has been there.
+    /// Time since the process was started, or found.
     #[must_use]
     pub fn age(&self, now: Instant) -> Option<Duration> {
         self.process.map(|running| now.saturating_duration_since(running.since))
     }
 
-    /// What to add to how its process ended: a command that ends in order right after its start has
+    /// Advice for the log line about the end of the process: a command that ends in order right after its start has
     /// perhaps gone to the background.
     #[must_use]
     pub fn advice_on(&self, exit: Exit, now: Instant) -> &'static str {
@@ -206,7 +206,7 @@ impl Worker {
          haproxy -db, for others --foreground, --no-daemon or the like)"
     }
 
-    /// Says to those who wait how it left.
+    /// Answers the callers that wait for the end of the drain.
     pub fn tell_departure(self, now: Instant) {
         let DrainReport { begun, queue, handed_over, flows, flows_cut, end, waiting } = self.drain;
         let took = begun.map_or(Duration::ZERO, |begun| now - begun);

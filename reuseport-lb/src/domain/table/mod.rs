@@ -1,13 +1,13 @@
-//! The consistent-hash table, PURE: weights + old table → new table. Not: publishing it.
+//! The consistent-hash table, PURE: weights + old table → new table. Not: writing it into groups (`buckets.rs`).
 //!
-//! It is exact (every member holds its quota of the 65,536 buckets, not one more or less), minimal
-//! (a change moves `sum(max(0, had - quota))` owned buckets, not one more), and it remembers (which
+//! The table is exact (every member holds its quota of the 65,536 buckets, not one more or less), minimal
+//! (a change moves `sum(max(0, had - quota))` owned buckets, not one more), and remembers (which
 //! buckets move follows rendezvous ranks, so a member that returns gets most of its buckets back).
 //!
 //! Rendezvous hashing: Thaler and Ravishankar, "Using name-based mappings to increase hit rates",
-//! IEEE/ACM Transactions on Networking 6(1), 1998. The rank of a bucket for a member is its place
+//! IEEE/ACM Transactions on Networking 6(1), 1998. The rank of a bucket for a member is its position
 //! in a pseudo-random order of all buckets that is the member's own, seeded by XXH3 of its name.
-//! Such a rank is two 16-bit multiplications, so eight are made at once with SSE2; a first table
+//! A rank takes two 16-bit multiplications, so SSE2 computes eight at once; a first table
 //! for 256 members needs 17 million of them.
 
 #[cfg(test)]
@@ -18,7 +18,7 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use crate::domain::bucket_move::Constraint;
 
-/// A worker as the table sees it.
+/// A worker that owns buckets: slot, weight, and the seed of its order of all buckets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Member {
     slot: u16,
@@ -33,26 +33,26 @@ impl Member {
         Self { slot, weight, seed: xxh3_64(name.as_bytes()) }
     }
 
-    /// Its slot.
+    /// The slot that the member's buckets point to.
     #[must_use]
     pub fn slot(&self) -> u16 {
         self.slot
     }
 }
 
-/// A bucket and the slot that it belongs to from now on.
+/// A bucket and its new slot.
 pub type Change = (u16, u16);
 
-/// What [`Table::plan`] did.
+/// Outcome of [`Table::plan`].
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Plan {
     /// Buckets that have another slot now.
     pub changes: Vec<Change>,
-    /// Buckets that members should have and do not get, because all that could move must not.
+    /// Buckets that members lack of their quotas, because constraints keep them where they are.
     pub waiting: u32,
 }
 
-/// Who owns each bucket.
+/// The slot that owns each bucket.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Table {
     owners: Vec<u16>,
@@ -65,15 +65,14 @@ impl Default for Table {
 }
 
 impl Table {
-    /// A table that is there already: the slot of each bucket. (Tests of what does not depend on their number have
-    /// fewer than [`BUCKETS`].)
+    /// A table with these owners. (Tests that do not depend on the number of buckets have fewer than [`BUCKETS`].)
     #[must_use]
     pub fn of(owners: Vec<u16>) -> Self {
         debug_assert!(owners.len() <= BUCKETS, "one owner a bucket");
         Self { owners }
     }
 
-    /// The slot of each bucket, [`NO_SLOT`] for none.
+    /// The slot of each bucket; [`NO_SLOT`] if it has none.
     #[must_use]
     pub fn owners(&self) -> &[u16] {
         &self.owners
@@ -94,8 +93,8 @@ impl Table {
         self.plan(members, |_| Constraint::Free).changes
     }
 
-    /// The same, as far as the buckets may move: one that may not stays where it is, whoever that is,
-    /// and others move in its place if they can.
+    /// Gives every member its quota with the fewest moves, as far as buckets may move: one that may not move stays with
+    /// its owner, be that a member or not, and others move in its place if they can.
     pub fn plan(&mut self, members: &[Member], constraint: impl Fn(u16) -> Constraint) -> Plan {
         let mut members = members.to_vec();
         // The result depends on names and weights, not on the order in which they are given.
@@ -165,7 +164,7 @@ impl Table {
             }
         }
         if need.iter().any(|need| *need > 0) {
-            // What cannot go anywhere else may still be wanted where it came from.
+            // Buckets that can only go back go back to members that still need some.
             for (bucket, owner) in (0..=u16::MAX).zip(&mut self.owners) {
                 if let Constraint::Back(slot) = constraint(bucket)
                     && let (Some(taker), Some(donor)) = (index_of(slot), index_of(*owner))
@@ -183,11 +182,10 @@ impl Table {
     }
 }
 
-/// The buckets that each member is due: largest remainder over the weights; ties go to the member
-/// that comes first.
+/// The quota of each member: largest remainder over the weights; ties go to the member that comes first.
 fn quotas(members: &[Member], buckets: usize) -> Vec<u32> {
     let sum: u64 = members.iter().map(|member| u64::from(member.weight)).sum();
-    // Where nobody has any weight, all are equal.
+    // If all weights are 0, all are equal.
     let weight = |member: &Member| if sum == 0 { 1 } else { u64::from(member.weight) };
     let total = if sum == 0 { members.len().max(1) as u64 } else { sum };
     let due = |member: &Member| buckets as u64 * weight(member);
@@ -201,7 +199,7 @@ fn quotas(members: &[Member], buckets: usize) -> Vec<u32> {
     quotas
 }
 
-/// A bucket, who wants it most, and how much more than its owner does.
+/// A bucket, the taker with the best rank for it, and by how much that rank is better than the owner's.
 #[derive(Clone, Copy, Default)]
 struct Offer {
     bucket: u16,
@@ -209,14 +207,14 @@ struct Offer {
     gain: u32,
 }
 
-/// For each of the `movable` buckets the taker with the best rank; larger gains first.
+/// For each of the `movable` buckets the taker with the best rank; offers with larger gains come first.
 fn offers(
     movable: &[u16],
     takers: &[usize],
     orders: &[Order],
     owner: impl Fn(u16) -> Option<usize>,
 ) -> Vec<Offer> {
-    /// Buckets at a time: their ranks stay in the first-level cache.
+    /// Buckets that are ranked at a time: their ranks stay in the first-level cache.
     const CHUNK: usize = 4096;
     let mut offers = Vec::with_capacity(movable.len());
     let mut best = [0; CHUNK];
@@ -238,7 +236,7 @@ fn offers(
     sorted_by_gain(&offers)
 }
 
-/// Largest gains first, to within 32 of 131,072: a counting sort, five times as fast as an exact one.
+/// Sorts by gain, largest first, to within 32 of 131,072: a counting sort, five times as fast as an exact one.
 fn sorted_by_gain(offers: &[Offer]) -> Vec<Offer> {
     const CLASSES: usize = 4096;
     let class = |offer: &Offer| CLASSES - 1 - (offer.gain as usize >> 5);
@@ -271,7 +269,7 @@ impl Order {
         Self { multipliers: [word(0) | 1, word(2) | 1], addends: [word(1), word(3)] }
     }
 
-    /// The place of `bucket` in this order; lower is wanted more. Signed, because SSE2 compares so.
+    /// The position of `bucket` in this order; lower is better. Signed, because SSE2 compares signed numbers.
     #[inline(always)]
     fn rank(self, bucket: u16) -> i16 {
         let mut x = bucket.wrapping_mul(self.multipliers[0]).wrapping_add(self.addends[0]);
@@ -280,8 +278,8 @@ impl Order {
         (x ^ (x >> 9)) as i16
     }
 
-    /// Replaces what is worse than this order's rank. Without branches, for the vectoriser, and not
-    /// inlined: `cargo xtask bench table` shows twice the time for a first table otherwise.
+    /// Replaces each of `best` that is worse than this order's rank, and its `argument` by `at`. Without branches, for
+    /// the vectoriser, and not inlined: `cargo xtask bench table` shows twice the time for a first table otherwise.
     #[inline(never)]
     fn improve(self, buckets: &[u16], at: i16, best: &mut [i16], argument: &mut [i16]) {
         for ((bucket, best), argument) in buckets.iter().zip(best).zip(argument) {

@@ -1,4 +1,4 @@
-//! What the table must be like.
+//! Tests that tables are exact and minimal, and keep to constraints.
 
 use super::*;
 use proptest::prelude::*;
@@ -7,7 +7,7 @@ fn members(names: impl IntoIterator<Item = u16>) -> Vec<Member> {
     names.into_iter().map(|n| Member::new(&format!("web/{n}"), n, 1)).collect()
 }
 
-/// Moves that no table could avoid: what members hold beyond their quota.
+/// The moves that no table can avoid: buckets that members hold beyond their quotas.
 fn minimum(table: &Table, members: &[Member]) -> usize {
     let mut sorted = members.to_vec();
     sorted.sort_by_key(|member| member.seed);
@@ -102,7 +102,7 @@ fn what_may_not_move_waits_and_the_rest_stays_exact() {
     let waits = (0..=u16::MAX).filter(|b| kept(*b)).count();
     assert_eq!(plan.waiting as usize, waits);
     assert_eq!(table.shares()[3] as usize, waits);
-    // Later they may.
+    // Later those buckets may move.
     let plan = table.plan(&members(0..3), |_| Constraint::Free);
     assert_eq!((plan.waiting, plan.changes.len()), (0, waits));
     check(&table, &members(0..3));
@@ -135,8 +135,8 @@ proptest! {
         }
     }
 
-    /// What may not move does not, nobody has more than its quota of what others could have, and
-    /// what waits is what is missing.
+    /// Buckets that may not move do not, no member has more than its quota of buckets that others could have, and
+    /// `waiting` is what is missing.
     #[test]
     fn a_plan_keeps_to_what_is_allowed(
         before in 1..40u16,

@@ -1,8 +1,8 @@
-//! How often the process of a worker has ended by its own fault, PURE: when it is started again.
+//! Ends of a worker's processes, PURE: when the next one is started.
 
 use std::time::Duration;
 
-/// A worker that was ready for this long has shown that it works: its back-off starts anew.
+/// A process that was ready for this long has shown that it works: the back-off starts anew.
 pub(super) const PROVEN: Duration = Duration::from_secs(1);
 
 /// First pause before a restart; doubles with every further crash in a row.
@@ -11,16 +11,16 @@ const FIRST_PAUSE: Duration = Duration::from_millis(50);
 /// Longest pause between the restarts of a worker that has not failed.
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 
-/// So many exits in a row, none of them after it had proven itself, make a worker `failed`.
+/// So many exits in a row, each before the process had been ready for [`PROVEN`], make a worker `failed`.
 const FAILED_AFTER: u32 = 8;
 
-/// A failed worker is still tried, this often: what it lacked may have come back.
+/// Pause between the restarts of a failed worker: what its command lacked may have come back.
 pub(super) const FAILED_PAUSE: Duration = Duration::from_secs(30);
 
-/// When the machine lacks what it takes to start a process, that is tried again after this time.
+/// Pause between attempts to start a process that the machine has no resources for.
 pub(super) const MACHINE_PAUSE: Duration = Duration::from_secs(1);
 
-/// A worker that was killed after it had been ready for this long is not to blame for it.
+/// A process that was killed after it had been ready for this long has not ended by its own fault.
 pub(super) const NOT_ITS_FAULT: Duration = Duration::from_millis(100);
 
 /// The ends of a worker's processes.
@@ -28,18 +28,18 @@ pub(super) const NOT_ITS_FAULT: Duration = Duration::from_millis(100);
 pub(super) struct Crashes {
     /// How often a process was started again.
     restarts: u32,
-    /// Exits in a row that count against it.
+    /// Exits in a row by a process's own fault.
     streak: u32,
-    /// Of those, before it had proven itself.
+    /// How many of those came before the process had been ready for [`PROVEN`].
     unproven: u32,
 }
 
-/// When another process is started.
+/// When the next process is started.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Next {
     /// After this pause.
     After(Duration),
-    /// It ended again and again before it had run for a while; after this pause, all the same.
+    /// After this pause, as a worker that is `failed`.
     Failed(Duration),
 }
 
@@ -57,8 +57,8 @@ impl Crashes {
         self.streak > 0
     }
 
-    /// A process has ended that had been ready for so long, if it had been. `killed`: by SIGKILL, so not by its own
-    /// fault.
+    /// Notes the end of a process that had been ready for `ready_for`, if it had been ready. `killed`: by SIGKILL, so
+    /// not by its own fault.
     pub(super) fn ended(&mut self, ready_for: Option<Duration>, killed: bool) -> Next {
         let proven = ready_for.is_some_and(|time| time >= PROVEN);
         if proven {
@@ -70,7 +70,7 @@ impl Crashes {
         };
         if !(killed && ready_for.is_some_and(|time| time >= NOT_ITS_FAULT)) {
             self.streak += 1;
-            // Who is ready and then killed has not failed, however soon it is.
+            // A process that became ready and was killed does not count, however soon that was.
             self.unproven += u32::from(!(proven || killed && ready_for.is_some()));
         }
         self.restarts += 1;

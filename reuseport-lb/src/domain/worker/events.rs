@@ -1,24 +1,24 @@
-//! What happens to a worker, what is to be done then, and what is shown of it.
+//! Events of a worker's life, the steps that follow, and the states that `status` shows.
 
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-/// What `status` shows.
+/// State of a worker, as `status` shows it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum State {
-    /// Its process runs but is not ready yet.
+    /// The process runs but is not ready yet.
     Starting,
-    /// Its time to become ready has come, but it has not been seen to wait for work yet.
+    /// The time set by `ready` is over, but the process has not been seen to wait for work yet.
     Loading,
-    /// It serves.
+    /// The worker serves.
     Ready,
-    /// It leaves: no new flows; its queue empties, then its process ends.
+    /// The worker leaves: no new flows; its queue empties, then its process ends.
     Draining,
-    /// Its process is gone; its sockets and queue wait for the next one.
+    /// The process has ended; sockets and queue wait for the next one.
     Held,
-    /// It ended again and again before it had run for a while.
+    /// Processes have ended again and again before they had run for a while.
     Failed,
 }
 
@@ -35,100 +35,100 @@ impl std::fmt::Display for State {
     }
 }
 
-/// Where a worker's process comes from.
+/// What starts a worker's process.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Origin {
-    /// The daemon starts it, and starts it again.
+    /// The daemon starts the process, and starts it again.
     #[default]
     Started,
-    /// It came by itself (`exec`), and is gone when its process is.
+    /// The process joined (`exec`, or the client library); the worker ends with it.
     Joined,
 }
 
-/// What an earlier daemon wrote down about a worker's life.
+/// A worker's life as an earlier daemon has saved it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Left {
-    /// Who started it.
+    /// What started the process.
     pub origin: Origin,
-    /// Where it was.
+    /// State of the worker.
     pub state: State,
-    /// Whether it had buckets.
+    /// Whether the worker might own buckets.
     pub admitted: bool,
-    /// Whether it had a process.
+    /// Whether the worker had a process.
     pub running: bool,
-    /// How often its process was started again.
+    /// How often a process was started again.
     pub restarts: u32,
-    /// Whether it knew that it was to end.
+    /// Whether the process knew that it was to end.
     pub told: bool,
-    /// Whether it is started again when it has ended by itself.
+    /// Whether a process that was ending by itself is started again.
     pub returns: bool,
 }
 
-/// What happens to a worker.
+/// An event of a worker's life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Event {
-    /// It exists: start it.
+    /// The first process is to be started.
     Start,
-    /// Its process was started.
+    /// A process was started.
     Spawned,
-    /// It said `READY=1`.
+    /// The process said `READY=1`.
     SaidReady,
-    /// It was seen to wait for work.
+    /// The process was seen to wait for work.
     SeenWaiting {
-        /// On each of its sockets; else on one of them at least.
+        /// On each of the worker's sockets; else on at least one.
         all: bool,
     },
-    /// It said `READY=1`, but does not use its sockets: it opened their addresses by itself.
+    /// The process said `READY=1`, but has opened sockets of its own instead of using the worker's.
     Unused,
-    /// It said `STOPPING=1`: it ends by itself.
+    /// The process said `STOPPING=1`: it ends by itself.
     SaidStopping,
-    /// Its process ended, or could not be started. `killed`: by SIGKILL, so not by its own fault.
+    /// The process ended.
     Ended {
-        /// Whether it was SIGKILL.
+        /// Whether SIGKILL ended it: that is not the process's own fault.
         killed: bool,
     },
-    /// It could not be started for want of something that the machine lacks.
+    /// The machine lacks resources to start a process.
     NotStarted,
-    /// It shall leave.
+    /// The worker is to leave.
     Leave {
-        /// How long it may take before SIGTERM, and again before SIGKILL; `None`: `drain_timeout`.
+        /// Longest time until SIGTERM, and again until SIGKILL; `None`: `drain_timeout`.
         patience: Option<Duration>,
     },
-    /// Its queues were looked at, and its flows.
+    /// The worker's queues and flows were counted.
     Looked {
-        /// What waits in all queues; while flows live, in those of connections.
+        /// Content of all queues; while flows live, only of TCP queues.
         queue: u64,
-        /// UDP flows that it has and that live.
+        /// Live UDP flows.
         flows: u64,
     },
-    /// Time has passed.
+    /// A deadline of [`Life::deadline`](super::Life::deadline) has passed.
     Tick,
-    /// No more patience.
+    /// The process is to be killed.
     Kill,
 }
 
-/// What is to be done, in this order.
+/// A step that follows from an event; steps are carried out in their order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Step {
-    /// Start its process.
+    /// Start a process.
     Spawn,
-    /// It may own buckets.
+    /// Let the worker own buckets.
     Admit,
-    /// It may not own buckets any longer.
+    /// Take the worker's buckets away.
     Withdraw,
-    /// It may not keep its UDP flows any longer.
+    /// Take the worker's UDP flows away.
     Cut,
-    /// Its process is gone: hand its queued connections to other workers, and listen again.
+    /// The process has ended: hand queued connections to other workers, and listen again.
     Rescue,
-    /// Its process loads: hand queued connections to other workers where it does not wait for any yet.
+    /// The process loads: hand queued connections to other workers at listeners that it does not wait on yet.
     HandOn,
-    /// Its process does not accept any more: hand its queued connections to other workers, for good.
+    /// The process does not accept any more: hand queued connections to other workers, for good.
     HandOver,
-    /// SIGTERM.
+    /// Send SIGTERM.
     Terminate,
-    /// SIGKILL.
+    /// Send SIGKILL.
     Kill,
-    /// Rescue what is queued, close its sockets, free its slot and forget it.
-    Release,
+    /// Hand queued connections to other workers, close the sockets, free the slot and forget the worker.
+    Remove,
 }

@@ -1,50 +1,51 @@
-//! How a worker leaves in order, PURE: buckets are gone already; its queue empties, it is told to
-//! end, and what it does not accept any more is handed over.
+//! How a worker leaves in order, PURE: after its buckets have moved away, its queue empties, its process is told to
+//! end, and connections that it does not accept any more are handed over.
 
 use std::time::{Duration, Instant};
 
 use super::events::{Origin, Step};
 
-/// How often its queue is looked at.
+/// Interval between looks at the queue of a leaving worker.
 pub(super) const LOOK: Duration = Duration::from_millis(5);
 
-/// How often, while UDP flows live that stay with it.
+/// Interval between looks while UDP flows stay with the worker.
 const LOOK_AT_FLOWS: Duration = Duration::from_millis(100);
 
-/// It is told to end when its queue has been empty for this long: handshakes that had begun before
-/// its buckets moved still end in its queue. An ending worker that leaves connections in its queue
+/// A process is told to end when its queue has been empty for this long: handshakes that had begun before
+/// the buckets moved still end in the queue. A process that was told to end and leaves connections in its queue
 /// for this long does not accept any more.
 pub(super) const QUIET: Duration = Duration::from_millis(100);
 
-/// Where a leaving worker is.
+/// Progress of a leaving worker.
 #[derive(Clone, Debug)]
 pub(super) struct Leaving {
     patience: Duration,
-    /// Then SIGTERM; or, if it was told already, SIGKILL.
+    /// When SIGTERM is sent; or SIGKILL, if the process knows that it is to end.
     until: Option<Instant>,
-    /// When to look at its queue next; never, once that was handed over.
+    /// When to look at the queue next; `None` once it was handed over.
     pub(super) next_poll: Option<Instant>,
-    /// It knows that it is to end.
+    /// The process knows that it is to end: by SIGTERM, or because it said `STOPPING=1`.
     pub(super) told: bool,
-    /// It ends by itself, and is started again.
+    /// The process ends by itself, and another one is started.
     pub(super) returns: bool,
-    /// It leaves by itself, and its process may go on without us.
+    /// A joined process leaves by itself, and may go on without the daemon.
     parts: bool,
-    /// It accepts until its listener is shut down, and ends then.
+    /// The process accepts until its listener is shut down, and ends then.
     pub(super) listens_on: bool,
+    /// Content of all queues at the last look.
     queue: u64,
-    /// UDP flows that live.
+    /// Live UDP flows at the last look.
     flows: u64,
-    /// Others have them now.
+    /// Other workers have got the flows.
     cut: bool,
-    /// Since when its queue is empty, or is not.
+    /// Since when the queue is empty, or is not.
     since: Instant,
-    /// Since when its queue has not become shorter.
+    /// Since when the queue has not become shorter.
     stuck_since: Instant,
 }
 
 impl Leaving {
-    /// Somebody wants it to leave.
+    /// The worker is to leave.
     pub(super) fn asked(now: Instant, patience: Duration) -> Self {
         Self {
             patience,
@@ -62,18 +63,18 @@ impl Leaving {
         }
     }
 
-    /// It said so itself.
+    /// The process said `STOPPING=1`.
     pub(super) fn by_itself(now: Instant, patience: Duration, origin: Origin) -> Self {
         let parts = origin == Origin::Joined;
         Self { told: true, returns: !parts, parts, ..Self::asked(now, patience) }
     }
 
-    /// Whether it is started again.
+    /// Sets whether another process is started.
     pub(super) fn returning(self, returns: bool) -> Self {
         Self { returns, ..self }
     }
 
-    /// It may take no longer than this any more.
+    /// Shortens the time until SIGTERM or SIGKILL to `patience`, if that is less.
     pub(super) fn hasten(&mut self, now: Instant, patience: Duration) {
         self.patience = self.patience.min(patience);
         self.until = self.until.map(|until| until.min(now + patience));
@@ -83,12 +84,12 @@ impl Leaving {
         [self.until, self.next_poll].into_iter().flatten().min()
     }
 
-    /// Whether it is there for the UDP flows that it has.
+    /// Whether the worker still serves its UDP flows.
     pub(super) fn keeps_flows(&self) -> bool {
         !self.cut
     }
 
-    /// `queue` connections or bytes wait in its sockets, and `flows` live.
+    /// Notes that `queue` connections or bytes wait in the worker's sockets, and `flows` live; returns what follows.
     pub(super) fn looked(
         &mut self,
         queue: u64,
@@ -118,7 +119,7 @@ impl Leaving {
                 steps.extend(self.hand_over());
                 steps
             }
-            (true, 0) if alone && self.parts => vec![Step::Release],
+            (true, 0) if alone && self.parts => vec![Step::Remove],
             (true, 0) if quiet && self.listens_on => self.hand_over(),
             (true, 1..) if quiet => self.hand_over(),
             _ => Vec::new(),
@@ -133,7 +134,7 @@ impl Leaving {
             return Vec::new();
         }
         if !self.told && self.flows > 0 {
-            // Others get its flows now; it still reads what is queued.
+            // Other workers get the flows now; the process still reads what is queued.
             self.flows = 0;
             self.cut = true;
             self.since = now;
@@ -149,7 +150,7 @@ impl Leaving {
         }
         self.until = None;
         self.next_poll = None;
-        vec![if self.parts { Step::Release } else { Step::Kill }]
+        vec![if self.parts { Step::Remove } else { Step::Kill }]
     }
 
     fn tell(&mut self, now: Instant) -> Vec<Step> {
@@ -161,6 +162,6 @@ impl Leaving {
 
     fn hand_over(&mut self) -> Vec<Step> {
         self.next_poll = None;
-        vec![if self.parts { Step::Release } else { Step::HandOver }]
+        vec![if self.parts { Step::Remove } else { Step::HandOver }]
     }
 }

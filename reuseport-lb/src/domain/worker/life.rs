@@ -1,4 +1,4 @@
-//! Where one worker is in its life, PURE: what happened → what to do.
+//! The state of one worker, PURE: events → steps.
 
 use std::time::{Duration, Instant};
 
@@ -7,7 +7,7 @@ use super::events::{Event, Left, Origin, State, Step};
 use super::leaving::Leaving;
 use crate::config::{OnCrash, Ready, Service};
 
-/// Where one worker is in its life.
+/// The life of one worker: its state, and the deadlines after which the state changes.
 #[derive(Clone, Debug)]
 pub struct Life {
     state: State,
@@ -22,21 +22,21 @@ pub struct Life {
     leaving: Option<Leaving>,
 }
 
-/// What is known of a process that is not ready yet.
+/// What is known of the readiness of a process.
 #[derive(Clone, Copy, Debug, Default)]
 struct Readiness {
-    /// When its time to become ready comes.
+    /// When the process becomes ready by time: if `ready` is a time, or after a crash.
     at: Option<Instant>,
-    /// That has passed.
+    /// `at` has passed.
     due: bool,
-    /// It was seen to wait for work.
+    /// The process was seen to wait for work.
     seen: bool,
-    /// It may have said `READY=1` when no daemon was there.
+    /// The process may have said `READY=1` while no daemon listened.
     word_lost: bool,
 }
 
 impl Life {
-    /// Of a worker that does not run yet.
+    /// The life of a worker that has no process yet.
     #[must_use]
     pub fn new(origin: Origin) -> Self {
         Self {
@@ -53,7 +53,7 @@ impl Life {
         }
     }
 
-    /// Of a worker that an earlier daemon left.
+    /// Goes on with the life of a worker that an earlier daemon left.
     #[must_use]
     pub fn taken_over(left: &Left, now: Instant, policy: &Service) -> Self {
         let Left { origin, state, admitted, running, restarts, told, returns } = *left;
@@ -82,13 +82,13 @@ impl Life {
         }
     }
 
-    /// What it said may not have been heard.
+    /// Notes that messages of the process may have been lost, among them `READY=1`.
     pub fn lose_word(&mut self) {
         self.readiness.word_lost |=
             self.running && matches!(self.state, State::Starting | State::Loading | State::Failed);
     }
 
-    /// What the next daemon must know.
+    /// What is saved for the next daemon.
     #[must_use]
     pub fn left(&self) -> Left {
         Left {
@@ -102,38 +102,38 @@ impl Life {
         }
     }
 
-    /// What `status` shows.
+    /// The state that `status` shows.
     #[must_use]
     pub fn state(&self) -> State {
         self.state
     }
 
-    /// Whether the daemon started it.
+    /// What starts the process.
     #[must_use]
     pub fn origin(&self) -> Origin {
         self.origin
     }
 
-    /// Whether it may own buckets.
+    /// Whether the worker may own buckets.
     #[must_use]
     pub fn admitted(&self) -> bool {
         self.admitted
     }
 
-    /// Whether it is there for the UDP flows that it has.
+    /// Whether the worker serves its UDP flows.
     #[must_use]
     pub fn keeps_flows(&self) -> bool {
         let leaves = self.leaving.as_ref().is_some_and(Leaving::keeps_flows);
         self.admitted || self.state == State::Draining && self.running && leaves
     }
 
-    /// Whether connections may wait in its queue when nobody is ready.
+    /// Whether connections may wait in the worker's queue when no worker is ready.
     #[must_use]
     pub fn can_wait(&self) -> bool {
         matches!(self.state, State::Starting | State::Loading | State::Held)
     }
 
-    /// Whether it is to be looked whether it waits for work.
+    /// Whether the state depends on whether the process waits for work.
     #[must_use]
     pub fn wants_sight(&self, policy: &Service) -> bool {
         let asked = match policy.ready {
@@ -146,50 +146,50 @@ impl Life {
             && (asked || self.readiness.word_lost)
     }
 
-    /// Whether it is started again when it has ended by itself.
+    /// Whether a process that is ending by itself is started again.
     #[must_use]
     pub fn returns(&self) -> bool {
         self.leaving.as_ref().is_some_and(|leaving| leaving.returns)
     }
 
-    /// Whether it knows that it is to end.
+    /// Whether the process knows that it is to end.
     #[must_use]
     pub fn told(&self) -> bool {
         self.leaving.as_ref().is_some_and(|leaving| leaving.told)
     }
 
-    /// How often its process was started again.
+    /// How often a process was started again.
     #[must_use]
     pub fn restarts(&self) -> u32 {
         self.crashes.restarts()
     }
 
-    /// Whether its last process ended by its own fault.
+    /// Whether the last process ended by its own fault.
     #[must_use]
     pub fn is_suspect(&self) -> bool {
         self.crashes.is_suspect()
     }
 
-    /// Whether it is time for [`Event::Looked`].
+    /// Whether [`Event::Looked`] is due.
     #[must_use]
     pub fn wants_look(&self, now: Instant) -> bool {
         self.leaving.as_ref().and_then(|leaving| leaving.next_poll).is_some_and(|at| at <= now)
     }
 
-    /// Since when it is ready.
+    /// Since when the worker is ready.
     #[must_use]
     pub fn ready_since(&self) -> Option<Instant> {
         self.ready_since
     }
 
-    /// When it next needs [`Event::Tick`].
+    /// When [`Event::Tick`] is due next.
     #[must_use]
     pub fn deadline(&self) -> Option<Instant> {
         let leaving = self.leaving.as_ref().and_then(Leaving::deadline);
         [self.readiness.at, self.restart_at, self.hold_until, leaving].into_iter().flatten().min()
     }
 
-    /// What to do about `event`.
+    /// The steps that follow from `event`.
     #[must_use]
     pub fn on(&mut self, event: Event, now: Instant, policy: &Service) -> Vec<Step> {
         match event {
@@ -226,11 +226,10 @@ impl Life {
         if self.origin == Origin::Started { vec![Step::Spawn] } else { Vec::new() }
     }
 
-    /// Its process is there.
     fn spawned(&mut self, now: Instant, policy: &Service) -> Vec<Step> {
         match policy.ready {
             Ready::Notify | Ready::Accepting => {}
-            // After a crash it must first show that it runs.
+            // After a crash the process must first run for a while.
             Ready::Immediate if self.crashes.is_suspect() => self.readiness.at = Some(now + PROVEN),
             Ready::Immediate => return self.ready(now),
             Ready::After(time) => self.readiness.at = Some(now + time),
@@ -247,7 +246,7 @@ impl Life {
         if ready { self.ready(now) } else { Vec::new() }
     }
 
-    /// It is ready when it is seen to wait for work, whatever it said.
+    /// Makes a worker that was ready `loading`, until its process is seen to wait for work.
     fn unused(&mut self) -> Vec<Step> {
         self.state = State::Loading;
         self.ready_since = None;
@@ -255,7 +254,7 @@ impl Life {
         if std::mem::replace(&mut self.admitted, false) { vec![Step::Withdraw] } else { Vec::new() }
     }
 
-    /// Its time to become ready has come. A process that loads for longer than somebody thought is not ready.
+    /// The time to become ready has come. A process that was not seen to wait for work is loading, and not ready.
     fn due(&mut self, now: Instant, policy: &Service) -> Vec<Step> {
         self.readiness.at = None;
         self.readiness.due = true;
@@ -283,10 +282,10 @@ impl Life {
         if self.origin == Origin::Joined {
             self.state = State::Draining;
             self.admitted = false;
-            return vec![Step::Withdraw, Step::Release];
+            return vec![Step::Withdraw, Step::Remove];
         }
         if !stays {
-            return vec![Step::Release];
+            return vec![Step::Remove];
         }
         let ready_for = self.ready_since.take().map(|since| now - since);
         match self.crashes.ended(ready_for, killed) {
@@ -303,7 +302,7 @@ impl Life {
         }
     }
 
-    /// The machine's fault, and not its own: nothing counts against it.
+    /// A start that failed for lack of resources does not count as a crash.
     fn not_started(&mut self, now: Instant, policy: &Service) -> Vec<Step> {
         self.running = false;
         self.readiness.at = None;
@@ -314,7 +313,7 @@ impl Life {
         self.hold(now, policy)
     }
 
-    /// Its process is gone, and its buckets wait for the next one or do not.
+    /// Lets the buckets of a worker without a process wait for the next one, or gives them up (`on_crash`).
     fn hold(&mut self, now: Instant, policy: &Service) -> Vec<Step> {
         match policy.on_crash {
             OnCrash::Migrate => self.give_up_buckets(),
@@ -344,7 +343,7 @@ impl Life {
         }
         self.stop_serving();
         if !self.running {
-            return vec![Step::Withdraw, Step::Release];
+            return vec![Step::Withdraw, Step::Remove];
         }
         self.leaving = Some(Leaving::asked(now, patience));
         vec![Step::Withdraw]
@@ -353,17 +352,17 @@ impl Life {
     fn said_stopping(&mut self, now: Instant, policy: &Service) -> Vec<Step> {
         if let Some(leaving) = &mut self.leaving {
             leaving.told = true;
-            // As docs/JOIN.md asks of those that say this.
+            // docs/JOIN.md tells joined processes to do so.
             leaving.listens_on = self.origin == Origin::Joined;
             return Vec::new();
         }
         if self.state != State::Ready {
-            // It never served; its end says the rest.
+            // A worker that has not served has nothing to drain.
             return Vec::new();
         }
         let ready_since = self.ready_since;
         self.stop_serving();
-        // How long it had been ready decides later whether it has proven itself.
+        // Kept: `crashes` asks at the end of the process how long it had been ready.
         self.ready_since = ready_since;
         self.leaving = Some(Leaving::by_itself(now, policy.drain_timeout, self.origin));
         vec![Step::Withdraw]

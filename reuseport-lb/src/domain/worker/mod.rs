@@ -1,5 +1,5 @@
-//! The life of a worker, PURE: what happened → what to do. Not: doing it (`service/`), nor whether
-//! it keeps up with its queue (`health`).
+//! The life of a worker, PURE: events → steps. Not: carrying steps out (`engine/`), nor whether the worker keeps up
+//! with its queue (`health/`).
 //!
 //! ```text
 //!     READY=1, or it waits for work (loading until then)   leave, STOPPING=1

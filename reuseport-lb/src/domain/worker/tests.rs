@@ -1,4 +1,4 @@
-//! What a worker's life must be like.
+//! Tests of a worker's life with a made-up clock.
 
 use super::crashes::{FAILED_PAUSE, NOT_ITS_FAULT, PROVEN};
 use super::leaving::{LOOK, QUIET};
@@ -19,7 +19,7 @@ impl Trial {
         Self { life: Life::new(Origin::Started), policy, now: Instant::now() }
     }
 
-    /// What follows; a process that is to be started is there at once.
+    /// Returns the steps that follow; a process that is to be started is started at once.
     fn on(&mut self, event: Event) -> Vec<Step> {
         let mut steps = self.life.on(event, self.now, &self.policy);
         if event == Event::Start || steps.contains(&Step::Spawn) {
@@ -117,7 +117,7 @@ fn a_crash_holds_buckets_until_the_timeout() {
     assert_eq!(it.life.state(), State::Held);
     assert!(it.life.admitted());
     assert_eq!(it.wait(), (Duration::ZERO, vec![Step::Spawn]));
-    // Its successor runs, and may not wait for what is queued yet.
+    // The next process runs, and may not wait for work yet.
     assert_eq!(it.wait(), (it.policy.hold_timeout, vec![Step::Withdraw, Step::HandOn]));
     assert_eq!(it.on(READY), [Step::Admit]);
 }
@@ -139,7 +139,7 @@ fn running_at_once_must_be_proven_after_a_crash() {
     assert_eq!(it.life.state(), State::Starting);
     for _ in 0..6 {
         let _ = it.crash();
-        // Its buckets go to others in between.
+        // The buckets go to other workers in between.
         while !it.wait().1.contains(&Step::Spawn) {}
     }
     assert!(!it.life.admitted());
@@ -221,7 +221,7 @@ fn it_leaves_in_order() {
     let ended = (0..100).map(|_| look(&mut it, 0)).find(|steps| !steps.is_empty());
     assert_eq!(ended, Some(vec![Step::Terminate]));
     assert!(it.now - begun >= QUIET, "it was empty for a while");
-    assert_eq!(it.crash(), [Step::Release]);
+    assert_eq!(it.crash(), [Step::Remove]);
 }
 
 #[test]
@@ -234,7 +234,7 @@ fn it_stays_for_its_flows_until_they_are_quiet() {
     }
     let ended = (0..100).map(|_| look(&mut it, 0)).find(|steps| !steps.is_empty());
     assert_eq!(ended, Some(vec![Step::Terminate]));
-    assert_eq!(it.crash(), [Step::Release]);
+    assert_eq!(it.crash(), [Step::Remove]);
     assert!(!it.life.keeps_flows());
 }
 
@@ -271,7 +271,7 @@ fn one_that_joined_keeps_its_flows_although_it_leaves() {
     let _ = (it.on(Event::Start), it.on(READY), it.on(Event::SaidStopping));
     assert!((0..100).all(|_| look_at_flows(&mut it, 0, 1).is_empty()));
     let parted = (0..100).map(|_| look(&mut it, 0)).find(|steps| !steps.is_empty());
-    assert_eq!(parted, Some(vec![Step::Release]));
+    assert_eq!(parted, Some(vec![Step::Remove]));
 }
 
 #[test]
@@ -293,14 +293,14 @@ fn it_is_terminated_and_then_killed_when_it_does_not_leave() {
     assert_eq!(it.on(Event::Tick), [Step::Terminate, Step::HandOver]);
     it.now += it.policy.drain_timeout;
     assert_eq!(it.on(Event::Tick), [Step::Kill]);
-    assert_eq!(it.on(Event::Ended { killed: true }), [Step::Release]);
+    assert_eq!(it.on(Event::Ended { killed: true }), [Step::Remove]);
 }
 
 #[test]
 fn without_a_process_it_leaves_at_once() {
     let mut it = Trial::new(|_| {});
     let _ = (it.on(Event::Start), it.on(READY), it.crash());
-    assert_eq!(it.on(LEAVE), [Step::Withdraw, Step::Release]);
+    assert_eq!(it.on(LEAVE), [Step::Withdraw, Step::Remove]);
 }
 
 #[test]
@@ -320,7 +320,7 @@ fn one_that_ends_by_itself_comes_back() {
     it.now += PROVEN;
     assert_eq!(it.on(Event::SaidStopping), [Step::Withdraw]);
     assert_eq!(it.life.state(), State::Draining);
-    // It does not accept any more.
+    // The process does not accept any more.
     let handed = (0..100).map(|_| look(&mut it, 1)).find(|steps| !steps.is_empty());
     assert_eq!(handed, Some(vec![Step::HandOver]));
     assert_eq!(it.crash(), []);
@@ -333,7 +333,7 @@ fn one_that_ends_by_itself_and_is_asked_to_leave_does_not() {
     let mut it = Trial::new(|_| {});
     let _ = (it.on(Event::Start), it.on(READY), it.on(Event::SaidStopping));
     assert_eq!(it.on(LEAVE), []);
-    assert_eq!(it.crash(), [Step::Release]);
+    assert_eq!(it.crash(), [Step::Remove]);
 }
 
 #[test]
@@ -342,12 +342,12 @@ fn one_that_joined_leaves_with_its_process_or_before_it() {
     it.life = Life::new(Origin::Joined);
     assert_eq!(it.on(Event::Start), []);
     assert_eq!(it.on(READY), [Step::Admit]);
-    assert_eq!(it.crash(), [Step::Withdraw, Step::Release]);
+    assert_eq!(it.crash(), [Step::Withdraw, Step::Remove]);
     it.life = Life::new(Origin::Joined);
     let _ = (it.on(Event::Start), it.on(READY));
     assert_eq!(it.on(Event::SaidStopping), [Step::Withdraw]);
     let parted = (0..100).map(|_| look(&mut it, 0)).find(|steps| !steps.is_empty());
-    assert_eq!(parted, Some(vec![Step::Release]), "its process may go on without us");
+    assert_eq!(parted, Some(vec![Step::Remove]), "its process may go on without us");
 }
 
 #[test]
@@ -359,7 +359,7 @@ fn one_that_joined_and_says_that_it_stops_is_not_left_listening() {
     assert!((0..100).all(|_| look(&mut it, 0).is_empty()), "it may just end");
     assert_eq!(it.on(Event::SaidStopping), []);
     assert_eq!(look(&mut it, 0), [Step::HandOver]);
-    assert_eq!(it.crash(), [Step::Withdraw, Step::Release]);
+    assert_eq!(it.crash(), [Step::Withdraw, Step::Remove]);
 }
 
 #[test]
@@ -385,7 +385,7 @@ fn what_an_earlier_daemon_left_goes_on() {
     let told = Left { state: State::Draining, admitted: false, told: true, ..ready };
     it.life = Life::taken_over(&told, it.now, &it.policy);
     assert_eq!(look(&mut it, 0), [], "it is not told again");
-    assert_eq!(it.crash(), [Step::Release]);
+    assert_eq!(it.crash(), [Step::Remove]);
     let recycling = Left { returns: true, ..told };
     it.life = Life::taken_over(&recycling, it.now, &it.policy);
     assert_eq!(it.crash(), []);

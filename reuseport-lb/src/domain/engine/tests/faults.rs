@@ -1,4 +1,4 @@
-//! Single faults that were found by reading.
+//! Tests of single faults.
 
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use crate::domain::listener::Protocol;
 use crate::domain::observed::{Exit, Said};
 use crate::domain::worker::State;
 
-/// It ends by itself and would be started again; drained, it is not, also not by the next daemon.
+/// A process that said `STOPPING=1` is started again, unless its worker is drained; that holds for the next daemon.
 #[test]
 fn a_worker_that_is_ending_and_is_drained_is_not_started_by_the_next_daemon() {
     let mut scene = Scene::new(config(&[Protocol::Tcp], 2));
@@ -30,7 +30,7 @@ fn a_worker_that_is_ending_and_is_drained_is_not_started_by_the_next_daemon() {
     assert_eq!(scene.workers().map(|worker| worker.id.number).collect::<Vec<usize>>(), [0]);
 }
 
-/// Ready as soon as its process runs, which is not before there is one.
+/// With `ready = "immediate"`, a worker is not ready before its process exists.
 #[test]
 fn who_could_not_be_started_is_not_ready_and_has_no_watchdog() {
     let mut config = config(&[Protocol::Tcp], 1);
@@ -46,7 +46,7 @@ fn who_could_not_be_started_is_not_ready_and_has_no_watchdog() {
     assert!(scene.worker(0).watchdog.is_armed());
 }
 
-/// The answer names who is there, and is told apart from other refusals.
+/// The refusal names the workers that exist, and is told apart from other refusals.
 #[test]
 fn an_unknown_worker_is_unknown_whatever_is_asked_of_it() {
     let mut scene = Scene::new(config(&[Protocol::Tcp], 1));
@@ -59,7 +59,7 @@ fn an_unknown_worker_is_unknown_whatever_is_asked_of_it() {
     assert!(answered.iter().all(|it| it.contains("UnknownWorker") && it.contains("web/0")), "{answered:?}");
 }
 
-/// The daemon ends and the workers go on: nothing is stopped, and nothing of the processes changes.
+/// When a daemon ends and leaves its workers, no process is stopped or signalled.
 #[test]
 fn what_is_left_to_itself_goes_on() {
     let mut scene = Scene::new(config(&[Protocol::Tcp], 2));

@@ -1,4 +1,4 @@
-//! Random histories: whatever happens to a service in whatever order, and wherever its daemon dies, what must hold does.
+//! Tests of random histories: after any events in any order, and any death of the daemon, the invariants hold.
 
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use crate::domain::listener::Protocol;
 use crate::domain::observed::{Exit, Said};
 
 #[derive(Clone, Debug)]
-enum Happens {
+enum Event {
     Wait(u64),
     Ready(usize),
     Stopping(usize),
@@ -37,12 +37,12 @@ enum Happens {
     Join,
     Break(usize),
     Stop,
-    /// The daemon dies after so many parts of what comes next, and another one takes over.
+    /// The daemon dies after so many parts of the work that the next event makes, and another one takes over.
     Die(usize),
 }
 
-fn happens() -> impl Strategy<Value = Happens> {
-    use Happens::*;
+fn event() -> impl Strategy<Value = Event> {
+    use Event::*;
     prop_oneof![
         6 => (0..4000u64).prop_map(Wait),
         8 => (0..8usize).prop_map(Ready),
@@ -78,7 +78,7 @@ struct Beginning {
     when_empty: WhenEmpty,
     watchdog: Option<Duration>,
     /// Whether stalls and overload are looked for.
-    judged: bool,
+    monitored: bool,
 }
 
 fn beginning(protocols: &'static [&'static [Protocol]]) -> impl Strategy<Value = Beginning> {
@@ -93,14 +93,14 @@ fn beginning(protocols: &'static [&'static [Protocol]]) -> impl Strategy<Value =
     let when_empty = prop_oneof![Just(WhenEmpty::Hold), Just(WhenEmpty::Reject)];
     let watchdog = proptest::option::of(Just(Duration::from_secs(1)));
     (protocols, 0..4usize, ready, on_crash, when_empty, watchdog, any::<bool>()).prop_map(
-        |(protocols, workers, ready, on_crash, when_empty, watchdog, judged)| Beginning {
+        |(protocols, workers, ready, on_crash, when_empty, watchdog, monitored)| Beginning {
             protocols,
             workers,
             ready,
             on_crash,
             when_empty,
             watchdog,
-            judged,
+            monitored,
         },
     )
 }
@@ -111,14 +111,14 @@ fn begin(beginning: &Beginning) -> Scene {
     config.on_crash = beginning.on_crash;
     config.when_empty = beginning.when_empty;
     config.watchdog = beginning.watchdog;
-    if !beginning.judged {
+    if !beginning.monitored {
         (config.stall_timeout, config.overload) = (None, None);
     }
     Scene::new(config)
 }
 
-/// One thing happens; the daemon dies after so many `parts` of what follows.
-fn happen(scene: &mut Scene, what: &Happens, parts: Option<usize>) {
+/// Applies one event; with `parts`, the daemon dies after so many parts of the work that follows.
+fn apply(scene: &mut Scene, what: &Event, parts: Option<usize>) {
     let running = scene.running();
     let one = |at: usize| running.get(at % running.len().max(1)).copied();
     let set = |scene: &Scene, at: usize, change: fn(&mut super::fake::Process)| {
@@ -127,24 +127,24 @@ fn happen(scene: &mut Scene, what: &Happens, parts: Option<usize>) {
         }
     };
     match *what {
-        Happens::Wait(ms) => scene.wait(Duration::from_millis(ms)),
-        Happens::Ready(at) => one(at).into_iter().for_each(|key| scene.be_ready(key, parts)),
-        Happens::Stopping(at) => {
+        Event::Wait(ms) => scene.wait(Duration::from_millis(ms)),
+        Event::Ready(at) => one(at).into_iter().for_each(|key| scene.be_ready(key, parts)),
+        Event::Stopping(at) => {
             if let Some(key) = one(at) {
                 scene.world(|world| world.processes.get_mut(&key).into_iter().for_each(|it| it.told = true));
                 scene.tell(key, ProcessEvent::Said(Said::Stopping), parts);
             }
         }
-        Happens::Alive(at) => {
+        Event::Alive(at) => {
             one(at).into_iter().for_each(|key| scene.tell(key, ProcessEvent::Said(Said::Alive), parts));
         }
-        Happens::Crash(at, killed) => {
+        Event::Crash(at, killed) => {
             let exit = if killed { Exit::Signal(9, "SIGKILL") } else { Exit::Status(1) };
             one(at).into_iter().for_each(|key| scene.end(key, exit, parts));
         }
-        Happens::Hang(at) => set(scene, at, |process| process.hangs = true),
-        Happens::Awake(at) => set(scene, at, |process| process.hangs = false),
-        Happens::Lock(at) => {
+        Event::Hang(at) => set(scene, at, |process| process.hangs = true),
+        Event::Awake(at) => set(scene, at, |process| process.hangs = false),
+        Event::Lock(at) => {
             if let Some(key) = one(at) {
                 scene.world(|world| {
                     for cookie in world.processes[&key].sockets.clone() {
@@ -153,27 +153,27 @@ fn happen(scene: &mut Scene, what: &Happens, parts: Option<usize>) {
                 });
             }
         }
-        Happens::Connect(bucket) => scene.connect(bucket),
-        Happens::Accept => scene.accept(),
-        Happens::Send(bucket, flow) => scene.send(bucket, flow),
-        Happens::Forget(bucket, flow) => scene.forget(bucket, flow),
-        Happens::Scale(to) => {
+        Event::Connect(bucket) => scene.connect(bucket),
+        Event::Accept => scene.accept(),
+        Event::Send(bucket, flow) => scene.send(bucket, flow),
+        Event::Forget(bucket, flow) => scene.forget(bucket, flow),
+        Event::Scale(to) => {
             let reply = scene.reply();
             scene.handle(Input::Scale(Target::Exactly(to), reply), parts);
         }
-        Happens::Weight(number, weight) => {
+        Event::Weight(number, weight) => {
             let reply = scene.reply();
             scene.handle(Input::Weight(number, weight, reply), parts);
         }
-        Happens::Drain(number) => {
+        Event::Drain(number) => {
             let reply = scene.reply();
             scene.handle(Input::Drain(number, Some(Duration::from_secs(2)), reply), parts);
         }
-        Happens::Restart { parallel, trial, only } => {
+        Event::Restart { parallel, trial, only } => {
             let trial = Duration::from_millis(if trial { 500 } else { 0 });
             scene.restart(RestartOptions { only, parallel, timeout: None, trial }, parts);
         }
-        Happens::Reload(which) => scene.reload(
+        Event::Reload(which) => scene.reload(
             |config| match which {
                 0 => config.command.push("more".into()),
                 1 => config.workers = 3,
@@ -183,16 +183,16 @@ fn happen(scene: &mut Scene, what: &Happens, parts: Option<usize>) {
             },
             parts,
         ),
-        Happens::Join => {
+        Event::Join => {
             let reply = scene.reply();
             scene.handle(Input::Join(JoinRequest { number: None, weight: 1, uid: 0 }, reply), parts);
         }
-        Happens::Break(which) => {
+        Event::Break(which) => {
             let all = [Broken::Spawn, Broken::Open, Broken::Insert, Broken::Adopt, Broken::Install];
             scene.world(|world| world.broken.insert(all[which]));
         }
-        Happens::Stop => scene.handle(Input::Stop, parts),
-        Happens::Die(_) => scene.die(),
+        Event::Stop => scene.handle(Input::Stop, parts),
+        Event::Die(_) => scene.die(),
     }
 }
 
@@ -205,7 +205,7 @@ fn histories(protocols: &'static [&'static [Protocol]]) {
         max_shrink_time: 60_000,
         ..ProptestConfig::default()
     });
-    let strategy = (beginning(protocols), prop::collection::vec(happens(), 1..40));
+    let strategy = (beginning(protocols), prop::collection::vec(event(), 1..40));
     let outcome = runner.run(&strategy, |(beginning, history)| {
         let mut scene = begin(&beginning);
         let mut parts = None;
@@ -218,8 +218,8 @@ fn histories(protocols: &'static [&'static [Protocol]]) {
                 scene.take_over();
             }
             match what {
-                Happens::Die(after) => parts = Some(*after),
-                what => happen(&mut scene, what, parts.take()),
+                Event::Die(after) => parts = Some(*after),
+                what => apply(&mut scene, what, parts.take()),
             }
         }
         if scene.engine.is_none() {

@@ -1,4 +1,4 @@
-//! What must hold, whatever happens.
+//! The invariants of an engine, checked after each event of a history.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -14,7 +14,7 @@ use crate::domain::table::Table;
 use crate::domain::worker::{Origin, State};
 
 impl Scene {
-    /// Each process that goes on is known, or was told to end.
+    /// Each process that runs is known to the daemon, or was told to end.
     pub(super) fn check_known(&self, engine: &Engine<Fake, Fake>) {
         let keys: BTreeSet<ProcessKey> =
             engine.pool().iter().filter_map(|worker| worker.process).map(|running| running.key).collect();
@@ -34,7 +34,7 @@ impl Scene {
         })
     }
 
-    /// What must hold at any time.
+    /// Checks what must hold at any time.
     pub(super) fn check_always(&self) {
         let wrong = self.world(|world| std::mem::take(&mut world.wrong));
         assert!(wrong.is_empty(), "{wrong:?}");
@@ -48,7 +48,7 @@ impl Scene {
         }
     }
 
-    /// What must hold when nothing is left to be done.
+    /// Checks what must hold when the engine has no work left.
     pub(super) fn check_at_rest(&mut self) {
         let Some(engine) = self.engine.as_ref() else { return };
         let owners = engine.placement().table().owners();
@@ -74,7 +74,7 @@ impl Scene {
             let ready = self.proven.contains(&worker.id)
                 || worker.life.origin() == Origin::Joined
                 || engine.settings().config.ready == Ready::Immediate;
-            // Flows of two workers that live in a bucket keep it where it is.
+            // A bucket in which flows of two workers live cannot move.
             let waits = engine.flows().waiting() > 0 || worker.life.keeps_flows();
             assert!(ready, "{} has buckets and was never ready", worker.name);
             assert!(
@@ -94,14 +94,14 @@ impl Scene {
         }
         let tracked = engine.listeners().any(|listener| !listener.is_tcp());
         let settled = engine.flows().waiting() == 0 && engine.placement().join_at().is_none();
-        // Where nobody is left, flows end with their workers.
+        // Without members, flows end with their workers.
         if settled && !(tracked && members.is_empty()) {
             let mut exact = Table::of(owners.to_vec());
             assert!(exact.rebalance(&members).is_empty(), "the table is not exact");
         }
     }
 
-    /// Each leave ends, whatever has happened: after some time nobody leaves any more.
+    /// Lets time pass, and checks that each leaving worker is removed.
     pub(super) fn come_to_an_end(&mut self) {
         if self.engine.is_none() && !self.saved.workers.is_empty() {
             self.take_over();

@@ -1,5 +1,5 @@
-//! What a service must be like: single faults, and random histories (`history.rs`), with made-up ports (`fake/`) and a
-//! made-up clock. `invariants.rs` is what must hold.
+//! Tests of an engine with fake ports (`fake/`) and a made-up clock: single faults (`faults.rs`), and random histories
+//! (`history.rs`) in which `invariants.rs` must hold.
 
 mod fake;
 mod faults;

@@ -1,4 +1,4 @@
-//! A service under test: an engine over made-up ports, the loop that `service/` has, and what must hold at any time.
+//! A service under test: an engine over fake ports, and a loop as in `service/`.
 
 use std::cell::RefCell;
 use std::collections::btree_map::Entry;
@@ -22,21 +22,21 @@ use crate::domain::ports::{ListenerId, ProcessKey, Processes, WorkerId};
 use crate::domain::table::Table;
 use crate::domain::worker::Origin;
 
-/// No history goes on for longer than this by itself.
+/// An engine that has more parts of work than this after one event does not come to rest.
 const MOST_PARTS: usize = 20_000;
 
-/// One service, and what is known of it from outside.
+/// One service, with what its clients and the test know of it.
 pub(super) struct Scene {
     pub(super) fake: Fake,
     pub(super) engine: Option<Engine<Fake, Fake>>,
     pub(super) now: Instant,
-    /// What the last daemon has written down.
+    /// What the last daemon has saved.
     pub(super) saved: Snapshot,
     /// Workers that were ready at some time.
     pub(super) proven: BTreeSet<WorkerId>,
-    /// Where each UDP flow that lives has been.
+    /// The process of each live UDP flow.
     homes: BTreeMap<(ListenerId, usize, u32), ProcessKey>,
-    /// Answers that are due, and have come.
+    /// Number of replies that are due, and those that have come.
     pub(super) asked: usize,
     pub(super) answered: Rc<RefCell<Vec<String>>>,
     pub(super) refused: usize,
@@ -59,12 +59,12 @@ pub(super) fn settings(config: Service) -> Settings {
 }
 
 impl Scene {
-    /// A service that is being started.
+    /// Starts a service.
     pub(super) fn new(config: Service) -> Self {
         Self::begin(config, None)
     }
 
-    /// A service that is being started where something fails at first.
+    /// Starts a service while `what` fails once.
     pub(super) fn broken(config: Service, what: super::fake::Broken) -> Self {
         Self::begin(config, Some(what))
     }
@@ -118,7 +118,7 @@ impl Scene {
         self.engine.as_ref().and_then(|engine| engine.pool().find(number)).expect("a worker")
     }
 
-    /// Does all that is to be done now, as `service/` does; with `parts`, dies after so many parts.
+    /// Does all work that there is now, as `service/` does; with `parts`, the daemon dies after so many parts.
     pub(super) fn run(&mut self, parts: Option<usize>) {
         for done in 0..MOST_PARTS {
             if parts == Some(done) {
@@ -142,20 +142,20 @@ impl Scene {
         panic!("it does not come to rest");
     }
 
-    /// What must be known to the next daemon is written down; only then new processes begin.
+    /// Saves the snapshot for the next daemon; only then new processes are unblocked.
     fn save(&mut self) {
         let saved = &mut self.saved;
-        // In the middle of a change it is neither what it was nor what it will be.
+        // Not in the middle of a change of settings.
         let Some(engine) = self.engine.as_mut().filter(|engine| engine.is_whole()) else { return };
         self.saves += 1;
-        // It costs more than all else.
+        // Compared now and then only: making a snapshot takes longer than all the rest.
         let same = || engine.snapshot() == *saved;
         assert!(!self.saves.is_multiple_of(16) || same() == engine.is_as(saved), "a change is not seen");
         if !engine.is_as(saved) {
             *saved = engine.snapshot();
         }
         engine.ports().1.unblock();
-        // Who has joined gets its sockets with the answer.
+        // A process that joins gets its sockets with the answer.
         for worker in engine.pool().iter().filter(|worker| worker.life.origin() == Origin::Joined) {
             let Some(key) = worker.process.map(|running| running.key) else { continue };
             let mut world = self.fake.0.borrow_mut();
@@ -177,7 +177,7 @@ impl Scene {
         self.handle(Input::Process(key, event), parts);
     }
 
-    /// Processes that run, with their workers.
+    /// Keys of the processes that run.
     pub(super) fn running(&self) -> Vec<ProcessKey> {
         self.world(|world| {
             let runs = |(_, process): &(&ProcessKey, &Process)| process.stage == Stage::Runs;
@@ -202,7 +202,7 @@ impl Scene {
         self.tell(key, ProcessEvent::Ended(exit), parts);
     }
 
-    /// Time passes, up to the next thing that is due each time.
+    /// Lets time pass, from one deadline to the next.
     pub(super) fn wait(&mut self, time: Duration) {
         let until = self.now + time;
         loop {
@@ -216,7 +216,7 @@ impl Scene {
         }
     }
 
-    /// Those who were told to end do, unless they hang; and those that were killed.
+    /// Ends processes that were told to end and do not hang, and those that were killed.
     pub(super) fn end_those_told(&mut self) {
         for key in self.running() {
             let (told, killed, hangs) = self.world(|world| {
@@ -231,7 +231,7 @@ impl Scene {
         }
     }
 
-    /// Who waits for work accepts what is queued.
+    /// Processes that wait for work accept what is queued.
     pub(super) fn accept(&self) {
         self.world(|world| {
             for process in world.processes.values_mut() {
@@ -317,9 +317,9 @@ impl Scene {
         let snapshot = self.saved.clone();
         let mut found = Vec::new();
         self.world(|world| {
-            // What was made for a change that was not made is nobody's.
+            // Groups that were prepared for a change that was not made are not taken over.
             world.groups.retain(|id, _| snapshot.listeners.iter().any(|record| record.id == *id));
-            // And what was removed when that was not written down yet is made anew.
+            // Groups that were removed before that was saved are made anew.
             world.anew.clear();
             for record in &snapshot.listeners {
                 if let Entry::Vacant(free) = world.groups.entry(record.id) {
@@ -355,7 +355,7 @@ impl Scene {
         self.run(None);
     }
 
-    /// A reply that is counted.
+    /// Makes a reply that counts itself when it comes.
     pub(super) fn reply<T: std::fmt::Debug + 'static>(&mut self) -> Reply<T> {
         self.asked += 1;
         let answered = self.answered.clone();

@@ -1,4 +1,4 @@
-//! How a stalled worker is taken back, and what relapses cost.
+//! Tests of how stalled workers recover, and of relapses.
 
 use super::super::record::FIRST_AWAY;
 use super::*;
@@ -34,14 +34,14 @@ fn one_that_is_seen_to_wait_is_back_at_once_and_one_that_is_not_is_tried_later()
     let mut it = Trial::new(2);
     it.signs[0] = busy(7, false);
     assert_eq!(it.stall(), [Change::Stalled(0)]);
-    // A long request, or another listener: it runs, and does not wait here.
+    // A long request, or another listener: the worker runs, and does not wait at this one.
     let mut switches = 7;
     let run = |it: &mut Trial, switches: &mut u64, waits| {
         *switches += 1;
         it.signs[0] = busy(*switches, waits);
     };
     assert_eq!(it.run(ms(4_900), |it| run(it, &mut switches, false)), []);
-    // It may be one that never sleeps.
+    // The worker may poll without ever sleeping.
     assert_eq!(it.run(ms(110), |it| run(it, &mut switches, false)), [(ms(100), Change::Recovered(0))]);
 
     let mut it = Trial::new(2);
@@ -124,7 +124,7 @@ fn a_stall_of_a_worker_that_accepted_is_no_relapse() {
         it.samples[0].0 = 0;
         assert_eq!(it.look(), []);
     }
-    // So fast that it is never seen in the queue.
+    // Accepted so fast that no look sees it in the queue.
     for _ in 0..6 {
         assert_eq!(it.stall(), [Change::Stalled(0)]);
         assert_eq!(it.wake(), BUSY_PAUSE);
@@ -169,7 +169,7 @@ fn what_comes_to_a_stalled_worker_is_rescued_again() {
     it.samples[0].0 = 2;
     assert_eq!(it.run(ms(110), |_| {}), [(ms(110), Change::Rescue(0))]);
     assert_eq!(it.run(ms(1_000), |_| {}), []);
-    // One that is awake, but kept away, may take it by itself.
+    // A worker that shows signs of life may accept it itself.
     it.wake();
     it.stall();
     it.switch();

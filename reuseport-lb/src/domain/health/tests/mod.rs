@@ -1,4 +1,4 @@
-//! Tests of `health` with looks made by hand.
+//! Tests of `health` with samples made by hand.
 
 mod back;
 
@@ -11,12 +11,11 @@ pub(super) fn ms(time: u64) -> Duration {
     Duration::from_millis(time)
 }
 
-/// Looks made by hand.
 pub(super) struct Trial {
     health: Health<u8>,
     policy: Service,
     now: Instant,
-    /// Queue, full, selected; worker 0 first.
+    /// Queue, full, selected of each worker.
     samples: Vec<(u32, bool, u64)>,
     signs: Vec<Option<Signs>>,
 }
@@ -46,7 +45,7 @@ impl Trial {
         self.health.look(&samples, |worker| signs[usize::from(worker)], self.now, &self.policy)
     }
 
-    /// Looks every 10 ms; returns what changes and when, since the call. Queues are rescued.
+    /// Looks every 10 ms; returns changes and their times since the call. Queues of stalled workers are emptied.
     pub(super) fn run(
         &mut self,
         time: Duration,
@@ -75,7 +74,7 @@ impl Trial {
         self.look()
     }
 
-    /// A connection comes to worker 0 and stays, until it is stalled; then its queue is rescued.
+    /// A connection comes to worker 0 and stays, until the worker is stalled; then the queue is emptied.
     pub(super) fn stall(&mut self) -> Vec<Change<u8>> {
         self.samples[0] = (1, false, self.samples[0].2 + 1);
         let changes = self.run(STALL + BUSY_PAUSE, |_| {});
@@ -86,7 +85,7 @@ impl Trial {
         self.signs[0].as_mut().unwrap().switches += 1;
     }
 
-    /// It wakes up; returns how long it is kept away nevertheless.
+    /// Worker 0 shows a sign of life; returns how long it stays stalled nevertheless.
     pub(super) fn wake(&mut self) -> Duration {
         self.switch();
         let changes = self.run(ms(31_000), |_| {});
@@ -135,7 +134,7 @@ fn a_queue_that_keeps_its_length_while_connections_come_is_no_stall() {
         it.samples[0].2 += u64::from(looks % 5 == 0);
     };
     assert_eq!(it.run(ms(10_000), trade), []);
-    // Then it stops: what was accepted before does not count for long.
+    // Then the worker stops: connections accepted before do not count for long.
     let changes = it.run(ms(3_000), |_| {});
     assert!(
         matches!(changes[..], [(at, Change::Stalled(0))] if at > STALL / 2 && at <= STALL + STALL / 16),
@@ -152,7 +151,7 @@ fn a_few_unfinished_handshakes_do_not_hide_a_stall_and_many_do() {
         it.samples[0].2 += unfinished;
         assert_eq!(!it.run(ms(1_000), |_| {}).is_empty(), stalls, "{unfinished}");
     }
-    // One in ten of many.
+    // One in ten of many connections.
     for (unfinished, stalls) in [(1, true), (2, false)] {
         let mut it = Trial::new(2);
         let changes = it.run(ms(2_100), |it| {
@@ -170,7 +169,7 @@ fn unfinished_handshakes_do_not_hide_a_stopped_worker_for_long() {
     it.signs[0] = Some(Signs { stopped: true, switches: 7, pinged: false, waits: None });
     let changes = it.run(ms(2_200), |it| it.samples[0].2 += 100);
     assert!(matches!(changes[..], [(at, Change::Stalled(0))] if at >= STALL * 2), "{changes:?}");
-    // Stopped for a moment, by a debugger that looks around.
+    // Stopped for a moment, as by a debugger.
     let mut it = Trial::new(2);
     it.samples[0].0 = 1;
     let mut looks = 0;
@@ -193,7 +192,7 @@ fn handshakes_that_never_finish_are_no_stall() {
 fn arrivals_at_a_full_queue_count_for_nothing() {
     let stopped = Some(Signs { stopped: true, switches: 7, pinged: false, waits: None });
     let asleep = Some(Signs { stopped: false, switches: 7, pinged: false, waits: None });
-    // One that is not stopped might be slow: its process is watched for as long again.
+    // A process that is not stopped may be slow: it is watched for as long again.
     for (signs, at) in [(stopped, ms(1_010)), (asleep, ms(2_050))] {
         let mut it = Trial::new(2);
         it.policy.overload = None;
@@ -212,7 +211,7 @@ fn a_full_queue_of_a_process_that_does_something_is_no_stall() {
     let changes = it.run(ms(20_000), |it| {
         looks += 1;
         it.samples[0].2 += 10;
-        // Once in 0.9 s.
+        // A sign of life every 0.9 s.
         if looks % 90 == 0 {
             it.switch();
         }
@@ -252,7 +251,7 @@ fn a_full_queue_that_shrinks_now_and_then_is_no_stall() {
     let mut looks = 0;
     let changes = it.run(ms(20_000), |it| {
         looks += 1;
-        // Seen to have a free place for one look in half a second.
+        // One look in half a second sees room for one connection.
         let queue = if looks % 50 == 0 { 128 } else { 129 };
         it.samples[0] = (queue, true, it.samples[0].2 + 10);
     });
@@ -282,7 +281,7 @@ fn nobody_is_stalled_for_what_happened_while_nobody_looked() {
     assert_eq!(it.run(ms(100), |_| {}), []);
     it.now += ms(60_000);
     assert_eq!(it.look(), []);
-    // It was everything that stood still. Of the time half a second counts.
+    // The whole machine may have stood still: half a second of the time counts.
     it.samples[0].0 = 0;
     assert_eq!(it.run(ms(5_000), |_| {}), [(ms(410), Change::Stalled(1))]);
 }
@@ -295,9 +294,9 @@ fn somebody_is_left_to_take_the_queue() {
     assert_eq!(it.run(ms(100), |_| {}), []);
     it.samples[1].0 = 1;
     let changes = it.run(ms(20_000), |_| {});
-    // The one that got stuck last is kept.
+    // The worker that got stuck last is not stalled.
     assert_eq!(changes, [(ms(910), Change::Stalled(0)), (ms(910), Change::Stalled(2))]);
-    // When somebody is back, that one goes as well.
+    // When another worker has recovered, that one is stalled as well.
     it.switch();
     assert_eq!(it.look(), [Change::Recovered(0), Change::Stalled(1)]);
 }
@@ -318,7 +317,7 @@ fn overload_follows_floor_factor_and_the_others() {
     assert_eq!(it.health.status(0), Status::Overloaded);
     assert_eq!(it.queues([9, 0, 0]), []);
     assert_eq!(it.queues([8, 0, 0]), [Change::Fit(0)]);
-    // All have much to do.
+    // All queues are deep.
     assert_eq!(it.queues([200, 100, 100]), []);
     assert_eq!(it.queues([201, 100, 100]), [Change::Overloaded(0)]);
     assert_eq!(it.queues([101, 100, 100]), []);
@@ -343,7 +342,7 @@ fn stalled_workers_do_not_count_for_overload() {
     assert_eq!(changes, [(ms(10), Change::Overloaded(0)), (ms(1_010), Change::Stalled(0))]);
     // With its queue the mean of the others would be 505.
     assert_eq!(it.queues([1_000, 30, 10]), [Change::Overloaded(1)]);
-    // When it is back it is fit.
+    // A recovered worker is fit.
     it.switch();
     assert_eq!(it.queues([0, 10, 10]), [Change::Recovered(0)]);
     assert_eq!(it.queues([0, 8, 10]), [Change::Fit(1)]);
@@ -360,7 +359,7 @@ fn what_is_turned_off_is_undone() {
     assert_eq!(it.look(), [Change::Recovered(0), Change::Fit(1)]);
     assert_eq!(it.health.pause(&it.policy), None);
     assert_eq!(it.run(ms(5_000), |_| {}), []);
-    // Time in which nobody cared does not count.
+    // Time without `stall_timeout` does not count.
     it.policy.stall_timeout = Some(STALL);
     assert_eq!(it.run(ms(1_000), |_| {}), []);
 }

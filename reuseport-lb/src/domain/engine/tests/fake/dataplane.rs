@@ -1,4 +1,4 @@
-//! The made-up kernel.
+//! The fake kernel behind `Dataplane`.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -131,7 +131,7 @@ impl Dataplane for Fake {
             Some(name) => drop(world.names.insert(slot, name.to_owned())),
             None => {
                 world.names.remove(&slot);
-                // It is free from now on.
+                // The slot is free from now on, so no bucket may point to it.
                 let used = world.groups.values().any(|group| World::points_to(group, |it| it == slot));
                 if used {
                     world.wrong.push(format!("slot {slot} is freed while buckets or flows refer to it"));

@@ -1,4 +1,4 @@
-//! A kernel and processes that are made up: sockets with queues, groups with slots and buckets, flows with marks. They
+//! A fake kernel and fake processes: sockets with queues, groups with slots and buckets, flows with marks. They
 //! outlive an engine, as the real ones outlive a daemon.
 
 mod dataplane;
@@ -13,13 +13,13 @@ use reuseport_lb_common::layout::{Entry, Fitness, MAX_SLOTS, NO_SLOT};
 use crate::domain::listener::{Listener, Protocol};
 use crate::domain::ports::{Claim, Cookie, ListenerId, ProcessKey};
 
-/// So many buckets a group has here.
+/// Number of buckets of a fake group.
 pub(super) const BUCKETS: usize = 48;
 
-/// So many flows a bucket can tell apart.
+/// Number of flows that a bucket tells apart.
 pub(super) const FLOWS: u32 = 4;
 
-/// What is made up, shared by both ports and the test.
+/// The fake world, shared by both ports and the test.
 #[derive(Clone, Default)]
 pub(super) struct Fake(pub(super) Rc<RefCell<World>>);
 
@@ -28,18 +28,18 @@ pub(super) struct World {
     pub(super) groups: BTreeMap<ListenerId, Group>,
     pub(super) sockets: BTreeMap<Cookie, Socket>,
     pub(super) processes: BTreeMap<ProcessKey, Process>,
-    /// Which worker's decisions are counted for each slot.
+    /// The worker that decisions for each slot are counted for.
     pub(super) names: BTreeMap<u16, String>,
-    /// Groups that were made anew at a takeover, because nothing was left of them.
+    /// Groups that were made anew at a takeover, because they were removed before that was saved.
     pub(super) anew: BTreeSet<ListenerId>,
-    /// What fails next.
+    /// Operations that fail next.
     pub(super) broken: BTreeSet<Broken>,
     serial: u64,
-    /// What no history may lead to.
+    /// Violations of what must hold in any history.
     pub(super) wrong: Vec<String>,
 }
 
-/// What can be made to fail, once.
+/// An operation that can be made to fail, once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Broken {
     Spawn,
@@ -53,7 +53,7 @@ pub(super) struct Group {
     pub(super) listener: Listener,
     pub(super) slots: BTreeMap<u16, Cookie>,
     pub(super) entries: Vec<Entry>,
-    /// Flows of each side of each bucket.
+    /// Marks of live flows, for each side of each bucket.
     pub(super) marks: Vec<[u64; 2]>,
     pub(super) ready: Vec<u16>,
     pub(super) waiting: Vec<u16>,
@@ -69,14 +69,14 @@ pub(super) struct Socket {
     pub(super) ours: bool,
     pub(super) holders: BTreeSet<ProcessKey>,
     pub(super) listens: bool,
-    /// Connections that nobody has accepted.
+    /// Connections that no process has accepted.
     pub(super) queue: u32,
     pub(super) locked: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Stage {
-    /// Waits for the daemon's word; ends with the daemon.
+    /// Waits for `unblock`; ends with the daemon.
     Blocked,
     Runs,
     Gone,
@@ -85,17 +85,17 @@ pub(super) enum Stage {
 pub(super) struct Process {
     pub(super) stage: Stage,
     pub(super) joined: bool,
-    /// Was told to end.
+    /// The process was told to end.
     pub(super) told: bool,
     pub(super) killed: bool,
-    /// It accepts nothing and shows no sign of life.
+    /// The process accepts nothing and shows no sign of life.
     pub(super) hangs: bool,
-    /// It waits for work.
+    /// The process waits for work.
     pub(super) waits: bool,
     pub(super) switches: u64,
     pub(super) suspended: bool,
     pub(super) sockets: Vec<Cookie>,
-    /// The daemon knows it.
+    /// The daemon knows the process.
     pub(super) known: bool,
 }
 
@@ -130,13 +130,13 @@ impl World {
         self.serial
     }
 
-    /// The socket in a slot that can take a connection.
+    /// The socket in a slot, if it listens.
     fn takes(&self, group: &Group, slot: u16) -> Option<Cookie> {
         let cookie = *group.slots.get(&slot)?;
         self.sockets.get(&cookie).filter(|socket| socket.listens).map(|_| cookie)
     }
 
-    /// As the program decides: the owner, or somebody who is ready, or who may wait.
+    /// Decides as the program does: the owner, else a ready slot, else one in which connections wait.
     fn choose(&self, listener: ListenerId, bucket: usize) -> Option<(u16, Cookie)> {
         let group = &self.groups[&listener];
         let owner = group.entries[bucket].slot();
@@ -158,7 +158,7 @@ impl World {
         true
     }
 
-    /// A datagram of a flow comes in: the slot that it goes to.
+    /// A datagram of a flow comes in; returns the slot that it goes to.
     pub(super) fn send(&mut self, listener: ListenerId, bucket: usize, flow: u32) -> Option<u16> {
         let group = self.groups.get_mut(&listener)?;
         let (entry, bit) = (group.entries[bucket], 1u64 << flow);
@@ -176,7 +176,7 @@ impl World {
         Some(slot)
     }
 
-    /// What is queued goes to others.
+    /// Moves queued connections to other sockets.
     fn migrate(&mut self, cookie: Cookie) {
         let Some(socket) = self.sockets.get_mut(&cookie) else { return };
         let (queue, listener) = (std::mem::take(&mut socket.queue), socket.listener);
@@ -199,7 +199,7 @@ impl World {
         }
     }
 
-    /// A socket that nobody has any more is gone, and its queue is others'.
+    /// Removes a socket that neither the daemon nor a process has any more, and migrates its queue.
     fn collect(&mut self, cookie: Cookie) {
         let gone = self.sockets.get(&cookie).is_some_and(|it| !it.ours && it.holders.is_empty());
         if gone {
@@ -234,7 +234,7 @@ impl World {
         }
     }
 
-    /// The daemon dies: processes that it had not let go die as well, and its duplicates are closed.
+    /// The daemon dies: processes that it had not unblocked die as well, and its duplicates are closed.
     pub(super) fn lose_daemon(&mut self) {
         for key in self.processes.keys().copied().collect::<Vec<ProcessKey>>() {
             if self.processes[&key].stage == Stage::Blocked {

@@ -1,4 +1,4 @@
-//! Made-up processes.
+//! The fake processes behind `Processes`.
 
 use std::time::Duration;
 
