@@ -1,4 +1,4 @@
-//! The command line, as the user wrote it. Not: what it does (`cmd/`).
+//! The command line: verbs, options, help texts. Not: what the commands do (`cmd/`).
 
 mod launch;
 mod values;
@@ -59,7 +59,7 @@ pub(crate) struct Global {
 }
 
 impl Global {
-    /// Absolute, because workers are told of files in them, wherever they go.
+    /// Both directories as absolute paths: workers get paths in them, and may change their working directory.
     pub(crate) fn paths(&self) -> std::io::Result<Paths> {
         let absolute = |path: &PathBuf| std::path::absolute(path);
         Ok(Paths { runtime_dir: absolute(&self.runtime_dir)?, bpffs: absolute(&self.bpffs)? })
@@ -206,7 +206,7 @@ pub(crate) struct RunArgs {
     /// immediate, or a time; READY=1 counts with each
     #[arg(long, value_name = "WHEN", default_value = "accepting", requires = "command")]
     pub(crate) ready: Ready,
-    /// Whom the workers of a command run as; without it as the daemon
+    /// The user that workers of a command run as; without it the daemon's
     #[arg(long, value_name = "USER", requires = "command")]
     pub(crate) user: Option<String>,
     /// The program of a worker, and its arguments; without it the embedded one
@@ -276,7 +276,7 @@ pub(crate) struct TraceArgs {
 pub(crate) struct ScaleArgs {
     /// The service
     pub(crate) service: String,
-    /// How many workers it shall have; +N or -N: so many more or fewer
+    /// How many workers the service shall have; +N or -N: so many more or fewer
     #[arg(value_name = "N", value_parser = values::workers, allow_hyphen_values = true)]
     pub(crate) workers: Scale,
     /// Do not wait until new workers are ready and others are gone
@@ -306,7 +306,7 @@ pub(crate) struct DrainArgs {
 pub(crate) struct RestartArgs {
     /// The service, like web, or the worker, like web/2
     pub(crate) what: String,
-    /// So many at a time, once the first has stood its trial
+    /// How many at a time, once the first has stood its trial
     #[arg(long, value_name = "N", default_value = "1", value_parser = values::at_a_time, allow_negative_numbers = true)]
     pub(crate) parallel: u16,
     /// How long a new process may take to become ready; without it the service's start_timeout

@@ -1,5 +1,5 @@
-//! The embedded worker: a process of its own that answers TCP with an HTTP/1.1 response and UDP with
-//! a datagram, whose body says who answered whom. It speaks the same protocols as any other worker.
+//! The embedded worker: a process that answers TCP with an HTTP/1.1 response and UDP with a datagram, whose body
+//! names the worker, its process id and the client. It is started and told to end like any other worker.
 
 use std::cell::Cell;
 use std::convert::Infallible;
@@ -34,13 +34,13 @@ const PATIENCE: Duration = Duration::from_secs(300);
 /// How long connections may take to finish once the worker is told to end.
 const FINISHING: Duration = Duration::from_secs(10);
 
-/// A worker that is told to end still accepts until nobody has come for this long,
+/// A worker that is told to end accepts until no connection has come for this long; at most for [`LINGERING`].
 const QUIET: Duration = Duration::from_millis(100);
 
-/// but no longer than this; and so long a connection that it has accepted may take to its first request.
+/// How long a worker that is told to end accepts at most, and waits for the first request of an accepted connection.
 const LINGERING: Duration = Duration::from_secs(2);
 
-/// Serves until SIGTERM; then answers what is queued and what has begun, and returns.
+/// Serves until SIGTERM; then answers queued connections and requests that have begun, and returns.
 pub fn run(embedded: Embedded) -> Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let local = tokio::task::LocalSet::new();
@@ -74,8 +74,8 @@ async fn serve(embedded: Embedded) -> Result<()> {
             () = next(&mut pings) => drop(daemon.try_send_to(b"WATCHDOG=1", &embedded.notify)),
         }
     }
-    // There may be no daemon just now, and who told us to end may have been somebody else. Then new
-    // connections stop coming only now, and those that have just come must get to their request.
+    // SIGTERM may have come from another process than the daemon. Then connections stop coming only now, after
+    // STOPPING=1, and those that have just come must get to their request. Perhaps no daemon runs just now.
     let _ = daemon.try_send_to(b"STOPPING=1", &embedded.notify);
     let begun = Instant::now();
     while begun.elapsed() < LINGERING
@@ -87,7 +87,7 @@ async fn serve(embedded: Embedded) -> Result<()> {
     for task in serving {
         task.await??;
     }
-    // Connections that take longer than this are cut; the daemon's patience would end as well.
+    // Connections that take longer than this are cut; the daemon would send SIGKILL as well.
     drop(stopping);
     let _ = tokio::time::timeout(FINISHING, stop.closed()).await;
     Ok(())
@@ -100,7 +100,7 @@ async fn next(pings: &mut Option<Interval>) {
     }
 }
 
-/// Accepts connections; when stopping, those that are queued already and then no more.
+/// Accepts connections; when stopping, only those that are queued already.
 async fn accept(
     listener: TcpListener,
     name: Rc<str>,
@@ -122,12 +122,12 @@ async fn accept(
                 let stream = TcpStream::from_std(stream)?;
                 tokio::task::spawn_local(converse(stream, peer, name.clone(), stopping.clone()));
             }
-            // The client went away again, or there is no room: the next one may do.
+            // The client has closed the connection, or no descriptor is free.
             Ok(Err(error)) => {
                 tracing::debug!("cannot accept: {error}");
                 tokio::time::sleep(Duration::from_millis(10)).await;
             }
-            // It was shut down and listens again, which tokio would never notice.
+            // The listener was shut down and listens again, which tokio would never notice (KERNEL.md 51).
             Err(_) if hung_up => listener = readable(listener.into_inner())?,
             Err(_) => {}
         }
@@ -136,7 +136,7 @@ async fn accept(
 
 /// Answers the requests of a connection; when stopping, those that have begun, and the first one in any case.
 async fn converse(stream: TcpStream, peer: SocketAddr, name: Rc<str>, mut stopping: watch::Receiver<bool>) {
-    // Small answers shall not wait for each other (Nagle).
+    // Without Nagle's algorithm, which would delay small answers.
     let _ = stream.set_nodelay(true);
     let (asked, mut has_asked) = watch::channel(false);
     let respond = service_fn(move |_: Request<hyper::body::Incoming>| {
@@ -168,9 +168,9 @@ async fn converse(stream: TcpStream, peer: SocketAddr, name: Rc<str>, mut stoppi
     }
 }
 
-/// Answers datagrams; when stopping, those that are queued already and then no more.
+/// Answers datagrams; when stopping, only those that are queued already.
 async fn answer(socket: UdpSocket, name: Rc<str>, mut stopping: watch::Receiver<bool>) -> io::Result<()> {
-    // Their content does not matter, so what is cut off is not missed.
+    // The content of datagrams is not used but for its beginning.
     let mut buffer = [0; 64];
     loop {
         tokio::select! {
@@ -180,7 +180,7 @@ async fn answer(socket: UdpSocket, name: Rc<str>, mut stopping: watch::Receiver<
                 if let Ok((length, path)) = received
                     && !buffer[..length].starts_with(b"worker=")
                 {
-                    // A client that cannot be reached is its own problem; nothing else is lost.
+                    // If the client cannot be reached, only its answer is lost.
                     let _ = datagram::answer(&socket, &path, body(&name, path.peer).as_bytes());
                 }
             }

@@ -1,6 +1,6 @@
-//! What goes to standard error. That of the daemon is written by a thread of its own from a queue with a
-//! bound, so that a pipe that nobody reads, a full disk or a stopped terminal never hold the daemon up, nor
-//! end it. What there is no room for is dropped and counted, and the count is said when there is room again.
+//! Logging to standard error. In the daemon, a thread writes lines from a bounded queue, so that a pipe without a
+//! reader, a full disk or a stopped terminal never hold the daemon up, nor end it. Lines that the queue has no room
+//! for are dropped and counted, and their number is written when there is room again.
 
 use std::fmt;
 use std::io::{self, ErrorKind, IsTerminal, Write};
@@ -17,13 +17,14 @@ use crate::kernel::output::OutputSink;
 use crate::kernel::rights;
 use crate::printable::inline;
 
-/// Most bytes that wait to be written; as many again may be on their way.
+/// Most bytes in the queue; as many again may be in the writing thread.
 const ROOM: usize = 1 << 20;
 
-/// How long the end of the daemon waits for what is still to be written.
+/// How long the end of the daemon waits for the queue to be written.
 const LAST_WORDS: Duration = Duration::from_millis(500);
 
-/// How often it is tried to say how much was dropped, and to write where that would block.
+/// Interval between attempts to write the number of dropped lines. A write that would block is tried again after a
+/// hundredth of it.
 const AGAIN: Duration = Duration::from_secs(1);
 
 static DAEMON: OnceLock<Queue> = OnceLock::new();
@@ -39,7 +40,7 @@ struct Queue {
 struct State {
     waiting: Vec<u8>,
     writing: bool,
-    /// Lines that there was no room for, since that was last said.
+    /// Number of dropped lines that was not written yet.
     dropped: u64,
 }
 
@@ -48,7 +49,7 @@ impl Queue {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes a line, if there is room for it.
+    /// Adds a line to the queue, or drops it.
     fn put(&self, line: &[u8]) {
         let mut state = self.lock();
         if state.waiting.len() + line.len() <= ROOM {
@@ -59,7 +60,7 @@ impl Queue {
         self.changed.notify_all();
     }
 
-    /// Writes the next of what waits, and before it how much was dropped.
+    /// Waits for lines and writes them, after the number of dropped ones.
     fn write_next(&self, out: &mut impl Write) {
         let mut state = self.lock();
         while state.waiting.is_empty() {
@@ -87,7 +88,7 @@ impl Queue {
         self.changed.notify_all();
     }
 
-    /// Waits until all is written, but not for long.
+    /// Waits until the queue is written, at most for [`LAST_WORDS`].
     fn flush(&self) {
         let begun = Instant::now();
         let mut state = self.lock();
@@ -103,7 +104,7 @@ fn lines(text: &[u8]) -> u64 {
     text.iter().filter(|byte| **byte == b'\n').count() as u64
 }
 
-/// How many bytes were written before an error.
+/// Writes `text`; returns how many bytes were written before an error.
 fn write(out: &mut impl Write, text: &[u8]) -> usize {
     let mut at = 0;
     while at < text.len() {
@@ -111,7 +112,7 @@ fn write(out: &mut impl Write, text: &[u8]) -> usize {
             Ok(0) => break,
             Ok(more) => at += more,
             Err(error) if error.kind() == ErrorKind::Interrupted => {}
-            // Somebody who has it as well made it so.
+            // Another process with the same terminal or pipe has made it non-blocking.
             Err(error) if error.kind() == ErrorKind::WouldBlock => std::thread::sleep(AGAIN / 100),
             Err(_) => break,
         }
@@ -119,7 +120,7 @@ fn write(out: &mut impl Write, text: &[u8]) -> usize {
     at
 }
 
-/// A line of the daemon's log.
+/// The queue as the writer of the daemon's log.
 struct Line;
 
 impl Write for Line {
@@ -133,12 +134,12 @@ impl Write for Line {
     }
 }
 
-/// Makes the log of a command, which writes to standard error itself.
+/// Sets up the log of a command, which writes to standard error directly.
 pub fn of_command(verbose: u8) {
     builder(verbose).with_writer(io::stderr).init();
 }
 
-/// Makes the log of the daemon. Its thread needs no rights, and has none.
+/// Sets up the log of the daemon, with its thread, which has no rights.
 pub fn of_daemon(verbose: u8) -> io::Result<()> {
     DAEMON.get_or_init(Queue::default);
     std::thread::Builder::new().name("log".into()).spawn(|| {
@@ -155,22 +156,22 @@ pub fn of_daemon(verbose: u8) -> io::Result<()> {
     Ok(())
 }
 
-/// Writes to the daemon's standard error what is not its own, in whole lines where that can be.
+/// Writes text to standard error that is no log line: errors of commands, and output of workers.
 pub fn put(text: &[u8]) {
     match DAEMON.get() {
         Some(queue) => queue.put(text),
-        // There is nowhere to complain.
+        // An error could only be reported on standard error.
         None => drop(io::stderr().write_all(text)),
     }
 }
 
-/// Whether the daemon's standard error takes so much more that room is left for its own lines.
+/// Whether the queue has room for `bytes` of workers' output: half of it is kept for the daemon's own lines.
 #[must_use]
 pub fn has_room(bytes: usize) -> bool {
     DAEMON.get().is_none_or(|queue| queue.lock().waiting.len() + bytes <= ROOM / 2)
 }
 
-/// The daemon's standard error, for what workers write.
+/// The daemon's standard error as the sink of workers' output.
 pub struct StandardError;
 
 impl OutputSink for StandardError {
@@ -183,14 +184,14 @@ impl OutputSink for StandardError {
     }
 }
 
-/// Before the end: waits for what is still to be written, if somebody reads it.
+/// Waits before the end of the process until the daemon's queue is written, at most for [`LAST_WORDS`].
 pub fn flush() {
     if let Some(queue) = DAEMON.get() {
         queue.flush();
     }
 }
 
-/// Message and fields of an event, on one line and without what steers a terminal.
+/// Formats message and fields of an event on one line, with control characters escaped.
 struct OneLine;
 
 impl<'w> FormatFields<'w> for OneLine {
@@ -213,7 +214,7 @@ fn builder(verbose: u8) -> SubscriberBuilder<OneLine, Format, EnvFilter> {
         .with_ansi(io::stderr().is_terminal())
         .with_target(false)
         .fmt_fields(OneLine)
-        // Those would go to standard error as well, which is what has failed.
+        // Internal errors are failures of writing to standard error, and would be written there.
         .log_internal_errors(false)
 }
 
@@ -221,7 +222,7 @@ fn builder(verbose: u8) -> SubscriberBuilder<OneLine, Format, EnvFilter> {
 mod tests {
     use super::*;
 
-    /// Takes so many bytes, and then none.
+    /// A writer that takes so many bytes, and then none.
     struct Full(usize, Vec<u8>);
 
     impl Write for Full {

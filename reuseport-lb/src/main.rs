@@ -1,4 +1,4 @@
-//! Parse, run, exit. Exit codes: 0 done, 1 failed, 2 usage or invalid configuration.
+//! Parses the command line, runs the command, exits: with 0 done, 1 failed, 2 usage or invalid configuration.
 
 use std::process::ExitCode;
 
@@ -18,7 +18,7 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             let invalid = error.is::<Invalid>();
-            // Once, with everything that led to it, on one line; below it the line of a file that is wrong.
+            // One line with the error and its causes; for an invalid configuration, below it the line of the file.
             let text = format!("{error:#}");
             let text = if invalid { printable(&text) } else { inline(&text) };
             logging::put(format!("reuseport-lb: {text}\n").as_bytes());
@@ -28,8 +28,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// Says what is wrong with the command line, which is repeated as it was given, but for what would steer the
-/// terminal.
+/// Prints what is wrong with the command line. Its words are repeated with control characters escaped.
 fn misused(error: &clap::Error) -> ExitCode {
     let mut text = error.render().ansi().to_string();
     for argument in std::env::args_os().skip(1) {
@@ -43,7 +42,7 @@ fn misused(error: &clap::Error) -> ExitCode {
     ExitCode::from(2)
 }
 
-/// `text` without the sequences (ESC [ ... m) that clap has put into it.
+/// `text` without the colours (ESC [ ... m) that clap has put into it.
 fn without_colours(text: &str) -> String {
     let mut pieces = text.split("\u{1b}[");
     let first = pieces.next().unwrap_or_default().to_owned();

@@ -1,5 +1,5 @@
-//! Work that may take long: in a thread of its own, or on the daemon's loop in slices. And the measure
-//! of both: how long one step has kept the loop from everything else.
+//! Work that may take long: in a thread of its own, or on the daemon's loop in slices. And measuring how long one
+//! step keeps the loop from everything else.
 
 use std::cell::Cell;
 use std::pin::pin;
@@ -11,16 +11,16 @@ use anyhow::{Context, Result, bail};
 use tokio::sync::oneshot;
 use tracing::debug;
 
-/// The loop comes round again within this time, whatever happens: ARCHITECTURE.md.
+/// Longest time of one step of the daemon's loop (ARCHITECTURE.md, invariant 8).
 pub const BOUND: Duration = Duration::from_millis(200);
 
-/// After so much time others get their turn.
+/// Time after which a long piece of work lets other tasks run.
 const SLICE: Duration = Duration::from_millis(5);
 
-/// A step that takes longer than this is worth a line in the log.
+/// Steps that take longer than this are logged.
 const LONG: Duration = Duration::from_millis(50);
 
-/// Does `work` in a thread that ends with it. It has the rights that the daemon has when it begins.
+/// Runs `work` in a new thread. The thread has the rights that the daemon has at that moment.
 pub async fn in_thread<T: Send + 'static>(
     what: &'static str,
     work: impl FnOnce() -> T + Send + 'static,
@@ -34,8 +34,7 @@ pub async fn in_thread<T: Send + 'static>(
     wait.await.with_context(|| format!("{what} failed; see above"))
 }
 
-/// Does `work` in a thread like [`in_thread`], or without one where there can be none: the machine may have no process
-/// id left.
+/// Runs `work` in a new thread; if none can be started, in this one: the machine may have no process id left.
 pub async fn in_thread_or_here<T: Send + 'static>(
     what: &'static str,
     work: impl FnOnce() -> T + Send + 'static,
@@ -49,7 +48,8 @@ pub async fn in_thread_or_here<T: Send + 'static>(
     }
 }
 
-/// The same, but what does not end within `limit` is left to itself: a file that does not answer.
+/// Runs `work` in a new thread, and fails if it does not end within `limit`, as on a file system that does not answer;
+/// the thread then goes on.
 pub async fn in_thread_within<T: Send + 'static>(
     limit: Duration,
     what: &'static str,
@@ -67,19 +67,19 @@ pub struct Slices {
 }
 
 impl Slices {
-    /// It begins now.
+    /// Begins the first slice.
     #[must_use]
     pub fn begin() -> Self {
         Self { begun: Instant::now() }
     }
 
-    /// Whether it is others' turn.
+    /// Whether the slice is over, and other tasks are to run.
     #[must_use]
     pub fn is_over(&self) -> bool {
         self.begun.elapsed() >= SLICE
     }
 
-    /// Lets others go first, if it is their turn.
+    /// Lets other tasks run if the slice is over.
     pub async fn turn(&mut self) {
         if self.is_over() {
             tokio::task::yield_now().await;
@@ -92,13 +92,13 @@ thread_local! {
     static LONGEST: Cell<Duration> = const { Cell::new(Duration::ZERO) };
 }
 
-/// The longest step so far.
+/// The longest step of this thread so far.
 #[must_use]
 pub fn longest() -> Duration {
     LONGEST.get()
 }
 
-/// `task`, each step of which is measured.
+/// Runs `task` and measures each of its steps.
 pub async fn measured<T>(what: &str, task: impl Future<Output = T>) -> T {
     let mut task = pin!(task);
     std::future::poll_fn(|context| {

@@ -1,10 +1,10 @@
-//! Text for a terminal or a log, PURE: what others have chosen (a command, a path, a name) must not steer
-//! the one, nor pretend to be another line of the other. Not here: what workers write, which is passed on as it is.
+//! Text for a terminal or a log, PURE: text from outside (a command, a path, a name) must not control the terminal,
+//! nor look like another line of the log. Not: output of workers, which is passed on unchanged.
 
 use std::borrow::Cow;
 use std::path::Path;
 
-/// `text` with what steers a terminal escaped, as in `\u{1b}`; ends of lines and tabs stay.
+/// `text` with control characters escaped, as in `\u{1b}`; ends of lines and tabs stay.
 #[must_use]
 pub fn printable(text: &str) -> Cow<'_, str> {
     escape(text, |c| steers(c) && !matches!(c, '\n' | '\t'), |c, to| to.extend(c.escape_default()))
@@ -22,14 +22,15 @@ pub fn path(path: &Path) -> String {
     inline(&path.to_string_lossy()).into_owned()
 }
 
-/// JSON `text`, escaped as JSON is: such characters can only be within its strings.
+/// JSON `text` with control characters escaped as in JSON strings, the only place where it can have them.
 #[must_use]
 pub fn json(text: &str) -> Cow<'_, str> {
     let code = |c: char, to: &mut String| to.push_str(&format!("\\u{:04x}", u32::from(c)));
     escape(text, |c| steers(c) && !matches!(c, '\n' | '\t' | '\r'), code)
 }
 
-/// Control characters, and those that turn the direction of what follows or end a line. None is beyond U+FFFF.
+/// Whether a character is escaped: control characters, and those that change the direction of text or end a line. None
+/// is beyond U+FFFF.
 fn steers(c: char) -> bool {
     let turns =
         matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');

@@ -1,4 +1,4 @@
-//! What a service says of itself, under the names that `service/` has for it.
+//! The types of `status`, under the names that `service/` has for them.
 
 pub use reuseport_lb_client::api::{
     FlowCounts as Flows, GroupStatus as Group, ServiceStatus as Service, SocketStatus as Socket,

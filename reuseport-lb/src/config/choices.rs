@@ -2,14 +2,14 @@
 
 use serde::{Deserialize, Serialize};
 
-/// What is hashed.
+/// What a decision is made from.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Affinity {
-    /// The 4-tuple: every connection for itself.
+    /// The hash of the 4-tuple: each connection of a client may go to another worker.
     #[default]
     Flow,
-    /// The client's address: a client keeps its worker.
+    /// The hash of the client's address: a client keeps its worker.
     Source,
 }
 
@@ -37,7 +37,7 @@ pub enum WhenEmpty {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum WhenBusy {
-    /// They wait in its queue, unless that is overloaded.
+    /// They wait in the worker's queue, unless the worker is overloaded.
     #[default]
     Queue,
     /// They go to the next worker that waits for work.
@@ -48,7 +48,7 @@ pub enum WhenBusy {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum OnCrash {
-    /// They wait for its successor, for `hold_timeout`.
+    /// They wait for the worker's next process, for `hold_timeout`.
     #[default]
     Hold,
     /// They move to the other workers at once.
@@ -59,10 +59,10 @@ pub enum OnCrash {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum OnStall {
-    /// Nothing: others get what comes and what waits, until it accepts again.
+    /// Nothing: other workers get its connections until it recovers.
     #[default]
     Avoid,
-    /// It is replaced.
+    /// The process is replaced.
     Restart,
 }
 

@@ -1,5 +1,5 @@
-//! Texts of errors in a configuration file: what the parser says → where that is, what stands there and
-//! what to write instead. Not: what is wrong (`config.rs`, `values.rs`).
+//! Texts of errors in a configuration file: an error of the parser → line, content of the line, and what to write
+//! instead. Not: what is valid (`mod.rs`, `values.rs`).
 
 use std::ops::Range;
 
@@ -7,7 +7,7 @@ use toml::de::{DeTable, DeValue};
 
 use crate::printable::inline;
 
-/// What each key takes, as the end of a sentence that begins with "write".
+/// The values of each key, as the end of a sentence that begins with "write".
 const VALUES: &[(&str, &str)] = &[
     ("name", "a text in quotes, like \"web\""),
     ("listen", "a list of addresses, like [\"tcp://127.0.0.1:8080\"]"),
@@ -32,7 +32,7 @@ const VALUES: &[(&str, &str)] = &[
     ("user", "the name of a user in quotes, like \"www-data\""),
 ];
 
-/// What the parser expects, in its words and in plain ones.
+/// Names of types in the words of the parser, and in plain ones.
 const PLAIN: &[(&str, &str)] = &[
     ("a nonzero u32", "a whole number from 1 to 4294967295"),
     ("a nonzero usize", "a whole number from 1 on"),
@@ -49,7 +49,7 @@ const PLAIN: &[(&str, &str)] = &[
     ("a map", "a table"),
 ];
 
-/// `line 3: message`, with the line itself.
+/// Formats an error as `line 3: message`, with the line itself below.
 pub(super) fn located(text: &str, span: Option<Range<usize>>, message: &str) -> String {
     let message = &*inline(message.trim());
     let Some(span) = span else { return message.to_owned() };
@@ -59,7 +59,7 @@ pub(super) fn located(text: &str, span: Option<Range<usize>>, message: &str) -> 
     format!("line {number}: {message}\n  {number} | {}", line.trim_end())
 }
 
-/// What the parser of `text` found, for people.
+/// Formats an error of the parser of `text`.
 pub(super) fn explain(text: &str, error: &toml::de::Error) -> String {
     let message = error.message().trim();
     let span = error.span();
@@ -68,18 +68,18 @@ pub(super) fn explain(text: &str, error: &toml::de::Error) -> String {
     located(text, span, &better.unwrap_or_else(|| message.into()))
 }
 
-/// Types of the parser in plain words: `expected u32` means nothing to who writes a value.
+/// Replaces types like `u32` by plain words, which a user can follow.
 pub(crate) fn plain(message: &str) -> String {
     let Some((before, expected)) = message.split_once("expected ") else { return message.into() };
     let known = PLAIN.iter().find_map(|(theirs, ours)| Some((ours, expected.strip_prefix(theirs)?)));
     known.map_or_else(|| message.into(), |(ours, rest)| format!("{before}expected {ours}{rest}"))
 }
 
-/// Where something stands: the keys that lead to it.
+/// A position in the file, by the keys that lead to it.
 #[derive(Default)]
 struct Location {
     keys: Vec<String>,
-    /// It is a table.
+    /// The value there is a table.
     table: bool,
 }
 
@@ -110,7 +110,7 @@ impl Location {
         found
     }
 
-    /// What to say in place of `message`; `None`: that says it.
+    /// A clearer text than the parser's `message`; `None` if that is clear.
     fn better(&self, text: &str, span: Option<&Range<usize>>, message: &str) -> Option<String> {
         if message.starts_with("unknown field") {
             let mut words = message.split('`').skip(1).step_by(2);
@@ -167,12 +167,12 @@ fn unknown(field: &str, known: &[&str]) -> String {
     }
 }
 
-/// What somebody meant who wrote `word`.
+/// The word of `known` that `word` is probably a misspelling of.
 pub(crate) fn nearest<'a>(word: &str, known: &[&'a str]) -> Option<&'a str> {
     let word = word.to_lowercase().replace('-', "_");
     let far = |known: &&&str| strsim::damerau_levenshtein(&word, known);
     let near = known.iter().min_by_key(far)?;
-    // One letter of a short word, two of a longer one, or the beginning of it.
+    // One wrong letter in a short word, up to three in a longer one; or the beginning of one word only.
     let most = if near.len() < 5 { 1 } else { (near.len() / 3).min(3) };
     let begins = word.len() >= 3 && known.iter().filter(|known| known.starts_with(&word)).count() == 1;
     if far(&near) <= most {
@@ -181,7 +181,7 @@ pub(crate) fn nearest<'a>(word: &str, known: &[&'a str]) -> Option<&'a str> {
     known.iter().find(|known| begins && known.starts_with(&word)).copied()
 }
 
-/// The first line, if it is not too long.
+/// The first line of a value, cut off after 40 characters.
 fn shorten(value: &str) -> String {
     const MOST: usize = 40;
     let line = value.lines().next().unwrap_or_default();

@@ -1,4 +1,4 @@
-//! Configuration: as the user wrote it → validated. Not: what a running service does with it.
+//! The configuration: a file → validated services. Not: what a running service does with its settings.
 
 mod choices;
 mod errors;
@@ -23,7 +23,7 @@ use crate::printable;
 use errors::located;
 use values::{Idle, Limit, Patience, Span};
 
-/// Most workers of one service: half of the slots, so that all can be replaced at once.
+/// Most workers of one service: half of the slots, so that all can have a successor at once.
 pub const MAX_WORKERS: usize = 1024;
 
 /// Largest weight of a worker; the smallest is 0, which means no new flows.
@@ -32,7 +32,7 @@ pub const MAX_WEIGHT: u32 = 1_000_000;
 /// Most listeners of one service; each costs every worker a socket.
 pub const MAX_LISTENERS: usize = 64;
 
-/// What was wrong, where, and how to mend it. The command then ends with exit code 2.
+/// An invalid configuration: what is wrong, where, and what to write instead. The command ends with exit code 2.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 pub struct Invalid(pub String);
@@ -40,50 +40,50 @@ pub struct Invalid(pub String);
 /// One validated service.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Service {
-    /// Its name; workers are `name/0`, `name/1`, …
+    /// Name of the service; workers are `name/0`, `name/1`, …
     pub name: String,
-    /// What it listens on; workers get their sockets in this order.
+    /// Listeners; workers get their sockets in this order.
     pub listen: Vec<Listener>,
-    /// Program and arguments of a worker; may be empty.
+    /// Program and arguments of a worker; empty if workers are embedded or only join.
     pub command: Vec<String>,
-    /// Its workers are the embedded ones; it has no command then.
+    /// Workers are embedded ones, without a command.
     pub embedded: bool,
-    /// How many workers of its own; others may come by themselves.
+    /// Number of workers that the daemon starts; further ones may join.
     pub workers: usize,
-    /// What is hashed.
+    /// What a decision is made from.
     pub affinity: Affinity,
     /// When a worker counts as ready.
     pub ready: Ready,
-    /// What a crash means for the worker's buckets.
+    /// What happens to the buckets of a worker that crashed.
     pub on_crash: OnCrash,
-    /// What becomes of the process of a worker that stalls again and again.
+    /// What happens to the process of a worker that stalls again and again.
     #[serde(default)]
     pub on_stall: OnStall,
-    /// How long a worker may take to become ready: a successor that is not is given up, and of others
-    /// it is said what they lack.
+    /// Longest time until a worker is ready: after it, a successor is given up, and commands that wait say what a
+    /// worker lacks.
     #[serde(default = "start_timeout")]
     pub start_timeout: Duration,
     /// How long a crashed worker keeps its buckets.
     pub hold_timeout: Duration,
-    /// How long a leaving worker may take.
+    /// Longest time until a leaving worker gets SIGTERM, and again until SIGKILL.
     pub drain_timeout: Duration,
-    /// How long a UDP flow may be silent before it may move.
+    /// How long a UDP flow without a packet stays with its worker.
     #[serde(default = "idle_timeout")]
     pub idle_timeout: Duration,
-    /// How long a TCP worker with a queue may accept nothing; `None`: for ever.
+    /// How long a worker may accept nothing from a TCP queue that is not empty; `None`: for ever.
     pub stall_timeout: Option<Duration>,
     /// When a TCP worker's queue is too deep; `None`: never.
     pub overload: Option<Overload>,
-    /// How often a worker must say `WATCHDOG=1`; `None`: it need not.
+    /// Longest time between two `WATCHDOG=1` of a worker; `None`: none are expected.
     pub watchdog: Option<Duration>,
-    /// What happens while nobody is ready.
+    /// What happens to new connections while no worker is ready.
     pub when_empty: WhenEmpty,
-    /// What happens to a TCP connection whose worker is busy.
+    /// What happens to new TCP connections whose worker is busy.
     #[serde(default)]
     pub when_busy: WhenBusy,
     /// Accept queue of each TCP socket, in connections; the kernel caps it at net.core.somaxconn.
     pub backlog: u32,
-    /// Whom workers run as.
+    /// The user of workers; `None`: the daemon's.
     pub user: Option<String>,
 }
 
@@ -115,7 +115,7 @@ impl Service {
         }
     }
 
-    /// The service that `reuseport-lb run` serves when told nothing else.
+    /// The service of `reuseport-lb run` without options.
     #[must_use]
     pub fn demo() -> Self {
         let both = |protocol| {
@@ -126,7 +126,7 @@ impl Service {
         Self { embedded: true, ..Self::new("demo", listen, 4) }
     }
 
-    /// The demo, without its IPv6 addresses where there are none.
+    /// The demo service, without its IPv6 addresses if the machine has no IPv6.
     #[must_use]
     pub fn demo_here(has_ipv6: bool) -> Self {
         let mut demo = Self::demo();
@@ -134,7 +134,7 @@ impl Service {
         demo
     }
 
-    /// Checks what no single key can tell.
+    /// Checks what depends on more than one key.
     pub fn validate(&self) -> Result<(), String> {
         check_name(&self.name)?;
         check_workers(self.workers)?;
@@ -155,17 +155,17 @@ impl Service {
     }
 }
 
-/// The default, also for what an older daemon wrote down.
+/// Default of a new service, and of one that an older daemon has saved without this setting.
 fn idle_timeout() -> Duration {
     Duration::from_secs(60)
 }
 
-/// The default, also for what an older daemon wrote down.
+/// Default of a new service, and of one that an older daemon has saved without this setting.
 fn start_timeout() -> Duration {
     Duration::from_secs(30)
 }
 
-/// Checks a number of workers.
+/// Fails if a service cannot have so many workers.
 pub fn check_workers(workers: usize) -> Result<(), String> {
     if workers > MAX_WORKERS {
         return Err(format!("{workers} workers are too many: a service has at most {MAX_WORKERS}"));
@@ -173,7 +173,7 @@ pub fn check_workers(workers: usize) -> Result<(), String> {
     Ok(())
 }
 
-/// Checks the weight of a worker.
+/// Fails if a weight is too large.
 pub fn check_weight(weight: u32) -> Result<(), String> {
     if weight > MAX_WEIGHT {
         return Err(format!("weight {weight} is too large: the most is {MAX_WEIGHT}"));
@@ -191,22 +191,22 @@ pub(crate) fn check_name(name: &str) -> Result<(), String> {
     Ok(())
 }
 
-/// Finds out whether there is such a user; the error says that there is none.
+/// Fails with one line of text if this machine has no user with that name.
 pub type FindUser = fn(&str) -> Result<(), String>;
 
-/// Reads and validates a configuration file, with users that `find_user` finds.
+/// Reads and validates a configuration file; users are those that `find_user` finds.
 pub fn read(path: &Path, find_user: FindUser) -> Result<Vec<Service>, Invalid> {
     let text = std::fs::read_to_string(path)
         .map_err(|error| Invalid(format!("cannot read {}: {error}", printable::path(path))))?;
     parse(&text, find_user).map_err(|Invalid(error)| Invalid(format!("{}: {error}", printable::path(path))))
 }
 
-/// Takes each user for one that is there: for a configuration of another machine.
+/// A [`FindUser`] that finds every user: for a configuration of another machine.
 pub fn any_user(_: &str) -> Result<(), String> {
     Ok(())
 }
 
-/// Validates the text of a configuration, with users that `find_user` finds.
+/// Validates the text of a configuration; users are those that `find_user` finds.
 pub fn parse(text: &str, find_user: FindUser) -> Result<Vec<Service>, Invalid> {
     let file: File = toml::from_str(text).map_err(|error| Invalid(errors::explain(text, &error)))?;
     let mut services = Vec::new();
@@ -254,7 +254,7 @@ struct File {
     service: Vec<Spanned<Written>>,
 }
 
-/// A service as it is written.
+/// A service as it is written in the file.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Written {
@@ -284,7 +284,7 @@ struct Written {
     idle_timeout: Option<Idle>,
 }
 
-/// Where the keys stand whose values are checked together.
+/// Positions of keys whose values are checked together.
 struct Spans {
     name: std::ops::Range<usize>,
     listen: Vec<std::ops::Range<usize>>,
@@ -305,7 +305,7 @@ impl Written {
             listen.push(url.into_inner().parse().map_err(|error| at(span.clone(), error))?);
             spans.listen.push(span);
         }
-        // Without a command its workers come by themselves, unless the file asks for embedded ones.
+        // Without a command all workers join, unless the file asks for embedded ones.
         let workers = self.workers.map_or(usize::from(self.command.is_some()), Spanned::into_inner);
         let mut service = Service::new(self.name.get_ref(), listen, workers);
         service.embedded = self.command.is_none() && workers > 0;

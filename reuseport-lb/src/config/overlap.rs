@@ -1,9 +1,9 @@
-//! What is valid, but perhaps not meant, PURE: addresses of one service below those of another.
+//! Warnings about a valid configuration, PURE: addresses of one service that lie within those of another.
 
 use super::Service;
 use crate::domain::listener::Listener;
 
-/// Listeners on all addresses, of which another service has one: one line each.
+/// Finds listeners on all addresses of which another service has a single one; one line for each.
 #[must_use]
 pub fn warnings(services: &[Service]) -> Vec<String> {
     let all: Vec<(&Service, &Listener)> =

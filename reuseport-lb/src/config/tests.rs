@@ -1,11 +1,11 @@
-//! What a configuration file may say, and what is said about one that may not.
+//! Tests of valid configuration files, and of the errors of invalid ones.
 
 use proptest::prelude::*;
 
 use super::{parse as parse_with, *};
 use crate::kernel::host;
 
-/// With the users of this machine.
+/// Parses with the users of this machine.
 fn parse(text: &str) -> Result<Vec<Service>, Invalid> {
     parse_with(text, host::find_user)
 }
@@ -169,7 +169,7 @@ fn errors_name_the_line_and_the_fix() {
     assert!(parse("").unwrap_err().0.contains("[[service]]"));
 }
 
-/// Words of the parser that tell nobody what to write.
+/// Words of the parser that do not help a user, so no error may have them.
 const THEIRS: [&str; 11] = [
     "invalid type",
     "invalid value",

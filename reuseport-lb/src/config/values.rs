@@ -1,5 +1,5 @@
-//! Values of settings, as text and back: times, what can be off, readiness, overload. Not: which
-//! settings there are (`config.rs`).
+//! Values of settings, from text and back: times, times that can be off, readiness, overload. Not: which
+//! settings there are (`mod.rs`).
 
 use std::num::NonZeroU32;
 use std::time::Duration;
@@ -8,26 +8,26 @@ use serde::de::value::MapAccessDeserializer;
 use serde::de::{Error, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-/// Longest time that a setting may say.
+/// Longest time of any setting.
 const LONGEST_TIME: Duration = Duration::from_secs(366 * 24 * 3600);
 
-/// Shortest time after which something can count as stuck; below, it is only late.
+/// Shortest `stall_timeout` and `watchdog`: within less, a process is only late.
 const SHORTEST_STALL: Duration = Duration::from_millis(10);
 
-/// Shortest time after which a flow can count as gone; below, clients that are only slow would.
+/// Shortest `idle_timeout`: within less, flows of slow clients would count as ended.
 const SHORTEST_IDLE: Duration = Duration::from_millis(100);
 
 /// When a worker counts as ready.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Ready {
-    /// When something of it waits for work on each of its sockets, or at `READY=1`.
+    /// When its processes wait for work on each of its sockets, or at `READY=1`.
     #[default]
     Accepting,
     /// When it says `READY=1` (sd_notify(3)).
     Notify,
     /// As soon as its process runs.
     Immediate,
-    /// When it waits for work on one of its sockets, but not before this time has passed; or at `READY=1`.
+    /// When its processes wait for work on one of its sockets, but not before this time has passed; or at `READY=1`.
     After(Duration),
 }
 
@@ -69,14 +69,14 @@ impl<'de> Deserialize<'de> for Ready {
     }
 }
 
-/// When a worker's queue counts as too deep: beyond `floor` and `factor` times the others' mean.
+/// When a worker's queue is too deep: if it is longer than `floor` and than `factor` times the mean of the others.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Overload {
-    /// How much deeper than the others' mean; finite, at least 1.
+    /// Multiple of the mean of the others; finite, at least 1.
     #[serde(deserialize_with = "factor")]
     pub factor: f64,
-    /// A queue of at most this many connections is never too deep; at least 1.
+    /// Number of connections up to which a queue is never too deep; at least 1.
     #[serde(deserialize_with = "floor")]
     pub floor: u32,
 }
@@ -125,7 +125,7 @@ impl<'de> Deserialize<'de> for Span {
     }
 }
 
-/// How long a flow may be silent: a time that is not too short to be kept.
+/// The value of `idle_timeout`: a time from [`SHORTEST_IDLE`] on.
 pub(super) struct Idle(pub(super) Duration);
 
 impl<'de> Deserialize<'de> for Idle {
@@ -141,7 +141,7 @@ impl<'de> Deserialize<'de> for Idle {
     }
 }
 
-/// A time after which something counts as stuck, or `off`.
+/// The value of `stall_timeout` or `watchdog`: a time from [`SHORTEST_STALL`] on, or `off`.
 pub(super) struct Patience(pub(super) Option<Duration>);
 
 impl<'de> Deserialize<'de> for Patience {
@@ -170,7 +170,7 @@ impl<'de> Deserialize<'de> for Patience {
     }
 }
 
-/// `{ factor = 2.0, floor = 16 }`, or `off`. What a table does not say has its default.
+/// The value of `overload`: `{ factor = 2.0, floor = 16 }`, or `off`. A key that is left out has its default.
 pub(super) struct Limit(pub(super) Option<Overload>);
 
 impl<'de> Deserialize<'de> for Limit {
@@ -195,7 +195,7 @@ impl<'de> Deserialize<'de> for Limit {
     }
 }
 
-/// Reads a time like `500ms`, `2s` or `1m 30s`.
+/// Parses a time like `500ms`, `2s` or `1m 30s`.
 pub fn duration(text: &str) -> Result<Duration, String> {
     let time = humantime::parse_duration(text).map_err(|error| {
         format!("{text:?} is not a time ({error}); write it like \"500ms\", \"2s\" or \"1m 30s\"")

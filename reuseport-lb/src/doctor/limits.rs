@@ -1,4 +1,4 @@
-//! What there must be enough of: open files, memory, queues, ports.
+//! Checks of limited resources: open files, memory, queues, ports.
 
 use reuseport_lb_common::layout::{Activity, Counters, Load, MAX_SLOTS, Table};
 
@@ -19,16 +19,16 @@ const FILES_OF_WORKER: u64 = 4;
 /// Memory of one group's smaller parts: socket array, log ring, program.
 const SMALL_PARTS: u64 = 1 << 20;
 
-/// Fewer bytes do not hold one datagram of the largest size.
+/// Bytes of the largest datagram.
 const LARGEST_DATAGRAM: u64 = 64 << 10;
 
-/// What a datagram of a few bytes takes in a receive queue.
+/// Bytes that a small datagram takes in a receive queue.
 const SMALL_DATAGRAM: u64 = 768;
 
 /// The most sockets of one SO_REUSEPORT group (`reuseport_grow`, net/core/sock_reuseport.c).
 pub(super) const GROUP: usize = 32_768;
 
-/// Looks at the hard limit of open files, to which the daemon raises its own.
+/// Checks the hard limit of open files, to which the daemon raises its own.
 #[must_use]
 pub fn open_files(hard: u64, services: &[Service]) -> Check {
     let of_worker = |service: &Service| service.listen.len() as u64 + FILES_OF_WORKER;
@@ -56,7 +56,7 @@ pub fn open_files(hard: u64, services: &[Service]) -> Check {
     Check::ok("open-files", format!("{uses}, of {hard}"))
 }
 
-/// Looks at what the maps of all groups need, on so many possible CPUs.
+/// Checks the memory limit against what the maps of all groups need with so many possible CPUs.
 #[must_use]
 pub fn memory(found: Option<&Memory>, services: &[Service], cpus: u64) -> Check {
     let always = size_of::<Table>() + size_of::<Load>() + MAX_SLOTS * size_of::<u64>();
@@ -78,7 +78,7 @@ pub fn memory(found: Option<&Memory>, services: &[Service], cpus: u64) -> Check 
         let means = "`run` fails: the maps count as the memory of who makes them";
         return Check::failure("memory", says, means, mend);
     }
-    // Some of what is used may be cache, which goes when there is need.
+    // A part of the used memory may be cache, which the kernel frees when it needs to: so this is no failure.
     if free < 2 * need {
         let means = "`run` may fail, or the next daemon, which makes new maps before it lets the old ones go";
         return Check::warning("memory", says, means, mend);
@@ -90,7 +90,7 @@ fn mebibytes(bytes: u64) -> String {
     format!("{} MiB", bytes.div_ceil(1 << 20))
 }
 
-/// Looks at the accept queues of a service that has TCP listeners.
+/// Checks `backlog` of a service with TCP listeners against `net.core.somaxconn`.
 #[must_use]
 pub fn backlog(service: &Service, somaxconn: Option<u64>) -> Option<Check> {
     service.listen.iter().find(|listener| listener.protocol == Protocol::Tcp)?;
@@ -110,7 +110,7 @@ pub fn backlog(service: &Service, somaxconn: Option<u64>) -> Option<Check> {
     Some(check.about(&service.name))
 }
 
-/// Looks at `net.core.rmem_default`, the receive queue of each UDP socket.
+/// Checks `net.core.rmem_default`, the receive queue of each UDP socket.
 #[must_use]
 pub fn receive_queue(bytes: u64) -> Check {
     let holds = format!(
@@ -129,8 +129,8 @@ pub fn receive_queue(bytes: u64) -> Check {
     Check::ok("udp-queue", holds)
 }
 
-/// Looks at ports that the kernel gives to outgoing connections: `net.ipv4.ip_local_port_range`, less
-/// `net.ipv4.ip_local_reserved_ports`. Nothing to say if none of the service's is among them.
+/// Checks the service's ports against those that the kernel gives to outgoing connections:
+/// `net.ipv4.ip_local_port_range` without `net.ipv4.ip_local_reserved_ports`. `None` if none of them is among those.
 #[must_use]
 pub fn local_ports(service: &Service, range: (u16, u16), reserved: &str) -> Option<Check> {
     let mut ports: Vec<u16> = service.listen.iter().map(|listener| listener.address.port()).collect();

@@ -1,5 +1,5 @@
-//! What `doctor` says, PURE: what was found → ok, or what is wrong, what that means and how to mend
-//! it. Not: finding it (`cmd/doctor.rs`, `kernel/probe.rs`).
+//! The checks of `doctor`, PURE: findings → verdicts, with what is wrong, what that means and how to mend
+//! it. Not: finding out (`cmd/doctor.rs`, `kernel/probe.rs`).
 
 pub mod limits;
 pub mod places;
@@ -9,34 +9,34 @@ use serde::Serialize;
 
 use crate::printable::inline;
 
-/// How bad it is.
+/// Outcome of a check.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Verdict {
-    /// As it should be.
+    /// Nothing is wrong.
     Ok,
-    /// It works, but not as well as it could, or could not be tried.
+    /// Services would work, but not as well as they could; or it could not be tried.
     Warning,
-    /// The services would not start, or not do what they should.
+    /// Services would not start, or not work.
     Failure,
 }
 
-/// One thing that was looked at.
+/// One check with its outcome.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Check {
-    /// Which thing, the same in every version.
+    /// Name of the check, which stays in later versions.
     pub check: &'static str,
-    /// The service, listener or user that it is about; empty if it is about all.
+    /// The service, listener or user that was checked; empty if the check concerns all.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub about: String,
-    /// How bad it is.
+    /// The outcome.
     pub verdict: Verdict,
-    /// What is so.
+    /// What was found.
     pub says: String,
     /// What that means for the user.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub means: String,
-    /// How to change it.
+    /// What to do about it.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub mend: String,
 }
@@ -71,23 +71,23 @@ impl Check {
     }
 }
 
-/// What could be tried.
+/// Outcome of a trial on this machine.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Tried<T> {
-    /// With this outcome.
+    /// The trial was made.
     Done(T),
-    /// It was refused.
+    /// The kernel refused; the text says why.
     Failed(String),
-    /// Something else was in the way.
+    /// An earlier failure prevented the trial; the text says which.
     Not(String),
 }
 
-/// All of it.
+/// All checks.
 #[derive(Clone, Debug, Serialize)]
 pub struct Report {
-    /// Of reuseport-lb.
+    /// Version of reuseport-lb.
     pub version: &'static str,
-    /// The kernel's release.
+    /// Release of the kernel.
     pub kernel: String,
     /// The worst of all checks.
     pub verdict: Verdict,
@@ -96,20 +96,20 @@ pub struct Report {
 }
 
 impl Report {
-    /// Of these checks.
+    /// Makes a report of these checks.
     #[must_use]
     pub fn new(kernel: String, checks: Vec<Check>) -> Self {
         let verdict = checks.iter().map(|check| check.verdict).max().unwrap_or(Verdict::Ok);
         Self { version: env!("CARGO_PKG_VERSION"), kernel, verdict, checks }
     }
 
-    /// How many checks came out so.
+    /// Number of checks with this outcome.
     #[must_use]
     pub fn count(&self, verdict: Verdict) -> usize {
         self.checks.iter().filter(|check| check.verdict == verdict).count()
     }
 
-    /// For people.
+    /// The report as text, as `doctor` prints it without `--json`.
     #[must_use]
     pub fn text(&self) -> String {
         let mut text = format!("reuseport-lb {}, Linux {}\n\n", self.version, self.kernel);

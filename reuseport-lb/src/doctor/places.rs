@@ -1,4 +1,4 @@
-//! What the services need to have for themselves, and to reach: addresses, the runtime directory,
+//! Checks of what services need for themselves, and need access to: addresses, the runtime directory,
 //! users, commands.
 
 use std::io::{self, ErrorKind};
@@ -10,19 +10,19 @@ use super::limits::GROUP;
 use crate::config::{Ready, Service};
 use crate::domain::listener::Listener;
 
-/// What was found about an address.
+/// Findings about an address.
 pub struct Address {
-    /// Whether it can be had.
+    /// Whether the address can be bound.
     pub had: io::Result<()>,
-    /// The addresses of sockets of others that overlap with it.
+    /// Addresses of sockets that overlap with this one and belong to no daemon that answers.
     pub strangers: Result<Vec<IpAddr>, String>,
-    /// Why nobody knows whose those are: a daemon runs that does not tell.
+    /// Why some of these may be a daemon's own: one runs that does not answer.
     pub unknown: Option<String>,
-    /// This machine has no IPv6, and what that means for an IPv6 address.
+    /// Why an IPv6 address cannot be bound, if this machine has no IPv6.
     pub no_ipv6: Option<&'static str>,
 }
 
-/// Looks at the address of a listener of a service with so many workers.
+/// Checks the address of a listener of a service with so many workers.
 #[must_use]
 pub fn address(listener: &Listener, workers: usize, found: &Address) -> Check {
     let port = listener.address.port();
@@ -98,25 +98,25 @@ pub fn address(listener: &Listener, workers: usize, found: &Address) -> Check {
         .about(listener)
 }
 
-/// Something that is valid, but perhaps not meant.
+/// A warning about a configuration that is valid, but perhaps not meant.
 #[must_use]
 pub fn worth_a_word(line: String) -> Check {
     Check::warning("configuration", line, "it works so", "nothing, if that is meant")
 }
 
-/// The daemon that has the runtime directory.
+/// Findings about a daemon in the runtime directory.
 pub enum Daemon {
-    /// There is none.
+    /// No daemon runs.
     None,
-    /// There is none, but one left so many services to be taken over.
+    /// No daemon runs, but one has left so many services to be taken over.
     Left(usize),
-    /// It has this process id and these services.
+    /// A daemon runs with this process id and these services.
     Running(u32, Vec<String>),
-    /// There may be one, which does not tell.
+    /// A daemon seems to run, but does not answer; the text says why.
     Silent(String),
 }
 
-/// Looks at who has the runtime directory.
+/// Checks whether a daemon uses the runtime directory.
 #[must_use]
 pub fn daemon(directory: &Path, found: &Daemon) -> Check {
     let place = directory.display();
@@ -143,20 +143,20 @@ pub fn daemon(directory: &Path, found: &Daemon) -> Check {
     }
 }
 
-/// What was found about the runtime directory.
+/// What is wrong with the runtime directory.
 #[derive(Default)]
 pub struct RuntimeDir {
-    /// The path is longer than this, the most that sockets in it allow.
+    /// The path has more than this number of bytes, the most for sockets in it.
     pub longest: Option<usize>,
-    /// Others than its user may write it.
+    /// Other users may write it.
     pub others_may_write: bool,
-    /// It belongs to this user, who is neither root nor the daemon's.
+    /// The directory belongs to this user, which is neither root nor the daemon's.
     pub owner: Option<u32>,
-    /// This part of it is closed to the daemon.
+    /// A directory on the way that the daemon may not enter, and why.
     pub closed: Option<(String, String)>,
 }
 
-/// Looks at the runtime directory as the daemon sees it.
+/// Checks the runtime directory.
 #[must_use]
 pub fn runtime_dir(directory: &Path, found: &RuntimeDir) -> Check {
     let place = directory.display();
@@ -184,17 +184,17 @@ pub fn runtime_dir(directory: &Path, found: &RuntimeDir) -> Check {
     Check::ok("runtime-dir", format!("{place} can be used"))
 }
 
-/// Whom the workers of a service run as, and what that user cannot reach.
+/// Findings about the user of a service's workers.
 pub struct Worker<'a> {
-    /// The user; `None`: the daemon's, with its uid.
+    /// Name of the user; as an error, the daemon's user id if the service names no user.
     pub user: Result<&'a str, u32>,
-    /// A directory on the way to the runtime directory that is closed to it, and why.
+    /// A directory on the way to the runtime directory that the user may not enter, and why.
     pub closed: Option<(String, String)>,
     /// Why that could not be tried.
     pub untried: Option<String>,
 }
 
-/// Looks at whether workers can speak to the daemon, and whom they run as.
+/// Checks whether workers can send messages to the daemon, and whether they run as root.
 #[must_use]
 pub fn worker(service: &Service, found: &Worker<'_>) -> Check {
     let who = match found.user {
@@ -232,7 +232,7 @@ pub fn worker(service: &Service, found: &Worker<'_>) -> Check {
     check.about(&service.name)
 }
 
-/// A worker that cannot say `READY=1`.
+/// The check of workers that cannot send `READY=1`.
 fn closed(service: &Service, who: &str, part: &str, error: &str) -> Check {
     let says = format!("{who} cannot go through {part}: {error}");
     let mend =
@@ -256,11 +256,11 @@ fn closed(service: &Service, who: &str, part: &str, error: &str) -> Check {
     Check::warning("user", says, "the command's READY=1, STOPPING=1 and WATCHDOG=1 do not arrive", mend)
 }
 
-/// What was found about the command of a service: where it is, and, if its user may not run it, who
-/// that is and why; or why nobody can.
+/// Findings about the command of a service: its path, and, if the workers' user may not execute it, the user and
+/// the reason; or why no user can.
 pub type Executable = Result<(String, Option<(String, String)>), String>;
 
-/// Looks at the command of a service.
+/// Checks the command of a service.
 #[must_use]
 pub fn command(service: &Service, found: &Executable) -> Check {
     let means = "no worker can be started, and `run` fails";
@@ -283,7 +283,7 @@ pub fn command(service: &Service, found: &Executable) -> Check {
     .about(&service.name)
 }
 
-/// Looks at the daemon's own binary, from which workers are started.
+/// Checks the daemon's own binary, which is executed to start workers.
 #[must_use]
 pub fn binary(path: &str, closed: Option<&str>) -> Check {
     match closed {

@@ -1,4 +1,4 @@
-//! What the kernel can do and what this process may: version, rights, BPF file system, program, the
+//! Checks of the kernel and of the rights of this process: version, capabilities, BPF file system, program,
 //! hand-over of connections.
 
 use super::{Check, Tried};
@@ -7,7 +7,7 @@ use crate::kernel::findings::HandOver;
 /// The first version with SK_REUSEPORT programs that migrate connections.
 const OLDEST: (u32, u32) = (5, 14);
 
-/// Looks at the kernel's release, like `6.1.0-42-amd64`.
+/// Checks the kernel's release, like `6.1.0-42-amd64`.
 #[must_use]
 pub fn kernel(release: &str) -> Check {
     let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(str::parse::<u32>);
@@ -22,7 +22,7 @@ pub fn kernel(release: &str) -> Check {
     }
 }
 
-/// Looks at the rights of this process: what is missing and how to get it.
+/// Checks the capabilities of this process; `complaint`: which are missing, and how to get them.
 #[must_use]
 pub fn rights(complaint: Option<(&str, &str)>) -> Check {
     match complaint {
@@ -31,19 +31,19 @@ pub fn rights(complaint: Option<(&str, &str)>) -> Check {
     }
 }
 
-/// What is at the place for pins.
+/// Findings at the path of the BPF file system.
 pub enum Bpffs {
     /// A BPF file system, and whether the daemon may make directories there.
     Mounted(Result<(), String>),
     /// An empty directory, and whether a BPF file system could be mounted there.
     Free(Result<(), String>),
-    /// Nothing.
+    /// The path does not exist.
     Nothing,
-    /// It cannot be, for this reason.
+    /// No BPF file system can be there, for this reason.
     Other(String),
 }
 
-/// Looks at the place for pins.
+/// Checks the path of the BPF file system.
 #[must_use]
 pub fn bpffs(place: &str, found: &Bpffs) -> Check {
     const STOPS: &str = "`run` cannot start: programs and maps are pinned there, to outlive the daemon";
@@ -79,7 +79,7 @@ pub fn bpffs(place: &str, found: &Bpffs) -> Check {
     }
 }
 
-/// What came of loading the program for one kind of listener.
+/// Checks the trial of loading the program for one kind of listener.
 #[must_use]
 pub fn program(kind: &str, tried: &Tried<()>) -> Check {
     match tried {
@@ -100,7 +100,7 @@ pub fn program(kind: &str, tried: &Tried<()>) -> Check {
     .about(kind)
 }
 
-/// Looks at how connections are handed over.
+/// Checks the trial of handing a connection over ([`HandOver`]).
 #[must_use]
 pub fn wake_up(tried: &Tried<HandOver>) -> Check {
     const CHECK: &str = "hand-over";
@@ -131,7 +131,7 @@ pub fn wake_up(tried: &Tried<HandOver>) -> Check {
     }
 }
 
-/// Looks at whether the program sees who waits for work, where services want that.
+/// Checks the trial of telling busy workers from waiting ones, which `when_busy = "next"` needs.
 #[must_use]
 pub fn waiting(tried: &Tried<bool>) -> Check {
     const CHECK: &str = "waiting";
@@ -155,7 +155,7 @@ pub fn waiting(tried: &Tried<bool>) -> Check {
     }
 }
 
-/// Looks at the kernel's type information; `needed` by `when_busy = "next"` alone.
+/// Checks that the kernel has type information (BTF); `needed`: a service has `when_busy = "next"`.
 #[must_use]
 pub fn btf(there: bool, needed: bool) -> Check {
     match (there, needed) {
@@ -173,7 +173,7 @@ pub fn btf(there: bool, needed: bool) -> Check {
     }
 }
 
-/// Looks at whether there is IPv6; `demo`: for what `run` alone listens on.
+/// Checks that the machine has IPv6; `demo`: for the service of `run` without options.
 #[must_use]
 pub fn ipv6(there: bool, demo: bool) -> Check {
     match (there, demo) {
@@ -188,7 +188,7 @@ pub fn ipv6(there: bool, demo: bool) -> Check {
     }
 }
 
-/// Looks at `net.core.bpf_jit_enable`; a network namespace of its own does not have it.
+/// Checks `net.core.bpf_jit_enable`, which does not exist in other network namespaces than the first.
 #[must_use]
 pub fn jit(enabled: Option<u64>) -> Check {
     match enabled {

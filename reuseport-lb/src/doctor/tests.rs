@@ -1,4 +1,4 @@
-//! Each verdict, from what was found.
+//! Tests of each verdict.
 
 use std::collections::BTreeSet;
 use std::io;
@@ -22,7 +22,8 @@ fn with_command(ready: Ready) -> Service {
     Service { command, ready, ..service(&["tcp://127.0.0.1:80"], 1) }
 }
 
-/// Asserts the verdict and what is said somewhere; all but `Ok` say what it means and how to mend it.
+/// Asserts the verdict, and that `says` are in some text of the check; all but `Ok` must say what it means and how to
+/// mend it.
 #[track_caller]
 fn assert_said(check: &Check, verdict: Verdict, says: &[&str]) {
     assert_eq!(check.verdict, verdict, "{check:?}");
@@ -170,7 +171,7 @@ fn addresses_that_cannot_be_had() {
     }
 }
 
-/// Numbers of errors, as Linux has them.
+/// Error numbers of Linux.
 mod libc_errno {
     pub(super) const EACCES: i32 = 13;
     pub(super) const EAFNOSUPPORT: i32 = 97;
