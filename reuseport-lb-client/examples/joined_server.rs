@@ -15,7 +15,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinSet;
 
-/// How long queued connections are still accepted once the worker leaves.
+/// How long a leaving worker accepts queued connections.
 const LAST_CALL: Duration = Duration::from_secs(1);
 
 #[tokio::main(flavor = "current_thread")]
@@ -38,19 +38,19 @@ async fn main() -> Result<(), Box<dyn Error>> {
     worker.ready()?;
     println!("{name} serves");
 
-    // Without a watchdog nobody minds.
+    // Without a watchdog the daemon ignores pings.
     let every = worker.watchdog_interval().unwrap_or(Duration::from_secs(60));
     let mut pulse = tokio::time::interval(every / 2);
     loop {
         tokio::select! {
             _ = terminate.recv() => break,
-            // The next one may do.
+            // If a ping is not sent, the next one may be.
             _ = pulse.tick() => drop(worker.watchdog()),
         }
     }
     worker.leave()?;
     let all = async { while accepting.join_next().await.is_some() {} };
-    // What comes later than this, the daemon hands to the others.
+    // Connections that come later are handed to other workers by the daemon.
     let _ = tokio::time::timeout(LAST_CALL, all).await;
     println!("{name} leaves");
     Ok(())
@@ -63,7 +63,7 @@ async fn accept(listener: TcpListener, name: &'static str) {
             Ok((stream, _)) => drop(tokio::spawn(answer(stream, name))),
             // EINVAL: the daemon has shut it down, since this worker has left.
             Err(error) if error.kind() == std::io::ErrorKind::InvalidInput => return,
-            // The client went away again, or there is no room: the next one may do.
+            // The client has closed the connection, or no descriptor is free.
             Err(_) => tokio::time::sleep(Duration::from_millis(10)).await,
         }
     }

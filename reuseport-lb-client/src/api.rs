@@ -1,4 +1,4 @@
-//! What is said on `control.sock`, in Rust: requests and answers, field by field as docs/CONTROL.md describes them.
+//! Requests and answers of `control.sock`, field by field as docs/CONTROL.md describes them.
 
 mod refusal;
 mod status;
@@ -12,25 +12,25 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Scale {
-    /// How many workers; this or `add`.
+    /// Number of workers; either this or `add` is given.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub workers: Option<usize>,
-    /// How many more than are wanted now; negative: how many fewer.
+    /// How many more workers than the service wants now; fewer if negative.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub add: Option<i64>,
-    /// Tell how it goes, until it is done: [`Wait`] line by line.
+    /// Report progress until new workers are ready and surplus ones are removed: one [`Wait`] a line.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub progress: bool,
 }
 
 impl Scale {
-    /// So many workers.
+    /// Asks for this number of workers.
     #[must_use]
     pub fn to(workers: usize) -> Self {
         Self { workers: Some(workers), ..Self::default() }
     }
 
-    /// So many more than are wanted now; negative: so many fewer.
+    /// Asks for so many more workers than the service wants now; fewer if negative.
     #[must_use]
     pub fn by(add: i64) -> Self {
         Self { add: Some(add), ..Self::default() }
@@ -49,10 +49,10 @@ pub struct Weight {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Drain {
-    /// Until SIGTERM, and again until SIGKILL; without it the service's `drain_timeout`.
+    /// Longest time until SIGTERM, and again until SIGKILL; without it the service's `drain_timeout`.
     #[serde(default)]
     pub timeout_ms: Option<u64>,
-    /// Tell how it goes: [`Wait`] line by line.
+    /// Report progress until the worker is removed: one [`Wait`] a line.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub progress: bool,
 }
@@ -61,12 +61,12 @@ pub struct Drain {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Restart {
-    /// So many at a time.
+    /// How many workers are replaced at a time, once the first has stood its trial.
     pub parallel: usize,
     /// How long a new process may take to become ready; without it the service's `start_timeout`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub timeout_ms: Option<u64>,
-    /// How long the first one must have been ready before it takes over; without it 2000.
+    /// How long the first new process must be ready before it takes over; without it 2000.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub trial_ms: Option<u64>,
 }
@@ -88,7 +88,7 @@ pub struct Stop {
 /// Answer to `POST /v1/reload`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Reloaded {
-    /// What changed, one line a service.
+    /// What has changed, one line a service.
     pub changes: String,
 }
 
@@ -102,40 +102,40 @@ pub struct Stopping {
 /// Answer to `POST /v1/services/NAME/scale`: what has begun.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Scaled {
-    /// Workers before, without those that are leaving.
+    /// Number of workers before, without leaving ones.
     pub before: usize,
-    /// Workers to come.
+    /// Number of workers after the change.
     pub after: usize,
 }
 
-/// Answer to `POST /v1/workers/NAME/drain`: how the worker left.
+/// Answer to `POST /v1/workers/NAME/drain`: the outcome of the drain.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Drained {
-    /// Like `web/2`.
+    /// Name of the worker, like `web/2`.
     pub worker: String,
-    /// From the moment when its buckets moved away until nothing of it was left.
+    /// Time from the move of the worker's buckets until it was removed.
     pub seconds: f64,
-    /// Connections (TCP) and bytes (UDP) that waited for it then.
+    /// Connections (TCP) and bytes (UDP) in its queues when its buckets moved away.
     pub queue: u64,
-    /// Connections that others got, because it did not accept them.
+    /// Connections that other workers got, because this one did not accept them.
     pub handed_over: u64,
-    /// Flows (UDP) that it had then.
+    /// Live flows (UDP) when its buckets moved away.
     pub flows: u64,
-    /// Of those, the ones that still lived when it had to go; others got them.
+    /// How many of those flows still lived when the worker's time was over; other workers got them.
     pub flows_cut: u64,
-    /// How its process ended; `null` if it had none, or goes on without the daemon.
+    /// How the worker's process ended; `null` if it had none, or a joined process goes on.
     pub end: Option<String>,
 }
 
-/// One line of what was asked for with `progress`.
+/// One line of an answer to a request with `progress`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(untagged)]
 pub enum Wait<T> {
-    /// Each second.
+    /// What is still waited for, each second.
     Waiting(Waiting),
-    /// The last line, if it does not end as it should.
+    /// The last line after a failure.
     Refused(RefusalBody),
-    /// The last line: the answer, as it is without `progress`.
+    /// The last line after success: the answer that a request without `progress` gets.
     Done(T),
 }
 
@@ -143,68 +143,68 @@ pub enum Wait<T> {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "event", rename = "waiting")]
 pub struct Waiting {
-    /// Since it began.
+    /// Time since the request.
     pub seconds: f64,
-    /// Workers that are not ready yet, or not gone yet.
+    /// Workers that are not ready yet, or not removed yet.
     pub workers: Vec<Awaited>,
 }
 
 /// A worker that is waited for.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Awaited {
-    /// Like `web/2`.
+    /// Name of the worker, like `web/2`.
     pub worker: String,
-    /// As in its status.
+    /// State, as in [`WorkerStatus`].
     pub state: String,
-    /// Its process, if it runs.
+    /// Process id, if a process runs.
     pub pid: Option<i32>,
-    /// What it does not do yet; `null` if that is not known.
+    /// What the worker does not do yet; `null` if that is not known.
     pub lacks: Option<String>,
-    /// Connections (TCP) and bytes (UDP) that wait for it.
+    /// Connections (TCP) and bytes (UDP) in the worker's queues.
     pub queue: u64,
-    /// UDP flows that it has and that live.
+    /// Live UDP flows of the worker.
     pub flows: u64,
 }
 
-/// How a restart goes on: one line of its answer.
+/// One line of the answer to a restart.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "event", rename_all = "lowercase")]
 pub enum Progress {
     /// A successor was started.
     Starting {
-        /// Like `web/2`.
+        /// Name of both workers, like `web/2`.
         worker: String,
-        /// Its process; `null` if it could not be started.
+        /// Process id of the successor; `null` if it could not be started.
         pid: Option<i32>,
     },
-    /// It is ready.
+    /// A successor is ready.
     Ready {
-        /// Like `web/2`.
+        /// Name of both workers, like `web/2`.
         worker: String,
     },
-    /// It serves, and nothing of its predecessor is left.
+    /// A successor serves, and its predecessor was removed.
     Replaced {
-        /// Like `web/2`.
+        /// Name of both workers, like `web/2`.
         worker: String,
     },
     /// The last line.
     Done {
         /// How many workers were replaced.
         replaced: usize,
-        /// Why the others were not.
+        /// Why the others were not; `null` if all were.
         error: Option<String>,
     },
 }
 
-/// One line of a trace, but for the empty ones.
+/// One line of a trace that is not empty.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(untagged)]
 pub enum Traced {
     /// A decision.
     Decision(Decision),
-    /// The reader was too slow.
+    /// The reader was too slow, and decisions are left out here.
     Missed {
-        /// For so many decisions.
+        /// Number of decisions that are left out.
         missed: u64,
     },
 }
@@ -212,19 +212,19 @@ pub enum Traced {
 /// One decision of the kernel program.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Decision {
-    /// The listener that it was made for.
+    /// Address of the listener.
     pub listen: String,
-    /// A counter of stage arrival: `arrival_packet` or `arrival_migration`.
+    /// Counter of stage arrival: `arrival_packet` or `arrival_migration`.
     pub arrival: String,
-    /// The hash.
+    /// Hash of the 4-tuple or of the client's address.
     pub key: u32,
-    /// Its low 16 bits.
+    /// Low 16 bits of the key.
     pub bucket: u16,
-    /// A counter of stage owner.
+    /// Counter of stage owner.
     pub owner: String,
-    /// A counter of stage detour, unless the owner was taken.
+    /// Counter of stage detour; `null` if the owner was selected.
     pub detour: Option<String>,
-    /// The selected slot; `null` if it was refused.
+    /// The selected slot; `null` if the packet was refused.
     pub slot: Option<u16>,
     /// The worker in that slot.
     pub worker: Option<String>,

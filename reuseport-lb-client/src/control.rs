@@ -1,5 +1,4 @@
-//! The client of `control.sock`: what the commands ask a daemon, and any other program may. Not: what requests and
-//! answers are (`api.rs`).
+//! The client of `control.sock`, for the commands and any other program. Not: requests and answers (`api.rs`).
 
 use std::io;
 use std::marker::PhantomData;
@@ -17,89 +16,89 @@ use crate::api::{
 use crate::http::{self, Body, Response, Until};
 use crate::stream;
 
-/// The daemon answers within milliseconds.
+/// How long an answer is waited for; usually it takes milliseconds.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// Why there is no answer, or not the one that was hoped for.
+/// Why a request has failed.
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum ControlError {
-    /// Nobody listens on the control socket.
+    /// No daemon listens on the control socket.
     #[error(
         "cannot reach {path}: no daemon runs there; start one with `reuseport-lb run`, or give its --runtime-dir"
     )]
     NoDaemon {
         /// The control socket.
         path: PathBuf,
-        /// What the kernel says.
+        /// Error of the kernel.
         source: io::Error,
     },
-    /// The control socket is closed to this user.
+    /// This user may not use the control socket.
     #[error("cannot reach {path}: only root may; run it with sudo")]
     NotPermitted {
         /// The control socket.
         path: PathBuf,
-        /// What the kernel says.
+        /// Error of the kernel.
         source: io::Error,
     },
-    /// It cannot be connected to for another reason.
+    /// Connecting to the control socket failed for another reason.
     #[error("cannot reach {path}: the connection failed")]
     Unreachable {
         /// The control socket.
         path: PathBuf,
-        /// What the kernel says.
+        /// Error of the kernel.
         source: io::Error,
     },
     /// No answer came in time.
     #[error("the daemon does not answer within {patience:?}; is it stopped?")]
     Silent {
-        /// So long was waited.
+        /// How long the answer was waited for.
         patience: Duration,
     },
-    /// The daemon ended before its answer did.
+    /// The daemon ended before its answer was complete.
     #[error("the daemon went away")]
     Gone(#[source] io::Error),
-    /// The daemon says no.
+    /// The daemon refuses the request.
     #[error(transparent)]
     Refused(#[from] Refusal),
-    /// No service and no worker can be called so.
+    /// No service and no worker can have this name.
     #[error("{0:?} is no name of a service or a worker: write it like web or web/2")]
     NotAName(String),
-    /// What came is not what this version knows.
+    /// This version does not understand the answer.
     #[error("the daemon's answer is not what this version expects")]
     Unexpected(#[source] io::Error),
 }
 
-/// Asks the daemon of one runtime directory; each request has a connection of its own.
+/// A client of the daemon with this control socket; each request has a connection of its own.
 #[derive(Clone, Debug)]
 pub struct ControlClient {
     path: PathBuf,
 }
 
 impl ControlClient {
-    /// Of the daemon whose control socket is at `path`, like `/run/reuseport-lb/control.sock`.
+    /// Makes a client for the control socket at `path`, like `/run/reuseport-lb/control.sock`. Does not connect.
     #[must_use]
     pub fn new(path: impl Into<PathBuf>) -> Self {
         Self { path: path.into() }
     }
 
-    /// The control socket.
+    /// Path of the control socket.
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Everything.
+    /// Status of the daemon and all services.
     pub fn status(&self) -> Result<Status, ControlError> {
         self.soon("GET", "/v1/status", &[])
     }
 
-    /// Everything about one service.
+    /// Status of the daemon and one service.
     pub fn status_of(&self, service: &str) -> Result<Status, ControlError> {
         self.soon("GET", &format!("/v1/status/{}", name(service)?), &[])
     }
 
-    /// Gives a service another number of workers. Answered when that has begun.
+    /// Changes the number of workers of a service. Answered when that has begun.
     pub fn scale(&self, service: &str, request: &Scale) -> Result<Scaled, ControlError> {
         self.soon("POST", &of_service(service, "scale")?, &json(request)?)
     }
@@ -109,12 +108,12 @@ impl ControlClient {
         self.soon("POST", &of_worker(worker, "weight")?, &json(&request)?)
     }
 
-    /// Lets a worker, like `web/2`, leave in order. Answered when it is gone.
+    /// Lets a worker, like `web/2`, leave in order. Answered when it is removed.
     pub fn drain(&self, worker: &str, request: &Drain) -> Result<Drained, ControlError> {
         self.patiently("POST", &of_worker(worker, "drain")?, &json(request)?)
     }
 
-    /// As [`scale`](Self::scale), and tells how it goes until new workers are ready and others are gone.
+    /// Like [`scale`](Self::scale), with progress until new workers are ready and surplus ones are removed.
     pub fn scale_and_wait(
         &self,
         service: &str,
@@ -123,7 +122,7 @@ impl ControlClient {
         self.lines("POST", &of_service(service, "scale")?, &json(&Scale { progress: true, ..*request })?)
     }
 
-    /// As [`drain`](Self::drain), and tells how it goes until the worker is gone.
+    /// Like [`drain`](Self::drain), with progress until the worker is removed.
     pub fn drain_and_wait(
         &self,
         worker: &str,
@@ -132,19 +131,19 @@ impl ControlClient {
         self.lines("POST", &of_worker(worker, "drain")?, &json(&Drain { progress: true, ..*request })?)
     }
 
-    /// Replaces a worker, like `web/2`, or all of a service, and tells how it goes. The last line is
+    /// Replaces a worker, like `web/2`, or all of a service, with progress. The last line is
     /// [`Progress::Done`]; without it the daemon has ended.
     pub fn restart(&self, what: &str, request: &Restart) -> Result<Lines<Progress>, ControlError> {
         let path = if what.contains('/') { of_worker(what, "restart") } else { of_service(what, "restart") };
         self.lines("POST", &path?, &json(request)?)
     }
 
-    /// Has the daemon read its configuration again. Answered when that is applied.
+    /// Makes the daemon read its configuration again. Answered when that is applied.
     pub fn reload(&self) -> Result<Reloaded, ControlError> {
         self.patiently("POST", "/v1/reload", &[])
     }
 
-    /// Ends the daemon. Answered at once; it is gone when its process is.
+    /// Ends the daemon. Answered at once, before its process ends.
     pub fn stop(&self, request: &Stop) -> Result<Stopping, ControlError> {
         self.soon("POST", "/v1/stop", &json(request)?)
     }
@@ -173,7 +172,7 @@ impl ControlClient {
         Ok(Lines { body: Some(body), pending: Vec::new(), kind: PhantomData })
     }
 
-    /// An answer that is not a refusal.
+    /// Sends a request; a refusal becomes an error.
     fn ask(
         &self,
         method: &str,
@@ -208,12 +207,12 @@ impl ControlClient {
     }
 }
 
-/// An answer that comes line by line, until whoever reads it drops it.
+/// An answer that comes line by line, until it ends or this value is dropped.
 #[derive(Debug)]
 pub struct Lines<T> {
-    /// None when it has ended.
+    /// `None` when the answer has ended.
     body: Option<Body<Until>>,
-    /// What has come of the next line.
+    /// The received part of the next line.
     pending: Vec<u8>,
     kind: PhantomData<fn() -> T>,
 }
@@ -221,9 +220,9 @@ pub struct Lines<T> {
 /// One line of [`Lines`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Line<T> {
-    /// As it came, without the end of the line.
+    /// The line as received, without its end.
     pub text: String,
-    /// What it means.
+    /// The parsed line.
     pub value: T,
 }
 
@@ -300,7 +299,7 @@ fn of_worker(worker: &str, what: &str) -> Result<String, ControlError> {
     Ok(format!("/v1/workers/{}/{}/{what}", name(service)?, name(number)?))
 }
 
-/// A part of a path; whether there is anything of this name, the daemon knows.
+/// Checks that a name can be a part of a path; whether a service or worker has it, the daemon finds out.
 fn name(text: &str) -> Result<&str, ControlError> {
     let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.~".contains(&byte);
     match !text.is_empty() && text.bytes().all(is_plain) {

@@ -1,5 +1,5 @@
-//! HTTP/1.1 as far as the control socket needs it: one request a connection, and its answer as it comes. Not: what is
-//! asked there (`control.rs`).
+//! HTTP/1.1 as far as the control socket needs it: one request a connection, its answer in pieces. Not: the requests
+//! (`control.rs`).
 
 use std::io::{self, Read, Write};
 use std::os::unix::net::UnixStream;
@@ -11,18 +11,18 @@ const LONGEST_HEAD: usize = 64 << 10;
 /// Most headers of an answer.
 const MOST_HEADERS: usize = 64;
 
-/// What came back: the status, and a body still to be read.
+/// An answer: the status, and a body still to be read.
 #[derive(Debug)]
 pub(crate) struct Response<S = UnixStream> {
     pub(crate) status: u16,
     pub(crate) body: Body<S>,
 }
 
-/// A body, as its reader asks for it.
+/// A body that is read piece by piece.
 #[derive(Debug)]
 pub(crate) struct Body<S> {
     stream: S,
-    /// What has come and was not read.
+    /// Bytes that were received and not read.
     buffer: Vec<u8>,
     framing: Framing,
 }
@@ -36,7 +36,7 @@ enum Framing {
     ChunkSize,
     /// So many bytes of a chunk, and the end of its line.
     Chunk(u64),
-    /// It ends with the connection.
+    /// The body ends with the connection.
     UntilClosed,
     Ended,
 }
@@ -53,7 +53,7 @@ pub(crate) fn send<S: Read + Write>(
          content-length: {}\r\n\r\n",
         body.len()
     );
-    // In one piece; where the daemon has hung up already, it has said why.
+    // If the daemon has closed the connection already, its answer says why.
     let written = stream.write_all(&[head.as_bytes(), body].concat());
     match receive(stream) {
         Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Err(written.err().unwrap_or(error)),
@@ -65,7 +65,7 @@ fn receive<S: Read>(stream: S) -> io::Result<Response<S>> {
     let mut body = Body { stream, buffer: Vec::new(), framing: Framing::UntilClosed };
     loop {
         if let Some((status, length, framing)) = head(&body.buffer)? {
-            // One that is to go on, without a final answer.
+            // An informational answer (1xx) comes before the final one.
             let is_final = status >= 200;
             body.buffer.drain(..length);
             if is_final {
@@ -80,7 +80,7 @@ fn receive<S: Read>(stream: S) -> io::Result<Response<S>> {
     }
 }
 
-/// Status, length of the head, and how the body ends; `None` if there must be more of it.
+/// Status, length of the head, and framing of the body; `None` if the head is not complete.
 fn head(bytes: &[u8]) -> io::Result<Option<(u16, usize, Framing)>> {
     let mut headers = [httparse::EMPTY_HEADER; MOST_HEADERS];
     let mut response = httparse::Response::new(&mut headers);
@@ -109,7 +109,7 @@ fn broken(why: &str) -> io::Error {
 }
 
 impl<S: Read> Body<S> {
-    /// Appends what comes next to `to`; `false` at the end.
+    /// Appends the next piece to `to`; `false` at the end.
     pub(crate) fn more(&mut self, to: &mut Vec<u8>) -> io::Result<bool> {
         loop {
             match self.framing {
@@ -117,7 +117,7 @@ impl<S: Read> Body<S> {
                 Framing::ChunkSize => match httparse::parse_chunk_size(&self.buffer) {
                     Ok(httparse::Status::Complete((length, size))) => {
                         self.buffer.drain(..length);
-                        // Behind the last one there may be headers, which mean nothing here.
+                        // Trailers after the last chunk are ignored.
                         self.framing = if size == 0 { Framing::Ended } else { Framing::Chunk(size) };
                     }
                     Ok(httparse::Status::Partial) => self.must_fill()?,
@@ -154,14 +154,14 @@ impl<S: Read> Body<S> {
         }
     }
 
-    /// All that is left of it.
+    /// Reads the rest of the body.
     pub(crate) fn whole(mut self) -> io::Result<Vec<u8>> {
         let mut whole = Vec::new();
         while self.more(&mut whole)? {}
         Ok(whole)
     }
 
-    /// Takes at most `most` bytes of what has come.
+    /// Takes at most `most` of the received bytes.
     fn take(&mut self, most: u64, to: &mut Vec<u8>) -> u64 {
         let length = usize::try_from(most).unwrap_or(usize::MAX).min(self.buffer.len());
         to.extend(self.buffer.drain(..length));
@@ -187,7 +187,7 @@ impl<S: Read> Body<S> {
     }
 }
 
-/// A stream that gives up at a time, however often something comes.
+/// A stream whose reads and writes fail after a deadline, however often bytes arrive.
 #[derive(Debug)]
 pub(crate) struct Until {
     stream: UnixStream,
@@ -195,7 +195,7 @@ pub(crate) struct Until {
 }
 
 impl Until {
-    /// Without `end`: never.
+    /// `end`: the deadline; `None`: there is none.
     pub(crate) fn new(stream: UnixStream, end: Option<Instant>) -> Self {
         Self { stream, end }
     }

@@ -1,5 +1,5 @@
-//! What is said on `join.sock`, as docs/JOIN.md describes it: one line of JSON each way. Not: how it is sent
-//! (`worker.rs`), nor who may join.
+//! Request and answer of `join.sock`, as docs/JOIN.md describes them: one line of JSON each way. Not: sending them
+//! (`worker.rs`), nor which users may join.
 
 use std::path::{Path, PathBuf};
 
@@ -8,38 +8,38 @@ use serde::{Deserialize, Serialize};
 /// Longest request with its newline, in bytes.
 pub const LONGEST_REQUEST: usize = 4096;
 
-/// A process asks to be a worker.
+/// The request of a process to become a worker.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Ask {
-    /// Of which service.
+    /// Name of the service.
     pub service: String,
-    /// Which worker of it, like `web/7`; `None`: the lowest that is free.
+    /// Name of the worker, like `web/7`; `None`: the one with the lowest free number.
     #[serde(default)]
     pub worker: Option<String>,
-    /// From 0 (no new flows) to 1,000,000.
+    /// Weight from 0 (no new flows) to 1,000,000.
     #[serde(default = "one")]
     pub weight: u32,
 }
 
-/// What it is told.
+/// The daemon's answer.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(untagged)]
 pub enum Answer {
-    /// It is one; its sockets come with the first byte.
+    /// The process is a worker; its sockets come with the first byte.
     Joined {
-        /// Its name, like `web/7`.
+        /// Name of the worker, like `web/7`.
         worker: String,
-        /// The socket that hears its `READY=1`.
+        /// The socket that receives `READY=1` (`NOTIFY_SOCKET`).
         notify: PathBuf,
-        /// The names of its sockets, in their order.
+        /// Names of the sockets, in their order.
         names: Vec<String>,
-        /// It has to say `WATCHDOG=1` more often than this, in microseconds.
+        /// Longest time between two `WATCHDOG=1`, in microseconds; `None`: none are expected.
         watchdog_usec: Option<u64>,
     },
-    /// It is none.
+    /// The process is no worker.
     Refused {
-        /// Why, and how to mend it.
+        /// The reason, and what to do.
         error: String,
     },
 }
@@ -48,17 +48,17 @@ fn one() -> u32 {
     1
 }
 
-/// Where the socket is.
+/// Path of the join socket.
 #[must_use]
 pub fn path(runtime_dir: &Path) -> PathBuf {
     runtime_dir.join("join.sock")
 }
 
-/// The number of `worker`, a name like `web/7`, in `service`.
+/// The number in `worker`, a name like `web/7` of `service`.
 pub fn number(service: &str, worker: &str) -> Result<usize, String> {
     let number = worker.strip_prefix(service).and_then(|rest| rest.strip_prefix('/'));
     number
-        // Each worker has one name only: no sign, no zeros in front.
+        // No sign and no leading zeros: each worker has one name only.
         .filter(|digits| digits.bytes().all(|byte| byte.is_ascii_digit()))
         .filter(|digits| *digits == "0" || !digits.starts_with('0'))
         .and_then(|digits| digits.parse().ok())
@@ -95,7 +95,7 @@ mod tests {
         let reason = Answer::Refused { error: "no".into() };
         let text = r#"{"error":"no"}"#;
         assert_eq!((to_string(&reason).unwrap().as_str(), from_str::<Answer>(text).unwrap()), (text, reason));
-        // More fields may come.
+        // Later versions may add fields.
         let more = r#"{"worker":"web/7","notify":"/n","names":[],"watchdog_usec":5,"zone":"a"}"#;
         assert!(matches!(from_str(more).unwrap(), Answer::Joined { watchdog_usec: Some(5), .. }));
     }

@@ -1,5 +1,5 @@
-//! What other programs need of reuseport-lb: [`control`] asks a daemon for something, [`worker`] makes this process
-//! one of its workers. Blocks, needs no runtime, and is nothing of the daemon itself.
+//! Library for other programs: [`control`] sends requests to a daemon, [`worker`] makes this process a worker of it.
+//! Calls block, and need no async runtime.
 
 pub mod api;
 pub mod control;

@@ -1,4 +1,4 @@
-//! A connection to a UNIX socket that nobody waits for endlessly, and descriptors that come over it.
+//! Connections to UNIX sockets with a time limit, and receiving descriptors over them.
 
 use std::io::{self, IoSliceMut};
 use std::mem::MaybeUninit;
@@ -17,15 +17,15 @@ use rustix::net::{
 /// Most descriptors of one message: the kernel's SCM_MAX_FD.
 const MOST: usize = 253;
 
-/// Connects. Neither this, nor a read or a write of what it gives, takes longer than `patience`.
+/// Connects. Connecting, and each read and write of the stream, fails after `patience`.
 pub(crate) fn connected(path: &Path, patience: Duration) -> io::Result<UnixStream> {
     let address = SocketAddrUnix::new(path)?;
     let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
-    // Also for connect(2), where the queue of a daemon that is stopped is full.
+    // Also limits connect(2), which blocks while the queue of a stopped daemon is full.
     set_socket_timeout(&socket, Timeout::Send, Some(patience))?;
     set_socket_timeout(&socket, Timeout::Recv, Some(patience))?;
     match retry_on_intr(|| connect(&socket, &address)) {
-        // It was connected when a signal came.
+        // A signal had interrupted connect(2), and the connection was made meanwhile.
         Ok(()) | Err(Errno::ISCONN) => Ok(socket.into()),
         Err(error) => Err(error.into()),
     }

@@ -1,5 +1,5 @@
-//! Being a worker of a daemon that runs already, from within any Rust program: [`Worker`]. docs/JOIN.md describes what
-//! is said. Everything here blocks for a short time only and needs no runtime.
+//! Joining a running daemon as a worker, from within any Rust program: [`Worker`]. docs/JOIN.md describes the
+//! protocol. Calls block for a short time only, and need no async runtime.
 //!
 //! ```no_run
 //! use reuseport_lb_client::worker::{JoinOptions, Worker};
@@ -7,7 +7,7 @@
 //! fn main() -> Result<(), Box<dyn std::error::Error>> {
 //!     let mut worker = Worker::join(&JoinOptions::new("web"))?;
 //!     let (_name, listener) = worker.take_tcp().remove(0);
-//!     // From here on the daemon sends clients here.
+//!     // From here on the worker gets its share of connections.
 //!     worker.ready()?;
 //!     loop {
 //!         let (_stream, peer) = listener.accept()?;
@@ -30,20 +30,20 @@ use rustix::net::sockopt::socket_type;
 use crate::join::{self, Answer, Ask, LONGEST_REQUEST};
 use crate::stream;
 
-/// Where a daemon is that was not told otherwise.
+/// Runtime directory of a daemon without `--runtime-dir`.
 const RUNTIME_DIR: &str = "/run/reuseport-lb";
 
-/// The daemon answers within milliseconds.
+/// How long an answer is waited for; usually it takes milliseconds.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// Longest answer that is read: 64 sockets take less than 8 KiB.
+/// Bytes of the longest answer that is read: one with 64 sockets takes less than 8 KiB.
 const LONGEST_ANSWER: usize = 64 << 10;
 
-/// Why a process could not join, or could not tell the daemon something.
+/// Why a process could not join, or could not send a message to the daemon.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum JoinError {
-    /// Nobody listens on the join socket.
+    /// No daemon listens on the join socket.
     #[error(
         "cannot reach {path}: no daemon runs there; start one with `reuseport-lb run`, or give its runtime \
          directory"
@@ -51,26 +51,26 @@ pub enum JoinError {
     NoDaemon {
         /// The join socket.
         path: PathBuf,
-        /// What the kernel says.
+        /// Error of the kernel.
         source: io::Error,
     },
-    /// The join socket, or the way to it, is closed to this user.
+    /// This user may not use the join socket, or may not enter a directory on the way.
     #[error("cannot reach {path}: this user may not use it; join as the service's user, or as root")]
     NotPermitted {
         /// The join socket.
         path: PathBuf,
-        /// What the kernel says.
+        /// Error of the kernel.
         source: io::Error,
     },
-    /// The daemon says no; the text says why, and what to do.
+    /// The daemon refuses; the text says why, and what to do.
     #[error("the daemon refuses: {0}")]
     Refused(String),
     /// Anything else.
     #[error("{what}")]
     Failed {
-        /// What was tried, and how to mend it where that is known.
+        /// What was tried, and what to do where that is known.
         what: String,
-        /// What the kernel says.
+        /// Error of the kernel.
         source: io::Error,
     },
 }
@@ -81,29 +81,29 @@ impl JoinError {
     }
 }
 
-/// What worker to become.
+/// Which worker to become, and where.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct JoinOptions {
     /// The daemon's runtime directory.
     pub runtime_dir: PathBuf,
-    /// The service.
+    /// Name of the service.
     pub service: String,
-    /// Which worker of it, like `web/7`; `None`: the lowest that is free.
+    /// Name of the worker, like `web/7`; `None`: the one with the lowest free number.
     pub worker: Option<String>,
-    /// Its share is its weight over the sum of all; from 0 (no new flows) to 1,000,000.
+    /// Weight from 0 (no new flows) to 1,000,000; the share of flows is the weight over the sum of all.
     pub weight: u32,
 }
 
 impl JoinOptions {
-    /// Any worker of `service`, with weight 1, of the daemon in `/run/reuseport-lb`.
+    /// Options for a worker of `service` with any free number and weight 1, of the daemon in `/run/reuseport-lb`.
     #[must_use]
     pub fn new(service: &str) -> Self {
         Self { runtime_dir: RUNTIME_DIR.into(), service: service.into(), worker: None, weight: 1 }
     }
 }
 
-/// This process as a worker. It is one until the process ends: the daemon watches the process, and a
-/// dropped `Worker` changes nothing but that its sockets are closed here; the daemon has its own.
+/// This process as a worker. It stays one until it ends, which the daemon watches for. Dropping a `Worker` only closes
+/// its sockets in this process; the daemon has duplicates.
 #[derive(Debug)]
 pub struct Worker {
     name: String,
@@ -114,8 +114,8 @@ pub struct Worker {
 }
 
 impl Worker {
-    /// Asks the daemon for a place among the workers of a service. Nothing arrives at its sockets
-    /// before [`ready`](Self::ready), unless nobody else is ready.
+    /// Asks the daemon to make this process a worker of a service. Its sockets receive nothing before
+    /// [`ready`](Self::ready), unless no other worker is ready.
     pub fn join(options: &JoinOptions) -> Result<Self, JoinError> {
         let path = join::path(&options.runtime_dir);
         let stream = stream::connected(&path, PATIENCE).map_err(|source| match source.kind() {
@@ -129,8 +129,8 @@ impl Worker {
         Self::join_over(&stream, options)
     }
 
-    /// Asks the daemon at the other end of `stream`, which somebody else may have connected. It is the process that
-    /// connected it which becomes the worker.
+    /// Asks the daemon at the other end of `stream`, a connection to the join socket. The process that has connected
+    /// it becomes the worker, be it this one or another.
     pub fn join_over(mut stream: &UnixStream, options: &JoinOptions) -> Result<Self, JoinError> {
         let path = join::path(&options.runtime_dir);
         let JoinOptions { service, worker, weight, .. } = options.clone();
@@ -139,7 +139,7 @@ impl Worker {
         if request.len() >= LONGEST_REQUEST {
             return Err(JoinError::Refused("the name of the service or of the worker is too long".into()));
         }
-        // Where the daemon has hung up already, it has said why.
+        // If the daemon has closed the connection already, its answer says why.
         let written = stream.write_all((request + "\n").as_bytes());
         let (line, fds) = hear(stream).map_err(|source| match source.kind() {
             io::ErrorKind::WouldBlock => JoinError::failed(stuck(&path))(source),
@@ -161,7 +161,7 @@ impl Worker {
         let listeners: Vec<(String, OwnedFd)> = names.into_iter().zip(fds).collect();
         let own = || -> io::Result<UnixDatagram> {
             for (_, socket) in &listeners {
-                // Whatever an earlier worker in this place has made of it.
+                // An earlier worker with this socket may have made it non-blocking.
                 ioctl_fionbio(socket, false)?;
             }
             let voice = UnixDatagram::unbound()?;
@@ -173,27 +173,27 @@ impl Worker {
         Ok(Self { name, notify, watchdog, listeners, voice })
     }
 
-    /// Like `web/7`.
+    /// Name of the worker, like `web/7`.
     #[must_use]
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// The socket that hears [`ready`](Self::ready), for NOTIFY_SOCKET.
+    /// The notification socket, which [`ready`](Self::ready) writes to: the value of NOTIFY_SOCKET.
     #[must_use]
     pub fn notify(&self) -> &Path {
         &self.notify
     }
 
-    /// If there is one: [`watchdog`](Self::watchdog) has to be called more often than this; half of
-    /// it is usual.
+    /// Longest time between two calls of [`watchdog`](Self::watchdog), of which half is usual; `None` if the service
+    /// has no watchdog.
     #[must_use]
     pub fn watchdog_interval(&self) -> Option<Duration> {
         self.watchdog
     }
 
-    /// The sockets that have not been taken, with their names (`tcp-127.0.0.1-80`), in the order of
-    /// the service's listeners. They block.
+    /// The sockets that have not been taken, in blocking mode, with their names (`tcp-127.0.0.1-80`), in the order of
+    /// the service's listeners.
     pub fn listeners(&self) -> impl Iterator<Item = (&str, &OwnedFd)> {
         self.listeners.iter().map(|(name, socket)| (name.as_str(), socket))
     }
@@ -219,22 +219,22 @@ impl Worker {
         taken.map(|(name, socket)| (name, socket.into())).collect()
     }
 
-    /// Says `READY=1`: from now on the worker gets its share of new flows.
+    /// Sends `READY=1`: from now on the worker gets its share of new flows.
     pub fn ready(&self) -> Result<(), JoinError> {
         self.say("READY=1", PATIENCE)
     }
 
-    /// Says `WATCHDOG=1`: the worker is not stuck. Does not wait; if it fails because the daemon
-    /// does not read at the moment, the next one may do.
+    /// Sends `WATCHDOG=1`, which shows that the worker is not stuck. Does not block: fails if the daemon does not read
+    /// at the moment.
     pub fn watchdog(&self) -> Result<(), JoinError> {
         self.say("WATCHDOG=1", Duration::ZERO)
     }
 
-    /// Says `STOPPING=1`: the daemon moves the worker's buckets to the others, waits until its queue
-    /// is empty, hands over what comes in late, and forgets the worker.
+    /// Sends `STOPPING=1`: the daemon moves the worker's buckets to other workers, waits until its queue
+    /// is empty, hands over connections that come late, and removes the worker.
     ///
-    /// So keep accepting until the listener says that it is shut down (`accept` fails with EINVAL),
-    /// or at least for a moment; finish the connections that are open; then end the process. A
+    /// Keep accepting until the listener is shut down (`accept` fails with EINVAL),
+    /// or at least for a moment; finish the open connections; then end the process. A
     /// process that just ends loses no queued connection either: the daemon hands them over.
     pub fn leave(&self) -> Result<(), JoinError> {
         self.say("STOPPING=1", PATIENCE)
@@ -352,7 +352,7 @@ mod tests {
             let length = socket.recv(&mut buffer).unwrap();
             assert_eq!(&buffer[..length], word.as_bytes());
         }
-        // Nobody reads: the watchdog does not wait.
+        // The socket is not read: the watchdog does not block.
         let error = std::iter::repeat_with(|| worker.watchdog()).take(100_000).find_map(Result::err);
         assert!(error.unwrap().to_string().contains("is it stopped?"));
         std::fs::remove_file(&path).unwrap();

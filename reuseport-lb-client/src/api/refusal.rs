@@ -1,17 +1,17 @@
-//! Why something is not done: what was wrong, where, and how to mend it; each kind with its HTTP status.
+//! Refusals of the daemon: what was wrong, where, and how to mend it; each kind with its HTTP status.
 
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-/// Why a daemon does not do what it was asked for. A variant for each kind that a caller may want to tell from
+/// Why a daemon refuses a request. A variant for each kind that a caller may want to tell from
 /// others; its text says what was wrong, where, and how to mend it.
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Refusal {
-    /// The request is not one (400).
+    /// The request cannot be parsed (400).
     #[error("{0}")]
     Malformed(String),
-    /// There is no such path, service or worker (404).
+    /// No path, service or worker has that name (404).
     #[error("{0}")]
     Unknown(String),
     /// The path takes another method (405).
@@ -20,13 +20,13 @@ pub enum Refusal {
     /// The request did not arrive in time (408).
     #[error("{0}")]
     Late(String),
-    /// It is understood, and cannot be done (422).
+    /// The request cannot be carried out (422).
     #[error("{0}")]
     Impossible(String),
-    /// The configuration, a file, is wrong (422, marked `invalid`).
+    /// The configuration file is invalid (422, marked `invalid`).
     #[error("{0}")]
     InvalidConfiguration(String),
-    /// The daemon could not find something out (500).
+    /// The daemon could not find something out that the answer needs (500).
     #[error("{0}")]
     Failed(String),
     /// The service or the daemon is ending, or there are too many connections (503).
@@ -34,17 +34,17 @@ pub enum Refusal {
     Unavailable(String),
 }
 
-/// A refusal as it stands on the wire.
+/// The JSON of a refusal.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RefusalBody {
     /// What was wrong and how to mend it.
     pub error: String,
-    /// The configuration, a file, is wrong.
+    /// The configuration file is invalid.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub invalid: bool,
 }
 
-/// What a service says in words only.
+/// From a text without a kind.
 impl From<String> for Refusal {
     fn from(what: String) -> Self {
         Self::Impossible(what)
@@ -52,13 +52,13 @@ impl From<String> for Refusal {
 }
 
 impl Refusal {
-    /// There is no `path`.
+    /// The refusal of an unknown path.
     #[must_use]
     pub fn unknown_path(path: &str) -> Self {
         Self::Unknown(format!("there is no {path}; docs/CONTROL.md lists what there is"))
     }
 
-    /// There is no service `name`, but there are `known` ones.
+    /// The refusal of an unknown service; names the `known` ones.
     #[must_use]
     pub fn unknown_service<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) -> Self {
         let known: Vec<&str> = known.into_iter().collect();
@@ -66,7 +66,7 @@ impl Refusal {
         Self::Unknown(format!("there is no service {name:?}; there is {known}"))
     }
 
-    /// There is no worker `name`, but there are `known` ones in its service.
+    /// The refusal of an unknown worker; names the `known` ones of its service.
     #[must_use]
     pub fn unknown_worker<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) -> Self {
         let known: Vec<&str> = known.into_iter().collect();
@@ -74,19 +74,19 @@ impl Refusal {
         Self::Unknown(format!("there is no worker {name}; there is {known}"))
     }
 
-    /// `path` takes another method than `method`.
+    /// The refusal of a method other than the one that `path` takes.
     #[must_use]
     pub fn wrong_method(path: &str, takes: &str, method: &str) -> Self {
         Self::WrongMethod(format!("{path} takes {takes}, not {method}"))
     }
 
-    /// The service is ending.
+    /// The refusal of a service that is ending.
     #[must_use]
     pub fn ending() -> Self {
         Self::Unavailable("the service is ending".into())
     }
 
-    /// The HTTP status that goes with it.
+    /// The HTTP status of this kind of refusal.
     #[must_use]
     pub fn status(&self) -> u16 {
         match self {
@@ -100,14 +100,14 @@ impl Refusal {
         }
     }
 
-    /// As it stands on the wire.
+    /// The refusal as JSON.
     #[must_use]
     pub fn body(&self) -> RefusalBody {
         RefusalBody { error: self.to_string(), invalid: matches!(self, Self::InvalidConfiguration(_)) }
     }
 
-    /// From what came over the wire. The text stays word for word; of a status that is not known, the kind is that of
-    /// its hundred.
+    /// Makes a refusal of an answer. The text stays word for word; a status that this version does not know becomes the
+    /// general kind of its hundred.
     #[must_use]
     pub fn from_wire(status: u16, body: RefusalBody) -> Self {
         let RefusalBody { error, invalid } = body;

@@ -1,4 +1,4 @@
-//! What is written is what docs/CONTROL.md says, and what is read back is what was written.
+//! Tests that requests and answers are written as docs/CONTROL.md says, and read back unchanged.
 
 use std::fmt::Debug;
 
@@ -7,7 +7,7 @@ use serde_json::{from_str, to_string};
 
 use super::*;
 
-/// `value` is written as `text`, and read from it.
+/// Asserts that `value` is written as `text`, and read from it.
 #[track_caller]
 fn both_ways<T: Serialize + DeserializeOwned + PartialEq + Debug>(value: &T, text: &str) {
     assert_eq!(to_string(value).unwrap(), text);

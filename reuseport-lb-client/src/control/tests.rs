@@ -1,4 +1,4 @@
-//! Requests as they arrive at a socket, and what is made of the answers.
+//! Tests of requests as they arrive at a socket, and of the results of answers.
 
 use std::io::{Read, Write};
 use std::os::unix::net::UnixListener;
@@ -8,7 +8,7 @@ use tempfile::TempDir;
 
 use super::*;
 
-/// Answers as many connections as there are texts, and says what was asked.
+/// Answers one connection with each text; the thread returns the requests.
 fn serve<const N: usize>(says: [&str; N]) -> (TempDir, ControlClient, JoinHandle<Vec<String>>) {
     let directory = tempfile::tempdir().unwrap();
     let client = ControlClient::new(directory.path().join("control.sock"));
@@ -45,7 +45,7 @@ const NOTHING: &str =
     "HTTP/1.1 404 Not Found\r\n\r\n{\"error\":\"there is no worker web/9; there is web/0\"}";
 const INVALID: &str = "HTTP/1.1 422 Unprocessable Entity\r\n\r\n{\"error\":\"line 1\",\"invalid\":true}";
 
-/// An answer in these chunks; it breaks off without the last one, which is empty.
+/// An answer in these chunks, without the empty last one: it breaks off.
 fn chunked(chunks: &[&str]) -> String {
     let chunks = chunks.iter().map(|chunk| format!("{:x}\r\n{chunk}\r\n", chunk.len()));
     format!("HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n{}", chunks.collect::<String>())
@@ -91,7 +91,7 @@ fn lines_are_events_wherever_their_chunks_end() {
     assert_eq!((lines.len(), &*lines[1].text), (2, r#"{"event":"done","replaced":1,"error":null}"#));
     let mut traced = client.trace("web").unwrap();
     assert_eq!(traced.next().unwrap().unwrap().value, Traced::Missed { missed: 7 });
-    // It breaks off without the last chunk.
+    // The answer breaks off without the last chunk.
     assert!(matches!(traced.next(), Some(Err(ControlError::Gone(_)))));
     assert!(traced.next().is_none());
     assert_eq!(

@@ -1,10 +1,10 @@
-//! Answers in all their forms, whole or byte by byte, and what is none.
+//! Tests of answers in all framings, received at once or byte by byte, and of broken ones.
 
 use std::io::{self, Read, Write};
 
 use super::{Response, send};
 
-/// An end that hears a request and answers with `says`, `step` bytes at a time.
+/// A server that records a request and answers with `says`, `step` bytes at a time.
 struct Fake<'a> {
     heard: &'a mut Vec<u8>,
     says: &'a [u8],
