@@ -1,4 +1,4 @@
-//! `bench`: measurements, each beside its baseline in the same run.
+//! `bench`: runs the measurements, each beside its baseline in the same run. Not: the measurements (`bench/`).
 
 use anyhow::{Result, bail};
 
@@ -6,7 +6,7 @@ use crate::run::is_root;
 use crate::shell::{self, cargo, prepend, quietly, repository};
 use crate::{build, packages};
 
-/// Packages of those that we are compared with.
+/// Packages of the servers that are measured for comparison.
 const PEERS: &[&str] = &["haproxy", "nginx", "libnginx-mod-stream"];
 
 #[derive(Clone, Copy, clap::ValueEnum)]
@@ -34,11 +34,11 @@ pub(crate) fn run(what: Option<What>, quick: bool, record: bool, only: &[String]
         None => {}
     }
     shell::step("building the benchmark", || {
-        // The first one calls the second.
+        // `bench` runs `bench-decision`.
         let bins = ["--bin", "bench", "--bin", "bench-decision"];
         let mut build = cargo(&["build", "--release", "--quiet", "--package", "bench"]);
         quietly(build.args(bins).env("CARGO_TARGET_DIR", build::target()))?;
-        // The plain servers of the kit.
+        // The helper server, which the measurements start.
         let mut server = cargo(&["build", "--release", "--quiet", "--package", "tests", "--bin", "server"]);
         quietly(server.env("CARGO_TARGET_DIR", build::target()))
     })?;

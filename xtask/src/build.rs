@@ -1,4 +1,4 @@
-//! `build`: everything for use.
+//! `build`: builds `target/release/reuseport-lb`, with the kernel program in it.
 
 use std::path::PathBuf;
 
@@ -12,12 +12,12 @@ pub(crate) fn run() -> Result<()> {
     shell::run(cargo(&["build", "--release", "--package", "reuseport-lb"]).env("CARGO_TARGET_DIR", target()))
 }
 
-/// Where the binary is after [`run`].
+/// Path of the binary after [`run`].
 pub(crate) fn binary() -> PathBuf {
     target().join("release/reuseport-lb")
 }
 
-/// Where cargo puts things. The README promises the place, so the environment does not change it.
+/// Cargo's target folder. The README names it, so CARGO_TARGET_DIR does not change it.
 pub(crate) fn target() -> PathBuf {
     repository().join("target")
 }

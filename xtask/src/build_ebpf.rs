@@ -1,5 +1,4 @@
-//! `build-ebpf`: the kernel program, as target/ebpf/…/reuseport-lb. Cargo knows when there is
-//! nothing to do.
+//! `build-ebpf`: builds the kernel program, as target/ebpf/…/reuseport-lb. Cargo does nothing if it is up to date.
 
 use anyhow::Result;
 
@@ -14,7 +13,7 @@ pub(crate) fn run() -> Result<()> {
         eprintln!("  kernel program: {}", toolchain.describe());
     }
     step("building the kernel program", || {
-        // Once more in view if it fails: the compiler's messages keep their colours.
+        // If it fails, it runs once more with its output in view: the compiler's messages then keep their colours.
         quietly(&mut build()?).or_else(|_| shell::run(&mut build()?).map(|()| String::new()))
     })?;
     Ok(())

@@ -8,7 +8,7 @@ use crate::shell::{self, cargo};
 
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
-    /// For how long
+    /// How long it runs
     #[arg(long, value_name = "N", default_value_t = 1200)]
     seconds: u64,
     /// Makes the same random choices as a run that printed it

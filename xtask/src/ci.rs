@@ -1,5 +1,5 @@
-//! `ci`: all that must pass, in the order in which it fails soonest; the tests come last, so that
-//! the run ends with their summary; some of them under the oldest kernel that is tried as well.
+//! `ci`: everything that must pass, quick checks first. Tests come last, so that the run ends with their summary; some
+//! run under the oldest supported kernel as well.
 
 use std::collections::BTreeSet;
 
@@ -10,10 +10,10 @@ use crate::run::is_root;
 use crate::shell::{self, cargo, step};
 use crate::{build_ebpf, fuzz, msrv, setup, test, tidy, vm};
 
-/// For each fuzz target: long enough to run the seeds and many thousand inputs made from them.
+/// Seconds for each fuzz target: enough for the seeds and many thousand inputs made from them.
 const FUZZING: u64 = 4;
 
-/// Other programs link the client: so many packages at most, with itself.
+/// Most packages that the client, which other programs link, is built from, with itself.
 const PACKAGES_OF_CLIENT: usize = 20;
 
 pub(crate) fn run() -> Result<()> {
@@ -52,7 +52,7 @@ pub(crate) fn run() -> Result<()> {
     msrv::check()?;
     step("tests of xtask", || shell::quietly(&mut ours(&["test", "--quiet", "--package", "xtask"])))?;
     step("warnings of the kernel program", || {
-        // Clippy is not there for the compiler that builds it.
+        // The compiler that builds it has no clippy.
         let mut check = setup::run()?.cargo("check", "target/ebpf-check")?;
         shell::run(check.env("RUSTFLAGS", "-D warnings"))
     })?;
@@ -61,7 +61,7 @@ pub(crate) fn run() -> Result<()> {
         shell::run(doc.env("RUSTDOCFLAGS", "-D warnings"))
     })?;
     fuzz::run(&fuzz::Arguments::for_seconds(FUZZING))?;
-    // Without root all of them are run there.
+    // Without root, `test` runs all privileged tests in a virtual machine.
     if is_root()? {
         vm::run_short(&[])?;
     }

@@ -1,5 +1,4 @@
-//! `faults`: runs the fault matrix and writes its rows into docs/FAULTS.md, where rows of other kernels
-//! stay.
+//! `faults`: runs the fault matrix and writes its rows into docs/FAULTS.md; rows of other kernels stay there.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -12,10 +11,10 @@ use serde_json::Value;
 use crate::shell::{cargo, prepend, repository};
 use crate::{build, test};
 
-/// The files of its tests, in `tests/tests`.
+/// Files in `tests/tests` with the tests of the fault matrix.
 pub(crate) const FILES: [&str; 3] = ["faults", "daemon_faults", "worker_faults"];
 
-/// How a row begins in the output of a test.
+/// Prefix of a row in the output of a test.
 const MARK: &str = "@row ";
 
 const HEAD: &str = "# Faults
@@ -35,7 +34,7 @@ is lost that is neither that nor told in its row. Times are of one run, on two v
 
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
-    /// Rows from the output of another run, `-` for standard input, and run nothing
+    /// Take the rows from the output of another run, `-` for standard input, and run nothing
     #[arg(long, value_name = "FILE")]
     rows: Option<PathBuf>,
 }
@@ -58,7 +57,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     Ok(())
 }
 
-/// Runs all tests of the matrix, which must pass; what they print.
+/// Runs all tests of the matrix, which must pass; returns their output.
 fn matrix() -> Result<String> {
     build::run()?;
     let mut command = cargo(&["test", "--quiet", "--package", "tests"]);
@@ -91,7 +90,7 @@ impl Row {
     }
 }
 
-/// The page with `rows`, and with those rows of `known` that are of other kernels.
+/// Makes the page of `rows` and those rows of the page `known` that are of other kernels.
 fn page(known: &str, rows: &[Row]) -> String {
     let mut order: Vec<&str> = Vec::new();
     let mut all: BTreeMap<(usize, Vec<u32>), String> = BTreeMap::new();

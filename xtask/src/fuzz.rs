@@ -1,7 +1,7 @@
 //! `fuzz`: a bounded run of each fuzz target in `tests/fuzz`, with libFuzzer and a stable toolchain.
 //!
-//! What cargo-fuzz does with a nightly, less the sanitizers: they find errors of memory, and nearly
-//! all of what is fuzzed here is safe. The flags for coverage are stable ones of rustc.
+//! Does what cargo-fuzz does with a nightly, without sanitizers: these find memory errors, and nearly
+//! all code that is fuzzed here is safe. The flags for coverage are stable ones of rustc.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -14,7 +14,7 @@ use crate::build::target;
 use crate::build_ebpf;
 use crate::shell::{self, find, quietly, repository, step, unlocked};
 
-/// Counters at every edge of the control flow, and what is compared with what.
+/// Flags of rustc that count every edge of the control flow and record operands of comparisons.
 const COVERAGE: &[&str] = &[
     "-Cpasses=sancov-module",
     "-Cllvm-args=-sanitizer-coverage-level=4",
@@ -24,7 +24,7 @@ const COVERAGE: &[&str] = &[
     "--cfg=fuzzing",
 ];
 
-/// No input takes longer than this, in seconds.
+/// Seconds after which an input fails.
 const PATIENCE: &str = "20";
 
 #[derive(clap::Args)]
@@ -40,7 +40,7 @@ pub(crate) struct Arguments {
 }
 
 impl Arguments {
-    /// All targets.
+    /// All targets, each for so many seconds.
     pub(crate) fn for_seconds(seconds: u64) -> Self {
         Self { target: None, seconds, input: None }
     }
@@ -65,14 +65,14 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     chosen.into_iter().try_for_each(|target| fuzz(target, &binaries, arguments.seconds))
 }
 
-/// Each has a file, and the seeds to start from.
+/// Names of all fuzz targets; each has a file, and a folder of seeds.
 fn targets() -> Result<BTreeSet<String>> {
     let folder = repository().join("tests/fuzz/targets");
     let files = fs::read_dir(&folder).with_context(|| format!("cannot read {}", folder.display()))?;
     Ok(files.flatten().filter_map(|file| Some(file.path().file_stem()?.to_str()?.to_owned())).collect())
 }
 
-/// Where the binaries are.
+/// Builds the fuzz targets; returns the folder of their binaries.
 fn build() -> Result<PathBuf> {
     if std::env::var_os("CXX").is_none() && !["c++", "g++", "clang++"].iter().any(|name| find(name).is_some())
     {
@@ -88,10 +88,10 @@ fn build() -> Result<PathBuf> {
     let folder = target().join("fuzz");
     same_versions(&folder)?;
     step("building the fuzz targets", || {
-        // Their lock file has gained what only they need since it was copied.
+        // Not `--locked`: packages that only the fuzz targets need are added to the copied lock file.
         let mut build = unlocked(&["build", "--release", "--quiet", "--target", host]);
         build.arg("--manifest-path").arg(repository().join("tests/fuzz/Cargo.toml"));
-        // With a target named, neither build scripts nor macros are compiled with these.
+        // Because `--target` is given, build scripts and macros are not compiled with these flags.
         build.env("CARGO_TARGET_DIR", &folder).env("RUSTFLAGS", COVERAGE.join(" "));
         build.env_remove("CARGO_ENCODED_RUSTFLAGS");
         quietly(&mut build).map(drop)
@@ -99,8 +99,8 @@ fn build() -> Result<PathBuf> {
     Ok(folder.join(host).join("release"))
 }
 
-/// Makes the lock file of the fuzz targets from the repository's, so that they are built from the same
-/// packages, whenever that has changed.
+/// Copies the repository's lock file for the fuzz targets whenever it has changed, so that they are built from the same
+/// versions of packages.
 fn same_versions(folder: &Path) -> Result<()> {
     let (ours, theirs) = (repository().join("Cargo.lock"), repository().join("tests/fuzz/Cargo.lock"));
     let copied = folder.join("Cargo.lock.copied");
@@ -120,7 +120,7 @@ fn fuzz(name: &str, binaries: &Path, seconds: u64) -> Result<()> {
     fs::create_dir_all(&found)?;
     let seeds = repository().join("tests/fuzz/seeds").join(name);
     let mut run = Command::new(binaries.join(name));
-    // What is new goes into the first folder.
+    // libFuzzer writes new inputs into the first folder.
     run.arg(&corpus).arg(&seeds);
     run.arg(format!("-max_total_time={seconds}")).arg(format!("-timeout={PATIENCE}"));
     run.arg(format!("-artifact_prefix={}/", found.display()));
@@ -144,7 +144,7 @@ fn fuzz(name: &str, binaries: &Path, seconds: u64) -> Result<()> {
     }
 }
 
-/// From what libFuzzer says at its end.
+/// One line from the statistics that libFuzzer prints at its end.
 fn summary(said: &str) -> String {
     let number = |name: &str| {
         let line = said.lines().find_map(|line| line.strip_prefix("stat::")?.strip_prefix(name));

@@ -1,4 +1,4 @@
-//! The oldest compiler that the manifest promises (`rust-version`): does all of it compile with that?
+//! Checks the workspace with the oldest compiler that the manifest promises (`rust-version`).
 
 use std::process::Command;
 
@@ -7,18 +7,18 @@ use anyhow::{Context, Result};
 use crate::build::target;
 use crate::shell::{self, find, quietly, repository, step};
 
-/// What is to be done about the promise on this machine.
+/// Where the promised compiler comes from on this machine.
 #[derive(Debug, PartialEq, Eq)]
 enum Way {
-    /// The compiler that checks everything is that compiler.
+    /// It is the compiler in use, which clippy has checked everything with.
     InUse,
-    /// rustup has it, or gets it.
+    /// rustup has it, or downloads it.
     Rustup,
-    /// Nothing here can get it.
+    /// It is not available.
     None,
 }
 
-/// Checks everything with that compiler; where there is none and rustup cannot get it, says so.
+/// Checks everything with the promised compiler; prints a note if that is not available.
 pub(crate) fn check() -> Result<()> {
     let manifest =
         std::fs::read_to_string(repository().join("Cargo.toml")).context("cannot read Cargo.toml")?;
@@ -46,7 +46,7 @@ pub(crate) fn check() -> Result<()> {
     Ok(())
 }
 
-/// `program` in the repository, without what the cargo that runs this has set for its own toolchain.
+/// `program` in the repository, without the variables that the running cargo has set for its own toolchain.
 fn outside(program: &str) -> Command {
     let mut command = Command::new(program);
     command.current_dir(repository());
@@ -61,7 +61,7 @@ fn promised(manifest: &str) -> Option<&str> {
     Some(line.trim().trim_matches('"'))
 }
 
-/// `used`: what `rustc --version` says.
+/// `used`: the output of `rustc --version`.
 fn way(promised: &str, used: &str, rustup: bool) -> Way {
     let used = used.split(' ').nth(1).unwrap_or_default();
     let same = used == promised || used.strip_prefix(promised).is_some_and(|patch| patch.starts_with('.'));

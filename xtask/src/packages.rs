@@ -1,5 +1,5 @@
-//! Packages of Debian and Ubuntu, unpacked into a cache folder: nothing is installed, nothing on
-//! the system changes, and it needs no root.
+//! Packages of Debian and Ubuntu, unpacked into a cache folder: nothing is installed, the system does not change, and
+//! no root is needed.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -10,7 +10,7 @@ use anyhow::{Context, Result, bail};
 
 use crate::shell::{find, quietly, step};
 
-/// Where everything that is not the repository's goes.
+/// The folder for everything that is made or fetched outside of the repository.
 pub(crate) fn cache() -> Result<PathBuf> {
     let base = std::env::var_os("XDG_CACHE_HOME")
         .map(PathBuf::from)
@@ -21,7 +21,7 @@ pub(crate) fn cache() -> Result<PathBuf> {
     Ok(cache)
 }
 
-/// Whether packages can be had this way here.
+/// Whether this machine has the programs to fetch and unpack packages.
 pub(crate) fn available() -> bool {
     ["apt-get", "apt-cache", "dpkg"].iter().all(|program| find(program).is_some())
 }
@@ -32,11 +32,11 @@ pub(crate) fn offered(packages: &[&str]) -> Result<bool> {
     Ok(quietly(apt("apt-cache")?.arg("show").args(packages)).is_ok())
 }
 
-/// The folder into which `packages`, with what they need and the system lacks, are unpacked: `usr/`
-/// and so on below it. Done only once, for as long as the list stays the same.
+/// Unpacks `packages` with their missing dependencies; returns the folder, which has `usr/` and so on. Done again only
+/// if the list changes.
 pub(crate) fn unpacked(name: &str, packages: &[&str]) -> Result<PathBuf> {
     unpack(name, packages, || {
-        // What would be installed is what is missing; conflicts do not matter, nothing is installed.
+        // A simulated installation lists what is missing. Conflicts do not matter: nothing is installed.
         let plan = quietly(
             apt("apt-get")?
                 .args(["install", "--simulate", "--no-install-recommends", "--yes"])
@@ -47,7 +47,7 @@ pub(crate) fn unpacked(name: &str, packages: &[&str]) -> Result<PathBuf> {
             .lines()
             .filter_map(|line| Some(line.strip_prefix("Inst ")?.split(' ').next()?.to_owned()))
             .collect();
-        // Those that are installed already are unpacked as well: everything is then in one place.
+        // Installed ones are unpacked as well, so that all are in one folder.
         let others: Vec<String> = packages
             .iter()
             .filter(|name| !missing.iter().any(|it| it == *name))
@@ -58,14 +58,14 @@ pub(crate) fn unpacked(name: &str, packages: &[&str]) -> Result<PathBuf> {
     })
 }
 
-/// The same for a package of which nothing is run: without what it needs.
+/// Unpacks one package without its dependencies, for one of which no program is run; returns the folder.
 pub(crate) fn unpacked_alone(package: &str) -> Result<PathBuf> {
     unpack(package, &[package], || Ok(vec![package.to_owned()]))
 }
 
 /// The names of packages that match a regular expression, in no order.
 pub(crate) fn named(pattern: &str) -> Result<Vec<String>> {
-    // Lists from before are better than none, where there is no network.
+    // Without network, older lists are used.
     if let Err(error) = update() {
         eprintln!("  the lists of packages are old: {error:#}");
     }
@@ -99,8 +99,8 @@ fn unpack(name: &str, packages: &[&str], list: impl FnOnce() -> Result<Vec<Strin
     Ok(root)
 }
 
-/// The folder of those of `needed` (programs, and the packages that have them) that the system
-/// lacks, unpacked into `name`; `None` if it lacks none.
+/// Fetches those of `needed` (programs and their packages) that the system lacks, into `name`; returns the folder of
+/// the programs, `None` if none is missing.
 pub(crate) fn programs(name: &str, needed: &[(&str, &str)]) -> Result<Option<PathBuf>> {
     let on_system = |program: &str| {
         find(program).is_some()
@@ -119,7 +119,7 @@ pub(crate) fn programs(name: &str, needed: &[(&str, &str)]) -> Result<Option<Pat
     wrapped(&root, &programs).map(Some)
 }
 
-/// The folder of `programs` of packages that are unpacked in `root`, ready to run.
+/// Makes a folder with a script for each of `programs`, which runs it from the packages that are unpacked in `root`.
 pub(crate) fn wrapped(root: &Path, programs: &[&str]) -> Result<PathBuf> {
     let folder = root.join("bin-of-tests");
     fs::create_dir_all(&folder)?;
@@ -128,8 +128,7 @@ pub(crate) fn wrapped(root: &Path, programs: &[&str]) -> Result<PathBuf> {
         let Some(place) = places.iter().find(|place| place.exists()) else {
             bail!("{program} is not where it was expected in {}", root.display());
         };
-        // Each finds its own libraries and modules; nobody else is given them. systemd's are in a
-        // folder of their own.
+        // Variables are set for each program only. systemd's libraries are in a folder of their own.
         let libraries = libraries(root).unwrap_or_else(|_| root.join("usr/lib"));
         let script = if is_python(place) {
             let modules = root.join("usr/lib/python3/dist-packages");
@@ -170,7 +169,7 @@ pub(crate) fn libraries(root: &Path) -> Result<PathBuf> {
     }
 }
 
-/// Package lists of our own: the system's may be missing or old, and updating them needs root.
+/// Updates package lists in the cache: those of the system may be missing or old, and updating them needs root.
 fn update() -> Result<()> {
     let lists = cache()?.join("apt/lists");
     let fresh = fs::metadata(lists.join("fresh"))
@@ -192,7 +191,7 @@ fn apt(program: &str) -> Result<Command> {
     command.env("LC_ALL", "C").env("DEBIAN_FRONTEND", "noninteractive");
     command.arg("-o").arg(format!("Dir::State::Lists={}", own.join("lists").display()));
     command.arg("-o").arg(format!("Dir::Cache={}", own.join("cache").display()));
-    // Nothing of the system's is written, so its locks are not needed, nor is its sandbox user.
+    // No file of the system is written, so neither locks nor the sandbox user are needed.
     command.args(["-o", "Debug::NoLocking=1", "-o", "APT::Sandbox::User=", "-o", "Acquire::Retries=3"]);
     Ok(command)
 }

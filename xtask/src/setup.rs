@@ -1,5 +1,5 @@
-//! `setup`: the one place that knows what builds the kernel program. A rustup nightly with rust-src
-//! and a bpf-linker where they are; else packages of the distribution, unpacked into a cache.
+//! `setup`: finds or fetches the toolchain of the kernel program. A rustup nightly with rust-src
+//! and a bpf-linker if they are installed; else packages of the distribution, unpacked into a cache.
 
 use std::path::PathBuf;
 use std::process::Command;
@@ -13,10 +13,10 @@ use crate::shell::{cargo, find, prepend, quietly, step, unlocked};
 const DEBIAN: &[&str] =
     &["rustc-web", "libstd-rust-web-dev", "libstd-rust-web-dev-bpf", "llvm-22", "llvm-22-dev"];
 
-/// Newer ones want other versions of LLVM.
+/// Version of bpf-linker that is built with LLVM 22; newer ones need other versions.
 const BPF_LINKER: &str = "0.13.0";
 
-/// What builds the kernel program here.
+/// The toolchain of the kernel program.
 pub(crate) enum Toolchain {
     /// rustup's nightly, which builds `core` itself, and a bpf-linker on the PATH.
     Nightly,
@@ -43,7 +43,7 @@ pub(crate) fn run() -> Result<Toolchain> {
         step(&format!("building bpf-linker {BPF_LINKER}"), || {
             let mut install = cargo(&["install", "bpf-linker", "--version", BPF_LINKER]);
             install.args(["--no-default-features", "--features", "llvm-22", "--root"]).arg(&tools);
-            // Without this it would link against another LLVM of the system, and fail.
+            // Without this bpf-linker would link against another LLVM of the system, and fail.
             install.env("LLVM_PREFIX", root.join("usr/lib/llvm-22"));
             prepend(&mut install, "LD_LIBRARY_PATH", &packages::libraries(&root)?);
             quietly(&mut install).context("bpf-linker needs a C++ compiler: on Debian, `apt-get install g++`")
@@ -53,7 +53,7 @@ pub(crate) fn run() -> Result<Toolchain> {
 }
 
 impl Toolchain {
-    /// One line for people.
+    /// One line of text, for the output of `setup`.
     pub(crate) fn describe(&self) -> String {
         match self {
             Self::Nightly => "rustup's nightly with rust-src, bpf-linker on the PATH".into(),
@@ -61,7 +61,7 @@ impl Toolchain {
         }
     }
 
-    /// `cargo VERB` of the kernel program for the BPF target, with its own `target` folder.
+    /// Makes the command `cargo VERB` of the kernel program for the BPF target, with `target` as its target folder.
     pub(crate) fn cargo(&self, verb: &str, target: &str) -> Result<Command> {
         let arguments = &[
             verb,
@@ -80,7 +80,7 @@ impl Toolchain {
                 let mut command = Command::new("cargo");
                 command.arg("+nightly").args(arguments).args(["-Z", "build-std=core"]);
                 command.current_dir(crate::shell::repository());
-                // Set by the cargo that runs this; it would overrule `+nightly`.
+                // Set by the running cargo; they would override `+nightly`.
                 command.env_remove("RUSTUP_TOOLCHAIN").env_remove("RUSTC").env_remove("CARGO");
                 command
             }

@@ -1,4 +1,4 @@
-//! Running other programs, and saying what is going on and for how long.
+//! Runs other programs, and prints which step is going on and for how long.
 
 use std::io::{IsTerminal, Write};
 use std::path::{Path, PathBuf};
@@ -8,18 +8,18 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
-/// A program gets this long before its step is announced: what is done already says nothing.
+/// A step that ends within this time is not announced.
 const QUIET: Duration = Duration::from_secs(2);
 
-/// The repository.
+/// Root folder of the repository.
 pub(crate) fn repository() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap_or(Path::new("/"))
 }
 
-/// Cargo, in the repository, with the versions that the lock file names.
+/// Makes a cargo command in the repository, with the versions of the lock file.
 pub(crate) fn cargo(arguments: &[&str]) -> Command {
     let mut command = unlocked(&arguments[..1]);
-    // It builds nothing, and so does not know the flag.
+    // `cargo fmt` has no `--locked`.
     if arguments[0] != "fmt" {
         command.arg("--locked");
     }
@@ -27,7 +27,7 @@ pub(crate) fn cargo(arguments: &[&str]) -> Command {
     command
 }
 
-/// Cargo, in the repository, for packages with a lock file of their own.
+/// Makes a cargo command in the repository without `--locked`, for packages with a lock file of their own.
 pub(crate) fn unlocked(arguments: &[&str]) -> Command {
     let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     command.args(arguments).current_dir(repository());
@@ -59,8 +59,8 @@ pub(crate) fn quietly(command: &mut Command) -> Result<String> {
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
-/// Does one step of a longer piece of work: says what, counts seconds if it takes long, says how
-/// long it took.
+/// Does one step of a longer piece of work. If it takes long, prints what it is, counts seconds, and prints how long it
+/// took.
 pub(crate) fn step<T>(what: &str, act: impl FnOnce() -> Result<T>) -> Result<T> {
     let begun = Instant::now();
     let (done, ended) = mpsc::channel::<()>();
@@ -72,7 +72,7 @@ pub(crate) fn step<T>(what: &str, act: impl FnOnce() -> Result<T>) -> Result<T> 
             let seconds = begun.elapsed().as_secs();
             if live {
                 eprint!("\r  {announced} … {seconds} s ");
-                // A terminal that is gone is no reason to stop working.
+                // An error of the terminal does not end the work.
                 let _ = std::io::stderr().flush();
             } else if !shown || seconds.is_multiple_of(30) {
                 eprintln!("  {announced} … {seconds} s");
@@ -95,7 +95,7 @@ pub(crate) fn step<T>(what: &str, act: impl FnOnce() -> Result<T>) -> Result<T> 
     result
 }
 
-/// Where `program` is on the PATH.
+/// Finds `program` on the PATH.
 pub(crate) fn find(program: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH")?;
     std::env::split_paths(&path).map(|directory| directory.join(program)).find(|file| file.is_file())

@@ -1,5 +1,5 @@
-//! `test`: unit tests everywhere, and the privileged tests, with the programs that they need; without
-//! root, those in a virtual machine.
+//! `test`: runs all unit tests, and the privileged tests with the programs that they need; without
+//! root, the latter in a virtual machine.
 
 use std::path::PathBuf;
 use std::process::Command;
@@ -12,7 +12,7 @@ use crate::run::is_root;
 use crate::shell::{self, cargo, prepend};
 use crate::vm;
 
-/// Programs of others that tests run, and the packages that have them.
+/// Programs that tests run, and their packages.
 const NEEDED: &[(&str, &str)] = &[
     ("ab", "apache2-utils"),
     ("dnsperf", "dnsperf"),
@@ -33,7 +33,7 @@ pub(crate) fn run(filter: &[String]) -> Result<()> {
     }
     build::run()?;
     let mut test = cargo_test();
-    // All that fails is told at once.
+    // One run shows all failures.
     test.arg("--no-fail-fast");
     if let Some(programs) = programs()? {
         prepend(&mut test, "PATH", &programs);
@@ -44,7 +44,7 @@ pub(crate) fn run(filter: &[String]) -> Result<()> {
     shell::run(&mut test)
 }
 
-/// The privileged tests load programs into the kernel; an ordinary user has one of his own for that.
+/// Runs unit tests here, and the privileged tests, which load programs into the kernel, in a virtual machine.
 fn without_root(filter: &[String]) -> Result<()> {
     let mut units = cargo(&["test", "--workspace", "--exclude", "reuseport-lb-ebpf", "--exclude", "xtask"]);
     build::run()?;
@@ -53,7 +53,7 @@ fn without_root(filter: &[String]) -> Result<()> {
     vm::run_if_any(filter)
 }
 
-/// `cargo test` of what runs on this machine.
+/// Makes the command `cargo test` of all packages that run on this machine.
 pub(crate) fn cargo_test() -> Command {
     let mut test =
         cargo(&["test", "--workspace", "--exclude", "reuseport-lb-ebpf", "--exclude", "xtask", "--tests"]);
@@ -61,7 +61,7 @@ pub(crate) fn cargo_test() -> Command {
     test
 }
 
-/// The folder of those programs that the system lacks; `None` if it lacks none.
+/// Fetches programs of [`NEEDED`] that the system lacks; returns their folder, `None` if none is missing.
 pub(crate) fn programs() -> Result<Option<PathBuf>> {
     packages::programs("test-programs", NEEDED)
 }

@@ -21,10 +21,10 @@ use self::speed::Speed;
 use self::suite::Test;
 use crate::{build, test};
 
-/// Seconds of its time after which a guest ends a test, if it is not slow.
+/// Seconds of a guest's time after which it ends a test, if the guest is not slow.
 const LIMIT: u32 = 300;
 
-/// Runs the tests whose names contain one of `filter`, each of which must be part of one.
+/// Runs the tests whose names contain one of `filter`; each part of `filter` must match a test.
 pub(crate) fn run(kernels: &[String], filter: &[String]) -> Result<()> {
     let all = suite::tests()?;
     if let Some(part) = filter.iter().find(|part| !all.iter().any(|test| test.name.contains(*part))) {
@@ -33,13 +33,12 @@ pub(crate) fn run(kernels: &[String], filter: &[String]) -> Result<()> {
     under_each(kernels, &suite::matching(all, filter))
 }
 
-/// Runs the tests that are marked for it (`short.rs`): what `ci` does, since everything takes too long where there is
-/// no KVM.
+/// Runs the marked tests only (`short.rs`), as `ci` does: all tests would take too long without KVM.
 pub(crate) fn run_short(kernels: &[String]) -> Result<()> {
     under_each(kernels, &short::among(suite::tests()?)?)
 }
 
-/// Like [`run`] for `test`, where a filter may be for unit tests only.
+/// Runs tests like [`run`], but a filter need not match any: that of `test` may be for unit tests.
 pub(crate) fn run_if_any(filter: &[String]) -> Result<()> {
     let tests = suite::matching(suite::tests()?, filter);
     if tests.is_empty() { Ok(()) } else { under_each(&[], &tests) }
@@ -68,7 +67,7 @@ fn under_each(kernels: &[String], tests: &[Test]) -> Result<()> {
     Ok(())
 }
 
-/// Runs `tests` under one kernel, and says at the end what became of them; whether that is good.
+/// Runs `tests` under one kernel, and prints a summary; true if all passed.
 fn under(kernel: &Kernel, tools: &Tools, tests: &[Test], speed: &mut Speed) -> Result<bool> {
     let folder = build::target().join("vm");
     fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
@@ -94,7 +93,7 @@ fn under(kernel: &Kernel, tools: &Tools, tests: &[Test], speed: &mut Speed) -> R
     Ok(ended.failed.is_empty() && lost == 0)
 }
 
-/// Which tests can be run, and why others cannot.
+/// The tests that can be run, and why others cannot.
 struct Plan<'a> {
     run: Vec<&'a Test>,
     not: Vec<(&'a Test, String)>,
@@ -113,7 +112,7 @@ impl<'a> Plan<'a> {
     }
 }
 
-/// Starts a guest and waits until it begins with the tests.
+/// Starts a guest, and waits until it begins with the tests.
 fn boot<'a>(
     kernel: &Kernel,
     tools: &Tools,
@@ -146,7 +145,7 @@ struct Ended {
     trouble: Option<&'static str>,
 }
 
-/// Shows what the guest says until it has done everything or is in trouble.
+/// Prints the output of the guest until it has run all tests or is in trouble.
 fn watch(guest: &Guest, tests: usize, speed: Speed) -> Result<Ended> {
     let mut ended = Ended { passed: 0, failed: Vec::new(), trouble: None };
     let mut begun = Instant::now();
@@ -182,12 +181,12 @@ fn watch(guest: &Guest, tests: usize, speed: Speed) -> Result<Ended> {
             println!("{line}");
         }
     }
-    // In the middle of this one.
+    // The guest ended during this test.
     ended.failed.extend(current);
     Ok(ended)
 }
 
-/// A script that sets what the tests find in their environment.
+/// Makes a script that sets the environment of the tests.
 fn environment(kernel: &Kernel, speed: Speed) -> Result<String> {
     let mut path: Vec<String> = test::programs()?.iter().map(|folder| folder.display().to_string()).collect();
     path.push("/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin".to_owned());

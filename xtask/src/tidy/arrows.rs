@@ -10,14 +10,14 @@ use super::graph::{Graph, circles, circular, graph};
 use super::known::{self, Known};
 use super::layers::{LAYERS, Layer, VALUES};
 
-/// What is checked, with what is known of it; the first one has the layers.
+/// The packages that are checked, with their known violations; the first one has the layers.
 const PACKAGES: &[(&str, &[Known])] = &[
     ("reuseport-lb/src", known::ARROWS),
     ("reuseport-lb-client/src", &[]),
     ("reuseport-lb-common/src", known::IN_COMMON),
 ];
 
-/// A type of more fields has more than one job.
+/// Most fields of a type in `domain/` and `service/`: a type with more has more than one job.
 const MOST_FIELDS: usize = 12;
 
 pub(super) fn check(files: &[(PathBuf, String)], broken: &mut Vec<String>) {
@@ -41,13 +41,13 @@ pub(super) fn check(files: &[(PathBuf, String)], broken: &mut Vec<String>) {
     broken.extend(names(&graphs, known::NAMES));
 }
 
-/// Arrows that a layer forbids, circles, and entries of `known` that are not true any more. Without layers
-/// only circles are looked for.
+/// Finds arrows that a layer forbids, circles, and entries of `known` that are not true any more. Without layers, only
+/// circles.
 pub(super) fn arrows(graph: &Graph, layers: &[Layer], values: &[&str], known: &[Known]) -> Vec<String> {
     let mut broken = Vec::new();
     if !layers.is_empty() {
         let placed = |name: &str| layer(layers, name).is_some() || values.contains(&name);
-        // What only tests have has no name.
+        // Files that only tests have have no name.
         for file in graph.files.iter().filter(|file| !file.name.is_empty() && !placed(&file.name)) {
             let path = file.path.display();
             broken.push(format!("{path} is in no layer: name it in xtask/src/tidy/layers.rs"));
@@ -107,7 +107,7 @@ pub(super) fn arrows(graph: &Graph, layers: &[Layer], values: &[&str], known: &[
     broken
 }
 
-/// A circle, with the line of each arrow.
+/// Formats a circle, with the line of each arrow.
 fn told(graph: &Graph, circle: &[usize]) -> String {
     let next = circle.iter().skip(1).chain(circle.first());
     let steps = circle.iter().zip(next).filter_map(|(from, to)| {
@@ -123,7 +123,7 @@ fn told(graph: &Graph, circle: &[usize]) -> String {
     )
 }
 
-/// Public types of one name.
+/// Finds names that more than one public type has.
 pub(super) fn names(graphs: &[Graph], known: &[(&str, &str)]) -> Vec<String> {
     let mut places: BTreeMap<&str, Vec<String>> = BTreeMap::new();
     for file in graphs.iter().flat_map(|graph| &graph.files) {
@@ -145,7 +145,7 @@ pub(super) fn names(graphs: &[Graph], known: &[(&str, &str)]) -> Vec<String> {
     twice.chain(mended).collect()
 }
 
-/// Types with more fields than one owner can keep in order, where the decisions are.
+/// Finds types of `domain/` and `service/` with more than [`MOST_FIELDS`].
 pub(super) fn sizes(graph: &Graph, known: &[(&str, &str)]) -> Vec<String> {
     let mut large = BTreeMap::new();
     for file in
@@ -174,7 +174,7 @@ fn layer<'a>(layers: &'a [Layer], name: &str) -> Option<&'a Layer> {
     layers.iter().find(|layer| begins(name, layer.name))
 }
 
-/// Is `name` this module or path, or something in it?
+/// Whether `name` is this module or path, or something in it.
 fn begins(name: &str, with: &str) -> bool {
     name.strip_prefix(with).is_some_and(|rest| rest.is_empty() || rest.starts_with("::"))
 }

@@ -1,4 +1,4 @@
-//! What breaks the rules of `arrows.rs` and is still there, with what will mend it. The lists may only shrink:
+//! Known violations of the rules of `arrows.rs`, each with what will mend it. The lists may only shrink:
 //! an entry that is not true any more is refused.
 
 const CLIENT: &str = "reuseport-lb-client: requests, answers and refusals go into a crate of their own";
@@ -9,13 +9,13 @@ const SPLIT: &str = "what both ends need moves down";
 const KIT: &str = "one helper server and a builder for configurations";
 const WORDS: &str = "the table of words";
 
-/// Who uses, what is used, and the mend.
+/// The file that uses, what it uses, and what will mend it.
 pub(super) type Known = (&'static str, &'static str, &'static str);
 
 /// Circles in the common package.
 pub(super) const IN_COMMON: &[Known] = &[("counters", "layout", COMMON)];
 
-/// Arrows that a layer forbids, or that close a circle. Of other packages, the part that is forbidden.
+/// Arrows that a layer forbids, or that close a circle. Of another package, the forbidden path.
 pub(super) const ARROWS: &[Known] = &[
     ("api::control", "daemon::services", HANDLE),
     ("api::control", "domain::engine::input", HANDLE),
@@ -39,7 +39,7 @@ pub(super) const ARROWS: &[Known] = &[
     ("service::status", "service", ENGINE),
 ];
 
-/// Types of which there are two and more of one name.
+/// Names that more than one public type has.
 pub(super) const NAMES: &[(&str, &str)] = &[
     ("Change", WORDS),
     ("Check", CLIENT),

@@ -1,19 +1,19 @@
-//! Which layer may use which. `known.rs` has what is not yet so.
+//! Which layer may use which. Not: known violations (`known.rs`).
 
-/// The modules that are one layer, by the first part of their names.
+/// The modules of one layer, by the first part of their names.
 pub(super) struct Layer {
     pub(super) name: &'static str,
-    /// Beginnings of module names that its files may use, besides their own layer and `VALUES`.
+    /// Beginnings of module names that files of the layer may use, besides their own layer and `VALUES`.
     pub(super) uses: &'static [&'static str],
-    /// Packages that its files may use; empty: all.
+    /// Packages that files of the layer may use; empty: all.
     pub(super) packages: &'static [&'static str],
-    /// Beginnings of paths of other packages that its files may not use.
+    /// Beginnings of paths of other packages that files of the layer may not use.
     pub(super) never: &'static [&'static str],
-    /// The rule in words, for who broke it.
+    /// The rule in words, for the error.
     pub(super) rule: &'static str,
 }
 
-/// Plain values: every layer may use them, as they use nothing.
+/// Modules of plain values: every layer may use them, as they use nothing.
 pub(super) const VALUES: &[&str] = &[
     "config::choices",
     "daemon::paths",
@@ -23,7 +23,7 @@ pub(super) const VALUES: &[&str] = &[
     "printable",
 ];
 
-/// What is not pure: it asks the system for something, or changes it.
+/// Paths that are not pure: they ask the system for something, or change it.
 const EFFECTS: &[&str] = &[
     "std::env",
     "std::fs",

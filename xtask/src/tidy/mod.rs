@@ -1,4 +1,4 @@
-//! `tidy`: what the compiler does not check. Each rule says what breaks it and how to mend that.
+//! `tidy`: checks what the compiler does not. The error of each rule says what breaks it and how to mend that.
 
 mod arrows;
 mod graph;
@@ -13,15 +13,15 @@ use anyhow::{Result, bail};
 
 use crate::shell::{quietly, repository};
 
-/// A file that is longer is split, or listed in `known.rs` with the reason.
+/// Most lines of a file that is not listed in `known.rs` with a reason.
 const LONGEST_FILE: usize = 400;
-/// Those that are listed are no longer than this.
+/// Most lines of a listed file.
 const LONGEST_LISTED_FILE: usize = 600;
 const LONGEST_README: usize = 200;
-/// Kernel-side files are read by the verifier's victims.
+/// Most lines of a kernel-side file, which has to be read beside the verifier's log.
 const LONGEST_KERNEL_FILE: usize = 200;
 
-/// What comes before the reason of a sleep.
+/// Comment before the reason of a sleep.
 const SLEEPS: &str = "// sleep: ";
 
 pub(crate) fn run() -> Result<()> {
@@ -45,7 +45,7 @@ pub(crate) fn run() -> Result<()> {
     bail!("{} rules are broken:\n  {}", broken.len(), broken.join("\n  "))
 }
 
-/// Text files that git knows or would know.
+/// Path and text of all text files that git tracks or does not ignore.
 fn files() -> Result<Vec<(PathBuf, String)>> {
     let mut list = std::process::Command::new("git");
     list.args(["ls-files", "--cached", "--others", "--exclude-standard"]).current_dir(repository());
@@ -56,7 +56,7 @@ fn files() -> Result<Vec<(PathBuf, String)>> {
         .collect())
 }
 
-/// `listed`: files that may be longer, and why.
+/// Files that are too long; `listed`: those that may be longer, and why.
 fn sizes(files: &[(PathBuf, String)], listed: &[(&str, &str)], broken: &mut Vec<String>) {
     const TEXT: [&str; 5] = ["md", "py", "rs", "sh", "toml"];
     let is_text = |path: &Path| path.extension().is_some_and(|end| TEXT.iter().any(|known| end == *known));
@@ -87,7 +87,7 @@ fn sizes(files: &[(PathBuf, String)], listed: &[(&str, &str)], broken: &mut Vec<
     }));
 }
 
-/// Unsafe code has its places.
+/// Unsafe code outside of the files that may have some.
 fn unsafe_code(path: &Path, text: &str, broken: &mut Vec<String>) {
     let place = path.to_string_lossy();
     if path.extension().is_none_or(|extension| extension != "rs") {
@@ -113,16 +113,16 @@ fn heads(path: &Path, text: &str, broken: &mut Vec<String>) {
     }
 }
 
-/// A test waits for a state, not for a time: a sleep says on its line what it is for, after [`SLEEPS`].
+/// Sleeps in tests, which should wait for a state, without a reason on their line after [`SLEEPS`].
 fn sleeps(path: &Path, text: &str, broken: &mut Vec<String>) {
-    // Programs that tests run do what their flags say.
+    // Not in programs that tests run, whose flags ask for sleeps.
     let ours =
         ["tests", "testkit"].iter().any(|it| path.starts_with(it)) && !path.starts_with("testkit/src/bin");
     if !ours || path.extension().is_none_or(|extension| extension != "rs") {
         return;
     }
     for (at, line) in text.lines().enumerate() {
-        // Not as a part of a longer name, nor in another language, which has a dot before it.
+        // Not as a part of a longer name, nor after a dot, as in another language.
         let mut places = line.match_indices("sleep(").map(|(place, _)| line[..place].chars().next_back());
         let sleeps = places.any(|before| before.is_none_or(|it| !it.is_alphanumeric() && !"_.".contains(it)));
         if sleeps && !line.contains(SLEEPS) {
@@ -135,13 +135,13 @@ fn sleeps(path: &Path, text: &str, broken: &mut Vec<String>) {
     }
 }
 
-/// Addresses of registries and paths of one machine have no place in a repository.
+/// Addresses of registries and paths of one machine, which do not belong into a repository.
 fn words(path: &Path, text: &str, broken: &mut Vec<String>) {
     // Taken apart, so that this file does not break its own rule.
     let banned =
         [["deb.", "debian.org"], ["crates.io", "-index"], ["/work", "/main"], ["index.", "crates.io"]];
     for word in banned.map(|parts| parts.concat()) {
-        // The lock file names the registry by its nature.
+        // A lock file names its registry.
         if text.contains(&word) && !path.ends_with("Cargo.lock") {
             broken.push(format!("{} names {word}", path.display()));
         }
@@ -161,7 +161,7 @@ fn members(files: &[(PathBuf, String)], broken: &mut Vec<String>) {
     }
 }
 
-/// What documents link to is there; README is for the first visit, and short.
+/// Links of documents to files that do not exist, and a README that is too long.
 fn links(files: &[(PathBuf, String)], broken: &mut Vec<String>) {
     for (path, text) in files.iter().filter(|(path, _)| path.extension().is_some_and(|end| end == "md")) {
         let folder = repository().join(path.parent().unwrap_or(Path::new("")));
@@ -182,7 +182,7 @@ fn links(files: &[(PathBuf, String)], broken: &mut Vec<String>) {
     }
 }
 
-/// Every counter has its line in docs/COUNTERS.md, word for word.
+/// Counters without their line in docs/COUNTERS.md, word for word.
 fn counters(files: &[(PathBuf, String)], broken: &mut Vec<String>) {
     let text =
         |name: &str| files.iter().find(|(path, _)| path == Path::new(name)).map(|(_, text)| text.as_str());
@@ -206,7 +206,7 @@ fn counters(files: &[(PathBuf, String)], broken: &mut Vec<String>) {
     }
 }
 
-/// Each test of the fault matrix has its row in docs/FAULTS.md.
+/// Tests of the fault matrix without a row in docs/FAULTS.md.
 fn faults(files: &[(PathBuf, String)], broken: &mut Vec<String>) {
     let text = |name: &str| {
         files.iter().find(|(path, _)| path == Path::new(name)).map_or("", |(_, text)| text.as_str())

@@ -1,4 +1,4 @@
-//! The one table of tests that cannot be run somewhere. All others run; one that does not, fails.
+//! Table of the tests that need a kernel or a processor that a machine may lack. All others run everywhere.
 
 use std::fmt;
 
@@ -7,12 +7,12 @@ use anyhow::{Result, bail};
 use super::speed::Speed;
 use super::suite::Test;
 
-/// What a test needs.
+/// What a test needs to run.
 enum Needs {
     /// A kernel of this version or later.
     #[expect(dead_code, reason = "no test needs a later one than the oldest that is tried")]
     Linux(Version, &'static str),
-    /// A processor: an emulated one is too slow for it.
+    /// A real processor: an emulated one is too slow for the test.
     Kvm(&'static str),
 }
 
@@ -26,7 +26,7 @@ const EXCEPTIONS: &[(&str, Needs)] = &[(
 pub(super) struct Version(u32, u32, u32);
 
 impl Version {
-    /// From what a kernel says of itself; Debian's own names are like `6.1.0-56-amd64`, and the
+    /// Parses a kernel's banner. In Debian's, the release is like `6.1.0-56-amd64`, and the
     /// version comes later, as in `Debian 6.1.192-2`.
     pub(super) fn parse(banner: &str) -> Option<Self> {
         let version = banner.split_once(" Debian ").map_or(banner, |(_, debian)| debian);
@@ -51,7 +51,7 @@ pub(super) fn why_not(test: &Test, kernel: Version, speed: Speed) -> Option<Stri
     }
 }
 
-/// That the table names tests that there are.
+/// Fails if the table names a test that does not exist.
 pub(super) fn check(all: &[Test]) -> Result<()> {
     for (name, _) in EXCEPTIONS {
         if !all.iter().any(|test| test.name == *name) {

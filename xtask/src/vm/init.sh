@@ -1,6 +1,6 @@
 #!/bin/busybox sh
-# Process 1 of the guest until the host's root is there, as it is, below a layer that forgets: what
-# the guest writes is in its memory only. Ends by becoming tests.sh.
+# First process of the guest: mounts the host's root read-only below a layer in memory, which has all that the
+# guest writes. Ends by executing tests.sh.
 
 b=/bin/busybox
 fail() {
@@ -33,7 +33,7 @@ $b mount -t tmpfs shm dev/shm
 $b mount -t tmpfs run run
 $b cp -r /vm run/vm
 
-# Modules that a test asks for come by themselves, as on any system.
+# The kernel loads modules that a test needs, as on any system.
 version=$($b uname -r)
 $b mkdir -p "lib/modules/$version"
 . /vm/environment

@@ -1,5 +1,5 @@
-//! The guest's first file system: a cpio archive with busybox, the modules that lead to the host's
-//! root, and what the guest is to do.
+//! The guest's first file system: a cpio archive with busybox, the modules that are needed to mount the host's
+//! root, and the scripts that the guest runs.
 
 use std::fs;
 use std::path::Path;
@@ -42,7 +42,7 @@ impl Archive {
     }
 }
 
-/// Writes the archive for `kernel` to `file`. `environment` is a script, `list` what `tests.sh` reads.
+/// Writes the archive for `kernel` to `file`. `environment`: a script; `list`: the input of `tests.sh`.
 pub(super) fn write(
     file: &Path,
     busybox: &Path,

@@ -1,4 +1,4 @@
-//! Which kernel: a package that is unpacked into the cache, or a folder that is like one.
+//! The kernel of a guest: from a package that is unpacked into the cache, or from a folder like that.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -10,24 +10,24 @@ use super::exceptions::Version;
 use crate::packages;
 use crate::shell::{quietly, step};
 
-/// Debian's kernel of its version 12; the newest of them is what is tried if nothing else is asked for.
+/// Packages of Debian 12's kernel; the newest is used unless another kernel is asked for.
 const USUAL: &str = r"^linux-image-6\.1\.0-[0-9]+-amd64$";
 
-/// What the guest needs to get to the host's root; with what these need.
+/// Modules that the guest needs to mount the host's root; their dependencies are added.
 const MODULES: [&str; 4] = ["virtio_pci", "9pnet_virtio", "9p", "overlay"];
 
 /// A kernel with its modules.
 pub(super) struct Kernel {
-    /// What the user calls it.
+    /// The package or folder, as the user has named it.
     pub(super) name: String,
     pub(super) version: Version,
     pub(super) image: PathBuf,
-    /// `lib/modules/VERSION`.
+    /// The folder `lib/modules/VERSION`.
     pub(super) modules: PathBuf,
 }
 
 impl Kernel {
-    /// Finds or fetches one: a package, a folder with `boot/vmlinuz-*` and `lib/modules/*`, or the usual.
+    /// Finds or fetches a kernel: a package, a folder with `boot/vmlinuz-*` and `lib/modules/*`, or the usual one.
     pub(super) fn find(what: Option<&str>, busybox: &Path) -> Result<Self> {
         let (name, root) = match what {
             Some(path) if path.contains('/') => (path.to_owned(), fs::canonicalize(path)?),
@@ -47,7 +47,7 @@ impl Kernel {
         Ok(kernel)
     }
 
-    /// The list of what needs what, which a package makes when it is installed.
+    /// Makes the list of dependencies of modules, which is otherwise made when a package is installed.
     fn index(&self, root: &Path, busybox: &Path) -> Result<()> {
         if self.modules.join("modules.dep").is_file() {
             return Ok(());
@@ -70,7 +70,7 @@ impl Kernel {
                 (stem(module) == wanted).then_some((module, needs))
             });
             let Some((module, needs)) = line else { continue };
-            // The last of them is needed first (modules.dep(5)).
+            // Dependencies are listed with the one that is inserted first at the end (modules.dep(5)).
             let mut chain: Vec<&str> = needs.split_whitespace().rev().collect();
             chain.push(module);
             order.extend(chain.iter().filter(|it| !order.contains(it)).copied().collect::<Vec<_>>());
@@ -79,7 +79,7 @@ impl Kernel {
     }
 }
 
-/// What an image for x86-64 says of itself (the boot protocol's `kernel_version`).
+/// The version in an image for x86-64 (the boot protocol's `kernel_version`).
 fn version(image: &Path) -> Result<Version> {
     let content = fs::read(image).with_context(|| format!("cannot read {}", image.display()))?;
     let banner = || {
@@ -110,7 +110,7 @@ fn usual() -> Result<String> {
     )
 }
 
-/// The only entry of a folder that begins so.
+/// The only entry of a folder that begins with `prefix`.
 fn only(folder: &Path, prefix: &str) -> Result<PathBuf> {
     let entries = fs::read_dir(folder).with_context(|| format!("cannot read {}", folder.display()))?;
     let mut found: Vec<PathBuf> = entries
@@ -124,7 +124,7 @@ fn only(folder: &Path, prefix: &str) -> Result<PathBuf> {
     }
 }
 
-/// The name of a module, from its file's: without `.ko`, `.ko.xz` and the like.
+/// The name of a module from that of its file: without `.ko`, `.ko.xz` and the like.
 fn stem(module: &str) -> &str {
     let name = module.rsplit('/').next().unwrap_or(module);
     name.split('.').next().unwrap_or(name)

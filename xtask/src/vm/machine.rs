@@ -1,4 +1,4 @@
-//! The virtual machine: QEMU, how fast it can be here, and what is heard from it.
+//! The virtual machine: QEMU with its arguments, and the output of the guest.
 
 use std::fs::{self, File};
 use std::io::Read;
@@ -14,19 +14,19 @@ use super::speed::Speed;
 use crate::packages;
 use crate::shell::find;
 
-/// MiB for the guest; what it writes to files is in there.
+/// MiB of the guest's memory, which has the files that it writes as well.
 const MEMORY: u32 = 3072;
 
-/// What the machine is made of.
+/// The programs that the machine needs.
 pub(super) struct Tools {
     qemu: PathBuf,
-    /// Linked statically: it runs before there is a library.
+    /// Linked statically, because it runs before any library can be loaded.
     pub(super) busybox: PathBuf,
-    /// Where QEMU's own libraries and firmware are, if not on the system.
+    /// Folder with QEMU's libraries and firmware, if QEMU is not installed on the system.
     unpacked: Option<PathBuf>,
 }
 
-/// Finds or fetches them.
+/// Finds or fetches the programs.
 pub(super) fn tools() -> Result<Tools> {
     if std::env::consts::ARCH != "x86_64" {
         bail!("`vm` runs x86-64 kernels, so it needs an x86-64 machine");
@@ -55,10 +55,10 @@ fn is_static(program: &Path) -> Result<bool> {
     Ok(!content.windows(7).any(|window| window == b"/ld-lin"))
 }
 
-/// What was heard from a guest.
+/// Output of a guest.
 pub(super) enum Heard {
     Line(String),
-    /// Not even a sign of life.
+    /// No output within the time, not even a sign of life.
     Nothing,
     /// The machine is off.
     Ended,
@@ -67,13 +67,13 @@ pub(super) enum Heard {
 /// A running machine; ended on drop.
 pub(super) struct Guest {
     process: Child,
-    /// Lines, and `None` for a sign of life.
+    /// Lines of output, and `None` for a sign of life.
     signs: Receiver<Option<String>>,
     console: PathBuf,
 }
 
 impl Guest {
-    /// Switches one on. What its kernel says goes to `console.log` in `folder`.
+    /// Starts a machine. Messages of its kernel go to `console.log` in `folder`.
     pub(super) fn start(
         tools: &Tools,
         kernel: &Kernel,
@@ -82,7 +82,7 @@ impl Guest {
         folder: &Path,
     ) -> Result<Self> {
         let console = folder.join("console.log");
-        // If this process is killed, the machine shall not go on.
+        // The machine ends as well if this process is killed.
         let mut command = match find("setpriv") {
             Some(setpriv) => {
                 let mut command = Command::new(setpriv);
@@ -93,7 +93,7 @@ impl Guest {
         };
         if let Some(root) = &tools.unpacked {
             let libraries = packages::libraries(root)?;
-            // Some packages still have theirs in /lib.
+            // Some packages still have their libraries in /lib.
             let old = root.join("lib").join(libraries.file_name().unwrap_or_default());
             command.env("LD_LIBRARY_PATH", std::env::join_paths([libraries, old])?);
             for firmware in ["usr/share/qemu", "usr/share/seabios"] {
@@ -104,9 +104,9 @@ impl Guest {
         command.args(["-nodefaults", "-no-user-config", "-no-reboot", "-display", "none"]);
         command.args(["-m", &MEMORY.to_string()]);
         command.arg("-kernel").arg(&kernel.image).arg("-initrd").arg(initramfs);
-        // A guest that is in trouble ends, and says why before.
+        // The kernel writes errors to the console, and reboots after an oops, which ends QEMU.
         let trouble = "console=ttyS0 loglevel=5 panic=-1 oops=panic";
-        // What is at the same place again is translated only once.
+        // An emulated processor translates code at fixed addresses only once.
         let fast = "mitigations=off tsc=reliable nokaslr norandmaps";
         command.args(["-append", &format!("{trouble} {fast}")]);
         command.args(["-chardev", &format!("file,id=console,path={}", console.display())]);
@@ -126,7 +126,7 @@ impl Guest {
         Ok(Self { process, signs, console })
     }
 
-    /// The next line; waits at most `limit` for it or another sign of life.
+    /// Waits for the next line; gives up if nothing, not even a sign of life, comes for `limit`.
     pub(super) fn hear(&self, limit: Duration) -> Heard {
         loop {
             match self.signs.recv_timeout(limit) {
@@ -138,7 +138,7 @@ impl Guest {
         }
     }
 
-    /// The last lines of its console, or what QEMU says if there are none.
+    /// The last lines of the console, or of QEMU's own output if the console is empty.
     pub(super) fn last_words(&self) -> String {
         let read = |file: &Path| String::from_utf8_lossy(&fs::read(file).unwrap_or_default()).into_owned();
         let mut said = read(&self.console);
@@ -152,18 +152,18 @@ impl Guest {
 
 impl Drop for Guest {
     fn drop(&mut self) {
-        // One that has ended by itself is fine.
+        // Fails if the machine has ended by itself.
         let _ = self.process.kill();
         let _ = self.process.wait();
     }
 }
 
-/// Passes on lines without the zero bytes that are signs of life, until there is no more.
+/// Passes on lines, without the zero bytes that are signs of life, until the output ends.
 fn listen(mut output: impl Read, to: &mpsc::Sender<Option<String>>) {
     let mut line = Vec::new();
     let mut chunk = [0; 4096];
     while let Ok(length @ 1..) = output.read(&mut chunk) {
-        // If nobody hears it any more, the machine is being ended.
+        // Fails if the `Guest` has been dropped.
         let _ = to.send(None);
         for byte in &chunk[..length] {
             match byte {

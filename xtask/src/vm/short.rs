@@ -8,12 +8,12 @@ use anyhow::{Context, Result, bail};
 use super::suite::Test;
 use crate::shell::repository;
 
-/// The marks stand at the privileged tests only.
+/// Folder of the tests that can be marked.
 const FOLDER: &str = "tests/tests";
 
 const MARK: &str = "// vm: short";
 
-/// Those of `all` that are marked. Each mark must belong to a test.
+/// The marked tests of `all`. Fails if a mark belongs to no test.
 pub(super) fn among(mut all: Vec<Test>) -> Result<Vec<Test>> {
     let mut marked = BTreeSet::new();
     let folder = repository().join(FOLDER);
@@ -41,7 +41,7 @@ pub(super) fn among(mut all: Vec<Test>) -> Result<Vec<Test>> {
     Ok(all)
 }
 
-/// The names of the functions that are marked.
+/// Names of the marked functions in a file.
 fn marks(text: &str) -> Result<Vec<&str>> {
     let mut lines = text.lines().enumerate();
     let mut names = Vec::new();

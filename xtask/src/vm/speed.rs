@@ -1,23 +1,23 @@
-//! What runs the guest's instructions, and what that means for time in it.
+//! How the guest's instructions are executed, and what that means for time in the guest.
 
 use std::fmt;
 use std::fs::File;
 use std::time::Duration;
 
-/// What runs the guest's instructions.
+/// How the guest's instructions are executed.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Speed {
-    /// The processor.
+    /// By the processor.
     Kvm,
-    /// QEMU, one after the other, each of which takes four nanoseconds of the guest's time, about
-    /// what it really takes. So the guest is a machine with one CPU that has no idea how busy the
+    /// By QEMU, one after the other; each takes four nanoseconds of the guest's time, about
+    /// as long as it really takes. So the guest is a machine with one CPU, whose time does not depend on how busy the
     /// host is; tests that measure time see what they would see on such a machine, and waiting takes
-    /// no time at all.
+    /// no time of the host.
     Emulated,
 }
 
 impl Speed {
-    /// The best that may work here; if it is not the best, why.
+    /// The fastest way that may work on this machine, and why KVM does not, if it does not.
     pub(super) fn best() -> (Self, Option<String>) {
         match File::options().read(true).write(true).open("/dev/kvm") {
             Ok(_) => (Self::Kvm, None),
@@ -29,8 +29,8 @@ impl Speed {
     pub(super) fn arguments(self) -> &'static [&'static str] {
         match self {
             Self::Kvm => &["-accel", "kvm", "-cpu", "host", "-smp", "2"],
-            // With `sleep=off` a guest that waits waits for nothing. QEMU 7 does not start a second
-            // CPU under `-icount`. Five levels of page tables cost time and are for nothing here.
+            // With `sleep=off`, waiting of the guest takes no time of the host. QEMU 7 does not start a second
+            // CPU under `-icount`. Five levels of page tables would cost time, and are not needed.
             Self::Emulated => &[
                 "-accel",
                 "tcg,tb-size=512",
@@ -44,18 +44,18 @@ impl Speed {
         }
     }
 
-    /// A guest that does not begin with the tests after so long does not boot. KVM is there and
-    /// hangs on some machines, so it is not given much.
+    /// Time after which a guest that has not begun with the tests does not boot. Short with KVM, which is available
+    /// but hangs on some machines.
     pub(super) fn boot(self) -> Duration {
         Duration::from_secs(if self == Self::Kvm { 20 } else { 600 })
     }
 
-    /// A guest that gives no sign of life for so long hangs; it gives one every two of its seconds.
+    /// Time after which a guest without a sign of life hangs; it gives one every two seconds of its time.
     pub(super) fn silence(self) -> Duration {
         Duration::from_secs(if self == Self::Kvm { 30 } else { 300 })
     }
 
-    /// How much slower the machine of the guest is than one that developers have.
+    /// Factor by which the guest is slower than a usual machine; tests multiply their limits by it.
     pub(super) fn slow(self) -> u32 {
         if self == Self::Kvm { 1 } else { 4 }
     }

@@ -1,4 +1,4 @@
-//! Which tests: the very binaries that `test` runs on the host.
+//! The tests that run in the guest: the same binaries that `test` runs on the host.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -12,24 +12,24 @@ use crate::{build, test};
 
 /// A test of a test binary.
 pub(super) struct Test {
-    /// `FILE::name`, as documents call it.
+    /// Name in documents, `FILE::name`.
     pub(super) name: String,
-    /// Where it is run, its package's folder.
+    /// Working directory: the folder of the test's package.
     folder: PathBuf,
     binary: PathBuf,
-    /// Its name in the binary.
+    /// Name in the binary.
     inner: String,
 }
 
 impl Test {
-    /// Its line in the list for the guest.
+    /// The test's line in the list for the guest.
     pub(super) fn line(&self) -> String {
         let Self { name, folder, binary, inner } = self;
         format!("{name}\t{}\t{}\t{inner}\n", folder.display(), binary.display())
     }
 }
 
-/// Builds everything; the privileged tests, and the unit tests of what talks to the kernel.
+/// Builds everything; returns the privileged tests, and the unit tests of the kernel layer.
 pub(super) fn tests() -> Result<Vec<Test>> {
     build::run()?;
     let mut cargo = test::cargo_test();
@@ -68,7 +68,7 @@ pub(super) fn tests() -> Result<Vec<Test>> {
     Ok(tests)
 }
 
-/// Those of `tests` whose names contain one of `filter`, or all.
+/// The tests whose names contain one of `filter`; all if that is empty.
 pub(super) fn matching(mut tests: Vec<Test>, filter: &[String]) -> Vec<Test> {
     tests.retain(|test| filter.is_empty() || filter.iter().any(|part| test.name.contains(part)));
     tests

@@ -1,5 +1,5 @@
-# Process 1 of the guest once the root is there: runs the tests of the list, one after the other,
-# and says on the second serial line what becomes of them. The shell is busybox's, so that it is
+# First process of the guest after init.sh: runs the tests of the list, one after the other,
+# and writes their outcomes to the second serial line. The shell is busybox's, so that it is
 # the same everywhere; programs are the host's.
 
 cd / || exit
@@ -9,10 +9,10 @@ exec </dev/null >/dev/ttyS1 2>&1
 . /run/vm/environment
 ip link set lo up
 
-# A sign of life, which is not part of any line.
+# A zero byte every two seconds as a sign of life; it is no part of a line.
 while printf '\0' && $busybox sleep 2; do :; done &
 
-# All processes of a test, so that none disturbs the next.
+# A cgroup for all processes of a test, which are killed before the next.
 all=/sys/fs/cgroup/test
 mkdir $all
 

@@ -1,4 +1,4 @@
-//! What is refused of small sources, and in which words.
+//! Tests of what is refused in small sources, and of the texts.
 
 use std::path::{Path, PathBuf};
 

@@ -1,8 +1,8 @@
-//! Circles in a graph: files of which each uses, over others, itself.
+//! Circles in a graph: files that use themselves over other files.
 
 use std::collections::{BTreeSet, VecDeque};
 
-/// For each group of nodes that all reach each other, one shortest circle in it. `arrows` are (from, to).
+/// For each group of nodes that all reach each other, one shortest circle in it. An arrow is (from, to).
 pub(in crate::tidy) fn circles(arrows: &BTreeSet<(usize, usize)>) -> Vec<Vec<usize>> {
     let nodes: BTreeSet<usize> = arrows.iter().flat_map(|(from, to)| [*from, *to]).collect();
     let (mut seen, mut found) = (BTreeSet::new(), Vec::new());
@@ -28,7 +28,7 @@ fn reaches(arrows: &BTreeSet<(usize, usize)>, from: usize, to: usize) -> bool {
     way(arrows, from, to).is_some()
 }
 
-/// The shortest way of at least one arrow: its nodes, but for the last.
+/// The shortest way of at least one arrow: its nodes without the last.
 fn way(arrows: &BTreeSet<(usize, usize)>, from: usize, to: usize) -> Option<Vec<usize>> {
     let mut ways = VecDeque::from([vec![from]]);
     let mut been = BTreeSet::new();
@@ -46,7 +46,7 @@ fn way(arrows: &BTreeSet<(usize, usize)>, from: usize, to: usize) -> Option<Vec<
     None
 }
 
-/// The arrows that are part of a circle.
+/// All arrows that are part of a circle.
 pub(in crate::tidy) fn circular(arrows: &BTreeSet<(usize, usize)>) -> Vec<(usize, usize)> {
     arrows.iter().copied().filter(|(from, to)| reaches(arrows, *to, *from)).collect()
 }

@@ -1,5 +1,5 @@
-//! Which file uses which: the `use`s and paths of a package's sources, resolved to the files that declare what
-//! is named, through re-exports. Method calls and inferred types name nothing and so are no arrows.
+//! Which file uses which: the `use`s and paths of a package's sources, resolved through re-exports to the files that
+//! declare the names. Method calls and inferred types name nothing, and make no arrows.
 
 mod circles;
 mod read;
@@ -14,10 +14,10 @@ use anyhow::{Context, Result};
 pub(super) use circles::{circles, circular};
 use read::{Contents, Module, contents};
 
-/// A re-export may name a re-export; more than this many in a row is a loop of them.
+/// Most re-exports in a row: more are a loop of them.
 const HOPS: usize = 16;
 
-/// Their associated functions look like those of a package.
+/// Primitive types: a path like `u32::from` would look like one of a package.
 const PRIMITIVES: &[&str] = &[
     "bool", "char", "f32", "f64", "i8", "i16", "i32", "i64", "i128", "isize", "str", "u8", "u16", "u32",
     "u64", "u128", "usize",
@@ -27,17 +27,17 @@ const PRIMITIVES: &[&str] = &[
 #[derive(Debug)]
 pub(super) struct Graph {
     pub(super) files: Vec<File>,
-    /// One per pair of files: the first line that makes it.
+    /// One arrow per pair of files, with the first line that makes it.
     pub(super) arrows: Vec<Arrow>,
-    /// What files use of other packages.
+    /// Uses of other packages.
     pub(super) foreign: Vec<Foreign>,
 }
 
-/// One file.
+/// A source file.
 #[derive(Debug)]
 pub(super) struct File {
     pub(super) path: PathBuf,
-    /// As code names it: `kernel::group`; the root of the package is `crate`.
+    /// The module's name in code, like `kernel::group`; the root of the package is `crate`.
     pub(super) name: String,
     pub(super) types: Vec<Type>,
 }
@@ -47,7 +47,7 @@ pub(super) struct File {
 pub(super) struct Type {
     pub(super) name: String,
     pub(super) line: usize,
-    /// Seen outside of its folder.
+    /// The type can be named outside of its folder.
     pub(super) public: bool,
     pub(super) fields: usize,
 }
@@ -64,21 +64,21 @@ pub(super) struct Arrow {
 #[derive(Debug)]
 pub(super) struct Foreign {
     pub(super) from: usize,
-    /// `std::fs::File`.
+    /// The path, like `std::fs::File`.
     pub(super) path: String,
     pub(super) line: usize,
 }
 
-/// Where a path leads.
+/// What a path leads to.
 #[derive(Debug, PartialEq, Eq)]
 enum Target {
     File(usize),
     Foreign(String),
-    /// Something local, or of a macro: no arrow.
+    /// A local name, or one of a macro: no arrow.
     Nothing,
 }
 
-/// The graph of the sources below `root` (`reuseport-lb/src`), which are `files`: path and text.
+/// Makes the graph of the sources below `root` (`reuseport-lb/src`); `files`: path and text of each.
 pub(super) fn graph(root: &Path, files: &[(PathBuf, String)]) -> Result<Graph> {
     let (mut read, mut tests) = (Vec::new(), Vec::new());
     let mut named = Vec::new();
@@ -134,7 +134,7 @@ pub(super) fn graph(root: &Path, files: &[(PathBuf, String)]) -> Result<Graph> {
     })
 }
 
-/// `kernel/group.rs` -> `kernel::group`; `None` for what is no source.
+/// The module of a source file: `kernel/group.rs` -> `kernel::group`; `None` for other files.
 fn module_path(file: &Path) -> Option<Vec<String>> {
     let mut path: Vec<String> =
         file.with_extension("").iter().map(|part| part.to_string_lossy().into_owned()).collect();
@@ -151,7 +151,7 @@ fn name(path: &[String]) -> String {
     if path.is_empty() { "crate".into() } else { path.join("::") }
 }
 
-/// A public `use` of something further down shows it to others, and uses nothing.
+/// Whether an import is a public re-export of something in a module below: it makes no arrow.
 fn facade(module: &Module, modules: &Modules<'_>, path: &[String], public: bool) -> bool {
     let shown = || modules.absolute(module, path, HOPS);
     public
@@ -168,7 +168,7 @@ impl Modules<'_> {
         self.index.get(path).map(|at| &self.all[*at])
     }
 
-    /// Where `path`, written in `module`, leads.
+    /// What `path`, written in `module`, leads to.
     fn target(&self, module: &Module, path: &[String], hops: usize) -> Target {
         let Some(absolute) = self.absolute(module, path, hops) else {
             return match alias(module, path, hops) {
@@ -179,7 +179,7 @@ impl Modules<'_> {
         self.declared(&absolute, hops)
     }
 
-    /// `path` from the root of the package; `None` if it does not lead into it.
+    /// `path` from the root of the package; `None` if it does not lead into the package.
     fn absolute(&self, module: &Module, path: &[String], hops: usize) -> Option<Vec<String>> {
         let (first, rest) = path.split_first()?;
         match first.as_str() {
@@ -206,7 +206,7 @@ impl Modules<'_> {
         }
     }
 
-    /// The file that declares what is at `absolute`.
+    /// The file that declares the name `absolute`.
     fn declared(&self, absolute: &[String], hops: usize) -> Target {
         let mut at = 0;
         while at < absolute.len() && self.at(&absolute[..=at]).is_some() {
@@ -235,7 +235,8 @@ impl Modules<'_> {
     }
 }
 
-/// `path` of another package, with what its first name stands for in `module`; `None` if that is nothing known.
+/// The full path of a name of another package: the first part of `path` is replaced by what it stands for in `module`;
+/// `None` if that is not known.
 fn alias(module: &Module, path: &[String], hops: usize) -> Option<Vec<String>> {
     let (first, rest) = path.split_first()?;
     let import = module.imports.iter().find(|import| import.name.as_ref() == Some(first));
@@ -245,7 +246,7 @@ fn alias(module: &Module, path: &[String], hops: usize) -> Option<Vec<String>> {
         }
         Some(import) if import.path.len() > 1 => Some([&import.path, rest].concat()),
         _ if PRIMITIVES.contains(&&**first) => None,
-        // `Self::new`, `Vec::new`, a generic's `T::Item`: no package has a capital.
+        // No name of a package begins with a capital: `Self::new`, `Vec::new`, a generic's `T::Item`.
         _ if first.starts_with(|c: char| c.is_ascii_lowercase()) && !module.items.contains(first) => {
             Some(path.to_vec())
         }

@@ -1,5 +1,5 @@
-//! Source text to modules: what a file declares, imports and names. Nothing is resolved here, and what only
-//! tests see (`#[cfg(test)]`) is left out.
+//! Source text → modules: what a file declares, imports and names. Nothing is resolved here, and code of
+//! tests (`#[cfg(test)]`) is left out.
 
 use anyhow::{Context, Result};
 use proc_macro2::{Spacing, TokenStream, TokenTree};
@@ -9,54 +9,54 @@ use syn::{Attribute, Item, ItemMod, ItemUse, Meta, Path, UseTree, Visibility};
 /// One module: a file, or a `mod` with a body in it.
 #[derive(Debug, Default)]
 pub(super) struct Module {
-    /// From the root of the package: `["kernel", "group"]`.
+    /// Path from the root of the package: `["kernel", "group"]`.
     pub(super) path: Vec<String>,
-    /// Which of the files that were read.
+    /// Index of the file.
     pub(super) file: usize,
-    /// Names of everything that is declared here, but for modules.
+    /// Names of all declarations in the module, without modules.
     pub(super) items: Vec<String>,
     pub(super) imports: Vec<Import>,
     pub(super) mentions: Vec<Mention>,
     pub(super) types: Vec<Type>,
 }
 
-/// One name that a `use` brings.
+/// A name that a `use` imports.
 #[derive(Debug)]
 pub(super) struct Import {
     pub(super) path: Vec<String>,
-    /// As what it is known here; `None` for `*`.
+    /// The name in this module; `None` for `*`.
     pub(super) name: Option<String>,
     pub(super) public: bool,
     pub(super) line: usize,
 }
 
-/// A path of two names and more in code.
+/// A path of at least two names in code.
 #[derive(Debug)]
 pub(super) struct Mention {
     pub(super) path: Vec<String>,
     pub(super) line: usize,
 }
 
-/// A type that others than its own file can name.
+/// A declared type.
 #[derive(Debug)]
 pub(super) struct Type {
     pub(super) name: String,
     pub(super) line: usize,
     /// `pub` or `pub(crate)`.
     pub(super) public: bool,
-    /// How many fields it has, if it is a struct.
+    /// Number of fields of a struct.
     pub(super) fields: usize,
 }
 
-/// What one file is made of.
+/// Content of one file.
 #[derive(Debug)]
 pub(super) struct Contents {
     pub(super) modules: Vec<Module>,
-    /// Modules in other files that only tests have.
+    /// Modules in other files that are declared for tests only.
     pub(super) tests: Vec<Vec<String>>,
 }
 
-/// Reads the file that is module `path`.
+/// Reads the file of module `path`.
 pub(super) fn contents(text: &str, path: &[String], file: usize) -> Result<Contents> {
     let parsed = syn::parse_file(text).context("this is no Rust that can be read")?;
     let mut reader =
@@ -81,7 +81,7 @@ impl Reader {
         self.within.pop();
     }
 
-    /// The module that is being read. `module` has put one there before anything is visited.
+    /// The innermost module that is being read. There always is one while items are visited.
     fn here(&mut self) -> &mut Module {
         let index = self.within.last().copied().unwrap_or_default();
         &mut self.contents.modules[index]
@@ -128,7 +128,7 @@ impl Reader {
             }
             UseTree::Glob(glob) => (None, glob.star_token.span.start().line),
         };
-        // `use x::{self, y}` is known as `x`.
+        // `use x::{self, y}` imports the name `x`.
         let name = if path.len() > 1 && path.last().is_some_and(|last| last == "self") {
             path.pop();
             name.map(|name| if name == "self" { path.last().cloned().unwrap_or_default() } else { name })
@@ -138,7 +138,7 @@ impl Reader {
         self.here().imports.push(Import { path, name, public, line });
     }
 
-    /// Paths in the arguments of a macro, which are tokens and nothing more.
+    /// Finds paths in the arguments of a macro, which are only tokens.
     fn tokens(&mut self, tokens: TokenStream) {
         let mut path: Vec<String> = Vec::new();
         let (mut line, mut colons) = (0, 0);
@@ -176,7 +176,7 @@ impl Reader {
         self.mention(path, line);
     }
 
-    /// A path in a string, as in `#[serde(with = "crate::…")]`.
+    /// Finds a path in a string, as in `#[serde(with = "crate::…")]`.
     fn text(&mut self, literal: &proc_macro2::Literal) {
         let text = literal.to_string();
         let path = text.trim_matches('"');

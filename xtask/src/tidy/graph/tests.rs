@@ -1,4 +1,4 @@
-//! Small sources, and the arrows that they make.
+//! Tests of the arrows that small sources make.
 
 use std::path::{Path, PathBuf};
 
@@ -10,7 +10,7 @@ fn read(files: &[(&str, &str)]) -> Graph {
     graph(Path::new("src"), &files).expect("the sources can be read")
 }
 
-/// `from -> to :line`, in the order of the files.
+/// Arrows as `from -> to :line`, in the order of the files.
 fn arrows(files: &[(&str, &str)]) -> Vec<String> {
     let graph = read(files);
     let name = |file: usize| &graph.files[file].name;
@@ -88,7 +88,7 @@ fn what_is_shown_further_up_is_used_where_it_is_declared() {
         ("b/wide.rs", "pub fn all() {}\n"),
         ("c.rs", "pub struct Far;\n"),
     ];
-    // What `b` shows of its own folder is no use of it; what it shows of others' is.
+    // A re-export of `b`'s own folder is no arrow; one of another folder is.
     assert_eq!(arrows(&files), ["a -> b::deep :1", "a -> b::wide :1", "a -> c :1", "b -> c :4"]);
 }
 
