@@ -1,5 +1,5 @@
-//! The daemon's sockets for others: requests in, answers out. Not: what is done about a request
-//! (`daemon/services.rs`, `service/`).
+//! The daemon's sockets for others: requests in, answers out. Not: what is done about a request, for which a handle
+//! (`handle/`) is asked.
 
 pub mod connection_limit;
 pub mod control;

@@ -23,7 +23,6 @@ use crate::kernel::host::{self, Access};
 use crate::kernel::offsets::VMLINUX;
 use crate::kernel::probe::{self, Scratch, sysctl};
 use crate::kernel::{rights, socket, strangers};
-use crate::service::state_file;
 
 pub(super) fn run(arguments: &cli::DoctorArgs, paths: &Paths) -> Result<()> {
     let services = match &arguments.config {
@@ -161,12 +160,8 @@ fn daemon(paths: &Paths) -> (Daemon, HashSet<u64>) {
     if !matches!(error, ControlError::NoDaemon { .. }) {
         return (Daemon::Silent(format!("{:#}", anyhow::Error::from(error))), HashSet::new());
     }
-    let boot = host::boot();
-    let left = state_file::look(&paths.runtime_dir).filter_map(|(_, read)| read.ok());
-    let left: Vec<_> = left.filter(|state| state.boot == boot).collect();
-    let workers = left.iter().flat_map(|state| &state.workers);
-    let ours = workers.flat_map(|worker| &worker.sockets).map(|place| place.cookie).collect();
-    (if left.is_empty() { Daemon::None } else { Daemon::Left(left.len()) }, ours)
+    let (services, ours) = daemon::left_in(&paths.runtime_dir);
+    (if services == 0 { Daemon::None } else { Daemon::Left(services) }, ours)
 }
 
 fn runtime_dir(directory: &Path) -> Result<Check> {

@@ -1,32 +1,35 @@
 //! The daemon: puts services, signals and the control socket together, and ends in order.
 
 mod abandoned;
+mod apply;
 mod forgotten;
+mod listener_moves;
 mod own_rights;
 mod paths;
 mod runtime_dir;
-pub mod services;
+mod services;
 mod sockets;
+mod source;
 pub mod startable;
 
 pub use paths::Paths;
-pub use runtime_dir::{about_directory, is_locked};
+pub use runtime_dir::{about_directory, is_locked, left_in};
+pub use source::Source;
 
 use std::cell::RefCell;
 use std::io::{self, IsTerminal};
-use std::path::PathBuf;
 use std::rc::Rc;
 use std::time::Duration;
 
 use anyhow::{Result, anyhow};
-use reuseport_lb_client::api::Refusal;
+use reuseport_lb_client::api::{Refusal, Stop};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::LocalSet;
 use tracing::{info, warn};
 
 use crate::config;
-use crate::daemon::services::{End, Occasion, Order, Registry};
+use crate::handle::{Handle, Order};
 use crate::kernel::bpffs::Pins;
 use crate::kernel::cgroup::Cgroups;
 use crate::kernel::host;
@@ -37,27 +40,24 @@ use crate::offload;
 use crate::service::state_file::{self, SavedService, StateFile};
 use crate::service::{self, Claims, Command, Service, Surroundings};
 use abandoned::{claimant, deciding, end_abandoned, end_in_time, holders, successors};
+use apply::{Configurator, Occasion};
 use runtime_dir::Files;
+use services::Registry;
 use sockets::Sockets;
+use source::read_again;
 
-/// How long a configuration file may take to be read again.
+/// How long it may take to look for workers of an earlier daemon.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// Where services come from.
-pub enum Source {
-    /// A file, which can be read again.
-    File(PathBuf),
-    /// The command line.
-    Arguments(Box<config::Service>),
-}
-
-impl Source {
-    fn read(&self) -> Result<Vec<config::Service>, config::Invalid> {
-        match self {
-            Self::File(file) => config::read(file, host::find_user),
-            Self::Arguments(service) => Ok(vec![(**service).clone()]),
-        }
-    }
+/// How the daemon ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum End {
+    /// Workers finish; nothing is left.
+    InOrder,
+    /// Workers, sockets and buckets stay for the next daemon.
+    Keep,
+    /// As [`End::Keep`], because the start failed.
+    Failed,
 }
 
 /// Runs the services of `source` until SIGTERM, SIGINT or `stop`; a second signal ends it without
@@ -92,8 +92,15 @@ pub fn run(source: &Source, paths: &Paths) -> Result<()> {
         failures,
         starting,
     });
-    let daemon =
-        Daemon { source, files: files.clone(), surroundings: surroundings.clone(), abandoned: Rc::default() };
+    let registry = Rc::<Registry>::default();
+    let daemon = Daemon {
+        source,
+        files: files.clone(),
+        configurator: Configurator::new(registry.clone(), surroundings.clone()),
+        registry,
+        surroundings: surroundings.clone(),
+        abandoned: Rc::default(),
+    };
     let end =
         LocalSet::new().block_on(&runtime, offload::measured("the daemon", daemon.serve(services, failed)));
     if matches!(end, Ok(End::Keep | End::Failed)) {
@@ -109,6 +116,8 @@ pub fn run(source: &Source, paths: &Paths) -> Result<()> {
 struct Daemon<'a> {
     source: &'a Source,
     files: Rc<Files>,
+    registry: Rc<Registry>,
+    configurator: Rc<Configurator>,
     surroundings: Rc<Surroundings>,
     /// What could not be taken over and has not been told to end.
     abandoned: Rc<RefCell<Vec<SavedService>>>,
@@ -126,7 +135,8 @@ impl Daemon<'_> {
         let interactive = io::stderr().is_terminal();
 
         let (orders, mut ordered) = mpsc::unbounded_channel();
-        let registry = Registry::new(orders);
+        let registry = &self.registry;
+        let handle = Handle::new(registry.services.clone(), orders);
         self.surroundings.starting.begun();
         // Whoever asks is answered from the first moment, with what is still to come.
         let (left, damaged) = self.look_for_states();
@@ -139,11 +149,11 @@ impl Daemon<'_> {
             around.pins.look();
             around.look();
         };
-        tokio::task::spawn_local(sockets.serve(self.files.paths.clone(), registry.clone(), look));
+        tokio::task::spawn_local(sockets.serve(self.files.paths.clone(), handle, registry.clone(), look));
         tokio::task::spawn_local(systemd::stay_alive());
         info!("control socket {}", self.files.paths.control().display());
-        if let Err(error) = self.start(&registry, left, services.clone()).await {
-            return self.fail(&registry, error).await;
+        if let Err(error) = self.start(left, services.clone()).await {
+            return self.fail(error).await;
         }
         // Nobody goes on with these.
         let wanted = |file: &&StateFile| services.iter().any(|service| service.name == file.service());
@@ -155,11 +165,11 @@ impl Daemon<'_> {
             tokio::select! {
                 () = any(&mut signals) => break,
                 Some(order) = ordered.recv() => match order {
-                    Order::End(end) => {
-                        outcome = Ok(end);
+                    Order::Stop(Stop { keep }) => {
+                        outcome = Ok(if keep { End::Keep } else { End::InOrder });
                         break;
                     }
-                    Order::Reload(answer) => self.reload(&registry, answer),
+                    Order::Reload(answer) => self.reload(answer),
                 },
                 () = registry.ended.notified() => {
                     if let Some(error) = registry.broken() {
@@ -173,7 +183,7 @@ impl Daemon<'_> {
                         break;
                     }
                     // Nobody waits for the answer; the log has it.
-                    self.reload(&registry, oneshot::channel().0);
+                    self.reload(oneshot::channel().0);
                 }
                 Some(error) = failures.recv() => {
                     outcome = Err(error);
@@ -199,7 +209,7 @@ impl Daemon<'_> {
         if outcome.is_err() {
             registry.tell(|| Command::Kill);
         }
-        while !registry.is_empty() {
+        while !registry.services.is_empty() {
             tokio::select! {
                 () = registry.ended.notified() => {}
                 () = any(&mut signals) => {
@@ -217,18 +227,13 @@ impl Daemon<'_> {
 
     /// Takes over what an earlier daemon left, and makes it what the configuration says. The loop turns
     /// meanwhile; but what the daemon is told waits until this is done.
-    async fn start(
-        &self,
-        registry: &Rc<Registry>,
-        left: Vec<SavedService>,
-        services: Vec<config::Service>,
-    ) -> Result<()> {
+    async fn start(&self, left: Vec<SavedService>, services: Vec<config::Service>) -> Result<()> {
         let (known, coming) = (left.clone(), services.clone());
         let runtime_dir = self.surroundings.runtime_dir.clone();
         let look = move || forgotten::look(&known, &coming, &runtime_dir);
         let look = offload::in_thread_within(PATIENCE, "looking for workers", look);
         self.surroundings.claims.hold(true);
-        let (forgotten, mut abandoned) = tokio::join!(look, self.take_over(registry, left));
+        let (forgotten, mut abandoned) = tokio::join!(look, self.take_over(left));
         match forgotten {
             Ok(forgotten) => abandoned.extend(forgotten.into_iter().inspect(|state| {
                 self.hold(state);
@@ -237,12 +242,12 @@ impl Daemon<'_> {
             Err(error) => warn!("it is not known whether an earlier daemon has left workers: {error:#}"),
         }
         let wanted = |name: &str| services.iter().any(|service| service.name == name);
-        registry.forget(|name| !wanted(name));
-        let applied = registry.apply(services.clone(), Occasion::Start, &self.surroundings).await;
+        self.registry.forget(|name| !wanted(name));
+        let applied = self.configurator.apply(services.clone(), Occasion::Start).await;
         applied.map_err(anyhow::Error::msg)?;
         for state in &abandoned {
             let (state, successors) = (state.clone(), successors(state, &services));
-            let (registry, surroundings) = (registry.clone(), self.surroundings.clone());
+            let (registry, surroundings) = (self.registry.clone(), self.surroundings.clone());
             tokio::task::spawn_local(end_in_time(
                 state,
                 successors,
@@ -256,11 +261,12 @@ impl Daemon<'_> {
     }
 
     /// The start failed. What was taken over is nobody's fault, and stays.
-    async fn fail(&self, registry: &Registry, error: anyhow::Error) -> Result<End> {
+    async fn fail(&self, error: anyhow::Error) -> Result<End> {
+        let registry = &self.registry;
         registry.forget(|_| true);
         let kept = self.surroundings.starting.is_over();
         registry.tell(|| if kept { Command::Keep } else { Command::Kill });
-        while !registry.is_empty() {
+        while !registry.services.is_empty() {
             registry.ended.notified().await;
         }
         if !kept {
@@ -282,7 +288,7 @@ impl Daemon<'_> {
     }
 
     /// Goes on with it; returns what cannot be taken over. That decides where it did, until others are ready to.
-    async fn take_over(&self, registry: &Rc<Registry>, states: Vec<SavedService>) -> Vec<SavedService> {
+    async fn take_over(&self, states: Vec<SavedService>) -> Vec<SavedService> {
         let (mut abandoned, states): (Vec<SavedService>, Vec<SavedService>) =
             states.into_iter().partition(|state| state.abandoned.is_some());
         let claims = &self.surroundings.claims;
@@ -293,7 +299,7 @@ impl Daemon<'_> {
         for state in states {
             let name = state.config.name.clone();
             match Service::take_over(state.clone(), self.surroundings.clone()).await {
-                Ok(service) => registry.add(name, service),
+                Ok(service) => self.registry.add(name, service),
                 Err(error) => {
                     warn!("{error:#}; it is started anew, and then its old workers are told to end");
                     self.surroundings.pins.forget_service(&name);
@@ -326,18 +332,13 @@ impl Daemon<'_> {
         aside
     }
 
-    fn reload(&self, registry: &Rc<Registry>, answer: oneshot::Sender<Result<String, Refusal>>) {
-        let file = match self.source {
-            Source::File(file) => Some(file.clone()),
-            Source::Arguments(_) => None,
-        };
-        let (registry, surroundings) = (registry.clone(), self.surroundings.clone());
+    fn reload(&self, answer: oneshot::Sender<Result<String, Refusal>>) {
+        let (file, runtime_dir) = (self.source.file(), self.surroundings.runtime_dir.clone());
+        let configurator = self.configurator.clone();
         systemd::reloading();
         tokio::task::spawn_local(async move {
-            let outcome = match read_again(file, surroundings.runtime_dir.clone()).await {
-                Ok(services) => {
-                    registry.apply(services, Occasion::Reload, &surroundings).await.map_err(Refusal::from)
-                }
+            let outcome = match read_again(file, runtime_dir).await {
+                Ok(services) => configurator.apply(services, Occasion::Reload).await.map_err(Refusal::from),
                 Err(error) => Err(error),
             };
             systemd::ready();
@@ -349,36 +350,6 @@ impl Daemon<'_> {
             let _ = answer.send(outcome);
         });
     }
-}
-
-/// Reads the configuration again, which must not hold the loop up.
-async fn read_again(file: Option<PathBuf>, runtime_dir: PathBuf) -> Result<Vec<config::Service>, Refusal> {
-    let Some(file) = file else {
-        return Err("there is no configuration file: the daemon was started without --config"
-            .to_owned()
-            .into());
-    };
-    let path = file.clone();
-    let read =
-        offload::in_thread_within(PATIENCE, "reading", move || config::read(&path, host::find_user)).await;
-    let invalid = |error: String| Refusal::InvalidConfiguration(format!("nothing is changed: {error}"));
-    let services = match read {
-        Ok(read) => read.map_err(|error| invalid(error.to_string()))?,
-        Err(error) => {
-            return Err(invalid(format!(
-                "cannot read {}: {error:#}; is it a FIFO, or on a file system whose server is gone?",
-                file.display()
-            )));
-        }
-    };
-    let wanted = services.clone();
-    let looked = move || wanted.iter().try_for_each(|service| startable::require(service, &runtime_dir));
-    let looked = offload::in_thread_within(PATIENCE, "looking for commands", looked).await;
-    looked
-        .unwrap_or_else(|error| Err(format!("cannot look for commands in PATH: {error:#}")))
-        .map_err(|error| Refusal::from(format!("nothing is changed: {error}")))?;
-    config::warnings(&services).iter().for_each(|line| warn!("{line}"));
-    Ok(services)
 }
 
 async fn any(signals: &mut [Signal; 2]) {

@@ -2,6 +2,7 @@
 //! again while the daemon runs. Not: its sockets (`sockets.rs`), and files of services, which look after theirs.
 
 use std::cell::{Cell, RefCell};
+use std::collections::HashSet;
 use std::fs::{self, File};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
@@ -14,7 +15,7 @@ use super::Paths;
 use crate::doctor::places::RuntimeDir;
 use crate::kernel::{host, locks};
 use crate::service::sd_notify;
-use crate::service::state_file;
+use crate::service::state_file::{self, SavedService};
 
 /// Longest path of a UNIX socket: `sun_path` (unix(7)) without its terminating zero.
 const SUN_PATH: usize = 107;
@@ -241,6 +242,16 @@ pub fn about_directory(directory: &Path) -> RuntimeDir {
         found.owner = Some(about.uid()).filter(|uid| *uid != 0 && *uid != host::own_uid());
     }
     found
+}
+
+/// What an earlier daemon of this boot left in a runtime directory: how many services, and the cookies of their sockets.
+#[must_use]
+pub fn left_in(directory: &Path) -> (usize, HashSet<u64>) {
+    let boot = host::boot();
+    let read = state_file::look(directory).filter_map(|(_, read)| read.ok());
+    let left: Vec<SavedService> = read.filter(|state| state.boot == boot).collect();
+    let sockets = left.iter().flat_map(|state| &state.workers).flat_map(|worker| &worker.sockets);
+    (left.len(), sockets.map(|socket| socket.cookie).collect())
 }
 
 /// The most bytes of a path for this purpose, if `directory` has more.

@@ -12,9 +12,10 @@ use tokio::task::JoinHandle;
 use tracing::warn;
 
 use super::Paths;
+use super::services::Registry;
 use crate::api::control;
 use crate::api::join;
-use crate::daemon::services::Registry;
+use crate::handle::Handle;
 use crate::kernel::host::Inode;
 use crate::kernel::{closing, host};
 
@@ -50,10 +51,10 @@ impl Sockets {
 
     /// Answers there for as long as the runtime lives. Each second `look` makes again what else is gone, and then they
     /// are.
-    pub(super) async fn serve(self, paths: Paths, registry: Rc<Registry>, look: impl Fn()) {
+    pub(super) async fn serve(self, paths: Paths, handle: Handle, registry: Rc<Registry>, look: impl Fn()) {
         let (joining, requests) = mpsc::unbounded_channel();
-        tokio::task::spawn_local(registry.clone().pass_on(requests));
-        let answer = |listener| tokio::task::spawn_local(control::serve(listener, registry.clone()));
+        tokio::task::spawn_local(registry.pass_on(requests));
+        let answer = |listener| tokio::task::spawn_local(control::serve(listener, handle.clone()));
         let let_in = |listener| tokio::task::spawn_local(join::serve(listener, joining.clone()));
         let (control_path, join_path) =
             (paths.control(), reuseport_lb_client::join::path(&paths.runtime_dir));

@@ -8,7 +8,6 @@ pub mod engine;
 pub mod flows;
 pub mod health;
 pub mod listener;
-pub mod listener_move;
 pub mod listeners;
 mod monitor;
 pub mod observed;

@@ -3,17 +3,15 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use anyhow::Result;
-use reuseport_lb_client::api::{self, Decision};
-pub use reuseport_lb_client::api::{Drained, Progress, Scaled};
+use reuseport_lb_client::api::{Decision, Drained, Progress, Refusal, Restart, Scale, Scaled};
 use tokio::sync::{broadcast, mpsc, oneshot};
 
-use super::status::Report;
-use crate::api::join;
+use super::joining::Request;
+use super::report::ServiceReport;
 use crate::config;
 use crate::domain::Reply;
 use crate::domain::denied::Denied;
-use crate::domain::engine::{Departure, RestartOptions, RolloutEvent, Scaling, Target};
+use crate::domain::engine::{Departure, RestartOptions, RolloutEvent, Scaling, TRIAL, Target};
 
 impl From<Scaling> for Scaled {
     fn from(Scaling { before, after }: Scaling) -> Self {
@@ -39,7 +37,7 @@ impl From<RolloutEvent> for Progress {
     }
 }
 
-impl From<Denied> for api::Refusal {
+impl From<Denied> for Refusal {
     fn from(denied: Denied) -> Self {
         if denied.is_unknown() {
             Self::Unknown(denied.to_string())
@@ -51,9 +49,11 @@ impl From<Denied> for api::Refusal {
 
 /// What an engine answers goes there; whoever asked may have gone away.
 pub(super) fn answering<T: 'static, U: From<T> + 'static>(
-    answer: oneshot::Sender<Result<U, Denied>>,
+    answer: oneshot::Sender<Result<U, Refusal>>,
 ) -> Reply<Result<T, Denied>> {
-    Reply::new(move |outcome: Result<T, Denied>| drop(answer.send(outcome.map(U::from))))
+    Reply::new(move |outcome: Result<T, Denied>| {
+        drop(answer.send(outcome.map(U::from).map_err(Refusal::from)));
+    })
 }
 
 /// Other settings.
@@ -67,17 +67,17 @@ pub struct Prepare {
 /// What a service is asked to do.
 pub enum Command {
     /// Tell everything.
-    Status(oneshot::Sender<Result<Report>>),
+    Status(oneshot::Sender<Result<ServiceReport, Refusal>>),
     /// Have this many workers.
-    Scale(Target, oneshot::Sender<Result<Scaled, Denied>>),
+    Scale(Target, oneshot::Sender<Result<Scaled, Refusal>>),
     /// Give the worker with this number this weight.
-    Weight(usize, u32, oneshot::Sender<Result<(), Denied>>),
+    Weight(usize, u32, oneshot::Sender<Result<(), Refusal>>),
     /// Let the worker with this number leave, with so much patience; answered when it is gone.
-    Drain(usize, Option<Duration>, oneshot::Sender<Result<Drained, Denied>>),
+    Drain(usize, Option<Duration>, oneshot::Sender<Result<Drained, Refusal>>),
     /// Replace workers, and tell how it goes.
     Restart(RestartOptions, mpsc::UnboundedSender<Progress>),
     /// Let a process in.
-    Join(join::Request),
+    Join(Request),
     /// Make ready for other settings, so that nothing can fail any more.
     Prepare(Box<Prepare>, oneshot::Sender<Result<(), String>>),
     /// Apply what was prepared; answered, with what changed, when it is done.
@@ -97,6 +97,36 @@ pub enum Command {
     Kill,
     /// End, and leave everything to the next daemon.
     Keep,
+}
+
+impl Command {
+    /// Has as many workers as `scale` says.
+    pub fn scale(scale: &Scale, answer: oneshot::Sender<Result<Scaled, Refusal>>) -> Result<Self, Refusal> {
+        let target = match (scale.workers, scale.add) {
+            (Some(workers), None) => Target::Exactly(workers),
+            (None, Some(add)) => Target::More(add),
+            (Some(_), Some(_)) => {
+                return Err(Refusal::Malformed("`workers` and `add` exclude each other".into()));
+            }
+            (None, None) => return Err(Refusal::Malformed("missing field `workers`, or `add`".into())),
+        };
+        Ok(Self::Scale(target, answer))
+    }
+
+    /// Replaces all workers, or the one with this number, as `restart` says.
+    pub fn restart(
+        only: Option<usize>,
+        restart: &Restart,
+        progress: mpsc::UnboundedSender<Progress>,
+    ) -> Result<Self, Refusal> {
+        let Restart { parallel, timeout_ms, trial_ms } = *restart;
+        if parallel == 0 {
+            return Err(Refusal::Malformed("`parallel` must be at least 1".into()));
+        }
+        let timeout = timeout_ms.map(Duration::from_millis);
+        let trial = trial_ms.map_or(TRIAL, Duration::from_millis);
+        Ok(Self::Restart(RestartOptions { only, parallel, timeout, trial }, progress))
+    }
 }
 
 /// What is to be done, in its order; but questions are answered between the parts of a long step as well.
@@ -119,7 +149,7 @@ impl Commands {
     }
 
     /// Who asks how it is; other commands wait.
-    pub(super) fn questions(&mut self) -> Vec<oneshot::Sender<Result<Report>>> {
+    pub(super) fn questions(&mut self) -> Vec<oneshot::Sender<Result<ServiceReport, Refusal>>> {
         let mut asked = Vec::new();
         while let Ok(command) = self.receiver.try_recv() {
             match command {

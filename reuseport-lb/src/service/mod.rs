@@ -5,8 +5,10 @@ mod claims;
 mod command;
 mod dataplane;
 mod groups;
+pub mod joining;
 mod opening;
 mod processes;
+mod report;
 mod saving;
 pub mod sd_notify;
 pub mod state_file;
@@ -16,30 +18,28 @@ mod takeover;
 pub mod trace;
 
 pub use claims::Claims;
-pub use command::{Command, Drained, Prepare, Progress, Scaled};
+pub use command::{Command, Prepare};
 pub use opening::with_user;
-pub use status::{Report, coming, complete, left};
+pub use report::{ServiceReport, Shown, coming, complete, left};
 pub use surroundings::Surroundings;
 pub use takeover::{abandon, is_left, unknown_life};
-
-pub use crate::domain::engine::{RestartOptions, TRIAL, Target};
 
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, anyhow};
+use reuseport_lb_client::api::Progress;
 use tokio::sync::mpsc;
 use tracing::{info, warn};
 
-use crate::api::join::{Request, Ticket};
 use crate::config;
-use crate::daemon::services::Shown;
 use crate::domain::Reply;
 use crate::domain::engine::{Check, Input, JoinRequest, ProcessEvent, Reconfiguration, Work};
 use crate::domain::ports::{ProcessKey, Processes};
 use crate::domain::sparing::Sparing;
 use crate::offload::Slices;
 use command::{Commands, answering};
+use joining::{Request, Ticket};
 use processes::OwnEngine;
 use saving::Saver;
 use trace::Tracer;

@@ -1,208 +1,40 @@
-//! What a service says of itself, for `status`.
+//! Where what a service says of itself comes from: its engine, its groups and its sockets.
 
-use std::collections::{HashMap, HashSet};
-use std::sync::Arc;
+use std::collections::HashMap;
 use std::time::Instant;
 
 use anyhow::Result;
+use reuseport_lb_client::api::{GroupStatus, Refusal, ServiceStatus, WorkerStatus};
 use reuseport_lb_common::counters::Counter;
 use reuseport_lb_common::layout::BUCKETS;
-use socket2::Socket;
-use tracing::warn;
 
 use super::Service;
 use super::groups::ListenerGroup;
-use super::state_file;
-use crate::config;
-use crate::domain::buckets::{self, FlowCounter, LiveFlows};
+use super::report::{Rest, Seen, ServiceReport};
+use crate::domain::buckets;
 use crate::domain::engine::{Standing, Worker, WorkerSocket};
 use crate::domain::listener::{Listener, Protocol};
 use crate::domain::ports::Processes;
 use crate::domain::table::Member;
 use crate::domain::worker::{Origin, State};
-use crate::kernel::group::{GroupMemory, Totals};
-use crate::kernel::socket;
-use crate::kernel::strangers::Census;
-use crate::offload::in_thread_or_here;
-use crate::status;
-
-/// A service of which nothing but its settings is known yet, and what it `is` doing.
-#[must_use]
-pub fn coming(config: &config::Service, is: &str) -> status::Service {
-    let group = |listener: &Listener| shown_group(listener, 0);
-    let worker = |number: usize| shown_worker(&config.name, number, State::Starting);
-    status::Service {
-        name: config.name.clone(),
-        affinity: config.affinity.to_string(),
-        moved: 0,
-        moving: 0,
-        waiting: 0,
-        pending: None,
-        flows_cut: 0,
-        start_timeout_ms: config.start_timeout.as_millis() as u64,
-        wanted: config.workers,
-        unsaved: None,
-        busy: Some(is.to_owned()),
-        groups: config.listen.iter().map(group).collect(),
-        workers: (0..config.workers).map(worker).collect(),
-    }
-}
-
-/// A service that an earlier daemon left and this one takes over.
-#[must_use]
-pub fn left(state: &state_file::SavedService) -> status::Service {
-    let name = &state.config.name;
-    let worker = |written: &state_file::SavedWorker| status::Worker {
-        slot: written.slot,
-        pid: written.process.map(|process| process.pid),
-        weight: written.weight,
-        restarts: written.life.restarts,
-        joined: written.life.origin == Origin::Joined,
-        successor: written.trial,
-        ..shown_worker(name, written.number, written.life.state)
-    };
-    status::Service {
-        moved: state.moved,
-        flows_cut: state.flows_cut,
-        groups: state
-            .listeners
-            .iter()
-            .map(|saved| shown_group(&saved.bound, saved.program.unwrap_or_default()))
-            .collect(),
-        workers: state.workers.iter().map(worker).collect(),
-        ..coming(&state.config, "is being taken over from the daemon before")
-    }
-}
-
-/// What a service says of itself, without what takes its time.
-#[derive(Clone)]
-pub struct Report {
-    /// Flows, strangers and sockets are missing.
-    pub service: status::Service,
-    /// Of its groups, in their order.
-    groups: Vec<(Listener, Option<FlowCounter<GroupMemory>>)>,
-    /// Of its workers, in their order.
-    workers: Vec<Rest>,
-    /// The cookies of all sockets that are ours.
-    ours: HashSet<u64>,
-}
-
-/// What is to be looked at of one worker.
-#[derive(Clone)]
-struct Rest {
-    slot: Option<usize>,
-    sockets: Vec<Seen>,
-}
-
-/// One socket.
-#[derive(Clone)]
-struct Seen {
-    listener: Listener,
-    socket: Arc<Socket>,
-    cookie: u64,
-    selected: u64,
-}
-
-impl From<status::Service> for Report {
-    /// One that has nothing yet that could be looked at.
-    fn from(service: status::Service) -> Self {
-        Self { service, groups: Vec::new(), workers: Vec::new(), ours: HashSet::new() }
-    }
-}
-
-impl Report {
-    fn complete(self, census: Option<&Census>) -> status::Service {
-        let Self { mut service, groups, workers, ours } = self;
-        let mut flows: Vec<LiveFlows> = Vec::new();
-        for (group, (listener, counter)) in service.groups.iter_mut().zip(groups) {
-            group.strangers = census.map(|census| census.count(&listener, &ours));
-            let counted = counter.and_then(|counter| counter.count());
-            group.flows = counted.as_ref().map(|it| status::Flows { live: it.live, kept: it.kept });
-            flows.extend(counted);
-        }
-        for (worker, Rest { slot, sockets }) in service.workers.iter_mut().zip(workers) {
-            worker.flows = slot.map_or(0, |slot| flows.iter().map(|it| it.by_slot[slot]).sum());
-            worker.sockets = sockets.into_iter().map(|seen| seen.complete(census)).collect();
-        }
-        service
-    }
-}
-
-impl Seen {
-    fn complete(self, census: Option<&Census>) -> status::Socket {
-        let listed = census.and_then(|census| census.queue(self.cookie));
-        let queue =
-            listed.or_else(|| socket::queue(&self.socket, self.listener.protocol).ok()).unwrap_or_default();
-        status::Socket {
-            listen: self.listener.to_string(),
-            cookie: self.cookie,
-            selected: self.selected,
-            queue: queue.queue,
-            backlog: queue.backlog,
-        }
-    }
-}
-
-/// Completes reports, and does with them what is to be done `then`, in a thread: with thousands of sockets it
-/// takes many milliseconds.
-pub async fn complete<T: Send + 'static>(
-    reports: Vec<Report>,
-    then: impl FnOnce(Vec<status::Service>) -> T + Send + 'static,
-) -> Result<T> {
-    let look = move || {
-        let groups = reports.iter().flat_map(|report| &report.groups);
-        let census = Census::take(&groups.map(|(listener, _)| *listener).collect::<Vec<Listener>>());
-        let census = census.inspect_err(|error| warn!("cannot look for strangers: {error:#}")).ok();
-        then(reports.into_iter().map(|report| report.complete(census.as_ref())).collect())
-    };
-    in_thread_or_here("looking", look).await
-}
-
-fn shown_group(listener: &Listener, program_id: u32) -> status::Group {
-    status::Group {
-        listen: listener.to_string(),
-        protocol: listener.protocol.to_string(),
-        program_id,
-        counters: Counter::ALL.iter().map(|counter| (counter.name().to_owned(), 0)).collect(),
-        flows: None,
-        decided_by: None,
-        strangers: None,
-    }
-}
-
-fn shown_worker(service: &str, number: usize, state: State) -> status::Worker {
-    status::Worker {
-        name: format!("{service}/{number}"),
-        slot: 0,
-        state: state.to_string(),
-        pid: None,
-        weight: 1,
-        member: false,
-        share: 0.0,
-        buckets: 0,
-        flows: 0,
-        restarts: 0,
-        joined: false,
-        successor: false,
-        overloaded: false,
-        lacks: None,
-        last_words: Vec::new(),
-        sockets: Vec::new(),
-    }
-}
+use crate::kernel::group::Totals;
 
 impl Service {
     /// What is quickly said; the rest takes milliseconds a listener, and a thread.
-    pub(super) fn report(&self) -> Result<Report> {
+    pub(super) fn report(&self) -> Result<ServiceReport, Refusal> {
+        self.quick_report().map_err(|error| Refusal::Failed(format!("{error:#}")))
+    }
+
+    fn quick_report(&self) -> Result<ServiceReport> {
         let mut totals = HashMap::new();
         for group in self.groups() {
             totals.insert(*group.group.listener(), group.group.totals()?);
         }
         let service = self.status(&totals);
-        let of = |(group, shown): (&ListenerGroup, &status::Group)| {
+        let of = |(group, shown): (&ListenerGroup, &GroupStatus)| {
             (*group.group.listener(), group.flow_counter(shown.counters.values().sum()))
         };
-        Ok(Report {
+        Ok(ServiceReport {
             groups: self.groups().zip(&service.groups).map(of).collect(),
             service,
             workers: self.engine.pool().iter().map(|worker| self.rest(worker, &totals)).collect(),
@@ -252,11 +84,11 @@ impl Service {
     }
 
     /// Without flows, strangers and sockets.
-    fn status(&self, totals: &HashMap<Listener, Totals>) -> status::Service {
+    fn status(&self, totals: &HashMap<Listener, Totals>) -> ServiceStatus {
         let (engine, config) = (&self.engine, &self.engine.settings().config);
         let shares = engine.placement().table().shares();
         let waiting = engine.flows().waiting();
-        status::Service {
+        ServiceStatus {
             name: config.name.clone(),
             affinity: config.affinity.to_string(),
             moved: engine.placement().moved(),
@@ -283,13 +115,13 @@ impl Service {
         moving.into_iter().filter(|moving| *moving).count()
     }
 
-    fn group_status(&self, group: &ListenerGroup, totals: &HashMap<Listener, Totals>) -> status::Group {
+    fn group_status(&self, group: &ListenerGroup, totals: &HashMap<Listener, Totals>) -> GroupStatus {
         let listener = group.group.listener();
         let events = totals.get(listener).map(|totals| totals.events);
         let count = |counter: &Counter| events.map_or(0, |events| events[counter.index()]);
         let counter = |counter: &Counter| (counter.name().to_owned(), count(counter));
         let own = &self.engine.settings().config.name;
-        status::Group {
+        GroupStatus {
             listen: listener.to_string(),
             protocol: listener.protocol.to_string(),
             program_id: group.group.program_id(),
@@ -300,13 +132,13 @@ impl Service {
         }
     }
 
-    fn worker_status(&self, worker: &Worker, shares: &[u32]) -> status::Worker {
+    fn worker_status(&self, worker: &Worker, shares: &[u32]) -> WorkerStatus {
         let engine = &self.engine;
         let standing = engine.standing(worker);
         let slot = usize::from(worker.slot);
         let buckets = if worker.holds_slot() { shares[slot] } else { 0 };
         let is_member = |member: &Member| member.slot() == worker.slot && worker.is_member();
-        status::Worker {
+        WorkerStatus {
             name: worker.name.clone(),
             slot: worker.slot,
             state: state_shown(worker, &standing),

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use libfuzzer_sys::fuzz_target;
 use reuseport_lb::api::control;
-use reuseport_lb::daemon::services::{Order, Registry};
+use reuseport_lb::handle::{Handle, Order, Services};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::runtime::Runtime;
@@ -38,7 +38,8 @@ impl Daemon {
         local.block_on(&runtime, async {
             let (orders, mut ordered) = mpsc::unbounded_channel();
             let listener = UnixListener::from_std(listener).expect("a listener of the runtime");
-            tokio::task::spawn_local(control::serve(listener, Registry::new(orders)));
+            let handle = Handle::new(Services::default(), orders);
+            tokio::task::spawn_local(control::serve(listener, handle));
             tokio::task::spawn_local(async move {
                 while let Some(order) = ordered.recv().await {
                     if let Order::Reload(answer) = order {

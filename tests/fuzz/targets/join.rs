@@ -8,8 +8,9 @@ use std::os::unix::net::{SocketAddr, UnixListener as StdListener, UnixStream as 
 use std::time::Duration;
 
 use libfuzzer_sys::fuzz_target;
-use reuseport_lb::api::join::{self, Request, Ticket};
+use reuseport_lb::api::join;
 use reuseport_lb::config::MAX_WEIGHT;
+use reuseport_lb::service::joining::{Request, Ticket};
 use reuseport_lb_client::join::LONGEST_REQUEST;
 use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};

@@ -2,10 +2,8 @@
 //! an entry that is not true any more is refused.
 
 const CLIENT: &str = "reuseport-lb-client: requests, answers and refusals go into a crate of their own";
-const HANDLE: &str = "a handle of all services, which knows requests and answers alone";
 const COMMON: &str = "one structure per file in the common package";
 const ENGINE: &str = "the engine takes the service apart";
-const SPLIT: &str = "what both ends need moves down";
 const KIT: &str = "one helper server and a builder for configurations";
 const WORDS: &str = "the table of words";
 
@@ -16,28 +14,7 @@ pub(super) type Known = (&'static str, &'static str, &'static str);
 pub(super) const IN_COMMON: &[Known] = &[("counters", "layout", COMMON)];
 
 /// Arrows that a layer forbids, or that close a circle. Of another package, the forbidden path.
-pub(super) const ARROWS: &[Known] = &[
-    ("api::control", "daemon::services", HANDLE),
-    ("api::control", "domain::engine::input", HANDLE),
-    ("api::control::ask", "daemon::services", HANDLE),
-    ("api::control::ask", "service::status", HANDLE),
-    ("api::control::progress", "daemon::services", HANDLE),
-    ("api::control::progress", "domain::engine::input", HANDLE),
-    ("api::control::progress", "service", HANDLE),
-    ("api::control::progress", "service::status", HANDLE),
-    ("api::control::status", "daemon::services", HANDLE),
-    ("api::control::status", "service", HANDLE),
-    ("api::control::status", "service::status", HANDLE),
-    ("api::control::streams", "daemon::services", HANDLE),
-    ("api::control::streams", "domain::engine::rolling", HANDLE),
-    ("api::control::streams", "domain::rollout", HANDLE),
-    ("cmd::doctor", "service::state_file", SPLIT),
-    ("daemon::services", "domain::listener_move", ENGINE),
-    ("service", "api::join", CLIENT),
-    ("service", "daemon::services", ENGINE),
-    ("service::command", "api::join", CLIENT),
-    ("service::status", "service", ENGINE),
-];
+pub(super) const ARROWS: &[Known] = &[];
 
 /// Names that more than one public type has.
 pub(super) const NAMES: &[(&str, &str)] = &[
@@ -45,7 +22,6 @@ pub(super) const NAMES: &[(&str, &str)] = &[
     ("Check", CLIENT),
     ("Decision", COMMON),
     ("Group", CLIENT),
-    ("Report", WORDS),
     ("Service", CLIENT),
     ("Status", CLIENT),
     ("Table", COMMON),
@@ -61,7 +37,6 @@ pub(super) const LONG: &[(&str, &str)] = &[
     ("bench/src/report.rs", KIT),
     ("reuseport-lb-common/src/layout.rs", COMMON),
     ("reuseport-lb-common/src/select.rs", COMMON),
-    ("reuseport-lb/src/daemon/services.rs", SPLIT),
     ("reuseport-lb/src/domain/engine/mod.rs", ENGINE),
     ("testkit/src/matrix.rs", KIT),
     ("tests/tests/chaos.rs", KIT),

@@ -2,10 +2,8 @@
 //! Requests are bounded in size, number (`connection_limit.rs`) and time; a bad one gets an error and disturbs
 //! nobody.
 
-mod ask;
 mod body;
 mod progress;
-mod status;
 mod streams;
 
 use std::cell::Cell;
@@ -19,15 +17,12 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Method, Request};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use reuseport_lb_client::api::{Drain, Refusal, Reloaded, Scale, Stop, Stopping, Weight};
+use reuseport_lb_client::api::{Drain, Refusal, Scale};
 use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::oneshot;
 
 use crate::api::connection_limit::{self, Permit};
 use crate::api::json;
-use crate::daemon::services::{End, Order, Registry};
-use crate::service::{Command, Target};
-use ask::ask;
+use crate::handle::Handle;
 use body::{Answer, parse, parse_or_default};
 
 /// Longest request line and headers together.
@@ -37,21 +32,21 @@ const LONGEST_HEAD: usize = 16 << 10;
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Answers requests for as long as the runtime lives.
-pub async fn serve(listener: UnixListener, services: Rc<Registry>) {
+pub async fn serve(listener: UnixListener, handle: Handle) {
     connection_limit::serve(listener, "control socket", |stream, permit| {
-        converse(stream, permit, services.clone())
+        converse(stream, permit, handle.clone())
     })
     .await;
 }
 
-async fn converse(stream: UnixStream, permit: Permit, services: Rc<Registry>) {
+async fn converse(stream: UnixStream, permit: Permit, handle: Handle) {
     let permit = Rc::new(permit);
     let answered = Rc::new(Cell::new(false));
     let (visitor, seen) = (permit.clone(), answered.clone());
     let respond = service_fn(move |request| {
-        let (services, permit, answered) = (services.clone(), visitor.clone(), seen.clone());
+        let (handle, permit, answered) = (handle.clone(), visitor.clone(), seen.clone());
         async move {
-            let answer = answer(request, &services, &permit).await;
+            let answer = answer(request, &handle, &permit).await;
             answered.set(true);
             Ok::<_, Infallible>(answer.unwrap_or_else(|refusal| body::refused(&refusal)))
         }
@@ -126,7 +121,7 @@ impl<'a> Route<'a> {
     }
 }
 
-async fn answer(request: Request<Incoming>, services: &Registry, permit: &Rc<Permit>) -> Answer {
+async fn answer(request: Request<Incoming>, handle: &Handle, permit: &Rc<Permit>) -> Answer {
     let (parts, body) = request.into_parts();
     let path = parts.uri.path();
     let route = Route::find(path).ok_or_else(|| Refusal::unknown_path(path))?;
@@ -140,7 +135,7 @@ async fn answer(request: Request<Incoming>, services: &Registry, permit: &Rc<Per
     }
     let body = body::read(body).await?;
     permit.busy();
-    let answer = act(route, &body, services, permit).await;
+    let answer = act(route, &body, handle, permit).await;
     // A trace goes on for as long as somebody reads it, and progress until there is no more: in nobody's way.
     let goes_on = answer.as_ref().is_ok_and(|answer| !answer.headers().contains_key(CONTENT_TYPE));
     if !goes_on || matches!(route, Route::Restart(..)) {
@@ -151,59 +146,35 @@ async fn answer(request: Request<Incoming>, services: &Registry, permit: &Rc<Per
 }
 
 /// Does what is asked for.
-async fn act(route: Route<'_>, body: &Bytes, services: &Registry, permit: &Rc<Permit>) -> Answer {
+async fn act(route: Route<'_>, body: &Bytes, handle: &Handle, permit: &Rc<Permit>) -> Answer {
     match route {
-        Route::Status(only) => status::status(services, only).await,
-        Route::Trace(service) => streams::trace(services, service).await,
+        Route::Status(only) => Ok(body::text(handle.status(only, |status| json::line(&status)).await?)),
+        Route::Trace(service) => streams::trace(handle, service).await,
         Route::Scale(service) => {
             let scale: Scale = parse(body)?;
-            let target = target(&scale)?;
             if scale.progress {
-                return progress::scale(services, service, target, permit).await;
+                return progress::scale(handle, service, &scale, permit).await;
             }
-            Ok(body::one(&ask(services, service, |answer| Command::Scale(target, answer)).await?))
+            Ok(body::one(&handle.scale(service, &scale).await?))
         }
-        Route::Restart(service, None) => streams::restart(services, service, None, body).await,
+        Route::Restart(service, None) => streams::restart(handle, service, None, body).await,
         Route::Restart(service, Some(only)) => {
-            streams::restart(services, service, Some(number(service, only)?), body).await
+            streams::restart(handle, service, Some(number(service, only)?), body).await
         }
         Route::Drain(service, worker) => {
             let number = number(service, worker)?;
-            let Drain { timeout_ms, progress } = parse_or_default(body)?;
-            let patience = timeout_ms.map(Duration::from_millis);
-            if progress {
-                return progress::drain(services, service, number, patience, permit).await;
+            let drain: Drain = parse_or_default(body)?;
+            if drain.progress {
+                return progress::drain(handle, service, number, drain, permit).await;
             }
-            let drained = ask(services, service, |answer| Command::Drain(number, patience, answer));
-            Ok(body::one(&drained.await?))
+            Ok(body::one(&handle.drain(service, number, drain).await?))
         }
         Route::Weight(service, worker) => {
             let number = number(service, worker)?;
-            let Weight { weight } = parse(body)?;
-            ask(services, service, |answer| Command::Weight(number, weight, answer)).await?;
-            Ok(body::one(&Weight { weight }))
+            Ok(body::one(&handle.weight(service, number, parse(body)?).await?))
         }
-        Route::Reload => {
-            let (answer, receive) = oneshot::channel();
-            // A daemon that is ending drops the order.
-            let _ = services.orders.send(Order::Reload(answer));
-            let changes = receive.await.map_err(|_| Refusal::ending())??;
-            Ok(body::one(&Reloaded { changes }))
-        }
-        Route::Stop => {
-            let Stop { keep } = parse_or_default(body)?;
-            let _ = services.orders.send(Order::End(if keep { End::Keep } else { End::InOrder }));
-            Ok(body::one(&Stopping { pid: std::process::id() }))
-        }
-    }
-}
-
-fn target(scale: &Scale) -> Result<Target, Refusal> {
-    match (scale.workers, scale.add) {
-        (Some(workers), None) => Ok(Target::Exactly(workers)),
-        (None, Some(add)) => Ok(Target::More(add)),
-        (Some(_), Some(_)) => Err(Refusal::Malformed("`workers` and `add` exclude each other".into())),
-        (None, None) => Err(Refusal::Malformed("missing field `workers`, or `add`".into())),
+        Route::Reload => Ok(body::one(&handle.reload().await?)),
+        Route::Stop => Ok(body::one(&handle.stop(parse_or_default(body)?))),
     }
 }
 

@@ -4,17 +4,16 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use hyper::Response;
-use reuseport_lb_client::api::{Awaited, Drained, Refusal, Scaled, ServiceStatus, Waiting, WorkerStatus};
-use tokio::sync::oneshot;
+use reuseport_lb_client::api::{
+    Awaited, Drain, Refusal, Scale, Scaled, ServiceStatus, Waiting, WorkerStatus,
+};
 use tokio::time::{Instant, sleep, timeout};
 
-use super::ask::{ask, report};
 use super::body::{self, Answer, Body};
 use super::streams::{Lines, begin, write};
 use crate::api::connection_limit::Permit;
 use crate::api::json;
-use crate::daemon::services::Registry;
-use crate::service::{self, Command, Report, Target};
+use crate::handle::Handle;
 
 /// Between two lines.
 const EACH: Duration = Duration::from_secs(1);
@@ -23,25 +22,23 @@ const EACH: Duration = Duration::from_secs(1);
 const LOOK: Duration = Duration::from_millis(20);
 
 /// Has a service scale, and tells how it goes until new workers are ready and others are gone.
-pub(super) async fn scale(services: &Registry, service: &str, target: Target, permit: &Rc<Permit>) -> Answer {
-    let commands = services.find(service)?;
-    let before = report(&commands).await?.service;
-    let scaled: Scaled = ask(services, service, |answer| Command::Scale(target, answer)).await?;
+pub(super) async fn scale(handle: &Handle, service: &str, scale: &Scale, permit: &Rc<Permit>) -> Answer {
+    let before = handle.glance(service).await?;
+    let scaled = handle.scale(service, scale).await?;
     let scaling = Scaling { before: own(&before).map(|worker| worker.name.clone()).collect(), scaled };
-    let permit = permit.clone();
+    let (handle, service, permit) = (handle.clone(), service.to_owned(), permit.clone());
     Ok(stream(move |mut lines| async move {
         let (begun, mut next) = (Instant::now(), EACH);
         loop {
-            let now = report(&commands).await;
-            let looked = now.and_then(|now| Ok((scaling.look(&now.service, begun.elapsed())?, now)));
-            let now = match looked {
-                Ok((false, now)) => now,
-                Ok((true, _)) => return end(&mut lines, &permit, Ok(scaled)).await,
+            let now = handle.glance(&service).await;
+            match now.and_then(|now| scaling.look(&now, begun.elapsed())) {
+                Ok(false) => {}
+                Ok(true) => return end(&mut lines, &permit, Ok(scaled)).await,
                 Err(why) => return end(&mut lines, &permit, Err::<Scaled, Refusal>(why)).await,
-            };
+            }
             if begun.elapsed() >= next {
                 next += EACH;
-                let now = complete(now).await;
+                let now = whole(&handle, &service).await;
                 let awaited = now.iter().flat_map(|now| scaling.awaited(now)).map(awaited).collect();
                 if !write(&mut lines, waiting(begun, awaited)).await {
                     // What was begun goes on.
@@ -55,29 +52,26 @@ pub(super) async fn scale(services: &Registry, service: &str, target: Target, pe
 
 /// Has a worker leave, and tells how it goes until it is gone.
 pub(super) async fn drain(
-    services: &Registry,
+    handle: &Handle,
     service: &str,
     number: usize,
-    patience: Option<Duration>,
+    drain: Drain,
     permit: &Rc<Permit>,
 ) -> Answer {
-    let commands = services.find(service)?;
-    let (send, mut drained) = oneshot::channel();
-    commands.send(Command::Drain(number, patience, send)).map_err(|_| Refusal::ending())?;
+    let (handle, service, permit) = (handle.clone(), service.to_owned(), permit.clone());
     let begun = Instant::now();
+    let mut drained = Box::pin({
+        let (handle, service) = (handle.clone(), service.clone());
+        async move { handle.drain(&service, number, drain).await }
+    });
     // Before the first line it is answered as without progress, so that a refusal has its status.
     if let Ok(answer) = timeout(EACH, &mut drained).await {
-        let drained: Drained = answer.map_err(|_| Refusal::ending())?.map_err(Refusal::from)?;
-        return Ok(body::one(&drained));
+        return Ok(body::one(&answer?));
     }
-    let (name, permit) = (format!("{service}/{number}"), permit.clone());
+    let name = format!("{service}/{number}");
     Ok(stream(move |mut lines| async move {
         loop {
-            // It may be busy: then the next line comes later.
-            let now = match report(&commands).await {
-                Ok(report) => complete(report).await,
-                Err(_) => None,
-            };
+            let now = whole(&handle, &service).await;
             let workers = now.iter().flat_map(|now| &now.workers).filter(|worker| worker.name == name);
             let workers: Vec<Awaited> = workers.filter(|worker| !worker.successor).map(awaited).collect();
             // Nothing of it is left: the answer comes.
@@ -86,9 +80,7 @@ pub(super) async fn drain(
                 return;
             }
             if let Ok(answer) = timeout(EACH, &mut drained).await {
-                let answer = answer.map_err(|_| Refusal::ending());
-                return end(&mut lines, &permit, answer.and_then(|drained| drained.map_err(Refusal::from)))
-                    .await;
+                return end(&mut lines, &permit, answer).await;
             }
         }
     }))
@@ -165,9 +157,9 @@ fn waiting(begun: Instant, workers: Vec<Awaited>) -> String {
     json::line(&Waiting { seconds: begun.elapsed().as_secs_f64(), workers })
 }
 
-/// With its queues and flows; `None` if they cannot be counted.
-async fn complete(report: Report) -> Option<ServiceStatus> {
-    service::complete(vec![report], |services| services).await.ok()?.pop()
+/// A service with its queues and flows; `None` if they cannot be counted.
+async fn whole(handle: &Handle, service: &str) -> Option<ServiceStatus> {
+    handle.status(Some(service), |status| status.services).await.ok()?.pop()
 }
 
 /// An answer that `tell` writes.

@@ -3,6 +3,7 @@
 use tokio::sync::mpsc;
 
 use super::*;
+use crate::handle::Services;
 use std::io::{Read, Write};
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixListener as StdListener, UnixStream as StdStream};
@@ -16,8 +17,8 @@ fn with_server(name: &str, clients: impl FnOnce(&dyn Fn() -> StdStream) + Send +
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     tokio::task::LocalSet::new().block_on(&runtime, async {
         let listener = UnixListener::from_std(listener).unwrap();
-        let services = Registry::new(mpsc::unbounded_channel().0);
-        tokio::task::spawn_local(serve(listener, services));
+        let handle = Handle::new(Services::default(), mpsc::unbounded_channel().0);
+        tokio::task::spawn_local(serve(listener, handle));
         tokio::task::spawn_blocking(move || clients(&|| StdStream::connect_addr(&address).unwrap()))
             .await
             .unwrap();

@@ -4,12 +4,11 @@
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
 use reuseport_lb_client::join::{Answer, Ask, LONGEST_REQUEST, number};
-use socket2::Socket;
 use tokio::io::Interest;
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{mpsc, oneshot};
@@ -19,42 +18,10 @@ use crate::api::json;
 use crate::config;
 use crate::kernel::fd_passing::{self, Peer};
 use crate::kernel::{closing, host};
+use crate::service::joining::{Request, Ticket};
 
 /// How long a request may take to arrive, and an answer to be read.
 const PATIENCE: Duration = Duration::from_secs(5);
-
-/// A process that wants to be a worker.
-#[derive(Debug)]
-pub struct Request {
-    /// Of which service.
-    pub service: String,
-    /// Which worker of it; `None`: any.
-    pub number: Option<usize>,
-    /// Up to [`config::MAX_WEIGHT`].
-    pub weight: u32,
-    /// Who asks.
-    pub peer: Peer,
-    /// What it is told; the text of an error names the fix.
-    pub answer: oneshot::Sender<Result<Ticket, String>>,
-    /// Says that the answer has been sent; ends without a word if it could not be: then the place is
-    /// nobody's, though the process may live on.
-    pub delivered: oneshot::Receiver<()>,
-}
-
-/// The place of a worker that has joined.
-#[derive(Debug)]
-pub struct Ticket {
-    /// Its name, like `web/7`.
-    pub worker: String,
-    /// The socket that hears its `READY=1`.
-    pub notify: PathBuf,
-    /// The names of its sockets.
-    pub names: Vec<String>,
-    /// Its sockets, in the order of the service's listeners.
-    pub sockets: Vec<Socket>,
-    /// It has to say `WATCHDOG=1` more often than this.
-    pub watchdog: Option<Duration>,
-}
 
 /// Listens where everybody may connect; whom a service takes is checked for each request.
 pub fn listen(path: &Path) -> Result<UnixListener> {

@@ -5,6 +5,8 @@ use std::net::{TcpListener, TcpStream, UdpSocket};
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixListener as StdListener, UnixStream as StdStream};
 
+use socket2::Socket;
+
 use super::*;
 use reuseport_lb_client::api::RefusalBody;
 use reuseport_lb_client::worker::{JoinError, JoinOptions, Worker};

@@ -8,7 +8,7 @@ use crate::domain::listener::Listener;
 
 /// All listeners that move.
 #[derive(Debug, Default)]
-pub struct Moves(Vec<Move>);
+pub(super) struct Moves(Vec<Move>);
 
 #[derive(Debug)]
 struct Move {
@@ -19,7 +19,7 @@ struct Move {
 
 impl Moves {
     /// Finds the listeners of `wanted` for which another service decides now; `holder` says which.
-    pub fn find(wanted: &[Service], holder: impl Fn(&Listener) -> Option<String>) -> Self {
+    pub(super) fn find(wanted: &[Service], holder: impl Fn(&Listener) -> Option<String>) -> Self {
         let mut moves = Vec::new();
         for service in wanted {
             for listener in &service.listen {
@@ -32,19 +32,17 @@ impl Moves {
     }
 
     /// Whether no listener moves.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
+    pub(super) fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
     /// Whether a service loses a listener.
-    #[must_use]
-    pub fn is_loser(&self, name: &str) -> bool {
+    pub(super) fn is_loser(&self, name: &str) -> bool {
         self.0.iter().any(|it| it.from == name)
     }
 
     /// Services that get a listener.
-    pub fn takers(&self) -> impl Iterator<Item = &str> {
+    pub(super) fn takers(&self) -> impl Iterator<Item = &str> {
         self.0.iter().map(|it| &*it.to)
     }
 
@@ -53,15 +51,13 @@ impl Moves {
     }
 
     /// The services of `wanted` that only lose listeners: they keep their old settings until those are taken.
-    #[must_use]
-    pub fn losers(&self, wanted: &[Service]) -> Vec<Service> {
+    pub(super) fn losers(&self, wanted: &[Service]) -> Vec<Service> {
         let loses = |it: &&Service| self.is_loser(&it.name) && !self.is_taker(&it.name);
         wanted.iter().filter(loses).cloned().collect()
     }
 
     /// The services until all listeners are taken: each service that gets some keeps those that it loses.
-    #[must_use]
-    pub fn meanwhile(&self, wanted: &[Service]) -> Vec<Service> {
+    pub(super) fn meanwhile(&self, wanted: &[Service]) -> Vec<Service> {
         let stays = |it: &&Service| !self.is_loser(&it.name) || self.is_taker(&it.name);
         let with_lost = |it: &Service| {
             let lost = self.0.iter().filter(|lost| lost.from == it.name).map(|lost| lost.listener);

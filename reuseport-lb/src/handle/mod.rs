@@ -1,0 +1,171 @@
+//! How a daemon and its services are asked, from anywhere on its loop: requests in, answers, progress and refusals out,
+//! in the types of the client package. Not: how that is spoken (`api/`), nor what is done (`service/`, `daemon/`).
+
+mod services;
+mod trace;
+
+pub use services::{ServiceHandle, Services};
+pub use trace::Trace;
+
+use std::time::Duration;
+
+use reuseport_lb_client::api::{
+    Drain, Drained, Progress, Refusal, Reloaded, Restart, Scale, Scaled, ServiceStatus, Status, Stop,
+    Stopping, Weight,
+};
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::{Instant, timeout_at};
+
+use crate::kernel::host;
+use crate::offload;
+use crate::service::{self, Command, ServiceReport};
+
+/// A service that does not answer within this time is shown as it was before.
+const BUSY: Duration = Duration::from_millis(50);
+
+/// What the daemon itself is asked to do.
+pub enum Order {
+    /// End.
+    Stop(Stop),
+    /// Read the configuration again; answered, with what changed, when that is done.
+    Reload(oneshot::Sender<Result<String, Refusal>>),
+}
+
+/// Requests to a daemon and its services. Clones ask the same daemon.
+#[derive(Clone)]
+pub struct Handle {
+    services: Services,
+    orders: mpsc::UnboundedSender<Order>,
+}
+
+impl Handle {
+    /// Of these services; `orders` go to the daemon.
+    #[must_use]
+    pub fn new(services: Services, orders: mpsc::UnboundedSender<Order>) -> Self {
+        Self { services, orders }
+    }
+
+    /// The status of everything, or of one service, given to `then` in a thread: with thousands of sockets both take many
+    /// milliseconds. A service that is busy is shown as it was before.
+    pub async fn status<T: Send + 'static>(
+        &self,
+        only: Option<&str>,
+        then: impl FnOnce(Status) -> T + Send + 'static,
+    ) -> Result<T, Refusal> {
+        let services = match only {
+            Some(name) => vec![self.services.find(name)?],
+            None => self.services.all(),
+        };
+        let mut asked = Vec::new();
+        for service in services {
+            let (answer, receive) = oneshot::channel();
+            // A service that is just ending does not answer.
+            let _ = service.tell(Command::Status(answer));
+            asked.push((service, receive));
+        }
+        let mut reports = Vec::new();
+        let patience = Instant::now() + BUSY;
+        for (service, receive) in asked {
+            reports.extend(reported(&service, receive, patience).await.transpose()?);
+        }
+        let longest_step_ms = offload::longest().as_secs_f64() * 1000.0;
+        let completed = service::complete(reports, move |services| {
+            then(Status {
+                version: env!("CARGO_PKG_VERSION").into(),
+                kernel: host::release(),
+                pid: std::process::id(),
+                longest_step_ms,
+                services,
+            })
+        });
+        completed.await.map_err(|error| Refusal::Failed(format!("{error:#}")))
+    }
+
+    /// The status of a service, as soon as it is not busy, without flows, strangers and sockets, which take long.
+    pub async fn glance(&self, service: &str) -> Result<ServiceStatus, Refusal> {
+        Ok(self.services.find(service)?.report().await?.service)
+    }
+
+    /// Changes the number of a service's workers; answered when that has begun.
+    pub async fn scale(&self, service: &str, scale: &Scale) -> Result<Scaled, Refusal> {
+        let (answer, scaled) = oneshot::channel();
+        let command = Command::scale(scale, answer)?;
+        self.services.find(service)?.tell(command)?;
+        scaled.await.map_err(|_| Refusal::ending())?
+    }
+
+    /// Gives a worker another weight.
+    pub async fn weight(&self, service: &str, number: usize, weight: Weight) -> Result<Weight, Refusal> {
+        let service = self.services.find(service)?;
+        service.ask(|answer| Command::Weight(number, weight.weight, answer)).await?;
+        Ok(weight)
+    }
+
+    /// Lets a worker leave; answered when nothing of it is left.
+    pub async fn drain(&self, service: &str, number: usize, drain: Drain) -> Result<Drained, Refusal> {
+        let patience = drain.timeout_ms.map(Duration::from_millis);
+        self.services.find(service)?.ask(|answer| Command::Drain(number, patience, answer)).await
+    }
+
+    /// Replaces all workers of a service, or the one with this number; how that goes is in the receiver, with
+    /// [`Progress::Done`] at the end.
+    pub async fn restart(
+        &self,
+        service: &str,
+        only: Option<usize>,
+        restart: &Restart,
+    ) -> Result<mpsc::UnboundedReceiver<Progress>, Refusal> {
+        let (progress, told) = mpsc::unbounded_channel();
+        let command = Command::restart(only, restart, progress)?;
+        if let Some(number) = only {
+            let (name, workers) = (format!("{service}/{number}"), self.glance(service).await?.workers);
+            if !workers.iter().any(|worker| worker.name == name) {
+                return Err(Refusal::unknown_worker(&name, workers.iter().map(|worker| &*worker.name)));
+            }
+        }
+        self.services.find(service)?.tell(command)?;
+        Ok(told)
+    }
+
+    /// Single decisions of a service, from now on.
+    pub async fn trace(&self, service: &str) -> Result<Trace, Refusal> {
+        let service = self.services.find(service)?;
+        let (answer, decisions) = oneshot::channel();
+        service.tell(Command::Trace(answer))?;
+        let decisions = decisions.await.map_err(|_| Refusal::ending())?;
+        Ok(Trace { decisions, service })
+    }
+
+    /// Has the daemon read its configuration again; answered when that is done.
+    pub async fn reload(&self) -> Result<Reloaded, Refusal> {
+        let (answer, changes) = oneshot::channel();
+        // A daemon that is ending drops the order.
+        let _ = self.orders.send(Order::Reload(answer));
+        Ok(Reloaded { changes: changes.await.map_err(|_| Refusal::ending())?? })
+    }
+
+    /// Has the daemon end; answered at once.
+    #[must_use]
+    pub fn stop(&self, stop: Stop) -> Stopping {
+        // It may be ending already.
+        let _ = self.orders.send(Order::Stop(stop));
+        Stopping { pid: std::process::id() }
+    }
+}
+
+/// The answer of a service, or what it shows if it is busy for longer than `patience`; `None` if it ends.
+async fn reported(
+    service: &ServiceHandle,
+    mut receive: oneshot::Receiver<Result<ServiceReport, Refusal>>,
+    mut patience: Instant,
+) -> Option<Result<ServiceReport, Refusal>> {
+    loop {
+        match timeout_at(patience, &mut receive).await {
+            Ok(answer) => return answer.ok(),
+            Err(_) => match &*service.shown().borrow() {
+                Some(shown) => return Some(Ok(shown.clone())),
+                None => patience = Instant::now() + BUSY / 4,
+            },
+        }
+    }
+}

@@ -1,0 +1,100 @@
+//! The services of a daemon: one shared list. The daemon changes it, and a handle finds in it which service to ask.
+
+use std::cell::RefCell;
+use std::rc::Rc;
+
+use reuseport_lb_client::api::{Refusal, ServiceStatus};
+use tokio::sync::{mpsc, oneshot};
+
+use crate::service::{Command, ServiceReport, Shown};
+
+/// Sends commands to one service.
+#[derive(Clone)]
+pub struct ServiceHandle {
+    name: String,
+    commands: mpsc::UnboundedSender<Command>,
+    shown: Shown,
+}
+
+impl ServiceHandle {
+    /// Of a service that is not open yet, and is shown as `coming` until then; commands wait in the receiver.
+    #[must_use]
+    pub fn new(coming: ServiceStatus) -> (Self, mpsc::UnboundedReceiver<Command>) {
+        let (commands, told) = mpsc::unbounded_channel();
+        let name = coming.name.clone();
+        (Self { name, commands, shown: Rc::new(RefCell::new(Some(coming.into()))) }, told)
+    }
+
+    /// The name of the service.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// What `status` shows while the service is busy.
+    #[must_use]
+    pub fn shown(&self) -> &Shown {
+        &self.shown
+    }
+
+    /// Sends a command; fails if the service has ended.
+    pub fn tell(&self, command: Command) -> Result<(), Refusal> {
+        self.commands.send(command).map_err(|_| Refusal::ending())
+    }
+
+    /// Sends a command and waits for its answer.
+    pub async fn ask<T>(
+        &self,
+        command: impl FnOnce(oneshot::Sender<Result<T, Refusal>>) -> Command,
+    ) -> Result<T, Refusal> {
+        let (answer, answered) = oneshot::channel();
+        self.tell(command(answer))?;
+        answered.await.map_err(|_| Refusal::ending())?
+    }
+
+    /// Its status, as soon as it is not busy, without flows, strangers and sockets.
+    pub async fn report(&self) -> Result<ServiceReport, Refusal> {
+        self.ask(Command::Status).await
+    }
+}
+
+/// All services of a daemon, in the order in which they were added. Clones are one list.
+#[derive(Clone, Default)]
+pub struct Services(Rc<RefCell<Vec<ServiceHandle>>>);
+
+impl Services {
+    /// Adds a service at the end.
+    pub fn add(&self, service: ServiceHandle) {
+        self.0.borrow_mut().push(service);
+    }
+
+    /// Removes the service with this name.
+    pub fn remove(&self, name: &str) {
+        self.0.borrow_mut().retain(|service| service.name != name);
+    }
+
+    /// Whether there is no service.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.0.borrow().is_empty()
+    }
+
+    /// A copy of the list.
+    #[must_use]
+    pub fn all(&self) -> Vec<ServiceHandle> {
+        self.0.borrow().clone()
+    }
+
+    /// Whether there is a service with this name.
+    #[must_use]
+    pub fn contains(&self, name: &str) -> bool {
+        self.0.borrow().iter().any(|service| service.name == name)
+    }
+
+    /// The service with this name; the error lists the known ones.
+    pub fn find(&self, name: &str) -> Result<ServiceHandle, Refusal> {
+        let all = self.0.borrow();
+        let found = all.iter().find(|service| service.name == name).cloned();
+        found.ok_or_else(|| Refusal::unknown_service(name, all.iter().map(ServiceHandle::name)))
+    }
+}

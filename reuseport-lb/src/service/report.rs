@@ -1,0 +1,190 @@
+//! What a service says of itself: quickly, and completed in a thread. Not: where it comes from (`status.rs`).
+
+use std::cell::RefCell;
+use std::collections::HashSet;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use anyhow::Result;
+use reuseport_lb_client::api::{FlowCounts, GroupStatus, ServiceStatus, SocketStatus, WorkerStatus};
+use reuseport_lb_common::counters::Counter;
+use socket2::Socket;
+use tracing::warn;
+
+use super::state_file;
+use crate::config;
+use crate::domain::buckets::{FlowCounter, LiveFlows};
+use crate::domain::listener::Listener;
+use crate::domain::worker::{Origin, State};
+use crate::kernel::group::GroupMemory;
+use crate::kernel::socket;
+use crate::kernel::strangers::Census;
+use crate::offload::in_thread_or_here;
+
+/// What is shown of a service while it is busy with something that takes its time.
+pub type Shown = Rc<RefCell<Option<ServiceReport>>>;
+
+/// A service of which nothing but its settings is known yet, and what it `is` doing.
+#[must_use]
+pub fn coming(config: &config::Service, is: &str) -> ServiceStatus {
+    let group = |listener: &Listener| shown_group(listener, 0);
+    let worker = |number: usize| shown_worker(&config.name, number, State::Starting);
+    ServiceStatus {
+        name: config.name.clone(),
+        affinity: config.affinity.to_string(),
+        moved: 0,
+        moving: 0,
+        waiting: 0,
+        pending: None,
+        flows_cut: 0,
+        start_timeout_ms: config.start_timeout.as_millis() as u64,
+        wanted: config.workers,
+        unsaved: None,
+        busy: Some(is.to_owned()),
+        groups: config.listen.iter().map(group).collect(),
+        workers: (0..config.workers).map(worker).collect(),
+    }
+}
+
+/// A service that an earlier daemon left and this one takes over.
+#[must_use]
+pub fn left(state: &state_file::SavedService) -> ServiceStatus {
+    let name = &state.config.name;
+    let worker = |written: &state_file::SavedWorker| WorkerStatus {
+        slot: written.slot,
+        pid: written.process.map(|process| process.pid),
+        weight: written.weight,
+        restarts: written.life.restarts,
+        joined: written.life.origin == Origin::Joined,
+        successor: written.trial,
+        ..shown_worker(name, written.number, written.life.state)
+    };
+    ServiceStatus {
+        moved: state.moved,
+        flows_cut: state.flows_cut,
+        groups: state
+            .listeners
+            .iter()
+            .map(|saved| shown_group(&saved.bound, saved.program.unwrap_or_default()))
+            .collect(),
+        workers: state.workers.iter().map(worker).collect(),
+        ..coming(&state.config, "is being taken over from the daemon before")
+    }
+}
+
+/// What a service says of itself, without what takes its time.
+#[derive(Clone)]
+pub struct ServiceReport {
+    /// Flows, strangers and sockets are missing.
+    pub service: ServiceStatus,
+    /// Of its groups, in their order.
+    pub(super) groups: Vec<(Listener, Option<FlowCounter<GroupMemory>>)>,
+    /// Of its workers, in their order.
+    pub(super) workers: Vec<Rest>,
+    /// The cookies of all sockets that are ours.
+    pub(super) ours: HashSet<u64>,
+}
+
+/// What is to be looked at of one worker.
+#[derive(Clone)]
+pub(super) struct Rest {
+    pub(super) slot: Option<usize>,
+    pub(super) sockets: Vec<Seen>,
+}
+
+/// One socket.
+#[derive(Clone)]
+pub(super) struct Seen {
+    pub(super) listener: Listener,
+    pub(super) socket: Arc<Socket>,
+    pub(super) cookie: u64,
+    pub(super) selected: u64,
+}
+
+impl From<ServiceStatus> for ServiceReport {
+    /// One that has nothing yet that could be looked at.
+    fn from(service: ServiceStatus) -> Self {
+        Self { service, groups: Vec::new(), workers: Vec::new(), ours: HashSet::new() }
+    }
+}
+
+impl ServiceReport {
+    fn complete(self, census: Option<&Census>) -> ServiceStatus {
+        let Self { mut service, groups, workers, ours } = self;
+        let mut flows: Vec<LiveFlows> = Vec::new();
+        for (group, (listener, counter)) in service.groups.iter_mut().zip(groups) {
+            group.strangers = census.map(|census| census.count(&listener, &ours));
+            let counted = counter.and_then(|counter| counter.count());
+            group.flows = counted.as_ref().map(|it| FlowCounts { live: it.live, kept: it.kept });
+            flows.extend(counted);
+        }
+        for (worker, Rest { slot, sockets }) in service.workers.iter_mut().zip(workers) {
+            worker.flows = slot.map_or(0, |slot| flows.iter().map(|it| it.by_slot[slot]).sum());
+            worker.sockets = sockets.into_iter().map(|seen| seen.complete(census)).collect();
+        }
+        service
+    }
+}
+
+impl Seen {
+    fn complete(self, census: Option<&Census>) -> SocketStatus {
+        let listed = census.and_then(|census| census.queue(self.cookie));
+        let queue =
+            listed.or_else(|| socket::queue(&self.socket, self.listener.protocol).ok()).unwrap_or_default();
+        SocketStatus {
+            listen: self.listener.to_string(),
+            cookie: self.cookie,
+            selected: self.selected,
+            queue: queue.queue,
+            backlog: queue.backlog,
+        }
+    }
+}
+
+/// Completes reports, and does with them what is to be done `then`, in a thread: with thousands of sockets it
+/// takes many milliseconds.
+pub async fn complete<T: Send + 'static>(
+    reports: Vec<ServiceReport>,
+    then: impl FnOnce(Vec<ServiceStatus>) -> T + Send + 'static,
+) -> Result<T> {
+    let look = move || {
+        let groups = reports.iter().flat_map(|report| &report.groups);
+        let census = Census::take(&groups.map(|(listener, _)| *listener).collect::<Vec<Listener>>());
+        let census = census.inspect_err(|error| warn!("cannot look for strangers: {error:#}")).ok();
+        then(reports.into_iter().map(|report| report.complete(census.as_ref())).collect())
+    };
+    in_thread_or_here("looking", look).await
+}
+
+fn shown_group(listener: &Listener, program_id: u32) -> GroupStatus {
+    GroupStatus {
+        listen: listener.to_string(),
+        protocol: listener.protocol.to_string(),
+        program_id,
+        counters: Counter::ALL.iter().map(|counter| (counter.name().to_owned(), 0)).collect(),
+        flows: None,
+        decided_by: None,
+        strangers: None,
+    }
+}
+
+fn shown_worker(service: &str, number: usize, state: State) -> WorkerStatus {
+    WorkerStatus {
+        name: format!("{service}/{number}"),
+        slot: 0,
+        state: state.to_string(),
+        pid: None,
+        weight: 1,
+        member: false,
+        share: 0.0,
+        buckets: 0,
+        flows: 0,
+        restarts: 0,
+        joined: false,
+        successor: false,
+        overloaded: false,
+        lacks: None,
+        last_words: Vec::new(),
+        sockets: Vec::new(),
+    }
+}
