@@ -8,7 +8,7 @@ use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 use anyhow::{Context, Result, ensure};
 use reuseport_lb::domain::buckets::Buckets;
 use reuseport_lb::domain::listener::{Listener, Protocol};
-use reuseport_lb::domain::table::{Change, Member, Table};
+use reuseport_lb::domain::table::{BucketChange, BucketTable, Member};
 use reuseport_lb::kernel::group::{Group, Policy};
 use reuseport_lb::kernel::socket;
 use socket2::{Domain, Socket, Type};
@@ -45,7 +45,7 @@ struct Steering {
     to: SocketAddr,
     group: Option<Group>,
     buckets: Buckets,
-    table: Table,
+    table: BucketTable,
     sockets: HashMap<u16, Socket>,
 }
 
@@ -128,7 +128,7 @@ impl Steering {
             to,
             group,
             buckets: Buckets::default(),
-            table: Table::default(),
+            table: BucketTable::default(),
             sockets: HashMap::new(),
         };
         (0..WORKERS).try_for_each(|slot| all.open(slot))?;
@@ -170,7 +170,7 @@ impl Steering {
         } else {
             (0..=u16::MAX).map(|bucket| slots[usize::from(bucket) % slots.len()]).collect()
         };
-        let changes: Vec<Change> = (0..=u16::MAX).zip(owners).collect();
+        let changes: Vec<BucketChange> = (0..=u16::MAX).zip(owners).collect();
         self.buckets.publish(group.memory(), changes, keeps);
     }
 

@@ -11,7 +11,7 @@ use bench::baseline::Baseline;
 use nix::sys::socket::{ControlMessage, MsgFlags, SockaddrIn, sendmsg};
 use reuseport_lb::domain::buckets::Buckets;
 use reuseport_lb::domain::listener::{Listener, Protocol};
-use reuseport_lb::domain::table::{Member, Table};
+use reuseport_lb::domain::table::{BucketTable, Member};
 use reuseport_lb::kernel::group::{Group, Policy};
 use reuseport_lb::kernel::socket;
 use socket2::{Domain, Socket, Type};
@@ -84,7 +84,7 @@ fn decision(workers: u16, flows: usize, world: &World) -> Result<f64> {
         sockets.push(socket);
     }
     let members: Vec<Member> = (0..workers).map(|slot| Member::new(&name(slot), slot, 1)).collect();
-    Buckets::default().publish(group.memory(), Table::default().rebalance(&members), |_| true);
+    Buckets::default().publish(group.memory(), BucketTable::default().rebalance(&members), |_| true);
     measure(group.program_id(), &sockets, flows)
 }
 

@@ -8,7 +8,7 @@ use anyhow::Result;
 use hashring::HashRing;
 use reuseport_lb::domain::buckets::Buckets;
 use reuseport_lb::domain::listener::{Listener, Protocol};
-use reuseport_lb::domain::table::{Change, Member, Table};
+use reuseport_lb::domain::table::{BucketChange, BucketTable, Member};
 use reuseport_lb::kernel::group::{Group, Policy};
 use testkit::world::World;
 use xxhash_rust::xxh3::xxh3_64_with_seed;
@@ -87,7 +87,7 @@ fn jump(slots: &[u16]) -> Vec<u16> {
     (0..BUCKETS).map(of).collect()
 }
 
-fn ours(table: &mut Table, slots: &[u16]) -> Vec<Change> {
+fn ours(table: &mut BucketTable, slots: &[u16]) -> Vec<BucketChange> {
     let members: Vec<Member> = slots.iter().map(|slot| Member::new(&name(*slot), *slot, 1)).collect();
     table.rebalance(&members)
 }
@@ -108,7 +108,7 @@ pub(crate) fn buckets(record: &mut Record, _world: &World) -> Result<()> {
         let all: Vec<u16> = (0..workers).collect();
         let more: Vec<u16> = (0..=workers).collect();
         let less: Vec<u16> = all.iter().copied().filter(|slot| *slot != workers / 2).collect();
-        let mut table = Table::default();
+        let mut table = BucketTable::default();
         ours(&mut table, &all);
         let (mut joined, mut left) = (table.clone(), table.clone());
         ours(&mut joined, &more);
@@ -144,7 +144,7 @@ pub(crate) fn publish(record: &mut Record, world: &World) -> Result<()> {
         for workers in [8u16, 32, 128, 256, 512, 1024] {
             let all: Vec<u16> = (0..workers).collect();
             let less: Vec<u16> = all.iter().copied().filter(|slot| *slot != workers / 2).collect();
-            let mut table = Table::default();
+            let mut table = BucketTable::default();
             Buckets::default().publish(group.memory(), ours(&mut table, &all), |_| true);
             let mut mine = Vec::new();
             for slots in [&less, &all].repeat(rounds) {

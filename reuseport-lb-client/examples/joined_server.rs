@@ -9,7 +9,7 @@
 use std::error::Error;
 use std::time::Duration;
 
-use reuseport_lb_client::worker::{JoinOptions, Worker};
+use reuseport_lb_client::worker::{JoinOptions, JoinedWorker};
 use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::signal::unix::{SignalKind, signal};
@@ -27,7 +27,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
         options.runtime_dir = directory.into();
     }
     let mut terminate = signal(SignalKind::terminate())?;
-    let mut worker = Worker::join(&options)?;
+    let mut worker = JoinedWorker::join(&options)?;
     let listeners = worker.take_tcp();
     let name: &'static str = worker.name().to_owned().leak();
     let mut accepting = JoinSet::new();

@@ -201,7 +201,7 @@ pub enum Progress {
 #[serde(untagged)]
 pub enum Traced {
     /// A decision.
-    Decision(Decision),
+    Decision(TracedDecision),
     /// The reader was too slow, and decisions are left out here.
     Missed {
         /// Number of decisions that are left out.
@@ -211,7 +211,7 @@ pub enum Traced {
 
 /// One decision of the kernel program.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Decision {
+pub struct TracedDecision {
     /// Address of the listener.
     pub listen: String,
     /// Counter of stage arrival: `arrival_packet` or `arrival_migration`.

@@ -1,11 +1,11 @@
-//! Joining a running daemon as a worker, from within any Rust program: [`Worker`]. docs/JOIN.md describes the
+//! Joining a running daemon as a worker, from within any Rust program: [`JoinedWorker`]. docs/JOIN.md describes the
 //! protocol. Calls block for a short time only, and need no async runtime.
 //!
 //! ```no_run
-//! use reuseport_lb_client::worker::{JoinOptions, Worker};
+//! use reuseport_lb_client::worker::{JoinOptions, JoinedWorker};
 //!
 //! fn main() -> Result<(), Box<dyn std::error::Error>> {
-//!     let mut worker = Worker::join(&JoinOptions::new("web"))?;
+//!     let mut worker = JoinedWorker::join(&JoinOptions::new("web"))?;
 //!     let (_name, listener) = worker.take_tcp().remove(0);
 //!     // From here on the worker gets its share of connections.
 //!     worker.ready()?;
@@ -102,10 +102,10 @@ impl JoinOptions {
     }
 }
 
-/// This process as a worker. It stays one until it ends, which the daemon watches for. Dropping a `Worker` only closes
+/// This process as a worker. It stays one until it ends, which the daemon watches for. Dropping a `JoinedWorker` only closes
 /// its sockets in this process; the daemon has duplicates.
 #[derive(Debug)]
-pub struct Worker {
+pub struct JoinedWorker {
     name: String,
     notify: PathBuf,
     watchdog: Option<Duration>,
@@ -113,7 +113,7 @@ pub struct Worker {
     voice: UnixDatagram,
 }
 
-impl Worker {
+impl JoinedWorker {
     /// Asks the daemon to make this process a worker of a service. Its sockets receive nothing before
     /// [`ready`](Self::ready), unless no other worker is ready.
     pub fn join(options: &JoinOptions) -> Result<Self, JoinError> {
@@ -300,7 +300,7 @@ fn hear(from: &UnixStream) -> io::Result<(Vec<u8>, Vec<OwnedFd>)> {
 mod tests {
     use super::*;
 
-    fn worker(notify: &Path) -> Worker {
+    fn worker(notify: &Path) -> JoinedWorker {
         let voice = UnixDatagram::unbound().unwrap();
         voice.set_nonblocking(true).unwrap();
         let sockets = [
@@ -309,7 +309,7 @@ mod tests {
             ("tcp-c", OwnedFd::from(TcpListener::bind("127.0.0.1:0").unwrap())),
         ];
         let listeners = sockets.map(|(name, socket)| (name.into(), socket)).into();
-        Worker { name: "web/7".into(), notify: notify.into(), watchdog: None, listeners, voice }
+        JoinedWorker { name: "web/7".into(), notify: notify.into(), watchdog: None, listeners, voice }
     }
 
     #[test]
@@ -361,7 +361,7 @@ mod tests {
     #[test]
     fn without_a_daemon_it_says_so() {
         let options = JoinOptions { runtime_dir: "/no/such/directory".into(), ..JoinOptions::new("web") };
-        let error = Worker::join(&options).unwrap_err();
+        let error = JoinedWorker::join(&options).unwrap_err();
         assert!(matches!(error, JoinError::NoDaemon { .. }));
         assert!(error.to_string().contains("/no/such/directory/join.sock: no daemon runs there"), "{error}");
     }

@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-use reuseport_lb::domain::table::{Member, Table};
+use reuseport_lb::domain::table::{BucketTable, Member};
 use reuseport_lb_common::key::{source_v4, source_v6};
 use testkit::client::{ask_from, ask_udp};
 use testkit::counters::Counters;
@@ -33,7 +33,7 @@ fn key(client: IpAddr) -> u32 {
 
 /// The worker that the model gives to each client: tables computed with the same history.
 struct Model {
-    table: Table,
+    table: BucketTable,
 }
 
 impl Model {
@@ -82,7 +82,7 @@ fn a_client_keeps_its_worker_except_for_the_share_that_must_move() {
             [(v4(n), (Ipv4Addr::LOCALHOST, PORT).into()), (v6(n), (Ipv6Addr::LOCALHOST, PORT).into())]
         })
         .collect();
-    let mut model = Model { table: Table::default() };
+    let mut model = Model { table: BucketTable::default() };
     model.change(4);
     // More of them show nothing else, but take their time.
     let (times, again) = (times(100), fewer(20));

@@ -12,7 +12,7 @@ use bench::baseline::Baseline;
 use reuseport_lb::config::{Affinity, WhenBusy};
 use reuseport_lb::domain::buckets::Buckets;
 use reuseport_lb::domain::listener::{Listener, Protocol};
-use reuseport_lb::domain::table::{Member, Table};
+use reuseport_lb::domain::table::{BucketTable, Member};
 use reuseport_lb::kernel::group::{Group, Policy};
 use reuseport_lb::kernel::socket;
 use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
@@ -269,7 +269,7 @@ fn ours(
     }
     let members: Vec<Member> =
         (0..WORKERS).map(|slot| Member::new(&format!("bench/{slot}"), slot, 1)).collect();
-    Buckets::default().publish(group.memory(), Table::default().rebalance(&members), |_| true);
+    Buckets::default().publish(group.memory(), BucketTable::default().rebalance(&members), |_| true);
     let program_id = group.program_id();
     Ok(Candidate { name, program_id, listener, sockets, group: Some(group), _keep: Box::new(()) })
 }

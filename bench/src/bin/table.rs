@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use anyhow::Result;
 use reuseport_lb::domain::buckets::Buckets;
 use reuseport_lb::domain::listener::{Listener, Protocol};
-use reuseport_lb::domain::table::{Member, Table};
+use reuseport_lb::domain::table::{BucketTable, Member};
 use reuseport_lb::kernel::group::{Group, Policy};
 use testkit::world::World;
 
@@ -29,7 +29,7 @@ fn main() -> Result<()> {
         let mut times = [const { Vec::new() }; 5];
         let mut back = 0.0;
         for _ in 0..ROUNDS {
-            let mut table = Table::default();
+            let mut table = BucketTable::default();
             let mut first = None;
             for (at, range) in
                 [0..workers, 1..workers, 0..workers, 0..workers / 2, 0..workers].into_iter().enumerate()
@@ -56,7 +56,7 @@ fn main() -> Result<()> {
     Ok(())
 }
 
-fn same(one: &Table, other: &Table) -> f64 {
+fn same(one: &BucketTable, other: &BucketTable) -> f64 {
     let same = one.owners().iter().zip(other.owners()).filter(|(a, b)| a == b).count();
     100.0 * same as f64 / one.owners().len() as f64
 }

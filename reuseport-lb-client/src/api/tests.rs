@@ -73,7 +73,7 @@ fn each_line_of_a_restart_and_of_a_trace_says_what_it_is() {
     both_ways(&Progress::Ready { worker: worker() }, r#"{"event":"ready","worker":"demo/1"}"#);
     both_ways(&Progress::Replaced { worker: worker() }, r#"{"event":"replaced","worker":"demo/1"}"#);
     both_ways(&Progress::Done { replaced: 1, error: None }, r#"{"event":"done","replaced":1,"error":null}"#);
-    let decision = Decision {
+    let decision = TracedDecision {
         listen: "tcp://127.0.0.1:3000".into(),
         arrival: "arrival_packet".into(),
         key: 3_880_059_168,

@@ -7,7 +7,7 @@ use serde_json::json;
 
 use super::print::{print, print_json};
 use crate::cli;
-use crate::config::{self, Invalid, Overload, Service, WhenBusy};
+use crate::config::{self, Invalid, Overload, ServiceConfig, WhenBusy};
 use crate::daemon::startable;
 use crate::kernel::host;
 use crate::printable::{self, inline};
@@ -34,7 +34,7 @@ pub(super) fn run(arguments: &cli::CheckArgs) -> Result<()> {
     print(&format!("{} is valid\n{described}{warned}", printable::path(&arguments.file)))
 }
 
-fn as_json(service: &Service) -> serde_json::Value {
+fn as_json(service: &ServiceConfig) -> serde_json::Value {
     json!({
         "name": service.name,
         "listen": service.listen,
@@ -52,7 +52,7 @@ fn as_json(service: &Service) -> serde_json::Value {
     })
 }
 
-fn as_text(service: &Service) -> String {
+fn as_text(service: &ServiceConfig) -> String {
     let workers = match (service.workers, service.command.is_empty()) {
         (0, true) => "workers come by themselves (`reuseport-lb exec`)".into(),
         (workers, true) => format!("{workers} x the embedded worker"),

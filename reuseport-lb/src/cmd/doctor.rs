@@ -10,7 +10,7 @@ use reuseport_lb_client::control::ControlError;
 use super::client::client;
 use super::print::{print, print_json};
 use crate::cli;
-use crate::config::{self, Service, WhenBusy};
+use crate::config::{self, ServiceConfig, WhenBusy};
 use crate::daemon::startable;
 use crate::daemon::{self, Paths};
 use crate::doctor::places::{self, Daemon};
@@ -27,7 +27,7 @@ use crate::kernel::{rights, socket, strangers};
 pub(super) fn run(arguments: &cli::DoctorArgs, paths: &Paths) -> Result<()> {
     let services = match &arguments.config {
         Some(file) => config::read(file, host::find_user)?,
-        None => vec![Service::demo_here(socket::has_ipv6())],
+        None => vec![ServiceConfig::demo_here(socket::has_ipv6())],
     };
     let mut checks = checks(&services, paths)?;
     checks.push(system::ipv6(socket::has_ipv6(), arguments.config.is_none()));
@@ -46,7 +46,7 @@ pub(super) fn run(arguments: &cli::DoctorArgs, paths: &Paths) -> Result<()> {
     }
 }
 
-fn checks(services: &[Service], paths: &Paths) -> Result<Vec<Check>> {
+fn checks(services: &[ServiceConfig], paths: &Paths) -> Result<Vec<Check>> {
     let complaint = rights::complaint()?;
     let mut checks = vec![
         system::kernel(&host::release()),
@@ -98,7 +98,7 @@ fn place_for_pins(place: &Path) -> Result<Bpffs> {
 }
 
 /// Loads each kind of program that the services need, and hands a connection over.
-fn programs(services: &[Service], bpffs: &Path) -> Vec<Check> {
+fn programs(services: &[ServiceConfig], bpffs: &Path) -> Vec<Check> {
     let mut kinds: Vec<(String, Listener, Policy)> = Vec::new();
     for service in services {
         let policy = Policy::from(service);
@@ -126,7 +126,7 @@ fn programs(services: &[Service], bpffs: &Path) -> Vec<Check> {
     checks
 }
 
-fn avoids_busy(service: &Service) -> bool {
+fn avoids_busy(service: &ServiceConfig) -> bool {
     service.when_busy == WhenBusy::Next
 }
 
@@ -138,7 +138,7 @@ fn try_in<T>(scratch: &Result<Scratch, String>, what: impl FnOnce(&Scratch) -> R
     }
 }
 
-fn local_ports(services: &[Service]) -> Vec<Check> {
+fn local_ports(services: &[ServiceConfig]) -> Vec<Check> {
     let Some(text) = sysctl("net.ipv4.ip_local_port_range") else { return Vec::new() };
     let mut ends = text.split_whitespace().map(str::parse::<u16>);
     let (Some(Ok(first)), Some(Ok(last))) = (ends.next(), ends.next()) else { return Vec::new() };
@@ -184,7 +184,7 @@ fn binary() -> Result<Check> {
     Ok(places::binary(&path.display().to_string(), closed.as_deref()))
 }
 
-fn addresses(services: &[Service], daemon: &Daemon, ours: &HashSet<u64>) -> Vec<Check> {
+fn addresses(services: &[ServiceConfig], daemon: &Daemon, ours: &HashSet<u64>) -> Vec<Check> {
     let unknown = match daemon {
         Daemon::Silent(_) => Some("a daemon that does not tell may have them".to_owned()),
         _ => None,

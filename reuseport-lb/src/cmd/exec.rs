@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 use reuseport_lb_client::join;
-use reuseport_lb_client::worker::{JoinOptions, Worker};
+use reuseport_lb_client::worker::{JoinOptions, JoinedWorker};
 use socket2::Socket;
 
 use super::names;
@@ -22,7 +22,7 @@ pub(super) fn run(arguments: &cli::ExecArgs, paths: &Paths) -> Result<()> {
     let found = executable::find_program(program).map_err(anyhow::Error::msg)?;
     let path = if program.contains('/') { program.into() } else { found };
     executable::look(&path).map_err(|obstacle| anyhow::Error::msg(obstacle.to_string()))?;
-    let mut joined = Worker::join(&JoinOptions {
+    let mut joined = JoinedWorker::join(&JoinOptions {
         runtime_dir: paths.runtime_dir.clone(),
         service: service.clone(),
         worker,

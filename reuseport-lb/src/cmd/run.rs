@@ -4,7 +4,7 @@ use anyhow::Result;
 use tracing::warn;
 
 use crate::cli;
-use crate::config::{Invalid, Service};
+use crate::config::{Invalid, ServiceConfig};
 use crate::daemon::{self, Paths, Source};
 use crate::kernel::socket;
 
@@ -17,12 +17,12 @@ pub(super) fn run(arguments: cli::RunArgs, paths: &Paths) -> Result<()> {
 }
 
 /// The one service that the command line describes.
-fn service(arguments: cli::RunArgs) -> Result<Service, String> {
+fn service(arguments: cli::RunArgs) -> Result<ServiceConfig, String> {
     let has_ipv6 = socket::has_ipv6();
     if arguments.listen.is_empty() && !has_ipv6 {
         warn!("IPv6 is off on this machine: listening on IPv4 only");
     }
-    let mut service = Service::demo_here(has_ipv6);
+    let mut service = ServiceConfig::demo_here(has_ipv6);
     service.name = arguments.name;
     service.workers = arguments.workers;
     if !arguments.command.is_empty() {

@@ -1,7 +1,7 @@
 //! `trace`: single decisions as they are made.
 
 use anyhow::{Result, bail};
-use reuseport_lb_client::api::{Decision, Traced};
+use reuseport_lb_client::api::{Traced, TracedDecision};
 
 use super::client::client;
 use super::names;
@@ -30,7 +30,7 @@ pub(super) fn run(arguments: &cli::TraceArgs, paths: &Paths) -> Result<()> {
     bail!("the daemon ended")
 }
 
-fn render(decision: &Decision) -> String {
+fn render(decision: &TracedDecision) -> String {
     let who = match (&decision.worker, decision.slot) {
         (Some(worker), _) => worker.clone(),
         (None, Some(slot)) => format!("slot {slot}"),

@@ -39,7 +39,7 @@ pub struct Invalid(pub String);
 
 /// One validated service.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Service {
+pub struct ServiceConfig {
     /// Name of the service; workers are `name/0`, `name/1`, …
     pub name: String,
     /// Listeners; workers get their sockets in this order.
@@ -87,7 +87,7 @@ pub struct Service {
     pub user: Option<String>,
 }
 
-impl Service {
+impl ServiceConfig {
     /// A service with the default of every setting.
     #[must_use]
     pub fn new(name: &str, listen: Vec<Listener>, workers: usize) -> Self {
@@ -195,7 +195,7 @@ pub(crate) fn check_name(name: &str) -> Result<(), String> {
 pub type FindUser = fn(&str) -> Result<(), String>;
 
 /// Reads and validates a configuration file; users are those that `find_user` finds.
-pub fn read(path: &Path, find_user: FindUser) -> Result<Vec<Service>, Invalid> {
+pub fn read(path: &Path, find_user: FindUser) -> Result<Vec<ServiceConfig>, Invalid> {
     let text = std::fs::read_to_string(path)
         .map_err(|error| Invalid(format!("cannot read {}: {error}", printable::path(path))))?;
     parse(&text, find_user).map_err(|Invalid(error)| Invalid(format!("{}: {error}", printable::path(path))))
@@ -207,7 +207,7 @@ pub fn any_user(_: &str) -> Result<(), String> {
 }
 
 /// Validates the text of a configuration; users are those that `find_user` finds.
-pub fn parse(text: &str, find_user: FindUser) -> Result<Vec<Service>, Invalid> {
+pub fn parse(text: &str, find_user: FindUser) -> Result<Vec<ServiceConfig>, Invalid> {
     let file: File = toml::from_str(text).map_err(|error| Invalid(errors::explain(text, &error)))?;
     let mut services = Vec::new();
     let mut names = HashMap::new();
@@ -292,7 +292,7 @@ struct Spans {
 }
 
 impl Written {
-    fn validated(self, text: &str, find_user: FindUser) -> Result<(Service, Spans), Invalid> {
+    fn validated(self, text: &str, find_user: FindUser) -> Result<(ServiceConfig, Spans), Invalid> {
         let at = |span: std::ops::Range<usize>, message: String| Invalid(located(text, Some(span), &message));
         let mut listen = Vec::new();
         let mut spans = Spans {
@@ -307,7 +307,7 @@ impl Written {
         }
         // Without a command all workers join, unless the file asks for embedded ones.
         let workers = self.workers.map_or(usize::from(self.command.is_some()), Spanned::into_inner);
-        let mut service = Service::new(self.name.get_ref(), listen, workers);
+        let mut service = ServiceConfig::new(self.name.get_ref(), listen, workers);
         service.embedded = self.command.is_none() && workers > 0;
         if let Some(command) = self.command {
             let span = command.span();

@@ -1,12 +1,12 @@
 //! Warnings about a valid configuration, PURE: addresses of one service that lie within those of another.
 
-use super::Service;
+use super::ServiceConfig;
 use crate::domain::listener::Listener;
 
 /// Finds listeners on all addresses of which another service has a single one; one line for each.
 #[must_use]
-pub fn warnings(services: &[Service]) -> Vec<String> {
-    let all: Vec<(&Service, &Listener)> =
+pub fn warnings(services: &[ServiceConfig]) -> Vec<String> {
+    let all: Vec<(&ServiceConfig, &Listener)> =
         services.iter().flat_map(|service| service.listen.iter().map(move |one| (service, one))).collect();
     let mut lines = Vec::new();
     for (wide, on_all) in all.iter().filter(|(_, it)| it.address.ip().is_unspecified()) {

@@ -6,7 +6,7 @@ use super::{parse as parse_with, *};
 use crate::kernel::host;
 
 /// Parses with the users of this machine.
-fn parse(text: &str) -> Result<Vec<Service>, Invalid> {
+fn parse(text: &str) -> Result<Vec<ServiceConfig>, Invalid> {
     parse_with(text, host::find_user)
 }
 
@@ -15,7 +15,7 @@ const MINIMAL: &str = "[[service]]\nname = \"web\"\nlisten = [\"tcp://127.0.0.1:
 #[test]
 fn a_minimal_service_has_the_defaults() {
     let services = parse(MINIMAL).unwrap();
-    assert_eq!(services, [Service::new("web", vec!["tcp://127.0.0.1:80".parse().unwrap()], 0)]);
+    assert_eq!(services, [ServiceConfig::new("web", vec!["tcp://127.0.0.1:80".parse().unwrap()], 0)]);
     let service = &services[0];
     assert_eq!(service.stall_timeout, Some(Duration::from_secs(1)));
     assert_eq!(service.overload, Some(Overload { factor: 2.0, floor: 16 }));
@@ -83,12 +83,12 @@ fn an_overload_table_says_what_differs_from_the_default() {
 
 #[test]
 fn a_service_survives_json() {
-    let mut service = Service::demo();
+    let mut service = ServiceConfig::demo();
     for ready in [Ready::Notify, Ready::Immediate, Ready::After(Duration::new(90_061, 123_456_789))] {
         service.ready = ready;
         let text = serde_json::to_string(&service).unwrap();
         assert!(text.contains("\"tcp://[::1]:8080\""), "{text}");
-        assert_eq!(serde_json::from_str::<Service>(&text).unwrap(), service);
+        assert_eq!(serde_json::from_str::<ServiceConfig>(&text).unwrap(), service);
     }
     service.command = vec!["./server".into(), "\"--fd\"".into()];
     service.affinity = Affinity::Source;
@@ -101,7 +101,7 @@ fn a_service_survives_json() {
         service.overload = overload;
         service.stall_timeout = overload.map(|_| Duration::new(1, 1));
         let text = serde_json::to_string(&service).unwrap();
-        assert_eq!(serde_json::from_str::<Service>(&text).unwrap(), service);
+        assert_eq!(serde_json::from_str::<ServiceConfig>(&text).unwrap(), service);
     }
 }
 

@@ -41,11 +41,11 @@ pub(super) fn claimant(state: &SavedService) -> String {
 }
 
 /// The services after which the workers of an abandoned one can end.
-pub(super) fn successors(state: &SavedService, services: &[config::Service]) -> Vec<String> {
+pub(super) fn successors(state: &SavedService, services: &[config::ServiceConfig]) -> Vec<String> {
     let had = |listener: &Listener| {
         state.listeners.iter().any(|saved| [saved.asked, saved.bound].contains(listener))
     };
-    let follows = |it: &&config::Service| it.name == state.config.name || it.listen.iter().any(had);
+    let follows = |it: &&config::ServiceConfig| it.name == state.config.name || it.listen.iter().any(had);
     services.iter().filter(follows).map(|service| service.name.clone()).collect()
 }
 

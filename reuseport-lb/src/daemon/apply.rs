@@ -61,7 +61,7 @@ impl Configurator {
     /// cannot be done, nothing is. Returns what changed, one line a service.
     pub(super) async fn apply(
         self: &Rc<Self>,
-        wanted: Vec<config::Service>,
+        wanted: Vec<config::ServiceConfig>,
         occasion: Occasion,
     ) -> Result<String, String> {
         if self.changing.replace(true) {
@@ -97,7 +97,7 @@ impl Configurator {
         self: Rc<Self>,
         begun: Changes,
         moves: Moves,
-        wanted: Vec<config::Service>,
+        wanted: Vec<config::ServiceConfig>,
     ) -> Result<String, String> {
         let done = self.finish_moves(begun, moves, wanted).await;
         self.changing.set(false);
@@ -108,7 +108,7 @@ impl Configurator {
         self: &Rc<Self>,
         begun: Changes,
         moves: Moves,
-        wanted: Vec<config::Service>,
+        wanted: Vec<config::ServiceConfig>,
     ) -> Result<Vec<String>, String> {
         let mut lines = self.settle(begun).await?;
         if moves.is_empty() {
@@ -133,7 +133,7 @@ impl Configurator {
     }
 
     /// Goes on with moves that take their time, unless the configuration is changed again before.
-    fn try_again(self: Rc<Self>, moves: Moves, wanted: Vec<config::Service>) {
+    fn try_again(self: Rc<Self>, moves: Moves, wanted: Vec<config::ServiceConfig>) {
         let changes = self.changes.get();
         let again: Pin<Box<dyn Future<Output = ()>>> = Box::pin(async move {
             self.decide(&moves).await;
@@ -151,7 +151,7 @@ impl Configurator {
     /// Everything that can fail; then what is new serves, and the rest is told.
     async fn begin(
         &self,
-        wanted: Vec<config::Service>,
+        wanted: Vec<config::ServiceConfig>,
         moves: &Moves,
         if_changed: bool,
     ) -> Result<Changes, String> {
@@ -216,7 +216,7 @@ impl Configurator {
     }
 
     /// Fails if one of these cannot be applied; changes nothing.
-    async fn check(&self, wanted: Vec<config::Service>, if_changed: bool) -> Result<(), String> {
+    async fn check(&self, wanted: Vec<config::ServiceConfig>, if_changed: bool) -> Result<(), String> {
         for config in wanted.into_iter().filter(|config| self.registry.is_there(&config.name)) {
             let Ok(service) = self.registry.services.find(&config.name) else { continue };
             let (answer, receive) = oneshot::channel();
@@ -230,7 +230,7 @@ impl Configurator {
 
     async fn prepare(
         &self,
-        wanted: Vec<config::Service>,
+        wanted: Vec<config::ServiceConfig>,
         if_changed: bool,
         prepared: &mut Prepared,
     ) -> Result<(), String> {

@@ -20,7 +20,7 @@ use crate::service::state_file::{self, SavedService};
 /// `wanted` are those whose listeners they may have. Takes some milliseconds.
 pub(super) fn look(
     states: &[SavedService],
-    wanted: &[config::Service],
+    wanted: &[config::ServiceConfig],
     runtime_dir: &Path,
 ) -> Vec<SavedService> {
     let workers = states.iter().flat_map(|state| &state.workers);
@@ -44,7 +44,7 @@ pub(super) fn look(
 }
 
 /// Listeners on which somebody listens, and no known service decides.
-fn taken(states: &[SavedService], wanted: &[config::Service]) -> Vec<Listener> {
+fn taken(states: &[SavedService], wanted: &[config::ServiceConfig]) -> Vec<Listener> {
     let mut listeners: Vec<Listener> = wanted.iter().flat_map(|service| service.listen.clone()).collect();
     let saved = states.iter().flat_map(|state| &state.listeners).filter(|saved| saved.since > 0);
     let known: HashSet<Listener> = saved.map(|saved| saved.asked).collect();
@@ -63,7 +63,7 @@ fn found(service: &str, workers: &[Marked], listeners: &[Listener]) -> SavedServ
         workers.len(),
         pids.join(", ")
     );
-    let config = config::Service::new(service, listeners.to_vec(), workers.len());
+    let config = config::ServiceConfig::new(service, listeners.to_vec(), workers.len());
     let saved = |listener: &Listener| state_file::SavedListener {
         asked: *listener,
         bound: *listener,

@@ -3,7 +3,7 @@
 
 use std::fmt;
 
-use crate::config::Service;
+use crate::config::ServiceConfig;
 use crate::domain::listener::Listener;
 
 /// All listeners that move.
@@ -19,7 +19,7 @@ struct Move {
 
 impl Moves {
     /// Finds the listeners of `wanted` for which another service decides now; `holder` says which.
-    pub(super) fn find(wanted: &[Service], holder: impl Fn(&Listener) -> Option<String>) -> Self {
+    pub(super) fn find(wanted: &[ServiceConfig], holder: impl Fn(&Listener) -> Option<String>) -> Self {
         let mut moves = Vec::new();
         for service in wanted {
             for listener in &service.listen {
@@ -51,18 +51,18 @@ impl Moves {
     }
 
     /// The services of `wanted` that only lose listeners: they keep their old settings until those are taken.
-    pub(super) fn losers(&self, wanted: &[Service]) -> Vec<Service> {
-        let loses = |it: &&Service| self.is_loser(&it.name) && !self.is_taker(&it.name);
+    pub(super) fn losers(&self, wanted: &[ServiceConfig]) -> Vec<ServiceConfig> {
+        let loses = |it: &&ServiceConfig| self.is_loser(&it.name) && !self.is_taker(&it.name);
         wanted.iter().filter(loses).cloned().collect()
     }
 
     /// The services until all listeners are taken: each service that gets some keeps those that it loses.
-    pub(super) fn meanwhile(&self, wanted: &[Service]) -> Vec<Service> {
-        let stays = |it: &&Service| !self.is_loser(&it.name) || self.is_taker(&it.name);
-        let with_lost = |it: &Service| {
+    pub(super) fn meanwhile(&self, wanted: &[ServiceConfig]) -> Vec<ServiceConfig> {
+        let stays = |it: &&ServiceConfig| !self.is_loser(&it.name) || self.is_taker(&it.name);
+        let with_lost = |it: &ServiceConfig| {
             let lost = self.0.iter().filter(|lost| lost.from == it.name).map(|lost| lost.listener);
             let listen = it.listen.iter().copied().chain(lost).collect();
-            Service { listen, ..it.clone() }
+            ServiceConfig { listen, ..it.clone() }
         };
         wanted.iter().filter(stays).map(with_lost).collect()
     }
@@ -82,9 +82,9 @@ impl fmt::Display for Moves {
 mod tests {
     use super::*;
 
-    fn service(name: &str, ports: &[u16]) -> Service {
+    fn service(name: &str, ports: &[u16]) -> ServiceConfig {
         let at = |port: &u16| format!("tcp://127.0.0.1:{port}").parse().expect("a listener");
-        Service::new(name, ports.iter().map(at).collect(), 1)
+        ServiceConfig::new(name, ports.iter().map(at).collect(), 1)
     }
 
     fn held(by: &[(u16, &str)]) -> impl Fn(&Listener) -> Option<String> {

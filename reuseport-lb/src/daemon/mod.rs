@@ -126,7 +126,7 @@ struct Daemon<'a> {
 impl Daemon<'_> {
     async fn serve(
         self,
-        services: Vec<config::Service>,
+        services: Vec<config::ServiceConfig>,
         mut failures: mpsc::UnboundedReceiver<anyhow::Error>,
     ) -> Result<End> {
         let mut signals = [signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?];
@@ -227,7 +227,7 @@ impl Daemon<'_> {
 
     /// Takes over what an earlier daemon left, and makes it what the configuration says. The loop turns
     /// meanwhile; but what the daemon is told waits until this is done.
-    async fn start(&self, left: Vec<SavedService>, services: Vec<config::Service>) -> Result<()> {
+    async fn start(&self, left: Vec<SavedService>, services: Vec<config::ServiceConfig>) -> Result<()> {
         let (known, coming) = (left.clone(), services.clone());
         let runtime_dir = self.surroundings.runtime_dir.clone();
         let look = move || forgotten::look(&known, &coming, &runtime_dir);

@@ -7,7 +7,7 @@ use reuseport_lb_client::api::Refusal;
 use tracing::warn;
 
 use super::startable;
-use crate::config::{self, Invalid, Service};
+use crate::config::{self, Invalid, ServiceConfig};
 use crate::kernel::host;
 use crate::offload;
 
@@ -19,12 +19,12 @@ pub enum Source {
     /// A file, which can be read again.
     File(PathBuf),
     /// The command line.
-    Arguments(Box<Service>),
+    Arguments(Box<ServiceConfig>),
 }
 
 impl Source {
     /// For the first time.
-    pub(super) fn read(&self) -> Result<Vec<Service>, Invalid> {
+    pub(super) fn read(&self) -> Result<Vec<ServiceConfig>, Invalid> {
         match self {
             Self::File(file) => config::read(file, host::find_user),
             Self::Arguments(service) => Ok(vec![(**service).clone()]),
@@ -41,7 +41,10 @@ impl Source {
 }
 
 /// Reads the configuration again, which must not hold the loop up.
-pub(super) async fn read_again(file: Option<PathBuf>, runtime_dir: PathBuf) -> Result<Vec<Service>, Refusal> {
+pub(super) async fn read_again(
+    file: Option<PathBuf>,
+    runtime_dir: PathBuf,
+) -> Result<Vec<ServiceConfig>, Refusal> {
     let Some(file) = file else {
         return Err("there is no configuration file: the daemon was started without --config"
             .to_owned()

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use tracing::warn;
 
-use crate::config::Service;
+use crate::config::ServiceConfig;
 use crate::doctor::places::{self, Executable};
 use crate::doctor::{Check, Verdict};
 use crate::domain::observed::User;
@@ -16,7 +16,7 @@ use crate::service::with_user;
 
 /// Looks at the user of a service's workers, and at their command.
 #[must_use]
-pub fn checks(service: &Service, runtime_dir: &Path) -> Vec<Check> {
+pub fn checks(service: &ServiceConfig, runtime_dir: &Path) -> Vec<Check> {
     let user = user(service);
     let mut checks = vec![places::worker(service, &worker(user.as_ref(), runtime_dir))];
     checks.extend(
@@ -26,7 +26,7 @@ pub fn checks(service: &Service, runtime_dir: &Path) -> Vec<Check> {
 }
 
 /// Fails with what keeps the workers of a service from being started, or from being heard.
-pub fn require(service: &Service, runtime_dir: &Path) -> Result<(), String> {
+pub fn require(service: &ServiceConfig, runtime_dir: &Path) -> Result<(), String> {
     let user = user(service);
     let found = worker(user.as_ref(), runtime_dir);
     let closed = found.closed.is_some();
@@ -42,11 +42,11 @@ pub fn require(service: &Service, runtime_dir: &Path) -> Result<(), String> {
 }
 
 /// Fails with what keeps the command of a service from being executed.
-pub fn require_command(service: &Service) -> Result<(), String> {
+pub fn require_command(service: &ServiceConfig) -> Result<(), String> {
     runnable(service, user(service).as_ref())
 }
 
-fn runnable(service: &Service, user: Option<&User>) -> Result<(), String> {
+fn runnable(service: &ServiceConfig, user: Option<&User>) -> Result<(), String> {
     let Some(program) = service.command.first() else { return Ok(()) };
     let check = places::command(service, &command(program, user));
     match check.verdict {
@@ -55,12 +55,12 @@ fn runnable(service: &Service, user: Option<&User>) -> Result<(), String> {
     }
 }
 
-fn user(service: &Service) -> Option<User> {
+fn user(service: &ServiceConfig) -> Option<User> {
     with_user(service.clone()).ok().and_then(|(_, user)| user)
 }
 
-fn worker<'a>(user: Option<&'a User>, runtime_dir: &Path) -> places::Worker<'a> {
-    let mut found = places::Worker { user: Err(host::own_uid()), closed: None, untried: None };
+fn worker<'a>(user: Option<&'a User>, runtime_dir: &Path) -> places::WorkerUser<'a> {
+    let mut found = places::WorkerUser { user: Err(host::own_uid()), closed: None, untried: None };
     if let Some(user) = user {
         found.user = Ok(&user.name);
         match probe::as_user(user, || probe::closed(&crate::service::sd_notify::directory(runtime_dir))) {

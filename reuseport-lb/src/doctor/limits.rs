@@ -3,7 +3,7 @@
 use reuseport_lb_common::layout::{Activity, Counters, Load, MAX_SLOTS, Table};
 
 use super::Check;
-use crate::config::Service;
+use crate::config::ServiceConfig;
 use crate::domain::listener::Protocol;
 use crate::kernel::findings::Memory;
 
@@ -30,9 +30,9 @@ pub(super) const GROUP: usize = 32_768;
 
 /// Checks the hard limit of open files, to which the daemon raises its own.
 #[must_use]
-pub fn open_files(hard: u64, services: &[Service]) -> Check {
-    let of_worker = |service: &Service| service.listen.len() as u64 + FILES_OF_WORKER;
-    let of = |service: &Service| {
+pub fn open_files(hard: u64, services: &[ServiceConfig]) -> Check {
+    let of_worker = |service: &ServiceConfig| service.listen.len() as u64 + FILES_OF_WORKER;
+    let of = |service: &ServiceConfig| {
         service.listen.len() as u64 * FILES_OF_GROUP + service.workers as u64 * of_worker(service)
     };
     let need = FILES + services.iter().map(of).sum::<u64>();
@@ -58,7 +58,7 @@ pub fn open_files(hard: u64, services: &[Service]) -> Check {
 
 /// Checks the memory limit against what the maps of all groups need with so many possible CPUs.
 #[must_use]
-pub fn memory(found: Option<&Memory>, services: &[Service], cpus: u64) -> Check {
+pub fn memory(found: Option<&Memory>, services: &[ServiceConfig], cpus: u64) -> Check {
     let always = size_of::<Table>() + size_of::<Load>() + MAX_SLOTS * size_of::<u64>();
     let counters = size_of::<Counters>() as u64 * cpus;
     let of = |protocol| {
@@ -92,7 +92,7 @@ fn mebibytes(bytes: u64) -> String {
 
 /// Checks `backlog` of a service with TCP listeners against `net.core.somaxconn`.
 #[must_use]
-pub fn backlog(service: &Service, somaxconn: Option<u64>) -> Option<Check> {
+pub fn backlog(service: &ServiceConfig, somaxconn: Option<u64>) -> Option<Check> {
     service.listen.iter().find(|listener| listener.protocol == Protocol::Tcp)?;
     let (backlog, most) = (service.backlog, somaxconn?);
     let check = if most < u64::from(backlog) {
@@ -132,7 +132,7 @@ pub fn receive_queue(bytes: u64) -> Check {
 /// Checks the service's ports against those that the kernel gives to outgoing connections:
 /// `net.ipv4.ip_local_port_range` without `net.ipv4.ip_local_reserved_ports`. `None` if none of them is among those.
 #[must_use]
-pub fn local_ports(service: &Service, range: (u16, u16), reserved: &str) -> Option<Check> {
+pub fn local_ports(service: &ServiceConfig, range: (u16, u16), reserved: &str) -> Option<Check> {
     let mut ports: Vec<u16> = service.listen.iter().map(|listener| listener.address.port()).collect();
     ports.retain(|port| *port != 0 && (range.0..=range.1).contains(port) && !is_listed(*port, reserved));
     ports.sort_unstable();

@@ -7,7 +7,7 @@ use std::path::Path;
 
 use super::Check;
 use super::limits::GROUP;
-use crate::config::{Ready, Service};
+use crate::config::{Ready, ServiceConfig};
 use crate::domain::listener::Listener;
 
 /// Findings about an address.
@@ -185,7 +185,7 @@ pub fn runtime_dir(directory: &Path, found: &RuntimeDir) -> Check {
 }
 
 /// Findings about the user of a service's workers.
-pub struct Worker<'a> {
+pub struct WorkerUser<'a> {
     /// Name of the user; as an error, the daemon's user id if the service names no user.
     pub user: Result<&'a str, u32>,
     /// A directory on the way to the runtime directory that the user may not enter, and why.
@@ -196,7 +196,7 @@ pub struct Worker<'a> {
 
 /// Checks whether workers can send messages to the daemon, and whether they run as root.
 #[must_use]
-pub fn worker(service: &Service, found: &Worker<'_>) -> Check {
+pub fn worker(service: &ServiceConfig, found: &WorkerUser<'_>) -> Check {
     let who = match found.user {
         Ok(name) => name.to_owned(),
         Err(0) => "root".into(),
@@ -233,7 +233,7 @@ pub fn worker(service: &Service, found: &Worker<'_>) -> Check {
 }
 
 /// The check of workers that cannot send `READY=1`.
-fn closed(service: &Service, who: &str, part: &str, error: &str) -> Check {
+fn closed(service: &ServiceConfig, who: &str, part: &str, error: &str) -> Check {
     let says = format!("{who} cannot go through {part}: {error}");
     let mend =
         format!("`chmod o+x {part}`, or give a runtime directory that all may enter with --runtime-dir");
@@ -262,7 +262,7 @@ pub type Executable = Result<(String, Option<(String, String)>), String>;
 
 /// Checks the command of a service.
 #[must_use]
-pub fn command(service: &Service, found: &Executable) -> Check {
+pub fn command(service: &ServiceConfig, found: &Executable) -> Check {
     let means = "no worker can be started, and `run` fails";
     match found {
         Err(error) => {

@@ -10,16 +10,16 @@ use super::limits::*;
 use super::places::*;
 use super::system::*;
 use super::*;
-use crate::config::{Ready, Service};
+use crate::config::{Ready, ServiceConfig};
 use crate::kernel::findings::{HandOver, Memory};
 
-fn service(listen: &[&str], workers: usize) -> Service {
-    Service::new("web", listen.iter().map(|it| it.parse().unwrap()).collect(), workers)
+fn service(listen: &[&str], workers: usize) -> ServiceConfig {
+    ServiceConfig::new("web", listen.iter().map(|it| it.parse().unwrap()).collect(), workers)
 }
 
-fn with_command(ready: Ready) -> Service {
+fn with_command(ready: Ready) -> ServiceConfig {
     let command = vec!["x".into()];
-    Service { command, ready, ..service(&["tcp://127.0.0.1:80"], 1) }
+    ServiceConfig { command, ready, ..service(&["tcp://127.0.0.1:80"], 1) }
 }
 
 /// Asserts the verdict, and that `says` are in some text of the check; all but `Ok` must say what it means and how to
@@ -229,31 +229,31 @@ fn the_runtime_directory_and_its_daemon() {
 
 #[test]
 fn a_worker_that_cannot_reach_the_daemon() {
-    let closed = || Worker {
+    let closed = || WorkerUser {
         user: Ok("nobody"),
         closed: Some(("/private".into(), "Permission denied".into())),
         untried: None,
     };
-    let embedded = Service::demo();
+    let embedded = ServiceConfig::demo();
     let says = ["nobody cannot go through /private", "cannot say READY=1", "chmod o+x /private"];
     assert_said(&worker(&embedded, &closed()), Failure, &says);
     assert_said(&worker(&with_command(Ready::Notify), &closed()), Failure, &["never become ready"]);
     assert_said(&worker(&with_command(Ready::Immediate), &closed()), Warning, &["do not arrive"]);
-    let watched = Service { watchdog: Some(Duration::from_secs(1)), ..with_command(Ready::Immediate) };
+    let watched = ServiceConfig { watchdog: Some(Duration::from_secs(1)), ..with_command(Ready::Immediate) };
     assert_said(&worker(&watched, &closed()), Failure, &["killed again and again"]);
     assert_said(&worker(&service(&["tcp://127.0.0.1:80"], 0), &closed()), Failure, &["cannot join"]);
 }
 
 #[test]
 fn whom_workers_run_as() {
-    let of = |user| Worker { user, closed: None, untried: None };
-    assert_said(&worker(&Service::demo(), &of(Ok("nobody"))), Fine, &["run as nobody"]);
-    assert_said(&worker(&Service::demo(), &of(Err(0))), Warning, &["no user nobody"]);
-    assert_said(&worker(&Service::demo(), &of(Err(1000))), Fine, &["user 1000"]);
+    let of = |user| WorkerUser { user, closed: None, untried: None };
+    assert_said(&worker(&ServiceConfig::demo(), &of(Ok("nobody"))), Fine, &["run as nobody"]);
+    assert_said(&worker(&ServiceConfig::demo(), &of(Err(0))), Warning, &["no user nobody"]);
+    assert_said(&worker(&ServiceConfig::demo(), &of(Err(1000))), Fine, &["user 1000"]);
     assert_said(&worker(&with_command(Ready::Notify), &of(Err(0))), Warning, &["run as root", "set `user`"]);
     assert_said(&worker(&service(&["tcp://127.0.0.1:80"], 0), &of(Err(0))), Fine, &[]);
-    let untried = Worker { untried: Some("EPERM".into()), ..of(Ok("nobody")) };
-    assert_said(&worker(&Service::demo(), &untried), Warning, &["what nobody reaches: EPERM"]);
+    let untried = WorkerUser { untried: Some("EPERM".into()), ..of(Ok("nobody")) };
+    assert_said(&worker(&ServiceConfig::demo(), &untried), Warning, &["what nobody reaches: EPERM"]);
 }
 
 #[test]

@@ -19,7 +19,7 @@ pub(super) const FORWARD: Duration = Duration::from_millis(500);
 
 /// A periodic check.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Check {
+pub enum CheckKind {
     /// Whether workers wait for work that were not seen to do so yet.
     Readiness,
     /// Which sockets workers have opened themselves.
@@ -111,33 +111,33 @@ impl Monitor {
     }
 
     /// Returns a check that is due, once.
-    pub(super) fn due(&mut self, now: Instant) -> Option<Check> {
+    pub(super) fn due(&mut self, now: Instant) -> Option<CheckKind> {
         let due = |at: &mut Option<Instant>| at.take_if(|at| *at <= now).is_some();
         if self.readiness.is_due(now) {
-            Some(Check::Readiness)
+            Some(CheckKind::Readiness)
         } else if due(&mut self.foreign) {
-            Some(Check::Foreign)
+            Some(CheckKind::Foreign)
         } else if self.queues.is_due(now) {
-            Some(Check::Queues)
+            Some(CheckKind::Queues)
         } else if due(&mut self.watchdog) {
-            Some(Check::Watchdogs)
+            Some(CheckKind::Watchdogs)
         } else if self.repair_at <= now {
             self.repair_at = now + REPAIR.max(std::mem::take(&mut self.repair_cost) * RARELY);
-            Some(Check::Repairs)
+            Some(CheckKind::Repairs)
         } else if due(&mut self.output) {
-            Some(Check::Output)
+            Some(CheckKind::Output)
         } else {
             None
         }
     }
 
     /// Notes how long a check took, which its next pause depends on.
-    pub(super) fn took(&mut self, check: Check, cost: Duration) {
+    pub(super) fn took(&mut self, check: CheckKind, cost: Duration) {
         match check {
-            Check::Readiness => self.readiness.cost = cost,
-            Check::Queues => self.queues.cost = cost,
-            Check::Repairs => self.repair_cost += cost,
-            Check::Foreign | Check::Watchdogs | Check::Output => {}
+            CheckKind::Readiness => self.readiness.cost = cost,
+            CheckKind::Queues => self.queues.cost = cost,
+            CheckKind::Repairs => self.repair_cost += cost,
+            CheckKind::Foreign | CheckKind::Watchdogs | CheckKind::Output => {}
         }
     }
 

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use super::bucket_move::Constraint;
-use super::table::{Member, Plan, Table};
+use super::table::{BucketTable, Member, Plan};
 
 /// How long a worker that became ready waits for buckets, so that buckets move once for all workers that become
 /// ready within this time.
@@ -12,7 +12,7 @@ pub(super) const JOIN_TOGETHER: Duration = Duration::from_millis(200);
 /// The table of a service, and the members that the next one is made for.
 #[derive(Default)]
 pub struct Placement {
-    table: Table,
+    table: BucketTable,
     members: Vec<Member>,
     /// Buckets that changed their worker so far.
     moved: u64,
@@ -25,13 +25,13 @@ pub struct Placement {
 impl Placement {
     /// Begins with the table that an earlier daemon left.
     #[must_use]
-    pub fn of(table: Table, moved: u64) -> Self {
+    pub fn of(table: BucketTable, moved: u64) -> Self {
         Self { table, moved, ..Self::default() }
     }
 
     /// The owner of each bucket.
     #[must_use]
-    pub fn table(&self) -> &Table {
+    pub fn table(&self) -> &BucketTable {
         &self.table
     }
 

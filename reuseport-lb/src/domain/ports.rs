@@ -10,7 +10,7 @@ use super::listener::Listener;
 use super::observed::{Pulse, Queue};
 use super::reconfigure::Settings;
 use super::slots::SlotSet;
-use super::table::Change;
+use super::table::BucketChange;
 
 /// Identifies a worker. A successor has the number of the worker that it is to replace, and both exist for a while.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -161,7 +161,7 @@ pub trait Dataplane {
     fn remove(&mut self, listener: ListenerId);
 
     /// Points buckets to slots; live flows stay with the worker of a slot in `pinned`.
-    fn publish(&mut self, listener: ListenerId, changes: &[Change], pinned: &SlotSet);
+    fn publish(&mut self, listener: ListenerId, changes: &[BucketChange], pinned: &SlotSet);
     /// The owners of all buckets.
     fn owners(&self, listener: ListenerId) -> Vec<u16>;
     /// Takes flows from slots that are not in `pinned` any more; returns how many, by slot.

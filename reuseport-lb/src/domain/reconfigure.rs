@@ -4,15 +4,15 @@
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::observed::User;
-use crate::config::Service;
+use crate::config::ServiceConfig;
 
 /// The settings of a service.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Settings {
     /// The settings in force.
-    pub config: Service,
+    pub config: ServiceConfig,
     /// The settings as configured, without what `scale` and `drain` changed.
-    pub configured: Service,
+    pub configured: ServiceConfig,
     /// The user of the service's workers; `None`: the daemon's.
     pub user: Option<User>,
 }
@@ -53,19 +53,19 @@ impl Undo {
 
     /// The settings that were in force.
     #[must_use]
-    pub fn config(&self) -> &Service {
+    pub fn config(&self) -> &ServiceConfig {
         &self.0.config
     }
 }
 
 /// `rest` with those settings of `start` that a process is started with: see [`revision_of`].
-fn starting_as(start: Service, rest: Service) -> Service {
-    let Service { listen, command, embedded, user, watchdog, .. } = start;
-    Service { listen, command, embedded, user, watchdog, ..rest }
+fn starting_as(start: ServiceConfig, rest: ServiceConfig) -> ServiceConfig {
+    let ServiceConfig { listen, command, embedded, user, watchdog, .. } = start;
+    ServiceConfig { listen, command, embedded, user, watchdog, ..rest }
 }
 
 /// Hash of the settings that a process is started with: see [`Settings::revision`].
-fn revision_of(config: &Service) -> u64 {
+fn revision_of(config: &ServiceConfig) -> u64 {
     let started = (&config.listen, &config.command, config.embedded, &config.user, config.watchdog);
     xxh3_64(format!("{started:?}").as_bytes())
 }
@@ -74,8 +74,8 @@ fn revision_of(config: &Service) -> u64 {
 mod tests {
     use super::*;
 
-    fn settings(change: impl FnOnce(&mut Service)) -> Settings {
-        let mut config = Service::new("web", Vec::new(), 2);
+    fn settings(change: impl FnOnce(&mut ServiceConfig)) -> Settings {
+        let mut config = ServiceConfig::new("web", Vec::new(), 2);
         change(&mut config);
         Settings { configured: config.clone(), config, user: None }
     }

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use super::pool::{Pool, Worker};
 use super::worker::State;
-use crate::config::{Ready, Service};
+use crate::config::{Ready, ServiceConfig};
 
 /// How long workers with `ready = "immediate"` must run before the start of the service is a success.
 const SETTLING: Duration = Duration::from_secs(1);
@@ -28,7 +28,7 @@ pub(super) enum Startup {
 }
 
 impl Startup {
-    pub(super) fn new(config: &Service, now: Instant) -> Self {
+    pub(super) fn new(config: &ServiceConfig, now: Instant) -> Self {
         Self::Starting { nag_at: (config.ready == Ready::Notify).then(|| now + NAG_AFTER), failure: None }
     }
 
@@ -61,13 +61,13 @@ impl Startup {
     }
 
     /// Whether a worker has never served, so that its end is a failed start.
-    pub(super) fn is_first_of(worker: &Worker, config: &Service, now: Instant) -> bool {
+    pub(super) fn is_first_of(worker: &Worker, config: &ServiceConfig, now: Instant) -> bool {
         let settles = |since| config.ready == Ready::Immediate && now - since < SETTLING;
         worker.is_started() && worker.life.restarts() == 0 && worker.life.ready_since().is_none_or(settles)
     }
 
     /// Whether all workers have become ready.
-    pub(super) fn is_complete(pool: &Pool, config: &Service, now: Instant) -> bool {
+    pub(super) fn is_complete(pool: &Pool, config: &ServiceConfig, now: Instant) -> bool {
         pool.started().all(|worker| match (config.ready, worker.life.ready_since()) {
             (_, None) => false,
             (Ready::Immediate, Some(since)) => now - since >= SETTLING,
@@ -76,7 +76,7 @@ impl Startup {
     }
 
     /// When [`Startup::nags`] or [`Startup::is_complete`] may change by the passing of time alone.
-    pub(super) fn deadline(&self, pool: &Pool, config: &Service, now: Instant) -> Option<Instant> {
+    pub(super) fn deadline(&self, pool: &Pool, config: &ServiceConfig, now: Instant) -> Option<Instant> {
         let Self::Starting { nag_at, .. } = self else { return None };
         let settled = if config.ready == Ready::Immediate {
             let last = pool.started().filter_map(|worker| worker.life.ready_since()).max();

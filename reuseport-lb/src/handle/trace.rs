@@ -1,6 +1,6 @@
 //! A subscription to the single decisions of a service.
 
-use reuseport_lb_client::api::{Decision, Traced};
+use reuseport_lb_client::api::{Traced, TracedDecision};
 use tokio::sync::broadcast;
 use tokio::sync::broadcast::error::RecvError;
 
@@ -9,7 +9,7 @@ use crate::service::Command;
 
 /// The decisions of a service from the moment of the subscription, which ends on drop.
 pub struct Trace {
-    pub(super) decisions: broadcast::Receiver<Decision>,
+    pub(super) decisions: broadcast::Receiver<TracedDecision>,
     pub(super) service: ServiceHandle,
 }
 

@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use reuseport_lb_client::api::{Decision, Drained, Progress, Refusal, Restart, Scale, Scaled};
+use reuseport_lb_client::api::{Drained, Progress, Refusal, Restart, Scale, Scaled, TracedDecision};
 use tokio::sync::{broadcast, mpsc, oneshot};
 
 use super::joining::Request;
@@ -59,7 +59,7 @@ pub(super) fn answering<T: 'static, U: From<T> + 'static>(
 /// Other settings.
 pub struct Prepare {
     /// As configured.
-    pub config: config::Service,
+    pub config: config::ServiceConfig,
     /// Only if that is not what was configured before: what `scale` and `drain` did then stays.
     pub if_changed: bool,
 }
@@ -88,7 +88,7 @@ pub enum Command {
     /// its workers are ready.
     Decides(oneshot::Sender<()>),
     /// Report single decisions.
-    Trace(oneshot::Sender<broadcast::Receiver<Decision>>),
+    Trace(oneshot::Sender<broadcast::Receiver<TracedDecision>>),
     /// A subscriber of [`Command::Trace`] is gone.
     TraceEnded,
     /// Let nothing new in, let the workers finish, end.

@@ -40,9 +40,9 @@ impl SharedMemory for GroupMemory {
     }
 }
 
-impl From<&config::Service> for Policy {
+impl From<&config::ServiceConfig> for Policy {
     /// That of a service's groups.
-    fn from(service: &config::Service) -> Self {
+    fn from(service: &config::ServiceConfig) -> Self {
         Self { affinity: service.affinity, when_busy: service.when_busy }
     }
 }
@@ -68,7 +68,7 @@ pub(super) struct ListenerGroup {
 
 /// For whom a group is made.
 pub(super) struct Owner<'a> {
-    pub(super) config: &'a config::Service,
+    pub(super) config: &'a config::ServiceConfig,
     pub(super) surroundings: &'a Rc<Surroundings>,
     pub(super) tracer: &'a Tracer,
 }

@@ -34,7 +34,7 @@ use tracing::{info, warn};
 
 use crate::config;
 use crate::domain::Reply;
-use crate::domain::engine::{Check, Input, JoinRequest, ProcessEvent, Reconfiguration, Work};
+use crate::domain::engine::{CheckKind, Input, JoinRequest, ProcessEvent, Reconfiguration, Work};
 use crate::domain::ports::{ProcessKey, Processes};
 use crate::domain::sparing::Sparing;
 use crate::offload::Slices;
@@ -90,7 +90,7 @@ impl Service {
 
     /// As configured, and changed since.
     #[must_use]
-    pub fn config(&self) -> &config::Service {
+    pub fn config(&self) -> &config::ServiceConfig {
         &self.engine.settings().config
     }
 
@@ -152,7 +152,7 @@ impl Service {
             let begun = Instant::now();
             let Some(work) = self.engine.advance(begun) else { return false };
             self.engine.took(work, begun.elapsed());
-            if work == Work::Check(Check::Repairs) {
+            if work == Work::Check(CheckKind::Repairs) {
                 self.saver.look(&self.engine);
             }
             if slices.is_over() {

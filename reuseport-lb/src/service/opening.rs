@@ -33,7 +33,7 @@ const NOBODY: &str = "nobody";
 
 impl Service {
     /// Loads a program for each listener and opens the sockets of all workers; starts no process.
-    pub async fn open(configured: config::Service, surroundings: Rc<Surroundings>) -> Result<Self> {
+    pub async fn open(configured: config::ServiceConfig, surroundings: Rc<Surroundings>) -> Result<Self> {
         let settings = look_up(configured).await?;
         let (name, tracer) = (settings.config.name.clone(), Tracer::default());
         let (send, events) = mpsc::unbounded_channel();
@@ -132,7 +132,7 @@ impl Service {
         Ok(())
     }
 
-    async fn make_ready(&mut self, configured: config::Service) -> Result<Reconfiguration> {
+    async fn make_ready(&mut self, configured: config::ServiceConfig) -> Result<Reconfiguration> {
         let settings = look_up(configured).await?;
         let mut serial = self.engine.pool().serial();
         let (mut made, mut groups) = (BTreeMap::new(), Vec::new());
@@ -169,7 +169,7 @@ impl Service {
 }
 
 /// Looks up whom workers run as, which must not hold the loop up.
-pub(super) async fn look_up(configured: config::Service) -> Result<Settings> {
+pub(super) async fn look_up(configured: config::ServiceConfig) -> Result<Settings> {
     let asked = configured.clone();
     let (config, user) =
         in_thread_within(LOOKING_UP, "looking up a user", move || with_user(asked)).await??;
@@ -177,7 +177,7 @@ pub(super) async fn look_up(configured: config::Service) -> Result<Settings> {
 }
 
 /// Looks up whom workers run as.
-pub fn with_user(mut config: config::Service) -> Result<(config::Service, Option<User>)> {
+pub fn with_user(mut config: config::ServiceConfig) -> Result<(config::ServiceConfig, Option<User>)> {
     if config.embedded && config.user.is_none() {
         // The embedded worker needs no rights at all.
         config.user = host::user(NOBODY).ok().map(|user| user.name);

@@ -166,7 +166,7 @@ impl ProcessTable {
             Ok((&*own.socket, listener.plain_name()))
         };
         let sockets = spawn.sockets.iter().map(socket).collect::<Result<Vec<(&Socket, String)>>>()?;
-        let config::Service { command, watchdog, .. } = &spawn.settings.config;
+        let config::ServiceConfig { command, watchdog, .. } = &spawn.settings.config;
         let spawned = process::spawn(&Launch {
             name,
             sockets,

@@ -26,7 +26,7 @@ pub type Shown = Rc<RefCell<Option<ServiceReport>>>;
 
 /// A service of which nothing but its settings is known yet, and what it `is` doing.
 #[must_use]
-pub fn coming(config: &config::Service, is: &str) -> ServiceStatus {
+pub fn coming(config: &config::ServiceConfig, is: &str) -> ServiceStatus {
     let group = |listener: &Listener| shown_group(listener, 0);
     let worker = |number: usize| shown_worker(&config.name, number, State::Starting);
     ServiceStatus {

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, RwLock};
 
 use aya_log::EbpfLogger;
-use reuseport_lb_client::api::Decision;
+use reuseport_lb_client::api::TracedDecision;
 use reuseport_lb_common::counters::Counter;
 use reuseport_lb_common::layout::BUCKETS;
 use tokio::sync::broadcast;
@@ -20,7 +20,7 @@ pub type Names = Arc<RwLock<HashMap<u16, String>>>;
 /// Where a service's decisions go.
 #[derive(Clone)]
 pub struct Tracer {
-    lines: broadcast::Sender<Decision>,
+    lines: broadcast::Sender<TracedDecision>,
     names: Names,
 }
 
@@ -33,7 +33,7 @@ impl Default for Tracer {
 impl Tracer {
     /// Decisions from now on.
     #[must_use]
-    pub fn subscribe(&self) -> broadcast::Receiver<Decision> {
+    pub fn subscribe(&self) -> broadcast::Receiver<TracedDecision> {
         self.lines.subscribe()
     }
 
@@ -83,13 +83,13 @@ impl log::Log for Sink {
 
 impl Sink {
     /// The program writes `arrival key owner detour slot`, all as numbers.
-    fn read(&self, line: &str) -> Option<Decision> {
+    fn read(&self, line: &str) -> Option<TracedDecision> {
         let numbers: Vec<u32> = line.split(' ').map_while(|word| word.parse().ok()).collect();
         let &[arrival, key, owner, detour, slot] = numbers.as_slice() else { return None };
         let name = |counter: u32| Counter::ALL.get(counter as usize).map(|counter| counter.name().to_owned());
         let slot = u16::try_from(slot).ok().filter(|slot| *slot != u16::MAX);
         let names = self.tracer.names.read().ok()?;
-        Some(Decision {
+        Some(TracedDecision {
             listen: self.listen.clone(),
             arrival: name(arrival)?,
             key,

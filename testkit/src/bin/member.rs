@@ -5,7 +5,7 @@ use std::io::{self, BufRead, Write};
 use std::path::PathBuf;
 
 use anyhow::{Context, Result, bail};
-use reuseport_lb_client::worker::{JoinOptions, Worker};
+use reuseport_lb_client::worker::{JoinOptions, JoinedWorker};
 
 fn main() -> Result<()> {
     let mut arguments = std::env::args().skip(1);
@@ -17,7 +17,7 @@ fn main() -> Result<()> {
     if let Ok(times) = next() {
         return many(&options, times.parse()?);
     }
-    let mut worker = Worker::join(&options)?;
+    let mut worker = JoinedWorker::join(&options)?;
     let (_, listener) = worker.take_tcp().pop().context("no listener")?;
     println!("{}", worker.name());
     for word in std::io::stdin().lock().lines() {
@@ -41,7 +41,7 @@ fn main() -> Result<()> {
 fn many(options: &JoinOptions, times: usize) -> Result<()> {
     for _ in 0..times {
         // Its sockets are closed; it is a worker as long as the process is there.
-        if let Err(error) = Worker::join(options) {
+        if let Err(error) = JoinedWorker::join(options) {
             println!("{error}");
         }
     }

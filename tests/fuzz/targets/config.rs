@@ -3,7 +3,7 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use reuseport_lb::config::{self, Invalid, Service};
+use reuseport_lb::config::{self, Invalid, ServiceConfig};
 
 fuzz_target!(|text: &str| {
     match config::parse(text, config::any_user) {
@@ -19,11 +19,11 @@ fuzz_target!(|text: &str| {
     }
 });
 
-fn accepted(service: &Service) {
+fn accepted(service: &ServiceConfig) {
     service.validate().expect("what was accepted is valid");
     // As the state file does it.
     let text = serde_json::to_string(service).expect("a service can be written");
-    let read: Service = serde_json::from_str(&text).expect("and read");
+    let read: ServiceConfig = serde_json::from_str(&text).expect("and read");
     assert_eq!(&read, service, "{text}");
     for listener in &service.listen {
         assert_eq!(listener.to_string().parse(), Ok(*listener));

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 
 use libfuzzer_sys::fuzz_target;
 use reuseport_lb::domain::bucket_move::Constraint;
-use reuseport_lb::domain::table::{Member, Table};
+use reuseport_lb::domain::table::{BucketTable, Member};
 use reuseport_lb_common::layout::{BUCKETS, NO_SLOT};
 use xxhash_rust::xxh3::xxh3_64;
 
@@ -16,7 +16,7 @@ const MEMBERS: u8 = 64;
 
 fuzz_target!(|bytes: &[u8]| {
     let mut bytes = bytes.iter().copied();
-    let mut table = Table::default();
+    let mut table = BucketTable::default();
     for _ in 0..STEPS {
         let Some(seed) = bytes.next() else { return };
         let weights = members(&mut bytes);
@@ -43,7 +43,7 @@ fn members(bytes: &mut impl Iterator<Item = u8>) -> BTreeMap<u16, u32> {
 }
 
 /// What moves may, all of that is told, and what is missing is what another plan gives.
-fn allowed(table: &mut Table, members: &[Member], seed: u64) {
+fn allowed(table: &mut BucketTable, members: &[Member], seed: u64) {
     let random = |bucket: u16| match xxh3_64(&(seed << 16 | u64::from(bucket)).to_le_bytes()) % 8 {
         0 => Constraint::Fixed,
         n @ 1..=2 => Constraint::Back((n * seed % u64::from(MEMBERS)) as u16),
@@ -77,7 +77,7 @@ fn allowed(table: &mut Table, members: &[Member], seed: u64) {
 }
 
 /// Everybody has its part of the sum to the bucket, and no bucket moves that need not.
-fn exact(table: &mut Table, members: &[Member], weights: &BTreeMap<u16, u32>) {
+fn exact(table: &mut BucketTable, members: &[Member], weights: &BTreeMap<u16, u32>) {
     let before = table.shares();
     let changes = table.rebalance(members);
     let shares = table.shares();

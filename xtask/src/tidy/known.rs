@@ -5,7 +5,6 @@ const CLIENT: &str = "reuseport-lb-client: requests, answers and refusals go int
 const COMMON: &str = "one structure per file in the common package";
 const ENGINE: &str = "the engine takes the service apart";
 const KIT: &str = "one helper server and a builder for configurations";
-const WORDS: &str = "the table of words";
 
 /// The file that uses, what it uses, and what will mend it.
 pub(super) type Known = (&'static str, &'static str, &'static str);
@@ -17,16 +16,7 @@ pub(super) const IN_COMMON: &[Known] = &[("counters", "layout", COMMON)];
 pub(super) const ARROWS: &[Known] = &[];
 
 /// Names that more than one public type has.
-pub(super) const NAMES: &[(&str, &str)] = &[
-    ("Change", WORDS),
-    ("Check", CLIENT),
-    ("Decision", COMMON),
-    ("Group", CLIENT),
-    ("Service", CLIENT),
-    ("Status", CLIENT),
-    ("Table", COMMON),
-    ("Worker", CLIENT),
-];
+pub(super) const NAMES: &[(&str, &str)] = &[("Group", CLIENT)];
 
 /// Types with too many fields.
 pub(super) const LARGE: &[(&str, &str)] =

@@ -9,7 +9,7 @@ use socket2::Socket;
 
 use super::*;
 use reuseport_lb_client::api::RefusalBody;
-use reuseport_lb_client::worker::{JoinError, JoinOptions, Worker};
+use reuseport_lb_client::worker::{JoinError, JoinOptions, JoinedWorker};
 
 #[test]
 fn requests_are_read_as_documented() {
@@ -116,7 +116,7 @@ fn a_worker_gets_what_the_daemon_gives() {
     };
     let mut worker = with_server("gets", decide, move |connect| {
         let options = JoinOptions { worker: Some("web/7".into()), weight: 3, ..JoinOptions::new("web") };
-        let worker = Worker::join_over(&connect(), &options).unwrap();
+        let worker = JoinedWorker::join_over(&connect(), &options).unwrap();
         // As the receiver is told.
         assert!(told.recv_timeout(Duration::from_secs(10)).unwrap());
         worker
@@ -139,7 +139,7 @@ fn a_worker_gets_what_the_daemon_gives() {
 #[test]
 fn what_is_refused_is_told() {
     with_server("refused", refuse, |connect| {
-        let error = Worker::join_over(&connect(), &JoinOptions::new("api")).unwrap_err();
+        let error = JoinedWorker::join_over(&connect(), &JoinOptions::new("api")).unwrap_err();
         assert!(matches!(&error, JoinError::Refused(text) if text.contains("no service \"api\"")), "{error}");
         refused(connect(), b"{\"service\":\"web\"}", "no newline");
         refused(connect(), b"\n", "docs/JOIN.md");
@@ -150,7 +150,7 @@ fn what_is_refused_is_told() {
         longest[LONGEST_REQUEST - 1] = b'\n';
         refused(connect(), &longest, "no service \"web\"");
         let options = JoinOptions::new(&"x".repeat(LONGEST_REQUEST));
-        assert!(Worker::join_over(&connect(), &options).unwrap_err().to_string().contains("too long"));
+        assert!(JoinedWorker::join_over(&connect(), &options).unwrap_err().to_string().contains("too long"));
     });
 }
 

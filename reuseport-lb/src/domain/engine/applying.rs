@@ -11,7 +11,7 @@ use super::super::listeners::ListenerState;
 use super::super::ports::{Dataplane, Processes};
 use super::super::reconfigure::Undo;
 use super::super::rollout::{RestartOptions, RolloutEvent};
-use super::super::table::Change as Move;
+use super::super::table::BucketChange;
 use super::Engine;
 use super::agenda::{Applying, ApplyingStage, Change};
 use super::input::{NewGroup, Reconfiguration, Scaling};
@@ -117,7 +117,7 @@ impl<D: Dataplane, P: Processes> Engine<D, P> {
             (Some(_), Ok(())) => format!("{address} decides anew"),
             (Some(_), Err(error)) => format!("{address} decides as before: {error}"),
             (None, _) => {
-                let all: Vec<Move> =
+                let all: Vec<BucketChange> =
                     (0..=u16::MAX).zip(self.placement.table().owners().iter().copied()).collect();
                 self.dataplane.publish(id, &all, self.flows.pinned());
                 self.listeners.push(ListenerState::new(id, asked, true));

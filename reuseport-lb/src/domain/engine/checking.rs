@@ -7,9 +7,9 @@ use std::time::Instant;
 use reuseport_lb_common::layout::Fitness;
 use tracing::{info, warn};
 
-use super::super::health::{Change, Sample, Signs, Status};
+use super::super::health::{Change, HealthStatus, Sample, Signs};
 use super::super::listener::Listener;
-use super::super::monitor::{Check, OFTEN, RARELY, Wanted};
+use super::super::monitor::{CheckKind, OFTEN, RARELY, Wanted};
 use super::super::observed::Pulse;
 use super::super::pool::Worker;
 use super::super::ports::{Dataplane, ListenerId, Processes, WorkerId};
@@ -56,14 +56,14 @@ impl<D: Dataplane, P: Processes> Engine<D, P> {
         self.monitor.plan(&wanted, now);
     }
 
-    pub(super) fn check(&mut self, check: Check, now: Instant) {
+    pub(super) fn check(&mut self, check: CheckKind, now: Instant) {
         match check {
-            Check::Readiness => self.check_readiness(now),
-            Check::Foreign => self.look_for_foreign(now),
-            Check::Queues => self.check_health(now),
-            Check::Watchdogs => self.check_watchdogs(now),
-            Check::Repairs => self.repair_all(now),
-            Check::Output => self.forward_output(now),
+            CheckKind::Readiness => self.check_readiness(now),
+            CheckKind::Foreign => self.look_for_foreign(now),
+            CheckKind::Queues => self.check_health(now),
+            CheckKind::Watchdogs => self.check_watchdogs(now),
+            CheckKind::Repairs => self.repair_all(now),
+            CheckKind::Output => self.forward_output(now),
         }
     }
 
@@ -173,9 +173,9 @@ impl<D: Dataplane, P: Processes> Engine<D, P> {
             };
             standing.tcp += 1;
             match listener.health.status(worker.id) {
-                Status::Fit => {}
-                Status::Overloaded => standing.overloaded = true,
-                Status::Stalled => {
+                HealthStatus::Fit => {}
+                HealthStatus::Overloaded => standing.overloaded = true,
+                HealthStatus::Stalled => {
                     standing.stalled.push(self.dataplane.address(listener.id));
                     standing.never &= listener.health.is_loading(worker.id);
                 }
@@ -220,7 +220,7 @@ impl<D: Dataplane, P: Processes> Engine<D, P> {
     pub(super) fn forget_health(&mut self, id: WorkerId) {
         let mut known = Vec::new();
         for listener in self.listeners.iter_mut() {
-            if listener.health.forget(id) != Status::Fit {
+            if listener.health.forget(id) != HealthStatus::Fit {
                 known.push(listener.id);
             }
         }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::super::Reply;
 use super::super::denied::Denied;
 use super::super::listener::Listener;
-use super::super::monitor::Check;
+use super::super::monitor::CheckKind;
 use super::super::observed::{Exit, ForeignSocket, Said};
 use super::super::pool::Departure;
 use super::super::ports::{ListenerId, ProcessKey};
@@ -54,7 +54,7 @@ pub enum ProcessEvent {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Work {
     /// A periodic check, or a part of one.
-    Check(Check),
+    Check(CheckKind),
     /// Anything else.
     Other,
 }

@@ -3,7 +3,7 @@
 use reuseport_lb_common::layout::Fitness;
 use tracing::{info, warn};
 
-use super::super::health::Status;
+use super::super::health::HealthStatus;
 use super::super::listeners::ListenerState;
 use super::super::pool::{Worker, WorkerSocket};
 use super::super::ports::{
@@ -35,7 +35,7 @@ impl<D: Dataplane, P: Processes> Engine<D, P> {
         let members = || self.pool.iter().filter(|worker| worker.is_member());
         let fit = |worker: &&Worker| worker.life.state() == State::Ready;
         let awake =
-            |worker: &&Worker| listener.is_none_or(|it| it.health.status(worker.id) != Status::Stalled);
+            |worker: &&Worker| listener.is_none_or(|it| it.health.status(worker.id) != HealthStatus::Stalled);
         let stuck = !members().filter(fit).any(|worker| awake(&worker));
         let ready = || members().filter(fit).filter(|worker| stuck || awake(worker));
         let slots = |weightless: bool| -> Vec<u16> {

@@ -36,7 +36,7 @@ use super::watchdog::Watchdog;
 use super::worker::{Event, State, Step};
 use agenda::{Agenda, Change};
 
-pub use super::monitor::Check;
+pub use super::monitor::CheckKind;
 pub use super::pool::{Departure, Pool, Seat, Worker, WorkerSocket};
 pub use super::reconfigure::Settings;
 pub use super::rollout::{RestartOptions, RolloutEvent};
@@ -231,7 +231,7 @@ impl<D: Dataplane, P: Processes> Engine<D, P> {
         }
         if let Some(id) = self.agenda.repairs.pop_front() {
             self.repair_living(id);
-            return Some(Work::Check(Check::Repairs));
+            return Some(Work::Check(CheckKind::Repairs));
         }
         if let Some(id) = self.agenda.due.pop_front() {
             self.tick(id, now);

@@ -11,7 +11,7 @@ use super::super::flows::Due;
 use super::super::pool::Worker;
 use super::super::ports::{Dataplane, ListenerId, Processes};
 use super::super::slots::SlotSet;
-use super::super::table::Change;
+use super::super::table::BucketChange;
 use super::super::worker::State;
 use super::Engine;
 use super::agenda::{Pass, PassStage};
@@ -137,7 +137,7 @@ impl<D: Dataplane, P: Processes> Engine<D, P> {
         }
     }
 
-    fn note_published(&mut self, changes: &[Change], waiting: u32, now: Instant) {
+    fn note_published(&mut self, changes: &[BucketChange], waiting: u32, now: Instant) {
         let service = &self.settings.config.name;
         if self.listeners.has_tracked() && self.flows.placed(changes.len(), waiting, now) {
             info!(service, buckets = waiting, "wait for live flows before they move");

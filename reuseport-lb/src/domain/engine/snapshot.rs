@@ -13,7 +13,7 @@ use super::super::pool::{New, Pool, Running, Seat, Worker, WorkerSocket};
 use super::super::ports::{Cookie, Dataplane, ListenerId, ProcessKey, Processes, WorkerId};
 use super::super::slots::Slots;
 use super::super::startup::Startup;
-use super::super::table::{Change as Move, Table};
+use super::super::table::{BucketChange, BucketTable};
 use super::super::watchdog::Watchdog;
 use super::super::worker::{Event, Left, Life, Origin, State};
 use super::agenda::Agenda;
@@ -132,7 +132,7 @@ impl<D: Dataplane, P: Processes> Engine<D, P> {
         let mut engine = Self {
             pool: Pool::new(&settings.config.name, serial, Slots::without(&taken)),
             listeners: known,
-            placement: Placement::of(Table::default(), moved),
+            placement: Placement::of(BucketTable::default(), moved),
             flows: FlowTracking::new(flows_cut),
             rollout: None,
             monitor: Monitor::new(now),
@@ -181,8 +181,8 @@ impl<D: Dataplane, P: Processes> Engine<D, P> {
     fn restore_table(&mut self) {
         let Some(first) = self.listeners.at(0) else { return };
         let known = self.listeners.iter().find(|it| !self.dataplane.is_new(it.id)).unwrap_or(first);
-        let table = Table::of(self.dataplane.owners(known.id));
-        let all: Vec<Move> = (0..=u16::MAX).zip(table.owners().iter().copied()).collect();
+        let table = BucketTable::of(self.dataplane.owners(known.id));
+        let all: Vec<BucketChange> = (0..=u16::MAX).zip(table.owners().iter().copied()).collect();
         self.flows.pin(self.pool.pinned());
         for listener in self.listeners.ids() {
             self.dataplane.publish(listener, &all, self.flows.pinned());

@@ -21,8 +21,8 @@ mod tests;
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use crate::config::{OnStall, Service};
-pub use record::{Signs, Status};
+use crate::config::{OnStall, ServiceConfig};
+pub use record::{HealthStatus, Signs};
 use record::{Stall, UNSEEN_AWAY, Worker};
 use window::{Doubt, Verdict, Window};
 
@@ -80,7 +80,7 @@ impl<K> Default for Health<K> {
 impl<K: Copy + Ord> Health<K> {
     /// Health of a worker.
     #[must_use]
-    pub fn status(&self, worker: K) -> Status {
+    pub fn status(&self, worker: K) -> HealthStatus {
         self.workers.get(&worker).map(Worker::status).unwrap_or_default()
     }
 
@@ -102,15 +102,15 @@ impl<K: Copy + Ord> Health<K> {
     }
 
     /// Forgets a worker that leaves or gets a new process; returns its last status.
-    pub fn forget(&mut self, worker: K) -> Status {
+    pub fn forget(&mut self, worker: K) -> HealthStatus {
         self.workers.remove(&worker).as_ref().map(Worker::status).unwrap_or_default()
     }
 
     /// Pause until the next look; `None`: no look is needed.
     #[must_use]
-    pub fn pause(&self, policy: &Service) -> Option<Duration> {
+    pub fn pause(&self, policy: &ServiceConfig) -> Option<Duration> {
         let nothing_to_know = policy.stall_timeout.is_none() && policy.overload.is_none();
-        if nothing_to_know && self.workers.values().all(|worker| worker.status() == Status::Fit) {
+        if nothing_to_know && self.workers.values().all(|worker| worker.status() == HealthStatus::Fit) {
             return None;
         }
         let pause = if self.busy { BUSY_PAUSE } else { IDLE_PAUSE };
@@ -136,7 +136,7 @@ impl<K: Copy + Ord> Health<K> {
         samples: &[Sample<K>],
         mut signs: impl FnMut(K) -> Option<Signs>,
         now: Instant,
-        policy: &Service,
+        policy: &ServiceConfig,
     ) -> Vec<Change<K>> {
         let mut changes = Vec::new();
         self.busy = samples.iter().any(|sample| sample.queue > 0);
@@ -150,7 +150,7 @@ impl<K: Copy + Ord> Health<K> {
         &mut self,
         signs: &mut impl FnMut(K) -> Option<Signs>,
         now: Instant,
-        policy: &Service,
+        policy: &ServiceConfig,
         changes: &mut Vec<Change<K>>,
     ) {
         for (key, worker) in &mut self.workers {
@@ -168,7 +168,7 @@ impl<K: Copy + Ord> Health<K> {
         samples: &[Sample<K>],
         signs: &mut impl FnMut(K) -> Option<Signs>,
         now: Instant,
-        policy: &Service,
+        policy: &ServiceConfig,
         changes: &mut Vec<Change<K>>,
     ) {
         let Some(patience) = policy.stall_timeout else {
@@ -178,7 +178,7 @@ impl<K: Copy + Ord> Health<K> {
             }
             return;
         };
-        let takers = || samples.iter().filter(|sample| self.status(sample.worker) != Status::Stalled);
+        let takers = || samples.iter().filter(|sample| self.status(sample.worker) != HealthStatus::Stalled);
         let mut able = takers().count();
         // If all queues are full there is too much work, and one worker less would not help.
         let room = takers().any(|sample| !sample.full);
@@ -236,8 +236,8 @@ impl<K: Copy + Ord> Health<K> {
         }
     }
 
-    fn find_overload(&mut self, samples: &[Sample<K>], policy: &Service, changes: &mut Vec<Change<K>>) {
-        let able = || samples.iter().filter(|sample| self.status(sample.worker) != Status::Stalled);
+    fn find_overload(&mut self, samples: &[Sample<K>], policy: &ServiceConfig, changes: &mut Vec<Change<K>>) {
+        let able = || samples.iter().filter(|sample| self.status(sample.worker) != HealthStatus::Stalled);
         let total: u64 = able().map(|sample| u64::from(sample.queue)).sum();
         let others = able().count().saturating_sub(1);
         let room = able().any(|sample| !sample.full);

@@ -99,7 +99,7 @@ impl Model {
         &mut self,
         health: &mut Health<usize>,
         time: u64,
-        policy: &Service,
+        policy: &ServiceConfig,
         losses: u64,
     ) -> Vec<(u64, Change<usize>)> {
         let epoch = *EPOCH;
@@ -152,7 +152,7 @@ proptest! {
     ) {
         let mut model = Model::new(&[pace, pace / 2, 1], rate, backlog, seed);
         model.unfinished = unfinished;
-        let policy = Service::new("web", Vec::new(), 3);
+        let policy = ServiceConfig::new("web", Vec::new(), 3);
         let changes = model.run(&mut Health::default(), 20_000, &policy, losses);
         prop_assert_eq!(stalls(&changes), []);
     }
@@ -164,7 +164,7 @@ proptest! {
     ) {
         let mut model = Model::new(&[pace, 1, 1], rate, backlog, seed);
         model.handshake = handshake;
-        let policy = Service::new("web", Vec::new(), 3);
+        let policy = ServiceConfig::new("web", Vec::new(), 3);
         let mut health = Health::default();
         let before = model.run(&mut health, 5_000, &policy, losses);
         prop_assert_eq!(stalls(&before), []);
@@ -192,12 +192,12 @@ proptest! {
         looks in proptest::collection::vec((0u64..400, proptest::collection::vec((0u32..40, 0u64..20, 0u64..20), 4)), 1..200),
     ) {
         let mut health = Health::<usize>::default();
-        let mut policy = Service::new("web", Vec::new(), 4);
+        let mut policy = ServiceConfig::new("web", Vec::new(), 4);
         policy.stall_timeout = Some(ms(200));
         let mut now = *EPOCH;
         let mut selected = [0; 4];
         let mut switches = [0; 4];
-        let mut known = [Status::Fit; 4];
+        let mut known = [HealthStatus::Fit; 4];
         for (time, workers) in looks {
             now += ms(time);
             let mut samples = Vec::new();
@@ -210,16 +210,16 @@ proptest! {
             let signs = |worker: usize| Some(Signs { stopped: false, switches: switches[worker], pinged: false, waits: None });
             for change in health.look(&samples, signs, now, &policy) {
                 let (worker, from, to) = match change {
-                    Change::Overloaded(worker) => (worker, Status::Fit, Status::Overloaded),
-                    Change::Fit(worker) => (worker, Status::Overloaded, Status::Fit),
-                    Change::Stalled(worker) => (worker, known[worker], Status::Stalled),
-                    Change::Recovered(worker) => (worker, Status::Stalled, Status::Fit),
-                    Change::Rescue(worker) | Change::Replace(worker) => (worker, Status::Stalled, Status::Stalled),
+                    Change::Overloaded(worker) => (worker, HealthStatus::Fit, HealthStatus::Overloaded),
+                    Change::Fit(worker) => (worker, HealthStatus::Overloaded, HealthStatus::Fit),
+                    Change::Stalled(worker) => (worker, known[worker], HealthStatus::Stalled),
+                    Change::Recovered(worker) => (worker, HealthStatus::Stalled, HealthStatus::Fit),
+                    Change::Rescue(worker) | Change::Replace(worker) => (worker, HealthStatus::Stalled, HealthStatus::Stalled),
                 };
                 prop_assert!(known[worker] == from && (from != to || !matches!(change, Change::Stalled(_))));
                 known[worker] = to;
             }
-            prop_assert!(known.contains(&Status::Fit) || known.contains(&Status::Overloaded));
+            prop_assert!(known.contains(&HealthStatus::Fit) || known.contains(&HealthStatus::Overloaded));
             for (worker, status) in known.iter().enumerate() {
                 prop_assert_eq!(health.status(worker), *status);
             }

@@ -40,7 +40,7 @@ pub struct Signs {
 
 /// Health of a worker.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Status {
+pub enum HealthStatus {
     /// The worker gets new connections; also one of which nothing is known.
     #[default]
     Fit,
@@ -96,11 +96,11 @@ pub(super) struct Record {
 }
 
 impl Worker {
-    pub(super) fn status(&self) -> Status {
+    pub(super) fn status(&self) -> HealthStatus {
         match (&self.stall, self.overloaded) {
-            (Some(_), _) => Status::Stalled,
-            (None, true) => Status::Overloaded,
-            (None, false) => Status::Fit,
+            (Some(_), _) => HealthStatus::Stalled,
+            (None, true) => HealthStatus::Overloaded,
+            (None, false) => HealthStatus::Fit,
         }
     }
 

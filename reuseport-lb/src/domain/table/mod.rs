@@ -41,30 +41,30 @@ impl Member {
 }
 
 /// A bucket and its new slot.
-pub type Change = (u16, u16);
+pub type BucketChange = (u16, u16);
 
-/// Outcome of [`Table::plan`].
+/// Outcome of [`BucketTable::plan`].
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Plan {
     /// Buckets that have another slot now.
-    pub changes: Vec<Change>,
+    pub changes: Vec<BucketChange>,
     /// Buckets that members lack of their quotas, because constraints keep them where they are.
     pub waiting: u32,
 }
 
 /// The slot that owns each bucket.
 #[derive(Clone, PartialEq, Eq)]
-pub struct Table {
+pub struct BucketTable {
     owners: Vec<u16>,
 }
 
-impl Default for Table {
+impl Default for BucketTable {
     fn default() -> Self {
         Self { owners: vec![NO_SLOT; BUCKETS] }
     }
 }
 
-impl Table {
+impl BucketTable {
     /// A table with these owners. (Tests that do not depend on the number of buckets have fewer than [`BUCKETS`].)
     #[must_use]
     pub fn of(owners: Vec<u16>) -> Self {
@@ -89,7 +89,7 @@ impl Table {
     }
 
     /// Gives every member its quota with the fewest moves; returns what changed.
-    pub fn rebalance(&mut self, members: &[Member]) -> Vec<Change> {
+    pub fn rebalance(&mut self, members: &[Member]) -> Vec<BucketChange> {
         self.plan(members, |_| Constraint::Free).changes
     }
 

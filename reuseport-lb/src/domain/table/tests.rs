@@ -8,7 +8,7 @@ fn members(names: impl IntoIterator<Item = u16>) -> Vec<Member> {
 }
 
 /// The moves that no table can avoid: buckets that members hold beyond their quotas.
-fn minimum(table: &Table, members: &[Member]) -> usize {
+fn minimum(table: &BucketTable, members: &[Member]) -> usize {
     let mut sorted = members.to_vec();
     sorted.sort_by_key(|member| member.seed);
     let unowned = table.owners.iter().filter(|o| sorted.iter().all(|m| m.slot != **o)).count();
@@ -18,7 +18,7 @@ fn minimum(table: &Table, members: &[Member]) -> usize {
     unowned + sorted.iter().zip(quotas(&sorted, BUCKETS)).map(beyond).sum::<usize>()
 }
 
-fn check(table: &Table, members: &[Member]) {
+fn check(table: &BucketTable, members: &[Member]) {
     let mut sorted = members.to_vec();
     sorted.sort_by_key(|member| member.seed);
     let shares = table.shares();
@@ -29,7 +29,7 @@ fn check(table: &Table, members: &[Member]) {
 
 #[test]
 fn three_equal_members_hold_a_third_each() {
-    let mut table = Table::default();
+    let mut table = BucketTable::default();
     assert_eq!(table.rebalance(&members(0..3)).len(), BUCKETS);
     let mut held = table.shares()[..3].to_vec();
     held.sort_unstable();
@@ -39,14 +39,14 @@ fn three_equal_members_hold_a_third_each() {
 #[test]
 fn weights_are_quotas() {
     let weights = [1, 2, 5].map(|w| Member::new(&format!("web/{w}"), w as u16, w));
-    let mut table = Table::default();
+    let mut table = BucketTable::default();
     table.rebalance(&weights);
     assert_eq!([1, 2, 5].map(|slot| table.shares()[slot]), [8192, 16384, 40960]);
 }
 
 #[test]
 fn a_first_table_depends_on_names_only() {
-    let (mut one, mut other) = (Table::default(), Table::default());
+    let (mut one, mut other) = (BucketTable::default(), BucketTable::default());
     one.rebalance(&members(0..9));
     other.rebalance(&members((0..9).rev()));
     assert!(one == other);
@@ -54,16 +54,16 @@ fn a_first_table_depends_on_names_only() {
 
 #[test]
 fn nobody_owns_an_empty_table() {
-    let mut table = Table::default();
+    let mut table = BucketTable::default();
     table.rebalance(&members(0..2));
     assert_eq!(table.rebalance(&[]).len(), BUCKETS);
-    assert!(table == Table::default());
+    assert!(table == BucketTable::default());
 }
 
 #[test]
 fn a_member_that_returns_gets_most_of_its_buckets_back() {
     for (count, at_least) in [(8, 0.92), (32, 0.98)] {
-        let mut table = Table::default();
+        let mut table = BucketTable::default();
         table.rebalance(&members(0..count));
         let before = table.clone();
         table.rebalance(&members(1..count));
@@ -85,7 +85,7 @@ fn a_rank_is_a_place_in_an_order() {
 
 #[test]
 fn what_may_not_move_waits_and_the_rest_stays_exact() {
-    let mut table = Table::default();
+    let mut table = BucketTable::default();
     table.rebalance(&members(0..4));
     let before = table.clone();
     // Slot 3 leaves; every second of its buckets holds flows of two workers, the other being 0.
@@ -119,7 +119,7 @@ proptest! {
             1..6,
         )
     ) {
-        let mut table = Table::default();
+        let mut table = BucketTable::default();
         for step in steps {
             let members: Vec<Member> = step
                 .iter()
@@ -148,7 +148,7 @@ proptest! {
             n @ 1..=2 => Constraint::Back((n * u64::from(before) / 3) as u16),
             _ => Constraint::Free,
         };
-        let mut table = Table::default();
+        let mut table = BucketTable::default();
         table.rebalance(&members(0..before));
         let old = table.clone();
         let members = members(after);

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use super::crashes::{Crashes, MACHINE_PAUSE, Next, PROVEN};
 use super::events::{Event, Left, Origin, State, Step};
 use super::leaving::Leaving;
-use crate::config::{OnCrash, Ready, Service};
+use crate::config::{OnCrash, Ready, ServiceConfig};
 
 /// The life of one worker: its state, and the deadlines after which the state changes.
 #[derive(Clone, Debug)]
@@ -55,7 +55,7 @@ impl Life {
 
     /// Goes on with the life of a worker that an earlier daemon left.
     #[must_use]
-    pub fn taken_over(left: &Left, now: Instant, policy: &Service) -> Self {
+    pub fn taken_over(left: &Left, now: Instant, policy: &ServiceConfig) -> Self {
         let Left { origin, state, admitted, running, restarts, told, returns } = *left;
         let leaving = match (state, told || returns) {
             (State::Draining, true) => {
@@ -135,7 +135,7 @@ impl Life {
 
     /// Whether the state depends on whether the process waits for work.
     #[must_use]
-    pub fn wants_sight(&self, policy: &Service) -> bool {
+    pub fn wants_sight(&self, policy: &ServiceConfig) -> bool {
         let asked = match policy.ready {
             Ready::Accepting => true,
             Ready::After(_) => self.readiness.due || !self.readiness.seen,
@@ -191,7 +191,7 @@ impl Life {
 
     /// The steps that follow from `event`.
     #[must_use]
-    pub fn on(&mut self, event: Event, now: Instant, policy: &Service) -> Vec<Step> {
+    pub fn on(&mut self, event: Event, now: Instant, policy: &ServiceConfig) -> Vec<Step> {
         match event {
             Event::Start => self.start(),
             Event::Spawned if self.running => self.spawned(now, policy),
@@ -226,7 +226,7 @@ impl Life {
         if self.origin == Origin::Started { vec![Step::Spawn] } else { Vec::new() }
     }
 
-    fn spawned(&mut self, now: Instant, policy: &Service) -> Vec<Step> {
+    fn spawned(&mut self, now: Instant, policy: &ServiceConfig) -> Vec<Step> {
         match policy.ready {
             Ready::Notify | Ready::Accepting => {}
             // After a crash the process must first run for a while.
@@ -237,7 +237,7 @@ impl Life {
         Vec::new()
     }
 
-    fn seen_waiting(&mut self, all: bool, now: Instant, policy: &Service) -> Vec<Step> {
+    fn seen_waiting(&mut self, all: bool, now: Instant, policy: &ServiceConfig) -> Vec<Step> {
         self.readiness.seen = true;
         let ready = match policy.ready {
             Ready::After(_) => self.readiness.due || self.readiness.word_lost,
@@ -255,7 +255,7 @@ impl Life {
     }
 
     /// The time to become ready has come. A process that was not seen to wait for work is loading, and not ready.
-    fn due(&mut self, now: Instant, policy: &Service) -> Vec<Step> {
+    fn due(&mut self, now: Instant, policy: &ServiceConfig) -> Vec<Step> {
         self.readiness.at = None;
         self.readiness.due = true;
         if self.readiness.seen || policy.ready == Ready::Immediate {
@@ -275,7 +275,7 @@ impl Life {
         if std::mem::replace(&mut self.admitted, true) { Vec::new() } else { vec![Step::Admit] }
     }
 
-    fn ended(&mut self, killed: bool, now: Instant, policy: &Service) -> Vec<Step> {
+    fn ended(&mut self, killed: bool, now: Instant, policy: &ServiceConfig) -> Vec<Step> {
         self.running = false;
         self.readiness.at = None;
         let stays = self.leaving.take().is_none_or(|leaving| leaving.returns);
@@ -303,7 +303,7 @@ impl Life {
     }
 
     /// A start that failed for lack of resources does not count as a crash.
-    fn not_started(&mut self, now: Instant, policy: &Service) -> Vec<Step> {
+    fn not_started(&mut self, now: Instant, policy: &ServiceConfig) -> Vec<Step> {
         self.running = false;
         self.readiness.at = None;
         if self.state != State::Failed {
@@ -314,7 +314,7 @@ impl Life {
     }
 
     /// Lets the buckets of a worker without a process wait for the next one, or gives them up (`on_crash`).
-    fn hold(&mut self, now: Instant, policy: &Service) -> Vec<Step> {
+    fn hold(&mut self, now: Instant, policy: &ServiceConfig) -> Vec<Step> {
         match policy.on_crash {
             OnCrash::Migrate => self.give_up_buckets(),
             OnCrash::Hold => {
@@ -349,7 +349,7 @@ impl Life {
         vec![Step::Withdraw]
     }
 
-    fn said_stopping(&mut self, now: Instant, policy: &Service) -> Vec<Step> {
+    fn said_stopping(&mut self, now: Instant, policy: &ServiceConfig) -> Vec<Step> {
         if let Some(leaving) = &mut self.leaving {
             leaving.told = true;
             // docs/JOIN.md tells joined processes to do so.
@@ -377,7 +377,7 @@ impl Life {
         self.hold_until = None;
     }
 
-    fn tick(&mut self, now: Instant, policy: &Service) -> Vec<Step> {
+    fn tick(&mut self, now: Instant, policy: &ServiceConfig) -> Vec<Step> {
         let due = |at: Option<Instant>| at.is_some_and(|at| at <= now);
         let mut steps = Vec::new();
         if due(self.readiness.at) {

@@ -3,18 +3,18 @@
 use super::crashes::{FAILED_PAUSE, NOT_ITS_FAULT, PROVEN};
 use super::leaving::{LOOK, QUIET};
 use super::*;
-use crate::config::{OnCrash, Ready, Service};
+use crate::config::{OnCrash, Ready, ServiceConfig};
 use std::time::{Duration, Instant};
 
 struct Trial {
     life: Life,
-    policy: Service,
+    policy: ServiceConfig,
     now: Instant,
 }
 
 impl Trial {
-    fn new(change: impl FnOnce(&mut Service)) -> Self {
-        let mut policy = Service::new("web", Vec::new(), 1);
+    fn new(change: impl FnOnce(&mut ServiceConfig)) -> Self {
+        let mut policy = ServiceConfig::new("web", Vec::new(), 1);
         change(&mut policy);
         Self { life: Life::new(Origin::Started), policy, now: Instant::now() }
     }

@@ -13,7 +13,7 @@ use crate::domain::listener::Listener;
 use crate::domain::observed::Queue;
 use crate::domain::ports::{Attachment, Claim, Cookie, Dataplane, Holder, ListenerId, OpenedSocket, Repair};
 use crate::domain::slots::SlotSet;
-use crate::domain::table::Change;
+use crate::domain::table::BucketChange;
 use crate::kernel::socket;
 
 fn words<T>(result: Result<T>) -> Result<T, String> {
@@ -160,7 +160,7 @@ impl Dataplane for Groups {
         }
     }
 
-    fn publish(&mut self, listener: ListenerId, changes: &[Change], pinned: &SlotSet) {
+    fn publish(&mut self, listener: ListenerId, changes: &[BucketChange], pinned: &SlotSet) {
         self.with(listener, |it| {
             let pinned = |slot| pinned.contains(slot);
             it.buckets.publish(it.group.memory(), changes.iter().copied(), pinned);

@@ -43,9 +43,9 @@ pub struct SavedService {
     /// The kernel's boot; nothing survives another one.
     pub boot: String,
     /// Settings as they are.
-    pub config: config::Service,
+    pub config: config::ServiceConfig,
     /// Settings as they were configured, before `scale` and `drain`.
-    pub configured: config::Service,
+    pub configured: config::ServiceConfig,
     /// Buckets that changed their worker so far.
     pub moved: u64,
     /// UDP flows that were cut so far.

@@ -4,7 +4,7 @@ use super::*;
 
 fn state() -> SavedService {
     let listener: Listener = "tcp://127.0.0.1:80".parse().unwrap();
-    let config = config::Service::new("web", vec![listener], 1);
+    let config = config::ServiceConfig::new("web", vec![listener], 1);
     let place = SavedSocket { listener, cookie: u64::MAX, selected_before: 7 };
     let worker = SavedWorker {
         number: 3,

@@ -10,7 +10,7 @@ use super::scene::Scene;
 use crate::config::Ready;
 use crate::domain::engine::{Engine, Worker};
 use crate::domain::ports::ProcessKey;
-use crate::domain::table::Table;
+use crate::domain::table::BucketTable;
 use crate::domain::worker::{Origin, State};
 
 impl Scene {
@@ -96,7 +96,7 @@ impl Scene {
         let settled = engine.flows().waiting() == 0 && engine.placement().join_at().is_none();
         // Without members, flows end with their workers.
         if settled && !(tracked && members.is_empty()) {
-            let mut exact = Table::of(owners.to_vec());
+            let mut exact = BucketTable::of(owners.to_vec());
             assert!(exact.rebalance(&members).is_empty(), "the table is not exact");
         }
     }

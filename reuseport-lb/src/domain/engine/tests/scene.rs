@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use reuseport_lb_common::layout::NO_SLOT;
 
 use super::fake::{BUCKETS, Fake, Group, Process, Stage, World};
-use crate::config::{Ready, Service};
+use crate::config::{Ready, ServiceConfig};
 use crate::domain::Reply;
 use crate::domain::engine::{
     Engine, Found, Input, NewGroup, ProcessEvent, Reconfiguration, RestartOptions, RolloutEvent, Settings,
@@ -19,7 +19,7 @@ use crate::domain::listener::{Listener, Protocol};
 use crate::domain::observed::{Exit, Said};
 use crate::domain::placement::Placement;
 use crate::domain::ports::{ListenerId, ProcessKey, Processes, WorkerId};
-use crate::domain::table::Table;
+use crate::domain::table::BucketTable;
 use crate::domain::worker::Origin;
 
 /// An engine that has more parts of work than this after one event does not come to rest.
@@ -44,32 +44,32 @@ pub(super) struct Scene {
     saves: usize,
 }
 
-pub(super) fn config(protocols: &[Protocol], workers: usize) -> Service {
+pub(super) fn config(protocols: &[Protocol], workers: usize) -> ServiceConfig {
     let listen = (8000..)
         .zip(protocols)
         .map(|(port, protocol)| Listener { protocol: *protocol, address: ([127, 0, 0, 1], port).into() });
-    let mut config = Service::new("web", listen.collect(), workers);
+    let mut config = ServiceConfig::new("web", listen.collect(), workers);
     config.command = vec!["server".into()];
     config.ready = Ready::Notify;
     config
 }
 
-pub(super) fn settings(config: Service) -> Settings {
+pub(super) fn settings(config: ServiceConfig) -> Settings {
     Settings { configured: config.clone(), config, user: None }
 }
 
 impl Scene {
     /// Starts a service.
-    pub(super) fn new(config: Service) -> Self {
+    pub(super) fn new(config: ServiceConfig) -> Self {
         Self::begin(config, None)
     }
 
     /// Starts a service while `what` fails once.
-    pub(super) fn broken(config: Service, what: super::fake::Broken) -> Self {
+    pub(super) fn broken(config: ServiceConfig, what: super::fake::Broken) -> Self {
         Self::begin(config, Some(what))
     }
 
-    fn begin(config: Service, broken: Option<super::fake::Broken>) -> Self {
+    fn begin(config: ServiceConfig, broken: Option<super::fake::Broken>) -> Self {
         let (fake, now) = (Fake::default(), Instant::now());
         let mut listeners = Vec::new();
         for (at, listener) in (1..).zip(&config.listen) {
@@ -79,7 +79,7 @@ impl Scene {
         }
         let settings = settings(config);
         let engine = Engine::new(settings, listeners, (fake.clone(), fake.clone()), now);
-        let placement = Placement::of(Table::of(vec![NO_SLOT; BUCKETS]), 0);
+        let placement = Placement::of(BucketTable::of(vec![NO_SLOT; BUCKETS]), 0);
         let mut engine = Engine { placement, ..engine };
         while engine.add_configured() == Ok(true) {}
         fake.0.borrow_mut().broken.extend(broken);
@@ -374,7 +374,7 @@ impl Scene {
     }
 
     /// Other settings are prepared and applied.
-    pub(super) fn reload(&mut self, change: impl FnOnce(&mut Service), parts: Option<usize>) {
+    pub(super) fn reload(&mut self, change: impl FnOnce(&mut ServiceConfig), parts: Option<usize>) {
         let Some(engine) = self.engine.as_mut() else { return };
         if engine.is_stopping() || engine.is_replacing() {
             return;

@@ -91,7 +91,7 @@ fn relapses_take_longer_and_longer_and_end_with_a_replacement_where_that_is_want
         assert_eq!(it.wake(), ms(*away), "{relapse}");
     }
     // A new process has a clean record.
-    assert_eq!(it.health.forget(0), Status::Fit);
+    assert_eq!(it.health.forget(0), HealthStatus::Fit);
     assert_eq!(it.stall(), [Change::Stalled(0)]);
     assert_eq!(it.wake(), BUSY_PAUSE);
 }

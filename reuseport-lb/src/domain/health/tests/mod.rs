@@ -13,7 +13,7 @@ pub(super) fn ms(time: u64) -> Duration {
 
 pub(super) struct Trial {
     health: Health<u8>,
-    policy: Service,
+    policy: ServiceConfig,
     now: Instant,
     /// Queue, full, selected of each worker.
     samples: Vec<(u32, bool, u64)>,
@@ -24,7 +24,7 @@ impl Trial {
     pub(super) fn new(workers: usize) -> Self {
         Self {
             health: Health::default(),
-            policy: Service::new("web", Vec::new(), workers),
+            policy: ServiceConfig::new("web", Vec::new(), workers),
             now: Instant::now(),
             samples: vec![(0, false, 0); workers],
             signs: vec![Some(Signs { stopped: false, switches: 7, pinged: false, waits: None }); workers],
@@ -99,7 +99,7 @@ fn a_queue_that_stays_for_the_time_is_a_stall() {
     let mut it = Trial::new(3);
     it.samples[1].0 = 2;
     assert_eq!(it.run(ms(5_000), |_| {}), [(STALL + BUSY_PAUSE, Change::Stalled(1))]);
-    assert_eq!(it.health.status(1), Status::Stalled);
+    assert_eq!(it.health.status(1), HealthStatus::Stalled);
 }
 
 #[test]
@@ -270,7 +270,7 @@ fn a_lost_sample_changes_nothing() {
     // Nor while it is stalled.
     it.now += BUSY_PAUSE;
     assert_eq!(it.look_without(Some(0)), []);
-    assert_eq!(it.health.status(0), Status::Stalled);
+    assert_eq!(it.health.status(0), HealthStatus::Stalled);
 }
 
 #[test]
@@ -314,7 +314,7 @@ fn overload_follows_floor_factor_and_the_others() {
     it.policy.overload = Some(Overload { factor: 2.0, floor: 16 });
     assert_eq!(it.queues([16, 0, 0]), []);
     assert_eq!(it.queues([17, 0, 0]), [Change::Overloaded(0)]);
-    assert_eq!(it.health.status(0), Status::Overloaded);
+    assert_eq!(it.health.status(0), HealthStatus::Overloaded);
     assert_eq!(it.queues([9, 0, 0]), []);
     assert_eq!(it.queues([8, 0, 0]), [Change::Fit(0)]);
     // All queues are deep.

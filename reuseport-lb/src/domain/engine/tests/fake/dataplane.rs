@@ -10,7 +10,7 @@ use crate::domain::listener::Listener;
 use crate::domain::observed::Queue;
 use crate::domain::ports::*;
 use crate::domain::slots::SlotSet;
-use crate::domain::table::Change;
+use crate::domain::table::BucketChange;
 
 impl Dataplane for Fake {
     fn address(&self, listener: ListenerId) -> Listener {
@@ -197,7 +197,7 @@ impl Dataplane for Fake {
         world.groups.remove(&listener);
     }
 
-    fn publish(&mut self, listener: ListenerId, changes: &[Change], pinned: &SlotSet) {
+    fn publish(&mut self, listener: ListenerId, changes: &[BucketChange], pinned: &SlotSet) {
         let mut world = self.0.borrow_mut();
         let group = world.groups.get_mut(&listener).expect("a listener that is there");
         let tracked = !group.is_tcp();
