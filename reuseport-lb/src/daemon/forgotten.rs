@@ -4,12 +4,10 @@
 use std::collections::{BTreeMap, HashSet};
 use std::path::Path;
 
-use reuseport_lb_common::layout::LAYOUT_VERSION;
 use tracing::warn;
 
 use crate::config;
 use crate::domain::listener::Listener;
-use crate::kernel::host;
 use crate::kernel::marks::{self, Marked};
 use crate::kernel::strangers::Census;
 use crate::service;
@@ -25,7 +23,7 @@ pub(super) fn look(
 ) -> Vec<SavedService> {
     let workers = states.iter().flat_map(|state| &state.workers);
     let known: HashSet<&Path> =
-        workers.filter_map(|worker| worker.notify.as_ref().map(|(path, _)| &**path)).collect();
+        workers.filter_map(|worker| worker.process.notify.as_ref().map(|(path, _)| &**path)).collect();
     let mut services: BTreeMap<String, Vec<Marked>> = BTreeMap::new();
     for marked in marks::all_in(&sd_notify::directory(runtime_dir)) {
         if let Some((service, _)) = marked.worker.split_once('/')
@@ -83,17 +81,17 @@ fn found(service: &str, workers: &[Marked], listeners: &[Listener]) -> SavedServ
         weight: 1,
         life: service::unknown_life(),
         watched: false,
-        process: Some(marked.process),
-        cgroup: None,
-        notify: Some((marked.mark.clone(), None)),
+        process: state_file::SavedProcess {
+            identity: Some(marked.process),
+            cgroup: None,
+            notify: Some((marked.mark.clone(), None)),
+        },
         sockets: Vec::new(),
     };
     SavedService {
         abandoned: Some(state_file::abandoned_name(service)),
         told: false,
-        version: state_file::VERSION,
-        layout: LAYOUT_VERSION,
-        boot: host::boot(),
+        stamp: state_file::Stamp::own(),
         configured: config.clone(),
         config,
         moved: 0,

@@ -249,7 +249,7 @@ pub fn about_directory(directory: &Path) -> RuntimeDir {
 pub fn left_in(directory: &Path) -> (usize, HashSet<u64>) {
     let boot = host::boot();
     let read = state_file::look(directory).filter_map(|(_, read)| read.ok());
-    let left: Vec<SavedService> = read.filter(|state| state.boot == boot).collect();
+    let left: Vec<SavedService> = read.filter(|state| state.stamp.boot == boot).collect();
     let sockets = left.iter().flat_map(|state| &state.workers).flat_map(|worker| &worker.sockets);
     (left.len(), sockets.map(|socket| socket.cookie).collect())
 }

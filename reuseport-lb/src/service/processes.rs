@@ -204,7 +204,7 @@ impl ProcessTable {
         process: Process,
         written: &state_file::SavedWorker,
     ) -> bool {
-        let Some((path, owner)) = written.notify.clone() else { return false };
+        let Some((path, owner)) = written.process.notify.clone() else { return false };
         match self.listen_to(key, name, path, owner) {
             Ok(notify) => {
                 let output = fd_passing::descriptor_of(process.pid(), 1).and_then(Output::resume);
@@ -226,14 +226,13 @@ impl ProcessTable {
     }
 
     /// What the next daemon must know of it: what it is known by, its cgroup, and where it is heard.
-    pub(super) fn describe(&self, key: ProcessKey, into: state_file::SavedWorker) -> state_file::SavedWorker {
-        let Some(running) = self.running.get(&key) else { return into };
-        state_file::SavedWorker {
-            process: Some(running.process.identity()),
+    pub(super) fn describe(&self, key: ProcessKey) -> Option<state_file::SavedProcess> {
+        let running = self.running.get(&key)?;
+        Some(state_file::SavedProcess {
+            identity: Some(running.process.identity()),
             cgroup: running.process.cgroup().map(Path::to_owned),
             notify: Some((running.notify.path().to_owned(), running.notify.owner())),
-            ..into
-        }
+        })
     }
 }
 
@@ -354,11 +353,11 @@ impl Running {
 /// The process of a worker that an earlier daemon left, if that is still there.
 pub(super) fn process_of(worker: &state_file::SavedWorker) -> Option<Process> {
     let kin = if worker.life.origin == Origin::Joined { Kin::Joined } else { Kin::Orphan };
-    let mark = worker.notify.as_ref().map(|(path, _)| path.clone());
-    Process::find(worker.process?, kin, cgroup_of(worker), mark)
+    let mark = worker.process.notify.as_ref().map(|(path, _)| path.clone());
+    Process::find(worker.process.identity?, kin, cgroup_of(worker), mark)
 }
 
 /// The cgroup of such a worker.
 pub(super) fn cgroup_of(worker: &state_file::SavedWorker) -> Option<Cgroup> {
-    worker.cgroup.as_deref().and_then(Cgroup::find)
+    worker.process.cgroup.as_deref().and_then(Cgroup::find)
 }

@@ -52,7 +52,7 @@ pub fn left(state: &state_file::SavedService) -> ServiceStatus {
     let name = &state.config.name;
     let worker = |written: &state_file::SavedWorker| WorkerStatus {
         slot: written.slot,
-        pid: written.process.map(|process| process.pid),
+        pid: written.process.identity.map(|process| process.pid),
         weight: written.weight,
         restarts: written.life.restarts,
         joined: written.life.origin == Origin::Joined,

@@ -3,15 +3,13 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use reuseport_lb_common::layout::LAYOUT_VERSION;
 use tracing::warn;
 
 use super::claims::Claims;
 use super::processes::OwnEngine;
-use super::state_file::{self, SavedService, StateFile};
+use super::state_file::{self, SavedService, Stamp, StateFile};
 use crate::domain::engine::{Snapshot, WorkerRecord};
 use crate::domain::ports::Dataplane;
-use crate::kernel::host;
 
 /// The most part of the time that saving takes, if that is long.
 const SAVING: u32 = 5;
@@ -121,9 +119,7 @@ fn to_state(
     SavedService {
         abandoned: None,
         told: false,
-        version: state_file::VERSION,
-        layout: LAYOUT_VERSION,
-        boot: host::boot(),
+        stamp: Stamp::own(),
         config: snapshot.settings.config.clone(),
         configured: snapshot.settings.configured.clone(),
         moved: snapshot.moved,
@@ -143,7 +139,7 @@ fn worker_of(engine: &OwnEngine, record: &WorkerRecord) -> state_file::SavedWork
             selected_before: *selected_before,
         }
     };
-    let worker = state_file::SavedWorker {
+    state_file::SavedWorker {
         number: record.id.number,
         instance: record.id.instance,
         slot: record.slot,
@@ -153,13 +149,7 @@ fn worker_of(engine: &OwnEngine, record: &WorkerRecord) -> state_file::SavedWork
         weight: record.weight,
         life: record.life,
         watched: record.watched,
-        process: None,
-        cgroup: None,
-        notify: None,
+        process: record.process.and_then(|key| engine.processes().describe(key)).unwrap_or_default(),
         sockets: record.sockets.iter().map(place).collect(),
-    };
-    match record.process {
-        Some(key) => engine.processes().describe(key, worker),
-        None => worker,
     }
 }

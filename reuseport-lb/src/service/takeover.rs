@@ -72,10 +72,11 @@ impl Takeover {
             listeners: Vec::new(),
             workers: Vec::new(),
         };
+        let layout = state.stamp.layout;
         let (known, surroundings) = (HashMap::new(), surroundings.clone());
         let mut takeover = Self { snapshot, groups, processes, known, surroundings };
         for saved in &state.listeners {
-            takeover.group(saved, state.layout, &tracer).await?;
+            takeover.group(saved, layout, &tracer).await?;
         }
         let mut found = Vec::new();
         let mut slices = Slices::begin();
@@ -84,8 +85,7 @@ impl Takeover {
             found.push(takeover.worker(written));
         }
         takeover.fill().await?;
-        if state.layout != LAYOUT_VERSION {
-            let layout = state.layout;
+        if layout != LAYOUT_VERSION {
             warn!(
                 service = name,
                 "its maps had layout {layout} and have {LAYOUT_VERSION} now: counters are zero, and UDP flows of \
@@ -93,7 +93,7 @@ impl Takeover {
             );
         }
         let Self { snapshot, groups, processes, surroundings, .. } = takeover;
-        let (emptied, ports) = (state.layout != LAYOUT_VERSION, (groups, processes));
+        let (emptied, ports) = (layout != LAYOUT_VERSION, (groups, processes));
         let engine = Engine::restore(snapshot, found, emptied, ports, Instant::now());
         let engine = engine.map_err(|error| anyhow!(error))?;
         Ok(Service::new(engine, events, tracer, &surroundings))
@@ -132,7 +132,7 @@ impl Takeover {
         let leaves = written.life.state == worker::State::Draining;
         if process.is_none()
             && !(joined || leaves)
-            && let (Some(ended), Some((mark, _))) = (written.process, &written.notify)
+            && let (Some(ended), Some((mark, _))) = (written.process.identity, &written.process.notify)
         {
             process::kill_rest(ended, cgroup.as_ref(), mark);
         }

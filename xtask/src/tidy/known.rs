@@ -19,8 +19,7 @@ pub(super) const ARROWS: &[Known] = &[];
 pub(super) const NAMES: &[(&str, &str)] = &[("Group", CLIENT)];
 
 /// Types with too many fields.
-pub(super) const LARGE: &[(&str, &str)] =
-    &[("service::state_file::SavedService", ENGINE), ("service::state_file::SavedWorker", ENGINE)];
+pub(super) const LARGE: &[(&str, &str)] = &[];
 
 /// Files of more than 400 lines.
 pub(super) const LONG: &[(&str, &str)] = &[

@@ -13,6 +13,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use reuseport_lb_common::layout::LAYOUT_VERSION;
 use serde::{Deserialize, Serialize};
 use tracing::{info, warn};
 use xxhash_rust::xxh3::xxh3_64;
@@ -36,12 +37,9 @@ pub struct SavedService {
     /// Then they have been told to end, and may still have something to finish.
     #[serde(default)]
     pub told: bool,
-    /// Of this format.
-    pub version: u32,
-    /// `LAYOUT_VERSION` of the maps.
-    pub layout: u32,
-    /// The kernel's boot; nothing survives another one.
-    pub boot: String,
+    /// Who can read it.
+    #[serde(flatten)]
+    pub stamp: Stamp,
     /// Settings as they are.
     pub config: config::ServiceConfig,
     /// Settings as they were configured, before `scale` and `drain`.
@@ -61,6 +59,25 @@ pub struct SavedService {
     pub listeners: Vec<SavedListener>,
     /// All of them.
     pub workers: Vec<SavedWorker>,
+}
+
+/// Which daemon can make something of what is written, and until when.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Stamp {
+    /// Of this format.
+    pub version: u32,
+    /// `LAYOUT_VERSION` of the maps.
+    pub layout: u32,
+    /// The kernel's boot; nothing survives another one.
+    pub boot: String,
+}
+
+impl Stamp {
+    /// Of this daemon.
+    #[must_use]
+    pub fn own() -> Self {
+        Self { version: VERSION, layout: LAYOUT_VERSION, boot: host::boot() }
+    }
 }
 
 /// One listener.
@@ -107,16 +124,25 @@ pub struct SavedWorker {
     pub life: worker::Left,
     /// Whether its watchdog runs.
     pub watched: bool,
-    /// Its process, if it runs.
-    pub process: Option<Identity>,
+    /// How its process is found again.
+    #[serde(flatten)]
+    pub process: SavedProcess,
+    /// Its sockets.
+    #[serde(rename = "places")]
+    pub sockets: Vec<SavedSocket>,
+}
+
+/// How the process of a worker is found again.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SavedProcess {
+    /// What it is known by, if it runs.
+    #[serde(rename = "process")]
+    pub identity: Option<Identity>,
     /// What it and all that it starts are in, if it has that.
     #[serde(default)]
     pub cgroup: Option<PathBuf>,
     /// The path of its notification socket, and the user and group that own it.
     pub notify: Option<(PathBuf, Option<(u32, u32)>)>,
-    /// Its sockets.
-    #[serde(rename = "places")]
-    pub sockets: Vec<SavedSocket>,
 }
 
 /// One socket of a worker.
@@ -267,7 +293,7 @@ pub fn read_all(runtime_dir: &Path, boot: &str) -> (Vec<SavedService>, Vec<(Stat
     let (mut states, mut wrong) = (Vec::new(), Vec::new());
     for (file, read) in look(runtime_dir) {
         match read {
-            Ok(state) if state.boot == boot => states.push(state),
+            Ok(state) if state.stamp.boot == boot => states.push(state),
             Ok(_) => file.remove(),
             Err(error) => wrong.push((file, error)),
         }

@@ -16,9 +16,11 @@ fn state() -> SavedService {
         weight: 5,
         life: worker::Life::new(worker::Origin::Joined).left(),
         watched: true,
-        process: Some(Identity { pid: 1, started: 2 }),
-        cgroup: Some("/sys/fs/cgroup/web-3".into()),
-        notify: Some(("/run/notify/1".into(), Some((33, 33)))),
+        process: SavedProcess {
+            identity: Some(Identity { pid: 1, started: u64::MAX }),
+            cgroup: Some("/sys/fs/cgroup/web-3".into()),
+            notify: Some(("/run/notify/1".into(), Some((33, 33)))),
+        },
         sockets: vec![place],
     };
     let saved = SavedListener {
@@ -33,9 +35,7 @@ fn state() -> SavedService {
     SavedService {
         abandoned: None,
         told: false,
-        version: VERSION,
-        layout: 1,
-        boot: "b".into(),
+        stamp: Stamp { version: VERSION, layout: 1, boot: "b".into() },
         configured: config.clone(),
         config,
         moved: 1,
@@ -59,6 +59,28 @@ fn its_names_are_those_of_earlier_versions() {
     assert!(written["release"].is_u64() && written["doors"][0]["bound"].is_string(), "{written}");
     let worker = &written["workers"][0];
     assert!(worker["release"].is_u64() && worker["places"][0]["cookie"].is_u64(), "{written}");
+    assert!(worker["process"]["pid"].is_i64() && worker["cgroup"].is_string(), "{written}");
+    assert!(
+        worker["notify"].is_array() && written["boot"].is_string() && written["layout"].is_u64(),
+        "{written}"
+    );
+}
+
+/// As it was written before any part of it had a default, and what it is read as.
+#[test]
+fn what_earlier_versions_have_written_is_read() {
+    let whole = serde_json::to_value(state()).unwrap();
+    let mut old = whole.clone();
+    let parts =
+        [("/", &["abandoned", "told", "flows_cut"][..]), ("/workers/0", &["cgroup", "process", "notify"])];
+    let parts = parts.into_iter().chain([("/doors/0", &["program", "since", "lost"][..])]);
+    for (at, later) in parts {
+        let part = old.pointer_mut(at.trim_end_matches('/')).and_then(|part| part.as_object_mut()).unwrap();
+        assert!(later.iter().all(|name| part.remove(*name).is_some()), "{whole}");
+    }
+    let mut wanted = state();
+    (wanted.flows_cut, wanted.workers[0].process) = (0, SavedProcess::default());
+    assert_eq!(serde_json::from_value::<SavedService>(old).unwrap(), wanted);
 }
 
 #[test]
