@@ -3,7 +3,6 @@
 
 const CLIENT: &str = "reuseport-lb-client: requests, answers and refusals go into a crate of their own";
 const COMMON: &str = "one structure per file in the common package";
-const ENGINE: &str = "the engine takes the service apart";
 const KIT: &str = "one helper server and a builder for configurations";
 
 /// The file that uses, what it uses, and what will mend it.
@@ -26,7 +25,6 @@ pub(super) const LONG: &[(&str, &str)] = &[
     ("bench/src/report.rs", KIT),
     ("reuseport-lb-common/src/layout.rs", COMMON),
     ("reuseport-lb-common/src/select.rs", COMMON),
-    ("reuseport-lb/src/domain/engine/mod.rs", ENGINE),
     ("testkit/src/matrix.rs", KIT),
     ("tests/tests/chaos.rs", KIT),
     ("tests/tests/doctor.rs", KIT),

@@ -16,6 +16,7 @@ mod readiness;
 mod rolling;
 mod scaling;
 mod snapshot;
+mod stepping;
 #[cfg(test)]
 mod tests;
 
@@ -28,12 +29,11 @@ use super::listener::Listener;
 use super::listeners::{ListenerState, Listeners};
 use super::monitor::Monitor;
 use super::placement::Placement;
-use super::ports::{Dataplane, ListenerId, ProcessKey, Processes, WorkerId};
+use super::ports::{Dataplane, ListenerId, Processes};
 use super::rollout::Rollout;
 use super::slots::Slots;
 use super::startup::{NAG_AFTER, Startup};
-use super::watchdog::Watchdog;
-use super::worker::{Event, State, Step};
+use super::worker::{Event, State};
 use agenda::{Agenda, Change};
 
 pub use super::monitor::CheckKind;
@@ -306,17 +306,6 @@ impl<D: Dataplane, P: Processes> Engine<D, P> {
         !self.agenda.due.is_empty()
     }
 
-    fn tick(&mut self, id: WorkerId, now: Instant) {
-        let Some(worker) = self.pool.get(id) else { return };
-        if worker.life.wants_look(now) {
-            let flows = self.staying_with(worker);
-            // While flows stay, UDP queues do not become empty for good.
-            let queue = if flows > 0 { self.connections(worker) } else { self.queue(worker) };
-            self.on_event(id, Event::Looked { queue, flows }, now);
-        }
-        self.on_event(id, Event::Tick, now);
-    }
-
     /// Ends the start of the service: from now on an exit is a crash, not a failed start.
     fn mark_started(&mut self) {
         if !self.startup.is_over() {
@@ -337,62 +326,6 @@ impl<D: Dataplane, P: Processes> Engine<D, P> {
         if !std::mem::replace(&mut self.stopping, true) {
             self.end_rollout("the service is ending", now);
             self.leave(&self.pool.ids(|_| true), None, now);
-        }
-    }
-
-    fn each(&mut self, event: Event, now: Instant) {
-        for worker in self.pool.iter_mut() {
-            let steps = worker.life.on(event, now, &self.settings.config);
-            self.agenda.steps.extend(steps.into_iter().map(|step| (worker.id, step)));
-        }
-    }
-
-    fn on_event(&mut self, id: WorkerId, event: Event, now: Instant) {
-        let Some(worker) = self.pool.get_mut(id) else { return };
-        let before = worker.life.state();
-        let steps = worker.life.on(event, now, &self.settings.config);
-        let after = worker.life.state();
-        if before != after && after == State::Ready {
-            worker.watchdog = Watchdog::fed(self.settings.config.watchdog, now);
-        }
-        if before != after {
-            info!(worker = worker.name, slot = worker.slot, from = %before, to = %after, "state changed");
-        }
-        self.apply(id, steps, now);
-    }
-
-    /// Carries steps out in their order. Steps that rely on buckets having moved wait until they have, and so do those
-    /// after them.
-    fn apply(&mut self, id: WorkerId, steps: Vec<Step>, now: Instant) {
-        let mut waits = self.agenda.steps.iter().any(|(other, _)| *other == id);
-        for step in steps {
-            let relies = !matches!(step, Step::Withdraw | Step::Cut | Step::Spawn | Step::Admit);
-            waits |= relies && (self.placement.is_wanted() || self.agenda.is_placing());
-            if waits {
-                self.agenda.steps.push_back((id, step));
-            } else {
-                self.step(id, step, now);
-            }
-        }
-    }
-
-    fn step(&mut self, id: WorkerId, step: Step, now: Instant) {
-        match step {
-            Step::Spawn => self.spawn(id, now),
-            Step::Admit => self.admit(id, now),
-            Step::Withdraw | Step::Cut => self.rebalance(),
-            Step::Rescue => self.rescue(id, None),
-            Step::HandOn => self.hand_on(id),
-            Step::HandOver => self.hand_over(id),
-            Step::Terminate => self.tell_process(id, P::terminate),
-            Step::Kill => self.tell_process(id, P::kill),
-            Step::Remove => self.part(id, now),
-        }
-    }
-
-    fn tell_process(&mut self, id: WorkerId, tell: impl Fn(&mut P, ProcessKey)) {
-        if let Some(running) = self.pool.get(id).and_then(|worker| worker.process) {
-            tell(&mut self.processes, running.key);
         }
     }
 }

@@ -1,0 +1,81 @@
+//! The lives of workers: what happened goes in, and the steps that come out are taken. Not: which steps those are
+//! (`domain/worker`).
+
+use std::time::Instant;
+
+use tracing::info;
+
+use super::super::ports::{Dataplane, ProcessKey, Processes, WorkerId};
+use super::super::watchdog::Watchdog;
+use super::super::worker::{Event, State, Step};
+use super::Engine;
+
+impl<D: Dataplane, P: Processes> Engine<D, P> {
+    /// A deadline of the worker has passed.
+    pub(super) fn tick(&mut self, id: WorkerId, now: Instant) {
+        let Some(worker) = self.pool.get(id) else { return };
+        if worker.life.wants_look(now) {
+            let flows = self.staying_with(worker);
+            // While flows stay, UDP queues do not become empty for good.
+            let queue = if flows > 0 { self.connections(worker) } else { self.queue(worker) };
+            self.on_event(id, Event::Looked { queue, flows }, now);
+        }
+        self.on_event(id, Event::Tick, now);
+    }
+
+    pub(super) fn each(&mut self, event: Event, now: Instant) {
+        for worker in self.pool.iter_mut() {
+            let steps = worker.life.on(event, now, &self.settings.config);
+            self.agenda.steps.extend(steps.into_iter().map(|step| (worker.id, step)));
+        }
+    }
+
+    pub(super) fn on_event(&mut self, id: WorkerId, event: Event, now: Instant) {
+        let Some(worker) = self.pool.get_mut(id) else { return };
+        let before = worker.life.state();
+        let steps = worker.life.on(event, now, &self.settings.config);
+        let after = worker.life.state();
+        if before != after && after == State::Ready {
+            worker.watchdog = Watchdog::fed(self.settings.config.watchdog, now);
+        }
+        if before != after {
+            info!(worker = worker.name, slot = worker.slot, from = %before, to = %after, "state changed");
+        }
+        self.apply(id, steps, now);
+    }
+
+    /// Carries steps out in their order. Steps that rely on buckets having moved wait until they have, and so do those
+    /// after them.
+    pub(super) fn apply(&mut self, id: WorkerId, steps: Vec<Step>, now: Instant) {
+        let mut waits = self.agenda.steps.iter().any(|(other, _)| *other == id);
+        for step in steps {
+            let relies = !matches!(step, Step::Withdraw | Step::Cut | Step::Spawn | Step::Admit);
+            waits |= relies && (self.placement.is_wanted() || self.agenda.is_placing());
+            if waits {
+                self.agenda.steps.push_back((id, step));
+            } else {
+                self.step(id, step, now);
+            }
+        }
+    }
+
+    pub(super) fn step(&mut self, id: WorkerId, step: Step, now: Instant) {
+        match step {
+            Step::Spawn => self.spawn(id, now),
+            Step::Admit => self.admit(id, now),
+            Step::Withdraw | Step::Cut => self.rebalance(),
+            Step::Rescue => self.rescue(id, None),
+            Step::HandOn => self.hand_on(id),
+            Step::HandOver => self.hand_over(id),
+            Step::Terminate => self.tell_process(id, P::terminate),
+            Step::Kill => self.tell_process(id, P::kill),
+            Step::Remove => self.part(id, now),
+        }
+    }
+
+    pub(super) fn tell_process(&mut self, id: WorkerId, tell: impl Fn(&mut P, ProcessKey)) {
+        if let Some(running) = self.pool.get(id).and_then(|worker| worker.process) {
+            tell(&mut self.processes, running.key);
+        }
+    }
+}
