@@ -9,7 +9,7 @@ use anyhow::{Context, Result, ensure};
 use reuseport_lb::domain::buckets::Buckets;
 use reuseport_lb::domain::listener::{Listener, Protocol};
 use reuseport_lb::domain::table::{BucketChange, BucketTable, Member};
-use reuseport_lb::kernel::group::{Group, Policy};
+use reuseport_lb::kernel::group::{PinnedGroup, Policy};
 use reuseport_lb::kernel::socket;
 use socket2::{Domain, Socket, Type};
 use testkit::world::World;
@@ -43,7 +43,7 @@ enum Event {
 struct Steering {
     by: By,
     to: SocketAddr,
-    group: Option<Group>,
+    group: Option<PinnedGroup>,
     buckets: Buckets,
     table: BucketTable,
     sockets: HashMap<u16, Socket>,
@@ -121,7 +121,7 @@ impl Steering {
             let _ = std::fs::remove_dir_all(&pins);
             std::fs::create_dir(&pins)?;
             let policy = Policy::default();
-            group = Some(Group::load_tracking(&listener, policy, &pins, by == By::Ours)?);
+            group = Some(PinnedGroup::load_tracking(&listener, policy, &pins, by == By::Ours)?);
         }
         let mut all = Self {
             by,

@@ -12,7 +12,7 @@ use nix::sys::socket::{ControlMessage, MsgFlags, SockaddrIn, sendmsg};
 use reuseport_lb::domain::buckets::Buckets;
 use reuseport_lb::domain::listener::{Listener, Protocol};
 use reuseport_lb::domain::table::{BucketTable, Member};
-use reuseport_lb::kernel::group::{Group, Policy};
+use reuseport_lb::kernel::group::{PinnedGroup, Policy};
 use reuseport_lb::kernel::socket;
 use socket2::{Domain, Socket, Type};
 use testkit::world::World;
@@ -76,7 +76,7 @@ fn decision(workers: u16, flows: usize, world: &World) -> Result<f64> {
     let pins = world.bpffs().join("growth");
     let _ = std::fs::remove_dir_all(&pins);
     std::fs::create_dir(&pins)?;
-    let mut group = Group::load(&listener, Policy::default(), &pins)?;
+    let mut group = PinnedGroup::load(&listener, Policy::default(), &pins)?;
     let mut sockets = Vec::new();
     for slot in 0..workers {
         let socket = socket::open(&group, 4096, slot == 0)?;

@@ -9,7 +9,7 @@ use hashring::HashRing;
 use reuseport_lb::domain::buckets::Buckets;
 use reuseport_lb::domain::listener::{Listener, Protocol};
 use reuseport_lb::domain::table::{BucketChange, BucketTable, Member};
-use reuseport_lb::kernel::group::{Group, Policy};
+use reuseport_lb::kernel::group::{PinnedGroup, Policy};
 use testkit::world::World;
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
@@ -137,7 +137,7 @@ pub(crate) fn publish(record: &mut Record, world: &World) -> Result<()> {
     let listener = Listener { protocol: Protocol::Udp, address: (Ipv4Addr::LOCALHOST, 6001).into() };
     let pins = world.bpffs().join("publish");
     std::fs::create_dir(&pins)?;
-    let group = Group::load(&listener, Policy::default(), &pins)?;
+    let group = PinnedGroup::load(&listener, Policy::default(), &pins)?;
     let (runs, rounds) = (record.either(3, 7), 5);
     for run in 0..runs {
         record.step(&format!("time of a change, run {} of {runs}", run + 1), 3.0)?;

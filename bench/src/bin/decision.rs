@@ -13,7 +13,7 @@ use reuseport_lb::config::{Affinity, WhenBusy};
 use reuseport_lb::domain::buckets::Buckets;
 use reuseport_lb::domain::listener::{Listener, Protocol};
 use reuseport_lb::domain::table::{BucketTable, Member};
-use reuseport_lb::kernel::group::{Group, Policy};
+use reuseport_lb::kernel::group::{PinnedGroup, Policy};
 use reuseport_lb::kernel::socket;
 use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
 use socket2::{Domain, Socket, Type};
@@ -57,7 +57,7 @@ struct Candidate {
     program_id: u32,
     listener: Listener,
     sockets: Vec<Socket>,
-    group: Option<Group>,
+    group: Option<PinnedGroup>,
     _keep: Box<dyn std::any::Any>,
 }
 
@@ -260,7 +260,7 @@ fn ours(
     let pins = world.bpffs().join(format!("{protocol}{port}"));
     let _ = std::fs::remove_dir_all(&pins);
     std::fs::create_dir(&pins)?;
-    let mut group = Group::load_tracking(&listener, policy, &pins, tracked)?;
+    let mut group = PinnedGroup::load_tracking(&listener, policy, &pins, tracked)?;
     let mut sockets = Vec::new();
     for slot in 0..WORKERS {
         let socket = socket::open(&group, 4096, slot == 0)?;

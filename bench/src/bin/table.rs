@@ -8,7 +8,7 @@ use anyhow::Result;
 use reuseport_lb::domain::buckets::Buckets;
 use reuseport_lb::domain::listener::{Listener, Protocol};
 use reuseport_lb::domain::table::{BucketTable, Member};
-use reuseport_lb::kernel::group::{Group, Policy};
+use reuseport_lb::kernel::group::{PinnedGroup, Policy};
 use testkit::world::World;
 
 const ROUNDS: usize = 15;
@@ -18,7 +18,7 @@ fn main() -> Result<()> {
     let listener = Listener { protocol: Protocol::Udp, address: (Ipv4Addr::LOCALHOST, 9001).into() };
     let pins = world.bpffs().join("table");
     std::fs::create_dir(&pins)?;
-    let group = Group::load(&listener, Policy::default(), &pins)?;
+    let group = PinnedGroup::load(&listener, Policy::default(), &pins)?;
 
     println!("ms to compute and publish a change of the table; medians of {ROUNDS} rounds\n");
     println!(

@@ -54,7 +54,7 @@ const ACTIVITY_SECTION: &str = ".bss.activity";
 type Unused = [u8; 64];
 
 /// Program and maps of one listener. Dropping it leaves pins, attachment and sockets as they are.
-pub struct Group {
+pub struct PinnedGroup {
     listener: Listener,
     pins: PathBuf,
     ebpf: Ebpf,
@@ -80,7 +80,7 @@ pub struct Totals {
     pub selected: Box<[u64]>,
 }
 
-impl Group {
+impl PinnedGroup {
     /// Loads a program for `listener` with every bucket empty, and pins it and its maps in the
     /// directory `pins`, which must exist on a bpffs and be empty.
     pub fn load(listener: &Listener, policy: Policy, pins: &Path) -> Result<Self> {
@@ -97,7 +97,7 @@ impl Group {
 
     /// Loads another program for a group whose pins are in `pins`, with its sockets and its buckets,
     /// and, if its maps have this `layout`, with its counters and flows. The program that is attached
-    /// goes on with its own table until this one is attached; [`Group::settle`] then makes this one
+    /// goes on with its own table until this one is attached; [`PinnedGroup::settle`] then makes this one
     /// the owner of the pins.
     pub fn take_over(listener: &Listener, policy: Policy, pins: &Path, layout: u32) -> Result<Self> {
         let same = layout == LAYOUT_VERSION;

@@ -20,7 +20,7 @@ use socket2::Socket;
 
 use super::bpffs::{self, Detached, MountPoint};
 use super::findings::{HandOver, Memory};
-use super::group::{Group, Policy};
+use super::group::{PinnedGroup, Policy};
 use super::host;
 use super::liveness::Stat;
 use super::{rights, socket};
@@ -150,7 +150,7 @@ impl Scratch {
 
     /// Loads the program that `listener` would get, and drops it.
     pub fn load(&self, name: &str, listener: &Listener, policy: Policy) -> Result<()> {
-        Group::load(listener, policy, &self.directory(name)?).map(drop)
+        PinnedGroup::load(listener, policy, &self.directory(name)?).map(drop)
     }
 }
 
@@ -165,7 +165,7 @@ impl Drop for Scratch {
 
 /// A group of two listening sockets on loopback, in slots 0 and 1.
 struct Pair {
-    group: Group,
+    group: PinnedGroup,
     to: SocketAddr,
     sockets: [Socket; 2],
 }
@@ -174,7 +174,7 @@ impl Pair {
     fn make(scratch: &Scratch, name: &str, policy: Policy) -> Result<Self> {
         let any = Listener { protocol: Protocol::Tcp, address: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)) };
         let listener = socket::choose_port(&any)?;
-        let mut group = Group::load(&listener, policy, &scratch.directory(name)?)?;
+        let mut group = PinnedGroup::load(&listener, policy, &scratch.directory(name)?)?;
         let sockets = [socket::open(&group, 64, true)?, socket::open(&group, 64, false)?];
         for (slot, socket) in (0..).zip(&sockets) {
             socket.set_nonblocking(true)?;

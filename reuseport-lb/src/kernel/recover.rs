@@ -9,7 +9,7 @@ use aya::maps::{MapData, MapType};
 use aya::programs::loaded_programs;
 use reuseport_lb_common::layout::{Activity, Table};
 
-use super::group::{ACTIVITY, COUNTERS, Group, Policy, SOCKETS, TABLE};
+use super::group::{ACTIVITY, COUNTERS, PinnedGroup, Policy, SOCKETS, TABLE};
 use crate::domain::listener::Listener;
 
 /// Pins those maps of the program with this id that have no pin in the directory `pins`. Finding a program by its
@@ -43,10 +43,10 @@ pub fn pin_again(program_id: u32, pins: &Path) -> Result<()> {
 
 /// Makes a new group for `listener` in the directory `pins`, after removing what is left there: its buckets have no
 /// worker, and its slots no socket.
-pub fn make_anew(listener: &Listener, policy: Policy, pins: &Path) -> Result<Group> {
+pub fn make_anew(listener: &Listener, policy: Policy, pins: &Path) -> Result<PinnedGroup> {
     let left = fs::read_dir(pins).with_context(|| format!("cannot list {}", pins.display()))?;
     for pin in left.flatten() {
         fs::remove_file(pin.path()).with_context(|| format!("cannot remove {}", pin.path().display()))?;
     }
-    Group::load(listener, policy, pins)
+    PinnedGroup::load(listener, policy, pins)
 }

@@ -9,7 +9,7 @@ use std::os::fd::AsRawFd;
 use anyhow::{Context, Result};
 use socket2::{Domain, Protocol as Ip, SockAddr, Socket, Type};
 
-use super::group::Group;
+use super::group::PinnedGroup;
 use super::options;
 use crate::domain::listener::{Listener, Protocol};
 use crate::domain::observed::Queue;
@@ -24,7 +24,7 @@ pub const NO_IPV6: &str = "IPv6 is off on this machine; listen on IPv4 addresses
 /// never decides without it; later sockets get it from the group. A socket that has a program already may not
 /// join a group that exists (`inet_csk_bind_conflict`, `udp_lib_lport_inuse`: EADDRINUSE), so if
 /// strangers made the group, the program is attached as soon as the socket is in.
-pub fn open(group: &Group, backlog: u32, first: bool) -> Result<Socket> {
+pub fn open(group: &PinnedGroup, backlog: u32, first: bool) -> Result<Socket> {
     let listener = group.listener();
     let opened = match make(listener, group, backlog, first) {
         Err(error) if first && error.kind() == io::ErrorKind::AddrInUse => {
@@ -49,7 +49,7 @@ pub fn choose_port(listener: &Listener) -> Result<Listener> {
 }
 
 /// Fails if the address of `group` cannot be bound; receives nothing meanwhile.
-pub fn probe(group: &Group) -> Result<()> {
+pub fn probe(group: &PinnedGroup) -> Result<()> {
     let listener = group.listener();
     let bound = unbound(listener).and_then(|socket| {
         // A bound UDP socket is part of the group at once, a TCP one only when it listens.
@@ -112,7 +112,7 @@ pub fn shut_down(socket: &Socket) -> Result<()> {
 }
 
 /// Makes a socket that was shut down listen again, and puts it into its slot.
-pub fn listen_again(socket: &Socket, group: &mut Group, slot: u16, backlog: u32) -> Result<()> {
+pub fn listen_again(socket: &Socket, group: &mut PinnedGroup, slot: u16, backlog: u32) -> Result<()> {
     socket.listen(i32::try_from(backlog).unwrap_or(i32::MAX)).context("listen failed")?;
     // If no other socket listens, the group is a new one without a program. (Not attached before `listen`, which
     // would fail beside other sockets: see `open`.)
@@ -145,7 +145,7 @@ pub(super) fn unbound(listener: &Listener) -> io::Result<Socket> {
     Ok(socket)
 }
 
-fn make(listener: &Listener, group: &Group, backlog: u32, attach: bool) -> io::Result<Socket> {
+fn make(listener: &Listener, group: &PinnedGroup, backlog: u32, attach: bool) -> io::Result<Socket> {
     let socket = unbound(listener)?;
     let attach = || if attach { group.attach(&socket) } else { Ok(()) };
     match listener.protocol {

@@ -15,7 +15,7 @@ use crate::config;
 use crate::domain::buckets::{Buckets, FlowCounter, SharedMemory};
 use crate::domain::listener::Listener;
 use crate::kernel::addresses::Held;
-use crate::kernel::group::{Group, GroupMemory, Policy, Totals};
+use crate::kernel::group::{GroupMemory, PinnedGroup, Policy, Totals};
 use crate::kernel::{recover, socket};
 use crate::offload::in_thread;
 
@@ -51,7 +51,7 @@ impl From<&config::ServiceConfig> for Policy {
 pub(super) struct ListenerGroup {
     /// As the configuration says, perhaps with port 0.
     pub(super) asked: Listener,
-    pub(super) group: Group,
+    pub(super) group: PinnedGroup,
     pub(super) buckets: Buckets,
     /// The name of its directory of pins.
     pub(super) name: String,
@@ -88,7 +88,7 @@ impl ListenerGroup {
         let name = format!("{at}-{}", listener.plain_name());
         let pins = owner.surroundings.pins.directory(&owner.config.name, &name)?;
         let (which, policy) = (*listener, Policy::from(owner.config));
-        let group = in_thread(LOADING, move || Group::load(&which, policy, &pins)).await??;
+        let group = in_thread(LOADING, move || PinnedGroup::load(&which, policy, &pins)).await??;
         Self::with(*listener, group, name, held, owner)
     }
 
@@ -102,7 +102,8 @@ impl ListenerGroup {
     ) -> Result<Self> {
         let pins = owner.surroundings.pins.directory(&owner.config.name, name)?;
         let (which, policy) = (*bound, Policy::from(owner.config));
-        let group = in_thread(LOADING, move || Group::take_over(&which, policy, &pins, layout)).await??;
+        let group =
+            in_thread(LOADING, move || PinnedGroup::take_over(&which, policy, &pins, layout)).await??;
         let held = hold_anyway(asked, owner.surroundings).await;
         Self::with(*asked, group, name.to_owned(), held, owner)
     }
@@ -128,7 +129,7 @@ impl ListenerGroup {
 
     fn with(
         asked: Listener,
-        mut group: Group,
+        mut group: PinnedGroup,
         name: String,
         held: Option<Rc<Held>>,
         owner: &Owner<'_>,

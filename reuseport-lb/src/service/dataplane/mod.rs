@@ -17,7 +17,7 @@ use super::groups::ListenerGroup;
 use super::trace::Tracer;
 use crate::domain::listener::{Listener, Protocol};
 use crate::domain::ports::{Cookie, Holder, ListenerId, OpenedSocket};
-use crate::kernel::group::Group;
+use crate::kernel::group::PinnedGroup;
 use crate::kernel::socket;
 use crate::kernel::strangers::Census;
 
@@ -107,7 +107,7 @@ impl Groups {
         self.sockets.borrow().get(&cookie).cloned().context("the socket is gone")
     }
 
-    fn group(&self, id: ListenerId) -> &Group {
+    fn group(&self, id: ListenerId) -> &PinnedGroup {
         // The engine knows no listener that is not here.
         &self.all[&id].group
     }
