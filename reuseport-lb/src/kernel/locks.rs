@@ -105,8 +105,10 @@ mod tests {
     /// Starts a process that holds the lock of a file at `path`, with this content.
     fn locked(path: &Path, content: &str) -> std::process::Child {
         fs::write(path, content).unwrap();
+        // As one process: a child of it would outlive the test.
         let mut holder = Command::new("flock");
-        holder.arg(path).args(["sh", "-c", "echo; exec sleep 1000"]).stdout(Stdio::piped());
+        holder.arg("--no-fork").arg(path);
+        holder.args(["sh", "-c", "echo; exec sleep 1000"]).stdout(Stdio::piped());
         let mut holder = holder.spawn().unwrap();
         let mut byte = [0];
         std::io::Read::read_exact(holder.stdout.as_mut().unwrap(), &mut byte).unwrap();
@@ -137,7 +139,6 @@ mod tests {
             holder.kill().unwrap();
             holder.wait().unwrap();
             fs::remove_dir_all(&run).unwrap();
-            // flock(1) waits for its child, which has inherited the file.
             assert_eq!(found, Some(i32::try_from(holder.id()).unwrap()), "{moved}");
         }
     }
