@@ -42,11 +42,11 @@ pub(crate) fn bars(file: &Path, title: &str, bars: &[Bar]) -> Result<()> {
             let y = 62 + 34 * nth as i32;
             let style = (FONT, 16).into_font().color(&INK);
             root.draw(&Text::new(bar.name.clone(), (300, y), style.pos(right)))?;
-            let color = if bar.name.starts_with(crate::report::OURS) { OURS } else { OTHERS };
+            let color = if bar.name.starts_with(crate::record::OURS) { OURS } else { OTHERS };
             root.draw(&Rectangle::new([(x(0.0), y - 10), (x(bar.median), y + 10)], color.filled()))?;
             root.draw(&PathElement::new([(x(bar.least), y), (x(bar.most), y)], INK.stroke_width(1)))?;
             let style = (FONT, 16).into_font().color(&INK);
-            root.draw(&Text::new(crate::report::figure(bar.median), (x(bar.most) + 8, y), style.pos(left)))?;
+            root.draw(&Text::new(crate::record::figure(bar.median), (x(bar.most) + 8, y), style.pos(left)))?;
         }
         root.present()?;
         Ok(())

@@ -88,7 +88,7 @@ fn decision(workers: u16, flows: usize, world: &World) -> Result<f64> {
     measure(group.program_id(), &sockets, flows)
 }
 
-/// The same of one of the programs that only select one of the sockets.
+/// Nanoseconds per decision of a program that only selects one of the sockets.
 fn bare_select(program: &str, workers: u16, flows: usize) -> Result<f64> {
     let group = Baseline::load(program, &listener(), workers)?;
     measure(group.program_id, &group.sockets, flows)

@@ -6,11 +6,13 @@ mod chart;
 mod client;
 mod decision;
 mod flows;
+mod goals;
 mod growth;
 mod http;
 mod peers;
 mod record;
 mod report;
+mod sections;
 mod table;
 mod worker;
 
@@ -22,6 +24,7 @@ use rustix::process::{Resource, getrlimit, setrlimit};
 use testkit::world::World;
 
 use record::Record;
+use sections::SECTIONS;
 
 fn main() -> Result<()> {
     let mut arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -34,7 +37,7 @@ fn main() -> Result<()> {
     arguments.retain(|it| it != "--quick");
     ensure!(!arguments.is_empty(), "usage: bench DIRECTORY [--quick] [SECTION]...");
     let to = PathBuf::from(arguments.remove(0));
-    let sections = report::SECTIONS.each_ref().map(|section| section.key);
+    let sections = SECTIONS.each_ref().map(|section| section.key);
     if let Some(unknown) = arguments.iter().find(|only| !sections.contains(&only.as_str())) {
         bail!("there is no section {unknown}; there are {}", sections.join(", "));
     }
@@ -46,10 +49,10 @@ fn main() -> Result<()> {
     setrlimit(Resource::Nofile, files)?;
 
     let wanted = |key: &str| arguments.is_empty() || arguments.iter().any(|only| only == key);
-    let planned = report::SECTIONS.iter().filter(|it| wanted(it.key)).map(|it| (it.seconds)(quick)).sum();
+    let planned = SECTIONS.iter().filter(|it| wanted(it.key)).map(|it| (it.seconds)(quick)).sum();
     let mut record = Record::new(quick, planned);
     let mut void = Vec::new();
-    for section in report::SECTIONS.iter().filter(|section| wanted(section.key)) {
+    for section in SECTIONS.iter().filter(|section| wanted(section.key)) {
         record.begin((section.seconds)(quick));
         // The test kit panics when something does not happen in time.
         let measured = catch_unwind(AssertUnwindSafe(|| (section.measure)(&mut record, &world)))

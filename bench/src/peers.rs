@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use nix::sys::signal::Signal;
 use reuseport_lb_client::api::ServiceStatus;
+use testkit::config::Config;
 use testkit::daemon::{Daemon, settled, signal, until};
 use testkit::patience::patience;
 use testkit::world::{World, program};
@@ -32,9 +33,9 @@ const LINGERING: Duration = Duration::from_secs(2);
 pub(crate) enum Peer {
     /// reuseport-lb.
     Ours,
-    /// The same with `when_busy = "next"`.
+    /// reuseport-lb with `when_busy = "next"`.
     Next,
-    /// The same with a `stall_timeout` of 300 ms.
+    /// reuseport-lb with a `stall_timeout` of 300 ms.
     Prompt,
     /// Each worker binds with SO_REUSEPORT by itself.
     Plain,
@@ -279,19 +280,15 @@ fn nginx_head(place: &Path) -> String {
 }
 
 fn ours(peer: Peer, workers: usize, world: &World) -> Result<Daemon> {
-    let more = match peer {
-        Peer::Next => "when_busy = \"next\"\n",
-        Peer::Prompt => "stall_timeout = \"300ms\"\n",
-        _ => "",
+    let config = Config::service("web").listen(&format!("tcp://127.0.0.1:{}", peer.port()));
+    let config = match peer {
+        Peer::Next => config.set("when_busy", "next"),
+        Peer::Prompt => config.set("stall_timeout", "300ms"),
+        _ => config,
     };
     let first = workers.min(STEP);
-    let configuration = format!(
-        "[[service]]\nname = \"web\"\nlisten = [\"tcp://127.0.0.1:{}\"]\nworkers = {first}\n\
-         {more}command = [{:?}, \"worker\", \"fd\"]\n",
-        peer.port(),
-        std::env::current_exe()?
-    );
-    let daemon = Daemon::configured(world, &configuration);
+    let program = std::env::current_exe()?.display().to_string();
+    let daemon = Daemon::with(world, &config.workers(first).command(&[&*program, "worker", "fd"]));
     // In steps, and on a busy machine the daemon may be too busy to answer for a while.
     for next in (first..workers).step_by(STEP).map(|from| workers.min(from + STEP)) {
         let begun = Instant::now();

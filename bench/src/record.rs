@@ -10,6 +10,9 @@ use anyhow::{Result, ensure};
 /// A section may take so many times what it takes by experience, and so much more.
 const PATIENCE: (f64, Duration) = (3.0, Duration::from_secs(60));
 
+/// How variants begin that are ours.
+pub(crate) const OURS: &str = "reuseport-lb";
+
 /// A figure of one run.
 pub(crate) struct Sample {
     pub(crate) section: &'static str,
@@ -106,6 +109,29 @@ impl Record {
         }
     }
 
+    /// What was measured in a section: ours first, the others in their first order.
+    pub(crate) fn variants(&self, section: &str) -> Vec<String> {
+        let mut variants: Vec<String> = Vec::new();
+        for sample in self.samples.iter().filter(|it| it.section == section) {
+            if !variants.contains(&sample.variant) {
+                variants.push(sample.variant.clone());
+            }
+        }
+        // Runs begin with another one each.
+        variants.sort_by_key(|variant| !variant.starts_with(OURS));
+        variants
+    }
+
+    pub(crate) fn metrics(&self, section: &str) -> Vec<&'static str> {
+        let mut metrics = Vec::new();
+        for sample in self.samples.iter().filter(|it| it.section == section) {
+            if !metrics.contains(&sample.metric) {
+                metrics.push(sample.metric);
+            }
+        }
+        metrics
+    }
+
     /// The values of all runs, in their order.
     pub(crate) fn values(&self, section: &str, variant: &str, metric: &str) -> Vec<f64> {
         let wanted = |it: &&Sample| it.section == section && it.variant == variant && it.metric == metric;
@@ -149,4 +175,22 @@ pub(crate) fn median(mut values: Vec<f64>) -> Option<f64> {
     let middle = values.len() / 2;
     let last = *values.get(middle)?;
     Some(if values.len().is_multiple_of(2) { f64::midpoint(values[middle - 1], last) } else { last })
+}
+
+/// With as many digits as say something.
+pub(crate) fn figure(value: f64) -> String {
+    match value.abs() {
+        size if size >= 1000.0 => {
+            let whole = format!("{value:.0}");
+            let (front, back) = whole.split_at(whole.len() - 3);
+            if front.len() > 3 {
+                format!("{},{},{back}", &front[..front.len() - 3], &front[front.len() - 3..])
+            } else {
+                format!("{front},{back}")
+            }
+        }
+        size if size >= 100.0 || value == value.trunc() => format!("{value:.0}"),
+        size if size >= 10.0 => format!("{value:.1}"),
+        _ => format!("{value:.3}"),
+    }
 }
