@@ -46,7 +46,6 @@ impl Answer {
 
 /// A whole HTTP response.
 pub(crate) struct Response {
-    /// Its body.
     pub(crate) answer: Answer,
     /// Whether the server closes the connection after it.
     pub(crate) closes: bool,
@@ -135,7 +134,7 @@ pub fn ask(to: SocketAddr) -> io::Result<Answer> {
     ask_from(to, None)
 }
 
-/// The same from a given address.
+/// One connection with one request, from a given address.
 pub fn ask_from(to: SocketAddr, from: Option<IpAddr>) -> io::Result<Answer> {
     let mut connection = Connection::open(to, from)?;
     let answer = connection.ask();

@@ -1,6 +1,7 @@
 //! Configuration files of tests. Tests of bad input write theirs out.
 
 use std::fmt;
+use std::path::PathBuf;
 
 use crate::server;
 use crate::world::World;
@@ -32,7 +33,6 @@ struct Service {
 }
 
 impl Config {
-    /// A service of this name.
     pub fn service(name: &str) -> Self {
         Self {
             others: Vec::new(),
@@ -77,6 +77,11 @@ impl Config {
     /// Its workers are the helper server with these flags ([`server::words`]).
     pub fn server(self, world: &World, flags: &str) -> Self {
         self.command(&server::words(world, flags))
+    }
+
+    /// Writes it to where the daemon of this world has its file ([`Paths::run`](crate::daemon::Paths::run)).
+    pub fn write(&self, world: &World) -> PathBuf {
+        world.file("config.toml", &self.to_string())
     }
 
     /// Other services after this one.

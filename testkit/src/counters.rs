@@ -4,6 +4,10 @@ use std::collections::BTreeMap;
 
 use reuseport_lb_client::api::{GroupStatus, ServiceStatus};
 
+/// What counts while a worker is stalled: its queue is handed over, and new connections avoid it.
+pub const SHUNNED: [&str; 5] =
+    ["arrival_packet", "arrival_migration", "owner_taken", "owner_ejected", "detour_candidate"];
+
 /// Counters by name; those that have counted nothing are left out.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Counters(BTreeMap<String, i64>);
@@ -25,8 +29,14 @@ impl Counters {
     /// What all of them counted between two looks at a service.
     #[must_use]
     pub fn difference(before: &ServiceStatus, after: &ServiceStatus) -> Self {
-        let before = Self::of(before).0.into_iter().map(|(name, count)| (name, -count)).collect();
-        Self::of(after).and(&Self(before))
+        Self::of(after).less(&Self::of(before))
+    }
+
+    /// What these have counted more than others.
+    #[must_use]
+    pub fn less(self, others: &Self) -> Self {
+        let others = others.0.iter().map(|(name, count)| (name.clone(), -count)).collect();
+        self.and(&Self(others))
     }
 
     /// These and nothing else.
@@ -44,6 +54,39 @@ impl Counters {
     /// Takes those of `names` out, where how they share a sum is a matter of chance; their sum.
     pub fn take(&mut self, names: &[&str]) -> u64 {
         names.iter().filter_map(|name| self.0.remove(*name)).sum::<i64>().cast_unsigned()
+    }
+
+    /// Asserts that those of `must` have counted, those of `may` perhaps, and no others; how often is a matter of
+    /// chance, but for the sums.
+    ///
+    /// # Panics
+    /// If not.
+    #[track_caller]
+    pub fn assert_only(&self, must: &[&str], may: &[&str]) {
+        let has = |name: &&str| self.0.get(*name).is_some_and(|count| *count > 0);
+        assert!(must.iter().all(has), "{must:?} have not all counted: {self:?}");
+        let known = |name: &&String| must.contains(&name.as_str()) || may.contains(&name.as_str());
+        assert!(
+            self.0.keys().all(|name| known(&name)),
+            "others have counted than {must:?} and {may:?}: {self:?}"
+        );
+        self.assert_sums();
+    }
+
+    /// Asserts the sums of docs/COUNTERS.md, which hold when nothing is being decided.
+    ///
+    /// # Panics
+    /// If they do not.
+    #[track_caller]
+    pub fn assert_sums(&self) {
+        let of = |stage: &str| -> i64 {
+            self.0.iter().filter(|(name, _)| name.starts_with(stage)).map(|(_, count)| count).sum()
+        };
+        let one = |name: &str| self.0.get(name).copied().unwrap_or_default();
+        let went_on = of("owner_") - one("owner_taken") - one("owner_kept");
+        let sums =
+            [(of("arrival_"), of("owner_")), (went_on, of("detour_")), (one("detour_none"), one("refused"))];
+        assert!(sums.iter().all(|(one, other)| one == other), "the sums do not hold: {sums:?} of {self:?}");
     }
 
     fn and(self, other: &Self) -> Self {

@@ -66,6 +66,7 @@ pub struct Daemon {
 pub struct Paths {
     runtime_dir: PathBuf,
     bpffs: PathBuf,
+    config: PathBuf,
     log: PathBuf,
 }
 
@@ -73,10 +74,10 @@ impl Paths {
     /// The usual place in a world.
     #[must_use]
     pub fn of(world: &World) -> Self {
-        Self { runtime_dir: world.path("run"), bpffs: world.bpffs(), log: world.path("daemon.log") }
+        let config = world.path("config.toml");
+        Self { runtime_dir: world.path("run"), bpffs: world.bpffs(), config, log: world.path("daemon.log") }
     }
 
-    /// The control socket.
     #[must_use]
     pub fn control(&self) -> PathBuf {
         self.runtime_dir.join("control.sock")
@@ -89,6 +90,12 @@ impl Paths {
         command.arg("--runtime-dir").arg(&self.runtime_dir).arg("--bpffs").arg(&self.bpffs).args(arguments);
         command.stdin(Stdio::null());
         command
+    }
+
+    /// `run` with the configuration file that is there.
+    #[must_use]
+    pub fn run(&self) -> Command {
+        self.command(&["run", "--config", &self.config.to_string_lossy()])
     }
 
     /// Runs a command to its end.
@@ -115,7 +122,7 @@ impl Paths {
         left
     }
 
-    /// Everything, if the daemon answers.
+    /// `None` if the daemon does not answer.
     ///
     /// # Panics
     /// If it answers what is no status.
@@ -148,7 +155,7 @@ impl Daemon {
         Self::start_until(world, command, settled)
     }
 
-    /// The same, but waits only until each service is as `there` wants it.
+    /// Starts a daemon and waits until each service is as `there` wants it.
     ///
     /// # Panics
     /// If it does not get there, with its log.
@@ -160,7 +167,7 @@ impl Daemon {
         Self::start_unheard(world, command, there)
     }
 
-    /// The same, but what it says goes where the caller has it go.
+    /// Starts a daemon whose log goes where the caller has it go, and waits until each service is as `there` wants it.
     ///
     /// # Panics
     /// If it does not get there.
@@ -185,8 +192,8 @@ impl Daemon {
     /// With a configuration file of this content.
     #[must_use]
     pub fn configured(world: &World, configuration: &str) -> Self {
-        let file = world.file("config.toml", configuration);
-        Self::start(world, &["--config", &file.to_string_lossy()])
+        let _ = world.file("config.toml", configuration);
+        Self::start_as(world, Paths::of(world).run())
     }
 
     /// With this configuration.
@@ -195,19 +202,16 @@ impl Daemon {
         Self::configured(world, &config.to_string())
     }
 
-    /// Its process id.
     #[must_use]
     pub fn pid(&self) -> i32 {
         i32::try_from(self.child.id()).expect("a process id")
     }
 
-    /// Where it lives.
     #[must_use]
     pub fn paths(&self) -> &Paths {
         &self.paths
     }
 
-    /// What it has said so far.
     #[must_use]
     pub fn log(&self) -> String {
         fs::read_to_string(&self.paths.log).unwrap_or_default()
@@ -222,13 +226,21 @@ impl Daemon {
         self.status().services.remove(0)
     }
 
-    /// Everything.
-    ///
     /// # Panics
     /// If it does not answer.
     #[must_use]
     pub fn status(&self) -> Status {
         self.paths.status().unwrap_or_else(|| panic!("no status:\n{}", self.log()))
+    }
+
+    /// Waits until all workers of the first service are ready and process `gone` is none of them: status may say for
+    /// a moment that a worker is ready whose process was just killed.
+    ///
+    /// # Panics
+    /// If that takes too long.
+    pub fn settled_without(&self, gone: i32) -> ServiceStatus {
+        let others = |it: &ServiceStatus| it.workers.iter().all(|worker| worker.pid != Some(gone));
+        until("a successor", || Some(self.service()).filter(|service| others(service) && settled(service)))
     }
 
     /// Runs a command that must succeed; returns what it printed.

@@ -25,7 +25,7 @@ pub fn freeze(pid: i32) -> BTreeSet<SocketAddr> {
     frozen(pid)
 }
 
-/// The same of a process that is about to stop.
+/// Waits until a process has stopped itself; returns the clients whose IPv4 connections it has accepted and not closed.
 #[must_use]
 pub fn frozen(pid: i32) -> BTreeSet<SocketAddr> {
     until("a process to be stopped", || matches!(state(pid), None | Some('T')).then_some(()));
@@ -71,6 +71,11 @@ impl Dice {
         mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
         ((mixed ^ (mixed >> 31)) % sides as u64) as usize
+    }
+
+    /// One of these.
+    pub fn one_of<T: Copy>(&mut self, all: &[T]) -> T {
+        all[self.roll(all.len())]
     }
 }
 

@@ -59,7 +59,7 @@ impl Flood {
         Self { sent, running }
     }
 
-    /// The same with the first packets of connections, over IPv4 only.
+    /// Sends so many SYNs to this port of 127.0.0.1, in this thread's namespace.
     ///
     /// # Panics
     /// If there can be no raw socket: that needs root.

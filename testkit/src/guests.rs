@@ -79,7 +79,10 @@ impl Guests {
         Guest(self.command(USER, &all).spawn().expect("cannot start reuseport-lb"))
     }
 
-    /// The same with a server of this manner.
+    /// `exec` with these arguments and a server of this manner, by [`USER`].
+    ///
+    /// # Panics
+    /// If it cannot be started.
     #[must_use]
     pub fn join(&self, arguments: &[&str], manner: Manner) -> Guest {
         self.exec(arguments, &self.server(manner))
@@ -90,13 +93,11 @@ impl Guests {
 pub struct Guest(Child);
 
 impl Guest {
-    /// Its process id.
     #[must_use]
     pub fn pid(&self) -> i32 {
         i32::try_from(self.0.id()).expect("a process id")
     }
 
-    /// Sends it a signal.
     pub fn tell(&self, what: Signal) {
         signal(self.pid(), what);
     }

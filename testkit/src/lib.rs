@@ -1,13 +1,17 @@
 //! The test kit: a world of its own for each test, the daemon in it, clients and load.
 
+#![expect(missing_docs, reason = "only tests use it: what a name says needs no words")]
+
 pub mod client;
 pub mod config;
 pub mod counters;
 pub mod daemon;
+pub mod datagrams;
 pub mod fault;
 pub mod flood;
 pub mod flows;
 pub mod guests;
+pub mod limit;
 pub mod load;
 pub mod matrix;
 pub mod patience;

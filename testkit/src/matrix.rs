@@ -2,23 +2,20 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::net::{SocketAddr, UdpSocket};
-use std::path::PathBuf;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread::JoinHandle;
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 use reuseport_lb_client::api::ServiceStatus;
 use serde_json::json;
 
-use crate::client::Answer;
+use crate::config::Config;
+use crate::counters::Counters;
 use crate::daemon::{Daemon, settled, signal, until};
+use crate::datagrams::{Datagrams, Tally};
 use crate::fault::frozen;
 use crate::load::{Ending, Failure, Load, Report, Stage};
 use crate::patience::lasts;
-use crate::server;
 use crate::world::World;
 
 /// Where the service of a scene is, over TCP and UDP.
@@ -29,9 +26,8 @@ pub fn address() -> SocketAddr {
 
 /// A service of four workers under load: new connections, kept ones, and flows of datagrams.
 pub struct Scene {
-    /// `None` while there is none. Before its world, where its log is.
+    /// Dropped before its world, where its log is.
     pub daemon: Option<Daemon>,
-    /// Where it is.
     pub world: World,
     load: Load,
     datagrams: Datagrams,
@@ -41,45 +37,40 @@ pub struct Scene {
 
 /// What clients saw.
 pub struct Seen {
-    /// Over TCP.
     pub report: Report,
-    /// Over UDP.
     pub datagrams: Tally,
+    /// What the counters of the service have counted.
+    pub counters: Counters,
     /// How long it took until all was well again.
     pub recovered: Option<Duration>,
-    /// The same for a reader.
+    /// Numbers and times of the load, for a reader.
     pub summary: String,
 }
 
-/// A service on [`address`] with four workers, which have 2 s to leave unless `more` says otherwise.
-#[must_use]
-pub fn service(more: &str) -> String {
-    let drain = if more.contains("drain_timeout") { "" } else { "drain_timeout = \"2s\"\n" };
-    format!(
-        "[[service]]\nname = \"web\"\nlisten = [\"tcp://{0}\", \"udp://{0}\"]\nworkers = 4\n\
-         stall_timeout = \"300ms\"\n{drain}{more}",
-        address()
-    )
+/// A service on [`address`] with four workers, which have 2 s to leave.
+pub fn service() -> Config {
+    let [tcp, udp] = ["tcp", "udp"].map(|protocol| format!("{protocol}://{}", address()));
+    let config = Config::service("web").listen(&tcp).listen(&udp).workers(4);
+    config.set("stall_timeout", "300ms").set("drain_timeout", "2s")
 }
 
 impl Scene {
     /// With embedded workers.
     #[must_use]
-    pub fn new(more: &str) -> Self {
+    pub fn new(service: &Config) -> Self {
         let world = World::new();
-        let daemon = Daemon::configured(&world, &service(more));
+        let daemon = Daemon::with(&world, service);
         Self::around(world, daemon)
     }
 
     /// With workers that do what is in the file that [`Scene::misbehave`] writes.
     #[must_use]
-    pub fn vandals(more: &str) -> Self {
+    pub fn vandals(service: Config) -> Self {
         let world = World::new();
         let deed = world.path("deed").display().to_string();
         // What it is to do from its start is in a file as well.
         let flags = format!("--wait keep --ready notify --term leave --deeds {deed} @{deed}-first");
-        let command = server::command(&world, &flags);
-        let daemon = Daemon::configured(&world, &service(&(command + more)));
+        let daemon = Daemon::with(&world, &service.server(&world, &flags));
         Self::around(world, daemon)
     }
 
@@ -87,7 +78,7 @@ impl Scene {
     #[must_use]
     pub fn around(world: World, daemon: Daemon) -> Self {
         let load = Load::to(address()).clients(8).kept(40).pause(Duration::from_millis(1)).start();
-        let datagrams = Datagrams::start(16);
+        let datagrams = Datagrams::start(address(), 16);
         load.until_answered(500);
         Self { world, daemon: Some(daemon), load, datagrams, struck: Instant::now(), recovered: None }
     }
@@ -101,7 +92,6 @@ impl Scene {
         self.daemon.as_ref().expect("there is a daemon")
     }
 
-    /// The service now.
     #[must_use]
     pub fn service(&self) -> ServiceStatus {
         self.daemon().service()
@@ -116,7 +106,7 @@ impl Scene {
         self.service().workers[nth].pid.expect("a worker that runs")
     }
 
-    /// Now it happens.
+    /// The fault begins now.
     pub fn strike(&mut self) {
         self.struck = Instant::now();
     }
@@ -173,6 +163,8 @@ impl Scene {
         let failed = report.failed_except(expected);
         assert!(failed.is_empty(), "{} of {} requests: {failed:?}", failed.len(), report.requests);
         let slowest = [report.slowest(), datagrams.slowest].into_iter().max().unwrap_or_default();
+        let counters = self.daemon.as_ref().map(|it| Counters::of(&it.service())).unwrap_or_default();
+        counters.assert_sums();
         let summary = format!(
             "{} new connections, {} requests on kept ones, {} datagrams; longest {}",
             report.requests,
@@ -184,7 +176,7 @@ impl Scene {
             daemon.stop();
         }
         drop(self.world);
-        Seen { report, datagrams, recovered: self.recovered, summary }
+        Seen { report, datagrams, counters, recovered: self.recovered, summary }
     }
 }
 
@@ -255,175 +247,5 @@ pub fn time(time: Duration) -> String {
         0 => "less than 1 ms".into(),
         short @ 1..1000 => format!("{short} ms"),
         _ => format!("{:.1} s", time.as_secs_f64()),
-    }
-}
-
-/// Flows of datagrams, a question in each every 10 ms.
-struct Datagrams {
-    stop: Arc<AtomicBool>,
-    running: JoinHandle<Tally>,
-}
-
-/// What became of datagrams.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Tally {
-    /// Questions.
-    pub sent: u64,
-    /// Questions without an answer.
-    pub lost: u64,
-    /// Times that another process answered than before.
-    pub moved: u64,
-    /// The longest time until an answer.
-    pub slowest: Duration,
-}
-
-impl Datagrams {
-    fn start(flows: usize) -> Self {
-        let stop = Arc::new(AtomicBool::new(false));
-        let stopped = stop.clone();
-        let sockets: Vec<Flow> = (0..flows).map(|_| Flow::new()).collect();
-        let running = std::thread::spawn(move || {
-            let mut flows = sockets;
-            while !stopped.load(Ordering::Relaxed) {
-                flows.iter_mut().for_each(Flow::turn);
-                std::thread::sleep(Duration::from_millis(10)); // sleep: the pace of the load
-            }
-            // What is on its way may come.
-            let begun = Instant::now();
-            while flows.iter().any(|flow| flow.asked.is_some()) && begun.elapsed() < Flow::PATIENCE {
-                flows.iter_mut().for_each(Flow::listen);
-                std::thread::sleep(Duration::from_millis(1)); // sleep: between two looks at sockets that do not block
-            }
-            let mut sum = Tally::default();
-            for flow in flows {
-                let Tally { sent, lost, moved, slowest } = flow.tally;
-                sum.sent += sent;
-                sum.lost += lost + u64::from(flow.asked.is_some());
-                sum.moved += moved;
-                sum.slowest = sum.slowest.max(slowest);
-            }
-            sum
-        });
-        Self { stop, running }
-    }
-
-    fn end(self) -> Tally {
-        self.stop.store(true, Ordering::Relaxed);
-        self.running.join().expect("the thread of the datagrams panicked")
-    }
-}
-
-/// One client with one question at a time.
-struct Flow {
-    socket: UdpSocket,
-    asked: Option<Instant>,
-    pid: Option<i32>,
-    tally: Tally,
-}
-
-impl Flow {
-    /// A question without an answer for so long is lost.
-    const PATIENCE: Duration = Duration::from_secs(1);
-
-    fn new() -> Self {
-        let socket = UdpSocket::bind("127.0.0.1:0").expect("cannot make a socket");
-        socket.connect(address()).expect("cannot connect a datagram socket");
-        socket.set_nonblocking(true).expect("cannot make a socket non-blocking");
-        Self { socket, asked: None, pid: None, tally: Tally::default() }
-    }
-
-    fn turn(&mut self) {
-        self.listen();
-        if self.asked.is_some_and(|asked| asked.elapsed() > Self::PATIENCE) {
-            self.tally.lost += 1;
-            self.asked = None;
-        }
-        if self.asked.is_none() {
-            self.tally.sent += 1;
-            self.asked = Some(Instant::now());
-            // A refused one (ICMP) is not answered, and counts as lost then.
-            let _ = self.socket.send(b"?");
-        }
-    }
-
-    fn listen(&mut self) {
-        let mut buffer = [0; 1024];
-        while let Ok(length) = self.socket.recv(&mut buffer) {
-            let Ok(answer) = Answer::parse(&String::from_utf8_lossy(&buffer[..length])) else { continue };
-            if self.pid.replace(answer.pid).is_some_and(|before| before != answer.pid) {
-                self.tally.moved += 1;
-            }
-            if let Some(asked) = self.asked.take() {
-                self.tally.slowest = self.tally.slowest.max(asked.elapsed());
-            }
-        }
-    }
-}
-
-/// A limit on a process, through a cgroup of its own; lifted on drop.
-pub struct Limit {
-    group: PathBuf,
-    limit: &'static str,
-}
-
-impl Limit {
-    /// Leaves process `pid` so many bytes of memory beyond what it has now.
-    ///
-    /// # Panics
-    /// If there is no memory controller.
-    #[must_use]
-    pub fn memory(pid: i32, more: u64) -> Self {
-        let (v1, v2) = (("memory.limit_in_bytes", "memory.usage_in_bytes"), ("memory.max", "memory.current"));
-        Self::of(pid, "memory", v1, v2, more)
-    }
-
-    /// Leaves process `pid` so many more processes and threads.
-    ///
-    /// # Panics
-    /// If there is no controller for them.
-    #[must_use]
-    pub fn processes(pid: i32, more: u64) -> Self {
-        let files = ("pids.max", "pids.current");
-        Self::of(pid, "pids", files, files, more)
-    }
-
-    fn of(pid: i32, controller: &str, v1: (&'static str, &str), v2: (&'static str, &str), more: u64) -> Self {
-        let apart = PathBuf::from("/sys/fs/cgroup").join(controller);
-        let (root, (limit, usage)) = if apart.is_dir() {
-            (apart, v1)
-        } else {
-            let root = PathBuf::from("/sys/fs/cgroup");
-            // It may be there already.
-            let _ = fs::write(root.join("cgroup.subtree_control"), format!("+{controller}"));
-            (root, v2)
-        };
-        let group = root.join(format!("reuseport-lb-{pid}"));
-        fs::create_dir(&group)
-            .unwrap_or_else(|error| panic!("this test needs a cgroup: {}: {error}", group.display()));
-        fs::write(group.join("cgroup.procs"), pid.to_string()).expect("cannot move a process to a cgroup");
-        let used: u64 =
-            fs::read_to_string(group.join(usage)).ok().and_then(|it| it.trim().parse().ok()).unwrap_or(0);
-        fs::write(group.join(limit), (used + more).to_string()).unwrap_or_else(|error| {
-            panic!("this test needs the {controller} controller of cgroups: {error}")
-        });
-        Self { group, limit }
-    }
-}
-
-impl Drop for Limit {
-    fn drop(&mut self) {
-        let root = self.group.parent().unwrap_or(&self.group);
-        let _ = fs::write(self.group.join(self.limit), "-1")
-            .or_else(|_| fs::write(self.group.join(self.limit), "max"));
-        // Somebody in it may start another process just now.
-        for _ in 0..100 {
-            for pid in fs::read_to_string(self.group.join("cgroup.procs")).unwrap_or_default().lines() {
-                let _ = fs::write(root.join("cgroup.procs"), pid);
-            }
-            if fs::remove_dir(&self.group).is_ok() {
-                break;
-            }
-            std::thread::sleep(Duration::from_millis(5)); // sleep: `until` would panic while another panic unwinds
-        }
     }
 }

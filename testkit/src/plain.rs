@@ -1,4 +1,4 @@
-//! The same service as others run it: plain SO_REUSEPORT, without a daemon. For comparison.
+//! A service as others run it, for comparison: plain SO_REUSEPORT, without a daemon.
 
 use std::io::{BufRead, BufReader};
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};

@@ -55,12 +55,9 @@ impl Identity {
     }
 }
 
-/// Who answered.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Server {
-    /// Its name.
     pub worker: String,
-    /// Its process.
     pub pid: i32,
 }
 
@@ -84,7 +81,6 @@ pub struct Report {
     pub lost: Vec<Lost>,
     /// Packets of clients that QUIC took for lost, and sent again.
     pub packets_lost: u64,
-    /// The longest time for an echo.
     pub slowest: Duration,
 }
 

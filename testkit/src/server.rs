@@ -27,20 +27,14 @@ pub fn words(world: &World, flags: &str) -> Vec<String> {
     [program].into_iter().chain(flags.split_whitespace().map(str::to_owned)).collect()
 }
 
-/// The `command = …` of the helper server with `flags`.
+/// An HAProxy that says who answers, like the embedded worker does.
 #[must_use]
-pub fn command(world: &World, flags: &str) -> String {
-    format!("command = {:?}\n", words(world, flags))
-}
-
-/// The `command = …` of an HAProxy that says who answers, like the embedded worker does.
-#[must_use]
-pub fn haproxy(world: &World) -> String {
+pub fn haproxy(world: &World) -> [String; 4] {
     let file = world.file(
         "haproxy.cfg",
         "global\n  maxconn 4000\ndefaults\n  mode http\n  timeout client 30s\n  timeout http-keep-alive 30s\n\
          frontend f\n  bind fd@3\n  http-request return status 200 content-type text/plain lf-string \
          \"worker=%[env(REUSEPORT_LB_WORKER)]\\npid=%pid\\npeer=%[src]:%[src_port]\\n\"\n",
     );
-    format!("command = [{:?}, \"-db\", \"-f\", {:?}]\n", program("haproxy"), file)
+    [program("haproxy").display().to_string(), "-db".into(), "-f".into(), file.display().to_string()]
 }

@@ -20,7 +20,6 @@ const MOMENT: Duration = Duration::from_millis(50);
 pub struct Traces {
     /// Of the daemon.
     descriptors: usize,
-    /// Its processes.
     children: String,
     /// Notification sockets among them.
     runtime_files: Vec<PathBuf>,

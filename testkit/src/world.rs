@@ -43,13 +43,11 @@ impl World {
         world
     }
 
-    /// Its BPF file system.
     #[must_use]
     pub fn bpffs(&self) -> PathBuf {
         self.path("bpf")
     }
 
-    /// A path in its directory.
     #[must_use]
     pub fn path(&self, name: &str) -> PathBuf {
         self.directory.path().join(name)
@@ -106,7 +104,6 @@ pub fn run(program: &str, arguments: &[&str]) -> String {
     out.into_owned()
 }
 
-/// The repository.
 #[must_use]
 pub fn repository() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap_or(Path::new("/"))

@@ -8,6 +8,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use reuseport_lb::domain::table::{BucketTable, Member};
 use reuseport_lb_common::key::{source_v4, source_v6};
 use testkit::client::{ask_from, ask_udp};
+use testkit::config::Config;
 use testkit::counters::Counters;
 use testkit::daemon::{Daemon, until};
 use testkit::fault::times;
@@ -70,13 +71,10 @@ fn a_client_keeps_its_worker_except_for_the_share_that_must_move() {
         // Without duplicate address detection they can be used at once.
         run("ip", &["-6", "address", "add", &format!("{}/128", v6(n)), "dev", "lo", "nodad"]);
     }
-    let daemon = Daemon::configured(
-        &world,
-        &format!(
-            "[[service]]\nname = \"web\"\naffinity = \"source\"\nworkers = 4\nidle_timeout = \"200ms\"\nlisten = [\"tcp://127.0.0.1:{PORT}\", \
-             \"udp://127.0.0.1:{PORT}\", \"tcp://[::1]:{PORT}\", \"udp://[::1]:{PORT}\"]\n"
-        ),
-    );
+    let config = Config::service("web").workers(4).set("affinity", "source").set("idle_timeout", "200ms");
+    let hosts = ["tcp://127.0.0.1", "udp://127.0.0.1", "tcp://[::1]", "udp://[::1]"];
+    let listen = |config: Config, host: &str| config.listen(&format!("{host}:{PORT}"));
+    let daemon = Daemon::with(&world, &hosts.into_iter().fold(config, listen));
     let clients: Vec<(IpAddr, SocketAddr)> = (0..count)
         .flat_map(|n| {
             [(v4(n), (Ipv4Addr::LOCALHOST, PORT).into()), (v6(n), (Ipv6Addr::LOCALHOST, PORT).into())]

@@ -13,24 +13,15 @@ use std::time::Duration;
 use reuseport_lb_client::api::{Drain, Refusal, Restart, Weight};
 use reuseport_lb_client::control::{ControlClient, ControlError};
 use testkit::client::ask;
+use testkit::config::Config;
 use testkit::daemon::{Daemon, Paths, binary};
+use testkit::said::assert_said;
 use testkit::world::World;
-
-/// Asserts that `output` is this exit code with exactly one message that says all of `says`.
-#[track_caller]
-fn assert_refused(output: &Output, code: i32, says: &[&str]) {
-    let message = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert_eq!(output.status.code(), Some(code), "{message}");
-    for says in says {
-        assert!(message.contains(says), "{says:?} is not in: {message}");
-    }
-    assert!(!message.contains("panicked"), "{message}");
-}
 
 #[track_caller]
 fn refused(world: &World, arguments: &[&str], code: i32, says: &[&str]) {
     let paths = Paths::of(world);
-    assert_refused(&paths.output(&[&["run"], arguments].concat()), code, says);
+    assert_said(&paths.output(&[&["run"], arguments].concat()), code, says);
     assert_eq!(paths.leftovers(), Vec::<PathBuf>::new());
 }
 
@@ -43,6 +34,7 @@ fn wrong_configuration_names_the_line() {
         ("workers = \"4\"", ["line 4", "a whole number from 0 to 1024"]),
         ("workers = 1025", ["line 4", "at most 1024"]),
         ("idle_timeout = \"1ms\"", ["line 4", "the least is 100ms"]),
+        ("user = \"no-such-user\"", ["line 4", "there is no user \"no-such-user\""]),
         ("overload = { factor = 0.5 }", ["line 4", "from 1.0 on"]),
         ("stall_timeout = \"1ms\"", ["line 4", "the least is 10ms"]),
         (
@@ -54,7 +46,11 @@ fn wrong_configuration_names_the_line() {
         let file = world.file("bad.toml", &format!("{minimal}{added}\n"));
         let file = file.to_string_lossy();
         refused(&world, &["--config", &file], 2, &says);
-        assert_refused(&Paths::of(&world).output(&["check", &file]), 2, &says);
+        let paths = Paths::of(&world);
+        assert_said(&paths.output(&["check", &file]), 2, &says);
+        let doctor = paths.output(&["doctor", "--config", &file]);
+        assert_said(&doctor, 2, &says);
+        assert_eq!(doctor.stdout, b"");
     }
     refused(&world, &["--config", "/no/such/file"], 2, &["cannot read /no/such/file"]);
 }
@@ -62,8 +58,7 @@ fn wrong_configuration_names_the_line() {
 #[test]
 fn a_right_configuration_is_explained() {
     let world = World::new();
-    let file = world
-        .file("good.toml", "[[service]]\nname = \"web\"\nlisten = [\"tcp://127.0.0.1:3000\"]\nworkers = 3\n");
+    let file = Config::web().workers(3).write(&world);
     let output = Paths::of(&world).output(&["check", &file.to_string_lossy()]);
     let said = String::from_utf8_lossy(&output.stdout).into_owned();
     assert!(
@@ -132,7 +127,7 @@ fn without_root_it_says_so() {
         .gid(65534)
         .output()
         .unwrap();
-    assert_refused(&output, 1, &["not root", "sudo"]);
+    assert_said(&output, 1, &["not root", "sudo"]);
     assert_eq!(Paths::of(&world).leftovers(), Vec::<PathBuf>::new());
 }
 
@@ -159,7 +154,7 @@ fn a_kernel_without_the_program_type_is_explained() {
         (libc::ENOSYS, "no bpf system call"),
         (libc::EPERM, "CAP_BPF"),
     ] {
-        assert_refused(&without_bpf(&world, errno), 1, &["service demo", says]);
+        assert_said(&without_bpf(&world, errno), 1, &["service demo", says]);
         assert_eq!(Paths::of(&world).leftovers(), Vec::<PathBuf>::new());
     }
 }
@@ -169,7 +164,7 @@ fn a_second_daemon_is_refused_and_the_first_goes_on() {
     let world = World::new();
     let daemon = Daemon::start(&world, &["--listen", "tcp://127.0.0.1:3000"]);
     let output = daemon.paths().output(&["run", "--listen", "tcp://127.0.0.1:3001"]);
-    assert_refused(&output, 1, &["another reuseport-lb", &daemon.pid().to_string(), "--runtime-dir"]);
+    assert_said(&output, 1, &["another reuseport-lb", &daemon.pid().to_string(), "--runtime-dir"]);
     ask("127.0.0.1:3000".parse().unwrap()).unwrap();
     daemon.stop();
 }
@@ -178,16 +173,16 @@ fn a_second_daemon_is_refused_and_the_first_goes_on() {
 fn commands_explain_what_they_cannot_do() {
     let world = World::new();
     let paths = Paths::of(&world);
-    assert_refused(&paths.output(&["status"]), 1, &["no daemon runs there", "reuseport-lb run"]);
+    assert_said(&paths.output(&["status"]), 1, &["no daemon runs there", "reuseport-lb run"]);
     let daemon = Daemon::start(&world, &["--listen", "tcp://127.0.0.1:3000"]);
     let moved = daemon.service().moved;
-    assert_refused(&paths.output(&["status", "web"]), 1, &["no service \"web\"", "there is demo"]);
-    assert_refused(&paths.output(&["trace", "web"]), 1, &["no service \"web\""]);
-    assert_refused(&paths.output(&["scale", "web", "2"]), 1, &["no service \"web\""]);
-    assert_refused(&paths.output(&["scale", "demo", "1025"]), 2, &["at most 1024"]);
-    assert_refused(&paths.output(&["weight", "demo/9", "2"]), 1, &["no worker demo/9"]);
-    assert_refused(&paths.output(&["weight", "demo/0", "1000001"]), 1, &["the most is 1000000"]);
-    assert_refused(&paths.output(&["weight", "demo", "1"]), 2, &["not a worker", "like web/2"]);
+    assert_said(&paths.output(&["status", "web"]), 1, &["no service \"web\"", "there is demo"]);
+    assert_said(&paths.output(&["trace", "web"]), 1, &["no service \"web\""]);
+    assert_said(&paths.output(&["scale", "web", "2"]), 1, &["no service \"web\""]);
+    assert_said(&paths.output(&["scale", "demo", "1025"]), 2, &["at most 1024"]);
+    assert_said(&paths.output(&["weight", "demo/9", "2"]), 1, &["no worker demo/9"]);
+    assert_said(&paths.output(&["weight", "demo/0", "1000001"]), 1, &["the most is 1000000"]);
+    assert_said(&paths.output(&["weight", "demo", "1"]), 2, &["not a worker", "like web/2"]);
     assert_eq!(daemon.service().moved, moved);
     daemon.stop();
 }
@@ -197,7 +192,7 @@ fn talk(daemon: &Daemon, bytes: &[u8]) -> String {
     let mut stream = UnixStream::connect(daemon.paths().control()).unwrap();
     stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
     stream.set_write_timeout(Some(Duration::from_secs(10))).unwrap();
-    // The daemon may hang up in the middle, which is its right.
+    // The daemon may close in the middle.
     let _ = stream.write_all(bytes);
     let mut answer = Vec::new();
     let _ = stream.read_to_end(&mut answer);

@@ -10,7 +10,7 @@ use reuseport_lb_client::api::ServiceStatus;
 use testkit::client::{Answer, Connection, ask, ask_from, tally};
 use testkit::config::Config;
 use testkit::counters::Counters;
-use testkit::daemon::{Daemon, counter, selected, signal, state, until};
+use testkit::daemon::{Daemon, selected, signal, state, until};
 use testkit::fault::freeze;
 use testkit::patience::fewer;
 use testkit::world::World;
@@ -63,6 +63,16 @@ fn ask_when_others_wait(
     ask_from(to, from)
 }
 
+/// How many of the decisions that were counted found their worker busy; the others all went to theirs.
+#[track_caller]
+fn busy_of(asked: u64, mut counted: Counters) -> u64 {
+    let busy = counted.take(&["owner_busy"]);
+    assert_eq!(counted.take(&["detour_candidate", "detour_owner", "detour_ready"]), busy);
+    let others = [("arrival_packet", asked), ("owner_taken", asked - busy)];
+    assert_eq!(counted, Counters::expected(&others));
+    busy
+}
+
 fn chosen(service: &ServiceStatus) -> Vec<u64> {
     service.workers.iter().map(selected).collect()
 }
@@ -81,12 +91,8 @@ fn nobody_is_sent_to_a_worker_that_computes_however_it_waits() {
         assert!(!answers.contains_key(&busy) && answers.len() == 3, "{way}: {answers:?}");
         assert_eq!(chosen(&service)[1], 0, "{way}");
         // A quarter of the buckets is its own.
-        let mut counted = Counters::of(&service);
-        let its = counted.take(&["owner_busy"]);
+        let its = busy_of(asked, Counters::of(&service));
         assert!((asked / 20..=asked / 2).contains(&its), "{way}: {its}");
-        assert_eq!(counted.take(&["detour_candidate", "detour_ready"]), its, "{way}");
-        let others = [("arrival_packet", asked), ("owner_taken", asked - its)];
-        assert_eq!(counted, Counters::expected(&others), "{way}");
         scene.release();
         until("it to serve again", || (ask(to()).unwrap().worker == busy).then_some(()));
         scene.daemon.stop();
@@ -101,7 +107,8 @@ fn of_an_epoll_object_in_another_one_it_is_not_known_and_its_owner_gets_its_conn
     assert_eq!(answers.len(), 2, "{answers:?}");
     let service = scene.daemon.service();
     // Only what still waits in its queue shows that a worker is busy.
-    assert!(counter(&service, "owner_taken") > 25, "{}", counter(&service, "owner_taken"));
+    let busy = busy_of(50, Counters::of(&service));
+    assert!(busy < 25, "{busy}");
     scene.daemon.stop();
 }
 
@@ -123,9 +130,9 @@ fn without_it_connections_wait_for_their_own_worker() {
     scene.daemon.run(&["reload"]);
     let later = tally(32, || ask_when_others_wait(&service, 1, to(), None));
     assert!(!later.contains_key(&busy), "{later:?}");
-    let service = scene.daemon.service();
-    assert_eq!(chosen(&service)[1], its);
-    assert!(counter(&service, "owner_busy") > 0);
+    let after = scene.daemon.service();
+    assert_eq!(chosen(&after)[1], its);
+    assert!(busy_of(32, Counters::difference(&service, &after)) > 0);
     scene.release();
     let answers = waiting.iter_mut().map(|it| it.answer().unwrap().worker);
     assert_eq!(answers.filter(|worker| *worker == busy).count() as u64, its);
@@ -154,16 +161,13 @@ fn if_all_compute_the_shortest_queues_grow() {
 #[test]
 fn a_stopped_worker_gets_nothing_from_the_first_moment() {
     let world = World::new();
-    let daemon = Daemon::configured(
-        &world,
-        "[[service]]\nname = \"web\"\nlisten = [\"tcp://127.0.0.1:3000\", \"tcp://[::1]:3000\"]\nworkers = 4\n\
-         stall_timeout = \"off\"\nwhen_busy = \"next\"\n",
-    );
+    let config = Config::web().listen("tcp://[::1]:3000").workers(4);
+    let daemon = Daemon::with(&world, &config.set("stall_timeout", "off").set("when_busy", "next"));
     let victim = daemon.service().workers[2].pid.unwrap();
     let _nothing = freeze(victim);
-    let service = daemon.service();
+    let before = daemon.service();
     for to in ["127.0.0.1:3000", "[::1]:3000"].map(|to| to.parse().unwrap()) {
-        let answers = tally(fewer(200), || ask_when_others_wait(&service, 2, to, None));
+        let answers = tally(fewer(200), || ask_when_others_wait(&before, 2, to, None));
         assert!(!answers.contains_key("web/2") && answers.len() == 3, "{answers:?}");
         // Now that it has been found busy many times it is worse than those that are so for a moment.
         let asking: Vec<_> =
@@ -174,7 +178,8 @@ fn a_stopped_worker_gets_nothing_from_the_first_moment() {
     }
     let service = daemon.service();
     assert_eq!(chosen(&service)[2], 0);
-    assert!(counter(&service, "owner_busy") > 0);
+    let asked = 2 * (fewer(200) + 4 * fewer(100)) as u64;
+    assert!(busy_of(asked, Counters::difference(&before, &service)) > 0);
     signal(victim, Signal::SIGCONT);
     until("it to serve again", || (ask(to()).unwrap().pid == victim).then_some(()));
     daemon.stop();

@@ -125,7 +125,7 @@ fn what_the_machine_lacks_is_not_held_against_a_worker() {
     until("it not to be started", || daemon.log().contains("it is tried again each second").then_some(()));
     lasts("more than eight crashes in a row, which would make it `failed`", Duration::from_secs(4));
     of(room.unwrap());
-    let after = until("it to be back", || Some(daemon.service()).filter(settled));
+    let after = daemon.settled_without(before.workers[1].pid.unwrap());
     assert_eq!(after.workers[1].restarts, 1, "{}", daemon.log());
     assert_eq!(after.workers[1].sockets[0].cookie, before.workers[1].sockets[0].cookie, "{}", daemon.log());
     assert_eq!(daemon.log().matches("it is tried again each second").count(), 1, "{}", daemon.log());
@@ -155,7 +155,7 @@ fn ready_workers_are_not_disturbed_by_one_that_is_killed() {
             break connection;
         }
     };
-    until("the other one to be back", || Some(daemon.service()).filter(settled));
+    daemon.settled_without(workers[0]);
     assert_eq!(connection.ask().unwrap().pid, workers[1]);
     ask(to).unwrap();
     daemon.stop();
@@ -176,7 +176,7 @@ fn a_successor_that_is_late_keeps_its_socket_and_its_queue() {
         (worker.buckets == 0 && worker.state == "starting").then_some(())
     });
     // Shutting the socket down would have broken the successor that already has it.
-    assert_eq!(counter(&daemon.service(), "arrival_migration"), 0);
+    assert_eq!(Counters::of(&daemon.service()), Counters::default());
     until("the successor to be ready", || Some(daemon.service()).filter(settled));
     let to: SocketAddr = "127.0.0.1:3000".parse().unwrap();
     let mut seen = std::collections::BTreeSet::new();
@@ -207,19 +207,14 @@ fn a_successor_gets_a_usable_socket_whatever_its_predecessor_did_to_it() {
 #[test]
 fn a_port_that_the_kernel_chose_stays() {
     let world = World::new();
-    let daemon = Daemon::configured(
-        &world,
-        "[[service]]\nname = \"web\"\nlisten = [\"tcp://127.0.0.1:0\"]\nworkers = 2\non_crash = \"migrate\"\n",
-    );
+    let config = Config::service("web").listen("tcp://127.0.0.1:0").workers(2).set("on_crash", "migrate");
+    let daemon = Daemon::with(&world, &config);
     let service = daemon.service();
     let to: SocketAddr = service.groups[0].listen.strip_prefix("tcp://").unwrap().parse().unwrap();
     for victim in service.workers {
         // Its socket is shut down, and listens again.
         signal(victim.pid.unwrap(), Signal::SIGKILL);
-        until("its successor", || {
-            Some(daemon.service())
-                .filter(|it| settled(it) && !it.workers.iter().any(|it| it.pid == victim.pid))
-        });
+        daemon.settled_without(victim.pid.unwrap());
     }
     let mut seen = std::collections::BTreeSet::new();
     until("both to answer", || {

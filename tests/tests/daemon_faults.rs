@@ -7,7 +7,7 @@ use std::fs;
 use std::io::Write;
 use std::net::TcpStream;
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
@@ -16,8 +16,9 @@ use nix::sys::signal::Signal;
 use reuseport_lb_client::api::{ServiceStatus, WorkerStatus};
 use testkit::daemon::{Daemon, Paths, is_alive, settled, signal, throughout, until};
 use testkit::fault::freeze;
+use testkit::limit::Limit;
 use testkit::load::Stage;
-use testkit::matrix::{Limit, Scene, address, service};
+use testkit::matrix::{Scene, address, service};
 use testkit::patience::{at_most, lasts};
 use testkit::said::assert_said;
 use testkit::world::World;
@@ -26,15 +27,47 @@ fn pids(service: &ServiceStatus) -> BTreeSet<i32> {
     service.workers.iter().filter_map(|worker| worker.pid).collect()
 }
 
-/// `run` with the file of a scene.
-fn run(world: &World) -> Command {
-    let file = world.path("config.toml");
-    Paths::of(world).command(&["run", "--config", &file.to_string_lossy()])
+#[test]
+fn the_daemon_is_killed() {
+    let mut scene = Scene::new(&service());
+    let before = scene.service();
+    scene.daemon.take().unwrap().kill();
+    lasts("the time without a daemon", Duration::from_secs(1));
+    scene.strike();
+    scene.daemon = Some(Daemon::start_as(&scene.world, Paths::of(&scene.world).run()));
+    let service = scene.recovers(settled);
+    assert_eq!(pids(&service), pids(&before), "the same workers");
+    let seen = scene.end_but(|_| false);
+    seen.assert_unnoticed();
+    seen.row(
+        "the daemon is killed (SIGKILL), and started again after 1 s",
+        "that no daemon runs; then as before",
+    );
+}
+
+#[test]
+fn the_daemon_is_stopped() {
+    let mut scene = Scene::new(&service());
+    let before = scene.service();
+    let daemon = scene.daemon().pid();
+    signal(daemon, Signal::SIGSTOP);
+    let status = scene.daemon().paths().output(&["status"]);
+    assert_said(&status, 1, &["the daemon does not answer within 10s; is it stopped?"]);
+    scene.strike();
+    signal(daemon, Signal::SIGCONT);
+    let service = scene.recovers(settled);
+    assert_eq!(pids(&service), pids(&before));
+    let seen = scene.end_but(|_| false);
+    assert_eq!((seen.datagrams.lost, seen.datagrams.moved), (0, 0));
+    seen.row(
+        "the daemon is stopped (SIGSTOP) for 10 s",
+        "after 10 s: `the daemon does not answer within 10s; is it stopped?`; then as before",
+    );
 }
 
 #[test]
 fn an_orderly_stop_is_cut_off() {
-    let mut scene = Scene::new("");
+    let mut scene = Scene::new(&service());
     let old = pids(&scene.service());
     // Of some requests only a part has come: their workers wait for the rest.
     let mut open: Vec<TcpStream> = (0..32).map(|_| TcpStream::connect(address()).unwrap()).collect();
@@ -48,7 +81,7 @@ fn an_orderly_stop_is_cut_off() {
     scene.strike();
     let serves = |it: &&WorkerStatus| it.state == "ready" && it.buckets == 65536 / 4;
     let all_serve = |it: &ServiceStatus| it.workers.iter().filter(serves).count() == 4;
-    scene.daemon = Some(Daemon::start_until(&scene.world, run(&scene.world), all_serve));
+    scene.daemon = Some(Daemon::start_until(&scene.world, Paths::of(&scene.world).run(), all_serve));
     let service = scene.recovers(all_serve);
     let served = Instant::now();
     let others = service.workers.iter().filter(serves).filter_map(|it| it.pid);
@@ -67,12 +100,12 @@ fn an_orderly_stop_is_cut_off() {
 
 #[test]
 fn a_reload_is_cut_off() {
-    let file = |watchdog: &str| service(&format!("watchdog = \"{watchdog}\"\ndrain_timeout = \"500ms\"\n"));
+    let config = |watchdog: &str| service().set("watchdog", watchdog).set("drain_timeout", "500ms");
     let world = World::new();
-    let daemon = Daemon::configured(&world, &file("20s"));
+    let daemon = Daemon::with(&world, &config("20s"));
     let mut scene = Scene::around(world, daemon);
     let first = pids(&scene.service());
-    let _ = scene.world.file("config.toml", &file("30s"));
+    config("30s").write(&scene.world);
     let mut reload = scene.daemon().paths().command(&["reload"]).stderr(Stdio::null()).spawn().unwrap();
     let second = until("a part to be replaced", || {
         let service = scene.service();
@@ -82,9 +115,9 @@ fn a_reload_is_cut_off() {
     });
     scene.daemon.take().unwrap().kill();
     let _ = reload.wait();
-    let _ = scene.world.file("config.toml", &file("40s"));
+    config("40s").write(&scene.world);
     scene.strike();
-    scene.daemon = Some(Daemon::start_until(&scene.world, run(&scene.world), |_| true));
+    scene.daemon = Some(Daemon::start_until(&scene.world, Paths::of(&scene.world).run(), |_| true));
     let others = |it: &ServiceStatus| pids(it).is_disjoint(&first) && pids(it).is_disjoint(&second);
     let service = scene.recovers(|it| settled(it) && it.workers.len() == 4 && others(it));
     assert_eq!(service.wanted, 4);
@@ -98,14 +131,14 @@ fn a_reload_is_cut_off() {
 
 #[test]
 fn the_bpf_file_system_is_mounted_anew() {
-    let mut scene = Scene::new("");
+    let mut scene = Scene::new(&service());
     let before = scene.service();
     scene.daemon.take().unwrap().kill();
     let nothing: Option<&str> = None;
     umount2(&scene.world.bpffs(), MntFlags::MNT_DETACH).unwrap();
     mount(Some("bpf"), &scene.world.bpffs(), Some("bpf"), MsFlags::empty(), nothing).unwrap();
     scene.strike();
-    scene.daemon = Some(Daemon::start_as(&scene.world, run(&scene.world)));
+    scene.daemon = Some(Daemon::start_as(&scene.world, Paths::of(&scene.world).run()));
     let service = scene.recovers(settled);
     assert_eq!((pids(&service), service.moved), (pids(&before), before.moved));
     let seen = scene.end_but(|_| false);
@@ -118,7 +151,7 @@ fn the_bpf_file_system_is_mounted_anew() {
 
 #[test]
 fn a_worker_is_killed_while_no_daemon_runs() {
-    let mut scene = Scene::new("");
+    let mut scene = Scene::new(&service());
     let before = scene.service();
     let pid = before.workers[1].pid.unwrap();
     scene.daemon.take().unwrap().kill();
@@ -127,7 +160,7 @@ fn a_worker_is_killed_while_no_daemon_runs() {
     until("it to be dead", || (!is_alive(pid)).then_some(()));
     lasts("the time without a daemon", Duration::from_secs(1));
     scene.strike();
-    scene.daemon = Some(Daemon::start_as(&scene.world, run(&scene.world)));
+    scene.daemon = Some(Daemon::start_as(&scene.world, Paths::of(&scene.world).run()));
     let service = scene.is_back(1);
     assert_eq!(service.moved, before.moved, "its buckets waited for it");
     scene.end(&accepted).row(
@@ -138,7 +171,7 @@ fn a_worker_is_killed_while_no_daemon_runs() {
 
 #[test]
 fn the_daemon_stands_still_for_longer_than_the_watchdog() {
-    let mut scene = Scene::new("watchdog = \"1s\"\n");
+    let mut scene = Scene::new(&service().set("watchdog", "1s"));
     let before = pids(&scene.service());
     let daemon = scene.daemon().pid();
     signal(daemon, Signal::SIGSTOP);
@@ -160,12 +193,12 @@ fn the_daemon_stands_still_for_longer_than_the_watchdog() {
 #[test]
 fn nobody_reads_the_log() {
     let world = World::new();
-    let _ = world.file("config.toml", &service(""));
+    service().write(&world);
     let (reader, mut writer) = std::io::pipe().unwrap();
     fcntl(&writer, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).unwrap();
     while writer.write(&[b'x'; 4096]).is_ok() {}
     fcntl(&writer, FcntlArg::F_SETFL(OFlag::empty())).unwrap();
-    let mut command = run(&world);
+    let mut command = Paths::of(&world).run();
     command.arg("-vv").stdout(writer.try_clone().unwrap()).stderr(writer);
     let daemon = Daemon::start_unheard(&world, command, settled);
     let mut scene = Scene::around(world, daemon);
@@ -188,7 +221,7 @@ fn nobody_reads_the_log() {
 
 #[test]
 fn there_are_no_process_ids_left() {
-    let mut scene = Scene::new("");
+    let mut scene = Scene::new(&service());
     let before = scene.service();
     let pid = before.workers[1].pid.unwrap();
     let limit = Limit::processes(scene.daemon().pid(), 0);
@@ -217,7 +250,7 @@ fn mount_full(place: &Path) {
 
 #[test]
 fn the_disk_of_the_runtime_directory_is_full() {
-    let mut scene = Scene::new("");
+    let mut scene = Scene::new(&service());
     let before = scene.service();
     let places = ["notify", "state"].map(|name| scene.world.path("run").join(name));
     places.iter().for_each(|place| mount_full(place));
@@ -242,14 +275,14 @@ fn the_disk_of_the_runtime_directory_is_full() {
 
 #[test]
 fn the_state_is_damaged() {
-    let mut scene = Scene::new("");
+    let mut scene = Scene::new(&service());
     let old = pids(&scene.service());
     scene.daemon.take().unwrap().kill();
     for kind in ["state", "copy"] {
         fs::write(scene.world.path("run/state").join(format!("web.{kind}")), "damaged").unwrap();
     }
     scene.strike();
-    scene.daemon = Some(Daemon::start_as(&scene.world, run(&scene.world)));
+    scene.daemon = Some(Daemon::start_as(&scene.world, Paths::of(&scene.world).run()));
     let service = scene.recovers(|it| settled(it) && it.groups.iter().all(|it| it.strangers == Some(0)));
     assert!(pids(&service).is_disjoint(&old));
     until("the old ones to be gone", || (!old.iter().any(|pid| is_alive(*pid))).then_some(()));
@@ -266,11 +299,11 @@ fn the_state_is_damaged() {
 
 #[test]
 fn a_second_daemon_serves_the_same_address() {
-    let mut scene = Scene::new("");
+    let mut scene = Scene::new(&service());
     let before = scene.service();
-    assert_said(&run(&scene.world).output().unwrap(), 1, &["another reuseport-lb (process "]);
+    assert_said(&Paths::of(&scene.world).run().output().unwrap(), 1, &["another reuseport-lb (process "]);
     scene.strike();
-    let mut second = run(&scene.world);
+    let mut second = Paths::of(&scene.world).run();
     second.arg("--runtime-dir").arg(scene.world.path("other"));
     let said = format!("another reuseport-lb (process {}) serves tcp://127.0.0.1:3000", scene.daemon().pid());
     assert_said(&second.output().unwrap(), 1, &[&said, "stop that one first"]);

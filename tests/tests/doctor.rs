@@ -11,16 +11,26 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 use nix::mount::{MsFlags, mount};
+use nix::sys::signal::Signal;
 use rustix::process::{Resource, Rlimit, setrlimit};
 use rustix::thread::CapabilitySet;
 use serde_json::Value;
 use socket2::{Domain, Socket, Type};
-use testkit::daemon::{Daemon, Paths, until};
+use testkit::config::Config;
+use testkit::daemon::{Daemon, Paths, signal};
 use testkit::rights::{ORDINARY, command, limit, needed};
+use testkit::said::assert_said;
 use testkit::world::{World, run};
 
-const WEB: &str =
-    "[[service]]\nname = \"web\"\nlisten = [\"tcp://127.0.0.1:3000\", \"udp://127.0.0.1:3000\"]\n";
+fn web() -> Config {
+    web_at("127.0.0.1:3000")
+}
+
+/// A service over TCP and UDP.
+fn web_at(address: &str) -> Config {
+    let [tcp, udp] = ["tcp", "udp"].map(|protocol| format!("{protocol}://{address}"));
+    Config::service("web").listen(&tcp).listen(&udp)
+}
 
 /// What doctor found.
 struct Found {
@@ -47,23 +57,34 @@ impl Found {
         assert_eq!(self.code, Some(i32::from(failed)), "{}", self.said);
     }
 
+    #[track_caller]
+    fn is_fine(&self) {
+        assert_eq!((self.code, self.complaints()), (Some(0), vec![]), "{}", self.said);
+    }
+
     /// All lines that are not `ok`.
     fn complaints(&self) -> Vec<&Value> {
         self.checks.iter().filter(|one| one["verdict"] != "ok").collect()
     }
 }
 
-/// Asks for `configuration`, after `change` to the command line.
-fn doctor_as(world: &World, configuration: &str, change: impl FnOnce(&mut Command)) -> Found {
-    let file = world.file("config.toml", configuration);
-    let paths = Paths::of(world);
-    let mut command = paths.command(&["doctor", "--json", "--config", &file.to_string_lossy()]);
+/// Asks about `config`, after `change` to the command line.
+fn doctor_as(world: &World, config: &Config, change: impl FnOnce(&mut Command)) -> Found {
+    let file = config.write(world);
+    let mut command = Paths::of(world).command(&["doctor", "--json", "--config", &file.to_string_lossy()]);
     change(&mut command);
     Found::of(&command.output().unwrap())
 }
 
-fn doctor(world: &World, configuration: &str) -> Found {
-    doctor_as(world, configuration, |_| ())
+/// Asks about `config` with another directory in place of one that the command line names.
+fn doctor_at(world: &World, config: &Config, option: &str, directory: &Path) -> Found {
+    doctor_as(world, config, |command| {
+        command.arg(option).arg(directory);
+    })
+}
+
+fn doctor(world: &World, config: &Config) -> Found {
+    doctor_as(world, config, |_| ())
 }
 
 /// What is on the BPF file system; the kernel may put something there itself.
@@ -76,8 +97,8 @@ fn pins(world: &World) -> BTreeSet<PathBuf> {
 fn where_nothing_is_wrong_it_says_so_and_leaves_nothing() {
     let world = World::new();
     let (before, there) = (run("cat", &["/proc/self/mounts"]), pins(&world));
-    let found = doctor(&world, &format!("{WEB}workers = 2\n"));
-    assert_eq!((found.code, found.complaints()), (Some(0), vec![]), "{}", found.said);
+    let found = doctor(&world, &web().workers(2));
+    found.is_fine();
     for check in ["kernel", "rights", "bpffs", "program", "hand-over", "btf", "jit", "open-files", "memory"] {
         assert!(found.checks.iter().any(|one| one["check"] == check), "no {check} in {}", found.said);
     }
@@ -89,7 +110,7 @@ fn where_nothing_is_wrong_it_says_so_and_leaves_nothing() {
     assert_eq!(pins(&world), there);
     assert_eq!(run("cat", &["/proc/self/mounts"]), before);
 
-    // The demo, for people.
+    // The demo, as a table.
     let output = Paths::of(&world).output(&["doctor"]);
     let said = String::from_utf8_lossy(&output.stdout).into_owned();
     assert!(
@@ -102,10 +123,10 @@ fn where_nothing_is_wrong_it_says_so_and_leaves_nothing() {
 #[test]
 fn what_doctor_calls_fine_works() {
     let world = World::new();
-    let configuration = format!("{WEB}workers = 20\n");
-    let found = doctor(&world, &configuration);
+    let config = web().workers(20);
+    let found = doctor(&world, &config);
     assert_eq!(found.code, Some(0), "{}", found.said);
-    let daemon = Daemon::configured(&world, &configuration);
+    let daemon = Daemon::with(&world, &config);
     let files = fs::read_dir(format!("/proc/{}/fd", daemon.pid())).unwrap().count();
     // As many as it was said, and not much less.
     let said = found.checks.iter().find(|one| one["check"] == "open-files").unwrap()["says"].to_string();
@@ -140,23 +161,23 @@ fn missing_rights_are_named() {
 fn a_port_that_others_have() {
     let world = World::new();
     let (tcp, udp) = (TcpListener::bind("127.0.0.1:3000").unwrap(), UdpSocket::bind("0.0.0.0:3000").unwrap());
-    let found = doctor(&world, WEB);
+    let found = doctor(&world, &web());
     for listener in ["tcp://127.0.0.1:3000", "udp://127.0.0.1:3000"] {
         found.says("address", "failure", &[listener, "without SO_REUSEPORT", "ss -ltunp sport = :3000"]);
     }
     drop((tcp, udp));
 
-    let v6 = "[[service]]\nname = \"web\"\nlisten = [\"tcp://[::1]:3000\", \"udp://[::1]:3000\"]\n";
+    let v6 = web_at("[::1]:3000");
     let elsewhere = UdpSocket::bind("[::]:3001").unwrap();
-    assert_eq!(doctor(&world, v6).code, Some(0));
+    assert_eq!(doctor(&world, &v6).code, Some(0));
     let there = (TcpListener::bind("[::1]:3000").unwrap(), UdpSocket::bind("[::1]:3000").unwrap());
-    let found = doctor(&world, v6);
+    let found = doctor(&world, &v6);
     for listener in ["tcp://[::1]:3000", "udp://[::1]:3000"] {
         found.says("address", "failure", &[listener, "without SO_REUSEPORT"]);
     }
     drop((elsewhere, there));
 
-    let absent = WEB.replace("127.0.0.1", "192.0.2.1");
+    let absent = web_at("192.0.2.1:3000");
     for listener in ["tcp://192.0.2.1:3000", "udp://192.0.2.1:3000"] {
         doctor(&world, &absent).says("address", "failure", &[listener, "no interface"]);
     }
@@ -185,7 +206,7 @@ fn strangers_are_found_and_keep_what_they_get() {
     strangers[1].set_read_timeout(Some(std::time::Duration::from_secs(1))).unwrap();
     // While it is asked again and again, every datagram arrives where it did before.
     std::thread::scope(|scope| {
-        let asking = scope.spawn(|| doctor(&world, WEB));
+        let asking = scope.spawn(|| doctor(&world, &web()));
         let mut sent = 0;
         while !asking.is_finished() {
             client.send_to(b"?", "127.0.0.1:3000").unwrap();
@@ -206,21 +227,21 @@ fn strangers_are_found_and_keep_what_they_get() {
 #[test]
 fn a_daemons_own_sockets_are_no_strangers() {
     let world = World::new();
-    let daemon = Daemon::configured(&world, &format!("{WEB}workers = 2\n"));
+    let daemon = Daemon::with(&world, &web().workers(2));
     let pid = daemon.pid();
-    let found = doctor(&world, WEB);
+    let found = doctor(&world, &web());
     found.says("daemon", "ok", &[&format!("process {pid} runs"), "web"]);
-    assert_eq!(found.complaints(), Vec::<&Value>::new(), "{}", found.said);
+    found.is_fine();
     let more = stranger("127.0.0.1:3000", Type::STREAM);
-    doctor(&world, WEB).says("address", "warning", &["1 sockets of others are in its group"]);
+    doctor(&world, &web()).says("address", "warning", &["1 sockets of others are in its group"]);
     drop(more);
     // Nor are those of workers that wait for the next daemon; that one finds everything.
     let workers = daemon.workers();
     daemon.kill();
-    let found = doctor(&world, WEB);
+    let found = doctor(&world, &web());
     found.says("daemon", "ok", &["left 1 services"]);
-    assert_eq!(found.complaints(), Vec::<&Value>::new(), "{}", found.said);
-    let daemon = Daemon::configured(&world, &format!("{WEB}workers = 2\n"));
+    found.is_fine();
+    let daemon = Daemon::with(&world, &web().workers(2));
     assert_eq!(daemon.workers(), workers);
     daemon.stop();
 }
@@ -228,22 +249,21 @@ fn a_daemons_own_sockets_are_no_strangers() {
 #[test]
 fn limits_that_are_too_low() {
     let world = World::new();
-    let many = format!("{WEB}workers = 100\n");
     let low = |command: &mut Command| limit_files(command, 200);
     let says = ["is 200", "100 workers and 2 listeners", "LimitNOFILE="];
-    doctor_as(&world, &many, low).says("open-files", "failure", &says);
+    doctor_as(&world, &web().workers(100), low).says("open-files", "failure", &says);
 
     let somaxconn = Path::new("/proc/sys/net/core/somaxconn");
     fs::write(somaxconn, "128").unwrap();
-    let found = doctor(&world, WEB);
+    let found = doctor(&world, &web());
     found.says("backlog", "warning", &["web", "caps it at 128", "sysctl -w net.core.somaxconn=4096"]);
     assert_eq!((found.code, found.complaints().len()), (Some(0), 1), "{}", found.said);
     fs::write(somaxconn, "4096").unwrap();
 
-    let listening = WEB.replace("3000", "40000");
+    let listening = web_at("127.0.0.1:40000");
     doctor(&world, &listening).says("local-ports", "warning", &["ip_local_reserved_ports=40000"]);
     fs::write("/proc/sys/net/ipv4/ip_local_reserved_ports", "40000").unwrap();
-    assert_eq!(doctor(&world, &listening).complaints(), Vec::<&Value>::new());
+    doctor(&world, &listening).is_fine();
 }
 
 #[expect(unsafe_code, reason = "a limit is set between fork and exec")]
@@ -258,12 +278,8 @@ fn without_a_bpf_file_system() {
     let world = World::new();
     let plain = world.path("plain");
     fs::create_dir(&plain).unwrap();
-    let with = |bpffs: &Path| {
-        doctor_as(&world, WEB, |command| {
-            command.arg("--bpffs").arg(bpffs);
-        })
-    };
-    let found = doctor_as(&world, WEB, |command| {
+    let with = |bpffs: &Path| doctor_at(&world, &web(), "--bpffs", bpffs);
+    let found = doctor_as(&world, &web(), |command| {
         command.arg("--bpffs").arg(&plain);
         limit(command, 0, needed());
     });
@@ -283,21 +299,19 @@ fn the_kernels_type_information_is_not_needed() {
     let world = World::new();
     let nothing: Option<&str> = None;
     mount(Some("none"), "/sys/kernel/btf", Some("tmpfs"), MsFlags::empty(), nothing).unwrap();
-    let found = doctor(&world, WEB);
+    let found = doctor(&world, &web());
     found.says("btf", "ok", &["is not there", "nothing here depends on it"]);
-    assert_eq!(found.complaints(), Vec::<&Value>::new(), "{}", found.said);
+    found.is_fine();
     Daemon::start(&world, &["--listen", "tcp://127.0.0.1:3000", "--workers", "1"]).stop();
 
     // But for one thing, which is refused with the reason.
-    let found = doctor(&world, &format!("{WEB}when_busy = \"next\"\n"));
+    let busy = web().set("when_busy", "next");
+    let found = doctor(&world, &busy);
     assert_eq!(found.code, Some(1), "{}", found.said);
     found.says("btf", "failure", &["is not there", "when_busy"]);
     found.says("program", "failure", &["cannot read /sys/kernel/btf/vmlinux", "leave `when_busy` out"]);
-    let file = world.file("busy.toml", &format!("{WEB}when_busy = \"next\"\n"));
-    let output = Paths::of(&world).output(&["run", "--config", &file.to_string_lossy()]);
-    let said = String::from_utf8_lossy(&output.stderr);
-    assert_eq!(output.status.code(), Some(1), "{said}");
-    assert!(said.contains("cannot read /sys/kernel/btf/vmlinux"), "{said}");
+    let output = Paths::of(&world).run().output().unwrap();
+    assert_said(&output, 1, &["cannot read /sys/kernel/btf/vmlinux"]);
     assert_eq!(Paths::of(&world).leftovers(), Vec::<PathBuf>::new());
 }
 
@@ -306,8 +320,8 @@ fn the_kernels_type_information_is_not_needed() {
 fn who_waits_for_work_is_tried_where_a_service_wants_to_know() {
     let world = World::new();
     let there = pins(&world);
-    let found = doctor(&world, &format!("{WEB}when_busy = \"next\"\n"));
-    assert_eq!((found.code, found.complaints()), (Some(0), vec![]), "{}", found.said);
+    let found = doctor(&world, &web().set("when_busy", "next"));
+    found.is_fine();
     found.says("waiting", "ok", &["told a worker that sleeps"]);
     found.says("program", "ok", &["tcp over IPv4, affinity flow, when_busy next"]);
     assert_eq!(pins(&world), there);
@@ -319,38 +333,28 @@ fn a_directory_above_that_is_closed_to_workers() {
     let private = world.path("private");
     fs::DirBuilder::new().mode(0o700).create(&private).unwrap();
     let inside = private.join("run");
-    let found = doctor_as(&world, WEB, |command| {
-        command.arg("--runtime-dir").arg(&inside);
-    });
+    let found = doctor_at(&world, &web(), "--runtime-dir", &inside);
     // A service without workers: those that join.
     assert_eq!(found.code, Some(0), "{}", found.said);
     let demo = |mode| {
         fs::set_permissions(&private, fs::Permissions::from_mode(mode)).unwrap();
-        doctor_as(&world, &format!("{WEB}workers = 1\n"), |command| {
-            command.arg("--runtime-dir").arg(&inside);
-        })
+        doctor_at(&world, &web().workers(1), "--runtime-dir", &inside)
     };
     let says = ["nobody cannot go through", "/private: Permission denied", "cannot say READY=1", "chmod o+x"];
     demo(0o700).says("user", "failure", &says);
     assert_eq!(demo(0o711).code, Some(0));
 
-    // It is so.
+    // A start fails as doctor said.
     fs::set_permissions(&private, fs::Permissions::from_mode(0o700)).unwrap();
     let mut start = Paths::of(&world).command(&["run", "--listen", "tcp://127.0.0.1:3000", "--workers", "1"]);
     let output = start.arg("--runtime-dir").arg(&inside).output().unwrap();
-    let says = String::from_utf8_lossy(&output.stderr);
-    assert!(says.contains("cannot say READY=1 to the daemon: Permission denied"), "{says}");
-    assert_eq!(output.status.code(), Some(1), "{says}");
+    assert_said(&output, 1, &["cannot say READY=1 to the daemon: Permission denied"]);
 }
 
 #[test]
 fn a_runtime_directory_that_does_not_do() {
     let world = World::new();
-    let at = |directory: &Path| {
-        doctor_as(&world, WEB, |command| {
-            command.arg("--runtime-dir").arg(directory);
-        })
-    };
+    let at = |directory: &Path| doctor_at(&world, &web(), "--runtime-dir", directory);
     let open = world.path("open");
     fs::create_dir(&open).unwrap();
     fs::set_permissions(&open, fs::Permissions::from_mode(0o777)).unwrap();
@@ -368,40 +372,26 @@ fn a_runtime_directory_that_does_not_do() {
 #[test]
 fn commands_and_users() {
     let world = World::new();
-    let with = |more: &str| doctor(&world, &format!("{WEB}{more}\n"));
-    with("command = [\"no-such-command\"]").says("command", "failure", &["web", "no-such-command", "PATH"]);
-    let root = with("command = [\"sleep\", \"1\"]");
+    let of = |command: &[&str]| doctor(&world, &web().command(command));
+    of(&["no-such-command"]).says("command", "failure", &["web", "no-such-command", "PATH"]);
+    let root = of(&["sleep", "1"]);
     root.says("user", "warning", &["run as root", "set `user`"]);
     root.says("command", "ok", &["/sleep"]);
     let hidden = world.path("hidden");
     fs::DirBuilder::new().mode(0o700).create(&hidden).unwrap();
-    let server = world.program(Path::new("/bin/sleep"), "hidden/server");
-    let line = format!("command = [\"{}\"]\nuser = \"nobody\"", server.display());
-    with(&line).says("command", "failure", &["nobody may not execute", "Permission denied"]);
-    with("command = [\"sleep\"]\nuser = \"nobody\"").says("command", "ok", &["/sleep"]);
-}
-
-#[test]
-fn an_invalid_configuration_ends_with_2() {
-    let world = World::new();
-    let file = world.file("bad.toml", &format!("{WEB}user = \"no-such-user\"\n"));
-    let output = Paths::of(&world).output(&["doctor", "--config", &file.to_string_lossy()]);
-    let says = String::from_utf8_lossy(&output.stderr);
-    assert_eq!(output.status.code(), Some(2), "{says}");
-    assert!(says.contains("line 4: there is no user \"no-such-user\""), "{says}");
-    assert!(output.stdout.is_empty());
-    let output = Paths::of(&world).output(&["doctor", "--config", "/no/such/file"]);
-    assert_eq!(output.status.code(), Some(2));
+    let server = world.program(Path::new("/bin/sleep"), "hidden/server").display().to_string();
+    let of_nobody = |command: &str| doctor(&world, &web().command(&[command]).set("user", "nobody"));
+    of_nobody(&server).says("command", "failure", &["nobody may not execute", "Permission denied"]);
+    of_nobody("sleep").says("command", "ok", &["/sleep"]);
 }
 
 #[test]
 fn a_daemon_that_does_not_answer_is_not_mistaken_for_strangers() {
     let world = World::new();
-    let daemon = Daemon::configured(&world, &format!("{WEB}workers = 1\n"));
-    testkit::daemon::signal(daemon.pid(), nix::sys::signal::Signal::SIGSTOP);
-    until("the daemon to stand still", || (testkit::daemon::state(daemon.pid()) == Some('T')).then_some(()));
-    let found = doctor(&world, WEB);
-    testkit::daemon::signal(daemon.pid(), nix::sys::signal::Signal::SIGCONT);
+    let daemon = Daemon::with(&world, &web().workers(1));
+    signal(daemon.pid(), Signal::SIGSTOP);
+    let found = doctor(&world, &web());
+    signal(daemon.pid(), Signal::SIGCONT);
     found.says("daemon", "warning", &["does not answer", "hangs"]);
     found.says("address", "warning", &["1 sockets are there", "a daemon that does not tell"]);
     daemon.stop();

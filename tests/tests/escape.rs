@@ -1,4 +1,4 @@
-//! Whoever is a worker's is reached wherever it has put itself, and nobody else is.
+//! Signals reach all processes of a worker, wherever these have put themselves, and no other process.
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on shall panic")]
 
@@ -9,18 +9,14 @@ use std::process::Command;
 
 use nix::sys::signal::Signal;
 use testkit::config::Config;
-use testkit::daemon::{Daemon, Paths, binary, is_alive, settled, signal, state, until};
+use testkit::daemon::{Daemon, Paths, binary, is_alive, settled, signal, until};
 use testkit::server::words;
 use testkit::world::World;
 
 #[test]
 fn a_process_id_that_is_somebody_elses_by_now_gets_no_signal() {
     let world = World::new();
-    let config = world.file(
-        "config.toml",
-        "[[service]]\nname = \"web\"\nlisten = [\"tcp://127.0.0.1:3000\"]\nworkers = 1\nready = \"immediate\"\n\
-         command = [\"sleep\", \"1000\"]\n",
-    );
+    let config = Config::web().workers(1).set("ready", "immediate").command(&["sleep", "1000"]).write(&world);
     let mut command = Command::new("unshare");
     command
         .args(["--pid", "--fork", "--kill-child", "--mount-proc", env!("CARGO_BIN_EXE_reuse")])
@@ -58,10 +54,9 @@ fn a_worker_cannot_speak_for_another_of_its_user() {
     let configuration = service("a", 3000)
         .server(&world, &says(&of_a, "notify"))
         .and(service("b", 3001).server(&world, &says(&of_b, "helper")))
-        .and(service("c", 3002).command(&["sleep", "1000"]))
-        .to_string();
-    let file = world.file("config.toml", &configuration);
-    let command = Paths::of(&world).command(&["run", "--config", &file.to_string_lossy()]);
+        .and(service("c", 3002).command(&["sleep", "1000"]));
+    configuration.write(&world);
+    let command = Paths::of(&world).run();
     let daemon = Daemon::start_until(&world, command, |service| service.name == "c" || settled(service));
     let before = daemon.workers();
     let [_, b, c] = before[..] else { panic!("{before:?}") };
@@ -91,9 +86,8 @@ fn a_worker_cannot_speak_for_another_of_its_user() {
     });
     assert_eq!((daemon.workers()[0], daemon.workers()[2]), (before[0], c));
     assert_eq!([&*states(&daemon)[0], &*states(&daemon)[2]], ["ready", "starting"]);
-    // Whoever has ended before anybody looked is known by its user alone.
+    // A process that ended before the daemon looked is known by its user alone.
     signal(daemon.pid(), Signal::SIGSTOP);
-    until("the daemon to stand still", || (state(daemon.pid()) == Some('T')).then_some(()));
     let mut stranger = Command::new(&words(&world, "")[0]);
     stranger.args(["--say", "READY=1"]).env("NOTIFY_SOCKET", notify_socket(c)).uid(65534);
     assert!(stranger.status().unwrap().success());
@@ -150,7 +144,7 @@ fn reach_all(with_cgroups: bool) {
         let config = config.set("user", "nobody").set("ready", "notify");
         config.server(&world, &format!("--family {} --how {how}", place.display()))
     };
-    // Whoever has left everything else is known by its cgroup alone when it speaks.
+    // A process that has left everything else is known by its cgroup alone when it says something.
     let configuration = service("web", 3000, 4, if with_cgroups { "speaks" } else { "plain" })
         .and(service("dog", 3001, 1, "pings").set("watchdog", "1s"))
         .and(service("mule", 3002, 1, "stubborn"));

@@ -1,11 +1,10 @@
-//! The fault matrix: each test is a row of docs/FAULTS.md, which `cargo xtask faults` writes.
+//! The fault matrix: what the machine lacks, and too much of something. Each test is a row of docs/FAULTS.md, which
+//! `cargo xtask faults` writes.
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on shall panic")]
 
-use std::collections::BTreeSet;
 use std::fs;
 use std::io::{BufRead, BufReader};
-use std::net::SocketAddr;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -14,200 +13,26 @@ use nix::sys::signal::Signal;
 use reuseport_lb_client::api::ServiceStatus;
 use rustix::process::{Pid, Resource, Rlimit, prlimit};
 use testkit::client::ask;
+use testkit::config::Config;
+use testkit::counters::Counters;
 use testkit::daemon::{Daemon, Paths, counter, settled, signal, until, until_within};
 use testkit::fault::freeze;
 use testkit::flood::Flood;
+use testkit::limit::Limit;
 use testkit::load::Load;
-use testkit::matrix::{Limit, Scene, address, row, service, time};
+use testkit::matrix::{Scene, address, row, service, time};
 use testkit::patience::lasts;
+use testkit::said::assert_said;
 use testkit::server::words;
 use testkit::world::{World, program, run};
-
-/// Nobody may lose anything.
-fn nobody() -> BTreeSet<SocketAddr> {
-    BTreeSet::new()
-}
 
 fn pids(service: &ServiceStatus) -> Vec<Option<i32>> {
     service.workers.iter().map(|worker| worker.pid).collect()
 }
 
 #[test]
-fn a_worker_is_killed() {
-    let mut scene = Scene::new("");
-    let (pid, moved) = (scene.pid(1), scene.service().moved);
-    let accepted = freeze(pid);
-    scene.strike();
-    signal(pid, Signal::SIGKILL);
-    let service = scene.is_back(1);
-    assert_eq!((service.moved, service.workers[1].restarts), (moved, 1), "no bucket moved");
-    assert_ne!(service.workers[1].pid, Some(pid));
-    let seen = scene.end(&accepted);
-    seen.row("a worker is killed (SIGKILL)", "`restarts` 1, again `ready`; `moved` unchanged");
-}
-
-#[test]
-fn a_worker_is_stopped() {
-    let mut scene = Scene::new("");
-    let (pid, moved) = (scene.pid(1), scene.service().moved);
-    scene.strike();
-    let accepted = freeze(pid);
-    let stalled =
-        scene.recovers(|it| it.workers[1].state == "stalled" && it.workers[1].sockets[0].queue == 0);
-    assert_eq!(stalled.workers[1].pid, Some(pid));
-    signal(pid, Signal::SIGCONT);
-    let service = until("it to be taken back", || Some(scene.service()).filter(settled));
-    assert_eq!((service.moved, service.workers[1].restarts), (moved, 0));
-    assert!(counter(&service, "arrival_migration") > 0, "what waited was handed over");
-    assert!(counter(&service, "owner_ejected") > 0, "new connections avoided it");
-    let seen = scene.end(&accepted);
-    assert_eq!(seen.datagrams.moved, 0, "flows of datagrams wait for their worker");
-    seen.row(
-        "a worker is stopped (SIGSTOP), later continued",
-        "`stalled`, then `ready`; `arrival_migration`, `owner_ejected`",
-    );
-}
-
-#[test]
-fn a_worker_exits_with_0() {
-    let mut scene = Scene::vandals("");
-    let moved = scene.service().moved;
-    let accepted = scene.misbehave(1, "exit");
-    let service = scene.is_back(1);
-    assert_eq!(service.moved, moved, "no bucket moved");
-    scene
-        .end(&accepted)
-        .row("a worker exits with 0, unasked", "`restarts` 1, again `ready`; `moved` unchanged");
-}
-
-#[test]
-fn a_worker_leaks_its_listener() {
-    let mut scene = Scene::vandals("");
-    let (moved, cookie) = (scene.service().moved, scene.service().workers[1].sockets[0].cookie);
-    let accepted = scene.misbehave(1, "leak");
-    let service = scene.is_back(1);
-    assert_eq!((service.moved, service.workers[1].sockets[0].cookie), (moved, cookie), "the same socket");
-    assert_eq!(service.groups[0].strangers, Some(0));
-    scene.end(&accepted).row(
-        "a worker ends, and a child of it that does not serve keeps its sockets",
-        "`restarts` 1, again `ready`; `moved` unchanged",
-    );
-}
-
-#[test]
-fn a_worker_closes_its_listener() {
-    let mut scene = Scene::vandals("");
-    let pid = scene.pid(1);
-    let accepted = scene.misbehave(1, "close");
-    let service =
-        scene.recovers(|it| it.workers[1].state == "stalled" && it.workers[1].sockets[0].queue == 0);
-    assert_eq!(service.workers[1].pid, Some(pid));
-    assert!(counter(&service, "arrival_migration") > 0, "what waited was handed over");
-    let seen = scene.end(&accepted);
-    assert_eq!(seen.datagrams.moved, 0, "it serves its datagrams");
-    seen.row("a worker closes its listener and goes on", "`stalled`; `arrival_migration`, `owner_ejected`");
-}
-
-#[test]
-fn a_worker_shuts_its_listener_down() {
-    let mut scene = Scene::vandals("");
-    let before = scene.service();
-    let accepted = scene.misbehave(1, "shut-down");
-    until("its log", || scene.daemon().log().contains("is back in service").then_some(()));
-    let selected = |it: &ServiceStatus| it.workers[1].sockets[0].selected;
-    let gone = counter(&scene.service(), "owner_gone");
-    let since = selected(&scene.service());
-    let service = scene.recovers(|it| selected(it) > since);
-    assert!(gone > 0, "others got what was its");
-    assert_eq!((pids(&service), service.moved), (pids(&before), before.moved));
-    let served = service.workers[1].sockets[0].queue;
-    assert!(served < 8, "it accepts: {served}");
-    scene.end(&accepted).row(
-        "a worker calls shutdown() on its listener and goes on",
-        "`owner_gone`, then `ready` as before; the log says that the socket is back in service",
-    );
-}
-
-#[test]
-fn a_worker_connects_its_datagram_socket() {
-    let mut scene = Scene::vandals("");
-    let before = scene.service();
-    let accepted = scene.misbehave(1, "connect");
-    lasts("some looks of the daemon at its sockets", Duration::from_millis(500));
-    let service = scene.service();
-    assert!(settled(&service));
-    // Whether the socket leaves its group, and so its slot, depends on the kernel (docs/KERNEL.md).
-    let left = counter(&service, "owner_gone") > counter(&before, "owner_gone");
-    let seen = scene.end(&accepted);
-    assert_eq!(seen.datagrams.lost, 0);
-    assert_eq!(seen.datagrams.moved > 0, left, "its flows go to others if it has left, and only then");
-    let moved =
-        format!("`owner_gone`; {} flows moved, for as long as that worker lives", seen.datagrams.moved);
-    let status = if left { moved } else { "nothing, and nothing changes".into() };
-    seen.row("a worker calls connect() on its UDP socket", &status);
-}
-
-// vm: short
-#[test]
-fn the_program_is_replaced() {
-    let mut scene = Scene::vandals("");
-    let accepted = scene.misbehave(1, "detach");
-    let groups =
-        |it: &ServiceStatus| it.groups.iter().map(|it| it.counters["arrival_packet"]).collect::<Vec<_>>();
-    let before = groups(&scene.service());
-    let service = scene.recovers(|it| groups(it).iter().zip(&before).all(|(now, then)| *now > then + 100));
-    assert!(settled(&service));
-    let seen = scene.end(&accepted);
-    seen.row(
-        "the group's program is replaced or removed by somebody who holds a socket of the group",
-        "counters stand still until our program is attached again",
-    );
-}
-
-#[test]
-fn the_daemon_is_killed() {
-    let mut scene = Scene::new("");
-    let before = scene.service();
-    scene.daemon.take().unwrap().kill();
-    lasts("the time without a daemon", Duration::from_secs(1));
-    scene.strike();
-    let file = scene.world.path("config.toml");
-    scene.daemon = Some(Daemon::start(&scene.world, &["--config", &file.to_string_lossy()]));
-    let service = scene.recovers(settled);
-    assert_eq!(pids(&service), pids(&before), "the same workers");
-    let seen = scene.end(&nobody());
-    assert_eq!((seen.datagrams.lost, seen.datagrams.moved), (0, 0));
-    assert!(seen.report.ended.is_empty(), "{:?}", seen.report.ended);
-    seen.row(
-        "the daemon is killed (SIGKILL), and started again after 1 s",
-        "that no daemon runs; then as before",
-    );
-}
-
-#[test]
-fn the_daemon_is_stopped() {
-    let mut scene = Scene::new("");
-    let before = scene.service();
-    let daemon = scene.daemon().pid();
-    signal(daemon, Signal::SIGSTOP);
-    let said = scene.daemon().paths().output(&["status"]);
-    let said = String::from_utf8_lossy(&said.stderr).into_owned();
-    assert!(said.contains("the daemon does not answer within 10s; is it stopped?"), "{said}");
-    scene.strike();
-    signal(daemon, Signal::SIGCONT);
-    let service = scene.recovers(settled);
-    assert_eq!(pids(&service), pids(&before));
-    let seen = scene.end(&nobody());
-    assert_eq!((seen.datagrams.lost, seen.datagrams.moved), (0, 0));
-    seen.row(
-        "the daemon is stopped (SIGSTOP) for 10 s",
-        "after 10 s: `the daemon does not answer within 10s; is it stopped?`; then as before",
-    );
-}
-
-#[test]
 fn the_daemon_has_no_descriptors_left() {
-    let mut scene = Scene::new("");
+    let mut scene = Scene::new(&service());
     let daemon = Pid::from_raw(scene.daemon().pid());
     let open = fs::read_dir(format!("/proc/{}/fd", scene.daemon().pid())).unwrap().count() as u64;
     let limit = |most| {
@@ -234,7 +59,7 @@ fn the_daemon_has_no_descriptors_left() {
 
 #[test]
 fn the_disk_is_full_at_its_state_file() {
-    let mut scene = Scene::new("");
+    let mut scene = Scene::new(&service());
     let state = scene.world.path("run").join("state");
     mount(Some("tmpfs"), &state, Some("tmpfs"), MsFlags::empty(), Some("size=16k")).unwrap();
     let filler = state.join("filler");
@@ -262,7 +87,7 @@ fn the_disk_is_full_at_its_state_file() {
 
 #[test]
 fn the_bpf_file_system_is_gone() {
-    let mut scene = Scene::new("");
+    let mut scene = Scene::new(&service());
     umount2(&scene.world.bpffs(), MntFlags::MNT_DETACH).unwrap();
     let pid = scene.pid(1);
     let accepted = freeze(pid);
@@ -280,17 +105,14 @@ fn the_bpf_file_system_is_gone() {
 
 #[test]
 fn the_configuration_is_garbage() {
-    let scene = Scene::new("");
+    let scene = Scene::new(&service());
     let before = scene.service();
     let file = scene.world.path("config.toml");
-    fs::write(&file, service("affinity = \"flow\"\nworkrs = 8\n")).unwrap();
-    let reload = scene.daemon().paths().output(&["reload"]);
-    let said = String::from_utf8_lossy(&reload.stderr).into_owned();
-    assert_eq!(reload.status.code(), Some(2), "{said}");
-    assert!(said.contains("workrs"), "{said}");
+    fs::write(&file, service().toml("workrs", "8".into()).to_string()).unwrap();
+    assert_said(&scene.daemon().paths().output(&["reload"]), 2, &["workrs"]);
     let service = scene.service();
     assert_eq!((pids(&service), service.moved), (pids(&before), before.moved));
-    let seen = scene.end(&nobody());
+    let seen = scene.end_but(|_| false);
     assert_eq!(seen.datagrams.lost + seen.datagrams.moved, 0);
     seen.row(
         "`reload` of a file with an unknown key",
@@ -302,8 +124,8 @@ fn the_configuration_is_garbage() {
 fn the_clock_jumps() {
     let world = World::new();
     let clock = world.file("clock", "+0");
-    let file = world.file("config.toml", &service("watchdog = \"off\"\n"));
-    let mut command = Paths::of(&world).command(&["run", "--config", &file.to_string_lossy()]);
+    service().set("watchdog", "off").write(&world);
+    let mut command = Paths::of(&world).run();
     // For the daemon and its workers only: the machine's clock is not ours.
     command.env("LD_PRELOAD", faketime()).env("FAKETIME_TIMESTAMP_FILE", &clock);
     command
@@ -348,7 +170,7 @@ fn a_flood_of_syns_with_cookies_forced_on() {
     fs::write("/proc/sys/net/ipv4/tcp_syncookies", "2").unwrap();
     // The kernel answers only whom it could reach.
     run("ip", &["route", "add", "default", "dev", "lo"]);
-    let daemon = Daemon::configured(&world, &service(""));
+    let daemon = Daemon::with(&world, &service());
     let scene = Scene::around(world, daemon);
     let before = counter(&scene.service(), "arrival_packet");
     let sent = Flood::syns(address().port(), 20_000).end();
@@ -356,7 +178,8 @@ fn a_flood_of_syns_with_cookies_forced_on() {
     assert!(settled(&service));
     assert!(counter(&service, "arrival_packet") >= before + sent, "each was decided");
     assert!(cookies() >= sent, "{} cookies for {sent}", cookies());
-    let seen = scene.end(&nobody());
+    let seen = scene.end_but(|_| false);
+    seen.counters.assert_only(&["arrival_packet", "owner_taken"], &[]);
     assert_eq!((seen.datagrams.lost, seen.datagrams.moved), (0, 0));
     seen.row(
         &format!("a flood of {sent} SYNs from addresses that nobody has, with SYN cookies forced on"),
@@ -375,10 +198,8 @@ fn cookies() -> u64 {
 #[test]
 fn a_backlog_is_full() {
     let world = World::new();
-    let daemon = Daemon::configured(
-        &world,
-        "[[service]]\nname = \"web\"\nlisten = [\"tcp://127.0.0.1:3000\"]\nworkers = 4\nbacklog = 8\nstall_timeout = \"off\"\n",
-    );
+    let config = Config::web().workers(4).toml("backlog", "8".into()).set("stall_timeout", "off");
+    let daemon = Daemon::with(&world, &config);
     let load = Load::to(address()).clients(32).kept(0).pause(Duration::from_millis(1)).start();
     load.until_answered(200);
     let pid = daemon.service().workers[1].pid.unwrap();
@@ -393,6 +214,8 @@ fn a_backlog_is_full() {
     until("it to serve again", || (ask(address()).unwrap().pid == pid).then_some(()));
     let report = load.end();
     assert!(report.failed.is_empty(), "{:?}", report.failed);
+    let avoided = ["arrival_packet", "owner_taken", "owner_overloaded", "detour_candidate"];
+    Counters::of(&daemon.service()).assert_only(&avoided, &["detour_owner", "detour_ready"]);
     let waited = report.slow.iter().filter(|slow| slow.took > Duration::from_millis(900)).count();
     // Those in the queue, and those whose SYN it dropped before it was avoided, some more than once.
     assert!((9..=2 * 32).contains(&waited), "{waited} waited; {report}");
@@ -414,10 +237,7 @@ fn a_backlog_is_full() {
 #[test]
 fn there_are_a_thousand_workers() {
     let world = World::new();
-    let daemon = Daemon::configured(
-        &world,
-        "[[service]]\nname = \"web\"\nlisten = [\"tcp://127.0.0.1:3000\"]\nworkers = 4\n",
-    );
+    let daemon = Daemon::with(&world, &Config::web().workers(4));
     let load = Load::to(address()).clients(4).kept(20).pause(Duration::from_millis(5)).start();
     let begun = Instant::now();
     daemon.run(&["scale", "web", "1000"]);
@@ -455,7 +275,7 @@ fn there_are_a_thousand_workers() {
 
 #[test]
 fn the_group_is_full() {
-    let mut scene = Scene::new("");
+    let mut scene = Scene::new(&service());
     let strangers = Crowd::fill(&scene.world);
     let grown = scene.daemon().paths().output(&["scale", "web", "5"]);
     let said = String::from_utf8_lossy(&grown.stderr).into_owned();
@@ -468,7 +288,7 @@ fn the_group_is_full() {
     drop(strangers);
     scene.daemon().run(&["scale", "web", "5"]);
     scene.recovers(settled);
-    let seen = scene.end(&nobody());
+    let seen = scene.end_but(|_| false);
     assert_eq!(seen.datagrams.lost, 0);
     seen.row(
         "strangers fill the group to its 32,768 sockets",
@@ -517,23 +337,19 @@ impl Drop for Crowd {
 #[test]
 fn memory_for_maps_runs_out() {
     let world = World::new();
-    let file = world.file("config.toml", &service(""));
-    let daemon = Daemon::start(&world, &["--config", &file.to_string_lossy()]);
+    let daemon = Daemon::with(&world, &service());
     let limit = Limit::memory(daemon.pid(), 3 << 20);
     let scene = Scene::around(world, daemon);
     let before = scene.service();
-    let config = service("").replace("\"udp://127", "\"udp://127.0.0.1:3001\", \"udp://127");
-    fs::write(&file, config).unwrap();
+    service().listen("udp://127.0.0.1:3001").write(&scene.world);
     let reload = scene.daemon().paths().output(&["reload"]);
-    let said = String::from_utf8_lossy(&reload.stderr).into_owned();
-    assert!(!reload.status.success(), "{said}");
-    assert!(said.contains("Cannot allocate memory"), "{said}");
+    assert_said(&reload, 1, &["Cannot allocate memory"]);
     let service = scene.service();
     assert_eq!((pids(&service), service.moved), (pids(&before), before.moved));
     drop(limit);
     scene.daemon().run(&["reload"]);
     assert_eq!(scene.service().groups.len(), 3);
-    let seen = scene.end(&nobody());
+    let seen = scene.end_but(|_| false);
     seen.row(
         "`reload` adds a UDP listener whose maps exceed the memory limit of the daemon's cgroup",
         "`reload` fails with `Cannot allocate memory`; all as before, and it works when there is more",

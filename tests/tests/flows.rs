@@ -7,8 +7,8 @@ use nix::sys::signal::Signal;
 use testkit::daemon::{Daemon, is_alive, until};
 use testkit::fault::{Dice, times};
 use testkit::flows::scene::{
-    EVERY, Farewell, IDLE, SHORT, WORKERS, begin, by_worker, compare, config, ended, hush, no_flow_is_left,
-    on_plain, owners, quiet, scene, shares, to, worker,
+    DrainReport, EVERY, IDLE, SHORT, WORKERS, begin, by_worker, compare, config, ended, hush,
+    no_flow_is_left, on_plain, owners, quiet, scene, shares, to, worker,
 };
 use testkit::flows::{Flows, scene};
 use testkit::patience::{fewer, lasts};
@@ -19,7 +19,7 @@ use testkit::world::World;
 #[test]
 fn a_join_moves_no_live_flow_and_gets_its_share_of_new_ones_at_once() {
     let world = World::new();
-    let (daemon, live) = scene(&world, IDLE, "");
+    let (daemon, live) = scene(&world, &config(IDLE));
     let [_, kept, _] = owners(&daemon.service());
     assert_eq!(kept, 0);
     daemon.run(&["scale", "web", "9"]);
@@ -68,7 +68,7 @@ fn a_join_moves_no_live_flow_and_gets_its_share_of_new_ones_at_once() {
 #[test]
 fn ten_joins_in_a_row_move_no_live_flow() {
     let world = World::new();
-    let (daemon, mut live) = scene(&world, IDLE, "");
+    let (daemon, mut live) = scene(&world, &config(IDLE));
     let mut waited = 0;
     for workers in WORKERS + 1..=WORKERS + 10 {
         daemon.run(&["scale", "web", &workers.to_string()]);
@@ -99,7 +99,7 @@ fn ten_joins_in_a_row_move_no_live_flow() {
 #[test]
 fn joins_leaves_and_weights_in_any_order_move_no_live_flow() {
     let world = World::new();
-    let (daemon, live) = scene(&world, IDLE, "");
+    let (daemon, live) = scene(&world, &config(IDLE));
     let mut dice = Dice::new();
     // One that has no flows yet leaves at once.
     for (command, wanted) in
@@ -140,7 +140,7 @@ fn joins_leaves_and_weights_in_any_order_move_no_live_flow() {
     let _ = hush(&world, &daemon);
     let said = ended(drain);
     println!("{said}");
-    assert_eq!(Farewell::parse(&said).unwrap().cut, 0);
+    assert_eq!(DrainReport::parse(&said).unwrap().cut, 0);
     let service = daemon.service();
     assert_eq!((service.workers.len(), service.flows_cut), (10, 0));
     daemon.stop();
@@ -149,7 +149,7 @@ fn joins_leaves_and_weights_in_any_order_move_no_live_flow() {
 #[test]
 fn a_change_that_would_move_live_flows_waits_and_says_why() {
     let world = World::new();
-    let (daemon, live) = scene(&world, IDLE, "");
+    let (daemon, live) = scene(&world, &config(IDLE));
     // Half of all buckets move, so that there are some in which flows of two workers meet, also where flows
     // are few.
     daemon.run(&["scale", "web", "16"]);
@@ -179,7 +179,7 @@ fn a_change_that_would_move_live_flows_waits_and_says_why() {
 #[test]
 fn a_flow_stays_for_idle_timeout_and_is_forgotten_soon_after() {
     let world = World::new();
-    let daemon = Daemon::configured(&world, &config(WORKERS, SHORT, ""));
+    let daemon = Daemon::with(&world, &config(SHORT));
     let live = Flows::open(&to(), fewer(1_000)).keep(SHORT.mul_f64(0.85));
     daemon.run(&["scale", "web", "9"]);
     lasts("three times idle_timeout", SHORT * 3);
@@ -202,7 +202,7 @@ fn a_flow_stays_for_idle_timeout_and_is_forgotten_soon_after() {
 #[test]
 fn a_worker_that_leaves_keeps_its_flows_until_they_are_quiet() {
     let world = World::new();
-    let (daemon, live) = scene(&world, SHORT, "");
+    let (daemon, live) = scene(&world, &config(SHORT));
     let leaver = worker(&daemon.service(), "web/3");
     let drain = begin(&daemon, &["drain", "web/3", "--timeout", "60s"]);
     until("it to leave", || (worker(&daemon.service(), "web/3").buckets == 0).then_some(()));
@@ -228,8 +228,8 @@ fn a_worker_that_leaves_keeps_its_flows_until_they_are_quiet() {
     let said = ended(drain);
     println!("its {had} flows have ended; {:.2?} later: {said}", silent.elapsed());
     assert!((SHORT / 2..3 * SHORT).contains(&silent.elapsed()));
-    let farewell = Farewell::parse(&said).unwrap();
-    assert!(farewell.flows.abs_diff(had as u64) < 20 && farewell.cut == 0, "{had}: {said}");
+    let report = DrainReport::parse(&said).unwrap();
+    assert!(report.flows.abs_diff(had as u64) < 20 && report.cut == 0, "{had}: {said}");
     let (flows, round) = live.end();
     println!("the others: {round}");
     round.assert_kept(SHORT);
@@ -249,7 +249,7 @@ fn a_worker_that_leaves_keeps_its_flows_until_they_are_quiet() {
 #[test]
 fn a_deadline_cuts_the_flows_of_the_worker_that_leaves_and_no_others() {
     let world = World::new();
-    let (daemon, live) = scene(&world, IDLE, "");
+    let (daemon, live) = scene(&world, &config(IDLE));
     let deadline = Duration::from_millis(2_500);
     let before = live.look();
     before.assert_kept(IDLE);
@@ -266,7 +266,7 @@ fn a_deadline_cuts_the_flows_of_the_worker_that_leaves_and_no_others() {
     let mut takers = BTreeMap::new();
     round.moved.iter().for_each(|it| *takers.entry(&it.to.worker).or_insert(0) += 1);
     assert_fair(&takers.into_values().collect::<Vec<u64>>(), &[1.0; WORKERS - 1]);
-    let cut = Farewell::parse(&said).unwrap().cut;
+    let cut = DrainReport::parse(&said).unwrap().cut;
     assert!((round.moved.len() as u64 - 20..=round.moved.len() as u64).contains(&cut), "{cut}");
     assert_eq!(daemon.service().flows_cut, cut);
     drop(flows);
@@ -278,7 +278,7 @@ fn a_deadline_cuts_the_flows_of_the_worker_that_leaves_and_no_others() {
 #[test]
 fn a_leaver_with_two_kinds_of_flows_beside_it_moves_neither_before_its_deadline() {
     let world = World::new();
-    let (daemon, live) = scene(&world, IDLE, "");
+    let (daemon, live) = scene(&world, &config(IDLE));
     daemon.run(&["scale", "web", "9"]);
     let fresh = Flows::open(&to(), fewer(4_000));
     let theirs = fresh.with("web/8");
@@ -306,7 +306,7 @@ fn a_leaver_with_two_kinds_of_flows_beside_it_moves_neither_before_its_deadline(
     assert!(round.lost.is_empty(), "{:?}", round.lost[0]);
     assert!(round.moved.iter().all(|it| it.from.worker == "web/8" && it.sent >= begun + deadline));
     assert_eq!((round.moved.len(), flows.with("web/8")), (theirs, 0));
-    let cut = Farewell::parse(&said).unwrap().cut;
+    let cut = DrainReport::parse(&said).unwrap().cut;
     assert!(cut.abs_diff((theirs + fresh.with("web/8")) as u64) < 20, "{cut}");
     // Afterwards each stays where it is.
     flows.round().assert_kept(IDLE);
@@ -319,7 +319,7 @@ fn a_leaver_with_two_kinds_of_flows_beside_it_moves_neither_before_its_deadline(
 fn a_restart_of_all_moves_no_flow_while_its_worker_may_stay() {
     let world = World::new();
     let drain_timeout = Duration::from_millis(800);
-    let (daemon, live) = scene(&world, IDLE, "drain_timeout = \"800ms\"\n");
+    let (daemon, live) = scene(&world, &config(IDLE).set("drain_timeout", "800ms"));
     let (flows, before) = live.end();
     let before = before.tally;
     let live = flows.keep(Duration::from_millis(200));

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use aya::maps::MapData;
 use nix::sys::signal::Signal;
-use testkit::daemon::{Daemon, settled, signal, state, until};
+use testkit::daemon::{Daemon, settled, signal, until};
 use testkit::fault::times;
 use testkit::flood::Flood;
 use testkit::flows::scene::{
@@ -47,7 +47,7 @@ fn only_theirs(round: &Round, name: &str, had: u64) {
 #[test]
 fn a_crash_moves_only_the_victims_flows_and_spreads_them() {
     let world = World::new();
-    let (daemon, live) = scene(&world, IDLE, "on_crash = \"migrate\"\n");
+    let (daemon, live) = scene(&world, &config(IDLE).set("on_crash", "migrate"));
     let before = live.look();
     before.assert_kept(IDLE);
     kill(&daemon, "web/5");
@@ -62,7 +62,7 @@ fn a_crash_moves_only_the_victims_flows_and_spreads_them() {
         .map(|(name, now)| now - before.tally[name])
         .collect();
     assert_fair(&gained, &[1.0; WORKERS - 1]);
-    // The successor is back, with its share for new flows, and the flows stay where they found refuge.
+    // The successor is back, with its share for new flows, and the flows stay where the crash moved them.
     let fresh = Flows::open(&to(), fewer(4_000));
     let service = daemon.service();
     assert_fair(&by_worker(&service, &fresh.tally()), &shares(&service));
@@ -79,7 +79,7 @@ fn a_crash_moves_only_the_victims_flows_and_spreads_them() {
 #[test]
 fn a_crash_of_either_side_in_a_transition_moves_only_the_victims_flows() {
     let world = World::new();
-    let (daemon, live) = scene(&world, IDLE, "on_crash = \"migrate\"\n");
+    let (daemon, live) = scene(&world, &config(IDLE).set("on_crash", "migrate"));
     daemon.run(&["scale", "web", "9"]);
     let (old, round) = live.end();
     round.assert_kept(IDLE);
@@ -124,7 +124,7 @@ fn a_crash_of_either_side_in_a_transition_moves_only_the_victims_flows() {
 #[test]
 fn with_hold_a_successor_has_the_flows_and_the_queue() {
     let world = World::new();
-    let (daemon, live) = scene(&world, IDLE, "on_crash = \"hold\"\n");
+    let (daemon, live) = scene(&world, &config(IDLE).set("on_crash", "hold"));
     let (mut flows, round) = live.end();
     round.assert_kept(IDLE);
     let moved = daemon.service().moved;
@@ -132,7 +132,6 @@ fn with_hold_a_successor_has_the_flows_and_the_queue() {
         let old = worker(&daemon.service(), victim);
         let pid = old.pid.unwrap();
         signal(pid, Signal::SIGSTOP);
-        until("it to stop", || (state(pid) == Some('T')).then_some(()));
         // About half of them to each of its two sockets, which have room for 256.
         let most = fewer(400);
         let sent = flows.send(victim, most);
@@ -161,7 +160,7 @@ fn with_hold_a_successor_has_the_flows_and_the_queue() {
 #[test]
 fn a_transition_outlives_the_daemon() {
     let world = World::new();
-    let (daemon, live) = scene(&world, SHORT, "");
+    let (daemon, live) = scene(&world, &config(SHORT));
     let mut daemon = daemon;
     daemon.run(&["scale", "web", "9"]);
     // So that it is the new daemon that keeps them, not only what was decided before.
@@ -174,7 +173,7 @@ fn a_transition_outlives_the_daemon() {
         daemon.kill();
         live.look().assert_kept(SHORT);
         // It finds the ninth worker, although the file says eight: `scale` holds.
-        daemon = Daemon::configured(&world, &config(WORKERS, SHORT, ""));
+        daemon = Daemon::with(&world, &config(SHORT));
         let after = daemon.service();
         println!("{} buckets were moving, {} are", before.moving, after.moving);
         assert!((before.moving / 2..=before.moving).contains(&after.moving) && before.moving > fewer(500));
@@ -196,7 +195,7 @@ fn a_transition_outlives_the_daemon() {
     // They end while there is no daemon; the next one sees that.
     daemon.kill();
     drop(flows);
-    let daemon = Daemon::configured(&world, &config(WORKERS, SHORT, ""));
+    let daemon = Daemon::with(&world, &config(SHORT));
     let _ = quiet(&daemon);
     no_flow_is_left(&daemon);
     daemon.stop();
@@ -230,7 +229,7 @@ fn a_flood_in_a_transition_moves_nothing_and_takes_no_memory() {
     let world = World::new();
     // All of it takes half a minute.
     let count = times(1).min(17) as u64 * fewer(300_000) as u64;
-    let (daemon, live) = scene(&world, IDLE, "");
+    let (daemon, live) = scene(&world, &config(IDLE));
     daemon.run(&["scale", "web", "9"]);
     let (flows, round) = live.end();
     round.assert_kept(IDLE);

@@ -1,21 +1,20 @@
-//! A server that nobody here wrote, unmodified: HAProxy.
+//! HAProxy, unmodified, as a worker.
 
 use std::net::SocketAddr;
 
-use testkit::daemon::{Daemon, counter, selected};
+use testkit::config::Config;
+use testkit::counters::Counters;
+use testkit::daemon::{Daemon, selected};
 use testkit::patience::fewer;
+use testkit::server::haproxy;
 use testkit::world::{World, program, run};
 
 #[test]
 fn haproxy_serves_from_its_socket_with_four_workers() {
     let world = World::new();
     // A worker that a busy machine lets wait has 16 in its queue at times, which is an overload.
-    let configuration = format!(
-        "[[service]]\nname = \"web\"\nlisten = [\"tcp://127.0.0.1:3000\"]\nworkers = 4\nready = \"500ms\"\n\
-         overload = \"off\"\n{}",
-        testkit::server::haproxy(&world)
-    );
-    let daemon = Daemon::configured(&world, &configuration);
+    let config = Config::web().workers(4).set("ready", "500ms").set("overload", "off");
+    let daemon = Daemon::with(&world, &config.command(&haproxy(&world)));
     let to: SocketAddr = "127.0.0.1:3000".parse().unwrap();
     assert!(testkit::client::ask(to).unwrap().worker.starts_with("web/"));
 
@@ -32,9 +31,10 @@ fn haproxy_serves_from_its_socket_with_four_workers() {
     assert!(!said.contains("Non-2xx"), "{said}");
 
     let service = daemon.service();
-    let taken = counter(&service, "owner_taken");
+    let taken = service.workers.iter().map(selected).sum();
     // Ours, ab's, and at most one a client that ab opens and does not use any more.
     assert!((requests + 1..=requests + 33).contains(&taken), "{taken} decisions for {requests} answers");
+    assert_eq!(Counters::of(&service), Counters::all_taken(taken));
     for worker in &service.workers {
         let share = selected(worker) as f64 / taken as f64;
         assert!((0.2..0.3).contains(&share), "{} got {share}", worker.name);

@@ -18,8 +18,10 @@ use testkit::daemon::{Daemon, Paths, executed, is_alive, settled, signal, state,
 use testkit::world::World;
 
 /// Two workers of nobody that only sleep.
-const SLEEPERS: &str = "[[service]]\nname = \"web\"\nlisten = [\"tcp://127.0.0.1:3000\"]\nworkers = 2\n\
-    user = \"nobody\"\nready = \"immediate\"\ncommand = [\"sleep\", \"1000\"]\n";
+fn sleepers() -> Config {
+    let config = Config::web().workers(2).set("user", "nobody").set("ready", "immediate");
+    config.command(&["sleep", "1000"])
+}
 
 /// A field of `/proc/PID/status`.
 fn status(pid: i32, field: &str) -> String {
@@ -53,9 +55,9 @@ fn terminal() -> (File, OwnedFd) {
 }
 
 /// The daemon as in a shell's terminal, which is `theirs`.
-fn start_in_terminal(world: &World, theirs: &OwnedFd, configuration: &str) -> Child {
-    let file = world.file("config.toml", configuration);
-    let mut command = Paths::of(world).command(&["run", "--config", &file.to_string_lossy()]);
+fn start_in_terminal(world: &World, theirs: &OwnedFd, config: &Config) -> Child {
+    config.write(world);
+    let mut command = Paths::of(world).run();
     let share = || Stdio::from(theirs.try_clone().unwrap());
     command.stdin(share()).stdout(share()).stderr(share());
     before(&mut command, || {
@@ -82,7 +84,7 @@ fn a_worker_has_no_part_in_the_daemons_terminal() {
     fs::create_dir(&said).unwrap();
     fs::set_permissions(&said, fs::Permissions::from_mode(0o777)).unwrap();
     let config = Config::web().workers(1).set("user", "nobody").set("ready", "immediate");
-    let configuration = config.server(&world, &format!("--intrude {}", said.display())).to_string();
+    let configuration = config.server(&world, &format!("--intrude {}", said.display()));
     let (mut ours, theirs) = terminal();
     // Whoever reads fast finds something to read.
     nix::unistd::write(&ours, b"secret\n").unwrap();
@@ -100,19 +102,18 @@ fn a_worker_has_no_part_in_the_daemons_terminal() {
 fn a_worker_leads_a_session_and_stopped_ones_survive_the_end_of_the_daemon() {
     let world = World::new();
     let (_ours, theirs) = terminal();
-    let mut daemon = start_in_terminal(&world, &theirs, SLEEPERS);
+    let mut daemon = start_in_terminal(&world, &theirs, &sleepers());
     let status = Paths::of(&world).status().unwrap();
     let workers: Vec<i32> = status.services[0].workers.iter().filter_map(|worker| worker.pid).collect();
     for pid in &workers {
         assert_eq!(session(*pid), *pid);
         signal(*pid, Signal::SIGSTOP);
-        until("it to be stopped", || (state(*pid) == Some('T')).then_some(()));
     }
     // The kernel sends SIGHUP and SIGCONT to a group with stopped processes that becomes an orphan.
     daemon.kill().unwrap();
     daemon.wait().unwrap();
     drop(theirs);
-    let next = Daemon::configured(&world, SLEEPERS);
+    let next = Daemon::with(&world, &sleepers());
     for pid in &workers {
         assert_eq!(state(*pid), Some('T'));
         signal(*pid, Signal::SIGCONT);
@@ -124,8 +125,8 @@ fn a_worker_leads_a_session_and_stopped_ones_survive_the_end_of_the_daemon() {
 #[test]
 fn signals_that_the_starter_blocked_or_ignored_still_end_daemon_and_workers() {
     let world = World::new();
-    let file = world.file("config.toml", SLEEPERS);
-    let mut command = Paths::of(&world).command(&["run", "--config", &file.to_string_lossy()]);
+    sleepers().write(&world);
+    let mut command = Paths::of(&world).run();
     before(&mut command, || {
         let mut blocked = nix::sys::signal::SigSet::all();
         blocked.thread_set_mask()?;
@@ -218,7 +219,7 @@ fn lock_as_nobody(path: &Path) -> io::Result<Child> {
 #[test]
 fn nobody_else_can_keep_a_daemon_from_starting_by_its_lock() {
     let world = World::new();
-    let daemon = Daemon::configured(&world, SLEEPERS);
+    let daemon = Daemon::with(&world, &sleepers());
     let lock = world.path("run/daemon.lock");
     // Everything there, and who may do what with it.
     for (name, expected) in [
@@ -240,13 +241,13 @@ fn nobody_else_can_keep_a_daemon_from_starting_by_its_lock() {
     assert!(lock_as_nobody(&lock).is_err());
     // As an earlier version left it.
     fs::set_permissions(&lock, fs::Permissions::from_mode(0o644)).unwrap();
-    let daemon = Daemon::configured(&world, SLEEPERS);
+    let daemon = Daemon::with(&world, &sleepers());
     assert_eq!(mode(&lock), 0o600);
     daemon.kill();
-    // The same, and somebody has it already.
+    // As an earlier version left it, and locked by another process.
     fs::set_permissions(&lock, fs::Permissions::from_mode(0o644)).unwrap();
     let mut stranger = lock_as_nobody(&lock).unwrap();
-    let daemon = Daemon::configured(&world, SLEEPERS);
+    let daemon = Daemon::with(&world, &sleepers());
     assert!(daemon.log().contains("another user's process has locked"), "{}", daemon.log());
     assert_eq!(mode(&lock), 0o600);
     stranger.kill().unwrap();
@@ -261,7 +262,7 @@ fn nobody_else_can_keep_a_daemon_from_starting_by_its_lock() {
 #[test]
 fn a_notification_socket_has_a_path_that_cannot_be_guessed() {
     let world = World::new();
-    let daemon = Daemon::configured(&world, SLEEPERS);
+    let daemon = Daemon::with(&world, &sleepers());
     let entries = fs::read_dir(world.path("run/notify")).unwrap();
     let names: Vec<String> = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
     assert_eq!(names.len(), 2);

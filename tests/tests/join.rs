@@ -2,64 +2,41 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on shall panic")]
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fs;
-use std::hash::{BuildHasher, Hasher, RandomState};
-use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::os::unix::net::UnixStream;
-use std::os::unix::process::CommandExt;
-use std::path::Path;
-use std::process::{Command, Output, Stdio};
+use std::process::{Command, Output};
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 use reuseport_lb_client::api::ServiceStatus;
-use reuseport_lb_common::layout::MAX_SLOTS;
 use testkit::client::ask;
 use testkit::config::Config;
-use testkit::daemon::{Daemon, Paths, counter, settled, until};
+use testkit::counters::Counters;
+use testkit::daemon::{Daemon, Paths, settled, until};
+use testkit::fault::Dice;
 use testkit::guests::{Guest, Guests, Manner, USER};
 use testkit::load::{Failure, Load, Stage};
 use testkit::patience::fewer;
+use testkit::said::assert_said;
 use testkit::server::words;
 use testkit::traces::Traces;
 use testkit::world::World;
 
 /// Guests may join, and there is a worker that always stays. What is queued waits for as long as
 /// the tests like.
-const SERVICE: &str = "[[service]]\nname = \"web\"\nlisten = [\"tcp://127.0.0.1:3000\"]\nworkers = 1\n\
-    user = \"nobody\"\nstall_timeout = \"off\"\n";
+fn service() -> Config {
+    guests_only().workers(1).set("stall_timeout", "off")
+}
 
-/// Only guests.
-const GUESTS_ONLY: &str =
-    "[[service]]\nname = \"web\"\nlisten = [\"tcp://127.0.0.1:3000\"]\nuser = \"nobody\"\n";
+fn guests_only() -> Config {
+    Config::web().set("user", "nobody")
+}
 
 fn address() -> SocketAddr {
     "127.0.0.1:3000".parse().unwrap()
-}
-
-/// Numbers by chance (splitmix64); the same seed gives the same ones.
-struct Dice(u64);
-
-impl Dice {
-    fn new() -> Self {
-        let chance = || RandomState::new().build_hasher().finish();
-        let seed = std::env::var("SEED").map_or_else(|_| chance(), |seed| seed.parse().unwrap());
-        println!("SEED={seed}");
-        Self(seed)
-    }
-
-    fn below(&mut self, end: usize) -> usize {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        usize::try_from(mixed ^ (mixed >> 31)).unwrap() % end
-    }
-
-    fn one_of<T: Copy>(&mut self, all: &[T]) -> T {
-        all[self.below(all.len())]
-    }
 }
 
 /// Asserts that the workers of `weights` have their quotas of the 65,536 buckets, by largest
@@ -88,7 +65,7 @@ fn assert_exact(service: &ServiceStatus, weights: &BTreeMap<String, u64>) {
     assert_eq!(service.groups[0].strangers, Some(0));
 }
 
-/// A guest as the test knows it.
+/// A guest, and how it is to take part.
 struct Known {
     guest: Guest,
     weight: u64,
@@ -98,7 +75,7 @@ struct Known {
 #[test]
 fn a_hundred_joins_and_leaves_keep_the_shares_exact_and_leave_nothing_behind() {
     let world = World::new();
-    let daemon = Daemon::configured(&world, SERVICE);
+    let daemon = Daemon::with(&world, &service());
     let guests = Guests::new(&world);
     daemon.run(&["weight", "web/0", "7"]);
     let mut dice = Dice::new();
@@ -113,13 +90,13 @@ fn a_hundred_joins_and_leaves_keep_the_shares_exact_and_leave_nothing_behind() {
     let (mut joined, mut hung, mut kills, mut polite, mut most) = (0, 0, Vec::new(), 0, 0);
     let all = fewer(100);
     while joined < all || !known.is_empty() {
-        if joined < all && known.len() < 12 && (known.is_empty() || dice.below(2) == 0) {
+        if joined < all && known.len() < 12 && (known.is_empty() || dice.roll(2) == 0) {
             let weight = dice.one_of(&[0, 1, 1, 2, 3, 10, 99, 1000]);
             let manner = dice.one_of(&[Manner::Hangs, Manner::Abrupt, Manner::Polite, Manner::Polite]);
             let free = |name: &String| !known.contains_key(name);
             let lowest = (1..).map(|number| format!("web/{number}")).find(free).unwrap();
             let wished =
-                Some(format!("web/{}", 20 + dice.below(20))).filter(|_| dice.below(3) == 0).filter(free);
+                Some(format!("web/{}", 20 + dice.roll(20))).filter(|_| dice.roll(3) == 0).filter(free);
             let weight_text = weight.to_string();
             let mut arguments = vec!["web", "--weight", &weight_text];
             arguments.extend(wished.iter().flat_map(|name| ["--name", name]));
@@ -138,9 +115,9 @@ fn a_hundred_joins_and_leaves_keep_the_shares_exact_and_leave_nothing_behind() {
             hung += usize::from(manner == Manner::Hangs);
             most = most.max(known.len());
         } else {
-            let name = known.keys().nth(dice.below(known.len())).unwrap().clone();
+            let name = known.keys().nth(dice.roll(known.len())).unwrap().clone();
             let Known { guest, manner, .. } = known.remove(&name).unwrap();
-            let kill = dice.below(3) == 0;
+            let kill = dice.roll(3) == 0;
             if kill && manner != Manner::Hangs {
                 kills.push(Instant::now());
             }
@@ -179,8 +156,8 @@ fn a_hundred_joins_and_leaves_keep_the_shares_exact_and_leave_nothing_behind() {
     assert_eq!(unexpected, Vec::<String>::new());
     assert!(report.failed.len() <= kills.len(), "{} failed, {} kills", report.failed.len(), kills.len());
     assert!(report.answered.len() > fewer(10), "guests served as well: {:?}", report.answered);
-    let service = daemon.service();
-    assert_eq!(counter(&service, "refused"), 0);
+    let counters = Counters::of(&daemon.service());
+    counters.assert_only(&["arrival_packet", "owner_taken"], &["arrival_migration"]);
     before.assert_same(&world, &daemon);
 
     let guest = guests.join(&["web"], Manner::Abrupt);
@@ -190,59 +167,19 @@ fn a_hundred_joins_and_leaves_keep_the_shares_exact_and_leave_nothing_behind() {
     daemon.stop();
 }
 
-#[test]
-fn no_slot_is_lost_however_many_come_and_go() {
-    let world = World::new();
-    let daemon = Daemon::configured(&world, SERVICE);
-    let many = world.program(Path::new(env!("CARGO_BIN_EXE_member")), "member");
-    let begun = Instant::now();
-    let mut seen = BTreeSet::new();
-    // As many as there can be. Then, since a freed slot is used again last, all others, in parts.
-    let rounds = [1025].into_iter().chain([255; 8]).chain([7]);
-    for (round, asked) in rounds.enumerate() {
-        if round == 1 {
-            seen.clear();
-        }
-        let mut command = Command::new(&many);
-        command.arg(world.path("run")).args(["web", "1", &asked.to_string()]);
-        command.uid(USER).gid(USER).stdin(Stdio::piped()).stdout(Stdio::piped());
-        let mut child = command.spawn().unwrap();
-        let said: Vec<String> = BufReader::new(child.stdout.take().unwrap())
-            .lines()
-            .map(Result::unwrap)
-            .take_while(|line| line != "done")
-            .collect();
-        // The service's own worker counts.
-        let taken = asked.min(1023);
-        assert_eq!(said.len(), asked - taken, "{said:?}");
-        assert!(said.iter().all(|line| line.contains("1025 workers are too many")), "{said:?}");
-        let service = daemon.service();
-        assert_eq!(service.workers.len(), 1 + taken);
-        seen.extend(service.workers.iter().map(|worker| worker.slot));
-        drop(child.stdin.take());
-        assert!(child.wait().unwrap().success());
-        until("all to be gone", || (daemon.service().workers.len() == 1).then_some(()));
-    }
-    println!("3,070 came and went in {:?}", begun.elapsed());
-    assert_eq!(seen.len(), MAX_SLOTS);
-    daemon.stop();
-}
-
 /// Asserts that `output` is this exit code with one message that says all of `says`.
 #[track_caller]
 fn assert_refused(output: &Output, code: i32, says: &[&str]) {
-    let message = String::from_utf8_lossy(&output.stderr);
-    assert_eq!(output.status.code(), Some(code), "{message}");
-    assert!(says.iter().all(|says| message.contains(says)) && !message.contains("panicked"), "{message}");
+    assert_said(output, code, says);
     assert_eq!(output.stdout, b"");
 }
 
 #[test]
 fn whoever_may_not_or_asks_for_what_cannot_be_is_told_why() {
     let world = World::new();
-    let own = "[[service]]\nname = \"own\"\nlisten = [\"tcp://127.0.0.1:3001\"]\nworkers = 1\n\
-        ready = \"immediate\"\ncommand = [\"sleep\", \"1000\"]\n";
-    let daemon = Daemon::configured(&world, &format!("{SERVICE}{own}"));
+    let own = Config::service("own").listen("tcp://127.0.0.1:3001").workers(1);
+    let own = own.set("ready", "immediate").command(&["sleep", "1000"]);
+    let daemon = Daemon::with(&world, &service().and(own));
     let guests = Guests::new(&world);
     let before = Traces::of(&world, &daemon);
     let service = daemon.service();
@@ -295,7 +232,7 @@ fn whoever_may_not_or_asks_for_what_cannot_be_is_told_why() {
 #[test]
 fn a_shell_that_becomes_the_server_is_still_the_worker_until_it_ends() {
     let world = World::new();
-    let daemon = Daemon::configured(&world, SERVICE);
+    let daemon = Daemon::with(&world, &service());
     let guests = Guests::new(&world);
     let server = guests.server(Manner::Abrupt);
     let shell = "test $LISTEN_PID = $$ && exec \"$0\" \"$@\"";
@@ -327,7 +264,7 @@ fn a_shell_that_becomes_the_server_is_still_the_worker_until_it_ends() {
 #[test]
 fn drain_ends_a_worker_that_joined() {
     let world = World::new();
-    let daemon = Daemon::configured(&world, SERVICE);
+    let daemon = Daemon::with(&world, &service());
     let guests = Guests::new(&world);
     let deaf = words(&world, "--answer never --term ignore");
     for (manner, ready) in
@@ -377,13 +314,13 @@ fn drain_ends_a_worker_that_joined() {
 #[test]
 fn a_service_of_guests_only_serves_while_they_are_there_and_refuses_when_nobody_is() {
     let world = World::new();
-    let daemon = Daemon::configured(&world, GUESTS_ONLY);
+    let daemon = Daemon::with(&world, &guests_only());
     let guests = Guests::new(&world);
     let before = Traces::of(&world, &daemon);
     let refused = || TcpStream::connect(address()).unwrap_err().kind();
     for round in 0..3 {
         assert_eq!(refused(), ErrorKind::ConnectionRefused);
-        // Somebody is coming: clients wait.
+        // One that starts is there: clients wait.
         let hanging = guests.join(&["web"], Manner::Hangs);
         until("it to come", || hanging.worker(&daemon.service()).map(drop));
         let mut early = TcpStream::connect(address()).unwrap();
@@ -394,7 +331,7 @@ fn a_service_of_guests_only_serves_while_they_are_there_and_refuses_when_nobody_
         let other = guests.join(&["web"], Manner::Abrupt);
         let both = || daemon.service().workers.iter().filter(|worker| worker.buckets == 32768).count() == 2;
         until("two to serve", || both().then_some(()));
-        // It gives up, and those who waited for it are answered by others.
+        // It ends, and what waited for it is answered by others.
         hanging.tell(Signal::SIGKILL);
         let mut answer = String::new();
         early.read_to_string(&mut answer).unwrap();
@@ -409,7 +346,7 @@ fn a_service_of_guests_only_serves_while_they_are_there_and_refuses_when_nobody_
             until("it to be gone", || (daemon.service().workers.len() < 2).then_some(()));
         }
         until("all to be gone", || daemon.service().workers.is_empty().then_some(()));
-        println!("round {round}: {:?}", daemon.service().groups[0].counters);
+        println!("round {round}: {:?}", Counters::of(&daemon.service()));
     }
     assert_eq!(refused(), ErrorKind::ConnectionRefused);
     assert_refused(
@@ -422,40 +359,16 @@ fn a_service_of_guests_only_serves_while_they_are_there_and_refuses_when_nobody_
 }
 
 #[test]
-fn guests_do_not_count_for_scale() {
-    let world = World::new();
-    let daemon = Daemon::configured(&world, SERVICE);
-    let guests = Guests::new(&world);
-    let ready = guests.join(&["web", "--name", "1"], Manner::Polite);
-    let hanging = guests.join(&["web", "--name", "2"], Manner::Hangs);
-    until("both", || {
-        let service = daemon.service();
-        let there = |guest: &Guest| guest.worker(&service).map(|worker| worker.state.clone());
-        (there(&ready)? == "ready" && there(&hanging)? == "starting").then_some(())
-    });
-    for (to, names) in [(3, "web/0 web/1 web/2 web/3 web/4"), (0, "web/1 web/2"), (1, "web/0 web/1 web/2")] {
-        let said = daemon.run(&["scale", "web", &to.to_string()]);
-        assert!(said.contains(&format!("→ {to} workers")), "{said}");
-        let workers = daemon.service().workers;
-        assert_eq!(workers.iter().map(|worker| &*worker.name).collect::<Vec<_>>().join(" "), names);
-        assert!(workers.iter().all(|worker| worker.joined == ["web/1", "web/2"].contains(&&*worker.name)));
-    }
-    drop((ready, hanging));
-    daemon.stop();
-}
-
-#[test]
 fn what_becomes_of_guests_says_nothing_about_the_start_of_a_service() {
     let world = World::new();
     let gate = world.path("gate");
     let flags = format!("--answer never --gate {} --ready notify", gate.display());
     let config = Config::web().set("user", "nobody").server(&world, &flags);
     let guests = Guests::new(&world);
-    let file = world.file("config.toml", &config.to_string());
-    let command = Paths::of(&world).command(&["run", "--config", &file.to_string_lossy()]);
+    config.write(&world);
     let is =
         |service: &ServiceStatus, state: &str| service.workers.first().is_some_and(|own| own.state == state);
-    let daemon = Daemon::start_until(&world, command, |service| is(service, "starting"));
+    let daemon = Daemon::start_until(&world, Paths::of(&world).run(), |service| is(service, "starting"));
     // One ends before it has been ready, one never gets there.
     assert!(guests.exec(&["web"], &["true"]).end().success());
     until("it to be gone", || daemon.log().contains("worker removed").then_some(()));

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 use reuseport_lb_client::api::{ServiceStatus, WorkerStatus};
+use testkit::config::Config;
 use testkit::daemon::{Daemon, settled, signal, until};
 use testkit::fault::{Dice, freeze, times};
 use testkit::load::{Ending, Load};
@@ -19,39 +20,28 @@ fn to() -> SocketAddr {
     "127.0.0.1:3000".parse().unwrap()
 }
 
-fn config(more: &str) -> String {
-    format!(
-        "[[service]]\nname = \"web\"\nlisten = [\"tcp://127.0.0.1:3000\"]\nworkers = 4\ndrain_timeout = \"5s\"\n{more}"
-    )
+fn config() -> Config {
+    Config::web().workers(4).set("drain_timeout", "5s")
 }
 
 /// Kills random workers; only what they had accepted may be lost.
-fn kill_at_random(more: &str, kills: usize) {
+fn kill_at_random(on_crash: &str, kills: usize) {
     let world = World::new();
     let mut dice = Dice::new();
-    let daemon = Daemon::configured(&world, &config(more));
+    let daemon = Daemon::with(&world, &config().set("on_crash", on_crash));
     let load = Load::to(to()).start();
     let mut accepted = BTreeSet::new();
     let mut killed = BTreeSet::new();
     for _ in 0..kills {
-        let service = until("all workers to be back", || Some(daemon.service()).filter(settled));
-        let victim = &service.workers[dice.roll(4)];
-        let pid = victim.pid.unwrap();
+        let pid = daemon.workers()[dice.roll(4)];
         accepted.extend(freeze(pid));
         killed.insert(pid);
         signal(pid, Signal::SIGKILL);
-        until("its successor", || {
-            daemon
-                .service()
-                .workers
-                .iter()
-                .any(|it| it.name == victim.name && it.pid.is_some_and(|it| it != pid))
-                .then_some(())
-        });
+        daemon.settled_without(pid);
     }
-    let service = until("all workers to be back", || Some(daemon.service()).filter(settled));
+    let service = daemon.service();
     let report = load.end();
-    println!("{kills} kills, {more:?}: {report}; {} were accepted by the victims", accepted.len());
+    println!("{kills} kills, {on_crash}: {report}; {} were accepted by the victims", accepted.len());
     let lost = report.failed_except(|failure| failure.local.is_some_and(|local| accepted.contains(&local)));
     assert!(lost.is_empty(), "{lost:?}");
     assert!(
@@ -65,18 +55,18 @@ fn kill_at_random(more: &str, kills: usize) {
 
 #[test]
 fn with_hold_only_what_was_accepted_is_lost() {
-    kill_at_random("on_crash = \"hold\"\n", times(20));
+    kill_at_random("hold", times(20));
 }
 
 #[test]
 fn with_migrate_only_what_was_accepted_is_lost() {
-    kill_at_random("on_crash = \"migrate\"\n", times(20));
+    kill_at_random("migrate", times(20));
 }
 
 #[test]
 fn scaling_up_and_down_loses_nothing() {
     let world = World::new();
-    let daemon = Daemon::configured(&world, &config(""));
+    let daemon = Daemon::with(&world, &config());
     let load = Load::to(to()).start();
     for _ in 0..times(3).min(25) {
         for workers in [8, 2, 4] {
@@ -114,8 +104,8 @@ fn everything_at_random_leaves_nothing_behind() {
     let seconds = std::env::var("REUSEPORT_LB_SOAK").ok().and_then(|text| text.parse().ok()).unwrap_or(20);
     let world = World::new();
     let mut dice = Dice::new();
-    let text = config("stall_timeout = \"300ms\"\n");
-    let mut daemon = Daemon::configured(&world, &text);
+    let config = config().set("stall_timeout", "300ms");
+    let mut daemon = Daemon::with(&world, &config);
     let calm = |daemon: &Daemon| {
         until("everything to be calm", || {
             let service = daemon.service();
@@ -161,12 +151,12 @@ fn everything_at_random_leaves_nothing_behind() {
                 "restart" => drop(daemon.run(&["restart", "web", "--trial", "10ms", "--parallel", "2"])),
                 "crash" => {
                     daemon.kill();
-                    daemon = Daemon::configured(&world, &text);
+                    daemon = Daemon::with(&world, &config);
                 }
                 "keep" => {
                     daemon.run(&["stop", "--keep"]);
                     drop(daemon);
-                    daemon = Daemon::configured(&world, &text);
+                    daemon = Daemon::with(&world, &config);
                 }
                 "reload" => drop(daemon.run(&["reload"])),
                 _ => {}

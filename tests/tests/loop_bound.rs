@@ -3,7 +3,6 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on shall panic")]
 
 use std::collections::BTreeMap;
-use std::fmt::Write as _;
 use std::fs;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
@@ -14,6 +13,7 @@ use nix::sys::stat::Mode;
 use reuseport_lb::offload::BOUND;
 use reuseport_lb_client::api::ServiceStatus;
 use reuseport_lb_client::control::ControlClient;
+use testkit::config::Config;
 use testkit::daemon::{Daemon, Paths, settled, until};
 use testkit::patience::{at_most, lasts, slow};
 use testkit::world::World;
@@ -71,15 +71,11 @@ impl Asker {
     }
 }
 
-fn configuration(protocol: &str, listeners: usize, workers: usize, affinity: &str) -> String {
-    let mut listen = String::new();
-    for at in 0..listeners {
-        let _ = write!(listen, "\"{protocol}://127.0.0.1:{}\", ", 10_000 + at);
-    }
-    format!(
-        "[[service]]\nname = \"web\"\nlisten = [{listen}]\ncommand = [\"sleep\", \"infinity\"]\nuser = \"nobody\"\n\
-         ready = \"immediate\"\naffinity = \"{affinity}\"\nworkers = {workers}\n"
-    )
+fn configuration(protocol: &str, listeners: usize, workers: usize, affinity: &str) -> Config {
+    let config = Config::service("web").workers(workers).set("affinity", affinity).set("user", "nobody");
+    let config = config.set("ready", "immediate").command(&["sleep", "infinity"]);
+    let urls = (0..listeners).map(|at| format!("{protocol}://127.0.0.1:{}", 10_000 + at));
+    urls.fold(config, |config, url| config.listen(&url))
 }
 
 /// Clock ticks of CPU time that a process has used so far.
@@ -99,21 +95,17 @@ fn size() -> (usize, usize) {
 fn at_any_moment(protocol: &str, listeners: usize, workers: usize) {
     let world = World::new();
     let paths = Paths::of(&world);
-    let file = world.file("config.toml", &configuration(protocol, listeners, workers, "flow"));
-    let arguments = ["--config", &*file.to_string_lossy()];
+    configuration(protocol, listeners, workers, "flow").write(&world);
     let all = |service: &ServiceStatus| service.workers.len() == workers && settled(service);
 
     let asker = Asker::start(&paths);
     let begun = Instant::now();
-    let run = |world| {
-        let command = Paths::of(world).command(&[&["run"], &arguments[..]].concat());
-        Daemon::start_until(world, command, all)
-    };
-    let daemon = run(&world);
+    let run = || Daemon::start_until(&world, paths.run(), all);
+    let daemon = run();
     let up = begun.elapsed();
 
     asker.phase("reload");
-    let _ = world.file("config.toml", &configuration(protocol, listeners, workers, "source"));
+    configuration(protocol, listeners, workers, "source").write(&world);
     let said = daemon.run(&["reload"]);
     assert_eq!(said.matches("decides anew").count(), listeners, "{said}");
 
@@ -124,7 +116,7 @@ fn at_any_moment(protocol: &str, listeners: usize, workers: usize) {
     asker.phase("takeover");
     let before = daemon.workers();
     daemon.kill();
-    let daemon = run(&world);
+    let daemon = run();
     assert_eq!(daemon.workers(), before);
 
     asker.phase("stop");
@@ -165,7 +157,7 @@ fn status_is_answered_at_any_moment_with_many_udp_listeners() {
 fn an_idle_daemon_with_many_sockets_uses_little_cpu() {
     let (listeners, workers) = size();
     let world = World::new();
-    let daemon = Daemon::configured(&world, &configuration("tcp", listeners, workers, "flow"));
+    let daemon = Daemon::with(&world, &configuration("tcp", listeners, workers, "flow"));
     // Best of three: what else runs on the machine makes everything slower.
     let measure = || {
         let (before, begun) = (ticks(daemon.pid()), Instant::now());
@@ -183,7 +175,7 @@ fn an_idle_daemon_with_many_sockets_uses_little_cpu() {
 fn a_listener_costs_little_at_start() {
     let cost = |listeners: usize| {
         let world = World::new();
-        let daemon = Daemon::configured(&world, &configuration("tcp", listeners, 1, "flow"));
+        let daemon = Daemon::with(&world, &configuration("tcp", listeners, 1, "flow"));
         let cost = ticks(daemon.pid()) * 10;
         daemon.stop();
         cost
@@ -198,7 +190,7 @@ fn a_listener_costs_little_at_start() {
 #[test]
 fn what_is_mapped_is_not_copied_by_a_fork() {
     let world = World::new();
-    let daemon = Daemon::configured(&world, &configuration("udp", 4, 1, "flow"));
+    let daemon = Daemon::with(&world, &configuration("udp", 4, 1, "flow"));
     let maps = fs::read_to_string(format!("/proc/{}/smaps", daemon.pid())).unwrap();
     let (mut large, mut size) = (0, None);
     for line in maps.lines() {
@@ -223,8 +215,7 @@ fn what_is_mapped_is_not_copied_by_a_fork() {
 #[test]
 fn a_configuration_that_does_not_answer_holds_nobody_up() {
     let world = World::new();
-    let valid = configuration("tcp", 1, 1, "flow");
-    let daemon = Daemon::configured(&world, &valid);
+    let daemon = Daemon::with(&world, &configuration("tcp", 1, 1, "flow"));
     let file = world.path("config.toml");
     fs::remove_file(&file).unwrap();
     nix::unistd::mkfifo(&file, Mode::S_IRWXU).unwrap();
@@ -249,7 +240,7 @@ fn a_configuration_that_does_not_answer_holds_nobody_up() {
     println!("the longest answer took {longest:?}");
     assert!(longest < at_most(BOUND) * BUSY_MACHINE, "{longest:?}");
     fs::remove_file(&file).unwrap();
-    let _ = world.file("config.toml", &configuration("tcp", 1, 2, "flow"));
+    configuration("tcp", 1, 2, "flow").write(&world);
     assert!(daemon.run(&["reload"]).contains("1 → 2 workers"));
     daemon.stop();
 }

@@ -2,25 +2,29 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on shall panic")]
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::os::unix::process::CommandExt;
+use std::path::Path;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 use reuseport_lb_client::api::ServiceStatus;
-use testkit::daemon::{Daemon, counter, settled, signal, until};
+use reuseport_lb_common::layout::MAX_SLOTS;
+use testkit::config::Config;
+use testkit::counters::Counters;
+use testkit::daemon::{Daemon, settled, signal, until};
+use testkit::guests::USER;
 use testkit::traces::Traces;
 use testkit::world::World;
 
-/// What is queued waits for as long as the tests like.
-const SERVICE: &str = "[[service]]\nname = \"web\"\nlisten = [\"tcp://127.0.0.1:3000\"]\nworkers = 1\n\
-    stall_timeout = \"off\"\n";
-
-/// Only guests.
-const GUESTS_ONLY: &str = "[[service]]\nname = \"web\"\nlisten = [\"tcp://127.0.0.1:3000\"]\n";
+/// One worker, and those that join. What is queued waits for as long as the tests like.
+fn service() -> Config {
+    Config::web().workers(1).set("stall_timeout", "off")
+}
 
 fn address() -> SocketAddr {
     "127.0.0.1:3000".parse().unwrap()
@@ -67,13 +71,14 @@ impl Drop for Puppet {
 #[test]
 fn a_member_of_the_library_gets_its_share_and_hands_over_what_it_has_not_accepted() {
     let world = World::new();
-    let daemon = Daemon::configured(&world, SERVICE);
+    let daemon = Daemon::with(&world, &service());
     let before = Traces::of(&world, &daemon);
     let shares = || -> Vec<u32> { daemon.service().workers.iter().map(|worker| worker.buckets).collect() };
-    for round in 1..=3 {
+    for _ in 0..3 {
         let mut puppet = Puppet::join(&world, 3, "web/1");
         assert_eq!(shares(), [65536, 0]);
         assert_eq!(puppet.say("ready"), "ready");
+        let before = daemon.service();
         until("its share", || (shares() == [16384, 49152]).then_some(()));
         let mut clients: Vec<TcpStream> = (0..40).map(|_| TcpStream::connect(address()).unwrap()).collect();
         let queued = daemon.service().workers[1].sockets[0].queue;
@@ -97,14 +102,53 @@ fn a_member_of_the_library_gets_its_share_and_hands_over_what_it_has_not_accepte
             }
         }
         assert_eq!((by_member, by_other), (1, 39));
-        let handed_over = counter(&daemon.service(), "arrival_migration");
-        println!("{queued} queued, 1 accepted, {handed_over} handed over until now");
-        assert!(handed_over >= round * 5, "{handed_over}");
+        // Those that it had not accepted were handed over.
+        let rest = u64::from(queued) - 1;
+        let counted = [("arrival_packet", 40), ("arrival_migration", rest), ("owner_taken", 40 + rest)];
+        assert_eq!(Counters::difference(&before, &daemon.service()), Counters::expected(&counted));
         // Its listener was shut down, and the process lives on.
         assert_eq!(puppet.say("accept"), libc::EINVAL.to_string());
         assert!(puppet.child.try_wait().unwrap().is_none());
     }
     before.assert_same(&world, &daemon);
+    daemon.stop();
+}
+
+#[test]
+fn no_slot_is_lost_however_many_come_and_go() {
+    let world = World::new();
+    let daemon = Daemon::with(&world, &service().set("user", "nobody"));
+    let many = world.program(Path::new(env!("CARGO_BIN_EXE_member")), "member");
+    let begun = Instant::now();
+    let mut seen = BTreeSet::new();
+    // As many as there can be. Then, since a freed slot is used again last, all others, in parts.
+    let rounds = [1025].into_iter().chain([255; 8]).chain([7]);
+    for (round, asked) in rounds.enumerate() {
+        if round == 1 {
+            seen.clear();
+        }
+        let mut command = Command::new(&many);
+        command.arg(world.path("run")).args(["web", "1", &asked.to_string()]);
+        command.uid(USER).gid(USER).stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut child = command.spawn().unwrap();
+        let said: Vec<String> = BufReader::new(child.stdout.take().unwrap())
+            .lines()
+            .map(Result::unwrap)
+            .take_while(|line| line != "done")
+            .collect();
+        // The service's own worker counts.
+        let taken = asked.min(1023);
+        assert_eq!(said.len(), asked - taken, "{said:?}");
+        assert!(said.iter().all(|line| line.contains("1025 workers are too many")), "{said:?}");
+        let service = daemon.service();
+        assert_eq!(service.workers.len(), 1 + taken);
+        seen.extend(service.workers.iter().map(|worker| worker.slot));
+        drop(child.stdin.take());
+        assert!(child.wait().unwrap().success());
+        until("all to be gone", || (daemon.service().workers.len() == 1).then_some(()));
+    }
+    println!("3,070 came and went in {:?}", begun.elapsed());
+    assert_eq!(seen.len(), MAX_SLOTS);
     daemon.stop();
 }
 
@@ -117,7 +161,7 @@ fn example(world: &World) -> Child {
 #[test]
 fn servers_that_are_made_like_the_example_replace_each_other_and_lose_nothing() {
     let world = World::new();
-    let daemon = Daemon::configured(&world, GUESTS_ONLY);
+    let daemon = Daemon::with(&world, &Config::web());
     let ready = |count| {
         let all = |service: &ServiceStatus| service.workers.len() == count && settled(service);
         until("the servers", || Some(daemon.service()).filter(all));
@@ -155,7 +199,8 @@ fn servers_that_are_made_like_the_example_replace_each_other_and_lose_nothing() 
             println!("answered: {:?}", client.join().unwrap());
         }
     });
-    assert_eq!(counter(&daemon.service(), "refused"), 0);
+    let counters = Counters::of(&daemon.service());
+    counters.assert_only(&["arrival_packet", "owner_taken"], &["arrival_migration"]);
     for mut server in servers {
         signal(server.id().try_into().unwrap(), Signal::SIGTERM);
         assert!(until("it to end", || server.try_wait().unwrap()).success());

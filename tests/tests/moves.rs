@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 
 use reuseport_lb_client::api::{ServiceStatus, Status};
 use testkit::client::ask;
+use testkit::config::Config;
 use testkit::daemon::{Daemon, is_alive, settled, until};
 use testkit::load::{Ending, Load, Report};
 use testkit::world::World;
@@ -14,9 +15,9 @@ fn to(port: u16) -> SocketAddr {
     ([127, 0, 0, 1], port).into()
 }
 
-fn service(name: &str, ports: &[u16]) -> String {
-    let listen: Vec<String> = ports.iter().map(|port| format!("tcp://127.0.0.1:{port}")).collect();
-    format!("[[service]]\nname = {name:?}\nlisten = {listen:?}\nworkers = 2\ndrain_timeout = \"5s\"\n")
+fn service(name: &str, ports: &[u16]) -> Config {
+    let config = Config::service(name).workers(2).set("drain_timeout", "5s");
+    ports.iter().fold(config, |config, port| config.listen(&format!("tcp://127.0.0.1:{port}")))
 }
 
 /// Who listens where, of services that are as they should be.
@@ -45,17 +46,17 @@ fn nothing_lost(report: &Report) {
 }
 
 /// From one file to the other under load on port 3000: by `reload`, and by another daemon.
-fn change(first: &str, second: &str, after: &[(&str, &[u16])]) {
+fn change(first: &Config, second: &Config, after: &[(&str, &[u16])]) {
     for without_daemon in [false, true] {
         let world = World::new();
-        let mut daemon = Daemon::configured(&world, first);
+        let mut daemon = Daemon::with(&world, first);
         let old = daemon.workers();
         let load = Load::to(to(3000)).clients(8).kept(20).start();
         if without_daemon {
             daemon.kill();
-            daemon = Daemon::configured(&world, second);
+            daemon = Daemon::with(&world, second);
         } else {
-            let _ = world.file("config.toml", second);
+            second.write(&world);
             daemon.run(&["reload"]);
         }
         wait_for(&daemon, after);
@@ -83,21 +84,21 @@ fn a_service_that_is_renamed_serves_all_the_time() {
 
 #[test]
 fn a_listener_goes_to_another_service_in_one_step() {
-    let first = service("web", &[3000, 3001]) + &service("api", &[3002]);
-    let second = service("web", &[3001]) + &service("api", &[3002, 3000]);
+    let first = service("web", &[3000, 3001]).and(service("api", &[3002]));
+    let second = service("web", &[3001]).and(service("api", &[3002, 3000]));
     change(&first, &second, &[("api", &[3002, 3000]), ("web", &[3001])]);
 }
 
 #[test]
 fn two_services_swap_their_listeners() {
-    let first = service("web", &[3000]) + &service("api", &[3002]);
-    let second = service("web", &[3002]) + &service("api", &[3000]);
+    let first = service("web", &[3000]).and(service("api", &[3002]));
+    let second = service("web", &[3002]).and(service("api", &[3000]));
     change(&first, &second, &[("api", &[3000]), ("web", &[3002])]);
 }
 
 #[test]
 fn a_listener_goes_to_a_new_service_and_a_service_ends() {
-    let first = service("web", &[3000, 3001]) + &service("api", &[3002]);
-    let second = service("new", &[3000]) + &service("web", &[3001, 3002]);
+    let first = service("web", &[3000, 3001]).and(service("api", &[3002]));
+    let second = service("new", &[3000]).and(service("web", &[3001, 3002]));
     change(&first, &second, &[("new", &[3000]), ("web", &[3001, 3002])]);
 }

@@ -6,35 +6,32 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io::Write;
 use std::net::{SocketAddr, TcpStream};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use nix::sys::signal::Signal;
 use reuseport_lb_client::api::ServiceStatus;
 use testkit::client::ask;
+use testkit::config::Config;
 use testkit::daemon::{Daemon, Paths, is_alive, settled, signal, until};
 use testkit::guests::Guests;
 use testkit::load::{Ending, Load};
-use testkit::server::{self, words};
+use testkit::server::words;
 use testkit::world::World;
 
 fn to() -> SocketAddr {
     "127.0.0.1:3000".parse().unwrap()
 }
 
-fn web(more: &str) -> String {
-    format!("[[service]]\nname = \"web\"\nlisten = [\"tcp://127.0.0.1:3000\"]\n{more}")
+fn web(workers: usize) -> Config {
+    Config::web().workers(workers)
 }
 
-/// A server whose releases differ by their last argument.
-fn releases(world: &World) -> impl Fn(&str) -> String {
-    let words = words(world, "--ready notify --name");
-    move |release| {
-        let words: Vec<&str> = words.iter().map(String::as_str).chain([release]).collect();
-        format!("command = {words:?}\nready = \"notify\"\n")
-    }
+/// A service whose releases differ by their last argument.
+fn released(world: &World, workers: usize, release: &str) -> Config {
+    web(workers).set("ready", "notify").server(world, &format!("--ready notify --name {release}"))
 }
 
-/// The release of a process of [`releases`].
+/// The release of a process of [`released`].
 fn release(pid: i32) -> String {
     let line = fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap_or_default();
     line.trim_end_matches('\0').rsplit('\0').next().unwrap_or_default().to_owned()
@@ -58,8 +55,8 @@ const THREE: [&str; 3] = ["web/0", "web/1", "web/2"];
 #[test]
 fn a_stop_that_was_cut_off_leaves_a_service_with_all_its_workers() {
     let world = World::new();
-    let config = web("workers = 3\ndrain_timeout = \"3s\"\n");
-    let daemon = Daemon::configured(&world, &config);
+    let config = web(3).set("drain_timeout", "3s");
+    let daemon = Daemon::with(&world, &config);
     // A request of which only a part came: its worker waits for the rest.
     let mut open: Vec<TcpStream> = (0..30).map(|_| TcpStream::connect(to()).unwrap()).collect();
     open.iter_mut().for_each(|stream| stream.write_all(b"GET / HT").unwrap());
@@ -71,7 +68,7 @@ fn a_stop_that_was_cut_off_leaves_a_service_with_all_its_workers() {
     until("all to leave", || daemon.service().workers.iter().all(|it| it.state == "draining").then_some(()));
     daemon.kill();
 
-    let daemon = Daemon::configured(&world, &config);
+    let daemon = Daemon::with(&world, &config);
     let load = Load::to(to()).clients(4).kept(0).start();
     let after = all_ready(&daemon, &THREE);
     assert_eq!(after.wanted, 3);
@@ -85,24 +82,18 @@ fn a_stop_that_was_cut_off_leaves_a_service_with_all_its_workers() {
     daemon.stop();
 }
 
-/// Kills the daemon when a part of the workers has release `y`, and starts the next with `config`.
-fn cut_off_in_a_reload(
-    world: &World,
-    workers: usize,
-    next: impl Fn(&dyn Fn(&str) -> String) -> String,
-) -> Daemon {
-    let command = releases(world);
-    let first = web(&format!("workers = {workers}\n{}", command("x")));
-    let daemon = Daemon::configured(world, &first);
-    let _ = world.file("config.toml", &web(&format!("workers = {workers}\n{}", command("y"))));
+/// Kills the daemon when a part of the workers has release `y` in place of `x`, and starts one with `next`.
+fn cut_off_in_a_reload(world: &World, workers: usize, next: &Config) -> Daemon {
+    let daemon = Daemon::with(world, &released(world, workers, "x"));
+    released(world, workers, "y").write(world);
     let mut reload = daemon.paths().command(&["reload"]).spawn().unwrap();
     until("a part to be replaced", || {
-        let releases: Vec<String> = pids(&daemon.service()).into_iter().map(release).collect();
+        let releases = releases_of(&daemon.service());
         (releases.contains(&"x".into()) && releases.iter().filter(|it| *it == "y").count() >= 2).then_some(())
     });
     daemon.kill();
     let _ = reload.wait();
-    Daemon::configured(world, &next(&command))
+    Daemon::with(world, next)
 }
 
 fn releases_of(service: &ServiceStatus) -> Vec<String> {
@@ -112,7 +103,7 @@ fn releases_of(service: &ServiceStatus) -> Vec<String> {
 #[test]
 fn a_reload_that_was_cut_off_refuses_no_other_file() {
     let world = World::new();
-    let daemon = cut_off_in_a_reload(&world, 3, |command| web(&format!("workers = 3\n{}", command("z"))));
+    let daemon = cut_off_in_a_reload(&world, 3, &released(&world, 3, "z"));
     let load = Load::to(to()).clients(4).kept(0).start();
     until("the third release", || (releases_of(&daemon.service()) == ["z", "z", "z"]).then_some(()));
     all_ready(&daemon, &THREE);
@@ -125,7 +116,7 @@ fn a_reload_that_was_cut_off_refuses_no_other_file() {
 #[test]
 fn a_reload_that_was_cut_off_goes_on_with_another_number_of_workers() {
     let world = World::new();
-    let daemon = cut_off_in_a_reload(&world, 3, |command| web(&format!("workers = 4\n{}", command("y"))));
+    let daemon = cut_off_in_a_reload(&world, 3, &released(&world, 4, "y"));
     until("the second release", || (releases_of(&daemon.service()) == ["y", "y", "y", "y"]).then_some(()));
     all_ready(&daemon, &["web/0", "web/1", "web/2", "web/3"]);
     daemon.stop();
@@ -134,7 +125,7 @@ fn a_reload_that_was_cut_off_goes_on_with_another_number_of_workers() {
 #[test]
 fn a_rollback_of_a_reload_that_was_cut_off_replaces_only_what_was_replaced() {
     let world = World::new();
-    let daemon = cut_off_in_a_reload(&world, 4, |command| web(&format!("workers = 4\n{}", command("x"))));
+    let daemon = cut_off_in_a_reload(&world, 4, &released(&world, 4, "x"));
     let kept: Vec<i32> = pids(&daemon.service()).into_iter().filter(|pid| release(*pid) == "x").collect();
     assert!(!kept.is_empty());
     until("the first release again", || {
@@ -157,13 +148,13 @@ fn mount_again(world: &World) {
 #[test]
 fn pins_that_are_gone_are_found_again_through_the_program() {
     let world = World::new();
-    let config = web("workers = 3\n");
-    let daemon = Daemon::configured(&world, &config);
+    let config = web(3);
+    let daemon = Daemon::with(&world, &config);
     let before = daemon.service();
     let load = Load::to(to()).clients(8).kept(40).start();
     daemon.kill();
     mount_again(&world);
-    let daemon = Daemon::configured(&world, &config);
+    let daemon = Daemon::with(&world, &config);
     let after = all_ready(&daemon, &THREE);
     assert_eq!(pids(&after), pids(&before));
     assert_eq!(after.moved, before.moved);
@@ -190,14 +181,14 @@ fn forget_programs(world: &World) {
 #[test]
 fn workers_that_cannot_be_taken_over_end_when_there_are_others() {
     let world = World::new();
-    let config = web("workers = 3\n");
-    let daemon = Daemon::configured(&world, &config);
+    let config = web(3);
+    let daemon = Daemon::with(&world, &config);
     let old = daemon.workers();
     let load = Load::to(to()).clients(8).kept(40).start();
     daemon.kill();
     forget_programs(&world);
     mount_again(&world);
-    let daemon = Daemon::configured(&world, &config);
+    let daemon = Daemon::with(&world, &config);
     until("the old workers to be gone", || (!old.iter().any(|pid| is_alive(*pid))).then_some(()));
     all_ready(&daemon, &THREE);
     let report = load.end();
@@ -211,17 +202,16 @@ fn workers_that_cannot_be_taken_over_end_when_there_are_others() {
 fn workers_that_wait_for_others_to_be_there_are_not_forgotten_when_the_daemon_ends() {
     for killed in [true, false] {
         let world = World::new();
-        let config = web("workers = 3\n");
-        let daemon = Daemon::configured(&world, &config);
+        let config = web(3);
+        let daemon = Daemon::with(&world, &config);
         let old = daemon.workers();
         daemon.kill();
         forget_programs(&world);
         mount_again(&world);
-        // The same service, which is not ready for long.
-        let slow = web("workers = 1\nready = \"notify\"\ncommand = [\"sleep\", \"1000\"]\n");
-        let file = world.file("config.toml", &slow);
-        let command = Paths::of(&world).command(&["run", "--config", &file.to_string_lossy()]);
-        let daemon = Daemon::start_until(&world, command, |service| !service.workers.is_empty());
+        // A release that is not ready for long.
+        web(1).set("ready", "notify").command(&["sleep", "1000"]).write(&world);
+        let run = Paths::of(&world).run();
+        let daemon = Daemon::start_until(&world, run, |service| !service.workers.is_empty());
         until("its state to be written", || state_files(&world)[0].exists().then_some(()));
         assert!(old.iter().all(|pid| is_alive(*pid)), "they serve until there are others");
         let state = world.path("run").join("state");
@@ -235,7 +225,7 @@ fn workers_that_wait_for_others_to_be_there_are_not_forgotten_when_the_daemon_en
             daemon.stop();
             until("the old workers to be gone", || (!old.iter().any(|pid| is_alive(*pid))).then_some(()));
         }
-        let daemon = Daemon::configured(&world, &config);
+        let daemon = Daemon::with(&world, &config);
         until("the old workers to be gone", || (!old.iter().any(|pid| is_alive(*pid))).then_some(()));
         all_ready(&daemon, &THREE);
         assert_eq!(daemon.service().groups[0].strangers, Some(0));
@@ -244,29 +234,27 @@ fn workers_that_wait_for_others_to_be_there_are_not_forgotten_when_the_daemon_en
     }
 }
 
-/// A server that is ready once there is a file `gate`.
-fn gated(world: &World) -> String {
+/// Its workers are ready once there is a file `gate`.
+fn gated(world: &World, config: Config) -> Config {
     let flags = format!("--gate {} --ready notify", world.path("gate").display());
-    server::command(world, &flags) + "ready = \"notify\"\n"
+    config.set("ready", "notify").server(world, &flags)
 }
 
 /// Starts the daemon again with a file; as soon as it answers.
-fn start_anyhow(world: &World, config: &str) -> Daemon {
-    let file = world.file("config.toml", config);
-    let command = Paths::of(world).command(&["run", "--config", &file.to_string_lossy()]);
-    Daemon::start_until(world, command, |_| true)
+fn start_anyhow(world: &World, config: &Config) -> Daemon {
+    config.write(world);
+    Daemon::start_until(world, Paths::of(world).run(), |_| true)
 }
 
 #[test]
 fn a_group_whose_program_never_decided_is_made_anew_with_its_workers() {
     let world = World::new();
-    let api = "[[service]]\nname = \"api\"\nlisten = [\"tcp://127.0.0.1:3001\"]\nworkers = 2\n";
+    let api = Config::service("api").listen("tcp://127.0.0.1:3001").workers(2);
     // Both have the second address for a while: api does not decide there before it is ready.
-    let both = web("workers = 3\n").replace("3000\"", "3000\", \"tcp://127.0.0.1:3001\"");
-    let config = web("workers = 3\n") + api + &gated(&world);
-    let daemon = Daemon::configured(&world, &both);
+    let config = web(3).and(gated(&world, api));
+    let daemon = Daemon::with(&world, &web(3).listen("tcp://127.0.0.1:3001"));
     let load = Load::to("127.0.0.1:3001".parse().unwrap()).clients(4).kept(10).start();
-    let _ = world.file("config.toml", &config);
+    config.write(&world);
     let mut reload = daemon.paths().command(&["reload"]).spawn().unwrap();
     let workers = |daemon: &Daemon| {
         let services = daemon.status().services;
@@ -315,7 +303,7 @@ fn old_workers_serve_until_the_services_that_have_their_address_are_ready() {
     for how in ["without programs", "without states", "without a runtime directory"] {
         println!("{how}");
         let world = World::new();
-        let daemon = Daemon::configured(&world, &web("workers = 3\n"));
+        let daemon = Daemon::with(&world, &web(3));
         let old = daemon.workers();
         let load = Load::to(to()).clients(4).kept(10).start();
         daemon.kill();
@@ -330,7 +318,7 @@ fn old_workers_serve_until_the_services_that_have_their_address_are_ready() {
             _ => fs::remove_dir_all(world.path("run")).unwrap(),
         }
         // Under another name, and not ready for a while.
-        let next = web(&format!("workers = 2\n{}", gated(&world))).replace("\"web\"", "\"www\"");
+        let next = gated(&world, Config::service("www").listen("tcp://127.0.0.1:3000").workers(2));
         let daemon = start_anyhow(&world, &next);
         until("the new ones to be there", || {
             let service = daemon.status().services.into_iter().find(|it| it.name == "www")?;
@@ -361,102 +349,11 @@ fn state_files(world: &World) -> Vec<PathBuf> {
     ["state", "copy"].map(|kind| world.path("run").join(format!("state/web.{kind}"))).into()
 }
 
-fn mount_small(place: &Path) {
-    use nix::mount::{MsFlags, mount};
-    mount(Some("tmpfs"), place, Some("tmpfs"), MsFlags::empty(), Some("size=4k,mode=700")).unwrap();
-}
-
-#[test]
-fn a_state_that_could_not_be_written_is_written_when_there_is_room() {
-    let world = World::new();
-    let config = web("workers = 2\n");
-    let daemon = Daemon::configured(&world, &config);
-    // A file system that is full before anything is in it.
-    let place = world.path("run").join("state");
-    mount_small(&place);
-    fs::write(place.join("filler"), vec![0; 4096]).unwrap();
-    daemon.run(&["scale", "web", "3"]);
-    let said = until("status to say it", || daemon.service().unsaved);
-    assert!(said.contains("No space left on device"), "{said}");
-    assert!(daemon.run(&["status"]).contains("not saved: "));
-    fs::remove_file(place.join("filler")).unwrap();
-    nix::mount::mount(
-        Some("tmpfs"),
-        &place,
-        Some("tmpfs"),
-        nix::mount::MsFlags::MS_REMOUNT,
-        Some("size=4m,mode=700"),
-    )
-    .unwrap();
-    until("it to be written", || daemon.service().unsaved.is_none().then_some(()));
-    assert!(state_files(&world).iter().all(|file| file.exists()));
-    let before = daemon.service();
-    daemon.kill();
-    let daemon = Daemon::configured(&world, &config);
-    assert_eq!(pids(&all_ready(&daemon, &THREE)), pids(&before));
-    let _ = nix::mount::umount2(&place, nix::mount::MntFlags::MNT_DETACH);
-    daemon.stop();
-}
-
-#[test]
-fn what_is_removed_from_the_runtime_directory_is_made_again() {
-    let world = World::new();
-    let config = web("workers = 2\n");
-    let daemon = Daemon::configured(&world, &config);
-    let run = world.path("run");
-    for name in ["notify", "state"] {
-        fs::remove_dir_all(run.join(name)).unwrap();
-    }
-    let before = daemon.service();
-    for name in ["control.sock", "join.sock"] {
-        fs::remove_file(run.join(name)).unwrap();
-    }
-    until("the sockets to be there again", || {
-        run.join("join.sock").exists().then(|| daemon.paths().status()).flatten()
-    });
-    signal(before.workers[0].pid.unwrap(), Signal::SIGKILL);
-    until("its successor", || (daemon.service().workers[0].restarts == 1).then_some(()));
-    all_ready(&daemon, &["web/0", "web/1"]);
-    until("the state to be written", || state_files(&world).iter().all(|file| file.exists()).then_some(()));
-    daemon.kill();
-    let daemon = Daemon::configured(&world, &config);
-    all_ready(&daemon, &["web/0", "web/1"]);
-    assert!(ask(to()).is_ok());
-    daemon.stop();
-}
-
-#[test]
-fn without_a_daemon_a_worker_of_weight_0_gets_what_nobody_else_can_take() {
-    let world = World::new();
-    let daemon = Daemon::configured(&world, &web("workers = 3\nwhen_empty = \"reject\"\n"));
-    daemon.run(&["weight", "web/1", "0"]);
-    let before = daemon.service();
-    for _ in 0..20 {
-        assert_ne!(ask(to()).unwrap().worker, "web/1");
-    }
-    daemon.kill();
-    let others = [0, 2].map(|nth| before.workers[nth].pid.unwrap());
-    for pid in others {
-        signal(pid, Signal::SIGKILL);
-        until("a worker to be dead", || (!is_alive(pid)).then_some(()));
-    }
-    for _ in 0..20 {
-        assert_eq!(ask(to()).unwrap().worker, "web/1");
-    }
-    let daemon = Daemon::start_until(&world, run(&world), |service| service.busy.is_none());
-    let ready = |it: &ServiceStatus| it.workers.iter().all(|worker| worker.state == "ready");
-    let after = until("all to be ready", || Some(daemon.service()).filter(ready));
-    assert_eq!(after.workers.iter().map(|it| it.weight).collect::<Vec<_>>(), [1, 0, 1]);
-    let counters = |service: &ServiceStatus| service.groups[0].counters["detour_hold"];
-    assert_eq!(counters(&after) - counters(&before), 20);
-    daemon.stop();
-}
-
 #[test]
 fn a_joined_worker_that_became_ready_without_a_daemon_is_seen_to_wait_for_work() {
     let world = World::new();
-    let config = web("user = \"nobody\"\nready = \"notify\"\n");
-    let daemon = Daemon::configured(&world, &config);
+    let config = Config::web().set("user", "nobody").set("ready", "notify");
+    let daemon = Daemon::with(&world, &config);
     // It never says anything: as if nobody had heard it.
     let go = world.path("go");
     let words = words(&world, &format!("--gate {}", go.display()));
@@ -466,7 +363,7 @@ fn a_joined_worker_that_became_ready_without_a_daemon_is_seen_to_wait_for_work()
     });
     daemon.kill();
     fs::write(&go, "").unwrap();
-    let daemon = Daemon::start_until(&world, run(&world), |_| true);
+    let daemon = Daemon::start_until(&world, Paths::of(&world).run(), |_| true);
     let worker = until("it to be ready", || {
         let service = daemon.service();
         guest.worker(&service).filter(|worker| worker.state == "ready" && worker.buckets == 65536).cloned()
@@ -474,10 +371,4 @@ fn a_joined_worker_that_became_ready_without_a_daemon_is_seen_to_wait_for_work()
     assert!(worker.joined);
     assert_eq!(ask(to()).unwrap().pid, guest.pid());
     daemon.stop();
-}
-
-/// `run` with the file that is there.
-fn run(world: &World) -> std::process::Command {
-    let config = world.path("config.toml");
-    Paths::of(world).command(&["run", "--config", &config.to_string_lossy()])
 }

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 use testkit::config::Config;
-use testkit::daemon::{Daemon, Paths, settled, signal, until};
+use testkit::daemon::{Daemon, Paths, signal, until};
 use testkit::patience::at_most;
 use testkit::world::World;
 
@@ -32,10 +32,7 @@ fn of_far_too_much_output_the_next_daemon_passes_on_the_end_and_says_so() {
     let daemon = run();
     let first = daemon.workers()[0];
     signal(first, Signal::SIGKILL);
-    let service = until("another process", || {
-        Some(daemon.service()).filter(|it| settled(it) && it.workers[0].pid.is_some_and(|pid| pid != first))
-    });
-    let pid = service.workers[0].pid.unwrap();
+    let pid = daemon.settled_without(first).workers[0].pid.unwrap();
     testkit::daemon::executed(pid);
     let kept = || fs::metadata(format!("/proc/{pid}/fd/1")).unwrap().blocks() * 512 / MIB;
     // A burst is passed on whole, also one that had to wait for the next daemon.

@@ -10,15 +10,14 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::Signal;
 use reuseport_lb_client::api::ServiceStatus;
 use testkit::client::ask;
-use testkit::daemon::{Daemon, Paths, settled, signal, state, until};
+use testkit::config::Config;
+use testkit::daemon::{Daemon, Paths, settled, signal, until};
 use testkit::patience::lasts;
 use testkit::world::World;
 
 fn to() -> SocketAddr {
     "127.0.0.1:3000".parse().unwrap()
 }
-
-const WEB: &str = "[[service]]\nname = \"web\"\nlisten = [\"tcp://127.0.0.1:3000\"]\nworkers = 4\n";
 
 fn pids(service: &ServiceStatus) -> Vec<Option<i32>> {
     service.workers.iter().map(|worker| worker.pid).collect()
@@ -27,11 +26,10 @@ fn pids(service: &ServiceStatus) -> Vec<Option<i32>> {
 #[test]
 fn after_a_pause_of_the_daemon_nobody_is_killed_who_pinged_meanwhile() {
     let world = World::new();
-    let daemon = Daemon::configured(&world, &format!("{WEB}watchdog = \"500ms\"\n"));
+    let daemon = Daemon::with(&world, &Config::web().workers(4).set("watchdog", "500ms"));
     let before = daemon.service();
     for pause in [700, 1_500, 3_000] {
         signal(daemon.pid(), Signal::SIGSTOP);
-        until("it to stand still", || (state(daemon.pid()) == Some('T')).then_some(()));
         lasts("the pause", Duration::from_millis(pause));
         signal(daemon.pid(), Signal::SIGCONT);
         let begun = Instant::now();
@@ -42,18 +40,16 @@ fn after_a_pause_of_the_daemon_nobody_is_killed_who_pinged_meanwhile() {
     // One that does hang is found nevertheless.
     let victim = before.workers[1].pid.unwrap();
     signal(victim, Signal::SIGSTOP);
-    until("its successor", || (daemon.service().workers[1].pid? != victim).then_some(()));
-    let after = until("all to be ready", || Some(daemon.service()).filter(settled));
+    let after = daemon.settled_without(victim);
     assert_eq!(after.workers.iter().map(|it| it.restarts).collect::<Vec<_>>(), [0, 1, 0, 0]);
     daemon.stop();
 }
 
 /// Starts a daemon whose standard error is `place`, makes it say much, and ends it with SIGTERM.
 fn say_much(place: Stdio, world: &World) {
-    let config = world.file("config.toml", WEB);
+    Config::web().workers(4).write(world);
     let paths = Paths::of(world);
-    let mut command = paths.command(&["-vv", "run", "--config", &config.to_string_lossy()]);
-    let mut child = command.stdout(Stdio::null()).stderr(place).spawn().unwrap();
+    let mut child = paths.run().arg("-vv").stdout(Stdio::null()).stderr(place).spawn().unwrap();
     let pid = i32::try_from(child.id()).unwrap();
     let service = until("all to be ready", || {
         assert!(child.try_wait().unwrap().is_none(), "the daemon ended");

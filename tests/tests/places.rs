@@ -11,6 +11,7 @@ use std::process::Command;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sys::signal::Signal;
 use testkit::client::ask;
+use testkit::config::Config;
 use testkit::daemon::{Daemon, Paths, binary, signal, until};
 use testkit::said::{assert_said, said};
 use testkit::world::World;
@@ -141,14 +142,7 @@ fn a_command_that_cannot_be_executed_is_found_before_anything_is_started() {
     let modes =
         [(&private, "/private: Permission denied"), (&unread, "reads a script as its user, who may not")];
     for (program, says) in cases.iter().map(|(program, says)| (program, *says)).chain(modes) {
-        let file = world.file(
-            "config.toml",
-            &format!(
-                "[[service]]\nname = \"web\"\nlisten = [\"tcp://127.0.0.1:3000\"]\ncommand = [\"{}\"]\n\
-                 user = \"nobody\"\nready = \"immediate\"\n",
-                program.display()
-            ),
-        );
+        let file = running(program).write(&world);
         let file = file.to_string_lossy();
         let paths = Paths::of(&world);
         assert_said(&paths.output(&["check", &file]), 2, &["service web", says]);
@@ -165,19 +159,19 @@ fn a_command_that_cannot_be_executed_is_found_before_anything_is_started() {
     daemon.stop();
 }
 
+/// A service of nobody's workers that run this program.
+fn running(program: &Path) -> Config {
+    let config = Config::web().set("user", "nobody").set("ready", "immediate");
+    config.command(&[program.to_string_lossy()])
+}
+
 #[test]
 fn reload_finds_it_as_well() {
     let world = World::new();
-    let config = |program: &Path| {
-        format!(
-            "[[service]]\nname = \"web\"\nlisten = [\"tcp://127.0.0.1:3000\"]\ncommand = [\"{}\"]\nuser = \"nobody\"\n\
-             ready = \"immediate\"\n",
-            program.display()
-        )
-    };
-    let daemon = Daemon::configured(&world, &config(&script(&world, "good", "#!/bin/sh\nexec sleep 1000\n")));
+    let good = script(&world, "good", "#!/bin/sh\nexec sleep 1000\n");
+    let daemon = Daemon::with(&world, &running(&good));
     let before = daemon.workers();
-    let _ = world.file("config.toml", &config(&script(&world, "bad", "#!/no/such/python9\n")));
+    running(&script(&world, "bad", "#!/no/such/python9\n")).write(&world);
     let output = daemon.paths().output(&["reload"]);
     assert_said(&output, 1, &["nothing is changed", "/no/such/python9"]);
     assert_eq!(daemon.workers(), before);

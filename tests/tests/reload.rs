@@ -5,33 +5,34 @@ use std::net::SocketAddr;
 use nix::sys::signal::Signal;
 use reuseport_lb_client::api::{ServiceStatus, Status, WorkerStatus};
 use testkit::client::{ask, ask_udp};
+use testkit::config::Config;
 use testkit::daemon::{Daemon, settled, signal, until};
 use testkit::fault::times;
 use testkit::load::{Ending, Load};
+use testkit::said::assert_said;
 use testkit::world::World;
 
 fn to(port: u16) -> SocketAddr {
     ([127, 0, 0, 1], port).into()
 }
 
-const WEB: &str = "[[service]]\nname = \"web\"\nlisten = [\"tcp://127.0.0.1:3000\"]\nworkers = 2\n";
+fn web() -> Config {
+    Config::web().workers(2)
+}
 
 #[test]
 fn listeners_and_services_come_and_go_and_nothing_else_notices() {
     let world = World::new();
-    let small = WEB.to_owned();
-    let large = format!(
-        "{}[[service]]\nname = \"api\"\nlisten = [\"tcp://127.0.0.1:3002\", \"udp://127.0.0.1:3002\"]\nworkers = 2\n",
-        WEB.replace("3000\"]", "3000\", \"tcp://127.0.0.1:3001\"]")
-    );
-    let stays = "[[service]]\nname = \"stays\"\nlisten = [\"tcp://127.0.0.1:3009\"]\nworkers = 2\n";
-    let daemon = Daemon::configured(&world, &(small.clone() + stays));
+    let stays = Config::service("stays").listen("tcp://127.0.0.1:3009").workers(2);
+    let small = web().and(stays.clone());
+    let api = Config::service("api").listen("tcp://127.0.0.1:3002").listen("udp://127.0.0.1:3002").workers(2);
+    let large = web().listen("tcp://127.0.0.1:3001").and(api).and(stays);
+    let daemon = Daemon::with(&world, &small);
     let before = daemon.status().services.remove(1);
     let load = Load::to(to(3000)).kept(100).start();
     let quiet = Load::to(to(3009)).clients(2).kept(50).start();
     for turn in 0..times(4) {
-        let text = if turn % 2 == 0 { &large } else { &small };
-        let _ = world.file("config.toml", &(text.clone() + stays));
+        if turn % 2 == 0 { &large } else { &small }.write(&world);
         let said = daemon.run(&["reload"]);
         assert!(said.contains("2 workers replaced") && said.contains("stays: not changed"), "{said}");
         let status = daemon.status();
@@ -64,24 +65,19 @@ fn listeners_and_services_come_and_go_and_nothing_else_notices() {
 #[test]
 fn an_invalid_file_changes_nothing() {
     let world = World::new();
-    let daemon = Daemon::configured(&world, WEB);
+    let daemon = Daemon::with(&world, &web());
     let before = daemon.status();
     let load = Load::to(to(3000)).clients(4).kept(20).start();
     let occupied = std::net::TcpListener::bind("127.0.0.1:3005").unwrap();
+    let b = Config::service("b").listen("tcp://127.0.0.1:3005").workers(1);
     let wrong = [
         ("wrong".to_owned(), "line 1"),
-        (format!("{WEB}wrokers = 3\n"), "line 5: unknown field `wrokers`"),
-        (WEB.replace("workers = 2", "workers = 5000"), "at most 1024"),
-        (format!("{WEB}user = \"no-such-user\"\n"), "no user"),
-        (format!("{WEB}command = [\"no-such-program\"]\n"), "no executable no-such-program"),
-        (WEB.replace("3000\"]", "3000\", \"tcp://127.0.0.1:3005\"]"), "in use"),
-        (
-            format!(
-                "{}[[service]]\nname = \"b\"\nlisten = [\"tcp://127.0.0.1:3005\"]\nworkers = 1\n",
-                WEB.replace("= 2", "= 7")
-            ),
-            "in use",
-        ),
+        (web().toml("wrokers", "3".into()).to_string(), "line 5: unknown field `wrokers`"),
+        (web().workers(5_000).to_string(), "at most 1024"),
+        (web().set("user", "no-such-user").to_string(), "no user"),
+        (web().command(&["no-such-program"]).to_string(), "no executable no-such-program"),
+        (web().listen("tcp://127.0.0.1:3005").to_string(), "in use"),
+        (Config::web().workers(7).and(b).to_string(), "in use"),
     ];
     for turn in 0..times(7) {
         let (text, says) = &wrong[turn % wrong.len()];
@@ -108,13 +104,11 @@ fn an_invalid_file_changes_nothing() {
 #[test]
 fn settings_change_in_place() {
     let world = World::new();
-    let daemon = Daemon::configured(&world, WEB);
+    let daemon = Daemon::with(&world, &web());
     let before = daemon.service();
     let load = Load::to(to(3000)).clients(8).kept(20).start();
-    let _ = world.file(
-        "config.toml",
-        &(WEB.replace("= 2", "= 3") + "affinity = \"source\"\nbacklog = 100\ndrain_timeout = \"3s\"\n"),
-    );
+    let config = Config::web().workers(3).set("affinity", "source").set("drain_timeout", "3s");
+    config.toml("backlog", "100".into()).write(&world);
     // By a signal this time.
     signal(daemon.pid(), Signal::SIGHUP);
     let after =
@@ -133,14 +127,12 @@ fn settings_change_in_place() {
 #[test]
 fn a_new_command_that_does_not_work_is_taken_back() {
     let world = World::new();
-    let daemon = Daemon::configured(&world, WEB);
+    let daemon = Daemon::with(&world, &web());
     let before = daemon.workers();
     let load = Load::to(to(3000)).clients(4).kept(20).start();
-    let _ = world.file("config.toml", &format!("{WEB}command = [\"sh\", \"-c\", \"exit 4\"]\n"));
+    web().command(&["sh", "-c", "exit 4"]).write(&world);
     let output = daemon.paths().output(&["reload"]);
-    let said = String::from_utf8_lossy(&output.stderr);
-    assert_eq!(output.status.code(), Some(1), "{said}");
-    assert!(said.contains("exited with status 4") && said.contains("goes on with its old command"), "{said}");
+    assert_said(&output, 1, &["exited with status 4", "goes on with its old command"]);
     assert_eq!(daemon.workers(), before);
     // A crash is answered with the old command, too.
     signal(before[0], Signal::SIGKILL);

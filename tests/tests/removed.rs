@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
+use nix::mount::{MsFlags, mount};
 use nix::sys::signal::Signal;
 use reuseport_lb_client::api::ServiceStatus;
 use testkit::client::ask;
@@ -18,8 +19,6 @@ use testkit::guests::Guests;
 use testkit::said::assert_said;
 use testkit::server::words;
 use testkit::world::World;
-
-const WEB: &str = "[[service]]\nname = \"web\"\nlisten = [\"tcp://127.0.0.1:3000\"]\n";
 
 fn pids(service: &ServiceStatus) -> Vec<Option<i32>> {
     service.workers.iter().map(|worker| worker.pid).collect()
@@ -65,8 +64,8 @@ fn assert_refused(daemon: &Daemon, world: &World) {
 #[test]
 fn whatever_is_removed_is_there_again_and_nobody_notices() {
     let world = World::new();
-    let config = format!("{WEB}workers = 2\nwatchdog = \"600ms\"\nuser = \"nobody\"\n");
-    let daemon = Daemon::configured(&world, &config);
+    let config = Config::web().workers(2).set("watchdog", "600ms").set("user", "nobody");
+    let daemon = Daemon::with(&world, &config);
     let run = world.path("run");
     // One that joined has such a socket as well.
     let words = words(&world, "--ready notify --ping 100ms");
@@ -101,16 +100,15 @@ fn whatever_is_removed_is_there_again_and_nobody_notices() {
         assert!(log.contains(says), "{says}: {log}");
     }
     assert!(!log.contains("no WATCHDOG=1") && !log.contains("cannot be made again"), "{log}");
-    // Who hangs is still found, and who has crashed is there again.
+    // A worker that hangs is still found, and started again.
     let victim = before.workers[0].pid.unwrap();
     remove(&run.join("notify"));
     signal(victim, Signal::SIGSTOP);
-    until("its successor", || (daemon.service().workers[0].pid? != victim).then_some(()));
-    let after = until("all to be ready", || Some(daemon.service()).filter(settled));
+    let after = daemon.settled_without(victim);
     assert!(daemon.log().contains("no WATCHDOG=1"), "{}", daemon.log());
     until("it to be saved", || (all(&run).len() == there.len()).then_some(()));
     daemon.kill();
-    let daemon = Daemon::configured(&world, &config);
+    let daemon = Daemon::with(&world, &config);
     assert_eq!(pids(&daemon.service()), pids(&after));
     drop(guest);
     daemon.stop();
@@ -127,9 +125,8 @@ fn what_was_said_before_is_heard_and_who_has_connected_goes_on() {
     let silent = format!("--answer never --gate {} --ready notify --said {}", go.display(), said.display());
     let late = Config::service("late").listen("tcp://127.0.0.1:3001").workers(1);
     let late = late.set("ready", "notify").set("stall_timeout", "off").server(&world, &silent);
-    let config = web.server(&world, &connected).and(late).to_string();
-    let file = world.file("config.toml", &config);
-    let command = Paths::of(&world).command(&["run", "--config", &file.to_string_lossy()]);
+    web.server(&world, &connected).and(late).write(&world);
+    let command = Paths::of(&world).run();
     let daemon = Daemon::start_until(&world, command, |service| service.name == "late" || settled(service));
     let before = daemon.status();
     signal(daemon.pid(), Signal::SIGSTOP);
@@ -157,9 +154,8 @@ fn who_says_ready_while_nobody_can_hear_it_is_seen_to_wait_for_work() {
     let world = World::new();
     let (go, unheard) = (world.path("go"), world.path("go-unheard"));
     let flags = format!("--gate {} --ready notify --unheard {}", go.display(), unheard.display());
-    let config = Config::web().workers(1).set("ready", "notify").server(&world, &flags).to_string();
-    let file = world.file("config.toml", &config);
-    let command = Paths::of(&world).command(&["run", "--config", &file.to_string_lossy()]);
+    Config::web().workers(1).set("ready", "notify").server(&world, &flags).write(&world);
+    let command = Paths::of(&world).run();
     let daemon = Daemon::start_until(&world, command, |service| service.workers[0].pid.is_some());
     testkit::daemon::executed(daemon.workers()[0]);
     // So that the daemon cannot make it again before it is needed.
@@ -175,9 +171,71 @@ fn who_says_ready_while_nobody_can_hear_it_is_seen_to_wait_for_work() {
 }
 
 #[test]
+fn what_is_removed_all_at_once_is_made_again() {
+    let world = World::new();
+    let config = Config::web().workers(2);
+    let daemon = Daemon::with(&world, &config);
+    let run = world.path("run");
+    for name in ["notify", "state"] {
+        fs::remove_dir_all(run.join(name)).unwrap();
+    }
+    let before = daemon.service();
+    for name in ["control.sock", "join.sock"] {
+        fs::remove_file(run.join(name)).unwrap();
+    }
+    until("the sockets to be there again", || {
+        run.join("join.sock").exists().then(|| daemon.paths().status()).flatten()
+    });
+    let victim = before.workers[0].pid.unwrap();
+    signal(victim, Signal::SIGKILL);
+    let after = daemon.settled_without(victim);
+    until("the state to be written", || state_files(&world).iter().all(|file| file.exists()).then_some(()));
+    daemon.kill();
+    let daemon = Daemon::with(&world, &config);
+    assert_eq!(pids(&daemon.service()), pids(&after));
+    assert!(ask("127.0.0.1:3000".parse().unwrap()).is_ok());
+    daemon.stop();
+}
+
+fn state_files(world: &World) -> [PathBuf; 2] {
+    ["state", "copy"].map(|kind| world.path("run").join(format!("state/web.{kind}")))
+}
+
+/// Mounts a file system of this size at `place`, or changes the size of the one that is there.
+fn resize(place: &Path, size: &str, flags: MsFlags) {
+    let options = format!("size={size},mode=700");
+    mount(Some("tmpfs"), place, Some("tmpfs"), flags, Some(&*options)).unwrap();
+}
+
+#[test]
+fn a_state_that_could_not_be_written_is_written_when_there_is_room() {
+    let world = World::new();
+    let config = Config::web().workers(2);
+    let daemon = Daemon::with(&world, &config);
+    // A file system that is full before anything is in it.
+    let place = world.path("run").join("state");
+    resize(&place, "4k", MsFlags::empty());
+    fs::write(place.join("filler"), vec![0; 4096]).unwrap();
+    daemon.run(&["scale", "web", "3"]);
+    let said = until("status to say it", || daemon.service().unsaved);
+    assert!(said.contains("No space left on device"), "{said}");
+    assert!(daemon.run(&["status"]).contains("not saved: "));
+    fs::remove_file(place.join("filler")).unwrap();
+    resize(&place, "4m", MsFlags::MS_REMOUNT);
+    until("it to be written", || daemon.service().unsaved.is_none().then_some(()));
+    assert!(state_files(&world).iter().all(|file| file.exists()));
+    let before = daemon.service();
+    daemon.kill();
+    let daemon = Daemon::with(&world, &config);
+    assert_eq!(pids(&daemon.service()), pids(&before));
+    let _ = nix::mount::umount2(&place, nix::mount::MntFlags::MNT_DETACH);
+    daemon.stop();
+}
+
+#[test]
 fn a_runtime_directory_that_is_moved_away_is_not_free() {
     let world = World::new();
-    let daemon = Daemon::configured(&world, &format!("{WEB}workers = 2\n"));
+    let daemon = Daemon::with(&world, &Config::web().workers(2));
     let (run, away) = (world.path("run"), world.path("away"));
     let before = daemon.service();
     fs::rename(&run, &away).unwrap();
@@ -192,7 +250,7 @@ fn a_runtime_directory_that_is_moved_away_is_not_free() {
     until("the daemon to be heard again", || daemon.paths().status().map(|_| ()));
     assert_refused(&daemon, &world);
     daemon.kill();
-    let daemon = Daemon::configured(&world, &format!("{WEB}workers = 2\n"));
+    let daemon = Daemon::with(&world, &Config::web().workers(2));
     assert_eq!(pids(&daemon.service()), pids(&before));
     daemon.stop();
 }
@@ -202,7 +260,7 @@ fn a_file_system_that_goes_with_the_daemon_goes_though_the_note_was_removed() {
     let world = World::new();
     let own = world.path("own");
     fs::create_dir(&own).unwrap();
-    let config = world.file("config.toml", &format!("{WEB}workers = 1\n"));
+    let config = Config::web().workers(1).write(&world);
     let arguments = ["run", "--config", &*config.to_string_lossy(), "--bpffs", &*own.to_string_lossy()];
     let mut command = std::process::Command::new(testkit::daemon::binary());
     command.arg("--runtime-dir").arg(world.path("run")).args(arguments);

@@ -14,6 +14,7 @@ use testkit::daemon::{Daemon, settled, signal, until};
 use testkit::fault::times;
 use testkit::load::{Ending, Load};
 use testkit::patience::at_most;
+use testkit::server::haproxy;
 use testkit::world::World;
 
 fn to() -> SocketAddr {
@@ -76,11 +77,8 @@ fn who_has_connected_gets_to_ask_although_the_embedded_worker_ends() {
 #[test]
 fn rolling_restarts_of_haproxy_lose_nothing() {
     let world = World::new();
-    let configuration = format!(
-        "[[service]]\nname = \"web\"\nlisten = [\"tcp://127.0.0.1:3000\"]\nworkers = 4\nready = \"200ms\"\n{}",
-        testkit::server::haproxy(&world)
-    );
-    let daemon = Daemon::configured(&world, &configuration);
+    let config = Config::web().workers(4).set("ready", "200ms").command(&haproxy(&world));
+    let daemon = Daemon::with(&world, &config);
     roll(&daemon, times(2));
     daemon.stop();
 }

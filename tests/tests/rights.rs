@@ -20,32 +20,19 @@ use testkit::rights::{ORDINARY, command, limit, needed};
 use testkit::world::{World, program, repository};
 
 /// A port that not everybody may listen on, workers of others, one of a command, one of the daemon's own.
-const SERVICES: &str = r#"
-[[service]]
-name = "web"
-listen = ["tcp://127.0.0.1:80", "udp://127.0.0.1:80"]
-workers = 2
-user = "daemon"
-when_busy = "next"
+fn services() -> Config {
+    let service = |name: &str, port: u16| Config::service(name).listen(&format!("tcp://127.0.0.1:{port}"));
+    let sleeper = |config: Config| config.workers(1).set("ready", "immediate").command(&["sleep", "1000"]);
+    let web = service("web", 80).listen("udp://127.0.0.1:80").workers(2);
+    web.set("user", "daemon")
+        .set("when_busy", "next")
+        .and(sleeper(service("other", 81).set("user", "nobody")))
+        .and(sleeper(service("own", 82)))
+}
 
-[[service]]
-name = "other"
-listen = ["tcp://127.0.0.1:81"]
-workers = 1
-user = "nobody"
-ready = "immediate"
-command = ["sleep", "1000"]
-
-[[service]]
-name = "own"
-listen = ["tcp://127.0.0.1:82"]
-workers = 1
-ready = "immediate"
-command = ["sleep", "1000"]
-"#;
-
-fn with_configuration(world: &World, uid: u32, content: &str) -> Daemon {
-    let file = world.file("config.toml", content);
+/// The daemon of [`services`] as the user `uid`, with nothing but the rights that it needs.
+fn limited(world: &World, uid: u32) -> Daemon {
+    let file = services().write(world);
     Daemon::start_as(world, command(world, uid, needed(), &["run", "--config", &file.to_string_lossy()]))
 }
 
@@ -74,7 +61,7 @@ fn workers(daemon: &Daemon, service: &str) -> Vec<i32> {
 /// What holds for root with these rights and for an ordinary user with them.
 fn serves(uid: u32) {
     let world = World::new();
-    let daemon = with_configuration(&world, uid, SERVICES);
+    let daemon = limited(&world, uid);
     assert_eq!(status(daemon.pid(), "Uid").split_whitespace().next(), Some(&*uid.to_string()));
     for set in ["CapEff", "CapPrm"] {
         assert_eq!(capabilities(daemon.pid(), set), needed(), "{set}");
@@ -102,7 +89,7 @@ fn serves(uid: u32) {
     // The next daemon needs no more than that to take all of it over.
     let before = workers(&daemon, "web");
     daemon.kill();
-    let daemon = with_configuration(&world, uid, SERVICES);
+    let daemon = limited(&world, uid);
     assert_eq!(workers(&daemon, "web"), before);
     daemon.run(&["restart", "web/0", "--trial", "10ms"]);
     ask("127.0.0.1:80".parse().unwrap()).unwrap();
@@ -123,8 +110,7 @@ fn an_ordinary_user_with_only_what_is_needed_serves() {
 #[test]
 fn root_gives_up_what_is_not_needed_and_its_workers_get_roots_rights_at_exec() {
     let world = World::new();
-    let file = world.file("config.toml", SERVICES);
-    let daemon = Daemon::start(&world, &["--config", &file.to_string_lossy()]);
+    let daemon = Daemon::with(&world, &services());
     for set in ["CapEff", "CapPrm"] {
         assert_eq!(capabilities(daemon.pid(), set), needed(), "{set}");
     }
@@ -189,7 +175,7 @@ fn without_the_right_to_mount_it_asks_for_a_bpf_file_system() {
     assert!(says.contains(&format!("mount -t bpf bpf {}", plain.display())), "{says}");
 }
 
-/// A service manager's ear.
+/// The socket at which a service manager listens.
 struct Manager {
     path: PathBuf,
     socket: UnixDatagram,
@@ -223,9 +209,8 @@ fn the_service_manager_hears_when_all_is_up_that_it_lives_and_when_it_ends() {
     let fast = Config::service("fast").listen("tcp://127.0.0.1:3000").workers(1);
     let slow = Config::service("slow").listen("tcp://127.0.0.1:3001").workers(1).set("user", "nobody");
     let slow = slow.server(&world, "--answer never --load 300ms --ready notify");
-    let configuration = fast.and(slow).to_string();
-    let file = world.file("config.toml", &configuration);
-    let mut command = Paths::of(&world).command(&["run", "--config", &file.to_string_lossy()]);
+    fast.and(slow).write(&world);
+    let mut command = Paths::of(&world).run();
     command.env("NOTIFY_SOCKET", &manager.path).env("WATCHDOG_USEC", "200000");
     let begun = Instant::now();
     let daemon = Daemon::start_as(&world, command);

@@ -9,7 +9,8 @@ use reuseport_lb_client::control::{ControlClient, ControlError, Line};
 use testkit::client::{Connection, Stream, ask};
 use testkit::config::Config;
 use testkit::counters::Counters;
-use testkit::daemon::{Daemon, counter};
+use testkit::daemon::{Daemon, until};
+use testkit::guests::{Guest, Guests, Manner};
 use testkit::patience::fewer;
 use testkit::world::World;
 
@@ -57,7 +58,8 @@ fn live_connections_stay_and_new_ones_succeed_while_workers_come_and_go() {
     let outcome = stream.end();
     assert_eq!(outcome.failed, Vec::<String>::new());
     assert_eq!(outcome.answered.len(), 8, "every worker that ever was got some: {:?}", outcome.answered);
-    assert_eq!(counter(&daemon.service(), "refused"), 0);
+    let counters = Counters::of(&daemon.service());
+    counters.assert_only(&["arrival_packet", "owner_taken"], &["arrival_migration"]);
     drop(live);
     daemon.stop();
 }
@@ -133,7 +135,30 @@ fn a_service_can_be_scaled_to_nothing_and_back() {
     // A worker that is not to blame for a start does not end the daemon either.
     let victim = daemon.service().workers[0].pid.unwrap();
     testkit::daemon::signal(victim, nix::sys::signal::Signal::SIGKILL);
-    testkit::daemon::until("all to be back", || Some(daemon.service()).filter(testkit::daemon::settled));
+    daemon.settled_without(victim);
+    daemon.stop();
+}
+
+#[test]
+fn guests_do_not_count_for_scale() {
+    let world = World::new();
+    let daemon = Daemon::with(&world, &Config::web().workers(1).set("user", "nobody"));
+    let guests = Guests::new(&world);
+    let ready = guests.join(&["web", "--name", "1"], Manner::Polite);
+    let hanging = guests.join(&["web", "--name", "2"], Manner::Hangs);
+    until("both", || {
+        let service = daemon.service();
+        let there = |guest: &Guest| guest.worker(&service).map(|worker| worker.state.clone());
+        (there(&ready)? == "ready" && there(&hanging)? == "starting").then_some(())
+    });
+    for (to, names) in [(3, "web/0 web/1 web/2 web/3 web/4"), (0, "web/1 web/2"), (1, "web/0 web/1 web/2")] {
+        let said = daemon.run(&["scale", "web", &to.to_string()]);
+        assert!(said.contains(&format!("→ {to} workers")), "{said}");
+        let workers = daemon.service().workers;
+        assert_eq!(workers.iter().map(|worker| &*worker.name).collect::<Vec<_>>().join(" "), names);
+        assert!(workers.iter().all(|worker| worker.joined == ["web/1", "web/2"].contains(&&*worker.name)));
+    }
+    drop((ready, hanging));
     daemon.stop();
 }
 
@@ -182,7 +207,7 @@ fn scale_and_drain_tell_what_is_waited_for_and_end_with_their_answer() {
     assert!(done.starts_with("web: 1 → 2 workers, "), "{said}");
     let said = daemon.run(&["drain", "web/1"]);
     assert!(said.starts_with("web/1: waits for web/1 (draining") && said.contains("gone after"), "{said}");
-    // Others are told who was faster.
+    // A command that waits is told that another one came after it.
     let lines = client.scale_and_wait("web", &Scale::to(3)).unwrap();
     client.scale("web", &Scale::to(1)).unwrap();
     let (_, last) = followed(lines);

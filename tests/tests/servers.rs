@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::Signal;
 use reuseport_lb_client::api::ServiceStatus;
 use testkit::config::Config;
-use testkit::daemon::{Daemon, settled, signal, throughout, until};
+use testkit::daemon::{Daemon, Paths, settled, signal, throughout, until};
 use testkit::fault::times;
 use testkit::patience::{at_most, lasts};
 use testkit::server;
@@ -65,16 +65,14 @@ fn pids(service: &ServiceStatus) -> Vec<i32> {
     service.workers.iter().filter_map(|worker| worker.pid).collect()
 }
 
-fn web(command: &str) -> String {
-    format!(
-        "[[service]]\nname = \"web\"\nlisten = [\"tcp://127.0.0.1:3000\"]\nworkers = 3\ndrain_timeout = \"10s\"\n{command}"
-    )
+fn web(command: &[String]) -> Config {
+    Config::web().workers(3).set("drain_timeout", "10s").command(command)
 }
 
 /// All defaults: one long request beside many short ones is answered, as they are, and nobody is replaced.
-fn a_long_request_is_no_stall(command: impl FnOnce(&World) -> String) {
+fn a_long_request_is_no_stall(command: impl FnOnce(&World) -> Vec<String>) {
     let world = World::new();
-    let daemon = Daemon::configured(&world, &web(&command(&world)));
+    let daemon = Daemon::with(&world, &web(&command(&world)));
     let before = daemon.service();
     let done = AtomicBool::new(false);
     let (slow, (answered, failed)) = std::thread::scope(|scope| {
@@ -91,6 +89,12 @@ fn a_long_request_is_no_stall(command: impl FnOnce(&World) -> String) {
     assert_eq!(pids(&after), pids(&before));
     assert!(after.workers.iter().all(|worker| worker.restarts == 0));
     daemon.stop();
+}
+
+/// A program of this machine, and what it is told.
+fn words(name: &str, arguments: &[&str]) -> Vec<String> {
+    let program = program(name).display().to_string();
+    [program].into_iter().chain(arguments.iter().map(|it| (*it).to_owned())).collect()
 }
 
 /// An application for WSGI and for ASGI.
@@ -116,17 +120,15 @@ fn application(world: &World) -> String {
 fn gunicorn_answers_a_long_request_beside_short_ones() {
     a_long_request_is_no_stall(|world| {
         // Its own patience with a request is 30 s.
-        let arguments = ["-w", "1", "--timeout", "200", "--chdir", &application(world), "app:wsgi"];
-        format!("command = {:?}\n", [&[&*program("gunicorn").display().to_string()], &arguments[..]].concat())
+        words("gunicorn", &["-w", "1", "--timeout", "200", "--chdir", &application(world), "app:wsgi"])
     });
 }
 
 #[test]
 fn uvicorn_answers_a_long_request_beside_short_ones() {
     a_long_request_is_no_stall(|world| {
-        let uvicorn = program("uvicorn").display().to_string();
-        let arguments = ["--fd", "3", "--log-level", "warning", "--app-dir", &application(world), "app:asgi"];
-        format!("command = {:?}\n", [&[&*uvicorn], &arguments[..]].concat())
+        let application = application(world);
+        words("uvicorn", &["--fd", "3", "--log-level", "warning", "--app-dir", &application, "app:asgi"])
     });
 }
 
@@ -143,12 +145,12 @@ fn haproxy_answers_a_long_request_beside_short_ones() {
                 long().as_secs()
             ),
         );
-        format!("command = [{:?}, \"-db\", \"-f\", {file:?}]\n", program("haproxy"))
+        words("haproxy", &["-db", "-f", &file.to_string_lossy()])
     });
 }
 
 /// nginx with a listener, and the descriptors that it is told of.
-fn nginx(world: &World, listen: &str, descriptors: &str) -> String {
+fn nginx(world: &World, listen: &str, descriptors: &str) -> Vec<String> {
     let root = world.path(".").display().to_string();
     let file = world.file(
         "nginx.conf",
@@ -166,7 +168,7 @@ fn nginx(world: &World, listen: &str, descriptors: &str) -> String {
         file.display(),
         program("nginx").display()
     );
-    format!("command = [\"sh\", \"-c\", {script:?}]\n")
+    words("sh", &["-c", &script])
 }
 
 #[test]
@@ -180,19 +182,14 @@ fn nginx_answers_a_long_request_beside_short_ones() {
 }
 
 /// A service of one worker that opens a socket by itself: what is said of it.
-fn opens_by_itself(command: impl FnOnce(&World) -> String, process: &str, opened: &str, state: &str) {
+fn opens_by_itself(config: impl FnOnce(&World) -> Config, process: &str, opened: &str, state: &str) {
     let world = World::new();
-    let text = format!(
-        "[[service]]\nname = \"web\"\nlisten = [\"tcp://127.0.0.1:3000\"]\nworkers = 1\n{}",
-        command(&world)
-    );
-    let file = world.file("config.toml", &text);
-    let command = testkit::daemon::Paths::of(&world).command(&["run", "--config", &file.to_string_lossy()]);
+    config(&world).workers(1).write(&world);
     let named = |service: &ServiceStatus| {
         let lacks = service.workers[0].lacks.clone().unwrap_or_default();
         service.workers[0].state == state && lacks.contains("by itself")
     };
-    let daemon = Daemon::start_until(&world, command, named);
+    let daemon = Daemon::start_until(&world, Paths::of(&world).run(), named);
     let worker = daemon.service().workers.remove(0);
     let lacks = worker.lacks.unwrap();
     let said = format!("({process}) opened {opened} by itself");
@@ -211,40 +208,40 @@ fn opens_by_itself(command: impl FnOnce(&World) -> String, process: &str, opened
 
 #[test]
 fn who_opens_the_address_by_itself_is_named() {
-    opens_by_itself(
-        |it| nginx(it, "127.0.0.1:3000 reuseport", ""),
-        "nginx",
-        "tcp://127.0.0.1:3000",
-        "starting",
-    );
-    opens_by_itself(|it| nginx(it, "0.0.0.0:3080", ""), "nginx", "tcp://0.0.0.0:3080", "starting");
+    let same = |world: &World| web(&nginx(world, "127.0.0.1:3000 reuseport", ""));
+    opens_by_itself(same, "nginx", "tcp://127.0.0.1:3000", "starting");
+    let other = |world: &World| web(&nginx(world, "0.0.0.0:3080", ""));
+    opens_by_itself(other, "nginx", "tcp://0.0.0.0:3080", "starting");
     // It says that it is ready, too.
     let says = |world: &World| {
-        server::command(world, "--open tcp://0.0.0.0:3000 --ready notify") + "ready = \"notify\"\n"
+        let config = Config::web().set("ready", "notify");
+        config.server(world, "--open tcp://0.0.0.0:3000 --ready notify")
     };
     opens_by_itself(says, "server", "tcp://0.0.0.0:3000", "loading");
 }
 
 /// A server that needs some time before it waits for work: as long as it is told to before it starts.
-fn loading(world: &World) -> (String, impl Fn(Duration)) {
+fn loading(world: &World) -> (Config, impl Fn(Duration)) {
     let first = world.file("first", "");
-    let command = server::command(world, &format!("@{}", first.display()));
-    (command, move |load: Duration| std::fs::write(&first, format!("--load {}ms", load.as_millis())).unwrap())
+    let config = web(&server::words(world, &format!("@{}", first.display())));
+    (config, move |load: Duration| std::fs::write(&first, format!("--load {}ms", load.as_millis())).unwrap())
 }
 
 #[test]
 fn a_release_that_loads_for_long_is_loading_and_takes_over_when_it_accepts() {
-    for ready in ["", "ready = \"500ms\"\n"] {
+    for ready in [None, Some("500ms")] {
         let world = World::new();
-        let (command, load_for) = loading(&world);
-        let daemon = Daemon::configured(&world, &web(&(command + ready + "start_timeout = \"2m\"\n")));
+        let (config, load_for) = loading(&world);
+        let config = config.set("start_timeout", "2m");
+        let config = if let Some(ready) = ready { config.set("ready", ready) } else { config };
+        let daemon = Daemon::with(&world, &config);
         let before = daemon.service();
         load_for(long());
         let done = AtomicBool::new(false);
         let (answered, failed) = std::thread::scope(|scope| {
             let short = scope.spawn(|| short_ones(&done, PATIENCE));
             let mut restart = daemon.paths().command(&["restart", "web/1"]).spawn().unwrap();
-            if !ready.is_empty() {
+            if ready.is_some() {
                 let lacks = until("the successor to be loading", || {
                     daemon.service().workers.into_iter().find(|it| it.state == "loading")?.lacks
                 });
@@ -266,10 +263,10 @@ fn a_release_that_loads_for_long_is_loading_and_takes_over_when_it_accepts() {
 #[test]
 fn a_worker_that_crashed_and_loads_for_long_comes_back() {
     let world = World::new();
-    let (command, load_for) = loading(&world);
+    let (config, load_for) = loading(&world);
     let hold = at_most(Duration::from_millis(500));
-    let more = format!("ready = \"500ms\"\nhold_timeout = \"{}ms\"\n", hold.as_millis());
-    let daemon = Daemon::configured(&world, &web(&(command + &more)));
+    let config = config.set("ready", "500ms").set("hold_timeout", &format!("{}ms", hold.as_millis()));
+    let daemon = Daemon::with(&world, &config);
     let victim = daemon.service().workers[0].pid.unwrap();
     load_for(long());
     let done = AtomicBool::new(false);
@@ -299,9 +296,8 @@ fn a_worker_that_crashed_and_loads_for_long_comes_back() {
 fn a_worker_that_never_uses_one_of_its_sockets_is_shown_as_that() {
     let world = World::new();
     let config = Config::web().listen("tcp://127.0.0.1:3001").workers(1).set("start_timeout", "1s");
-    let text = config.server(&world, "--sockets 1").to_string();
-    let file = world.file("config.toml", &text);
-    let command = testkit::daemon::Paths::of(&world).command(&["run", "--config", &file.to_string_lossy()]);
+    config.server(&world, "--sockets 1").write(&world);
+    let command = Paths::of(&world).run();
     let daemon = Daemon::start_until(&world, command, |service| service.workers[0].lacks.is_some());
     let worker = daemon.service().workers.remove(0);
     assert_eq!(worker.state, "starting");

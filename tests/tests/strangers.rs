@@ -10,6 +10,7 @@ use std::process::{Command, Stdio};
 use nix::sys::signal::Signal;
 use socket2::{Domain, Socket, Type};
 use testkit::client::{ask, ask_udp, tally};
+use testkit::config::Config;
 use testkit::counters::Counters;
 use testkit::daemon::{Daemon, Paths, signal, until};
 use testkit::patience::fewer;
@@ -99,27 +100,24 @@ fn our_own_other_listeners_are_no_strangers() {
     daemon.stop();
 }
 
-fn config(services: &[(&str, u16)]) -> String {
-    let service = |(name, port): &(&str, u16)| {
-        format!("[[service]]\nname = {name:?}\nlisten = [\"tcp://127.0.0.1:{port}\"]\nworkers = 1\n")
-    };
-    services.iter().map(service).collect()
+fn service(name: &str, port: u16) -> Config {
+    Config::service(name).listen(&format!("tcp://127.0.0.1:{port}")).workers(1)
 }
 
 #[test]
 fn a_reload_cannot_take_the_address_of_another_daemon_until_that_ends() {
     let world = World::new();
-    let first = Daemon::configured(&world, &config(&[("web", 3000)]));
+    let first = Daemon::with(&world, &service("web", 3000));
     let (file, other) = (world.path("second.toml"), world.path("second"));
     let command = |verb: &str, more: &[&str]| {
         let mut command = Paths::of(&world).command(&[verb]);
         command.arg("--runtime-dir").arg(&other).args(more);
         command
     };
-    std::fs::write(&file, config(&[("api", 3001)])).unwrap();
+    std::fs::write(&file, service("api", 3001).to_string()).unwrap();
     let mut second = command("run", &["--config", &file.to_string_lossy()]).spawn().unwrap();
     until("the second daemon", || ask("127.0.0.1:3001".parse().unwrap()).ok());
-    std::fs::write(&file, config(&[("api", 3001), ("www", 3000)])).unwrap();
+    std::fs::write(&file, service("api", 3001).and(service("www", 3000)).to_string()).unwrap();
     let said = format!("another reuseport-lb (process {}) serves tcp://127.0.0.1:3000", first.pid());
     assert_said(&command("reload", &[]).output().unwrap(), 1, &[&said, "with another runtime directory"]);
     let status = String::from_utf8(command("status", &[]).output().unwrap().stdout).unwrap();
@@ -143,7 +141,7 @@ fn a_name_that_another_user_has_taken_keeps_nobody_from_an_address() {
     squatter.stdin(Stdio::piped()).stdout(Stdio::piped());
     let mut squatter = squatter.spawn().unwrap();
     squatter.stdout.take().unwrap().read_exact(&mut [0]).unwrap();
-    let daemon = Daemon::configured(&world, &config(&[("web", 3000)]));
+    let daemon = Daemon::with(&world, &service("web", 3000));
     assert_eq!(ask("127.0.0.1:3000".parse().unwrap()).unwrap().worker, "web/0");
     drop(squatter.stdin.take());
     assert!(squatter.wait().unwrap().success());

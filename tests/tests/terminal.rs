@@ -157,8 +157,8 @@ fn answer(socket: &Path, request: &[u8]) -> Vec<u8> {
 #[test]
 fn what_is_asked_of_the_daemon_is_logged_and_answered_without_what_steers() {
     let world = World::new();
-    let web = "[[service]]\nname = \"web\"\nlisten = [\"tcp://127.0.0.1:3000\"]\nworkers = 1\n";
-    let daemon = Daemon::configured(&world, web);
+    let web = Config::web().workers(1);
+    let daemon = Daemon::with(&world, &web);
     let paths = daemon.paths();
     let nasty = quoted(NASTY);
     for wrong in [format!("ready = {nasty}"), format!("{nasty} = 1"), format!("command = [{nasty}]")] {
@@ -203,8 +203,7 @@ fn what_is_asked_of_the_daemon_is_logged_and_answered_without_what_steers() {
     let broken = control.with_file_name("state").join(format!("{NASTY}.state"));
     fs::write(&broken, "x").unwrap();
     daemon.kill();
-    fs::write(world.path("config.toml"), web).unwrap();
-    let daemon = Daemon::configured(&world, web);
+    let daemon = Daemon::with(&world, &web);
     let log = daemon.log();
     assert!(log.contains("a state file cannot be used"), "{log}");
     until("what nobody goes on with to be removed", || (!broken.exists()).then_some(()));
@@ -218,9 +217,8 @@ fn what_workers_are_called_is_shown_without_what_steers() {
     // It opens the address itself, so that it is named in the log and in `status`.
     let comm = r"\x1b[2J\x0a\x0d\x9b\xc2\x9b2J\x7f\xe2\x80\xae";
     let flags = format!("--answer never --open tcp://127.0.0.1:3000 --comm {comm}");
-    let config = Config::web().workers(1).server(&world, &flags).to_string();
-    let file = world.file("config.toml", &config);
-    let command = Paths::of(&world).command(&["run", "--config", file.to_str().unwrap()]);
+    Config::web().workers(1).server(&world, &flags).write(&world);
+    let command = Paths::of(&world).run();
     let daemon = Daemon::start_until(&world, command, |service| {
         service.workers[0].lacks.as_ref().is_some_and(|lacks| lacks.contains("by itself"))
     });
@@ -239,14 +237,10 @@ fn what_workers_wrote_is_shown_without_what_steers() {
     let world = World::new();
     let nasty: String = NASTY.bytes().map(|byte| format!("\\{byte:03o}")).collect();
     // Once it is known to crash its last lines are kept.
-    let config = format!(
-        "[[service]]\nname = \"web\"\nlisten = [\"tcp://127.0.0.1:3000\"]\nworkers = 1\n\
-         command = [\"sh\", \"-c\", \"[ -e {crash} ] || exec sleep 1000; printf '{}\\\\377\\\\n'; exit 1\"]\n\
-         ready = \"immediate\"\n",
-        nasty.replace('\\', "\\\\"),
-        crash = world.path("crash").display(),
-    );
-    let daemon = Daemon::configured(&world, &config);
+    let crash = world.path("crash").display().to_string();
+    let script = format!("[ -e {crash} ] || exec sleep 1000; printf '{nasty}\\377\\n'; exit 1");
+    let config = Config::web().workers(1).set("ready", "immediate").command(&["sh", "-c", &script]);
+    let daemon = Daemon::with(&world, &config);
     until("it to be up", || daemon.log().contains("is up").then_some(()));
     fs::write(world.path("crash"), "").unwrap();
     let first = daemon.service().workers[0].pid.unwrap();

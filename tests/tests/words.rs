@@ -10,6 +10,7 @@ use std::process::Command;
 
 use nix::sys::signal::Signal;
 use testkit::client::ask;
+use testkit::config::Config;
 use testkit::daemon::{Daemon, Paths, is_alive, signal, until};
 use testkit::said::{assert_said, said};
 use testkit::world::World;
@@ -103,13 +104,10 @@ fn a_word_that_is_no_command_ends_nothing() {
 #[test]
 fn the_lock_names_whom_a_hangup_is_for_and_embedded_workers_ignore_it() {
     let world = World::new();
-    let config = |workers| {
-        format!("[[service]]\nname = \"web\"\nlisten = [\"tcp://127.0.0.1:3000\"]\nworkers = {workers}\n")
-    };
-    let daemon = Daemon::configured(&world, &config(2));
+    let daemon = Daemon::with(&world, &Config::web().workers(2));
     let before = daemon.workers();
     before.iter().for_each(|pid| signal(*pid, Signal::SIGHUP));
-    let _ = world.file("config.toml", &config(3));
+    Config::web().workers(3).write(&world);
     let lock = fs::read_to_string(world.path("run/daemon.lock")).unwrap();
     signal(lock.lines().next().unwrap().parse().unwrap(), Signal::SIGHUP);
     until("the reload", || (daemon.workers().len() == 3).then_some(()));
@@ -150,18 +148,18 @@ fn a_command_that_goes_to_the_background_is_told_to_stay() {
 #[test]
 fn an_address_below_all_addresses_is_said_aloud() {
     let world = World::new();
-    let text = "[[service]]\nname = \"all\"\nlisten = [\"tcp://0.0.0.0:3000\"]\nworkers = 1\n\
-                [[service]]\nname = \"one\"\nlisten = [\"tcp://127.0.0.1:3000\"]\nworkers = 1\n";
-    let file = world.file("config.toml", text);
+    let service = |name: &str, to: &str| Config::service(name).listen(to).workers(1);
+    let config = service("all", "tcp://0.0.0.0:3000").and(service("one", "tcp://127.0.0.1:3000"));
+    let file = config.write(&world);
     let file = file.to_string_lossy();
     let says = "what is sent to 127.0.0.1:3000 goes to one, and only the rest to all";
     let paths = Paths::of(&world);
     assert_said(&paths.output(&["check", &file]), 0, &["warning: ", says]);
     assert_said(&paths.output(&["check", "--json", &file]), 0, &["\"warnings\"", says]);
     assert_said(&paths.output(&["doctor", "--config", &file]), 0, &["WARNING", says]);
-    let daemon = Daemon::configured(&world, text);
+    let daemon = Daemon::with(&world, &config);
     assert!(daemon.log().contains(says), "{}", daemon.log());
-    // It is so.
+    // The log is right.
     assert!(ask("127.0.0.1:3000".parse().unwrap()).unwrap().worker.starts_with("one/"));
     assert!(ask("127.0.0.2:3000".parse().unwrap()).unwrap().worker.starts_with("all/"));
     daemon.stop();
@@ -179,14 +177,14 @@ fn without_ipv6_the_demo_listens_on_what_there_is() {
     daemon.stop();
     let paths = Paths::of(&world);
     assert_said(&paths.output(&["doctor"]), 0, &["WARNING  ipv6", "IPv6 is off"]);
-    // What somebody wants is an error.
+    // An address that was asked for is an error.
     let wanted = ["run", "--listen", "tcp://[::1]:8080"];
     assert_said(
         &paths.output(&wanted),
         1,
         &["cannot listen on tcp://[::1]:8080", "IPv6 is off", "disable_ipv6=0"],
     );
-    let file = world.file("v6.toml", "[[service]]\nname = \"web\"\nlisten = [\"udp://[::1]:8080\"]\n");
+    let file = Config::service("web").listen("udp://[::1]:8080").write(&world);
     let output = paths.output(&["doctor", "--config", &file.to_string_lossy()]);
     assert_said(&output, 1, &["FAILURE  address", "no IPv6", "disable_ipv6=0"]);
     assert_eq!(paths.leftovers(), Vec::<PathBuf>::new());

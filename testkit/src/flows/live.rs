@@ -85,7 +85,7 @@ impl Live {
         })
     }
 
-    /// The same, and ends it.
+    /// Ends it after another whole round; the flows, and what became of the datagrams until then.
     ///
     /// # Panics
     /// If the thread panicked.

@@ -12,14 +12,12 @@ use crate::client::Tally;
 pub struct Who {
     /// Like `web/2`.
     pub worker: String,
-    /// Its process.
     pub pid: i32,
 }
 
 /// Another worker, or another process of the same name, answered than the time before.
 #[derive(Clone, Debug)]
 pub struct Move {
-    /// Its source.
     pub flow: SocketAddr,
     /// Who answered before.
     pub from: Who,
@@ -34,7 +32,6 @@ pub struct Move {
 /// A datagram that was not answered.
 #[derive(Clone, Debug)]
 pub struct Lost {
-    /// Its source.
     pub flow: SocketAddr,
     /// Who had answered before.
     pub with: Option<Who>,

@@ -1,5 +1,5 @@
-//! The scene of the tests with live flows: eight workers, ten thousand flows over v4 and v6, and the
-//! same on plain SO_REUSEPORT.
+//! The scene of the tests with live flows: eight workers, ten thousand flows over v4 and v6; and as many on
+//! plain SO_REUSEPORT.
 
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::thread::JoinHandle;
@@ -9,7 +9,9 @@ use reuseport_lb_client::api::{ServiceStatus, WorkerStatus};
 
 use super::{Flows, Live, Round};
 use crate::client::Tally;
-use crate::daemon::{Daemon, counter, until};
+use crate::config::Config;
+use crate::counters::Counters;
+use crate::daemon::{Daemon, until};
 use crate::patience::fewer;
 use crate::plain::Plain;
 use crate::statistics::assert_fair;
@@ -24,7 +26,6 @@ pub fn flows() -> usize {
 /// How many workers there are to begin with.
 pub const WORKERS: usize = 8;
 
-/// The port of the service.
 pub const PORT: u16 = 4000;
 
 /// The port of plain SO_REUSEPORT.
@@ -48,20 +49,17 @@ pub fn to() -> [SocketAddr; 2] {
     [(Ipv4Addr::LOCALHOST, PORT).into(), (Ipv6Addr::LOCALHOST, PORT).into()]
 }
 
-/// The configuration, with more lines.
-#[must_use]
-pub fn config(workers: usize, idle: Duration, more: &str) -> String {
-    format!(
-        "[[service]]\nname = \"web\"\nlisten = [\"udp://127.0.0.1:{PORT}\", \"udp://[::1]:{PORT}\"]\n\
-         workers = {workers}\nidle_timeout = \"{}ms\"\n{more}",
-        idle.as_millis()
-    )
+/// The service with its workers and this `idle_timeout`.
+pub fn config(idle: Duration) -> Config {
+    let [v4, v6] = to().map(|to| format!("udp://{to}"));
+    let idle = format!("{}ms", idle.as_millis());
+    Config::service("web").listen(&v4).listen(&v6).workers(WORKERS).set("idle_timeout", &idle)
 }
 
-/// A daemon with that configuration, and live flows.
+/// A daemon with such a service, and live flows.
 #[must_use]
-pub fn scene(world: &World, idle: Duration, more: &str) -> (Daemon, Live) {
-    let daemon = Daemon::configured(world, &config(WORKERS, idle, more));
+pub fn scene(world: &World, config: &Config) -> (Daemon, Live) {
+    let daemon = Daemon::with(world, config);
     let opened = flows();
     let flows = Flows::open(&to(), opened);
     let service = daemon.service();
@@ -98,7 +96,7 @@ pub fn worker(service: &ServiceStatus, name: &str) -> WorkerStatus {
 /// Lets flows that have ended be forgotten at once, and is [`quiet`] then.
 #[must_use]
 pub fn hush(world: &World, daemon: &Daemon) -> ServiceStatus {
-    let _ = world.file("config.toml", &config(daemon.service().wanted, NONE, ""));
+    config(NONE).workers(daemon.service().wanted).write(world);
     daemon.run(&["reload"]);
     quiet(daemon)
 }
@@ -140,9 +138,15 @@ pub fn no_flow_is_left(daemon: &Daemon) {
 }
 
 /// Decisions by what became of the owner: taken, kept, all.
+///
+/// # Panics
+/// If there were any others, as there are when workers crash.
 #[must_use]
 pub fn owners(service: &ServiceStatus) -> [u64; 3] {
-    ["owner_taken", "owner_kept", "arrival_packet"].map(|name| counter(service, name))
+    let mut counters = Counters::of(service);
+    let owners = ["owner_taken", "owner_kept", "arrival_packet"].map(|name| counters.take(&[name]));
+    assert_eq!(counters, Counters::default());
+    owners
 }
 
 /// Starts a command whose end is not waited for now; it must succeed. Returns what it printed.
@@ -169,14 +173,14 @@ pub fn ended(command: JoinHandle<String>) -> String {
 
 /// What `drain` says about the flows of a worker.
 #[derive(Clone, Copy, Debug)]
-pub struct Farewell {
+pub struct DrainReport {
     /// Those that lived when it began to leave.
     pub flows: u64,
     /// Those of them that lived when its time was up.
     pub cut: u64,
 }
 
-impl Farewell {
+impl DrainReport {
     /// Reads it from what was printed.
     #[must_use]
     pub fn parse(said: &str) -> Option<Self> {
@@ -187,7 +191,7 @@ impl Farewell {
     }
 }
 
-/// The same change on plain SO_REUSEPORT, with as many workers and flows: how many flows moved, and
+/// A change on plain SO_REUSEPORT, with as many workers and flows: how many flows moved, and
 /// how many of these had to, because their worker, `gone`, is no more.
 pub fn on_plain(world: &World, gone: &str, change: impl FnOnce(&mut Plain)) -> (usize, usize) {
     let mut plain = Plain::udp(world, PLAIN_PORT, WORKERS);

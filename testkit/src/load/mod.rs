@@ -92,7 +92,6 @@ pub struct Load {
 }
 
 impl Load {
-    /// A load on this address.
     #[must_use]
     pub fn to(to: SocketAddr) -> Plan {
         Plan {

@@ -37,7 +37,6 @@ pub struct Report {
 /// A request on a new connection that takes longer is slow.
 pub const SLOW: Duration = Duration::from_millis(200);
 
-/// A slow request.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Slow {
     /// The client's address.
@@ -48,7 +47,6 @@ pub struct Slow {
     pub pid: i32,
 }
 
-/// A request that failed.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Failure {
     /// When the request began.
@@ -59,7 +57,6 @@ pub struct Failure {
     pub stage: Stage,
     /// The kind of the error; `TimedOut` when it took too long.
     pub kind: io::ErrorKind,
-    /// The error.
     pub text: String,
     /// The client's address, once it had one.
     pub local: Option<SocketAddr>,
@@ -67,7 +64,6 @@ pub struct Failure {
     pub kept: Option<(String, i32)>,
 }
 
-/// The steps of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Stage {
     /// Opening the connection.
@@ -86,7 +82,6 @@ pub enum Stage {
 pub struct Ended {
     /// The worker that had answered on it.
     pub worker: String,
-    /// Its process.
     pub pid: i32,
     /// When the client saw it.
     pub at: Instant,

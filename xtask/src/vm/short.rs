@@ -18,9 +18,10 @@ pub(super) fn among(mut all: Vec<Test>) -> Result<Vec<Test>> {
     let mut marked = BTreeSet::new();
     let folder = repository().join(FOLDER);
     for file in fs::read_dir(&folder).with_context(|| format!("cannot read {}", folder.display()))? {
-        let file = file?.path();
+        let place = file?.path();
+        let file = if place.is_dir() { place.join("main.rs") } else { place.clone() };
         let (Some(target), Ok(text)) =
-            (file.file_stem().and_then(|it| it.to_str()), fs::read_to_string(&file))
+            (place.file_stem().and_then(|it| it.to_str()), fs::read_to_string(file))
         else {
             continue;
         };

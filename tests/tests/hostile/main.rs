@@ -1,29 +1,35 @@
-//! Whoever talks nonsense to the daemon's sockets gets an error, and nobody else notices.
+//! Invalid requests to the daemon's sockets get an error and disturb no other client.
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on shall panic")]
 
+mod nonsense;
+
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::{ErrorKind, Read, Write};
+use std::io::{Read, Write};
 use std::net::SocketAddr;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
-use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 use reuseport_lb::api::connection_limit;
 use reuseport_lb::kernel::{fd_passing, host};
-use testkit::daemon::{Daemon, counter, until};
+use testkit::config::Config;
+use testkit::counters::Counters;
+use testkit::daemon::{Daemon, until};
 use testkit::guests::{Guests, Manner};
 use testkit::load::Load;
 use testkit::patience::{at_most, fewer};
 use testkit::traces::{Traces, descriptors};
 use testkit::world::World;
 
-const SERVICE: &str =
-    "[[service]]\nname = \"web\"\nlisten = [\"tcp://127.0.0.1:3000\"]\nworkers = 2\nuser = \"nobody\"\n";
+use nonsense::{Chance, End, JOIN, ask, bad_control, bad_join};
+
+fn service() -> Config {
+    Config::web().workers(2).set("user", "nobody")
+}
 
 const JOIN_SOCKET: &str = "run/join.sock";
 const CONTROL_SOCKET: &str = "run/control.sock";
@@ -36,162 +42,13 @@ fn requests() -> usize {
 /// Connections to each of them that are held open.
 const HELD: usize = 1_000;
 
-/// How long an honest user may wait for anything while the others talk nonsense.
+/// How long a valid request may take beside the invalid ones.
 fn prompt() -> Duration {
     at_most(Duration::from_secs(2))
 }
 
 fn address() -> SocketAddr {
     "127.0.0.1:3000".parse().unwrap()
-}
-
-/// Bytes by chance (xorshift64), always the same.
-struct Chance(u64);
-
-impl Chance {
-    fn next(&mut self) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0
-    }
-
-    fn bytes(&mut self, most: u64) -> Vec<u8> {
-        (0..1 + self.next() % most).map(|_| self.next() as u8).collect()
-    }
-
-    /// What is left of `whole` when the rest is cut off: not all of it.
-    fn cut(&mut self, whole: &[u8]) -> Vec<u8> {
-        whole[..1 + (self.next() % (whole.len() as u64 - 1)) as usize].to_vec()
-    }
-
-    fn one_of<'a>(&mut self, all: &[&'a str]) -> &'a str {
-        all[(self.next() % all.len() as u64) as usize]
-    }
-}
-
-/// A valid request to join.
-const JOIN: &str = "{\"service\":\"web\",\"worker\":\"web/7\",\"weight\":3}\n";
-
-fn post(path: &str, body: &str) -> String {
-    let length = body.len();
-    format!("POST {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: {length}\r\n\r\n{body}")
-}
-
-/// A request to `join.sock` that must not be granted.
-fn bad_join(chance: &mut Chance, kind: usize) -> Vec<u8> {
-    match kind {
-        0 => chance.bytes(600),
-        1 => chance.cut(JOIN.as_bytes()),
-        2 => [&chance.bytes(60)[..], JOIN.as_bytes()].concat(),
-        3 => vec![b'x'; 64 << 10],
-        4 => format!("{{\"service\":\"{}\"}}\n", "w".repeat(5_000)).into_bytes(),
-        5 => JOIN.repeat(2).into_bytes(),
-        6 => post("/v1/services/web/scale", "{\"workers\":9}").into_bytes(),
-        _ => chance
-            .one_of(&[
-                "\n",
-                "null\n",
-                "[]\n",
-                "{}\n",
-                "{\"service\":7}\n",
-                "{\"service\":null}\n",
-                "{\"service\":\"web\",\"weight\":\"1\"}\n",
-                "{\"service\":\"web\",\"weight\":-1}\n",
-                "{\"service\":\"web\",\"weight\":1e99}\n",
-                "{\"service\":\"web\",\"weight\":1000001}\n",
-                "{\"service\":\"web\",\"worker\":7}\n",
-                "{\"service\":\"web\",\"worker\":\"web/\"}\n",
-                "{\"service\":\"web\",\"worker\":\"web/99999999999999999999\"}\n",
-                "{\"service\":\"web\",\"worker\":\"web/5000\"}\n",
-                "{\"service\":\"web\",\"worker\":\"web/0\"}\n",
-                "{\"service\":\"\"}\n",
-                "{\"service\":\"../web\"}\n",
-                "{\"service\":\"web\",\"service\":\"web\"}\n",
-                "[\"web\",null,1]\n",
-                "{\"service\":\"web\"} {\"service\":\"web\"}\n",
-            ])
-            .into(),
-    }
-}
-
-/// A request to `control.sock` that must not be granted.
-fn bad_control(chance: &mut Chance, kind: usize) -> Vec<u8> {
-    let good = post("/v1/services/web/scale", "{\"workers\":9}");
-    match kind {
-        0 => chance.bytes(600),
-        1 => chance.cut(good.as_bytes()),
-        2 => [&chance.bytes(60)[..], good.as_bytes()].concat(),
-        3 => vec![b'x'; 64 << 10],
-        4 => post("/v1/services/web/scale", &"7".repeat(70_000)).into_bytes(),
-        5 => good.replace("POST", &"P".repeat(20_000)).into_bytes(),
-        6 => good.replace("Host: x", &format!("Host: {}", "x".repeat(20_000))).into_bytes(),
-        _ => {
-            let path = chance.one_of(&[
-                "/v1/services/web/scale",
-                "/v1/workers/web/0/weight",
-                "/v1/workers/web/0/drain",
-            ]);
-            let body = chance.one_of(&[
-                "[]",
-                "[9]",
-                "{",
-                "{\"workers\":\"2\"}",
-                "{\"workers\":-1}",
-                "{\"workers\":1e99}",
-                "{\"workers\":5000}",
-                "{\"weight\":{}}",
-                "{\"weight\":-1}",
-                "{\"weight\":1000001}",
-                "{\"timeout_ms\":\"soon\"}",
-                "{\"workers\":2,\"x\":1}",
-                "\u{0}",
-            ]);
-            post(path, body).into_bytes()
-        }
-    }
-}
-
-/// What came of a request.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum End {
-    /// The daemon says what is wrong.
-    Explained,
-    /// It says that something is wrong.
-    Refused,
-    /// It just closes.
-    Closed,
-    /// The kernel refuses to send descriptors to it (from Linux 6.16 on).
-    Unsent,
-}
-
-/// Sends `bytes` and with the first of them `fds`, and nothing more.
-fn ask(path: &Path, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> End {
-    let mut stream = UnixStream::connect(path).unwrap();
-    stream.set_read_timeout(Some(Duration::from_secs(8))).unwrap();
-    stream.set_write_timeout(Some(Duration::from_secs(8))).unwrap();
-    // The daemon may hang up in the middle, which is its right.
-    let sent = fd_passing::send(&stream, bytes, fds);
-    if !fds.is_empty() && sent.as_ref().is_err_and(|error| error.kind() == ErrorKind::PermissionDenied) {
-        return End::Unsent;
-    }
-    let _ = sent.and_then(|sent| stream.write_all(&bytes[sent..]));
-    let _ = stream.shutdown(std::net::Shutdown::Write);
-    let mut answer = Vec::new();
-    if let Err(error) = stream.read_to_end(&mut answer) {
-        assert_eq!(error.kind(), ErrorKind::ConnectionReset, "{:?}", String::from_utf8_lossy(bytes));
-    }
-    let answer = String::from_utf8_lossy(&answer);
-    let granted = answer.contains("\"notify\"") || answer.contains(" 200 OK");
-    assert!(!granted, "{:?} was granted: {answer}", String::from_utf8_lossy(bytes));
-    match &*answer {
-        "" => End::Closed,
-        answer if answer.contains("{\"error\":\"") => End::Explained,
-        answer => {
-            assert!(answer.starts_with("HTTP/1.1 4"), "{answer}");
-            End::Refused
-        }
-    }
 }
 
 /// Memory of a process, in KiB.
@@ -201,7 +58,7 @@ fn resident(pid: i32) -> u64 {
     line.unwrap().trim().parse().unwrap()
 }
 
-/// Honest users, again and again until `stop`: `status`, `scale`, and a worker that joins and leaves.
+/// Valid requests, again and again until `stop`: `status`, `scale`, and a worker that joins and leaves.
 /// Returns how often, and the longest time that each took.
 fn be_honest(daemon: &Daemon, guests: &Guests, stop: &AtomicBool) -> (u32, BTreeMap<&'static str, Duration>) {
     let (mut rounds, mut longest) = (0, BTreeMap::new());
@@ -250,7 +107,7 @@ fn talk_nonsense(world: &World, socket: &'static str) -> Ends {
     ends
 }
 
-/// Connections that never finish what they say, and never go by themselves.
+/// Connections that never finish their request and stay open.
 fn hold(world: &World, socket: &str, half: &str) -> Vec<UnixStream> {
     let held = (0..HELD).map(|nth| {
         let mut stream = UnixStream::connect(world.path(socket)).unwrap();
@@ -261,7 +118,7 @@ fn hold(world: &World, socket: &str, half: &str) -> Vec<UnixStream> {
     held.collect()
 }
 
-/// All of that at the same time, with honest users in between.
+/// All of that at the same time, with valid requests in between.
 fn storm(world: &World, daemon: &Daemon, guests: &Guests) {
     let (before, stop) = (descriptors(daemon.pid()), AtomicBool::new(false));
     std::thread::scope(|scope| {
@@ -296,7 +153,7 @@ fn storm(world: &World, daemon: &Daemon, guests: &Guests) {
 fn nonsense_on_both_sockets_disturbs_nobody_and_leaves_nothing_behind() {
     host::raise_open_files();
     let world = World::new();
-    let daemon = Daemon::configured(&world, SERVICE);
+    let daemon = Daemon::with(&world, &service());
     let guests = Guests::new(&world);
     let before = Traces::of(&world, &daemon);
     let load = Load::to(address()).clients(4).kept(20).pause(Duration::from_millis(5)).start();
@@ -310,7 +167,8 @@ fn nonsense_on_both_sockets_disturbs_nobody_and_leaves_nothing_behind() {
     println!("VmRSS {memory:?} kB; log {} KiB", daemon.log().len() >> 10);
     println!("{report}");
     assert_eq!(report.failed, vec![]);
-    assert_eq!(counter(&daemon.service(), "refused"), 0);
+    let counters = Counters::of(&daemon.service());
+    counters.assert_only(&["arrival_packet", "owner_taken"], &["arrival_migration"]);
     assert!(memory[1] < memory[0] + (16 << 10), "{memory:?}");
     assert!(memory[3] < memory[1] + (4 << 10), "{memory:?}");
     before.assert_same(&world, &daemon);
@@ -334,7 +192,7 @@ fn lingering() -> (std::net::TcpStream, std::net::TcpStream) {
 #[test]
 fn closing_what_somebody_sent_holds_nobody_up() {
     let world = World::new();
-    let daemon = Daemon::configured(&world, SERVICE);
+    let daemon = Daemon::with(&world, &service());
     for (socket, bytes) in [
         (JOIN_SOCKET, &b"{\"service\":\"web\"}\n"[..]),
         (JOIN_SOCKET, b"{"),
@@ -361,7 +219,7 @@ fn closing_what_somebody_sent_holds_nobody_up() {
 #[test]
 fn who_is_refused_again_and_again_is_in_the_log_once() {
     let world = World::new();
-    let daemon = Daemon::configured(&world, SERVICE);
+    let daemon = Daemon::with(&world, &service());
     for _ in 0..50 {
         // There is a worker web/0 already.
         let taken = b"{\"service\":\"web\",\"worker\":\"web/0\"}\n";
@@ -374,7 +232,7 @@ fn who_is_refused_again_and_again_is_in_the_log_once() {
 #[test]
 fn when_too_many_wait_the_oldest_have_to_go_and_no_others() {
     let world = World::new();
-    let daemon = Daemon::configured(&world, SERVICE);
+    let daemon = Daemon::with(&world, &service());
     for (socket, each) in [(JOIN_SOCKET, 2), (CONTROL_SOCKET, 1)] {
         let before = descriptors(daemon.pid());
         let mut held: Vec<UnixStream> = (0..connection_limit::MOST + 40)
@@ -401,7 +259,7 @@ fn when_too_many_wait_the_oldest_have_to_go_and_no_others() {
 #[test]
 fn who_says_half_of_something_has_to_go_after_a_while() {
     let world = World::new();
-    let daemon = Daemon::configured(&world, SERVICE);
+    let daemon = Daemon::with(&world, &service());
     let before = descriptors(daemon.pid());
     let begun = Instant::now();
     let mut held = Vec::new();

@@ -4,6 +4,8 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on shall panic")]
 
+mod services;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::net::SocketAddr;
@@ -12,96 +14,17 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 use reuseport_lb_client::api::{ServiceStatus, Status, WorkerStatus};
-use testkit::daemon::{Daemon, Paths, is_alive, settled, signal, until};
+use testkit::daemon::{Daemon, Paths, is_alive, signal, until};
 use testkit::fault::{Dice, freeze};
 use testkit::load::{Ending, Failure, Load, Report, Stage};
 use testkit::patience::lasts;
 use testkit::world::World;
 
-/// The port that is under load; some service of each file has it.
-const LOADED: u16 = 3000;
-
-const NAMES: [&str; 3] = ["web", "api", "www"];
-
-/// One service of a file.
-#[derive(Clone, Debug, PartialEq)]
-struct Wanted {
-    name: &'static str,
-    ports: Vec<u16>,
-    udp: bool,
-    workers: usize,
-    /// Workers with another one are started anew.
-    watchdog: &'static str,
-    affinity: &'static str,
-    on_crash: &'static str,
-}
-
-impl Wanted {
-    fn text(&self) -> String {
-        let mut listen: Vec<String> =
-            self.ports.iter().map(|port| format!("tcp://127.0.0.1:{port}")).collect();
-        if self.udp {
-            listen.push(format!("udp://127.0.0.1:{}", self.ports[0]));
-        }
-        format!(
-            "[[service]]\nname = {:?}\nlisten = {listen:?}\nworkers = {}\nwatchdog = {:?}\naffinity = {:?}\n\
-             on_crash = {:?}\ndrain_timeout = \"2s\"\nidle_timeout = \"300ms\"\n\n",
-            self.name, self.workers, self.watchdog, self.affinity, self.on_crash
-        )
-    }
-
-    /// Whether a service is what the file says; `scaled`: but for its number of workers.
-    fn is(&self, service: &ServiceStatus, scaled: bool) -> bool {
-        let listen: BTreeSet<&str> = service.groups.iter().map(|group| group.listen.as_str()).collect();
-        let wanted: Vec<String> = self.ports.iter().map(|port| format!("tcp://127.0.0.1:{port}")).collect();
-        let udp = self.udp.then(|| format!("udp://127.0.0.1:{}", self.ports[0]));
-        let wanted: BTreeSet<&str> = wanted.iter().chain(&udp).map(String::as_str).collect();
-        service.name == self.name
-            && listen == wanted
-            && service.affinity == self.affinity
-            && settled(service)
-            && service.workers.len() == service.wanted
-            && (scaled || service.wanted == self.workers)
-            && service.groups.iter().all(|group| group.decided_by.is_none() && group.strangers == Some(0))
-            && service.unsaved.is_none()
-    }
-}
-
-fn choose<T: Copy>(dice: &mut Dice, of: &[T]) -> T {
-    of[dice.roll(of.len())]
-}
-
-/// A valid file: one to three services that share four ports among them.
-fn invent(dice: &mut Dice) -> Vec<Wanted> {
-    let mut names = NAMES.to_vec();
-    let mut services: Vec<Wanted> = (0..1 + dice.roll(3))
-        .map(|_| Wanted {
-            name: names.swap_remove(dice.roll(names.len())),
-            ports: Vec::new(),
-            udp: dice.roll(4) == 0,
-            workers: 1 + dice.roll(4),
-            watchdog: choose(dice, &["off", "30s", "40s"]),
-            affinity: choose(dice, &["flow", "source"]),
-            on_crash: choose(dice, &["hold", "migrate"]),
-        })
-        .collect();
-    let holder = dice.roll(services.len());
-    services[holder].ports.push(LOADED);
-    for port in 1..4 {
-        let holder = dice.roll(services.len());
-        services[holder].ports.push(LOADED + port);
-    }
-    services.retain(|service| !service.ports.is_empty());
-    services
-}
-
-fn text(services: &[Wanted]) -> String {
-    services.iter().map(Wanted::text).collect()
-}
+use services::{LOADED, Wanted, invent, text};
 
 /// One machine with a daemon that dies again and again.
 struct Scene {
-    /// Goes before its world does, with its log.
+    /// Dropped before its world, where its log is.
     daemon: Option<Daemon>,
     world: World,
     dice: Dice,
@@ -153,9 +76,7 @@ impl Scene {
 
     /// Starts a daemon with the file that is there; returns as soon as it answers.
     fn start(&mut self) {
-        let config = self.world.path("config.toml");
-        let command = Paths::of(&self.world).command(&["run", "--config", &config.to_string_lossy()]);
-        self.daemon = Some(Daemon::start_until(&self.world, command, |_| true));
+        self.daemon = Some(Daemon::start_until(&self.world, Paths::of(&self.world).run(), |_| true));
     }
 
     /// The number of workers of a service is changed, if the daemon hears it in time.
@@ -218,7 +139,7 @@ impl Scene {
             "nothing", "scale", "restart", "reload", "reload", "reload", "drain", "weight", "kill", "stop",
             "term", "keep",
         ];
-        let verb = choose(&mut self.dice, &verbs);
+        let verb = self.dice.one_of(&verbs);
         let running = self.begin_verb(verb);
         (verb, running)
     }
@@ -314,7 +235,7 @@ impl Scene {
 
     /// The daemon dies in the middle of something, and the next one starts.
     fn death(&mut self) {
-        // Now and then in the middle of its start as well.
+        // One time in four it is still starting.
         if self.dice.roll(4) > 0 {
             self.settle();
         }
