@@ -1,7 +1,20 @@
 //! What is counted: one enum variant is one counter, one field in `status`, one line of
 //! docs/COUNTERS.md. A decision is counted exactly once in each stage that it passes.
 
-use crate::layout::EVENTS;
+use crate::slots::MAX_SLOTS;
+
+/// The one per-CPU value of map `COUNTERS`: written by the program, summed up by the daemon.
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub struct Counters {
+    /// Indexed by [`Counter`].
+    pub events: [u64; EVENTS],
+    /// Decisions for each slot.
+    pub selected: [u64; MAX_SLOTS],
+}
+
+/// Places for counters; more than there are, so that a new one does not move `selected`.
+pub const EVENTS: usize = 32;
 
 /// The stage that a counter belongs to. Sums: all of `Arrival` equals all of `Owner`; all of
 /// `Owner` but [`Counter::OwnerTaken`] and [`Counter::OwnerKept`] equals all of `Detour`; all of `Arrival` equals the
@@ -22,7 +35,7 @@ pub enum Stage {
 
 macro_rules! counters {
     ($($variant:ident $name:literal $stage:ident $help:literal;)*) => {
-        /// A counter of the kernel program: an index into [`crate::layout::Counters::events`].
+        /// A counter of the kernel program: an index into [`Counters::events`].
         #[derive(Clone, Copy, Debug, PartialEq, Eq)]
         #[repr(u32)]
         pub enum Counter { $(#[doc = $help] $variant,)* }
@@ -60,7 +73,7 @@ counters! {
     OwnerKept "owner_kept" Owner "a flow of a moving bucket that was there before stayed with its worker";
     OwnerNone "owner_none" Owner "the bucket had no worker";
     OwnerOverloaded "owner_overloaded" Owner "the worker of the bucket was flagged as overloaded";
-    OwnerEjected "owner_ejected" Owner "the worker of the bucket was ejected because it does not accept";
+    OwnerStalled "owner_ejected" Owner "the worker of the bucket was passed over because it does not accept";
     OwnerGone "owner_gone" Owner "the socket of the bucket's worker was gone";
     DetourCandidate "detour_candidate" Detour "a next candidate of the same key was selected";
     DetourOwner "detour_owner" Detour "nobody was better, so the overloaded or busy owner was selected after all";
@@ -90,12 +103,17 @@ pub fn complete(events: &mut [u64; EVENTS], selected: u64) {
 }
 
 impl Counter {
-    /// The index in [`crate::layout::Counters::events`].
+    /// The index in [`Counters::events`].
     #[must_use]
     pub const fn index(self) -> usize {
         self as usize
     }
 }
+
+const _: () = {
+    assert!(size_of::<Counters>() <= 32 << 10);
+    assert!(Counter::ALL.len() <= EVENTS);
+};
 
 #[cfg(test)]
 mod tests {

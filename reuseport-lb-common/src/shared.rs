@@ -37,6 +37,33 @@ mod access {
         }
     }
 
+    /// Returns `number`, of which the verifier then knows nothing: a number that it knows it follows through the
+    /// rest of the program, once for each value. A detour over the stack does that, at a place that is no
+    /// multiple of 8: what lies at one, it knows; and zeros, wherever they lie (`check_stack_write_fixed_off`,
+    /// kernel/bpf/verifier.c, Linux 6.18).
+    #[inline(always)]
+    #[cfg(target_arch = "bpf")]
+    pub(crate) fn unfollowed(number: u32) -> u32 {
+        let mut place = 0u64;
+        let mut number = u64::from(number) + 1;
+        // SAFETY: writes and reads the upper half of `place`.
+        unsafe {
+            core::arch::asm!(
+                "*(u32 *)({0} + 4) = {1}",
+                "{1} = *(u32 *)({0} + 4)",
+                in(reg) &raw mut place,
+                inout(reg) number,
+            );
+        }
+        number as u32 - 1
+    }
+
+    /// Returns `number`; only the verifier has something to forget.
+    #[cfg(not(target_arch = "bpf"))]
+    pub(crate) fn unfollowed(number: u32) -> u32 {
+        number
+    }
+
     impl Shared<u64> {
         /// Sets bits, whatever other CPUs do at the same time.
         #[inline(always)]
@@ -68,6 +95,8 @@ mod access {
     }
 }
 
+pub(crate) use access::unfollowed;
+
 impl<T: Copy> Shared<T> {
     /// A number of its own, for tests and models; real ones lie in map memory.
     pub const fn new(value: T) -> Self {
@@ -75,35 +104,24 @@ impl<T: Copy> Shared<T> {
     }
 }
 
-#[cfg(test)]
-#[expect(unsafe_code, reason = "the values are too large for a test's stack")]
-mod boxed {
+/// The values of maps, for tests and models: too large for a stack.
+#[cfg(any(test, feature = "model"))]
+#[expect(unsafe_code, reason = "values that are valid when zeroed, and too large for a stack")]
+mod zeroable {
     extern crate std;
     use std::boxed::Box;
 
-    use crate::layout::{Activity, Load, Table};
-
-    impl Table {
-        /// As the kernel makes it: all zeros, so every bucket belongs to slot 0.
-        pub(crate) fn boxed() -> Box<Self> {
-            // SAFETY: all fields are `Shared` integers, which are valid when zeroed.
-            unsafe { Box::new_zeroed().assume_init() }
-        }
-    }
-
-    impl Activity {
-        /// As the kernel makes it: no flow.
-        pub(crate) fn boxed() -> Box<Self> {
-            // SAFETY: as above.
-            unsafe { Box::new_zeroed().assume_init() }
-        }
-    }
-
-    impl Load {
-        /// As the kernel makes it: everybody fit, rosters empty.
-        pub(crate) fn boxed() -> Box<Self> {
-            // SAFETY: as above.
+    /// # Safety
+    /// All bytes zero is a valid value.
+    pub unsafe trait Zeroable: Sized {
+        /// The value as the kernel makes it: all zeros.
+        #[must_use]
+        fn boxed() -> Box<Self> {
+            // SAFETY: valid when zeroed, as who implements it says.
             unsafe { Box::new_zeroed().assume_init() }
         }
     }
 }
+
+#[cfg(any(test, feature = "model"))]
+pub use zeroable::Zeroable;

@@ -12,7 +12,8 @@ use aya_ebpf::macros::{map, sk_reuseport};
 use aya_ebpf::maps::{LruHashMap, ReusePortSockArray};
 use aya_ebpf::programs::SkReuseportContext;
 use aya_ebpf::{EbpfContext as _, Global};
-use reuseport_lb_common::layout::{MAX_SLOTS, Table};
+use reuseport_lb_common::slots::MAX_SLOTS;
+use reuseport_lb_common::table::Table;
 
 #[map]
 static SOCKETS: ReusePortSockArray = ReusePortSockArray::with_max_entries(MAX_SLOTS as u32, 0);

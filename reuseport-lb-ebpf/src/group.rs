@@ -1,25 +1,64 @@
-//! The group as the decision sees it: maps, and the helper that selects. Which socket is not decided
-//! here.
+//! The group as the decision sees it: maps, the helper that selects, counters and log. Which socket is not
+//! decided here.
 
+use core::marker::PhantomData;
+
+use aya_ebpf::bindings::sk_action::{SK_DROP, SK_PASS};
+use aya_ebpf::bindings::sk_reuseport_md;
 use aya_ebpf::programs::SkReuseportContext;
-use reuseport_lb_common::layout::{Activity, Counters, Load, MAX_SLOTS, Table};
-use reuseport_lb_common::select::Group;
+use aya_log_ebpf::info;
+use reuseport_lb_common::activity::Activity;
+use reuseport_lb_common::counters::{Counter, Counters, EVENTS};
+use reuseport_lb_common::load::Load;
+use reuseport_lb_common::select::policy::{FirstFit, PreferWaiting as Waiting};
+use reuseport_lb_common::select::{Decision, Group, SelectPolicy};
+use reuseport_lb_common::slots::{MAX_SLOTS, NO_SLOT};
+use reuseport_lb_common::table::Table;
 
 use crate::{maps, waiting};
 
-/// Nothing but the table: TCP.
-pub const PLAIN: u32 = 0;
-/// Flows are more than one decision, and live flows stay: UDP.
-pub const TRACKS: u32 = 1;
-/// New connections avoid workers that are busy: TCP with `when_busy = "next"`.
-pub const AVOIDS_BUSY: u32 = 2;
-
-/// `KIND`: what it is besides the table; one of the constants.
-pub struct KernelGroup<'a, const KIND: u32> {
-    pub ctx: &'a SkReuseportContext,
+/// What a group is besides its table; see `reuseport_lb_common::program::Kind`.
+pub trait Kind {
+    type Policy: SelectPolicy;
+    const TRACKS: bool;
 }
 
-impl<const KIND: u32> Group for KernelGroup<'_, KIND> {
+pub struct Plain;
+pub struct PreferWaiting;
+pub struct Tracked;
+
+impl Kind for Plain {
+    type Policy = FirstFit;
+    const TRACKS: bool = false;
+}
+
+impl Kind for PreferWaiting {
+    type Policy = Waiting;
+    const TRACKS: bool = false;
+}
+
+impl Kind for Tracked {
+    type Policy = FirstFit;
+    const TRACKS: bool = true;
+}
+
+/// In one register, so that functions that are not inlined have no pointer to the stack.
+pub struct KernelGroup<K> {
+    md: *mut sk_reuseport_md,
+    kind: PhantomData<K>,
+}
+
+impl<K> KernelGroup<K> {
+    #[inline(always)]
+    pub fn new(ctx: &SkReuseportContext) -> Self {
+        Self { md: ctx.md, kind: PhantomData }
+    }
+}
+
+impl<K: Kind> Group for KernelGroup<K> {
+    type Policy = K::Policy;
+    type Verdict = u32;
+
     #[inline(always)]
     fn table(&self) -> &Table {
         &maps::TABLE
@@ -33,54 +72,74 @@ impl<const KIND: u32> Group for KernelGroup<'_, KIND> {
 
     #[inline(always)]
     fn activity(&self) -> Option<&Activity> {
-        if KIND == TRACKS { Some(&maps::ACTIVITY) } else { None }
+        if K::TRACKS { Some(&maps::ACTIVITY) } else { None }
     }
 
     /// Counts what it selects. The counter is read before the helper runs, so that the wait for
     /// its cache line and the helper's work overlap (5 ns of 60), and looked up after the bucket's
     /// entry was, so that the program's first instructions send for that (2 ns).
     ///
-    /// Where busy workers are avoided, several may be selected one after the other, and only the last one is
-    /// counted, in [`KernelGroup::selected`].
+    /// Where workers are asked, several may be selected one after the other, and only the last one is
+    /// counted, in [`Group::count`].
     #[inline(always)]
     fn select(&mut self, slot: u16) -> bool {
-        if KIND == AVOIDS_BUSY {
-            return maps::SOCKETS.select_reuseport(self.ctx, u32::from(slot)).is_ok();
+        let ctx = SkReuseportContext::new(self.md);
+        if K::Policy::ASKS {
+            return maps::SOCKETS.select_reuseport(&ctx, u32::from(slot)).is_ok();
         }
         let Some(counters) = counters() else { return false };
         let counter = &raw mut counters.selected[usize::from(slot) & (MAX_SLOTS - 1)];
         // SAFETY: a reference's address; volatile only to keep the read where it is.
         let selected = unsafe { counter.read_volatile() };
-        if maps::SOCKETS.select_reuseport(self.ctx, u32::from(slot)).is_err() {
+        if maps::SOCKETS.select_reuseport(&ctx, u32::from(slot)).is_err() {
             return false;
         }
-        // SAFETY: as above. Nobody else writes on this CPU.
+        // SAFETY: as above. Nothing else writes on this CPU.
         unsafe { counter.write(selected + 1) };
         true
     }
 
     #[inline(always)]
-    fn avoids_busy(&self) -> bool {
-        KIND == AVOIDS_BUSY
-    }
-
-    #[inline(always)]
     fn busy(&self) -> Option<u32> {
-        let queue = waiting::queue(self.ctx.md);
+        let queue = waiting::queue(self.md);
         if queue == waiting::WAITS { None } else { Some(queue as u32) }
     }
-}
 
-impl<const KIND: u32> KernelGroup<'_, KIND> {
-    /// Counts who was selected in the end, unless that is done already.
     #[inline(always)]
-    pub fn selected(&self, slot: Option<u16>) {
-        if KIND == AVOIDS_BUSY
-            && let (Some(slot), Some(counters)) = (slot, counters())
+    fn is_migrating(&self) -> bool {
+        SkReuseportContext::new(self.md).migrating_sk().is_some()
+    }
+
+    #[inline(always)]
+    fn count(&mut self, decision: Decision) {
+        let Some(counters) = counters() else { return };
+        let migrating = self.is_migrating();
+        decision.count(migrating, |counter, by| counters.events[counter & (EVENTS - 1)] += by);
+        if K::Policy::ASKS
+            && let Some(slot) = decision.slot()
         {
             counters.selected[usize::from(slot) & (MAX_SLOTS - 1)] += 1;
         }
     }
+
+    #[inline(always)]
+    fn trace(&mut self, key: u32, decision: Decision) {
+        let why = if self.is_migrating() { Counter::Migration } else { Counter::Packet };
+        let detour = decision.detour.map_or(EVENTS as u16, |detour| detour as u16);
+        let slot = decision.slot().unwrap_or(NO_SLOT);
+        trace(self.md, key, [why as u16, decision.owner as u16, detour, slot]);
+    }
+
+    #[inline(always)]
+    fn verdict(self, decision: Decision) -> u32 {
+        if decision.slot().is_some() { SK_PASS } else { SK_DROP }
+    }
+}
+
+/// Numbers only: names of counters and workers are the reader's to add (the daemon's trace.rs).
+#[inline(never)]
+fn trace(md: *mut sk_reuseport_md, key: u32, [why, owner, detour, slot]: [u16; 4]) {
+    info!(&SkReuseportContext::new(md), "{} {} {} {} {}", why, key, owner, detour, slot);
 }
 
 /// This CPU's counters, for one use at a time. A single-entry array always has its entry: `None` is

@@ -3,7 +3,11 @@
 use aya_ebpf::bindings::BPF_F_MMAPABLE;
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::{Array, PerCpuArray, ReusePortSockArray};
-use reuseport_lb_common::layout::{Activity, Counters, Load, MAX_SLOTS, Table};
+use reuseport_lb_common::activity::Activity;
+use reuseport_lb_common::counters::Counters;
+use reuseport_lb_common::load::Load;
+use reuseport_lb_common::slots::MAX_SLOTS;
+use reuseport_lb_common::table::Table;
 
 /// Slot → socket. The daemon inserts; the kernel empties a slot whose socket closes.
 #[map]

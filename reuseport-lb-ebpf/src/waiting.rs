@@ -14,7 +14,7 @@ use aya_ebpf::bindings::sk_reuseport_md;
 use aya_ebpf::helpers::generated::{bpf_get_current_task, bpf_probe_read_kernel};
 use reuseport_lb_common::offsets::Offsets;
 
-/// See `reuseport_lb_common::layout::constant`.
+/// See `reuseport_lb_common::program::OFFSETS`.
 #[unsafe(no_mangle)]
 static OFFSETS: Offsets = Offsets::NONE;
 

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use reuseport_lb::domain::table::{BucketTable, Member};
-use reuseport_lb_common::key::{source_v4, source_v6};
+use reuseport_lb_common::steer::{source_v4, source_v6};
 use testkit::client::{ask_from, ask_udp};
 use testkit::config::Config;
 use testkit::counters::Counters;

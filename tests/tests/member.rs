@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 use reuseport_lb_client::api::ServiceStatus;
-use reuseport_lb_common::layout::MAX_SLOTS;
+use reuseport_lb_common::slots::MAX_SLOTS;
 use testkit::config::Config;
 use testkit::counters::Counters;
 use testkit::daemon::{Daemon, settled, signal, until};

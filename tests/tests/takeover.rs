@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use aya::maps::{Array, Map, MapData};
 use nix::sys::signal::Signal;
 use reuseport_lb_client::api::{ServiceStatus, WorkerStatus};
-use reuseport_lb_common::layout::{BUCKETS, Table};
+use reuseport_lb_common::table::{BUCKETS, Table};
 use testkit::client::ask;
 use testkit::config::Config;
 use testkit::counters::Counters;

@@ -1,6 +1,10 @@
 //! Checks of limited resources: open files, memory, queues, ports.
 
-use reuseport_lb_common::layout::{Activity, Counters, Load, MAX_SLOTS, Table};
+use reuseport_lb_common::activity::Activity;
+use reuseport_lb_common::counters::Counters;
+use reuseport_lb_common::load::Load;
+use reuseport_lb_common::slots::MAX_SLOTS;
+use reuseport_lb_common::table::Table;
 
 use super::Check;
 use crate::config::ServiceConfig;

@@ -13,7 +13,8 @@
 //! as long as the entry names that worker. A side must have no marks when an entry begins to use it, and when its
 //! worker is gone.
 
-use reuseport_lb_common::layout::{Entry, NO_SLOT};
+use reuseport_lb_common::entry::Entry;
+use reuseport_lb_common::slots::NO_SLOT;
 
 /// Where a bucket can move without a live flow losing its worker.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

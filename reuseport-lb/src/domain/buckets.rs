@@ -9,7 +9,11 @@ use std::collections::BTreeMap;
 use std::ops::Deref;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use reuseport_lb_common::layout::{Activity, BUCKETS, Entry, Fitness, MAX_SLOTS, NO_SLOT, Table, attention};
+use reuseport_lb_common::activity::Activity;
+use reuseport_lb_common::entry::Entry;
+use reuseport_lb_common::load::Fitness;
+use reuseport_lb_common::slots::{MAX_SLOTS, NO_SLOT};
+use reuseport_lb_common::table::{BUCKETS, Table, attention};
 
 use super::bucket_move::{Constraint, constraint, moved};
 
@@ -103,7 +107,7 @@ impl Buckets {
 
     fn set(&self, memory: &impl SharedMemory, bucket: u16, entry: Entry) {
         let slow = is_traced(memory) || self.unfit.contains_key(&entry.slot());
-        memory.table().set_entry(bucket, entry.with_care(slow));
+        memory.table().set_entry(bucket, entry.with_slow(slow));
         self.wrote();
     }
 

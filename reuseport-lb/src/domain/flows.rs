@@ -3,7 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-use reuseport_lb_common::layout::EPOCHS;
+use reuseport_lb_common::entry::EPOCHS;
 
 use super::ports::ListenerId;
 use super::slots::SlotSet;

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use reuseport_lb_common::layout::Fitness;
+use reuseport_lb_common::load::Fitness;
 
 use super::bucket_move::Constraint;
 use super::listener::Listener;

@@ -3,7 +3,7 @@
 
 use std::collections::VecDeque;
 
-use reuseport_lb_common::layout::MAX_SLOTS;
+use reuseport_lb_common::slots::MAX_SLOTS;
 
 /// The free slots of a service.
 pub struct Slots {
@@ -41,7 +41,7 @@ pub struct SlotSet {
 }
 
 impl SlotSet {
-    /// Whether a slot is in the set; [`NO_SLOT`](reuseport_lb_common::layout::NO_SLOT) never is.
+    /// Whether a slot is in the set; [`NO_SLOT`](reuseport_lb_common::slots::NO_SLOT) never is.
     #[must_use]
     pub fn contains(&self, slot: u16) -> bool {
         self.words.get(usize::from(slot) / 64).is_some_and(|word| word >> (slot % 64) & 1 == 1)

@@ -14,11 +14,14 @@ use aya::maps::{Map, MapData, MapError, PerCpuArray, ReusePortSockArray};
 use aya::programs::sk_reuseport::SkReuseportError;
 use aya::programs::{ProgramError, SkReuseport};
 use aya_log::EbpfLogger;
-use reuseport_lb_common::counters::complete;
-use reuseport_lb_common::layout::{
-    Activity, BUCKETS, Counters, EVENTS, Entry, LAYOUT_VERSION, MAX_SLOTS, NO_SLOT, Table, constant,
-};
+use reuseport_lb_common::LAYOUT_VERSION;
+use reuseport_lb_common::activity::Activity;
+use reuseport_lb_common::counters::{Counters, EVENTS, complete};
+use reuseport_lb_common::entry::Entry;
 use reuseport_lb_common::offsets::Offsets;
+use reuseport_lb_common::program::{self, Kind, OFFSETS};
+use reuseport_lb_common::slots::{MAX_SLOTS, NO_SLOT};
+use reuseport_lb_common::table::{BUCKETS, Table};
 use socket2::Socket;
 use tracing::warn;
 
@@ -26,7 +29,6 @@ use super::loading::{OBJECT, explained, loader, make_map, open_map};
 use super::mapped::Mapped;
 use super::offsets::offsets;
 pub use super::policy::Policy;
-use super::policy::program_name;
 use crate::config::WhenBusy;
 use crate::domain::listener::{Listener, Protocol};
 
@@ -131,7 +133,12 @@ impl PinnedGroup {
             }
             Some(Err(error)) => return Err(error),
         };
-        let name = program_name(tracked, avoids_busy, policy.affinity, listener.address.is_ipv6());
+        let kind = match (tracked, avoids_busy) {
+            (true, _) => Kind::Tracked,
+            (false, true) => Kind::PreferWaiting,
+            (false, false) => Kind::Plain,
+        };
+        let name = program::name(kind, policy.steering(listener.address.is_ipv6()));
         // Left by a daemon that was killed right here.
         for name in RENEWED {
             let _ = std::fs::remove_file(pins.join(renewed(name)));
@@ -154,7 +161,7 @@ impl PinnedGroup {
             .map_pin_path(LOAD, pins.join(renewed(LOAD)))
             .map_pin_path(COUNTERS, pins.join(counters))
             .map_pin_path(SOCKETS, pins.join(SOCKETS))
-            .override_global(constant::OFFSETS, offsets, true)
+            .override_global(OFFSETS, offsets, true)
             .load(OBJECT);
         drop(loader);
         let mut ebpf = loaded.map_err(|error| explained(error.into(), "create its BPF maps"))?;
@@ -321,7 +328,7 @@ impl PinnedGroup {
         let table = self.memory.table();
         (0..=u16::MAX)
             .zip(entries)
-            .for_each(|(bucket, entry)| table.set_entry(bucket, entry.with_care(false)));
+            .for_each(|(bucket, entry)| table.set_entry(bucket, entry.with_slow(false)));
     }
 
     /// Says which slots are ready, and which there are for when none of those is.

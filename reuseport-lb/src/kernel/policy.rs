@@ -1,4 +1,6 @@
-//! What a group's program is made for, and which of the programs in the object that is.
+//! What a group's program is made for.
+
+use reuseport_lb_common::program::Steering;
 
 use crate::config::{Affinity, WhenBusy};
 
@@ -11,18 +13,13 @@ pub struct Policy {
     pub when_busy: WhenBusy,
 }
 
-/// The program for a kind of group; see `programs!` in the kernel program.
-pub(super) fn program_name(tracked: bool, avoids_busy: bool, affinity: Affinity, v6: bool) -> &'static str {
-    let [flow, source4, source6] = if avoids_busy {
-        ["rlb_idle_flow", "rlb_idle_src4", "rlb_idle_src6"]
-    } else if tracked {
-        ["rlb_udp_flow", "rlb_udp_source4", "rlb_udp_source6"]
-    } else {
-        ["rlb_tcp_flow", "rlb_tcp_source4", "rlb_tcp_source6"]
-    };
-    match (affinity, v6) {
-        (Affinity::Flow, _) => flow,
-        (Affinity::Source, false) => source4,
-        (Affinity::Source, true) => source6,
+impl Policy {
+    /// How a key is made where clients have addresses of this family.
+    pub(super) fn steering(self, v6: bool) -> Steering {
+        match (self.affinity, v6) {
+            (Affinity::Flow, _) => Steering::Flow,
+            (Affinity::Source, false) => Steering::SourceV4,
+            (Affinity::Source, true) => Steering::SourceV6,
+        }
     }
 }

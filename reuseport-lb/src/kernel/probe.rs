@@ -11,7 +11,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use reuseport_lb_common::counters::Counter;
-use reuseport_lb_common::layout::{BUCKETS, Entry};
+use reuseport_lb_common::entry::Entry;
+use reuseport_lb_common::table::BUCKETS;
 use rustix::event::epoll;
 use rustix::fs::Access;
 use rustix::process::{Resource, getrlimit};

@@ -7,7 +7,8 @@ use std::path::Path;
 use anyhow::{Context, Result, bail};
 use aya::maps::{MapData, MapType};
 use aya::programs::loaded_programs;
-use reuseport_lb_common::layout::{Activity, Table};
+use reuseport_lb_common::activity::Activity;
+use reuseport_lb_common::table::Table;
 
 use super::group::{ACTIVITY, COUNTERS, PinnedGroup, Policy, SOCKETS, TABLE};
 use crate::domain::listener::Listener;

@@ -8,7 +8,7 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use anyhow::{Context, Result};
 use aya::EbpfLoader;
 use aya::programs::RawTracePoint;
-use reuseport_lb_common::layout::constant;
+use reuseport_lb_common::program::OFFSETS;
 use socket2::Socket;
 
 use super::loading::{OBJECT, explained};
@@ -50,8 +50,7 @@ impl Waits {
         let offsets = offsets()?;
         let tried = "load the program that sees who waits for work (which the kernel's lockdown may forbid)";
         // Not `loading::loader`, which keeps the pins of groups.
-        let loaded =
-            EbpfLoader::new().btf(None).override_global(constant::OFFSETS, offsets, true).load(OBJECT);
+        let loaded = EbpfLoader::new().btf(None).override_global(OFFSETS, offsets, true).load(OBJECT);
         let mut ebpf = loaded.map_err(|error| explained(error.into(), tried))?;
         let program = ebpf.program_mut(PROGRAM).with_context(|| format!("the object has no {PROGRAM}"))?;
         let program: &mut RawTracePoint = program.try_into()?;

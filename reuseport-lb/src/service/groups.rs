@@ -4,7 +4,9 @@ use std::ops::Deref;
 use std::rc::Rc;
 
 use anyhow::Result;
-use reuseport_lb_common::layout::{Activity, Fitness, Table};
+use reuseport_lb_common::activity::Activity;
+use reuseport_lb_common::load::Fitness;
+use reuseport_lb_common::table::Table;
 use socket2::Socket;
 use tokio::task::JoinHandle;
 use tracing::warn;

@@ -5,7 +5,7 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow};
-use reuseport_lb_common::layout::LAYOUT_VERSION;
+use reuseport_lb_common::LAYOUT_VERSION;
 use tokio::sync::mpsc;
 use tracing::warn;
 

@@ -6,7 +6,7 @@ use std::time::Instant;
 use anyhow::Result;
 use reuseport_lb_client::api::{GroupStatus, Refusal, ServiceStatus, WorkerStatus};
 use reuseport_lb_common::counters::Counter;
-use reuseport_lb_common::layout::BUCKETS;
+use reuseport_lb_common::table::BUCKETS;
 
 use super::Service;
 use super::groups::ListenerGroup;

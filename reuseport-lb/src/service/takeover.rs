@@ -6,7 +6,7 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail};
-use reuseport_lb_common::layout::LAYOUT_VERSION;
+use reuseport_lb_common::LAYOUT_VERSION;
 use tokio::sync::mpsc;
 use tokio::time::sleep;
 use tracing::warn;

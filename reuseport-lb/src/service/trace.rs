@@ -6,7 +6,7 @@ use std::sync::{Arc, RwLock};
 use aya_log::EbpfLogger;
 use reuseport_lb_client::api::TracedDecision;
 use reuseport_lb_common::counters::Counter;
-use reuseport_lb_common::layout::BUCKETS;
+use reuseport_lb_common::table::BUCKETS;
 use tokio::sync::broadcast;
 
 use crate::kernel::watch;

@@ -7,7 +7,8 @@ use std::collections::BTreeMap;
 use libfuzzer_sys::fuzz_target;
 use reuseport_lb::domain::bucket_move::Constraint;
 use reuseport_lb::domain::table::{BucketTable, Member};
-use reuseport_lb_common::layout::{BUCKETS, NO_SLOT};
+use reuseport_lb_common::slots::NO_SLOT;
+use reuseport_lb_common::table::BUCKETS;
 use xxhash_rust::xxh3::xxh3_64;
 
 /// More steps, and more members, find nothing else, and take their time.

@@ -6,7 +6,11 @@ use std::ops::Deref;
 use std::rc::Rc;
 
 use proptest::prelude::*;
-use reuseport_lb_common::layout::{Activity, EPOCHS, Entry, Fitness, NO_SLOT, Table, attention};
+use reuseport_lb_common::activity::Activity;
+use reuseport_lb_common::entry::{EPOCHS, Entry};
+use reuseport_lb_common::load::Fitness;
+use reuseport_lb_common::slots::NO_SLOT;
+use reuseport_lb_common::table::{Table, attention};
 
 use super::{
     Buckets, LiveFlows, SharedMemory, add_staying, constraints, count, entries, mark_moving, points_to,
@@ -200,7 +204,7 @@ fn flows_are_counted_again_only_when_something_has_changed() {
 
 /// Buckets with an owner whose entries are marked for the slow path.
 fn marked(fake: &Fake) -> BTreeSet<u16> {
-    let marked = entries(fake).filter(|(_, entry)| entry.is_careful() && entry.slot() != NO_SLOT);
+    let marked = entries(fake).filter(|(_, entry)| entry.is_slow() && entry.slot() != NO_SLOT);
     marked.map(|(bucket, _)| bucket).collect()
 }
 
@@ -211,12 +215,12 @@ fn buckets_of_the_unfit_are_marked_and_no_others() {
     buckets.set_fitness(&fake, 1, Fitness::Overloaded);
     assert_eq!(marked(&fake), [1, 3].into());
     assert_eq!(fake.table.attention.get(), attention::AVOID);
-    buckets.set_fitness(&fake, 2, Fitness::Ejected);
+    buckets.set_fitness(&fake, 2, Fitness::Stalled);
     buckets.publish(&fake, [(3, 5), (4, 2)], everybody);
     assert_eq!(marked(&fake), [1, 2, 4].into(), "what is published is marked as well");
-    assert_eq!(buckets.unfit(), [(1, Fitness::Overloaded), (2, Fitness::Ejected)]);
+    assert_eq!(buckets.unfit(), [(1, Fitness::Overloaded), (2, Fitness::Stalled)]);
     let writes = buckets.writes.get();
-    buckets.set_fitness(&fake, 2, Fitness::Ejected);
+    buckets.set_fitness(&fake, 2, Fitness::Stalled);
     assert_eq!(buckets.writes.get(), writes, "that is known");
     buckets.set_fitness(&fake, 2, Fitness::Fit);
     assert_eq!((marked(&fake), fake.table.attention.get()), ([1].into(), attention::AVOID));
@@ -229,7 +233,7 @@ fn buckets_of_the_unfit_are_marked_and_no_others() {
 fn tracing_marks_all_and_leaves_the_unfit_marked() {
     let (fake, mut buckets) = (Fake::new(false), Buckets::default());
     buckets.publish(&fake, [(1, 1), (2, 2)], everybody);
-    buckets.set_fitness(&fake, 1, Fitness::Ejected);
+    buckets.set_fitness(&fake, 1, Fitness::Stalled);
     buckets.trace(&fake, true);
     assert_eq!(marked(&fake), [1, 2].into());
     assert_eq!(fake.table.attention.get(), attention::AVOID | attention::TRACE);

@@ -4,7 +4,7 @@ use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::time::Instant;
 
-use reuseport_lb_common::layout::Fitness;
+use reuseport_lb_common::load::Fitness;
 use tracing::{info, warn};
 
 use super::super::health::{Change, HealthStatus, Sample, Signs};
@@ -134,7 +134,7 @@ impl<D: Dataplane, P: Processes> Engine<D, P> {
             Change::Overloaded(id) => self.set_fitness(listener, id, Fitness::Overloaded),
             Change::Fit(id) => self.set_fitness(listener, id, Fitness::Fit),
             Change::Stalled(id) => {
-                self.set_fitness(listener, id, Fitness::Ejected);
+                self.set_fitness(listener, id, Fitness::Stalled);
                 self.publish_rosters(None);
                 self.rescue_living(listener, id);
                 let known = self.listeners.iter().find(|it| it.id == listener);

@@ -1,6 +1,6 @@
 //! The groups of a service: rosters, which service decides, and repairs of what workers may have done to their sockets.
 
-use reuseport_lb_common::layout::Fitness;
+use reuseport_lb_common::load::Fitness;
 use tracing::{info, warn};
 
 use super::super::health::HealthStatus;

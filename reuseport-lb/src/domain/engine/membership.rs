@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use reuseport_lb_common::layout::Fitness;
+use reuseport_lb_common::load::Fitness;
 use tracing::{info, warn};
 
 use super::super::listener::{Listener, Protocol};

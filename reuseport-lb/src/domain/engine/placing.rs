@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Instant;
 
-use reuseport_lb_common::layout::MAX_SLOTS;
+use reuseport_lb_common::slots::MAX_SLOTS;
 use tracing::info;
 
 use super::super::bucket_move::Constraint;

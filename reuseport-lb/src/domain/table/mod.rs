@@ -13,7 +13,8 @@
 #[cfg(test)]
 mod tests;
 
-use reuseport_lb_common::layout::{BUCKETS, MAX_SLOTS, NO_SLOT};
+use reuseport_lb_common::slots::{MAX_SLOTS, NO_SLOT};
+use reuseport_lb_common::table::BUCKETS;
 use xxhash_rust::xxh3::xxh3_64;
 
 use crate::domain::bucket_move::Constraint;

@@ -3,7 +3,9 @@
 use std::sync::Arc;
 
 use aya::maps::MapData;
-use reuseport_lb_common::layout::{Activity, Load, Table};
+use reuseport_lb_common::activity::Activity;
+use reuseport_lb_common::load::Load;
+use reuseport_lb_common::table::Table;
 use tracing::warn;
 
 use crate::kernel::mapped::Mapped;

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use anyhow::Result;
-use reuseport_lb_common::layout::Fitness;
+use reuseport_lb_common::load::Fitness;
 use tracing::warn;
 
 use super::Groups;

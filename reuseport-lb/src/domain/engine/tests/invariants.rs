@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use reuseport_lb_common::layout::NO_SLOT;
+use reuseport_lb_common::slots::NO_SLOT;
 
 use super::fake::{BUCKETS, FLOWS, Fake, Stage};
 use super::scene::Scene;

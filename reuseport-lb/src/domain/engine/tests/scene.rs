@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use reuseport_lb_common::layout::NO_SLOT;
+use reuseport_lb_common::slots::NO_SLOT;
 
 use super::fake::{BUCKETS, Fake, Group, Process, Stage, World};
 use crate::config::{Ready, ServiceConfig};

@@ -2,7 +2,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use reuseport_lb_common::layout::{Entry, Fitness, NO_SLOT};
+use reuseport_lb_common::entry::Entry;
+use reuseport_lb_common::load::Fitness;
+use reuseport_lb_common::slots::NO_SLOT;
 
 use super::{Broken, Fake, Socket, Stage, World};
 use crate::domain::bucket_move::{Constraint, constraint, moved};

@@ -8,7 +8,9 @@ use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
-use reuseport_lb_common::layout::{Entry, Fitness, MAX_SLOTS, NO_SLOT};
+use reuseport_lb_common::entry::Entry;
+use reuseport_lb_common::load::Fitness;
+use reuseport_lb_common::slots::{MAX_SLOTS, NO_SLOT};
 
 use crate::domain::listener::{Listener, Protocol};
 use crate::domain::ports::{Claim, Cookie, ListenerId, ProcessKey};

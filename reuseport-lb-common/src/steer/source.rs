@@ -1,8 +1,15 @@
-//! What is hashed: from a client's address to the 32-bit key of a decision. With `flow` affinity
-//! the kernel's own hash is the key and nothing here runs.
+//! Affinity `source`: packets of one client address belong together.
 
 use xxhash_rust::xxh64::xxh64;
 
+use super::{Packet, Steer};
+
+/// Offset of the source address in an IPv4 header (RFC 791).
+const V4_SOURCE: u32 = 12;
+/// Offset of the source address in an IPv6 header (RFC 8200).
+const V6_SOURCE: u32 = 8;
+
+/// How an IPv4-mapped address begins (RFC 4291, 2.5.5.2).
 const MAPPED: [u8; 12] = [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff];
 
 /// The key of an IPv4 client (network byte order): XXH64 with seed 0, its low 32 bits.
@@ -12,7 +19,7 @@ pub fn source_v4(address: [u8; 4]) -> u32 {
     xxh64(&address, 0) as u32
 }
 
-/// The key of an IPv6 client; an IPv4-mapped address (RFC 4291, 2.5.5.2) has its IPv4 key.
+/// The key of an IPv6 client; an IPv4-mapped address has its IPv4 key.
 #[inline(always)]
 #[must_use]
 pub fn source_v6(address: [u8; 16]) -> u32 {
@@ -23,17 +30,29 @@ pub fn source_v6(address: [u8; 16]) -> u32 {
     }
 }
 
-/// The key of the `nth` next candidate of `key`: another bucket for the same client. The final
-/// mix of MurmurHash3 (32 bits), so that keys of one bucket do not share their candidates; but its last
-/// step brings the upper half down with a rotation. Verifiers before Linux 6.10 know nothing of the
-/// XOR of two bounded numbers, and the compiler masks them before it.
-#[inline(always)]
-#[must_use]
-pub fn candidate(key: u32, nth: u32) -> u32 {
-    let mut h = key ^ nth.wrapping_mul(0x9e37_79b9);
-    h = (h ^ (h >> 16)).wrapping_mul(0x85eb_ca6b);
-    h = (h ^ (h >> 13)).wrapping_mul(0xc2b2_ae35);
-    h.rotate_left(16)
+/// The client's address, of an IPv4 header.
+pub struct SourceV4;
+
+impl Steer for SourceV4 {
+    #[inline(always)]
+    fn key(packet: &impl Packet) -> Option<u32> {
+        // Hashed in one place whichever way the address came, so that the verifier follows one of them.
+        let address =
+            if packet.is_migrating() { packet.migrating_v4() } else { packet.network_header(V4_SOURCE)? };
+        Some(source_v4(address))
+    }
+}
+
+/// The client's address, of an IPv6 header.
+pub struct SourceV6;
+
+impl Steer for SourceV6 {
+    #[inline(always)]
+    fn key(packet: &impl Packet) -> Option<u32> {
+        let address =
+            if packet.is_migrating() { packet.migrating_v6() } else { packet.network_header(V6_SOURCE)? };
+        Some(source_v6(address))
+    }
 }
 
 #[cfg(test)]
@@ -55,13 +74,5 @@ mod tests {
         // Reference value of XXH64("", seed 0) is ef46db3751d8e999; four bytes checked with xxhsum.
         assert_eq!(source_v4([127, 0, 0, 1]), xxh64(&[127, 0, 0, 1], 0) as u32);
         assert_eq!(xxh64(&[], 0), 0xef46_db37_51d8_e999);
-    }
-
-    #[test]
-    fn candidates_of_one_key_fall_into_different_buckets() {
-        for key in (0..1_000_000u32).step_by(997) {
-            let buckets = [1, 2, 3, 4].map(|nth| candidate(key, nth) & 0xffff);
-            assert!(buckets.iter().filter(|b| **b == key & 0xffff).count() <= 1);
-        }
     }
 }

@@ -1,0 +1,152 @@
+//! What is said of the workers off the fast path: fitness of slots, queues, rosters. Not: who judges them.
+
+use crate::shared::Shared;
+use crate::slots::MAX_SLOTS;
+
+/// What the daemon says of the worker in a slot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum Fitness {
+    /// New connections may go there.
+    Fit = 0,
+    /// Its queue is much deeper than the others': other candidates first.
+    Overloaded = 1,
+    /// It does not accept: any other worker first, even one that is no candidate of the key.
+    Stalled = 2,
+}
+
+/// One slot's line: 64 bytes, so that no two slots share a cache line.
+#[repr(C, align(64))]
+pub struct LoadLine {
+    fitness: Shared<u32>,
+    /// How many connections of the worker's own buckets in a row found it busy, up to [`LONGEST_BUSY`]. Written
+    /// by the program alone.
+    busy: Shared<u32>,
+}
+
+/// A worker that is found busy more often in a row is not worse for that: then queues decide.
+const LONGEST_BUSY: u32 = 16;
+
+impl LoadLine {
+    /// Notes that the worker in this slot waits for work.
+    #[inline(always)]
+    pub fn found_waiting(&self) {
+        // A look is much cheaper than a store to a line that other CPUs look at.
+        if self.busy.get() != 0 {
+            self.busy.set(0);
+        }
+    }
+
+    /// How many connections in a row found the worker in this slot busy.
+    #[inline(always)]
+    pub fn busy(&self) -> u32 {
+        self.busy.get()
+    }
+
+    /// Notes one more connection that found the worker busy. Returns how many there were before.
+    #[inline(always)]
+    pub fn found_busy(&self) -> u32 {
+        let before = self.busy.get();
+        // Two CPUs at once may count one.
+        if before < LONGEST_BUSY {
+            self.busy.set(before + 1);
+        }
+        before
+    }
+
+    /// What the daemon said last of this slot.
+    #[inline(always)]
+    pub fn fitness(&self) -> Fitness {
+        match self.fitness.get() {
+            0 => Fitness::Fit,
+            1 => Fitness::Overloaded,
+            _ => Fitness::Stalled,
+        }
+    }
+
+    /// Sets the fitness; the program reads it for slow entries, if `attention::AVOID` is set.
+    pub fn set_fitness(&self, fitness: Fitness) {
+        self.fitness.set(fitness as u32);
+    }
+}
+
+/// A list of slots. A reader may see it half changed: it then tries a slot that was on the list a
+/// moment ago, which fails or succeeds like any other.
+#[repr(C)]
+pub struct Roster {
+    len: Shared<u32>,
+    slots: [Shared<u16>; MAX_SLOTS],
+}
+
+impl Roster {
+    /// The slot at the place that `pick` falls on when spread evenly over the list, and `offset` further on.
+    /// `None` if the list has no more than `offset` slots.
+    #[inline(always)]
+    pub fn pick(&self, pick: u32, offset: u32) -> Option<u16> {
+        let len = self.len.get();
+        if offset >= len {
+            return None;
+        }
+        let mut at = ((u64::from(pick) * u64::from(len)) >> 32) as u32 + offset;
+        if at >= len {
+            at -= len;
+        }
+        Some(self.slots[at as usize & (MAX_SLOTS - 1)].get())
+    }
+
+    /// Replaces the list; slots beyond [`MAX_SLOTS`] are ignored.
+    pub fn set(&self, slots: &[u16]) {
+        let slots = &slots[..slots.len().min(MAX_SLOTS)];
+        for (place, slot) in self.slots.iter().zip(slots) {
+            place.set(*slot);
+        }
+        self.len.set(slots.len() as u32);
+    }
+}
+
+/// The one value of map `LOAD`: written by the daemon, read by the program off the fast path.
+#[repr(C)]
+pub struct Load {
+    /// One line per slot.
+    pub lines: [LoadLine; MAX_SLOTS],
+    /// Slots of workers that are ready.
+    pub ready: Roster,
+    /// Slots for when there is no socket of a ready worker with a weight: of ready workers of weight 0, or else
+    /// of workers that are being started, where connections can wait.
+    pub waiting: Roster,
+}
+
+impl Load {
+    /// The line of `slot`.
+    #[inline(always)]
+    pub fn line(&self, slot: u16) -> &LoadLine {
+        &self.lines[usize::from(slot) & (MAX_SLOTS - 1)]
+    }
+}
+
+#[cfg(any(test, feature = "model"))]
+#[expect(unsafe_code, reason = "says that it is valid when zeroed")]
+// SAFETY: all fields are `Shared` integers.
+unsafe impl crate::shared::Zeroable for Load {}
+
+const _: () = {
+    assert!(size_of::<LoadLine>() == 64);
+    assert!(size_of::<Roster>() == 4 + MAX_SLOTS * 2);
+};
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_roster_is_picked_evenly_and_wraps() {
+        let roster = Roster { len: Shared::new(0), slots: [const { Shared::new(0) }; MAX_SLOTS] };
+        assert_eq!(roster.pick(u32::MAX, 0), None);
+        roster.set(&[3, 5, 9]);
+        assert_eq!(roster.pick(0, 0), Some(3));
+        assert_eq!(roster.pick(u32::MAX / 2, 0), Some(5));
+        assert_eq!(roster.pick(u32::MAX, 0), Some(9));
+        assert_eq!(roster.pick(u32::MAX, 1), Some(3));
+        assert_eq!(roster.pick(u32::MAX, 3), None);
+    }
+}

@@ -1,0 +1,135 @@
+//! Who is asked for a key, in which order: the owner, the next candidates, ready workers, waiting ones. The
+//! only place where they are walked. Not: which of those that are there is taken.
+
+use super::decision::Decision;
+use super::group::{Group, SelectPolicy};
+use crate::counters::Counter;
+use crate::load::Fitness;
+use crate::shared::unfollowed;
+use crate::slots::NO_SLOT;
+use crate::table::attention;
+
+/// How many other buckets of the same key are tried when the owner cannot be taken.
+pub(super) const CANDIDATES: u32 = 4;
+
+/// How many slots of a roster are tried; each can fail only while its socket has just gone.
+const ROSTER_TRIES: u32 = 8;
+
+/// Walks through them all. `tried`: the owner was, and its socket is gone; `failed`: attempts so far at
+/// others.
+///
+/// Written so that the verifier, which follows each way through it, has few to follow: what the policy has
+/// seen so far is one number, and no turn remembers another one's outcome.
+#[inline(always)]
+pub(super) fn walk<G: Group>(key: u32, owner: u16, tried: bool, failed: u32, group: &mut G) -> Decision {
+    let mut policy = G::Policy::default();
+    let mut failed = failed;
+    let avoid = group.table().attention.get() & attention::AVOID != 0;
+    let fitness = |group: &G, slot: u16| match group.load() {
+        Some(load) if avoid => load.line(slot).fitness(),
+        _ => Fitness::Fit,
+    };
+    let why = if owner == NO_SLOT {
+        Counter::OwnerNone
+    } else if tried {
+        failed += 1;
+        Counter::OwnerGone
+    } else {
+        match fitness(group, owner) {
+            Fitness::Overloaded => Counter::OwnerOverloaded,
+            Fitness::Stalled => Counter::OwnerStalled,
+            Fitness::Fit => {
+                if !group.select(owner) {
+                    failed += 1;
+                    Counter::OwnerGone
+                } else if policy.takes(owner, 0, group) {
+                    return Decision::taken(Counter::OwnerTaken, owner, failed);
+                } else {
+                    Counter::OwnerBusy
+                }
+            }
+        }
+    };
+    let decided =
+        |detour, slot, failed| Decision { owner: why, detour: Some(detour), slot, selected: true, failed };
+
+    let pick = candidate(key, 0);
+    for turn in 1..=CANDIDATES + G::Policy::READY_TRIES {
+        let slot = if turn <= CANDIDATES {
+            group.table().entry(candidate(key, turn)).slot()
+        } else {
+            let ready = group.load().and_then(|load| load.ready.pick(pick, turn - CANDIDATES - 1));
+            ready.unwrap_or(NO_SLOT)
+        };
+        if slot == NO_SLOT || slot == owner || fitness(group, slot) != Fitness::Fit {
+            continue;
+        }
+        if !group.select(slot) {
+            failed += 1;
+        } else if policy.takes(slot, turn, group) {
+            return decided(asked_in(turn), slot, failed);
+        }
+    }
+    if let Some((slot, turn)) = policy.best() {
+        if group.select(slot) {
+            return decided(asked_in(turn), slot, failed);
+        }
+        failed += 1;
+    }
+    if unfollowed(why as u32) == Counter::OwnerOverloaded as u32 {
+        if group.select(owner) {
+            return decided(Counter::DetourOwner, owner, failed);
+        }
+        failed += 1;
+    }
+    for nth in 0..ROSTER_TRIES {
+        let Some(slot) = group.load().and_then(|load| load.ready.pick(pick, nth)) else { break };
+        if group.select(slot) {
+            return decided(Counter::DetourReady, slot, failed);
+        }
+        failed += 1;
+    }
+    for nth in 0..ROSTER_TRIES {
+        let Some(slot) = group.load().and_then(|load| load.waiting.pick(pick, nth)) else { break };
+        if group.select(slot) {
+            return decided(Counter::DetourHold, slot, failed);
+        }
+        failed += 1;
+    }
+    Decision { owner: why, detour: Some(Counter::DetourNone), slot: NO_SLOT, selected: false, failed }
+}
+
+/// Whom [`walk`] asks in a turn (a counter of stage `Detour`).
+#[inline(always)]
+fn asked_in(turn: u32) -> Counter {
+    match turn {
+        0 => Counter::DetourOwner,
+        1..=CANDIDATES => Counter::DetourCandidate,
+        _ => Counter::DetourReady,
+    }
+}
+
+/// The key of the `nth` next candidate of `key`: another bucket for the same client. The final
+/// mix of MurmurHash3 (32 bits), so that keys of one bucket do not share their candidates; but its last
+/// step brings the upper half down with a rotation. Verifiers before Linux 6.10 know nothing of the
+/// XOR of two bounded numbers, and the compiler masks them before it.
+#[inline(always)]
+fn candidate(key: u32, nth: u32) -> u32 {
+    let mut h = key ^ nth.wrapping_mul(0x9e37_79b9);
+    h = (h ^ (h >> 16)).wrapping_mul(0x85eb_ca6b);
+    h = (h ^ (h >> 13)).wrapping_mul(0xc2b2_ae35);
+    h.rotate_left(16)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn candidates_of_one_key_fall_into_different_buckets() {
+        for key in (0..1_000_000u32).step_by(997) {
+            let buckets = [1, 2, 3, 4].map(|nth| candidate(key, nth) & 0xffff);
+            assert!(buckets.iter().filter(|b| **b == key & 0xffff).count() <= 1);
+        }
+    }
+}

@@ -1,0 +1,113 @@
+//! The decision: from a key to a slot. The only place where one is made, for the kernel program, for the
+//! unit tests and for the model that the privileged tests compare the kernel with.
+
+mod candidates;
+mod decision;
+mod group;
+#[cfg(any(test, feature = "model"))]
+pub mod model;
+pub mod policy;
+#[cfg(test)]
+mod tests;
+
+pub use decision::Decision;
+pub use group::{Group, SelectPolicy};
+
+use crate::counters::Counter;
+use crate::entry::Entry;
+use crate::table::attention;
+
+/// Decides.
+///
+/// Order: in a moving bucket, the previous worker, for flows that were there before; the bucket's
+/// worker; if it is gone or not fit, the next candidates of the same key that are fit; an owner that is
+/// merely overloaded; any ready worker; one where connections can wait; else none. The [`SelectPolicy`] may
+/// pass over workers that are there, and take the best of those in the end. A decision is never left to the
+/// kernel's own choice, which knows nothing of readiness and includes sockets of strangers.
+#[inline(always)]
+pub fn decide<G: Group>(key: u32, mut group: G) -> G::Verdict {
+    let entry = if group.is_migrating() || G::Policy::ASKS {
+        group.table().entry(key).with_slow(true)
+    } else {
+        match owner(key, &mut group) {
+            Ok(slot) => return group.verdict(Decision::taken(Counter::OwnerTaken, slot, 0)),
+            Err(entry) => entry,
+        }
+    };
+    if group.activity().is_some() && entry.is_moving() && !entry.is_slow() {
+        moving(key, entry, group)
+    } else {
+        detour(key, entry, group)
+    }
+}
+
+/// The fast path, which nearly every decision takes: the bucket's own worker; or else the bucket's
+/// entry.
+#[inline(always)]
+fn owner(key: u32, group: &mut impl Group) -> Result<u16, Entry> {
+    if let Some(activity) = group.activity() {
+        activity.expect(key, group.table().entry(0));
+    }
+    let entry = group.table().entry(key);
+    if !entry.is_plain() {
+        return Err(entry);
+    }
+    if let Some(activity) = group.activity() {
+        activity.mark(key, entry);
+    }
+    let slot = entry.plain_slot();
+    if group.select(slot) { Ok(slot) } else { Err(entry) }
+}
+
+/// In a bucket that is moving and not slow: the previous worker for flows that were there before, else the
+/// new one. A function of its own, so that its registers are its own as well; `cold` only puts it behind the
+/// fast path, whose instructions then follow each other.
+#[cold]
+#[inline(never)]
+fn moving<G: Group>(key: u32, entry: Entry, mut group: G) -> G::Verdict {
+    let stays = group.activity().is_some_and(|activity| activity.stays(key, entry));
+    let (slot, owner) = if stays {
+        (entry.plain_previous(), Counter::OwnerKept)
+    } else {
+        (entry.plain_slot(), Counter::OwnerTaken)
+    };
+    if !group.select(slot) {
+        return detour(key, entry, group);
+    }
+    let decision = Decision::taken(owner, slot, 0);
+    if stays {
+        group.count(decision);
+    }
+    group.verdict(decision)
+}
+
+/// Everything off the fast path: `entry` is what it found in the bucket, slow where nothing was tried yet.
+#[cold]
+#[inline(never)]
+fn detour<G: Group>(key: u32, entry: Entry, mut group: G) -> G::Verdict {
+    let decision = slowly(key, entry, &mut group);
+    group.count(decision);
+    if group.table().attention.get() & attention::TRACE != 0 {
+        group.trace(key, decision);
+    }
+    group.verdict(decision)
+}
+
+#[inline(always)]
+fn slowly(key: u32, entry: Entry, group: &mut impl Group) -> Decision {
+    // A fast path that came here has tried the owner.
+    let mut tried = !entry.is_slow();
+    let mut failed = 0;
+    if let Some(activity) = group.activity() {
+        if !entry.is_moving() {
+            activity.mark(key, entry);
+        } else if activity.stays(key, entry) {
+            let previous = entry.plain_previous();
+            if entry.is_slow() && group.select(previous) {
+                return Decision::taken(Counter::OwnerKept, previous, 0);
+            }
+            (tried, failed) = (false, 1);
+        }
+    }
+    candidates::walk(key, entry.slot(), tried, failed, group)
+}

@@ -1,0 +1,48 @@
+//! A worker that waits for work (`when_busy = "next"`); if there is none, the least busy one.
+
+use super::super::group::{Group, SelectPolicy};
+
+/// Takes the first one that waits for work. Of those that are busy, it remembers the least busy one: how busy
+/// that is (see [`badness`]), in which turn it was asked, and its slot.
+pub struct PreferWaiting(u64);
+
+impl Default for PreferWaiting {
+    #[inline(always)]
+    fn default() -> Self {
+        Self(u64::MAX)
+    }
+}
+
+impl SelectPolicy for PreferWaiting {
+    const ASKS: bool = true;
+    const READY_TRIES: u32 = 4;
+
+    #[inline(always)]
+    fn takes(&mut self, slot: u16, turn: u32, group: &impl Group) -> bool {
+        let line = group.load().map(|load| load.line(slot));
+        let Some(queue) = group.busy() else {
+            if let Some(line) = line {
+                line.found_waiting();
+            }
+            return true;
+        };
+        // Once a decision, whoever else is asked how often.
+        let before = line.map_or(0, |line| if turn == 0 { line.found_busy() } else { line.busy() });
+        self.0 = self.0.min(badness(queue, before) << 32 | u64::from(turn) << 16 | u64::from(slot));
+        false
+    }
+
+    #[inline(always)]
+    fn best(&self) -> Option<(u16, u32)> {
+        let Self(best) = *self;
+        if best == u64::MAX { None } else { Some((best as u16, (best >> 16) as u32 & 0xffff)) }
+    }
+}
+
+/// How bad a choice a busy worker is: the length of its queue, and how often in a row it has been found busy.
+/// One that was seen to wait just now will do so again soon, and one that is stuck is not better for its empty
+/// queue.
+#[inline(always)]
+fn badness(queue: u32, before: u32) -> u64 {
+    u64::from(queue) + u64::from(before)
+}

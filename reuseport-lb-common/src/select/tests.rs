@@ -1,0 +1,256 @@
+//! What is decided, by the model.
+
+extern crate std;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::vec::Vec;
+
+use proptest::prelude::*;
+
+use super::model::Model;
+use super::policy::{FirstFit, PreferWaiting};
+use super::*;
+use crate::counters::{EVENTS, Stage};
+use crate::load::Fitness;
+
+#[test]
+fn the_owner_is_taken_with_one_attempt() {
+    let mut model = Model::<FirstFit>::new(&[3, 5]);
+    let decision = model.arrive(0x7777_0001);
+    assert_eq!((decision.slot(), decision.owner, decision.detour), (Some(5), Counter::OwnerTaken, None));
+    assert_eq!(model.tried, [5]);
+}
+
+#[test]
+fn a_slow_entry_alone_changes_nothing() {
+    let mut model = Model::<FirstFit>::new(&[3, 5]);
+    model.table.attention.set(attention::TRACE);
+    model.table.set_entry(1, Entry::steady(5).with_slow(true));
+    let decision = model.arrive(1);
+    assert_eq!((decision.slot(), decision.owner, decision.detour), (Some(5), Counter::OwnerTaken, None));
+    assert_eq!((&model.tried[..], &model.traced[..]), (&[5][..], &[1][..]));
+}
+
+#[test]
+fn a_flow_that_was_there_before_stays_and_others_go_to_the_new_one() {
+    let mut model = Model::<FirstFit>::new(&[3, 5]).tracking();
+    let [before, begun, shares] = [0x0001_0001, 0x0002_0001, 0xff01_0001];
+    assert_eq!(model.arrive(before).slot(), Some(5));
+    let moving = Entry::steady(3).turned().with_previous(5);
+    for slow in [false, true, false] {
+        model.table.set_entry(1, moving.with_slow(slow));
+        let kept = model.arrive(before);
+        assert_eq!((kept.slot(), kept.owner, kept.detour), (Some(5), Counter::OwnerKept, None));
+        let new = model.arrive(begun);
+        assert_eq!((new.slot(), new.owner, new.detour), (Some(3), Counter::OwnerTaken, None));
+        assert_eq!(model.arrive(shares).slot(), Some(5), "it is in the sub-bucket of a flow that stays");
+    }
+    // And the other way round: back, while a flow that began meanwhile stays.
+    model.table.set_entry(1, Entry::steady(5).with_previous(3));
+    assert_eq!(model.arrive(before).slot(), Some(5));
+    let kept = model.arrive(begun);
+    assert_eq!((kept.slot(), kept.owner), (Some(3), Counter::OwnerKept));
+}
+
+#[test]
+fn a_flow_whose_worker_is_gone_goes_to_the_new_one() {
+    for slow in [false, true] {
+        let mut model = Model::<FirstFit>::new(&[3, 5]).tracking();
+        assert_eq!(model.arrive(1).slot(), Some(5));
+        let moving = Entry::steady(3).turned().with_previous(5);
+        model.table.set_entry(1, moving.with_slow(slow));
+        model.sockets.remove(&5);
+        let decision = model.arrive(1);
+        assert_eq!((decision.slot(), decision.owner), (Some(3), Counter::OwnerTaken));
+        assert_eq!((decision.failed, &model.tried[..]), (1, &[5, 3][..]));
+    }
+}
+
+#[test]
+fn a_gone_owner_is_replaced_by_a_candidate_of_the_key() {
+    let mut model = Model::<FirstFit>::new(&[0, 1, 2, 3, 4, 5, 6, 7]);
+    model.sockets.remove(&2);
+    let mut heirs = BTreeSet::new();
+    for key in (2..80_000).step_by(8) {
+        let decision = model.arrive(key);
+        assert_eq!(decision.owner, Counter::OwnerGone);
+        assert_eq!(decision.failed as usize, model.tried.len() - 1);
+        assert_eq!(decision, model.arrive(key), "the same key has the same heir");
+        heirs.extend(decision.slot());
+    }
+    assert_eq!(heirs.len(), 7, "they spread over all others");
+}
+
+#[test]
+fn an_overloaded_owner_is_passed_over_unless_nobody_is_better() {
+    let mut model = Model::<FirstFit>::new(&[0, 1]);
+    model.set_fitness(0, Fitness::Overloaded);
+    let decisions: Vec<Decision> = (0..2000).step_by(2).map(|key| model.arrive(key)).collect();
+    assert!(decisions.iter().all(|decision| decision.owner == Counter::OwnerOverloaded));
+    let to = |slot, detour| {
+        decisions.iter().filter(|d| d.slot() == Some(slot) && d.detour == Some(detour)).count()
+    };
+    let (other, back) = (to(1, Counter::DetourCandidate), to(0, Counter::DetourOwner));
+    // Four candidates all of slot 0: one key in sixteen.
+    assert_eq!(other + back, 1000);
+    assert!((30..100).contains(&back), "{back}");
+}
+
+#[test]
+fn a_stalled_owner_gets_nothing_while_anybody_is_ready() {
+    let mut model = Model::<FirstFit>::new(&[0, 1]);
+    model.set_fitness(0, Fitness::Stalled);
+    model.load.ready.set(&[1]);
+    for key in (0..2000).step_by(2) {
+        let decision = model.arrive(key);
+        assert_eq!((decision.slot(), decision.owner), (Some(1), Counter::OwnerStalled));
+    }
+}
+
+#[test]
+fn with_nobody_ready_it_waits_or_is_refused() {
+    let mut model = Model::<FirstFit>::new(&[]);
+    model.load.waiting.set(&[9]);
+    model.sockets.insert(9);
+    let decision = model.arrive(7);
+    assert_eq!((decision.slot(), decision.detour), (Some(9), Some(Counter::DetourHold)));
+    model.load.waiting.set(&[]);
+    let decision = model.arrive(7);
+    assert_eq!((decision.slot(), decision.detour), (None, Some(Counter::DetourNone)));
+    assert_eq!(decision.owner, Counter::OwnerNone);
+}
+
+#[test]
+fn a_busy_owner_is_passed_over_for_one_that_waits() {
+    let mut model = Model::<PreferWaiting>::new(&[0, 1, 2, 3]);
+    for key in 0..400 {
+        let decision = model.arrive(key);
+        assert_eq!((decision.slot(), decision.owner), (Some(key as u16 % 4), Counter::OwnerTaken));
+    }
+    model.busy = BTreeMap::from([(1, 0), (2, 5), (3, 1)]);
+    let detours: BTreeSet<_> = (0..400)
+        .filter(|key| key % 4 != 0)
+        .map(|key| {
+            let decision = model.arrive(key);
+            assert_eq!((decision.slot(), decision.owner, decision.failed), (Some(0), Counter::OwnerBusy, 0));
+            decision.detour.unwrap().name()
+        })
+        .collect();
+    // One in three keys has no candidate that waits, and is found one among the ready workers.
+    assert_eq!(detours, BTreeSet::from(["detour_candidate", "detour_ready"]));
+}
+
+#[test]
+fn if_all_are_busy_the_shortest_queue_is_taken_and_the_owner_first() {
+    let busy = |queues: [u32; 4]| {
+        let mut model = Model::<PreferWaiting>::new(&[0, 1, 2, 3]);
+        model.busy = (0..).zip(queues).collect();
+        model
+    };
+    for key in 0..400 {
+        let decision = busy([3, 3, 3, 3]).arrive(key);
+        assert_eq!((decision.slot(), decision.owner), (Some(key as u16 % 4), Counter::OwnerBusy));
+        assert_eq!(decision.detour, Some(Counter::DetourOwner));
+        let decision = busy([3, 3, 3, 2]).arrive(key);
+        assert_eq!((decision.slot(), decision.owner), (Some(3), Counter::OwnerBusy));
+    }
+    // Unless that is not fit.
+    let mut model = busy([3, 3, 3, 2]);
+    model.set_fitness(3, Fitness::Overloaded);
+    for key in (0..400).filter(|key| key % 4 != 3) {
+        assert!(model.arrive(key).slot().is_some_and(|slot| slot < 3));
+    }
+}
+
+#[test]
+fn one_that_is_always_busy_is_worse_than_one_that_waits_now_and_then() {
+    let mut model = Model::<PreferWaiting>::new(&[0, 1]);
+    for key in 0..200 {
+        // The owner of even keys is stuck, with an empty queue; the other one is woken up now and then.
+        let queue = BTreeMap::from([(0, 0), (1, 0)]);
+        model.busy = if key % 10 == 9 { BTreeMap::from([(0, 0)]) } else { queue };
+        let decision = model.arrive(key);
+        assert!(key < 20 || decision.slot() == Some(1), "{key}: {decision:?}");
+    }
+}
+
+/// Migration is decided off the fast path, and counted as such.
+#[test]
+fn a_migration_is_decided_and_counted_as_any_other_arrival() {
+    let mut model = Model::<FirstFit>::new(&[3, 5]);
+    let decision = model.migrate(1);
+    assert_eq!((decision.slot(), decision.owner, decision.detour), (Some(5), Counter::OwnerTaken, None));
+    model.sockets.remove(&5);
+    let decision = model.migrate(1);
+    assert_eq!((decision.slot(), decision.owner, decision.failed), (Some(3), Counter::OwnerGone, 1));
+    let _ = model.arrive(0);
+    let counted = |wanted: &[(Counter, u64)]| {
+        let mut events = [0; EVENTS];
+        wanted.iter().for_each(|(counter, n)| events[counter.index()] = *n);
+        events
+    };
+    let detour = decision.detour.unwrap();
+    assert_eq!(
+        model.counted(),
+        counted(&[
+            (Counter::Packet, 1),
+            (Counter::Migration, 2),
+            (Counter::OwnerTaken, 2),
+            (Counter::OwnerGone, 1),
+            (detour, 1),
+            (Counter::SelectFailed, 1),
+        ])
+    );
+    assert_eq!((model.selected()[3], model.selected()[5]), (2, 1));
+}
+
+/// What holds for any policy: what is selected exists, a worker that is there is found, and the decision says
+/// how.
+fn check<P: SelectPolicy>(
+    slots: &[u16],
+    gone: &BTreeSet<u16>,
+    stalled: Option<u16>,
+    busy: &BTreeMap<u16, u32>,
+    key: u32,
+) -> Result<(), TestCaseError> {
+    let mut model = Model::<P>::new(slots);
+    if let Some(slot) = stalled {
+        model.set_fitness(slot, Fitness::Stalled);
+    }
+    model.sockets.retain(|slot| !gone.contains(slot));
+    model.busy.clone_from(busy);
+    let waits = |slot| !busy.contains_key(&slot);
+    let any_waits = model.sockets.iter().any(|slot| Some(*slot) != stalled && waits(*slot));
+    let decision = model.arrive(key);
+    prop_assert_eq!(decision.slot().is_some(), !model.sockets.is_empty());
+    prop_assert!(decision.slot().is_none_or(|slot| model.sockets.contains(&slot)));
+    prop_assert_eq!(decision.detour.is_none(), decision.owner == Counter::OwnerTaken);
+    let found = model.tried.iter().filter(|slot| !model.sockets.contains(slot)).count();
+    prop_assert_eq!(decision.failed as usize, found);
+    if P::ASKS && any_waits && slots.len() <= P::READY_TRIES as usize {
+        prop_assert!(decision.slot().is_some_and(waits), "{:?}", decision);
+    }
+    let counted = model.counted();
+    for stage in [Stage::Arrival, Stage::Owner] {
+        let of = |counter: &&Counter| counter.stage() == stage;
+        let sum: u64 = Counter::ALL.iter().filter(of).map(|counter| counted[counter.index()]).sum();
+        prop_assert_eq!(sum, 1, "{:?}", stage);
+    }
+    Ok(())
+}
+
+proptest! {
+    /// Whatever is gone, stalled or busy.
+    #[test]
+    fn somebody_is_selected_whenever_that_is_possible(
+        slots in prop::collection::btree_set(0..64u16, 1..8),
+        gone in prop::collection::btree_set(0..64u16, 0..8),
+        stalled in prop::option::of(0..64u16),
+        busy in prop::collection::btree_map(0..64u16, 0..9u32, 0..64),
+        key in any::<u32>(),
+    ) {
+        let slots: Vec<u16> = slots.into_iter().collect();
+        check::<FirstFit>(&slots, &gone, stalled, &busy, key)?;
+        check::<PreferWaiting>(&slots, &gone, stalled, &busy, key)?;
+    }
+}
