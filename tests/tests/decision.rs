@@ -1,0 +1,325 @@
+//! Random questions to a kernel program and to the model of it, `select::decide` in memory: who gets a packet or a connection, what
+//! becomes of those that wait when their listener closes, and all that is counted must be the same.
+
+use std::collections::BTreeMap;
+use std::io::ErrorKind;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::os::fd::OwnedFd;
+use std::time::Duration;
+
+use reuseport_lb::config::{Affinity, WhenBusy};
+use reuseport_lb::domain::listener::{Listener, Protocol};
+use reuseport_lb::kernel::group::{PinnedGroup, Policy};
+use reuseport_lb::kernel::socket;
+use reuseport_lb_common::counters::Counter;
+use reuseport_lb_common::entry::Entry;
+use reuseport_lb_common::load::Fitness;
+use reuseport_lb_common::select::SelectPolicy;
+use reuseport_lb_common::select::model::Model;
+use reuseport_lb_common::select::policy::{FirstFit, PreferWaiting};
+use reuseport_lb_common::slots::NO_SLOT;
+use reuseport_lb_common::steer::{source_v4, source_v6};
+use reuseport_lb_common::table::attention;
+use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
+use socket2::{Domain, Socket, Type};
+use testkit::daemon::until;
+use testkit::fault::Dice;
+use testkit::world::{World, run};
+
+/// Slots that a group of these tests may use.
+const SLOTS: u16 = 8;
+/// How often a group and its model are arranged anew, and how much is asked of each arrangement.
+const ARRANGEMENTS: usize = 30;
+const QUESTIONS: usize = 100;
+/// A network that is routed here, for clients over IPv6.
+const V6: &str = "fd00:1b:1b:1b::";
+
+/// A group in the kernel and its model.
+struct Pair<P> {
+    group: PinnedGroup,
+    model: Model<P>,
+    sockets: BTreeMap<u16, Socket>,
+    /// Epoll objects, of which one watches the other, that make the workers of some slots look as if they wait for work.
+    watched: BTreeMap<u16, [OwnedFd; 2]>,
+    /// Who must have arrived where and was not looked for yet, in order; with the client's end.
+    queues: BTreeMap<u16, Vec<(SocketAddr, Socket)>>,
+    dice: Dice,
+}
+
+impl<P: SelectPolicy> Pair<P> {
+    fn new(world: &World, protocol: Protocol, v6: bool) -> Self {
+        let host: IpAddr = if v6 { Ipv6Addr::LOCALHOST.into() } else { Ipv4Addr::LOCALHOST.into() };
+        let listener = Listener { protocol, address: (host, 4000).into() };
+        let when_busy = if P::ASKS { WhenBusy::Next } else { WhenBusy::Queue };
+        let policy = Policy { affinity: Affinity::Source, when_busy };
+        let pins = world.bpffs().join(format!("{protocol}{v6}{}", P::ASKS));
+        std::fs::create_dir(&pins).unwrap();
+        let group = PinnedGroup::load(&listener, policy, &pins).unwrap();
+        let model = Model::new(&[]);
+        let model = if protocol == Protocol::Udp { model.tracking() } else { model };
+        let (sockets, watched, queues) = Default::default();
+        let mut pair = Self { group, model, sockets, watched, queues, dice: Dice::new() };
+        for slot in 0..SLOTS {
+            pair.open(slot);
+        }
+        pair
+    }
+
+    fn one_in(&mut self, sides: usize) -> bool {
+        self.dice.roll(sides) == 0
+    }
+
+    fn slot(&mut self) -> u16 {
+        self.dice.roll(SLOTS.into()) as u16
+    }
+
+    fn some_slots(&mut self) -> Vec<u16> {
+        let none = self.one_in(3);
+        (0..SLOTS).filter(|_| !none && self.one_in(3)).collect()
+    }
+
+    fn open(&mut self, slot: u16) {
+        let socket = socket::open(&self.group, 4096, self.sockets.is_empty()).unwrap();
+        socket.set_nonblocking(true).unwrap();
+        self.group.insert(slot, &socket).unwrap();
+        self.sockets.insert(slot, socket);
+        self.model.sockets.insert(slot);
+    }
+
+    /// Buckets, fitness, rosters, sockets and waiting workers by chance.
+    fn arrange(&mut self) {
+        let few = self.one_in(4);
+        for slot in 0..SLOTS {
+            if self.sockets.contains_key(&slot) {
+                if self.sockets.len() > 1 && (few || self.one_in(4)) {
+                    self.close(slot);
+                }
+            } else if !few && self.one_in(2) {
+                self.open(slot);
+            }
+        }
+        self.watched.clear();
+        for slot in self.some_slots() {
+            if let Some(socket) = self.sockets.get(&slot) {
+                let [inner, outer] = [(); 2].map(|()| epoll::create(CreateFlags::CLOEXEC).unwrap());
+                epoll::add(&inner, socket, EventData::new_u64(0), EventFlags::IN).unwrap();
+                epoll::add(&outer, &inner, EventData::new_u64(0), EventFlags::IN).unwrap();
+                self.watched.insert(slot, [inner, outer]);
+            }
+        }
+        let avoid = if self.one_in(2) { attention::AVOID } else { 0 };
+        let fitness: Vec<Fitness> = (0..SLOTS)
+            .map(|_| [Fitness::Fit, Fitness::Fit, Fitness::Overloaded, Fitness::Stalled][self.dice.roll(4)])
+            .collect();
+        let [ready, waiting] = [(); 2].map(|()| self.some_slots());
+        let memory = self.group.memory();
+        for (table, load) in [(memory.table(), memory.load()), (&*self.model.table, &*self.model.load)] {
+            table.attention.set(avoid);
+            (0..).zip(&fitness).for_each(|(slot, fitness)| load.line(slot).set_fitness(*fitness));
+            load.ready.set(&ready);
+            load.waiting.set(&waiting);
+        }
+        for bucket in 0..=u16::MAX {
+            let entry = self.entry(bucket);
+            self.group.memory().table().set_entry(bucket, entry);
+            self.model.table.set_entry(bucket, entry);
+        }
+    }
+
+    /// What becomes of an entry: its worker is another one or there is none, it moves, it is slow.
+    fn entry(&mut self, bucket: u16) -> Entry {
+        let before = self.model.table.entry(bucket.into());
+        let slot = if self.one_in(20) { NO_SLOT } else { self.slot() };
+        let mut entry = before.with_previous(NO_SLOT).with_slot(slot);
+        if self.model.activity.is_some() && before.slot() != NO_SLOT && slot != NO_SLOT && self.one_in(2) {
+            entry = entry.turned().with_previous(before.slot());
+        }
+        let slow = self.one_in(5);
+        entry.with_slow(slow)
+    }
+
+    /// Begins another epoch.
+    fn rotate(&mut self) {
+        let (memory, model) = (self.group.memory(), &self.model);
+        let (Some(kernel), Some(activity)) = (memory.activity(), &model.activity) else { return };
+        for bucket in 0..=u16::MAX {
+            let entry = model.table.entry(bucket.into()).aged();
+            kernel.renew(bucket, entry);
+            activity.renew(bucket, entry);
+            memory.table().set_entry(bucket, entry);
+            model.table.set_entry(bucket, entry);
+        }
+    }
+
+    /// A client by chance, and the key of its packets.
+    fn client(&mut self, v6: bool) -> (SocketAddr, u32) {
+        // Few, so that most come again.
+        let bytes: [u8; 3] = [(); 3].map(|()| self.dice.roll(6) as u8 + 1);
+        let address: IpAddr = if v6 {
+            let mut address = V6.parse::<Ipv6Addr>().unwrap().octets();
+            address[13..].copy_from_slice(&bytes);
+            address.into()
+        } else {
+            [127, bytes[0], bytes[1], bytes[2]].into()
+        };
+        ((address, 0).into(), key(address))
+    }
+
+    /// Tells the model who is busy.
+    fn look_who_is_busy(&mut self) {
+        let length = |slot: &u16| self.queues.get(slot).map_or(0, Vec::len) as u32;
+        let busy = self.model.sockets.iter().map(|slot| (*slot, length(slot)));
+        self.model.busy =
+            busy.filter(|(slot, queue)| *queue > 0 || !self.watched.contains_key(slot)).collect();
+    }
+
+    /// Asks both, and looks what the client sees.
+    fn ask(&mut self) {
+        let to = *self.group.listener();
+        let (from, key) = self.client(to.address.is_ipv6());
+        self.look_who_is_busy();
+        let decision = self.model.arrive(key);
+        let kind = if to.protocol == Protocol::Tcp { Type::STREAM } else { Type::DGRAM };
+        let client = Socket::new(Domain::for_address(from), kind, None).unwrap();
+        if from.is_ipv6() {
+            client.set_freebind_v6(true).unwrap();
+        }
+        client.bind(&from.into()).unwrap();
+        let connected = client.connect(&to.address.into());
+        let from = client.local_addr().unwrap().as_socket().unwrap();
+        if to.protocol == Protocol::Tcp {
+            client.set_linger(Some(Duration::ZERO)).unwrap();
+            assert_eq!(connected.is_ok(), decision.slot().is_some(), "{from}: {decision:?}");
+        } else {
+            client.send(b"?").unwrap();
+            if decision.slot().is_none() {
+                let refused =
+                    || client.send(b"").is_err_and(|error| error.kind() == ErrorKind::ConnectionRefused);
+                assert!(refused(), "{from}: {decision:?}");
+            }
+        }
+        if let Some(slot) = decision.slot() {
+            self.queues.entry(slot).or_default().push((from, client));
+        }
+    }
+
+    /// Closes a listener: what waits there goes where the model says.
+    fn close(&mut self, slot: u16) {
+        let socket = self.sockets.remove(&slot).unwrap();
+        self.model.sockets.remove(&slot);
+        self.watched.remove(&slot);
+        let queue = self.queues.remove(&slot).unwrap_or_default();
+        drop(socket);
+        if self.group.listener().protocol == Protocol::Udp {
+            assert!(queue.is_empty(), "nothing waits when a datagram socket is closed here");
+        }
+        for (from, client) in queue {
+            self.look_who_is_busy();
+            if let Some(heir) = self.model.migrate(key(from.ip())).slot() {
+                self.queues.entry(heir).or_default().push((from, client));
+            }
+        }
+    }
+
+    /// All that arrived is where the model says, in that order, and nothing else.
+    fn check_queues(&mut self) {
+        for (slot, socket) in &self.sockets {
+            let mut wanted = self.queues.remove(slot).unwrap_or_default();
+            let first = wanted.first().map(|(from, _)| *from);
+            let arrived = || match self.group.listener().protocol {
+                Protocol::Tcp => socket.accept().map(|(_, from)| from),
+                Protocol::Udp => {
+                    socket.recv_from(&mut [std::mem::MaybeUninit::uninit(); 8]).map(|(_, from)| from)
+                }
+            };
+            for (from, _) in wanted.drain(..) {
+                let seen = until("it arrives", || arrived().ok());
+                assert_eq!(seen.as_socket(), Some(from), "slot {slot}, whose first one is {first:?}");
+            }
+            assert_eq!(
+                arrived().map_err(|error| error.kind()).err(),
+                Some(ErrorKind::WouldBlock),
+                "slot {slot}"
+            );
+        }
+        assert!(self.queues.is_empty());
+    }
+
+    fn check_counters(&self) {
+        let totals = self.group.totals().unwrap();
+        let by_name = |events: &[u64]| -> BTreeMap<&str, u64> {
+            Counter::ALL.iter().map(|counter| (counter.name(), events[counter.index()])).collect()
+        };
+        assert_eq!(by_name(&totals.events), by_name(&self.model.counted()));
+        assert_eq!(totals.selected[..], *self.model.selected());
+        if let (Some(kernel), Some(model)) = (self.group.memory().activity(), &self.model.activity) {
+            for (bucket, side) in (0..=u16::MAX).flat_map(|bucket| [(bucket, 0), (bucket, 1)]) {
+                assert_eq!(
+                    kernel.live(bucket, side),
+                    model.live(bucket, side),
+                    "bucket {bucket}, side {side}"
+                );
+            }
+        }
+    }
+
+    /// Asks for a while, and then until each counter has counted something, but for those that can `never`.
+    fn agree(mut self, never: &[Counter]) {
+        let ways = || Counter::ALL.iter().filter(|it| **it != Counter::KeyFallback && !never.contains(it));
+        let mut missing: Vec<&str> = Vec::new();
+        for arrangement in 0..10 * ARRANGEMENTS {
+            self.arrange();
+            if self.one_in(2) {
+                self.rotate();
+            }
+            for _ in 0..QUESTIONS {
+                self.ask();
+                // Connections may wait for the next arrangement, and move with their listener.
+                if self.model.activity.is_some() || self.one_in(8) {
+                    self.check_queues();
+                }
+            }
+            self.check_counters();
+            let counted = self.model.counted();
+            missing = ways().filter(|it| counted[it.index()] == 0).map(|it| it.name()).collect();
+            if arrangement >= ARRANGEMENTS && missing.is_empty() {
+                break;
+            }
+        }
+        self.check_queues();
+        assert_eq!(missing, [""; 0], "no decision was of these kinds");
+    }
+}
+
+fn key(client: IpAddr) -> u32 {
+    match client {
+        IpAddr::V4(address) => source_v4(address.octets()),
+        IpAddr::V6(address) => source_v6(address.octets()),
+    }
+}
+
+fn agree<P: SelectPolicy>(protocol: Protocol, never: &[Counter]) {
+    let world = World::new();
+    run("ip", &["-6", "route", "replace", "local", &format!("{V6}/64"), "dev", "lo"]);
+    for v6 in [false, true] {
+        Pair::<P>::new(&world, protocol, v6).agree(never);
+    }
+}
+
+// vm: short
+#[test]
+fn kernel_and_model_agree_about_connections() {
+    agree::<FirstFit>(Protocol::Tcp, &[Counter::OwnerKept, Counter::OwnerBusy]);
+}
+
+// vm: short
+#[test]
+fn kernel_and_model_agree_about_connections_that_prefer_who_waits() {
+    agree::<PreferWaiting>(Protocol::Tcp, &[Counter::OwnerKept]);
+}
+
+// vm: short
+#[test]
+fn kernel_and_model_agree_about_flows() {
+    agree::<FirstFit>(Protocol::Udp, &[Counter::Migration, Counter::OwnerBusy]);
+}
