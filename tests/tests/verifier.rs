@@ -1,0 +1,56 @@
+//! How much the kernel's verifier has to look at: a change must not make it more unnoticed, since beyond a limit no program is loaded.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use aya::programs::loaded_programs;
+use reuseport_lb::config::{Affinity, WhenBusy};
+use reuseport_lb::domain::listener::{Listener, Protocol};
+use reuseport_lb::kernel::group::{PinnedGroup, Policy};
+use reuseport_lb::kernel::host;
+use reuseport_lb_common::program::{ALL, Kind, Program, Steering};
+use testkit::world::World;
+
+/// The recorded numbers, by release and program.
+const RECORDED: &str = include_str!("../verified-insns.toml");
+/// Of a release without recorded numbers: half of what the verifier allows.
+const MOST: u64 = 500_000;
+
+/// Instructions that the verifier looked at when it loaded `program`.
+fn verified(world: &World, program: &Program) -> u64 {
+    let v6 = program.steering == Steering::SourceV6;
+    let host: IpAddr = if v6 { Ipv6Addr::LOCALHOST.into() } else { Ipv4Addr::LOCALHOST.into() };
+    let protocol = if program.kind == Kind::Tracked { Protocol::Udp } else { Protocol::Tcp };
+    let policy = Policy {
+        affinity: if program.steering == Steering::Flow { Affinity::Flow } else { Affinity::Source },
+        when_busy: if program.kind == Kind::PreferWaiting { WhenBusy::Next } else { WhenBusy::Queue },
+    };
+    let pins = world.bpffs().join(program.name);
+    std::fs::create_dir(&pins).unwrap();
+    let group =
+        PinnedGroup::load(&Listener { protocol, address: (host, 4000).into() }, policy, &pins).unwrap();
+    let loaded =
+        loaded_programs().filter_map(Result::ok).find(|loaded| loaded.id() == group.program_id()).unwrap();
+    assert_eq!(loaded.name_as_str(), Some(program.name));
+    loaded.verified_instruction_count().expect("Linux 5.16 or later tells").into()
+}
+
+// vm: short
+#[test]
+fn the_verifier_looks_at_no_more_than_before() {
+    let world = World::new();
+    let recorded: BTreeMap<String, BTreeMap<String, u64>> = toml::from_str(RECORDED).unwrap();
+    let release = host::release();
+    let release = release.splitn(3, '.').take(2).collect::<Vec<&str>>().join(".");
+    let mut worse = Vec::new();
+    for program in ALL {
+        let verified = verified(&world, program);
+        let before = recorded.get(&release).map(|of_release| of_release[program.name]);
+        let most = before.map_or(MOST, |before| before + before / 10);
+        println!("{release} {} = {verified}", program.name);
+        if verified > most {
+            worse.push(format!("{}: {verified}, more than {most}", program.name));
+        }
+    }
+    assert!(worse.is_empty(), "instructions that the verifier looks at under {release}: {worse:#?}");
+}
