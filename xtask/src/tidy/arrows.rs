@@ -6,23 +6,18 @@ mod tests;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
-use super::graph::{Graph, circles, circular, graph};
-use super::known::{self, Known};
+use super::graph::{File, Graph, circles, graph};
 use super::layers::{LAYERS, Layer, VALUES};
 
-/// The packages that are checked, with their known violations; the first one has the layers.
-const PACKAGES: &[(&str, &[Known])] = &[
-    ("reuseport-lb/src", known::ARROWS),
-    ("reuseport-lb-client/src", &[]),
-    ("reuseport-lb-common/src", known::IN_COMMON),
-];
+/// The packages that are checked; the first one has the layers.
+const PACKAGES: &[&str] = &["reuseport-lb/src", "reuseport-lb-client/src", "reuseport-lb-common/src"];
 
 /// Most fields of a type in `domain/` and `service/`: a type with more has more than one job.
 const MOST_FIELDS: usize = 12;
 
 pub(super) fn check(files: &[(PathBuf, String)], broken: &mut Vec<String>) {
     let mut graphs = Vec::new();
-    for (at, (package, known)) in PACKAGES.iter().enumerate() {
+    for (at, package) in PACKAGES.iter().enumerate() {
         let graph = match graph(Path::new(package), files) {
             Ok(graph) => graph,
             Err(error) => {
@@ -31,19 +26,18 @@ pub(super) fn check(files: &[(PathBuf, String)], broken: &mut Vec<String>) {
             }
         };
         if at == 0 {
-            broken.extend(arrows(&graph, LAYERS, VALUES, known));
-            broken.extend(sizes(&graph, known::LARGE));
+            broken.extend(arrows(&graph, LAYERS, VALUES));
+            broken.extend(sizes(&graph));
         } else {
-            broken.extend(arrows(&graph, &[], &[], known));
+            broken.extend(arrows(&graph, &[], &[]));
         }
         graphs.push(graph);
     }
-    broken.extend(names(&graphs, known::NAMES));
+    broken.extend(names(&graphs));
 }
 
-/// Finds arrows that a layer forbids, circles, and entries of `known` that are not true any more. Without layers, only
-/// circles.
-pub(super) fn arrows(graph: &Graph, layers: &[Layer], values: &[&str], known: &[Known]) -> Vec<String> {
+/// Finds arrows that a layer forbids, and circles. Without layers, only circles.
+pub(super) fn arrows(graph: &Graph, layers: &[Layer], values: &[&str]) -> Vec<String> {
     let mut broken = Vec::new();
     if !layers.is_empty() {
         let placed = |name: &str| layer(layers, name).is_some() || values.contains(&name);
@@ -53,57 +47,32 @@ pub(super) fn arrows(graph: &Graph, layers: &[Layer], values: &[&str], known: &[
             broken.push(format!("{path} is in no layer: name it in xtask/src/tidy/layers.rs"));
         }
     }
-    let mut used = BTreeSet::new();
-    let mut is_known = |from: &str, to: &str| {
-        let found = known.iter().position(|known| known.0 == from && known.1 == to);
-        used.extend(found);
-        found.is_some()
-    };
-    let mut forbidden = |from: usize, to: &str, known_as: &str, line: usize, rule: &str| {
+    let mut forbidden = |from: usize, to: &str, line: usize, rule: &str| {
         let file = &graph.files[from];
-        if !is_known(&file.name, known_as) {
-            broken.push(format!("{}:{line}: {} -> {to}: {rule}", file.path.display(), file.name));
-        }
+        broken.push(format!("{}:{line}: {} -> {to}: {rule}", file.path.display(), file.name));
     };
     for arrow in &graph.arrows {
         let (from, to) = (&*graph.files[arrow.from].name, &*graph.files[arrow.to].name);
         if values.contains(&from) {
-            forbidden(
-                arrow.from,
-                to,
-                to,
-                arrow.line,
-                "a plain value, which every layer may use, uses nothing",
-            );
+            forbidden(arrow.from, to, arrow.line, "a plain value, which every layer may use, uses nothing");
         } else if let Some(layer) = layer(layers, from)
             && !values.contains(&to)
             && !begins(to, layer.name)
             && !layer.uses.iter().any(|allowed| begins(to, allowed))
         {
-            forbidden(arrow.from, to, to, arrow.line, layer.rule);
+            forbidden(arrow.from, to, arrow.line, layer.rule);
         }
     }
     for foreign in &graph.foreign {
         let Some(layer) = layer(layers, &graph.files[foreign.from].name) else { continue };
         let package = foreign.path.split("::").next().unwrap_or_default();
-        if let Some(never) = layer.never.iter().find(|never| begins(&foreign.path, never)) {
-            forbidden(foreign.from, &foreign.path, never, foreign.line, layer.rule);
-        } else if !layer.packages.is_empty() && !layer.packages.contains(&package) {
-            forbidden(foreign.from, &foreign.path, package, foreign.line, layer.rule);
+        let never = layer.never.iter().any(|never| begins(&foreign.path, never));
+        if never || !layer.packages.is_empty() && !layer.packages.contains(&package) {
+            forbidden(foreign.from, &foreign.path, foreign.line, layer.rule);
         }
     }
-    let mut left: BTreeSet<(usize, usize)> =
-        graph.arrows.iter().map(|arrow| (arrow.from, arrow.to)).collect();
-    for (from, to) in circular(&left) {
-        if is_known(&graph.files[from].name, &graph.files[to].name) {
-            left.remove(&(from, to));
-        }
-    }
-    broken.extend(circles(&left).iter().map(|circle| told(graph, circle)));
-    let mended = known.iter().enumerate().filter(|(at, _)| !used.contains(at));
-    broken.extend(mended.map(|(_, (from, to, mend))| {
-        format!("{from} -> {to} is mended ({mend}): take it out of ARROWS in xtask/src/tidy/known.rs")
-    }));
+    let all: BTreeSet<(usize, usize)> = graph.arrows.iter().map(|arrow| (arrow.from, arrow.to)).collect();
+    broken.extend(circles(&all).iter().map(|circle| told(graph, circle)));
     broken
 }
 
@@ -124,7 +93,7 @@ fn told(graph: &Graph, circle: &[usize]) -> String {
 }
 
 /// Finds names that more than one public type has.
-pub(super) fn names(graphs: &[Graph], known: &[(&str, &str)]) -> Vec<String> {
+pub(super) fn names(graphs: &[Graph]) -> Vec<String> {
     let mut places: BTreeMap<&str, Vec<String>> = BTreeMap::new();
     for file in graphs.iter().flat_map(|graph| &graph.files) {
         for found in file.types.iter().filter(|found| found.public) {
@@ -132,42 +101,33 @@ pub(super) fn names(graphs: &[Graph], known: &[(&str, &str)]) -> Vec<String> {
         }
     }
     places.retain(|_, places| places.len() > 1);
-    let is_known = |name: &str| known.iter().any(|(known, _)| *known == name);
-    let twice = places.iter().filter(|(name, _)| !is_known(name)).map(|(name, places)| {
+    let twice = places.iter().map(|(name, places)| {
         format!(
             "{}: the public type `{name}` is declared more than once: give each its own name",
             places.join(", ")
         )
     });
-    let mended = known.iter().filter(|(name, _)| !places.contains_key(name)).map(|(name, mend)| {
-        format!("`{name}` is declared once ({mend}): take it out of NAMES in xtask/src/tidy/known.rs")
-    });
-    twice.chain(mended).collect()
+    twice.collect()
 }
 
 /// Finds types of `domain/` and `service/` with more than [`MOST_FIELDS`].
-pub(super) fn sizes(graph: &Graph, known: &[(&str, &str)]) -> Vec<String> {
-    let mut large = BTreeMap::new();
-    for file in
-        graph.files.iter().filter(|file| begins(&file.name, "domain") || begins(&file.name, "service"))
-    {
-        for found in file.types.iter().filter(|found| found.fields > MOST_FIELDS) {
-            large.insert(format!("{}::{}", file.name, found.name), (file, found));
-        }
-    }
-    let is_known = |name: &str| known.iter().any(|(known, _)| *known == name);
-    let broken = large.iter().filter(|(name, _)| !is_known(name)).map(|(name, (file, found))| {
-        format!(
-            "{}:{}: {name} has {} fields, more than {MOST_FIELDS}: give those that change together an owner",
-            file.path.display(),
-            found.line,
-            found.fields
-        )
-    });
-    let mended = known.iter().filter(|(name, _)| !large.contains_key(*name)).map(|(name, mend)| {
-        format!("{name} is small enough ({mend}): take it out of LARGE in xtask/src/tidy/known.rs")
-    });
-    broken.chain(mended).collect()
+pub(super) fn sizes(graph: &Graph) -> Vec<String> {
+    let decides = |name: &str| begins(name, "domain") || begins(name, "service");
+    let of_file = |file: &File| {
+        let large = file.types.iter().filter(|found| found.fields > MOST_FIELDS);
+        let told = large.map(|found| {
+            format!(
+                "{}:{}: {}::{} has {} fields, more than {MOST_FIELDS}: give those that change together an owner",
+                file.path.display(),
+                found.line,
+                file.name,
+                found.name,
+                found.fields
+            )
+        });
+        told.collect::<Vec<String>>()
+    };
+    graph.files.iter().filter(|file| decides(&file.name)).flat_map(of_file).collect()
 }
 
 fn layer<'a>(layers: &'a [Layer], name: &str) -> Option<&'a Layer> {

@@ -1,4 +1,4 @@
-//! Which layer may use which. Not: known violations (`known.rs`).
+//! Which layer may use which.
 
 /// The modules of one layer, by the first part of their names.
 pub(super) struct Layer {

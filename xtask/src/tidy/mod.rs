@@ -2,7 +2,6 @@
 
 mod arrows;
 mod graph;
-mod known;
 mod layers;
 
 use std::collections::BTreeSet;
@@ -13,10 +12,8 @@ use anyhow::{Result, bail};
 
 use crate::shell::{quietly, repository};
 
-/// Most lines of a file that is not listed in `known.rs` with a reason.
+/// Most lines of a file.
 const LONGEST_FILE: usize = 400;
-/// Most lines of a listed file.
-const LONGEST_LISTED_FILE: usize = 600;
 const LONGEST_README: usize = 200;
 /// Most lines of a kernel-side file, which has to be read beside the verifier's log.
 const LONGEST_KERNEL_FILE: usize = 200;
@@ -33,7 +30,7 @@ pub(crate) fn run() -> Result<()> {
         words(path, text, &mut broken);
         sleeps(path, text, &mut broken);
     }
-    sizes(&files, known::LONG, &mut broken);
+    sizes(&files, &mut broken);
     arrows::check(&files, &mut broken);
     members(&files, &mut broken);
     counters(&files, &mut broken);
@@ -56,35 +53,20 @@ fn files() -> Result<Vec<(PathBuf, String)>> {
         .collect())
 }
 
-/// Files that are too long; `listed`: those that may be longer, and why.
-fn sizes(files: &[(PathBuf, String)], listed: &[(&str, &str)], broken: &mut Vec<String>) {
+/// Files that are too long.
+fn sizes(files: &[(PathBuf, String)], broken: &mut Vec<String>) {
     const TEXT: [&str; 5] = ["md", "py", "rs", "sh", "toml"];
     let is_text = |path: &Path| path.extension().is_some_and(|end| TEXT.iter().any(|known| end == *known));
     for (path, text) in files.iter().filter(|(path, _)| is_text(path)) {
         let lines = text.lines().count();
-        let reason = listed.iter().find(|(file, _)| path == Path::new(file)).map(|(_, reason)| reason);
-        let most = match reason {
-            _ if path.starts_with("reuseport-lb-ebpf") => LONGEST_KERNEL_FILE,
-            Some(_) => LONGEST_LISTED_FILE,
-            None => LONGEST_FILE,
-        };
+        let most = if path.starts_with("reuseport-lb-ebpf") { LONGEST_KERNEL_FILE } else { LONGEST_FILE };
         if lines > most {
             broken.push(format!(
                 "{} has {lines} lines, more than {most}: split it by what changes together",
                 path.display()
             ));
         }
-        if let Some(reason) = reason.filter(|_| lines <= LONGEST_FILE) {
-            broken.push(format!(
-                "{} is short enough ({reason}): take it out of LONG in xtask/src/tidy/known.rs",
-                path.display()
-            ));
-        }
     }
-    let gone = listed.iter().filter(|(file, _)| !files.iter().any(|(path, _)| path == Path::new(file)));
-    broken.extend(gone.map(|(file, reason)| {
-        format!("{file} is gone ({reason}): take it out of LONG in xtask/src/tidy/known.rs")
-    }));
 }
 
 /// Unsafe code outside of the files that may have some.
@@ -96,7 +78,6 @@ fn unsafe_code(path: &Path, text: &str, broken: &mut Vec<String>) {
     let may_be_unsafe = place.starts_with("reuseport-lb/src/kernel/")
         || place.starts_with("reuseport-lb-ebpf/")
         || place == "reuseport-lb-common/src/shared.rs"
-        || place == "reuseport-lb-common/src/layout.rs"
         || ["bench/", "testkit/", "tests/"].iter().any(|folder| place.starts_with(folder))
         || place.starts_with("xtask/");
     if !may_be_unsafe && text.contains("unsafe {") {
@@ -231,28 +212,21 @@ mod tests {
     use super::sizes;
 
     #[test]
-    fn long_files_are_listed_and_listed_files_are_long() {
+    fn files_are_short() {
         let file = |name: &str, lines: usize| (PathBuf::from(name), "x\n".repeat(lines));
         let files = [
             file("a.rs", 400),
             file("b.rs", 401),
-            file("long.rs", 600),
-            file("longer.md", 601),
-            file("short.rs", 400),
             file("reuseport-lb-ebpf/src/main.rs", 201),
             file("data.csv", 1000),
         ];
-        let listed = ["long.rs", "longer.md", "short.rs", "none.rs"].map(|name| (name, "somebody"));
         let mut broken = Vec::new();
-        sizes(&files, &listed, &mut broken);
+        sizes(&files, &mut broken);
         assert_eq!(
             broken,
             [
                 "b.rs has 401 lines, more than 400: split it by what changes together",
-                "longer.md has 601 lines, more than 600: split it by what changes together",
-                "short.rs is short enough (somebody): take it out of LONG in xtask/src/tidy/known.rs",
                 "reuseport-lb-ebpf/src/main.rs has 201 lines, more than 200: split it by what changes together",
-                "none.rs is gone (somebody): take it out of LONG in xtask/src/tidy/known.rs",
             ]
         );
     }

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use super::{Known, Layer, arrows, graph, names, sizes};
+use super::{Layer, arrows, graph, names, sizes};
 use crate::tidy::graph::Graph;
 
 const LAYERS: &[Layer] = &[
@@ -16,8 +16,8 @@ fn read(files: &[(&str, &str)]) -> Graph {
     graph(Path::new("src"), &files).expect("the sources can be read")
 }
 
-fn broken(files: &[(&str, &str)], known: &[Known]) -> Vec<String> {
-    arrows(&read(files), LAYERS, &["value"], known)
+fn broken(files: &[(&str, &str)]) -> Vec<String> {
+    arrows(&read(files), LAYERS, &["value"])
 }
 
 #[test]
@@ -30,7 +30,7 @@ fn an_arrow_that_a_layer_forbids_is_told_with_its_line_and_rule() {
         ("value.rs", "pub struct V;\n"),
     ];
     assert_eq!(
-        broken(&files, &[]),
+        broken(&files),
         [
             "src/low.rs:2: low -> high: low is the bottom",
             "src/high.rs:2: high -> low::shut: high sees low::open"
@@ -45,7 +45,7 @@ fn other_packages_are_forbidden_by_list_and_by_name() {
         ("high.rs", "use tokio::time;\n"),
     ];
     assert_eq!(
-        broken(&files, &[]),
+        broken(&files),
         [
             "src/low.rs:1: low -> std::fs::File: low is the bottom",
             "src/low.rs:3: low -> tokio::time: low is the bottom"
@@ -57,7 +57,7 @@ fn other_packages_are_forbidden_by_list_and_by_name() {
 fn a_value_uses_nothing() {
     let files = [("value.rs", "use crate::low;\n"), ("low.rs", "")];
     assert_eq!(
-        broken(&files, &[]),
+        broken(&files),
         ["src/value.rs:1: value -> low: a plain value, which every layer may use, uses nothing"]
     );
 }
@@ -65,7 +65,7 @@ fn a_value_uses_nothing() {
 #[test]
 fn every_file_is_in_a_layer() {
     assert_eq!(
-        broken(&[("side.rs", ""), ("lower.rs", "")], &[]),
+        broken(&[("side.rs", ""), ("lower.rs", "")]),
         ["src/side.rs", "src/lower.rs"]
             .map(|path| format!("{path} is in no layer: name it in xtask/src/tidy/layers.rs"))
     );
@@ -80,23 +80,9 @@ fn a_circle_is_told_arrow_by_arrow() {
         ("low/c.rs", "use super::a::A;\npub struct C;\n"),
     ];
     assert_eq!(
-        broken(&files, &[]),
+        broken(&files),
         ["a circle of 3 files: turn one of its arrows round, or move down what both ends need:\n    \
           src/low/a.rs:1: low::a -> low::b\n    src/low/b.rs:2: low::b -> low::c\n    src/low/c.rs:1: low::c -> low::a"]
-    );
-    let known = [("low::c", "low::a", "A and C belong together")];
-    assert_eq!(broken(&files, &known), [""; 0]);
-}
-
-#[test]
-fn what_is_known_is_let_through_and_must_be_true() {
-    let files = [("low.rs", "use crate::high;\nuse std::fs::File;\n"), ("high.rs", "")];
-    let known = |from, to| (from, to, "somebody");
-    assert_eq!(broken(&files, &[known("low", "high"), known("low", "std::fs")]), [""; 0]);
-    let all = [known("low", "high"), known("low", "std::fs"), known("high", "low")];
-    assert_eq!(
-        broken(&files, &all),
-        ["high -> low is mended (somebody): take it out of ARROWS in xtask/src/tidy/known.rs"]
     );
 }
 
@@ -106,14 +92,10 @@ fn public_types_have_their_name_for_themselves() {
     let other = read(&[("b.rs", "\npub(crate) enum Twice {}\npub struct Near;\n")]);
     let graphs = [one, other];
     assert_eq!(
-        names(&graphs, &[]),
+        names(&graphs),
         [
             "src/a.rs:1, src/b.rs:2: the public type `Twice` is declared more than once: give each its own name"
         ]
-    );
-    assert_eq!(
-        names(&graphs, &[("Twice", "words"), ("Once", "words")]),
-        ["`Once` is declared once (words): take it out of NAMES in xtask/src/tidy/known.rs"]
     );
 }
 
@@ -123,13 +105,9 @@ fn a_type_that_decides_has_few_fields() {
     let text = format!("struct Large {{ {} }}\nstruct Small {{ {} }}\n", fields(13), fields(12));
     let graph = read(&[("domain/a.rs", &text), ("kernel/a.rs", &text)]);
     assert_eq!(
-        sizes(&graph, &[]),
+        sizes(&graph),
         [
             "src/domain/a.rs:1: domain::a::Large has 13 fields, more than 12: give those that change together an owner"
         ]
-    );
-    assert_eq!(
-        sizes(&graph, &[("domain::a::Large", "the engine"), ("domain::a::Small", "the engine")]),
-        ["domain::a::Small is small enough (the engine): take it out of LARGE in xtask/src/tidy/known.rs"]
     );
 }

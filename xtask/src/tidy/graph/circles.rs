@@ -45,8 +45,3 @@ fn way(arrows: &BTreeSet<(usize, usize)>, from: usize, to: usize) -> Option<Vec<
     }
     None
 }
-
-/// All arrows that are part of a circle.
-pub(in crate::tidy) fn circular(arrows: &BTreeSet<(usize, usize)>) -> Vec<(usize, usize)> {
-    arrows.iter().copied().filter(|(from, to)| reaches(arrows, *to, *from)).collect()
-}

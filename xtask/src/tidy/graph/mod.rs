@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 
-pub(super) use circles::{circles, circular};
+pub(super) use circles::circles;
 use read::{Contents, Module, contents};
 
 /// Most re-exports in a row: more are a loop of them.
