@@ -22,17 +22,22 @@ fn to() -> SocketAddr {
 /// A service of workers that wait in this way. At SIGUSR1 they compute until there is a file `enough`.
 struct Scene {
     daemon: Daemon,
+    config: Config,
     place: std::path::PathBuf,
 }
 
+fn web(workers: usize, when_busy: &str) -> Config {
+    Config::web().workers(workers).set("when_busy", when_busy)
+}
+
 impl Scene {
-    fn start(world: &World, way: &str, workers: usize, more: &str) -> Self {
+    fn start(world: &World, way: &str, config: Config) -> Self {
         let place = world.path(&format!("computing-{way}"));
         std::fs::create_dir(&place).unwrap();
         let flags = format!("--ready notify --wait {way} --compute {}", place.display());
-        let config = Config::web().listen("tcp://[::1]:3000").workers(workers);
-        let config = config.set("stall_timeout", "off").set("overload", "off").server(world, &flags);
-        Self { daemon: Daemon::configured(world, &format!("{config}{more}\n")), place }
+        let config = config.listen("tcp://[::1]:3000").set("stall_timeout", "off").set("overload", "off");
+        let config = config.server(world, &flags);
+        Self { daemon: Daemon::with(world, &config), config, place }
     }
 
     /// Makes a worker compute; its name.
@@ -82,7 +87,7 @@ fn chosen(service: &ServiceStatus) -> Vec<u64> {
 fn nobody_is_sent_to_a_worker_that_computes_however_it_waits() {
     for way in ["epoll", "accept", "poll", "select"] {
         let world = World::new();
-        let scene = Scene::start(&world, way, 4, "when_busy = \"next\"");
+        let scene = Scene::start(&world, way, web(4, "next"));
         let busy = scene.occupy(1);
         let service = scene.daemon.service();
         let asked = fewer(200) as u64;
@@ -102,7 +107,7 @@ fn nobody_is_sent_to_a_worker_that_computes_however_it_waits() {
 #[test]
 fn of_an_epoll_object_in_another_one_it_is_not_known_and_its_owner_gets_its_connections() {
     let world = World::new();
-    let scene = Scene::start(&world, "epoll-in-epoll", 2, "when_busy = \"next\"");
+    let scene = Scene::start(&world, "epoll-in-epoll", web(2, "next"));
     let answers = tally(50, || ask(to()));
     assert_eq!(answers.len(), 2, "{answers:?}");
     let service = scene.daemon.service();
@@ -115,7 +120,7 @@ fn of_an_epoll_object_in_another_one_it_is_not_known_and_its_owner_gets_its_conn
 #[test]
 fn without_it_connections_wait_for_their_own_worker() {
     let world = World::new();
-    let scene = Scene::start(&world, "epoll", 4, "when_busy = \"queue\"");
+    let scene = Scene::start(&world, "epoll", web(4, "queue"));
     let busy = scene.occupy(1);
     let mut waiting: Vec<_> = (0..24).map(|_| Connection::open(to(), None).unwrap()).collect();
     waiting.iter_mut().for_each(|it| it.send().unwrap());
@@ -124,9 +129,7 @@ fn without_it_connections_wait_for_their_own_worker() {
     assert!(its > 0);
     assert_eq!(Counters::of(&service), Counters::all_taken(24));
     // A reload changes that, and what waits goes on to wait.
-    let file = world.path("config.toml");
-    let configuration = std::fs::read_to_string(&file).unwrap().replace("\"queue\"", "\"next\"");
-    std::fs::write(&file, configuration).unwrap();
+    scene.config.clone().set("when_busy", "next").write(&world);
     scene.daemon.run(&["reload"]);
     let later = tally(32, || ask_when_others_wait(&service, 1, to(), None));
     assert!(!later.contains_key(&busy), "{later:?}");
@@ -142,7 +145,7 @@ fn without_it_connections_wait_for_their_own_worker() {
 #[test]
 fn if_all_compute_the_shortest_queues_grow() {
     let world = World::new();
-    let scene = Scene::start(&world, "epoll", 3, "when_busy = \"next\"");
+    let scene = Scene::start(&world, "epoll", web(3, "next"));
     (0..3).for_each(|worker| drop(scene.occupy(worker)));
     // So many that each was often enough found busy to be as bad as the others: then queues decide.
     let mut waiting: Vec<_> = (0..120).map(|_| Connection::open(to(), None).unwrap()).collect();
@@ -161,8 +164,8 @@ fn if_all_compute_the_shortest_queues_grow() {
 #[test]
 fn a_stopped_worker_gets_nothing_from_the_first_moment() {
     let world = World::new();
-    let config = Config::web().listen("tcp://[::1]:3000").workers(4);
-    let daemon = Daemon::with(&world, &config.set("stall_timeout", "off").set("when_busy", "next"));
+    let config = web(4, "next").listen("tcp://[::1]:3000").set("stall_timeout", "off");
+    let daemon = Daemon::with(&world, &config);
     let victim = daemon.service().workers[2].pid.unwrap();
     let _nothing = freeze(victim);
     let before = daemon.service();
@@ -189,7 +192,7 @@ fn a_stopped_worker_gets_nothing_from_the_first_moment() {
 #[test]
 fn a_client_comes_back_to_its_worker_when_that_waits_again() {
     let world = World::new();
-    let scene = Scene::start(&world, "epoll", 4, "affinity = \"source\"\nwhen_busy = \"next\"");
+    let scene = Scene::start(&world, "epoll", web(4, "next").set("affinity", "source"));
     let clients: Vec<IpAddr> = (1..=64).map(|host| IpAddr::from([127, 0, 1, host])).collect();
     let v6: SocketAddr = "[::1]:3000".parse().unwrap();
     let service = scene.daemon.service();

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 use testkit::config::Config;
-use testkit::daemon::{Daemon, Paths, signal, until};
+use testkit::daemon::{Daemon, signal, until};
 use testkit::patience::at_most;
 use testkit::world::World;
 
@@ -17,11 +17,8 @@ fn of_far_too_much_output_the_next_daemon_passes_on_the_end_and_says_so() {
     let world = World::new();
     let (much, written) = (world.path("much"), world.path("much-done"));
     let flags = format!("--tick 20ms --write {}", much.display());
-    let config = world.file("config.toml", &Config::web().workers(1).server(&world, &flags).to_string());
-    let run = || {
-        let command = Paths::of(&world).command(&["run", "--config", &config.to_string_lossy()]);
-        Daemon::start_as(&world, command)
-    };
+    let config = Config::web().workers(1).server(&world, &flags);
+    let run = || Daemon::with(&world, &config);
     let write = |amount: u64| {
         fs::write(world.path("much.new"), amount.to_string()).unwrap();
         fs::rename(world.path("much.new"), &much).unwrap();
