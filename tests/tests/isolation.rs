@@ -204,7 +204,8 @@ fn mode(path: &Path) -> u32 {
 /// `flock` as nobody on `path`, held until it is dropped; fails if nobody may not even open it.
 fn lock_as_nobody(path: &Path) -> io::Result<Child> {
     let mut command = Command::new("flock");
-    command.arg(path).args(["sh", "-c", "echo locked; exec sleep 1000"]);
+    // As one process: a child of it would outlive the test.
+    command.arg("--no-fork").arg(path).args(["sh", "-c", "echo locked; exec sleep 1000"]);
     command.stdout(Stdio::piped()).stderr(Stdio::null()).uid(65534).gid(65534);
     let mut child = command.spawn()?;
     let mut word = [0; 6];
