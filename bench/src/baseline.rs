@@ -20,7 +20,7 @@ pub struct Baseline {
 }
 
 impl Baseline {
-    /// With one of the programs in reuseport-lb-ebpf's `baselines.rs`.
+    /// With one of the programs in `bench/ebpf`.
     ///
     /// # Errors
     /// If the kernel refuses any of it, or nothing is built.

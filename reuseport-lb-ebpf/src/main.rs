@@ -36,11 +36,14 @@ macro_rules! define {
 }
 reuseport_lb_common::programs!(define);
 
-/// Whether anybody waits for work on the socket at the descriptor that is the first argument. Attached to
+/// Whether any thread waits for work on the socket at the descriptor that is the first argument. Attached to
 /// no tracepoint: the daemon runs it. (aya's macro would drop the answer.)
+///
+/// # Safety
+/// `ctx` is the context of a raw tracepoint.
 #[unsafe(no_mangle)]
 #[unsafe(link_section = "raw_tp")]
-pub fn rlb_waits(ctx: *const u64) -> u32 {
+pub unsafe fn rlb_waits(ctx: *const u64) -> u32 {
     // SAFETY: the context of a raw tracepoint begins with its first argument.
     waiting::waits_at(unsafe { *ctx })
 }

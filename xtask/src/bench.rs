@@ -4,7 +4,7 @@ use anyhow::{Result, bail};
 
 use crate::run::is_root;
 use crate::shell::{self, cargo, prepend, quietly, repository};
-use crate::{build, packages};
+use crate::{build, build_ebpf, packages};
 
 /// Packages of the servers that are measured for comparison.
 const PEERS: &[&str] = &["haproxy", "nginx", "libnginx-mod-stream"];
@@ -23,6 +23,7 @@ pub(crate) fn run(what: Option<What>, quick: bool, record: bool, only: &[String]
         bail!("measuring needs root, for the kernel's statistics");
     }
     build::run()?;
+    build_ebpf::package("bench-ebpf")?;
     let run = |bench: &str| {
         let mut run = cargo(&["run", "--release", "--quiet", "--package", "bench", "--bin", bench]);
         run.env("CARGO_TARGET_DIR", build::target());

@@ -6,8 +6,13 @@ use crate::setup;
 use crate::shell::{self, quietly, repository, step};
 
 pub(crate) fn run() -> Result<()> {
+    package("reuseport-lb-ebpf")
+}
+
+/// Builds the kernel program or programs of a package.
+pub(crate) fn package(package: &str) -> Result<()> {
     let toolchain = setup::run()?;
-    let build = || toolchain.cargo("build", "target/ebpf");
+    let build = || toolchain.cargo("build", package, "target/ebpf");
     let fresh = repository().join("target/ebpf/bpfel-unknown-none/release/reuseport-lb").is_file();
     if !fresh {
         eprintln!("  kernel program: {}", toolchain.describe());

@@ -7,7 +7,7 @@ use anyhow::{Result, ensure};
 
 use crate::build::target;
 use crate::run::is_root;
-use crate::shell::{self, cargo, step};
+use crate::shell::{self, KERNEL_PROGRAMS, cargo, cargo_for_all, step};
 use crate::{build_ebpf, fuzz, msrv, setup, test, tidy, vm};
 
 /// Seconds for each fuzz target: enough for the seeds and many thousand inputs made from them.
@@ -38,26 +38,31 @@ pub(crate) fn run() -> Result<()> {
     })?;
     build_ebpf::run()?;
     step("clippy", || {
-        shell::run(&mut ours(&[
-            "clippy",
-            "--workspace",
-            "--exclude",
-            "reuseport-lb-ebpf",
-            "--all-targets",
-            "--",
-            "-D",
-            "warnings",
-        ]))
+        let mut clippy = cargo_for_all("clippy");
+        clippy.args(["--all-targets", "--", "-D", "warnings"]);
+        shell::run(clippy.env("CARGO_TARGET_DIR", target()))
+    })?;
+    step("clippy of the kernel programs", || {
+        // By the compiler of everything else, for this machine: that of the BPF target may have no clippy.
+        let mut clippy = cargo(&["clippy", "--quiet"]);
+        clippy.args(KERNEL_PROGRAMS.iter().flat_map(|it| ["--package", it])).args(["--", "-D", "warnings"]);
+        // aya-ebpf uses an unstable feature, and without std a panic cannot unwind.
+        clippy.env("RUSTC_BOOTSTRAP", "1").env("CARGO_PROFILE_DEV_PANIC", "abort");
+        shell::run(clippy.env("CARGO_TARGET_DIR", target().join("ebpf-clippy")))
     })?;
     msrv::check()?;
     step("tests of xtask", || shell::quietly(&mut ours(&["test", "--quiet", "--package", "xtask"])))?;
-    step("warnings of the kernel program", || {
-        // The compiler that builds it has no clippy.
-        let mut check = setup::run()?.cargo("check", "target/ebpf-check")?;
-        shell::run(check.env("RUSTFLAGS", "-D warnings"))
+    step("warnings of the kernel programs", || {
+        let toolchain = setup::run()?;
+        for package in KERNEL_PROGRAMS {
+            let mut check = toolchain.cargo("check", package, "target/ebpf-check")?;
+            shell::run(check.env("RUSTFLAGS", "-D warnings"))?;
+        }
+        Ok(())
     })?;
     step("documentation", || {
-        let mut doc = ours(&["doc", "--workspace", "--exclude", "reuseport-lb-ebpf", "--no-deps", "--quiet"]);
+        let mut doc = cargo_for_all("doc");
+        doc.args(["--no-deps", "--quiet"]).env("CARGO_TARGET_DIR", target());
         shell::run(doc.env("RUSTDOCFLAGS", "-D warnings"))
     })?;
     fuzz::run(&fuzz::Arguments::for_seconds(FUZZING))?;

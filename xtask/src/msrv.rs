@@ -5,7 +5,7 @@ use std::process::Command;
 use anyhow::{Context, Result};
 
 use crate::build::target;
-use crate::shell::{self, find, quietly, repository, step};
+use crate::shell::{self, KERNEL_PROGRAMS, find, quietly, repository, step};
 
 /// Where the promised compiler comes from on this machine.
 #[derive(Debug, PartialEq, Eq)]
@@ -38,7 +38,7 @@ pub(crate) fn check() -> Result<()> {
             step(&format!("everything with Rust {promised}"), || {
                 let mut check = outside("rustup");
                 check.args(["run", promised, "cargo", "check", "--locked", "--quiet", "--workspace"]);
-                check.args(["--exclude", "reuseport-lb-ebpf", "--all-targets"]);
+                check.arg("--all-targets").args(KERNEL_PROGRAMS.iter().flat_map(|it| ["--exclude", it]));
                 shell::run(check.env("CARGO_TARGET_DIR", target().join("msrv")))
             })?;
         }

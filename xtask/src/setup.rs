@@ -62,7 +62,7 @@ impl Toolchain {
     }
 
     /// Makes the command `cargo VERB` of the kernel program for the BPF target, with `target` as its target folder.
-    pub(crate) fn cargo(&self, verb: &str, target: &str) -> Result<Command> {
+    pub(crate) fn cargo(&self, verb: &str, package: &str, target: &str) -> Result<Command> {
         let arguments = &[
             verb,
             "--locked",
@@ -71,7 +71,7 @@ impl Toolchain {
             "--target",
             "bpfel-unknown-none",
             "--package",
-            "reuseport-lb-ebpf",
+            package,
             "--target-dir",
             target,
         ];

@@ -16,6 +16,18 @@ pub(crate) fn repository() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap_or(Path::new("/"))
 }
 
+/// The packages that are built for the BPF target.
+pub(crate) const KERNEL_PROGRAMS: [&str; 2] = ["reuseport-lb-ebpf", "bench-ebpf"];
+
+/// Makes a cargo command for all packages of the workspace but those of [`KERNEL_PROGRAMS`].
+pub(crate) fn cargo_for_all(verb: &str) -> Command {
+    let mut command = cargo(&[verb, "--workspace"]);
+    for package in KERNEL_PROGRAMS {
+        command.args(["--exclude", package]);
+    }
+    command
+}
+
 /// Makes a cargo command in the repository, with the versions of the lock file.
 pub(crate) fn cargo(arguments: &[&str]) -> Command {
     let mut command = unlocked(&arguments[..1]);

@@ -9,7 +9,7 @@ use anyhow::Result;
 use crate::build;
 use crate::packages;
 use crate::run::is_root;
-use crate::shell::{self, cargo, prepend};
+use crate::shell::{self, cargo_for_all, prepend};
 use crate::vm;
 
 /// Programs that tests run, and their packages.
@@ -46,18 +46,22 @@ pub(crate) fn run(filter: &[String]) -> Result<()> {
 
 /// Runs unit tests here, and the privileged tests, which load programs into the kernel, in a virtual machine.
 fn without_root(filter: &[String]) -> Result<()> {
-    let mut units = cargo(&["test", "--workspace", "--exclude", "reuseport-lb-ebpf", "--exclude", "xtask"]);
+    let mut units = cargo_for_all("test");
     build::run()?;
-    shell::run(units.args(["--lib", "--bins", "--"]).args(filter).env("CARGO_TARGET_DIR", build::target()))?;
+    shell::run(
+        units
+            .args(["--exclude", "xtask", "--lib", "--bins", "--"])
+            .args(filter)
+            .env("CARGO_TARGET_DIR", build::target()),
+    )?;
     eprintln!("  not root: the privileged tests run in a virtual machine");
     vm::run_if_any(filter)
 }
 
 /// Makes the command `cargo test` of all packages that run on this machine.
 pub(crate) fn cargo_test() -> Command {
-    let mut test =
-        cargo(&["test", "--workspace", "--exclude", "reuseport-lb-ebpf", "--exclude", "xtask", "--tests"]);
-    test.env("CARGO_TARGET_DIR", build::target());
+    let mut test = cargo_for_all("test");
+    test.args(["--exclude", "xtask", "--tests"]).env("CARGO_TARGET_DIR", build::target());
     test
 }
 

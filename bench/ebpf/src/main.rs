@@ -81,11 +81,11 @@ pub fn bare_table(ctx: SkReuseportContext) -> u32 {
 pub fn lru_table(ctx: SkReuseportContext) -> u32 {
     let hash = ctx.hash();
     // SAFETY: the entry may be given to another flow meanwhile; a benchmark does not mind.
-    let slot = match unsafe { CONNECTIONS.get(&hash) } {
+    let slot = match unsafe { CONNECTIONS.get(hash) } {
         Some(slot) => *slot,
         None => {
             let slot = hash & 7;
-            let _ = CONNECTIONS.insert(&hash, &slot, 0);
+            let _ = CONNECTIONS.insert(hash, slot, 0);
             slot
         }
     };
