@@ -1,6 +1,6 @@
-//! Caps idle connections per socket at [`MOST`]; a new one evicts the oldest. Not: what is spoken on them.
+//! Caps idle connections per socket at [`MOST`]; a new one evicts the oldest. Not: their protocols.
 //!
-//! So connections that send nothing, or half of a request, cannot keep others out: one that sends its request
+//! So connections that send nothing, or half of a request, cannot keep others out: a connection that sends its request
 //! at once is not the oldest.
 
 use std::cell::{Cell, RefCell};
@@ -11,10 +11,10 @@ use std::time::Duration;
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::Notify;
 
-/// Idle connections of one socket.
+/// Most idle connections of one socket.
 pub const MOST: usize = 256;
 
-/// What a connection is told when it is evicted.
+/// The text of the error that an evicted connection gets.
 #[must_use]
 pub fn why_evicted() -> String {
     format!("{MOST} newer connections wait as well, so this one had to go: send the request at once")
@@ -27,7 +27,7 @@ pub struct Limiter(Rc<Inner>);
 struct Inner {
     most: usize,
     next: Cell<u64>,
-    /// In the order in which they became idle.
+    /// Idle connections in the order in which they became idle.
     idle: RefCell<BTreeMap<u64, Rc<Eviction>>>,
 }
 
@@ -37,10 +37,10 @@ struct Eviction {
     told: Notify,
 }
 
-/// One connection; on drop there is room for another.
+/// The place of one connection; on drop there is room for another.
 pub struct Permit {
     limiter: Limiter,
-    /// Its key in `idle`.
+    /// Key of the connection in `idle`.
     idle_since: Cell<Option<u64>>,
     eviction: Rc<Eviction>,
 }
@@ -62,7 +62,7 @@ impl Limiter {
 }
 
 impl Permit {
-    /// The connection is idle from now on, as the newest; if that is one too many, the oldest is evicted.
+    /// Marks the connection as idle, as the newest one; if that is one too many, the oldest is evicted.
     pub fn idle(&self) {
         self.busy();
         let Inner { most, next, idle } = &*self.limiter.0;
@@ -77,7 +77,7 @@ impl Permit {
         }
     }
 
-    /// Its request is being answered: it is not evicted, even if it was just told so.
+    /// Marks the connection as busy: it is not evicted while its request is being answered, nor if it just was.
     pub fn busy(&self) {
         self.eviction.evicted.set(false);
         if let Some(since) = self.idle_since.take() {
@@ -86,12 +86,12 @@ impl Permit {
     }
 
     #[must_use]
-    /// Whether another connection has taken its place.
+    /// Whether the connection is evicted.
     pub fn is_evicted(&self) -> bool {
         self.eviction.evicted.get()
     }
 
-    /// Returns when it is evicted.
+    /// Returns when the connection is evicted.
     pub async fn evicted(&self) {
         while !self.is_evicted() {
             self.eviction.told.notified().await;
@@ -105,8 +105,8 @@ impl Drop for Permit {
     }
 }
 
-/// Accepts connections for as long as the runtime lives, each with a task of its own; `converse` has to
-/// end when its connection is evicted. `what` is the name of the socket for the log.
+/// Accepts connections as long as the runtime lives, each with a task of its own; `converse` has to
+/// end when its connection is evicted. `what`: name of the socket for the log.
 pub async fn serve<F: Future<Output = ()> + 'static>(
     listener: UnixListener,
     what: &str,
@@ -118,7 +118,7 @@ pub async fn serve<F: Future<Output = ()> + 'static>(
             Ok((stream, _)) => {
                 tokio::task::spawn_local(converse(stream, limiter.admit()));
             }
-            // Out of descriptors, say: the next may do, but not at once.
+            // For instance no descriptor is free: a pause before the next attempt.
             Err(error) => {
                 tracing::warn!("cannot accept on the {what}: {error}");
                 tokio::time::sleep(Duration::from_millis(100)).await;
@@ -150,7 +150,7 @@ mod tests {
         let permits: Vec<Permit> = (0..3).map(|_| limiter.admit()).collect();
         assert!(!served.is_evicted());
         assert_eq!(evicted(&permits), [true, false, false]);
-        // Just evicted, but then its request came in time.
+        // Just evicted, but its request has arrived meanwhile.
         permits[0].busy();
         assert!(!permits[0].is_evicted());
     }

@@ -1,10 +1,10 @@
-//! JSON as the daemon's sockets read and write it: an object in, a line that steers no terminal out.
+//! JSON as the daemon's sockets read and write it: objects in, lines without control characters out.
 
 use serde::{Deserialize, Serialize};
 
 use crate::printable;
 
-/// Reads a JSON object. A list of its values would do for serde as well: `[]` wherever all parts have
+/// Parses a JSON object. serde would take a list of its values as well, like `[]` for one whose fields all have
 /// defaults.
 pub(super) fn object<'a, T: Deserialize<'a>>(text: &'a [u8]) -> serde_json::Result<T> {
     if text.trim_ascii_start().starts_with(b"[") {
@@ -13,7 +13,7 @@ pub(super) fn object<'a, T: Deserialize<'a>>(text: &'a [u8]) -> serde_json::Resu
     serde_json::from_slice(text)
 }
 
-/// Writes a line.
+/// Formats a value as one line of JSON.
 pub(super) fn line(value: &impl Serialize) -> String {
     let text = serde_json::to_string(value).unwrap_or_default();
     printable::json(&text).into_owned() + "\n"

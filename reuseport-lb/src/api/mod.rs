@@ -1,5 +1,4 @@
-//! The daemon's sockets for others: requests in, answers out. Not: what is done about a request, for which a handle
-//! (`handle/`) is asked.
+//! The daemon's sockets for other processes: requests in, answers out. Not: carrying requests out (`handle/`).
 
 pub mod connection_limit;
 pub mod control;

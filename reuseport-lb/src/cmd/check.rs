@@ -1,4 +1,4 @@
-//! `check`: is this configuration file right, and what does it mean?
+//! `check`: whether a configuration file is valid, and what it means.
 
 use std::time::Duration;
 

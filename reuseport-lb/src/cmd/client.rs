@@ -1,10 +1,10 @@
-//! How commands ask the daemon.
+//! The client of the daemon's control socket, for commands.
 
 use reuseport_lb_client::control::ControlClient;
 
 use crate::daemon::Paths;
 
-/// Asks the daemon that lives there.
+/// A client of the daemon with these paths.
 pub(super) fn client(paths: &Paths) -> ControlClient {
     ControlClient::new(paths.control())
 }

@@ -1,5 +1,5 @@
-//! `doctor`: what would keep the services from working here, before they are started. Changes
-//! nothing. Not: what is said about what was found (`doctor.rs`).
+//! `doctor`: finds out what would keep services from working on this machine. Changes
+//! nothing. Not: verdicts about the findings (`doctor/`).
 
 use std::collections::HashSet;
 use std::path::Path;
@@ -146,7 +146,7 @@ fn local_ports(services: &[ServiceConfig]) -> Vec<Check> {
     services.iter().filter_map(|service| limits::local_ports(service, (first, last), &reserved)).collect()
 }
 
-/// Who has the runtime directory, and which sockets are its.
+/// The daemon in the runtime directory, and the cookies of its sockets.
 fn daemon(paths: &Paths) -> (Daemon, HashSet<u64>) {
     let error = match client(paths).status() {
         Ok(status) => {
@@ -198,7 +198,7 @@ fn addresses(services: &[ServiceConfig], daemon: &Daemon, ours: &HashSet<u64>) -
                 _ => strangers::list(listener, ours).map_err(|error| format!("{error:#}")),
             };
             let had = match socket::try_address(listener) {
-                // Not in use by anybody who matters: see `try_address`.
+                // A conflict that `try_address` makes for UDP over IPv6 with a socket on another address.
                 Err(error)
                     if error.kind() == std::io::ErrorKind::AddrInUse
                         && listener.protocol == Protocol::Udp

@@ -1,4 +1,4 @@
-//! `drain`: a worker leaves in order; waits until nothing of it is left.
+//! `drain`: lets a worker leave in order, and waits until it is removed.
 
 use anyhow::{Result, bail};
 use reuseport_lb_client::api::{Drain, Drained, Refusal, Wait};

@@ -1,4 +1,4 @@
-//! `exec`: this process joins a running daemon as a worker, and becomes the command.
+//! `exec`: joins a running daemon as a worker, and executes the command.
 
 use anyhow::Result;
 use reuseport_lb_client::join;
@@ -17,7 +17,7 @@ pub(super) fn run(arguments: &cli::ExecArgs, paths: &Paths) -> Result<()> {
     names::service(service, "exec")?;
     let worker =
         arguments.name.as_deref().map(|name| full_name(service, name)).transpose().map_err(Invalid)?;
-    // Before joining: a worker that cannot start would only come and go.
+    // Before joining: a worker without a command would be removed at once.
     let program = command.first().map_or("", String::as_str);
     let found = executable::find_program(program).map_err(anyhow::Error::msg)?;
     let path = if program.contains('/') { program.into() } else { found };
@@ -34,12 +34,12 @@ pub(super) fn run(arguments: &cli::ExecArgs, paths: &Paths) -> Result<()> {
         notify: joined.notify().to_owned(),
         watchdog: joined.watchdog_interval(),
     };
-    // Nothing of it but this is open any more.
+    // Closes descriptors that were not taken, before the command is executed.
     drop(joined);
     Err(launch::become_joined(worker, command))
 }
 
-/// `web/7`, from that or from `7`.
+/// The full name of a worker, `web/7`, from that or from `7`.
 fn full_name(service: &str, name: &str) -> Result<String, String> {
     let full = if name.contains('/') { name.into() } else { format!("{service}/{name}") };
     join::number(service, &full).map_err(|error| format!("--name: {error}, or like 7"))?;

@@ -23,7 +23,7 @@ use crate::cli::{Cli, Verb};
 use crate::kernel::{bpffs, launch};
 use crate::logging;
 
-/// Does what the command line says.
+/// Runs the command of the command line.
 pub fn run(cli: Cli) -> Result<()> {
     match cli.verb {
         Verb::Run(_) => {

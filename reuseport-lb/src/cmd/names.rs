@@ -1,8 +1,8 @@
-//! Services and workers as the user names them.
+//! Names of services and workers on the command line.
 
 use crate::config::{self, Invalid};
 
-/// Service and number of the worker `text`.
+/// Splits the name of a worker into service and number.
 pub(super) fn worker(text: &str) -> Result<(&str, &str), Invalid> {
     let wrong = |why: &str| {
         Invalid(format!("{text:?} is not a worker{why}: write it like web/2, as `reuseport-lb status` does"))
@@ -15,7 +15,7 @@ pub(super) fn worker(text: &str) -> Result<(&str, &str), Invalid> {
     Ok((service, number))
 }
 
-/// The service `text`, for a command that takes no worker.
+/// Checks the name of a service, for a `command` that takes no worker.
 pub(super) fn service<'a>(text: &'a str, command: &str) -> Result<&'a str, Invalid> {
     if let Ok((service, number)) = worker(text) {
         let mend = match command {

@@ -4,17 +4,17 @@ use anyhow::Result;
 
 use crate::printable;
 
-/// Prints to standard output, for people.
+/// Prints text to standard output, with control characters escaped.
 pub(super) fn print(text: &str) -> Result<()> {
     write(&printable::printable(text))
 }
 
-/// Prints JSON, and ends the line.
+/// Prints JSON and the end of the line.
 pub(super) fn print_json(text: &str) -> Result<()> {
     write(&(printable::json(text).into_owned() + "\n"))
 }
 
-/// A reader that has gone away (`| head`) ends the command.
+/// Writes to standard output; a closed pipe (`| head`) ends the command.
 fn write(text: &str) -> Result<()> {
     use std::io::Write;
     let mut out = std::io::stdout().lock();

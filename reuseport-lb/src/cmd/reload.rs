@@ -1,4 +1,4 @@
-//! `reload`: the daemon reads its configuration again.
+//! `reload`: makes the daemon read its configuration again.
 
 use anyhow::{Error, Result};
 use reuseport_lb_client::api::{Refusal, Reloaded};

@@ -1,14 +1,14 @@
-//! Tables for people.
+//! Texts and tables that commands print.
 
 use comfy_table::{CellAlignment, Table, presets};
 use reuseport_lb_client::api::{Awaited, ServiceStatus, Status, Waiting, WorkerStatus};
 
 use crate::printable::inline;
 
-/// So many workers are named that are waited for.
+/// How many of the workers that are waited for are named.
 const NAMED: usize = 3;
 
-/// What is waited for, in a line: of `what`.
+/// One line about the workers that `what` waits for.
 pub(super) fn waiting(what: &str, waiting: &Waiting) -> String {
     let named = waiting.workers.iter().take(NAMED).map(awaited).collect::<Vec<String>>().join(", ");
     let more = match waiting.workers.len().saturating_sub(NAMED) {
@@ -33,8 +33,7 @@ fn awaited(worker: &Awaited) -> String {
     text + ")"
 }
 
-/// The status for people: aligned, at most 100 columns for names of up to 24 characters. With `only`, of the workers
-/// only that one.
+/// The tables of `status`, of at most 100 columns for names of up to 24 characters. With `only`, that worker only.
 #[must_use]
 pub(super) fn status(of: &Status, only: Option<&str>) -> String {
     let mut text = format!("reuseport-lb {}, pid {}, Linux {}\n", of.version, of.pid, of.kernel);
@@ -123,7 +122,7 @@ fn workers(shown: &[&WorkerStatus]) -> String {
     text
 }
 
-/// A successor has the name of the worker that it is to replace.
+/// State of a worker; `successor` and `overloaded` come in place of it.
 fn state(worker: &WorkerStatus) -> String {
     match (worker.successor, worker.overloaded) {
         (true, _) => "successor".into(),
@@ -142,7 +141,7 @@ fn plain<const N: usize>(header: [&str; N]) -> Table {
     table
 }
 
-/// Numbers to the right: all columns but the first `left`.
+/// Aligns all columns but the first `left` to the right.
 fn finish(mut table: Table, left: usize) -> String {
     for column in table.column_iter_mut().skip(left) {
         column.set_cell_alignment(CellAlignment::Right);

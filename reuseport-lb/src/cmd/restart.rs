@@ -1,4 +1,4 @@
-//! `restart`: new processes for workers, and how that goes.
+//! `restart`: replaces processes of workers, and prints progress.
 
 use anyhow::{Result, bail};
 use reuseport_lb_client::api::{Progress, Restart};

@@ -1,4 +1,4 @@
-//! `run`: the daemon in the foreground.
+//! `run`: runs the daemon in the foreground.
 
 use anyhow::Result;
 use tracing::warn;
@@ -16,7 +16,7 @@ pub(super) fn run(arguments: cli::RunArgs, paths: &Paths) -> Result<()> {
     daemon::run(&source, paths)
 }
 
-/// The one service that the command line describes.
+/// The service of the command line.
 fn service(arguments: cli::RunArgs) -> Result<ServiceConfig, String> {
     let has_ipv6 = socket::has_ipv6();
     if arguments.listen.is_empty() && !has_ipv6 {

@@ -1,4 +1,4 @@
-//! `scale`: another number of workers, and waiting for it.
+//! `scale`: changes the number of workers, and waits until that is done.
 
 use anyhow::{Result, bail};
 use reuseport_lb_client::api::{Refusal, ServiceStatus, Status, Wait};

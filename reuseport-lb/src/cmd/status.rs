@@ -1,4 +1,4 @@
-//! `status`: what happens, for people or as JSON.
+//! `status`: prints the status as tables or as JSON.
 
 use anyhow::{Result, bail};
 use reuseport_lb_client::api::{Refusal, WorkerStatus};

@@ -1,4 +1,4 @@
-//! `stop`: ends the daemon, and waits until it is gone.
+//! `stop`: ends the daemon, and waits until it has ended.
 
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ const LOOK: Duration = Duration::from_millis(10);
 
 pub(super) fn run(arguments: &cli::StopArgs, paths: &Paths) -> Result<()> {
     let Stopping { pid } = client(paths).stop(&Stop { keep: arguments.keep })?;
-    // The lock goes last, so nothing is left when it is gone, or with --keep when it is free.
+    // The daemon releases its lock last, after it has removed everything else.
     while daemon::is_locked(&paths.runtime_dir, pid) {
         std::thread::sleep(LOOK);
     }

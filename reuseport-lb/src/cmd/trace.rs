@@ -1,4 +1,4 @@
-//! `trace`: single decisions as they are made.
+//! `trace`: prints single decisions as they are made.
 
 use anyhow::{Result, bail};
 use reuseport_lb_client::api::{Traced, TracedDecision};

@@ -1,4 +1,4 @@
-//! `weight`: another share for one worker.
+//! `weight`: changes the weight of a worker.
 
 use anyhow::Result;
 use reuseport_lb_client::api::Weight;

@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use crate::api::json;
 use crate::config::plain;
 
-/// Longest body of a request.
+/// Bytes of the longest body of a request.
 const LONGEST: usize = 64 << 10;
 
 /// How long a body may take to arrive.
@@ -43,24 +43,24 @@ pub(super) fn parse<'a, T: Deserialize<'a>>(body: &'a [u8]) -> Result<T, Refusal
     })
 }
 
-/// Where every part has a default, nothing at all will do.
+/// Parses a body all of whose fields have defaults: it may be empty.
 pub(super) fn parse_or_default<'a, T: Deserialize<'a> + Default>(body: &'a [u8]) -> Result<T, Refusal> {
     if body.trim_ascii().is_empty() || body.trim_ascii() == b"null" { Ok(T::default()) } else { parse(body) }
 }
 
-/// An answer of one JSON object.
+/// Makes an answer of one JSON object.
 pub(super) fn one(value: &impl Serialize) -> Response<Body> {
     text(json::line(value))
 }
 
-/// An answer that is JSON already.
+/// Makes an answer of a text that is JSON.
 pub(super) fn text(text: String) -> Response<Body> {
     let mut response = Response::new(Full::new(Bytes::from(text)).boxed());
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     response
 }
 
-/// The answer of who is refused.
+/// Makes the answer to a refused request.
 pub(super) fn refused(refusal: &Refusal) -> Response<Body> {
     let mut response = one(&refusal.body());
     *response.status_mut() =

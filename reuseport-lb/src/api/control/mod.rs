@@ -1,6 +1,6 @@
-//! `control.sock`: HTTP/1.1 and JSON for administrators (docs/CONTROL.md). Not: what a request does.
+//! `control.sock`: HTTP/1.1 and JSON for administrators (docs/CONTROL.md). Not: carrying requests out (`handle/`).
 //! Requests are bounded in size, number (`connection_limit.rs`) and time; a bad one gets an error and disturbs
-//! nobody.
+//! no other connection.
 
 mod body;
 mod progress;
@@ -25,13 +25,13 @@ use crate::api::json;
 use crate::handle::Handle;
 use body::{Answer, parse, parse_or_default};
 
-/// Longest request line and headers together.
+/// Bytes of the longest request line and headers together.
 const LONGEST_HEAD: usize = 16 << 10;
 
 /// How long the head of a request may take to arrive.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// Answers requests for as long as the runtime lives.
+/// Answers requests as long as the runtime lives.
 pub async fn serve(listener: UnixListener, handle: Handle) {
     connection_limit::serve(listener, "control socket", |stream, permit| {
         converse(stream, permit, handle.clone())
@@ -62,16 +62,16 @@ async fn converse(stream: UnixStream, permit: Permit, handle: Handle) {
             tracing::debug!("control socket: {error}");
         },
         () = permit.evicted() => {
-            // Where an answer may have begun, another one in it would only confuse.
+            // An error within an answer that has begun could not be understood.
             if !answered.get() {
-                // What there is no room for, nobody is waiting for.
+                // If the socket has no room, the peer does not read.
                 let _ = connection.into_parts().io.inner().try_write(crowded().as_bytes());
             }
         }
     }
 }
 
-/// What a connection is told that has to go, as it stands on the wire.
+/// The HTTP answer to an evicted connection.
 fn crowded() -> String {
     let body = json::line(&Refusal::Unavailable(connection_limit::why_evicted()).body());
     let length = body.len();
@@ -81,14 +81,14 @@ fn crowded() -> String {
     )
 }
 
-/// What a path stands for.
+/// The request that a path stands for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Route<'a> {
     /// Of one service, or of all.
     Status(Option<&'a str>),
     Trace(&'a str),
     Scale(&'a str),
-    /// A service, or with its number one of its workers.
+    /// A whole service, or the worker with this number.
     Restart(&'a str, Option<&'a str>),
     Drain(&'a str, &'a str),
     Weight(&'a str, &'a str),
@@ -97,7 +97,7 @@ enum Route<'a> {
 }
 
 impl<'a> Route<'a> {
-    /// All paths that there are.
+    /// The route of a path; `None` for an unknown one.
     fn find(path: &'a str) -> Option<Self> {
         let path: Vec<&str> = path.trim_start_matches('/').split('/').collect();
         Some(match path.as_slice() {
@@ -115,7 +115,7 @@ impl<'a> Route<'a> {
         })
     }
 
-    /// The method that it takes.
+    /// The HTTP method that the route takes.
     fn method(self) -> Method {
         if matches!(self, Self::Status(_) | Self::Trace(_)) { Method::GET } else { Method::POST }
     }
@@ -136,16 +136,16 @@ async fn answer(request: Request<Incoming>, handle: &Handle, permit: &Rc<Permit>
     let body = body::read(body).await?;
     permit.busy();
     let answer = act(route, &body, handle, permit).await;
-    // A trace goes on for as long as somebody reads it, and progress until there is no more: in nobody's way.
+    // A connection with a trace or with progress is not idle: its answer goes on.
     let goes_on = answer.as_ref().is_ok_and(|answer| !answer.headers().contains_key(CONTENT_TYPE));
     if !goes_on || matches!(route, Route::Restart(..)) {
-        // From here on it keeps us waiting: until it has read the answer, and for its next request.
+        // From here on the daemon waits for the peer: until it has read the answer, and for its next request.
         permit.idle();
     }
     answer
 }
 
-/// Does what is asked for.
+/// Carries a request out.
 async fn act(route: Route<'_>, body: &Bytes, handle: &Handle, permit: &Rc<Permit>) -> Answer {
     match route {
         Route::Status(only) => Ok(body::text(handle.status(only, |status| json::line(&status)).await?)),
@@ -178,7 +178,7 @@ async fn act(route: Route<'_>, body: &Bytes, handle: &Handle, permit: &Rc<Permit
     }
 }
 
-/// The number of a worker, as it stands in a path.
+/// Parses the number of a worker in a path.
 fn number(service: &str, worker: &str) -> Result<usize, Refusal> {
     worker.parse().map_err(|_| Refusal::Unknown(format!("there is no worker {service}/{worker}")))
 }

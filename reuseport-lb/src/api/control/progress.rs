@@ -1,4 +1,5 @@
-//! `scale` and `drain` with `progress`: each second a line of what is waited for, and the answer as the last one.
+//! `scale` and `drain` with `progress`: each second a line with the workers that are waited for, and the answer as the
+//! last line.
 
 use std::rc::Rc;
 use std::time::Duration;
@@ -15,13 +16,13 @@ use crate::api::connection_limit::Permit;
 use crate::api::json;
 use crate::handle::Handle;
 
-/// Between two lines.
+/// Interval between two lines.
 const EACH: Duration = Duration::from_secs(1);
 
-/// Between two looks whether a scaling is done.
+/// Interval between two looks whether a scaling is done.
 const LOOK: Duration = Duration::from_millis(20);
 
-/// Has a service scale, and tells how it goes until new workers are ready and others are gone.
+/// Changes the number of workers, and reports progress until new workers are ready and surplus ones are removed.
 pub(super) async fn scale(handle: &Handle, service: &str, scale: &Scale, permit: &Rc<Permit>) -> Answer {
     let before = handle.glance(service).await?;
     let scaled = handle.scale(service, scale).await?;
@@ -41,7 +42,7 @@ pub(super) async fn scale(handle: &Handle, service: &str, scale: &Scale, permit:
                 let now = whole(&handle, &service).await;
                 let awaited = now.iter().flat_map(|now| scaling.awaited(now)).map(awaited).collect();
                 if !write(&mut lines, waiting(begun, awaited)).await {
-                    // What was begun goes on.
+                    // The connection was closed; the scaling goes on.
                     return;
                 }
             }
@@ -50,7 +51,7 @@ pub(super) async fn scale(handle: &Handle, service: &str, scale: &Scale, permit:
     }))
 }
 
-/// Has a worker leave, and tells how it goes until it is gone.
+/// Lets a worker leave, and reports progress until it is removed.
 pub(super) async fn drain(
     handle: &Handle,
     service: &str,
@@ -64,7 +65,7 @@ pub(super) async fn drain(
         let (handle, service) = (handle.clone(), service.clone());
         async move { handle.drain(&service, number, drain).await }
     });
-    // Before the first line it is answered as without progress, so that a refusal has its status.
+    // Until the first line is due, the answer is as without progress, so that a refusal has its HTTP status.
     if let Ok(answer) = timeout(EACH, &mut drained).await {
         return Ok(body::one(&answer?));
     }
@@ -74,9 +75,9 @@ pub(super) async fn drain(
             let now = whole(&handle, &service).await;
             let workers = now.iter().flat_map(|now| &now.workers).filter(|worker| worker.name == name);
             let workers: Vec<Awaited> = workers.filter(|worker| !worker.successor).map(awaited).collect();
-            // Nothing of it is left: the answer comes.
+            // Without workers the worker is removed, and the answer comes.
             if !workers.is_empty() && !write(&mut lines, waiting(begun, workers)).await {
-                // It leaves nevertheless.
+                // The connection was closed; the worker leaves nevertheless.
                 return;
             }
             if let Ok(answer) = timeout(EACH, &mut drained).await {
@@ -88,13 +89,13 @@ pub(super) async fn drain(
 
 /// A scaling that has begun.
 struct Scaling {
-    /// Workers of its own that the service had before.
+    /// Names of the workers that the service had before, without joined ones.
     before: Vec<String>,
     scaled: Scaled,
 }
 
 impl Scaling {
-    /// Whether it is done; an error if it will not be.
+    /// Whether the scaling is done; an error if it cannot succeed any more.
     fn look(&self, now: &ServiceStatus, took: Duration) -> Result<bool, Refusal> {
         if now.wanted != self.scaled.after {
             let (name, wanted) = (&now.name, now.wanted);
@@ -119,12 +120,12 @@ impl Scaling {
         Ok(late.is_empty() && own(now).count() == self.scaled.after)
     }
 
-    /// Workers that it has added.
+    /// Workers that the scaling has added.
     fn added<'a>(&'a self, now: &'a ServiceStatus) -> impl Iterator<Item = &'a WorkerStatus> {
         own(now).filter(|worker| !self.before.contains(&worker.name))
     }
 
-    /// Workers that it waits for: new ones that are not ready, and those that leave.
+    /// Workers that the scaling waits for: new ones that are not ready, and leaving ones.
     fn awaited<'a>(&'a self, now: &'a ServiceStatus) -> impl Iterator<Item = &'a WorkerStatus> {
         let leaves = |worker: &&WorkerStatus| worker.state == "draining";
         let late = self.added(now).filter(|worker| !worker.member);
@@ -132,7 +133,7 @@ impl Scaling {
     }
 }
 
-/// Those that came by themselves do not count.
+/// The workers of a service that `scale` counts: without joined ones.
 fn own(service: &ServiceStatus) -> impl Iterator<Item = &WorkerStatus> {
     service.workers.iter().filter(|worker| !worker.joined)
 }
@@ -157,26 +158,26 @@ fn waiting(begun: Instant, workers: Vec<Awaited>) -> String {
     json::line(&Waiting { seconds: begun.elapsed().as_secs_f64(), workers })
 }
 
-/// A service with its queues and flows; `None` if they cannot be counted.
+/// The status of a service with queues and flows; `None` if they cannot be counted.
 async fn whole(handle: &Handle, service: &str) -> Option<ServiceStatus> {
     handle.status(Some(service), |status| status.services).await.ok()?.pop()
 }
 
-/// An answer that `tell` writes.
+/// Makes an answer whose lines `tell` writes.
 fn stream<F: Future<Output = ()> + 'static>(tell: impl FnOnce(Lines) -> F) -> Response<Body> {
     let (lines, response) = begin();
     tokio::task::spawn_local(tell(lines));
     response
 }
 
-/// The last line. From then on it keeps the daemon waiting.
+/// Writes the last line. From then on the connection is idle.
 async fn end<T: serde::Serialize>(lines: &mut Lines, permit: &Permit, answer: Result<T, Refusal>) {
     let line = match answer {
         Ok(answer) => json::line(&answer),
         Err(refusal) => json::line(&refusal.body()),
     };
     permit.idle();
-    // It may have gone away.
+    // The connection may have been closed.
     let _ = write(lines, line).await;
 }
 

@@ -1,4 +1,4 @@
-//! The control socket without services: errors, and who is let in.
+//! Tests of the control socket without services: errors, and evictions.
 
 use tokio::sync::mpsc;
 
@@ -8,7 +8,7 @@ use std::io::{Read, Write};
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixListener as StdListener, UnixStream as StdStream};
 
-/// Serves nothing but errors, at an abstract address, while `clients` run in a thread.
+/// Serves a daemon without services at an abstract address, while `clients` run in a thread.
 fn with_server(name: &str, clients: impl FnOnce(&dyn Fn() -> StdStream) + Send + 'static) {
     let name = format!("reuseport-lb-{name}-{}", std::process::id());
     let address = SocketAddr::from_abstract_name(name).unwrap();

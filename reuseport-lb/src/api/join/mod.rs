@@ -1,5 +1,5 @@
-//! `join.sock`: processes that the daemon did not start become workers (docs/JOIN.md). Not: who may,
-//! and what becomes of them, which the receiver of [`Request`] decides; nor the other side (the client package).
+//! `join.sock`: processes that the daemon did not start become workers (docs/JOIN.md). Not: which may, and what
+//! follows, which the receiver of [`Request`] decides; nor the client's side (the client package).
 //! Requests are bounded in size, number (`connection_limit.rs`) and time; a bad one gets an error.
 
 use std::io;
@@ -23,7 +23,7 @@ use crate::service::joining::{Request, Ticket};
 /// How long a request may take to arrive, and an answer to be read.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// Listens where everybody may connect; whom a service takes is checked for each request.
+/// Makes the socket, which processes of every user may connect; each request is then checked for its user.
 pub fn listen(path: &Path) -> Result<UnixListener> {
     let listener = host::with_umask(0o111, || UnixListener::bind(path))
         .with_context(|| format!("cannot make the join socket {}", path.display()))?;
@@ -31,7 +31,7 @@ pub fn listen(path: &Path) -> Result<UnixListener> {
     Ok(listener)
 }
 
-/// Hands each valid request on, for as long as the runtime lives.
+/// Hands each valid request on, as long as the runtime lives.
 pub async fn serve(listener: UnixListener, requests: mpsc::UnboundedSender<Request>) {
     connection_limit::serve(listener, "join socket", |stream, permit| {
         converse(stream, permit, requests.clone())
@@ -41,14 +41,14 @@ pub async fn serve(listener: UnixListener, requests: mpsc::UnboundedSender<Reque
 
 async fn converse(stream: UnixStream, permit: Permit, requests: mpsc::UnboundedSender<Request>) {
     answer(&stream, permit, requests).await;
-    // Descriptors may be in it that nobody has read (before Linux 6.16).
+    // The stream may still have descriptors that were sent and not read (before Linux 6.16).
     if let Ok(stream) = stream.into_std() {
         closing::close(vec![stream.into()]);
     }
 }
 
 async fn answer(stream: &UnixStream, permit: Permit, requests: mpsc::UnboundedSender<Request>) {
-    // First of all, as `Peer::of` wants it.
+    // At once, as `Peer::of` requires.
     let peer = Peer::of(stream);
     let asked = tokio::select! {
         biased;
@@ -57,7 +57,7 @@ async fn answer(stream: &UnixStream, permit: Permit, requests: mpsc::UnboundedSe
         () = tokio::time::sleep(PATIENCE) => Err(format!("the request did not arrive within {PATIENCE:?}")),
     };
     let outcome = match (asked, peer) {
-        // It went away without a word.
+        // The connection was closed without a request.
         (Ok(None), _) => return,
         (Ok(Some(_)), Err(error)) => Err(format!("cannot tell who asks: {error}")),
         (Ok(Some((ask, number))), Ok(peer)) => {
@@ -66,7 +66,7 @@ async fn answer(stream: &UnixStream, permit: Permit, requests: mpsc::UnboundedSe
         }
         (Err(error), _) => Err(error),
     };
-    // One that has to go must not push another one out.
+    // An evicted connection must not evict another one.
     if !permit.is_evicted() {
         permit.idle();
     }
@@ -94,7 +94,7 @@ async fn answer(stream: &UnixStream, permit: Permit, requests: mpsc::UnboundedSe
     }
 }
 
-/// Reads the one line of a request; `None` if there is none.
+/// Reads the one line of a request; `None` if the connection was closed before.
 async fn hear(stream: &UnixStream) -> Result<Option<(Ask, Option<usize>)>, String> {
     let mut buffer = [0; LONGEST_REQUEST];
     let mut length = 0;
@@ -132,7 +132,7 @@ fn parse(line: &[u8]) -> Result<(Ask, Option<usize>), String> {
     Ok((ask, number))
 }
 
-/// Asks for a place.
+/// Hands a request on and waits for the answer.
 async fn settle(
     ask: Ask,
     number: Option<usize>,
@@ -156,7 +156,7 @@ async fn hand_over(stream: &UnixStream, place: Ticket) -> io::Result<()> {
     tell(stream, &Answer::Joined { worker, notify, names, watchdog_usec }, &fds).await
 }
 
-/// Writes one line, and with its first byte `fds`.
+/// Writes one line, with `fds` attached to its first byte.
 async fn tell(stream: &UnixStream, answer: &Answer, fds: &[BorrowedFd<'_>]) -> io::Result<()> {
     let line = json::line(answer);
     let mut left = line.as_bytes();

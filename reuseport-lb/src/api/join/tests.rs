@@ -1,4 +1,4 @@
-//! Both sides of the join socket, without a daemon: what is asked, answered and refused.
+//! Tests of both sides of the join socket, without a daemon: requests, answers and refusals.
 
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream, UdpSocket};
@@ -52,7 +52,7 @@ fn requests_are_read_as_documented() {
     assert!(parse(b"{\"service\":\"\xff\"}").is_err());
 }
 
-/// Serves at an abstract address, hands requests to `decide`, while `clients` run in a thread.
+/// Serves at an abstract address and hands requests to `decide`, while `clients` run in a thread.
 fn with_server<T: Send + 'static>(
     name: &str,
     mut decide: impl FnMut(Request) + 'static,
@@ -89,7 +89,7 @@ fn refuse(request: Request) {
 #[track_caller]
 fn refused(mut stream: StdStream, request: &[u8], says: &str) {
     stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
-    // The daemon may hang up in the middle, which is its right.
+    // The daemon may close the connection before it has read all.
     let _ = stream.write_all(request);
     let _ = stream.shutdown(std::net::Shutdown::Write);
     let mut answer = Vec::new();
@@ -117,7 +117,7 @@ fn a_worker_gets_what_the_daemon_gives() {
     let mut worker = with_server("gets", decide, move |connect| {
         let options = JoinOptions { worker: Some("web/7".into()), weight: 3, ..JoinOptions::new("web") };
         let worker = JoinedWorker::join_over(&connect(), &options).unwrap();
-        // As the receiver is told.
+        // The receiver learns that the answer was delivered.
         assert!(told.recv_timeout(Duration::from_secs(10)).unwrap());
         worker
     });
@@ -126,7 +126,7 @@ fn a_worker_gets_what_the_daemon_gives() {
     let names: Vec<&str> = worker.listeners().map(|(name, _)| name).collect();
     assert_eq!(names, ["tcp-127.0.0.1-0", "tcp-127.0.0.1-1"]);
     let (_, listener) = worker.take_tcp().remove(0);
-    // It blocks, whatever it did before.
+    // The listener is in blocking mode, although it was not before.
     let client = std::thread::spawn(move || {
         std::thread::sleep(Duration::from_millis(20));
         TcpStream::connect(address).unwrap()
@@ -164,7 +164,7 @@ fn a_client_that_is_gone_leaves_an_undelivered_place() {
     let (tell, told) = std::sync::mpsc::channel();
     let (go, gone) = std::sync::mpsc::channel::<()>();
     let decide = move |request: Request| {
-        // The client hangs up first.
+        // The client closes the connection first.
         gone.recv().unwrap();
         request.answer.send(Ok(place(Vec::new()))).unwrap();
         let tell = tell.clone();
@@ -188,7 +188,7 @@ fn silent_connections_keep_nobody_out() {
         }
         refused(connect(), b"{\"service\":\"web\"}\n", "no service");
         refused(silent.remove(0), b"", "had to go");
-        // The newest of them may still speak.
+        // The newest connection may still send its request.
         let mut newest = silent.pop().unwrap();
         newest.write_all(b"\":\"web\"}").unwrap();
         refused(newest, b"\n", "no service");
