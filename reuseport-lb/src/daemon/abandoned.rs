@@ -1,4 +1,4 @@
-//! Old workers that cannot be taken over: they serve until their successors do, and are ended then.
+//! Workers of an earlier daemon that cannot be taken over: they serve until new workers do, and are ended then.
 
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -12,19 +12,19 @@ use crate::domain::listener::Listener;
 use crate::service::state_file::{self, SavedService};
 use crate::service::{self, START, Surroundings};
 
-/// How often is looked whether the successors of old workers are ready.
+/// Interval between looks whether the services that follow are ready.
 const LOOK: Duration = Duration::from_millis(50);
 
-/// How often is looked whether old workers have ended.
+/// Interval between looks whether old workers have ended.
 const GONE: Duration = Duration::from_secs(1);
 
-/// Where a service decided, whose workers have not been told to end.
+/// Listeners for which a service decided; none if its workers have been told to end.
 pub(super) fn deciding(state: &SavedService) -> impl Iterator<Item = &state_file::SavedListener> {
     state.listeners.iter().filter(|saved| saved.since > 0 && !state.told)
 }
 
-/// Which of `states` decided for each listener; of those that say so, the one that says so last is right, and comes
-/// last.
+/// Pairs of a listener and the service that decided for it. If several of `states` claim a listener, the right one
+/// comes last: the service that began to decide last.
 pub(super) fn holders(
     states: &[SavedService],
     named: impl Fn(&SavedService) -> String,
@@ -35,7 +35,7 @@ pub(super) fn holders(
     listeners.into_iter().map(|(state, saved)| (saved.asked, named(state))).collect()
 }
 
-/// As what an abandoned service holds listeners.
+/// The name under which an abandoned service claims its listeners.
 pub(super) fn claimant(state: &SavedService) -> String {
     format!("{} of the daemon before", state.config.name)
 }
@@ -49,7 +49,7 @@ pub(super) fn successors(state: &SavedService, services: &[config::ServiceConfig
     services.iter().filter(follows).map(|service| service.name.clone()).collect()
 }
 
-/// Ends old workers once their successors serve; until nothing is left of them, the state tells of them.
+/// Ends old workers once the services that follow are ready. The state file stays until all have ended.
 pub(super) async fn end_in_time(
     state: SavedService,
     successors: Vec<String>,
@@ -95,7 +95,7 @@ pub(super) async fn end_in_time(
     file.remove();
 }
 
-/// Ends old workers, which finish what they have.
+/// Tells old workers to end; they finish their connections.
 pub(super) async fn end_abandoned(state: &SavedService) {
     if !state.told {
         info!(service = state.config.name, "the workers of the daemon before are told to end");

@@ -1,5 +1,5 @@
-//! Makes the services of a daemon be what a configuration says, all of them or none. Not: what each of them makes of its
-//! part (`service/opening.rs`, `domain/engine/applying.rs`).
+//! Applies a configuration to all services of a daemon, or to none. Not: applying it to one service
+//! (`service/opening.rs`, `domain/engine/applying.rs`).
 
 use std::cell::Cell;
 use std::pin::Pin;
@@ -19,10 +19,10 @@ use crate::service::{Command, Prepare, START, Service, Surroundings, coming};
 /// When the configuration is applied.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Occasion {
-    /// The daemon starts: services that were taken over keep what `scale` and `drain` did if their
-    /// configuration is the same, and what takes its time goes on in the background.
+    /// At the daemon's start: services that were taken over keep the changes by `scale` and `drain` if their
+    /// configuration is the same, and waiting goes on in the background.
     Start,
-    /// Somebody asked, and waits.
+    /// By a reload, whose caller waits.
     Reload,
 }
 
@@ -35,7 +35,7 @@ pub(super) struct Configurator {
     changes: Cell<u64>,
 }
 
-/// What was begun.
+/// Changes that have begun.
 #[derive(Default)]
 struct Changes {
     lines: Vec<String>,
@@ -43,12 +43,12 @@ struct Changes {
     answers: Vec<(String, oneshot::Receiver<Result<String, String>>)>,
 }
 
-/// What can be applied without anything that could fail.
+/// Everything that is prepared, so that applying it cannot fail.
 #[derive(Default)]
 struct Prepared {
-    /// Services that are there, told what they are to become.
+    /// Running services that have prepared their new settings.
     known: Vec<ServiceHandle>,
-    /// New ones.
+    /// New services that are open.
     opened: Vec<(String, Service)>,
 }
 
@@ -57,8 +57,8 @@ impl Configurator {
         Rc::new(Self { registry, surroundings, changing: Cell::new(false), changes: Cell::new(0) })
     }
 
-    /// Makes the services be these: new ones are started, others changed or ended. If anything
-    /// cannot be done, nothing is. Returns what changed, one line a service.
+    /// Applies a configuration: new services are started, others changed or ended. If anything fails, nothing is
+    /// changed. Returns what has changed, one line a service.
     pub(super) async fn apply(
         self: &Rc<Self>,
         wanted: Vec<config::ServiceConfig>,
@@ -91,8 +91,8 @@ impl Configurator {
         Ok(String::new())
     }
 
-    /// Waits until what was begun is done. Where listeners move from one service to another, both serve
-    /// until the new one is ready, and only then the old one gives them up.
+    /// Waits until changes are complete. A listener that moves from one service to another is served by both
+    /// until the new one is ready; only then the old one gives it up.
     async fn finish(
         self: Rc<Self>,
         begun: Changes,
@@ -125,14 +125,14 @@ impl Configurator {
         Ok(lines)
     }
 
-    /// Waits until those decide that listeners move to.
+    /// Waits until the services that get listeners decide for them.
     async fn decide(&self, moves: &Moves) {
         for name in moves.takers() {
             self.registry.decides(name).await;
         }
     }
 
-    /// Goes on with moves that take their time, unless the configuration is changed again before.
+    /// Goes on with moves of listeners that take longer, unless the configuration is changed again before.
     fn try_again(self: Rc<Self>, moves: Moves, wanted: Vec<config::ServiceConfig>) {
         let changes = self.changes.get();
         let again: Pin<Box<dyn Future<Output = ()>>> = Box::pin(async move {
@@ -148,7 +148,7 @@ impl Configurator {
         tokio::task::spawn_local(again);
     }
 
-    /// Everything that can fail; then what is new serves, and the rest is told.
+    /// Prepares everything that can fail; then starts new services, and tells the others to apply their part.
     async fn begin(
         &self,
         wanted: Vec<config::ServiceConfig>,
@@ -169,7 +169,7 @@ impl Configurator {
             self.registry.forget(is_wanted);
             return Err(error);
         }
-        // A service that takes a listener which it is about to give up leaves that to nobody.
+        // So that no service takes a listener which it is about to give up: no other one would then get it.
         let claims = &self.surroundings.claims;
         for (name, listen) in &listen {
             claims.leave_only(listen, name);
@@ -198,7 +198,7 @@ impl Configurator {
         Ok(changes)
     }
 
-    /// Waits for workers that are replaced or leave.
+    /// Waits until workers are replaced and removed services have ended.
     async fn settle(&self, changes: Changes) -> Result<Vec<String>, String> {
         let Changes { mut lines, removed, answers } = changes;
         let mut errors = Vec::new();
@@ -215,7 +215,7 @@ impl Configurator {
         if errors.is_empty() { Ok(lines) } else { Err(errors.join("; ")) }
     }
 
-    /// Fails if one of these cannot be applied; changes nothing.
+    /// Fails if settings of a running service cannot be applied; changes nothing.
     async fn check(&self, wanted: Vec<config::ServiceConfig>, if_changed: bool) -> Result<(), String> {
         for config in wanted.into_iter().filter(|config| self.registry.is_there(&config.name)) {
             let Ok(service) = self.registry.services.find(&config.name) else { continue };
@@ -234,7 +234,7 @@ impl Configurator {
         if_changed: bool,
         prepared: &mut Prepared,
     ) -> Result<(), String> {
-        // New ones last: they take part in the kernel's groups from then on.
+        // New services last: their sockets are in the kernel's groups as soon as they are open.
         let (known, new): (Vec<_>, Vec<_>) =
             wanted.into_iter().partition(|config| self.registry.is_there(&config.name));
         for config in &new {

@@ -1,5 +1,5 @@
-//! Workers that no state file tells of, because that is damaged, of another version, or gone: what they are is put
-//! together from what their processes know, so that they serve until others do, and end then.
+//! Workers that no state file names, because it is damaged, of another version, or removed: they are found by the
+//! environment of their processes, serve until new workers do, and are ended then.
 
 use std::collections::{BTreeMap, HashSet};
 use std::path::Path;
@@ -14,8 +14,8 @@ use crate::service;
 use crate::service::sd_notify;
 use crate::service::state_file::{self, SavedService};
 
-/// The services of an earlier daemon with this runtime directory that are not among `states`, as abandoned ones;
-/// `wanted` are those whose listeners they may have. Takes some milliseconds.
+/// Services of an earlier daemon with this runtime directory that are not among `states`, as abandoned ones;
+/// `wanted`: the services whose listeners they may have. Takes some milliseconds.
 pub(super) fn look(
     states: &[SavedService],
     wanted: &[config::ServiceConfig],
@@ -41,7 +41,7 @@ pub(super) fn look(
     services.into_iter().map(|(service, workers)| found(&service, &workers, &listeners)).collect()
 }
 
-/// Listeners on which somebody listens, and no known service decides.
+/// Listeners that have sockets, and for which no known service decides.
 fn taken(states: &[SavedService], wanted: &[config::ServiceConfig]) -> Vec<Listener> {
     let mut listeners: Vec<Listener> = wanted.iter().flat_map(|service| service.listen.clone()).collect();
     let saved = states.iter().flat_map(|state| &state.listeners).filter(|saved| saved.since > 0);

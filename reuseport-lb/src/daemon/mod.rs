@@ -1,4 +1,4 @@
-//! The daemon: puts services, signals and the control socket together, and ends in order.
+//! The daemon: runs services, signals and sockets together, and ends in order.
 
 mod abandoned;
 mod apply;
@@ -46,22 +46,22 @@ use services::Registry;
 use sockets::Sockets;
 use source::read_again;
 
-/// How long it may take to look for workers of an earlier daemon.
+/// Time limit of the search for workers of an earlier daemon.
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// How the daemon ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum End {
-    /// Workers finish; nothing is left.
+    /// Workers finish; no process, pin or file is left.
     InOrder,
     /// Workers, sockets and buckets stay for the next daemon.
     Keep,
-    /// As [`End::Keep`], because the start failed.
+    /// The start failed: services that were taken over stay as with [`End::Keep`].
     Failed,
 }
 
-/// Runs the services of `source` until SIGTERM, SIGINT or `stop`; a second signal ends it without
-/// patience. Returns when no process, pin or socket file of it is left; or, told to keep them, at once.
+/// Runs the services of `source` until SIGTERM, SIGINT or `stop`; a second signal kills the workers. Returns when no
+/// process, pin or socket file is left; with `stop --keep`, at once.
 pub fn run(source: &Source, paths: &Paths) -> Result<()> {
     let services = source.read()?;
     config::warnings(&services).iter().for_each(|line| warn!("{line}"));
@@ -119,7 +119,7 @@ struct Daemon<'a> {
     registry: Rc<Registry>,
     configurator: Rc<Configurator>,
     surroundings: Rc<Surroundings>,
-    /// What could not be taken over and has not been told to end.
+    /// Services that could not be taken over and whose workers have not been told to end.
     abandoned: Rc<RefCell<Vec<SavedService>>>,
 }
 
@@ -138,7 +138,7 @@ impl Daemon<'_> {
         let registry = &self.registry;
         let handle = Handle::new(registry.services.clone(), orders);
         self.surroundings.starting.begun();
-        // Whoever asks is answered from the first moment, with what is still to come.
+        // The control socket answers from the first moment, with services that are still to come.
         let (left, damaged) = self.look_for_states();
         let expected = left.iter().filter(|state| state.abandoned.is_none());
         expected.for_each(|state| registry.expect(service::left(state)));
@@ -155,7 +155,7 @@ impl Daemon<'_> {
         if let Err(error) = self.start(left, services.clone()).await {
             return self.fail(error).await;
         }
-        // Nobody goes on with these.
+        // Damaged files of services that are not configured any more are removed.
         let wanted = |file: &&StateFile| services.iter().any(|service| service.name == file.service());
         damaged.iter().filter(|file| !wanted(file)).for_each(StateFile::remove);
         self.surroundings.starting.done();
@@ -177,12 +177,12 @@ impl Daemon<'_> {
                         break;
                     }
                 }
-                // A terminal that was closed; without one, it is the usual word for "read your files again".
+                // With a terminal, the terminal was closed; without one, SIGHUP asks for a reload.
                 _ = hangup.recv() => {
                     if interactive {
                         break;
                     }
-                    // Nobody waits for the answer; the log has it.
+                    // The answer is dropped: the outcome is logged.
                     self.reload(oneshot::channel().0);
                 }
                 Some(error) = failures.recv() => {
@@ -198,7 +198,7 @@ impl Daemon<'_> {
         } else {
             info!("stopping: nothing new is let in, workers finish what they have");
             registry.tell(|| Command::Stop);
-            // Who waited for new workers to be ready waits no longer.
+            // Abandoned workers need not wait for new ones to be ready.
             for state in self.abandoned.take() {
                 end_abandoned(&state).await;
             }
@@ -225,8 +225,8 @@ impl Daemon<'_> {
         }
     }
 
-    /// Takes over what an earlier daemon left, and makes it what the configuration says. The loop turns
-    /// meanwhile; but what the daemon is told waits until this is done.
+    /// Takes over services of an earlier daemon, and applies the configuration to them. The loop runs
+    /// meanwhile; orders to the daemon wait until this is done.
     async fn start(&self, left: Vec<SavedService>, services: Vec<config::ServiceConfig>) -> Result<()> {
         let (known, coming) = (left.clone(), services.clone());
         let runtime_dir = self.surroundings.runtime_dir.clone();
@@ -260,7 +260,7 @@ impl Daemon<'_> {
         own_rights::give_up(&self.files.paths)
     }
 
-    /// The start failed. What was taken over is nobody's fault, and stays.
+    /// Ends the daemon after a failed start. Services that were taken over stay.
     async fn fail(&self, error: anyhow::Error) -> Result<End> {
         let registry = &self.registry;
         registry.forget(|_| true);
@@ -276,7 +276,7 @@ impl Daemon<'_> {
         Ok(End::Failed)
     }
 
-    /// What an earlier daemon left, and files of it that cannot be used.
+    /// Services that an earlier daemon has saved, and files that cannot be used.
     fn look_for_states(&self) -> (Vec<SavedService>, Vec<StateFile>) {
         let (states, wrong) = state_file::read_all(&self.surroundings.runtime_dir, &host::boot());
         for (_, wrong) in &wrong {
@@ -287,12 +287,12 @@ impl Daemon<'_> {
         (states, wrong.into_iter().map(|(file, _)| file).collect())
     }
 
-    /// Goes on with it; returns what cannot be taken over. That decides where it did, until others are ready to.
+    /// Takes services over; returns those that cannot be. These decide for their listeners until others are ready to.
     async fn take_over(&self, states: Vec<SavedService>) -> Vec<SavedService> {
         let (mut abandoned, states): (Vec<SavedService>, Vec<SavedService>) =
             states.into_iter().partition(|state| state.abandoned.is_some());
         let claims = &self.surroundings.claims;
-        // Who goes on comes before who is abandoned.
+        // Later entries count: services that are taken over come before abandoned ones.
         claims.keep(holders(&abandoned, claimant));
         claims.keep(holders(&states, |state| state.config.name.clone()));
         abandoned.iter().for_each(|state| self.hold(state));
@@ -313,13 +313,13 @@ impl Daemon<'_> {
         abandoned
     }
 
-    /// What is abandoned decides where it did until another service takes it.
+    /// Claims the listeners of an abandoned service for it, until another service takes them.
     fn hold(&self, state: &SavedService) {
         let listeners = deciding(state).map(|saved| saved.asked);
         listeners.for_each(|listener| drop(self.surroundings.claims.claim(listener, &claimant(state))));
     }
 
-    /// Writes a state down where its service does not write its own: another daemon may have to end its workers.
+    /// Saves the state of an abandoned service in a file of its own: another daemon may have to end its workers.
     fn set_aside(&self, state: SavedService) -> SavedService {
         let runtime_dir = &self.surroundings.runtime_dir;
         let aside =
@@ -346,7 +346,7 @@ impl Daemon<'_> {
                 Ok(changes) => info!("reloaded: {}", changes.replace('\n', "; ")),
                 Err(error) => warn!("reload failed: {error}"),
             }
-            // Whoever asked may have gone away.
+            // The caller may have gone.
             let _ = answer.send(outcome);
         });
     }

@@ -1,4 +1,4 @@
-//! Which rights the daemon keeps.
+//! Giving up rights that the daemon does not need. Not: which it needs (`kernel/rights.rs`).
 
 use std::fs;
 use std::path::PathBuf;
@@ -11,8 +11,8 @@ use crate::kernel::host::{self, Access};
 use crate::kernel::rights;
 use crate::service::{sd_notify, state_file};
 
-/// Gives up the rights that nothing needs from here on, if the daemon's own files do without: root
-/// enters the folders of others by a right that it no longer has then.
+/// Gives up all rights that the daemon does not need from here on. Fails if one of its files is not accessible without
+/// them: root enters directories of other users by CAP_DAC_OVERRIDE, which is given up.
 pub(super) fn give_up(paths: &Paths) -> Result<()> {
     let (inside, run) = (Access::WRITE_OK | Access::EXEC_OK, Access::EXEC_OK);
     let files = [

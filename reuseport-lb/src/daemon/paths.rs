@@ -1,18 +1,18 @@
-//! Where a daemon lives.
+//! The directories of a daemon.
 
 use std::path::PathBuf;
 
-/// Where a daemon lives.
+/// The directories of a daemon.
 #[derive(Clone, Debug)]
 pub struct Paths {
-    /// Its sockets and lock.
+    /// The directory of lock, sockets and state files.
     pub runtime_dir: PathBuf,
-    /// A BPF file system; mounted there if none is.
+    /// The mount point of the BPF file system for pins.
     pub bpffs: PathBuf,
 }
 
 impl Paths {
-    /// The socket for administrators.
+    /// Path of the control socket.
     #[must_use]
     pub fn control(&self) -> PathBuf {
         self.runtime_dir.join("control.sock")

@@ -1,5 +1,5 @@
-//! The runtime directory with its lock. Whatever somebody removes of it (a cleaner of temporary files, say) is made
-//! again while the daemon runs. Not: its sockets (`sockets.rs`), and files of services, which look after theirs.
+//! The runtime directory with its lock. Files that are removed (by a cleaner of temporary files, for example) are made
+//! again while the daemon runs. Not: its sockets (`sockets.rs`), and files of services (`service/`).
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashSet;
@@ -20,24 +20,25 @@ use crate::service::state_file::{self, SavedService};
 /// Longest path of a UNIX socket: `sun_path` (unix(7)) without its terminating zero.
 const SUN_PATH: usize = 107;
 
-/// What a daemon has locked for as long as it runs.
+/// Name of the file that a daemon has locked as long as it runs.
 const LOCK: &str = "daemon.lock";
 
-/// Last line of the lock if the runtime directory goes with the daemon; before it are its process id and the directory.
+/// Last line of the lock file if the daemon has made the runtime directory, and removes it at its end. The lines before
+/// are the daemon's process id and the directory.
 const MADE: &str = "\n(the runtime directory is its own)";
 
 /// Length of the name of a notification socket (see `sd_notify::path`).
 const NOTIFY_NAME: usize = 16;
 
-/// How often in a row something cannot be made again before the log says so: another daemon that starts has the lock for
-/// a moment, before it finds this one.
+/// How many attempts to make something again must fail in a row before that is logged: another daemon that starts has
+/// the lock for a moment, before it finds this one.
 const UNTIL_SAID: u32 = 3;
 
-/// The runtime directory with its lock; removed on drop, as far as it is ours.
+/// The runtime directory with its lock; on drop, files that the daemon has made are removed.
 pub(super) struct Files {
     pub(super) paths: Paths,
     made: Cell<bool>,
-    /// The next daemon needs some of it.
+    /// Notification sockets and state files stay for the next daemon.
     pub(super) keep: Cell<bool>,
     lock: RefCell<File>,
     failed: Cell<u32>,
@@ -57,12 +58,12 @@ impl Files {
         let lock = lock(directory)?;
         let path = canonical(directory).join(LOCK);
         if let Some(pid) = locks::holder_of_former(&path, &lock) {
-            // It takes what is there now for its own within a second.
+            // That daemon takes the new lock file within a second.
             return Err(taken(directory, &pid.to_string()));
         }
-        // Or an earlier daemon did, which had no chance to remove it.
+        // Also if an earlier daemon has made the directory and not removed it.
         let made = Cell::new(made || said_made(&lock));
-        // From here on the directory is ours, and leaving early cleans it up.
+        // From here on an early return cleans the directory up.
         let (keep, lock) = (Cell::new(false), RefCell::new(lock));
         let files = Self { paths: paths.clone(), made, keep, lock, failed: Cell::default() };
         files.sweep();
@@ -73,7 +74,7 @@ impl Files {
         Ok(files)
     }
 
-    /// Makes again what is not there any more.
+    /// Makes directories and the lock again if they were removed.
     pub(super) fn look(&self) {
         let directory = &self.paths.runtime_dir;
         match self.restore() {
@@ -111,7 +112,7 @@ impl Files {
             check_owner(directory)?;
             let lock = lock(directory)?;
             self.write_lock(&lock).with_context(|| format!("cannot write {}", path.display()))?;
-            // At no moment there is none.
+            // The old lock is held until the new one is.
             self.lock.replace(lock);
             restored.push(path);
         }
@@ -140,13 +141,13 @@ impl Files {
         write!(lock, "{}\n{}{made}", std::process::id(), canonical(&self.paths.runtime_dir).display())
     }
 
-    /// Removes what this or an earlier daemon made; what is missing is no error.
+    /// Removes sockets of this and earlier daemons; missing ones are no error.
     fn sweep(&self) {
         let _ = fs::remove_file(self.paths.control());
         let _ = fs::remove_file(reuseport_lb_client::join::path(&self.paths.runtime_dir));
         let notify = sd_notify::directory(&self.paths.runtime_dir);
         for entry in fs::read_dir(&notify).into_iter().flatten().flatten() {
-            // Somebody may have put something else there.
+            // Only sockets: another program may have put other files there.
             host::remove_socket(&entry.path());
         }
         let _ = fs::remove_dir(notify);
@@ -159,22 +160,22 @@ impl Drop for Files {
         if self.keep.get() {
             return;
         }
-        // Only if no service has left anything in it.
+        // Fails if a service has left a state file.
         let _ = fs::remove_dir(state_file::directory(&self.paths.runtime_dir));
         let _ = fs::remove_file(self.paths.runtime_dir.join(LOCK));
         if self.made.get() {
-            // Only if nobody else has put anything into it.
+            // Fails if other programs have put files into it.
             let _ = fs::remove_dir(&self.paths.runtime_dir);
         }
     }
 }
 
-/// Whether it was not there.
+/// Makes the runtime directory; false if it exists.
 fn make_directory(directory: &Path) -> Result<bool> {
     if directory.exists() {
         return Ok(false);
     }
-    // Workers of other users go through it, whatever the umask is.
+    // Whatever the umask is: workers of other users must be able to enter the directory.
     host::make_directory(directory, 0o755)
         .with_context(|| format!("cannot make the runtime directory {}", directory.display()))?;
     Ok(true)
@@ -202,7 +203,7 @@ fn lock(directory: &Path) -> Result<File> {
             .write(true)
             .create(true)
             .truncate(false)
-            // Whoever may read it may lock it.
+            // A process that may read a file may lock it.
             .mode(0o600)
             .custom_flags(libc::O_NOFOLLOW)
             .open(&path)
@@ -221,10 +222,10 @@ fn lock(directory: &Path) -> Result<File> {
             let _ = lock.read_to_string(&mut pid);
             return Err(taken(directory, pid.lines().next().unwrap_or_default()));
         }
-        // A daemon that ended meanwhile has removed the file: then this is the lock of nothing.
+        // A daemon that ended meanwhile may have removed the file: then its lock means nothing.
         let ours = host::inode(&lock.metadata().context("cannot look at the lock")?);
         if host::is_there(&path, Some(ours)) {
-            // Earlier versions let everybody read it.
+            // Earlier versions made the file readable for all users.
             let own = lock.set_permissions(fs::Permissions::from_mode(0o600));
             own.and_then(|()| lock.write_all(before.as_bytes()).and_then(|()| lock.rewind()))
                 .with_context(|| format!("cannot prepare {}", path.display()))?;
@@ -233,7 +234,7 @@ fn lock(directory: &Path) -> Result<File> {
     }
 }
 
-/// What is wrong with a runtime directory, which need not be there yet.
+/// Finds what is wrong with a runtime directory, which need not exist yet.
 #[must_use]
 pub fn about_directory(directory: &Path) -> RuntimeDir {
     let mut found = RuntimeDir { longest: too_long(directory), ..RuntimeDir::default() };
@@ -244,7 +245,8 @@ pub fn about_directory(directory: &Path) -> RuntimeDir {
     found
 }
 
-/// What an earlier daemon of this boot left in a runtime directory: how many services, and the cookies of their sockets.
+/// Number of services that an earlier daemon of this boot left in a runtime directory, and the cookies of their
+/// sockets.
 #[must_use]
 pub fn left_in(directory: &Path) -> (usize, HashSet<u64>) {
     let boot = host::boot();
@@ -254,13 +256,13 @@ pub fn left_in(directory: &Path) -> (usize, HashSet<u64>) {
     (left.len(), sockets.map(|socket| socket.cookie).collect())
 }
 
-/// The most bytes of a path for this purpose, if `directory` has more.
+/// The most bytes of a runtime directory's path, if `directory` has more.
 fn too_long(directory: &Path) -> Option<usize> {
     let longest = sd_notify::directory(directory).as_os_str().len() + 1 + NOTIFY_NAME;
     (longest > SUN_PATH).then(|| SUN_PATH - (longest - directory.as_os_str().len()))
 }
 
-/// What is in the runtime directory is believed by the next daemon, which is root.
+/// Fails if other users may write the runtime directory: a daemon that is root trusts the files in it.
 fn check_owner(directory: &Path) -> Result<()> {
     let found = about_directory(directory);
     if found.others_may_write || found.owner.is_some() {
@@ -279,11 +281,11 @@ pub fn is_locked(directory: &Path, pid: u32) -> bool {
     let Ok(mut file) = File::open(directory.join(LOCK)) else { return false };
     let mut text = String::new();
     let said = file.read_to_string(&mut text).is_ok() && text.lines().next() == Some(&pid.to_string());
-    // It is free again as soon as this file is closed.
+    // If this takes the lock, closing the file releases it.
     said && matches!(locks::try_lock(&file), Ok(false))
 }
 
-/// Whether the file says that the directory is a daemon's own.
+/// Whether the lock file says that a daemon has made the directory.
 fn said_made(mut lock: &File) -> bool {
     let mut text = String::new();
     lock.read_to_string(&mut text).is_ok() && text.ends_with(MADE)

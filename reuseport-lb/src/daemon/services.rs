@@ -1,5 +1,5 @@
-//! The services of a daemon and their tasks: expected, begun, told and ended. Not: what one of them does (`service/`), nor
-//! which there are to be (`apply.rs`).
+//! The services of a daemon and their tasks: expecting, starting, telling and ending them. Not: what a service does
+//! (`service/`), nor which services are configured (`apply.rs`).
 
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -16,18 +16,18 @@ use crate::service::{Command, Service, coming};
 /// All services.
 #[derive(Default)]
 pub(super) struct Registry {
-    /// Those that are expected as well.
+    /// All services, also expected ones.
     pub(super) services: Services,
-    /// What those are told that are still being opened or taken over; then their tasks have it.
+    /// Commands to services that are still being opened or taken over, until their tasks take them.
     expected: RefCell<HashMap<String, mpsc::UnboundedReceiver<Command>>>,
     /// A service's task has ended.
     pub(super) ended: Notify,
-    /// One that panicked.
+    /// The error of a service whose task has panicked.
     broken: RefCell<Option<String>>,
 }
 
 impl Registry {
-    /// Shows a service that is still being opened or taken over; what it is asked meanwhile waits for it.
+    /// Adds a service that is still being opened or taken over; commands to it wait until then.
     pub(super) fn expect(&self, coming: ServiceStatus) {
         if self.services.contains(&coming.name) {
             return;
@@ -46,7 +46,7 @@ impl Registry {
         self.ended.notify_waiters();
     }
 
-    /// Whether the service `name` is there, and not only expected.
+    /// Whether the service `name` runs, and is not only expected.
     pub(super) fn is_there(&self, name: &str) -> bool {
         self.services.contains(name) && !self.expected.borrow().contains_key(name)
     }
@@ -69,7 +69,7 @@ impl Registry {
         });
     }
 
-    /// What is wrong with a service that ended without being told to.
+    /// The error of a service that ended without being told to.
     pub(super) fn broken(&self) -> Option<String> {
         self.broken.borrow().clone()
     }
@@ -77,7 +77,7 @@ impl Registry {
     /// Tells all services.
     pub(super) fn tell(&self, command: impl Fn() -> Command) {
         for service in self.services.all() {
-            // One that has ended already needs no telling.
+            // Fails if the service has ended already.
             let _ = service.tell(command());
         }
     }
@@ -93,7 +93,7 @@ impl Registry {
         let (answer, decides) = oneshot::channel();
         if let Ok(service) = self.services.find(name) {
             let _ = service.tell(Command::Decides(answer));
-            // One that ends has no say any more.
+            // Fails if the service ends.
             let _ = decides.await;
         }
     }

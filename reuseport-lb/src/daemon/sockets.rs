@@ -1,5 +1,5 @@
-//! The daemon's own sockets: `control.sock` and `join.sock`, made again where somebody has removed them (a
-//! cleaner of temporary files, say). Not: what is spoken there.
+//! The daemon's own sockets, `control.sock` and `join.sock`, which are made again if they are removed (by a
+//! cleaner of temporary files, for example). Not: their protocols (`api/`).
 
 use std::path::Path;
 use std::rc::Rc;
@@ -19,13 +19,13 @@ use crate::handle::Handle;
 use crate::kernel::host::Inode;
 use crate::kernel::{closing, host};
 
-/// How often is looked whether they are there.
+/// Interval between looks whether the sockets are there.
 const LOOK: Duration = Duration::from_secs(1);
 
-/// One of them, answering.
+/// A socket that is served.
 struct Serving {
     task: JoinHandle<()>,
-    /// What was made at its path.
+    /// Identity of the socket's file.
     inode: Option<Inode>,
 }
 
@@ -35,22 +35,22 @@ impl Serving {
     }
 }
 
-/// Both of them, listening.
+/// Both sockets, listening.
 pub(super) struct Sockets {
     control: UnixListener,
     join: UnixListener,
 }
 
 impl Sockets {
-    /// Makes them; that for administrators is for root only from its first moment.
+    /// Makes both sockets; the control socket is for the daemon's user only from its first moment.
     pub(super) fn make(paths: &Paths) -> Result<Self> {
         let control = listen_for_administrators(&paths.control())?;
         let join = join::listen(&reuseport_lb_client::join::path(&paths.runtime_dir))?;
         Ok(Self { control, join })
     }
 
-    /// Answers there for as long as the runtime lives. Each second `look` makes again what else is gone, and then they
-    /// are.
+    /// Serves both sockets as long as the runtime lives. Each second calls `look`, which makes other files again, and
+    /// then makes the sockets again if they were removed.
     pub(super) async fn serve(self, paths: Paths, handle: Handle, registry: Rc<Registry>, look: impl Fn()) {
         let (joining, requests) = mpsc::unbounded_channel();
         tokio::task::spawn_local(registry.pass_on(requests));
@@ -76,7 +76,7 @@ fn listen_for_administrators(path: &Path) -> Result<UnixListener> {
     Ok(listener)
 }
 
-/// Makes a socket again that is not there any more; conversations that have begun go on.
+/// Makes a socket again if it was removed; open connections stay.
 fn again(
     path: &Path,
     serving: &mut Serving,
@@ -86,14 +86,14 @@ fn again(
     if host::is_there(path, serving.inode) {
         return;
     }
-    // Somebody may have put another one there, as from a copy of the directory.
+    // Another socket may be there, as from a copy of the directory.
     host::remove_socket(path);
     match listen(path) {
         Ok(listener) => {
             warn!("{} was removed, and is there again", path.display());
             std::mem::replace(serving, Serving::begun(path, serve(listener))).task.abort();
         }
-        // It is tried again.
+        // The next look tries again.
         Err(error) => tracing::debug!("{error:#}"),
     }
 }

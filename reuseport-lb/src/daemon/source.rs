@@ -1,4 +1,4 @@
-//! Where the configuration comes from, and reading it, again as well.
+//! Where the configuration comes from, and reading it, also again for a reload.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -11,7 +11,7 @@ use crate::config::{self, Invalid, ServiceConfig};
 use crate::kernel::host;
 use crate::offload;
 
-/// How long a file may take to be read again, and commands to be looked for.
+/// Time limit of reading the file again and looking for commands.
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Where services come from.
@@ -23,7 +23,7 @@ pub enum Source {
 }
 
 impl Source {
-    /// For the first time.
+    /// Reads the configuration at the start.
     pub(super) fn read(&self) -> Result<Vec<ServiceConfig>, Invalid> {
         match self {
             Self::File(file) => config::read(file, host::find_user),
@@ -31,7 +31,7 @@ impl Source {
         }
     }
 
-    /// The file that can be read again.
+    /// The file, if the configuration can be read again.
     pub(super) fn file(&self) -> Option<PathBuf> {
         match self {
             Self::File(file) => Some(file.clone()),
@@ -40,7 +40,7 @@ impl Source {
     }
 }
 
-/// Reads the configuration again, which must not hold the loop up.
+/// Reads the configuration again, in a thread so that it does not hold the loop up.
 pub(super) async fn read_again(
     file: Option<PathBuf>,
     runtime_dir: PathBuf,

@@ -1,5 +1,5 @@
-//! Whether the workers of a service can be started here: whom they run as, what that user reaches, and
-//! their command. Not: what is said about it (`doctor/places.rs`).
+//! Whether the workers of a service can be started on this machine: their user, what that user may access, and
+//! their command. Not: the verdicts and texts (`doctor/places.rs`).
 
 use std::path::Path;
 
@@ -14,7 +14,7 @@ use crate::kernel::host;
 use crate::kernel::probe;
 use crate::service::with_user;
 
-/// Looks at the user of a service's workers, and at their command.
+/// Checks the user of a service's workers, and their command.
 #[must_use]
 pub fn checks(service: &ServiceConfig, runtime_dir: &Path) -> Vec<Check> {
     let user = user(service);
@@ -25,7 +25,7 @@ pub fn checks(service: &ServiceConfig, runtime_dir: &Path) -> Vec<Check> {
     checks
 }
 
-/// Fails with what keeps the workers of a service from being started, or from being heard.
+/// Fails with what keeps the workers of a service from being started, or from sending messages.
 pub fn require(service: &ServiceConfig, runtime_dir: &Path) -> Result<(), String> {
     let user = user(service);
     let found = worker(user.as_ref(), runtime_dir);
@@ -76,15 +76,15 @@ fn worker<'a>(user: Option<&'a User>, runtime_dir: &Path) -> places::WorkerUser<
 fn command(program: &str, user: Option<&User>) -> Executable {
     let found = executable::find_program(program)?;
     let look = || {
-        // What is above the working directory does not count for a relative path. A user may find another
-        // one in PATH than the daemon does: execvp(3) passes over what is closed.
+        // For a relative path, directories above the working directory do not count. A user may find another program
+        // in PATH than the daemon does: execvp(3) skips directories that are closed to the user.
         let path = match program.contains('/') {
             true => program.into(),
             false => executable::find_program(program).unwrap_or_else(|_| found.clone()),
         };
         (executable::look(&path), path)
     };
-    // Where a user cannot be tried, the line of the user says so.
+    // If this process cannot become the user, the check of the user says so.
     let tried = user.and_then(|user| Some((user, probe::as_user(user, look).ok()?)));
     let (who, (looked, path)) = match tried {
         Some((user, tried)) => (user.name.clone(), tried),
@@ -96,7 +96,7 @@ fn command(program: &str, user: Option<&User>) -> Executable {
         Err(Obstacle::Missing(why)) => return Err(why),
         Err(Obstacle::Closed(why)) => return Ok((shown, Some((who, why)))),
     }
-    // What its user may execute and not read is a program, or a script that is of no use.
+    // A file that the user may execute and not read is a program, or a script, which then fails.
     if let (Some(user), Ok(true)) = (user, executable::is_script(&path)) {
         let denied = probe::as_user(user, || executable::is_script(&path)).is_ok_and(|read| read.is_err());
         if denied {

@@ -1,5 +1,5 @@
-//! How a daemon and its services are asked, from anywhere on its loop: requests in, answers, progress and refusals out,
-//! in the types of the client package. Not: how that is spoken (`api/`), nor what is done (`service/`, `daemon/`).
+//! A handle of a daemon and its services, for tasks on its loop: requests in, answers, progress and refusals out, in
+//! the types of the client package. Not: protocols (`api/`), nor carrying requests out (`service/`, `daemon/`).
 
 mod services;
 mod trace;
@@ -23,7 +23,7 @@ use crate::service::{self, Command, ServiceReport};
 /// A service that does not answer within this time is shown as it was before.
 const BUSY: Duration = Duration::from_millis(50);
 
-/// What the daemon itself is asked to do.
+/// A request to the daemon itself.
 pub enum Order {
     /// End.
     Stop(Stop),
@@ -39,13 +39,13 @@ pub struct Handle {
 }
 
 impl Handle {
-    /// Of these services; `orders` go to the daemon.
+    /// Makes a handle of these services; `orders` go to the daemon.
     #[must_use]
     pub fn new(services: Services, orders: mpsc::UnboundedSender<Order>) -> Self {
         Self { services, orders }
     }
 
-    /// The status of everything, or of one service, given to `then` in a thread: with thousands of sockets both take many
+    /// Gives the status of all services, or of one, to `then` in a thread: with thousands of sockets both take many
     /// milliseconds. A service that is busy is shown as it was before.
     pub async fn status<T: Send + 'static>(
         &self,
@@ -101,13 +101,13 @@ impl Handle {
         Ok(weight)
     }
 
-    /// Lets a worker leave; answered when nothing of it is left.
+    /// Lets a worker leave; answered when it is removed.
     pub async fn drain(&self, service: &str, number: usize, drain: Drain) -> Result<Drained, Refusal> {
         let patience = drain.timeout_ms.map(Duration::from_millis);
         self.services.find(service)?.ask(|answer| Command::Drain(number, patience, answer)).await
     }
 
-    /// Replaces all workers of a service, or the one with this number; how that goes is in the receiver, with
+    /// Replaces all workers of a service, or the one with this number; the receiver gets the progress, with
     /// [`Progress::Done`] at the end.
     pub async fn restart(
         &self,
@@ -127,7 +127,7 @@ impl Handle {
         Ok(told)
     }
 
-    /// Single decisions of a service, from now on.
+    /// Subscribes to single decisions of a service, from now on.
     pub async fn trace(&self, service: &str) -> Result<Trace, Refusal> {
         let service = self.services.find(service)?;
         let (answer, decisions) = oneshot::channel();
@@ -136,7 +136,7 @@ impl Handle {
         Ok(Trace { decisions, service })
     }
 
-    /// Has the daemon read its configuration again; answered when that is done.
+    /// Makes the daemon read its configuration again; answered when that is applied.
     pub async fn reload(&self) -> Result<Reloaded, Refusal> {
         let (answer, changes) = oneshot::channel();
         // A daemon that is ending drops the order.
@@ -144,10 +144,10 @@ impl Handle {
         Ok(Reloaded { changes: changes.await.map_err(|_| Refusal::ending())?? })
     }
 
-    /// Has the daemon end; answered at once.
+    /// Ends the daemon; answered at once.
     #[must_use]
     pub fn stop(&self, stop: Stop) -> Stopping {
-        // It may be ending already.
+        // The daemon may be ending already.
         let _ = self.orders.send(Order::Stop(stop));
         Stopping { pid: std::process::id() }
     }

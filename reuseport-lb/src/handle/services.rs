@@ -17,7 +17,8 @@ pub struct ServiceHandle {
 }
 
 impl ServiceHandle {
-    /// Of a service that is not open yet, and is shown as `coming` until then; commands wait in the receiver.
+    /// Makes the handle of a service that is not open yet, and is shown as `coming` until then; commands wait in the
+    /// receiver.
     #[must_use]
     pub fn new(coming: ServiceStatus) -> (Self, mpsc::UnboundedReceiver<Command>) {
         let (commands, told) = mpsc::unbounded_channel();
@@ -52,7 +53,7 @@ impl ServiceHandle {
         answered.await.map_err(|_| Refusal::ending())?
     }
 
-    /// Its status, as soon as it is not busy, without flows, strangers and sockets.
+    /// The status of the service, as soon as it is not busy, without flows, strangers and sockets.
     pub async fn report(&self) -> Result<ServiceReport, Refusal> {
         self.ask(Command::Status).await
     }
