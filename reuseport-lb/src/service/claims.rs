@@ -12,11 +12,11 @@ use crate::kernel::host;
 #[derive(Default)]
 pub struct Claims {
     all: RefCell<Vec<Claim>>,
-    /// Who decided when an earlier daemon ended, until all services are taken over.
+    /// The services that decided when an earlier daemon ended, until all services are taken over.
     before: RefCell<HashMap<Listener, String>>,
-    /// The daemon ends, and all stays as it is.
+    /// The daemon ends: no listener moves from one service to another any more.
     frozen: Cell<bool>,
-    /// It is being found out who is to have what: nothing is taken meanwhile.
+    /// The daemon is finding out which service is to have which listener: no service may take one meanwhile.
     held: Cell<bool>,
 }
 
@@ -24,9 +24,9 @@ struct Claim {
     listener: Listener,
     service: String,
     decides: Decides,
-    /// Milliseconds from boot to when it last began to decide.
+    /// Milliseconds from boot to when the service last began to decide for the listener.
     since: u64,
-    /// Another service has taken it.
+    /// Another service has taken the listener.
     lost: bool,
 }
 
@@ -39,7 +39,7 @@ impl Claims {
         let same = |claim: &&Claim| claim.listener == listener && listener.address.port() != 0;
         let own = claims.iter().filter(same).find(|claim| claim.service == service);
         let decides = match own {
-            // The group with another policy.
+            // The second group of a listener, made for another policy, takes the place of the first.
             Some(claim) => claim.decides.clone(),
             None => Decides::new(!other && !claims.iter().filter(same).any(|claim| claim.decides.get())),
         };
@@ -49,20 +49,21 @@ impl Claims {
         decides
     }
 
-    /// Until [`Claims::open`], nobody but `holders` decides for these listeners, in whatever order they come.
+    /// Until [`Claims::open`], only `holders` decide for these listeners, in whatever order services are taken over.
     pub fn keep(&self, holders: impl IntoIterator<Item = (Listener, String)>) {
         self.before
             .borrow_mut()
             .extend(holders.into_iter().filter(|(listener, _)| listener.address.port() != 0));
     }
 
-    /// What `service` had, when an earlier daemon ended, is another's.
+    /// Notes that the listeners which `service` decided for under an earlier daemon are kept for `heir`.
     pub fn bequeath(&self, service: &str, heir: &str) {
         let mut before = self.before.borrow_mut();
         before.values_mut().filter(|holder| *holder == service).for_each(|holder| heir.clone_into(holder));
     }
 
-    /// All that an earlier daemon left is taken over: for whom nobody decides, whoever has a claim does.
+    /// All services of an earlier daemon are taken over: for a listener that no service decides for, the first with a
+    /// claim now does.
     pub fn open(&self) {
         let claims = self.all.borrow();
         for listener in self.before.take().into_keys() {
@@ -70,22 +71,23 @@ impl Claims {
         }
     }
 
-    /// From now on nothing goes from one service to another: the daemon ends, and programs stay where they are.
+    /// From now on no listener goes from one service to another: the daemon ends, and programs stay where they are.
     pub(super) fn freeze(&self) {
         self.frozen.set(true);
     }
 
-    /// Keeps services from taking listeners from others, until the configuration is known that says who gets which.
+    /// Keeps services from taking listeners of other services while `held`: until the configuration is known, which
+    /// says which service is to have which listener.
     pub fn hold(&self, held: bool) {
         self.held.set(held);
     }
 
-    /// Whether a service may take what is another's.
+    /// Whether a service may take a listener that another one decides for.
     pub(super) fn may_take(&self) -> bool {
         !self.held.get()
     }
 
-    /// The configuration gives `service` these listeners alone, so that it takes no other from anybody.
+    /// The configuration gives `service` only these listeners: its claims to all others are lost.
     pub fn leave_only(&self, listeners: &[Listener], service: &str) {
         let mut claims = self.all.borrow_mut();
         let others =
@@ -93,7 +95,7 @@ impl Claims {
         others.for_each(|claim| claim.lost = true);
     }
 
-    /// Takes one claim back; what it decided for is another service's, if one has a claim.
+    /// Takes one claim back. If it decided, another service with a claim to the listener decides from now on.
     pub fn withdraw(&self, listener: &Listener, service: &str) {
         if self.frozen.get() {
             return;
@@ -106,13 +108,13 @@ impl Claims {
             return;
         }
         if self.before.borrow().contains_key(listener) {
-            // Whoever had it may still come, or what is abandoned.
+            // The service that decided before may still be taken over, or one that is abandoned.
             return;
         }
         pass_on(&claims, listener);
     }
 
-    /// Makes `service` the one that decides for `listener`; returns who did.
+    /// Makes `service` the one that decides for `listener`; returns the service that did before.
     pub(super) fn take(&self, listener: &Listener, service: &str) -> Option<String> {
         let before = self.holder(listener);
         for claim in self.all.borrow_mut().iter_mut().filter(|claim| claim.listener == *listener) {
@@ -130,14 +132,14 @@ impl Claims {
         own.any(|claim| claim.lost && !claim.decides.get())
     }
 
-    /// Notes what an earlier daemon knew: that `listener` was taken from `service`.
+    /// Notes that another service had taken `listener` from `service` under an earlier daemon.
     pub(super) fn lose(&self, listener: &Listener, service: &str) {
         let mut claims = self.all.borrow_mut();
         let own = claims.iter_mut().filter(|it| it.listener == *listener && it.service == service);
         own.for_each(|claim| claim.lost = true);
     }
 
-    /// The configuration gives `listener` to `service`: it may take what it has lost.
+    /// The configuration gives `listener` to `service`, which may take it back if it had lost it.
     pub(super) fn want(&self, listener: &Listener, service: &str) {
         let mut claims = self.all.borrow_mut();
         let own = claims.iter_mut().filter(|it| it.listener == *listener && it.service == service);
@@ -160,7 +162,7 @@ impl Claims {
     }
 }
 
-/// Makes one of the claims to `listener` decide, unless one does.
+/// Makes the first claim to `listener` decide, unless one does already.
 fn pass_on(claims: &[Claim], listener: &Listener) {
     let mut same = claims.iter().filter(|claim| claim.listener == *listener).peekable();
     if let Some(first) = same.peek().copied()
@@ -205,7 +207,7 @@ mod tests {
     }
 
     #[test]
-    fn who_decided_for_the_daemon_before_decides_in_whatever_order_services_come() {
+    fn the_service_that_decided_under_the_daemon_before_decides_in_whatever_order_services_come() {
         let (claims, web, gone) =
             (Claims::default(), listener("tcp://127.0.0.1:80"), listener("tcp://127.0.0.1:81"));
         claims.keep([(web, "new".into()), (gone, "lost".into())]);
@@ -224,7 +226,7 @@ mod tests {
     }
 
     #[test]
-    fn port_0_is_nobodys() {
+    fn port_0_has_no_holder() {
         let (claims, any) = (Claims::default(), listener("tcp://127.0.0.1:0"));
         assert!(claims.claim(any, "one").get() && claims.claim(any, "other").get());
         assert_eq!(claims.holder(&any), None);

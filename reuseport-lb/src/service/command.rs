@@ -1,4 +1,4 @@
-//! What a service is asked to do. Not: how it does that.
+//! The commands that a service takes, and their queue. Not: how they are carried out (`service/mod.rs`).
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -47,7 +47,7 @@ impl From<Denied> for Refusal {
     }
 }
 
-/// What an engine answers goes there; whoever asked may have gone away.
+/// A reply that sends the engine's outcome to `answer`; dropped if the client has gone away.
 pub(super) fn answering<T: 'static, U: From<T> + 'static>(
     answer: oneshot::Sender<Result<U, Refusal>>,
 ) -> Reply<Result<T, Denied>> {
@@ -56,51 +56,52 @@ pub(super) fn answering<T: 'static, U: From<T> + 'static>(
     })
 }
 
-/// Other settings.
+/// New settings for a service.
 pub struct Prepare {
-    /// As configured.
+    /// The settings as the configuration file says.
     pub config: config::ServiceConfig,
-    /// Only if that is not what was configured before: what `scale` and `drain` did then stays.
+    /// Change nothing if the same was configured before: what `scale` and `drain` did since then stays.
     pub if_changed: bool,
 }
 
-/// What a service is asked to do.
+/// A request to a service; answers go into the channels that it carries.
 pub enum Command {
-    /// Tell everything.
+    /// Report the service's state.
     Status(oneshot::Sender<Result<ServiceReport, Refusal>>),
     /// Have this many workers.
     Scale(Target, oneshot::Sender<Result<Scaled, Refusal>>),
     /// Give the worker with this number this weight.
     Weight(usize, u32, oneshot::Sender<Result<(), Refusal>>),
-    /// Let the worker with this number leave, with so much patience; answered when it is gone.
+    /// Drain the worker with this number; after the given time it is ended with what it still has. Answered when the
+    /// worker is gone.
     Drain(usize, Option<Duration>, oneshot::Sender<Result<Drained, Refusal>>),
     /// Replace workers, and tell how it goes.
     Restart(RestartOptions, mpsc::UnboundedSender<Progress>),
-    /// Let a process in.
+    /// Make a process a worker.
     Join(Request),
-    /// Make ready for other settings, so that nothing can fail any more.
+    /// Make everything that new settings need, so that [`Command::Commit`] cannot fail for lack of it.
     Prepare(Box<Prepare>, oneshot::Sender<Result<(), String>>),
     /// Apply what was prepared; answered, with what changed, when it is done.
     Commit(oneshot::Sender<Result<String, String>>),
     /// Forget what was prepared.
     Abort,
-    /// Tell when the service decides for all of its listeners: those that others had are taken over when
-    /// its workers are ready.
+    /// Answer when the service decides for all of its listeners: those of other services are taken over when its
+    /// workers are ready.
     Decides(oneshot::Sender<()>),
     /// Report single decisions.
     Trace(oneshot::Sender<broadcast::Receiver<TracedDecision>>),
     /// A subscriber of [`Command::Trace`] is gone.
     TraceEnded,
-    /// Let nothing new in, let the workers finish, end.
+    /// Drain all workers, then end.
     Stop,
-    /// End now.
+    /// Kill all workers and end.
     Kill,
     /// End, and leave everything to the next daemon.
     Keep,
 }
 
 impl Command {
-    /// Has as many workers as `scale` says.
+    /// The command for a request to scale. Refused unless exactly one of `workers` and `add` is there.
     pub fn scale(scale: &Scale, answer: oneshot::Sender<Result<Scaled, Refusal>>) -> Result<Self, Refusal> {
         let target = match (scale.workers, scale.add) {
             (Some(workers), None) => Target::Exactly(workers),
@@ -113,7 +114,8 @@ impl Command {
         Ok(Self::Scale(target, answer))
     }
 
-    /// Replaces all workers, or the one with this number, as `restart` says.
+    /// The command for a request to replace all workers, or `only` the one with this number. Refused if `parallel`
+    /// is 0.
     pub fn restart(
         only: Option<usize>,
         restart: &Restart,
@@ -129,7 +131,7 @@ impl Command {
     }
 }
 
-/// What is to be done, in its order; but questions are answered between the parts of a long step as well.
+/// The queue of commands, in their order; but status requests can be taken out between the parts of a long step.
 pub(super) struct Commands {
     receiver: mpsc::UnboundedReceiver<Command>,
     later: VecDeque<Command>,
@@ -140,7 +142,7 @@ impl Commands {
         Self { receiver, later: VecDeque::new() }
     }
 
-    /// The next one; `None` if there will be none. May be cancelled.
+    /// The next command; `None` if all senders are gone. Cancelling the future loses no command.
     pub(super) async fn next(&mut self) -> Option<Command> {
         match self.later.pop_front() {
             Some(command) => Some(command),
@@ -148,12 +150,12 @@ impl Commands {
         }
     }
 
-    /// Who asks how it is; other commands wait.
+    /// Takes the status requests out of the queue; other commands wait.
     pub(super) fn questions(&mut self) -> Vec<oneshot::Sender<Result<ServiceReport, Refusal>>> {
         let mut asked = Vec::new();
         while let Ok(command) = self.receiver.try_recv() {
             match command {
-                // It may have been too late already.
+                // A report is not worth making for a client that has given up.
                 Command::Status(answer) if answer.is_closed() => {}
                 Command::Status(answer) => asked.push(answer),
                 other => self.later.push_back(other),

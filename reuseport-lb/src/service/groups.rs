@@ -21,7 +21,7 @@ use crate::kernel::group::{GroupMemory, PinnedGroup, Policy, Totals};
 use crate::kernel::{recover, socket};
 use crate::offload::in_thread;
 
-/// What threads do that make groups.
+/// Name of the threads that load programs.
 const LOADING: &str = "loading";
 
 impl SharedMemory for GroupMemory {
@@ -51,24 +51,25 @@ impl From<&config::ServiceConfig> for Policy {
 
 /// A listener with its group.
 pub(super) struct ListenerGroup {
-    /// As the configuration says, perhaps with port 0.
+    /// The listener as the configuration says, perhaps with port 0.
     pub(super) asked: Listener,
     pub(super) group: PinnedGroup,
     pub(super) buckets: Buckets,
-    /// The name of its directory of pins.
+    /// Name of the group's directory of pins.
     pub(super) name: String,
-    /// It was made at a takeover because nothing was left of the one before.
+    /// The group was made at a takeover because only sockets were left of the one before.
     pub(super) is_new: bool,
     reader: JoinHandle<std::io::Result<()>>,
-    /// Of when a slot became free for the last time: right for all that are free since then.
+    /// Counters read since a slot last became free: those of a free slot do not change, so they are right for every
+    /// slot that is still free.
     counted: Option<Totals>,
     service: String,
     surroundings: Rc<Surroundings>,
-    /// Keeps the address from other daemons.
+    /// Keeps other daemons from serving the address.
     _held: Option<Rc<Held>>,
 }
 
-/// For whom a group is made.
+/// The service that a group is made for.
 pub(super) struct Owner<'a> {
     pub(super) config: &'a config::ServiceConfig,
     pub(super) surroundings: &'a Rc<Surroundings>,
@@ -83,8 +84,8 @@ impl Drop for ListenerGroup {
 }
 
 impl ListenerGroup {
-    /// Makes a group for `listener`; `at` tells listeners apart that are written alike: with port 0,
-    /// which becomes another port each.
+    /// Makes a group for `listener`. `at` tells apart listeners that are written alike: with port 0, for which the
+    /// kernel chooses another port each time.
     pub(super) async fn make(listener: &Listener, at: u64, owner: &Owner<'_>) -> Result<Self> {
         let held = owner.surroundings.hold(listener).await?;
         let name = format!("{at}-{}", listener.plain_name());
@@ -94,8 +95,8 @@ impl ListenerGroup {
         Self::with(*listener, group, name, held, owner)
     }
 
-    /// Goes on with the group of an earlier daemon, or of the same with another policy. It decides
-    /// only once it is attached.
+    /// Goes on with the maps of a group that an earlier daemon made, or this one with another policy. The new program
+    /// decides only once it is attached.
     pub(super) async fn take_over(
         (asked, bound): (&Listener, &Listener),
         name: &str,
@@ -110,7 +111,7 @@ impl ListenerGroup {
         Self::with(*asked, group, name.to_owned(), held, owner)
     }
 
-    /// Instead of the group of an earlier daemon, of which nothing is left but the sockets.
+    /// Makes a group instead of one of an earlier daemon of which only the sockets are left.
     pub(super) async fn make_anew(
         (asked, bound): (&Listener, &Listener),
         name: &str,
@@ -154,7 +155,7 @@ impl ListenerGroup {
         })
     }
 
-    /// For what a free slot has been selected.
+    /// How often a slot that is free now has been selected so far.
     pub(super) fn counted(&mut self, slot: u16) -> Result<u64> {
         if self.counted.is_none() {
             self.counted = Some(self.group.totals()?);
@@ -162,22 +163,23 @@ impl ListenerGroup {
         Ok(self.counted.as_ref().map_or(0, |totals| totals.selected[usize::from(slot)]))
     }
 
-    /// Another slot is free.
+    /// Reads the counters again next time, because another slot has become free.
     pub(super) fn forget_counted(&mut self) {
         self.counted = None;
     }
 
-    /// What is shared with the program.
+    /// The maps that are shared with the program.
     pub(super) fn memory(&self) -> &GroupMemory {
         self.group.memory()
     }
 
-    /// What counts the flows, anywhere; `None` for TCP. They are the same as long as there were no other `decisions`.
+    /// A counter of the group's flows that can be sent to another thread; `None` for TCP. Counts are reused as long as
+    /// the number of `decisions` stays the same.
     pub(super) fn flow_counter(&self, decisions: u64) -> Option<FlowCounter<GroupMemory>> {
         self.buckets.flow_counter(self.memory(), (decisions, self.group.merges()))
     }
 
-    /// Opens another socket of the group; before the first one the kernel may choose a port.
+    /// Opens another socket of the group. For port 0 the kernel chooses a port before the first socket.
     pub(super) fn open(&mut self, backlog: u32, first: bool) -> Result<Socket> {
         if self.group.listener().address.port() == 0 {
             self.group.bound(socket::choose_port(self.group.listener())?);
@@ -186,7 +188,8 @@ impl ListenerGroup {
     }
 }
 
-/// What serves goes on, also if another daemon has come to the address meanwhile.
+/// Holds an address that is served already; where another daemon has got it meanwhile, that is logged, and the group
+/// serves on.
 async fn hold_anyway(listener: &Listener, surroundings: &Surroundings) -> Option<Rc<Held>> {
     surroundings.hold(listener).await.inspect_err(|error| warn!("{error:#}")).ok().flatten()
 }

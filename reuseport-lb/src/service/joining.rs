@@ -1,5 +1,5 @@
-//! A process that asks to be a worker, and what it gets. Not: who may (`domain/engine/joining.rs`), nor what is said on
-//! `join.sock` (`api/join`).
+//! The request of a process that wants to be a worker, and the ticket that it gets. Not: which processes may join
+//! (`domain/engine/joining.rs`), nor the protocol of `join.sock` (`api/join`).
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -9,35 +9,35 @@ use tokio::sync::oneshot;
 
 use crate::kernel::fd_passing::Peer;
 
-/// A process that wants to be a worker.
+/// The request of a process that wants to be a worker.
 #[derive(Debug)]
 pub struct Request {
-    /// Of which service.
+    /// Name of the service that the process wants to join.
     pub service: String,
-    /// Which worker of it; `None`: any.
+    /// Number of the worker that the process wants to be; `None`: any.
     pub number: Option<usize>,
-    /// Up to [`crate::config::MAX_WEIGHT`].
+    /// Weight of the worker, at most [`crate::config::MAX_WEIGHT`].
     pub weight: u32,
-    /// Who asks.
+    /// The process at the other end of the connection, as the kernel tells.
     pub peer: Peer,
-    /// What it is told; the text of an error names the fix.
+    /// Where the answer goes; the text of an error names the fix.
     pub answer: oneshot::Sender<Result<Ticket, String>>,
-    /// Says that the answer has been sent; ends without a word if it could not be: then the place is
-    /// nobody's, though the process may live on.
+    /// Resolves when the answer has been sent, and fails if that was impossible: then the worker is lost, though the
+    /// process may live on.
     pub delivered: oneshot::Receiver<()>,
 }
 
-/// The place of a worker that has joined.
+/// What a process that has joined gets.
 #[derive(Debug)]
 pub struct Ticket {
-    /// Its name, like `web/7`.
+    /// Name of the worker, like `web/7`.
     pub worker: String,
-    /// The socket that hears its `READY=1`.
+    /// Path of the notification socket where the process sends `READY=1`.
     pub notify: PathBuf,
-    /// The names of its sockets.
+    /// Names of `sockets`, for LISTEN_FDNAMES.
     pub names: Vec<String>,
-    /// Its sockets, in the order of the service's listeners.
+    /// The worker's sockets, in the order of the service's listeners.
     pub sockets: Vec<Socket>,
-    /// It has to say `WATCHDOG=1` more often than this.
+    /// The process must send `WATCHDOG=1` more often than this.
     pub watchdog: Option<Duration>,
 }

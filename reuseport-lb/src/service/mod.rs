@@ -1,5 +1,5 @@
-//! One service: its engine, what that acts on, and the task that turns it. Not: what is decided (`domain/engine`), nor
-//! how the kernel is told (`kernel/`).
+//! One service: its engine, the ports that the engine acts through, and the task that runs it. Not: decisions
+//! (`domain/engine`), nor system calls (`kernel/`).
 
 mod claims;
 mod command;
@@ -44,10 +44,10 @@ use processes::OwnEngine;
 use saving::Saver;
 use trace::Tracer;
 
-/// How long a service may take to become ready that takes a listener over from another.
+/// How long a service that takes a listener over from another service may take to become ready.
 pub const START: Duration = Duration::from_secs(30);
 
-/// So many things that happened are heard before the rest is looked at.
+/// How many process events are handled before the engine works again.
 const AT_ONCE: usize = 16;
 
 /// A service; owned by its task.
@@ -55,14 +55,14 @@ pub struct Service {
     engine: OwnEngine,
     events: mpsc::UnboundedReceiver<(ProcessKey, ProcessEvent)>,
     saver: Saver,
-    /// Other settings for which everything is there.
+    /// Settings that [`Command::Prepare`] made everything ready for.
     prepared: Option<Box<Reconfiguration>>,
-    /// Users whose processes may not join.
+    /// Limits the log lines about refused joins, by user id.
     refused: Sparing<u32>,
     tracer: Tracer,
-    /// What is shown of it while it is busy.
+    /// The report that status requests get while the service is busy.
     shown: Option<Shown>,
-    /// The daemon waits until it is up.
+    /// The daemon waits until this service is up.
     starting: bool,
     surroundings: Rc<Surroundings>,
 }
@@ -88,13 +88,14 @@ impl Service {
         }
     }
 
-    /// As configured, and changed since.
+    /// The settings in force: as configured, with the changes of `scale` and `drain` since.
     #[must_use]
     pub fn config(&self) -> &config::ServiceConfig {
         &self.engine.settings().config
     }
 
-    /// Serves until it is told to stop and every worker is gone, or to keep everything as it is.
+    /// Serves until [`Command::Stop`] or [`Command::Kill`] has ended every worker, or [`Command::Keep`] leaves
+    /// everything to the next daemon.
     pub async fn run(mut self, commands: mpsc::UnboundedReceiver<Command>, shown: Shown) {
         let mut commands = Commands::new(commands);
         self.shown = Some(shown);
@@ -120,7 +121,7 @@ impl Service {
                     Some(Command::Keep) => return self.keep(),
                     Some(command) => {
                         if !matches!(command, Command::Status(_)) {
-                            // Whoever asked may rely on it as soon as it is answered.
+                            // A client may rely on an answered change, so that is saved without a pause.
                             self.saver.at_once();
                         }
                         self.handle(command).await;
@@ -130,7 +131,7 @@ impl Service {
                 Some((key, event)) = self.events.recv() => self.hear(key, event),
                 () = sleep_until(deadline) => {}
             }
-            // Much may have happened at once, and what follows costs more with many workers.
+            // Several events together cost one round of the engine, which is dear with many workers.
             for _ in 0..AT_ONCE {
                 if slices.is_over() || self.engine.busy().is_some() {
                     break;
@@ -146,7 +147,7 @@ impl Service {
         self.engine.handle(Input::Process(key, event), Instant::now());
     }
 
-    /// Does what is to be done now until others have their turn; whether there is more.
+    /// Does work that is due until the slice is over; true if more is due.
     fn work(&mut self, slices: &Slices) -> bool {
         loop {
             let begun = Instant::now();
@@ -169,13 +170,13 @@ impl Service {
         [self.engine.next_deadline(now), self.saver.deadline()].into_iter().flatten().min()
     }
 
-    /// Others get their turn, in the middle of what it does; who asks is answered.
+    /// Lets other tasks run if the slice is over, in the middle of the work; status requests are answered first.
     async fn pause(&mut self, slices: &mut Slices, commands: &mut Commands) {
-        // In the middle of other settings it is neither what it was nor what it will be.
+        // Halfway through a change of settings a report would show neither the old state nor the new one.
         if slices.is_over() && self.engine.is_whole() {
             let asked = commands.questions();
             if !asked.is_empty() {
-                // What is shown is there for the next daemon as well.
+                // A client may act on what it is shown, so the next daemon must know that as well.
                 self.saver.at_once();
                 self.save();
             }
@@ -184,7 +185,7 @@ impl Service {
         slices.turn().await;
     }
 
-    /// What the next daemon must know is written down; then processes begin that were started.
+    /// Saves what the next daemon must know; then unblocks new processes, which wait for that.
     fn save(&mut self) {
         if self.engine.is_whole() && self.saver.save(&self.engine, &self.surroundings.claims) {
             self.engine.ports().1.unblock();
@@ -194,7 +195,7 @@ impl Service {
     fn report_start(&mut self) {
         if let Some(failure) = self.engine.take_failure() {
             if !self.surroundings.starting.is_over() {
-                // The daemon may be ending already.
+                // Sending fails if the daemon is ending already.
                 let _ = self.surroundings.failures.send(anyhow!(failure));
             }
         } else if self.engine.is_up() {
@@ -202,7 +203,7 @@ impl Service {
         }
     }
 
-    /// The daemon waits for it no more.
+    /// Tells the daemon, once, that it need not wait for this service any more.
     fn started(&mut self) {
         if std::mem::take(&mut self.starting) {
             self.surroundings.starting.done();
@@ -211,9 +212,9 @@ impl Service {
 
     async fn handle(&mut self, command: Command) {
         let now = Instant::now();
-        // Whoever asked may have gone away meanwhile.
+        // Answers are dropped where the client has gone away meanwhile.
         match command {
-            // It may have been too late already.
+            // A report is not worth making for a client that has given up.
             Command::Status(answer) if answer.is_closed() => {}
             Command::Status(answer) => drop(answer.send(self.report())),
             Command::Scale(to, answer) => {
@@ -231,9 +232,9 @@ impl Service {
                 self.engine.handle(Input::Restart(options, Box::new(listener)), now);
             }
             Command::Join(request) => self.join(request, now),
-            Command::Prepare(wish, answer) => {
+            Command::Prepare(request, answer) => {
                 self.busy("is being changed");
-                drop(answer.send(self.prepare(*wish).await));
+                drop(answer.send(self.prepare(*request).await));
             }
             Command::Commit(answer) => {
                 self.busy("is being changed");
@@ -254,12 +255,12 @@ impl Service {
             Command::TraceEnded => self.engine.dataplane().trace(),
             Command::Stop => self.engine.handle(Input::Stop, now),
             Command::Kill => self.engine.handle(Input::Kill, now),
-            // The loop ends with it; should it ever come here, everything stays as well.
+            // `run` handles this one; should it ever come here, everything stays as it is too.
             Command::Keep => warn!("told to keep everything in the middle of something else"),
         }
     }
 
-    /// Lets a process in, or tells it why not.
+    /// Makes a process a worker, or answers why not.
     fn join(&mut self, request: Request, now: Instant) {
         let Request { number, weight, peer, answer, delivered, .. } = request;
         let (uid, pid) = (peer.uid, peer.pid);
@@ -279,7 +280,7 @@ impl Service {
             Ok((key, ticket)) => {
                 info!(worker = ticket.worker, uid, pid, "joins");
                 let _ = answer.send(Ok(ticket));
-                // A ticket that nobody got is nobody's, though the process may live on.
+                // If the ticket did not arrive, the worker is lost, though the process may live on.
                 tokio::task::spawn_local(async move {
                     if delivered.await.is_err() {
                         let _ = events.send((key, ProcessEvent::Lost));
@@ -287,7 +288,7 @@ impl Service {
                 });
             }
             Err(error) => {
-                // Anybody may ask as often as they like.
+                // A process may ask in a loop: it must not fill the log.
                 if let Some(unsaid) = self.refused.again(uid, now) {
                     let more = if unsaid > 0 {
                         format!(" ({unsaid} more of that user since)")
@@ -296,13 +297,13 @@ impl Service {
                     };
                     warn!(service = self.config().name, uid, pid, "may not join: {error}{more}");
                 }
-                // It may have gone away.
+                // Sending fails if the process has gone away.
                 let _ = answer.send(Err(error));
             }
         }
     }
 
-    /// What a process that has joined gets.
+    /// The ticket of a process that has joined: duplicates of its sockets, and where it says `READY=1`.
     fn ticket_of(&self, key: ProcessKey) -> anyhow::Result<Ticket> {
         let worker = self.engine.pool().get(key.worker).context("the worker is gone")?;
         let running = self.engine.processes().get(key).context("the process is gone")?;
@@ -320,14 +321,14 @@ impl Service {
         })
     }
 
-    /// Nothing of what was prepared is left.
+    /// Drops the prepared settings and what was made for them.
     fn forget_prepared(&mut self) {
         self.prepared = None;
         self.engine.set_prepared(false);
         self.engine.ports().0.forget_prepared();
     }
 
-    /// All workers are gone.
+    /// Removes the state file and all pins, after the last worker's end.
     async fn end(mut self) {
         self.started();
         self.saver.remove();
@@ -344,7 +345,7 @@ impl Service {
         }
     }
 
-    /// Ends without touching anything that serves.
+    /// Ends and leaves sockets, programs and processes to the next daemon.
     fn keep(mut self) {
         self.surroundings.claims.freeze();
         self.engine.leave_to_itself(Instant::now());

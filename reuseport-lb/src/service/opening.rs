@@ -1,4 +1,4 @@
-//! Making everything that can fail, before anything serves: for a new service, and for other settings of one that runs.
+//! Making everything that can fail, before anything serves: for a new service, and for new settings of a running one.
 
 use std::collections::BTreeMap;
 use std::rc::Rc;
@@ -25,10 +25,10 @@ use crate::kernel::strangers::Census;
 use crate::kernel::{host, socket};
 use crate::offload::{Slices, in_thread, in_thread_within};
 
-/// How long the name service may take to know a user.
+/// How long looking up a user (NSS) may take.
 const LOOKING_UP: Duration = Duration::from_secs(10);
 
-/// Whom embedded workers run as, unless they are told.
+/// The user that embedded workers run as, unless one is configured.
 const NOBODY: &str = "nobody";
 
 impl Service {
@@ -93,7 +93,7 @@ impl Service {
         for listener in &listeners {
             let name = &self.engine.settings().config.name;
             if self.surroundings.claims.holder(listener).is_some_and(|holder| holder != *name) {
-                // They have it for now.
+                // The other sockets are that service's.
                 continue;
             }
             if let strangers @ 1.. = census.count(listener, &self.surroundings.ours.borrow()) {
@@ -107,9 +107,10 @@ impl Service {
         Ok(())
     }
 
-    /// Makes everything that can fail.
-    pub(super) async fn prepare(&mut self, wish: Prepare) -> Result<(), String> {
-        let Prepare { config: configured, if_changed } = wish;
+    /// Makes everything that new settings need and that can fail; [`Command::Commit`](super::Command::Commit) then
+    /// applies them.
+    pub(super) async fn prepare(&mut self, request: Prepare) -> Result<(), String> {
+        let Prepare { config: configured, if_changed } = request;
         self.forget_prepared();
         let settings = self.engine.settings();
         if if_changed && configured == settings.configured {
@@ -119,7 +120,7 @@ impl Service {
         if self.engine.is_stopping() {
             return Err(format!("service {name} is ending"));
         }
-        // A start does not fail for what an earlier daemon was doing.
+        // A daemon's start (`if_changed`) must not fail because the daemon before was replacing workers.
         if self.engine.is_replacing() && !if_changed {
             return Err(format!(
                 "workers of service {name} are being replaced right now: try again when that is done"
@@ -168,7 +169,7 @@ impl Service {
     }
 }
 
-/// Looks up whom workers run as, which must not hold the loop up.
+/// Looks up the user that workers run as, in a thread: the name service may be slow.
 pub(super) async fn look_up(configured: config::ServiceConfig) -> Result<Settings> {
     let asked = configured.clone();
     let (config, user) =
@@ -176,7 +177,7 @@ pub(super) async fn look_up(configured: config::ServiceConfig) -> Result<Setting
     Ok(Settings { config, configured, user })
 }
 
-/// Looks up whom workers run as.
+/// Looks up the user that workers run as. Embedded workers run as `nobody`, if there is such a user.
 pub fn with_user(mut config: config::ServiceConfig) -> Result<(config::ServiceConfig, Option<User>)> {
     if config.embedded && config.user.is_none() {
         // The embedded worker needs no rights at all.

@@ -29,16 +29,16 @@ use crate::kernel::{liveness, opened};
 use crate::logging::{self, StandardError};
 use crate::offload::in_thread;
 
-/// When output is passed on again while there is more.
+/// How long to wait before more output is passed on.
 const FORWARD_MORE: Duration = Duration::from_millis(5);
 
-/// When it is while standard error takes no more.
+/// How long to wait before more output is passed on if standard error takes no more.
 const FORWARD_LATER: Duration = Duration::from_millis(50);
 
-/// How long a process may take to be suspended; within that it is busy in the kernel.
+/// How long to wait until a process has stopped after SIGSTOP; a process that takes longer is busy in the kernel.
 const SUSPENDING: Duration = Duration::from_millis(3);
 
-/// What happens to processes.
+/// Where events of processes are sent.
 pub(super) type Events = mpsc::UnboundedSender<(ProcessKey, ProcessEvent)>;
 
 /// The engine of a service over the kernel.
@@ -48,9 +48,9 @@ pub(super) type OwnEngine = Engine<Groups, ProcessTable>;
 pub(super) struct ProcessTable {
     service: String,
     running: HashMap<ProcessKey, Running>,
-    /// Those that wait until they are written down.
+    /// New processes that wait before their `exec` until the state file has them.
     blocked: Vec<ProcessKey>,
-    /// Who has just asked to join.
+    /// The process whose request to join is being handled.
     joining: Option<Peer>,
     sockets: Sockets,
     events: Events,
@@ -61,17 +61,17 @@ pub(super) struct ProcessTable {
 pub(super) struct Running {
     name: String,
     pub(super) process: Rc<Process>,
-    /// Its end closes the notification socket.
+    /// The notification socket; dropping it closes and removes the socket.
     pub(super) notify: Notify,
-    /// Kept if its predecessor ended by its own fault.
+    /// The output of the process, captured if its predecessor ended by its own fault.
     output: Option<Output>,
-    /// Waits for its end.
+    /// Waits for the end of the process, and reports it.
     watching: JoinHandle<()>,
 }
 
 impl Drop for Running {
     fn drop(&mut self) {
-        // A child that ends later must be reaped; one that has joined is not ours.
+        // A child that ends later must be reaped; a process that has joined is not the daemon's child.
         if !self.process.is_leader() {
             self.watching.abort();
         }
@@ -100,22 +100,22 @@ impl ProcessTable {
         self.running.get(&key)
     }
 
-    /// Whether any process waits until it is written down.
+    /// Whether any new process waits until the state file has it.
     pub(super) fn has_blocked(&self) -> bool {
         !self.blocked.is_empty()
     }
 
-    /// Who asks to join now, or nobody any more.
+    /// Sets the process whose request to join is being handled.
     pub(super) fn set_joining(&mut self, peer: Option<Peer>) {
         self.joining = peer;
     }
 
-    /// What happens to a process later is told as well.
+    /// A sender of process events, for tasks that live longer than a call.
     pub(super) fn events(&self) -> Events {
         self.events.clone()
     }
 
-    /// Hears what a process says.
+    /// Opens a notification socket whose messages become events of the process.
     fn listen_to(
         &self,
         key: ProcessKey,
@@ -128,7 +128,7 @@ impl ProcessTable {
         Notify::open(path, owner, name.to_owned(), hear)
     }
 
-    /// A process that is watched from now on.
+    /// Watches a process from now on: its end becomes an event.
     fn watch(
         &mut self,
         key: ProcessKey,
@@ -196,7 +196,7 @@ impl ProcessTable {
         Ok(())
     }
 
-    /// Goes on with the process of an earlier daemon, which runs; false if what it says cannot be heard.
+    /// Goes on with a running process of an earlier daemon; false if its notification socket cannot be made again.
     pub(super) fn find(
         &mut self,
         key: ProcessKey,
@@ -225,7 +225,7 @@ impl ProcessTable {
         self.running.get(&key).map(|running| &*running.process)
     }
 
-    /// What the next daemon must know of it: what it is known by, its cgroup, and where it is heard.
+    /// What the next daemon must know of a process: its identity, cgroup and notification socket.
     pub(super) fn describe(&self, key: ProcessKey) -> Option<state_file::SavedProcess> {
         let running = self.running.get(&key)?;
         Some(state_file::SavedProcess {
@@ -336,7 +336,7 @@ impl Processes for ProcessTable {
 }
 
 impl Running {
-    /// Passes on some of what it has written, if that is kept; false if there is more.
+    /// Passes on some of the captured output; false if there is more.
     fn pass_on(&mut self, last: bool) -> bool {
         let Some(output) = &mut self.output else { return true };
         let all = output.forward(&StandardError, last);
@@ -350,14 +350,14 @@ impl Running {
     }
 }
 
-/// The process of a worker that an earlier daemon left, if that is still there.
+/// The process of a worker that an earlier daemon left, if it still runs.
 pub(super) fn process_of(worker: &state_file::SavedWorker) -> Option<Process> {
     let kin = if worker.life.origin == Origin::Joined { Kin::Joined } else { Kin::Orphan };
     let mark = worker.process.notify.as_ref().map(|(path, _)| path.clone());
     Process::find(worker.process.identity?, kin, cgroup_of(worker), mark)
 }
 
-/// The cgroup of such a worker.
+/// The cgroup of a worker that an earlier daemon left, if it is still there.
 pub(super) fn cgroup_of(worker: &state_file::SavedWorker) -> Option<Cgroup> {
     worker.process.cgroup.as_deref().and_then(Cgroup::find)
 }

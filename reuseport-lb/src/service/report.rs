@@ -1,4 +1,4 @@
-//! What a service says of itself: quickly, and completed in a thread. Not: where it comes from (`status.rs`).
+//! Reports of a service's state: made quickly, and completed in a thread. Not: how one is made (`status.rs`).
 
 use std::cell::RefCell;
 use std::collections::HashSet;
@@ -21,10 +21,10 @@ use crate::kernel::socket;
 use crate::kernel::strangers::Census;
 use crate::offload::in_thread_or_here;
 
-/// What is shown of a service while it is busy with something that takes its time.
+/// The report that status requests get while a service is busy with something that takes its time.
 pub type Shown = Rc<RefCell<Option<ServiceReport>>>;
 
-/// A service of which nothing but its settings is known yet, and what it `is` doing.
+/// The status of a service of which only the settings are known yet; `is` says what it is busy with.
 #[must_use]
 pub fn coming(config: &config::ServiceConfig, is: &str) -> ServiceStatus {
     let group = |listener: &Listener| shown_group(listener, 0);
@@ -46,7 +46,7 @@ pub fn coming(config: &config::ServiceConfig, is: &str) -> ServiceStatus {
     }
 }
 
-/// A service that an earlier daemon left and this one takes over.
+/// The status of a service that an earlier daemon left, while this daemon takes it over.
 #[must_use]
 pub fn left(state: &state_file::SavedService) -> ServiceStatus {
     let name = &state.config.name;
@@ -72,27 +72,27 @@ pub fn left(state: &state_file::SavedService) -> ServiceStatus {
     }
 }
 
-/// What a service says of itself, without what takes its time.
+/// A service's state, without the parts that take milliseconds to find out.
 #[derive(Clone)]
 pub struct ServiceReport {
     /// Flows, strangers and sockets are missing.
     pub service: ServiceStatus,
-    /// Of its groups, in their order.
+    /// Listeners and flow counters of the service's groups, in the order of `service.groups`.
     pub(super) groups: Vec<(Listener, Option<FlowCounter<GroupMemory>>)>,
-    /// Of its workers, in their order.
+    /// What is still to be found out of the workers, in the order of `service.workers`.
     pub(super) workers: Vec<Rest>,
-    /// The cookies of all sockets that are ours.
+    /// Cookies of all sockets of this daemon; other sockets on its ports are strangers.
     pub(super) ours: HashSet<u64>,
 }
 
-/// What is to be looked at of one worker.
+/// What is still to be found out of one worker.
 #[derive(Clone)]
 pub(super) struct Rest {
     pub(super) slot: Option<usize>,
     pub(super) sockets: Vec<Seen>,
 }
 
-/// One socket.
+/// One socket of a worker, whose queue is still to be read.
 #[derive(Clone)]
 pub(super) struct Seen {
     pub(super) listener: Listener,
@@ -102,7 +102,7 @@ pub(super) struct Seen {
 }
 
 impl From<ServiceStatus> for ServiceReport {
-    /// One that has nothing yet that could be looked at.
+    /// A report of a service that has no groups and sockets yet.
     fn from(service: ServiceStatus) -> Self {
         Self { service, groups: Vec::new(), workers: Vec::new(), ours: HashSet::new() }
     }
@@ -141,8 +141,8 @@ impl Seen {
     }
 }
 
-/// Completes reports, and does with them what is to be done `then`, in a thread: with thousands of sockets it
-/// takes many milliseconds.
+/// Completes reports and passes them to `then`, both in a thread: with thousands of sockets that takes many
+/// milliseconds.
 pub async fn complete<T: Send + 'static>(
     reports: Vec<ServiceReport>,
     then: impl FnOnce(Vec<ServiceStatus>) -> T + Send + 'static,

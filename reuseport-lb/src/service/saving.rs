@@ -1,4 +1,4 @@
-//! What the next daemon must know, written down whenever it differs from what was written last.
+//! Saving what the next daemon must know: whenever it differs from what was saved last.
 
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -11,24 +11,24 @@ use super::state_file::{self, SavedService, Stamp, StateFile};
 use crate::domain::engine::{Snapshot, WorkerRecord};
 use crate::domain::ports::Dataplane;
 
-/// The most part of the time that saving takes, if that is long.
+/// The pause after a save is this many times as long as the save, so that saving takes at most a sixth of the time.
 const SAVING: u32 = 5;
 
-/// A pause that is shorter than this is not worth making.
+/// Pauses that would be shorter than this are not made.
 const TOGETHER: Duration = Duration::from_millis(50);
 
-/// The file of a service, and what is in it.
+/// The state file of a service, and what was saved in it.
 pub(super) struct Saver {
     file: StateFile,
-    /// What was written last.
+    /// What was saved last.
     saved: Option<Saved>,
-    /// Something differs from that.
+    /// The state differs from what was saved last.
     differs: bool,
-    /// It is not written before this.
+    /// The end of the pause after the last save, if there is one.
     not_before: Option<Instant>,
 }
 
-/// What was written.
+/// A state that was saved.
 struct Saved {
     snapshot: Snapshot,
     listeners: Vec<state_file::SavedListener>,
@@ -40,22 +40,22 @@ impl Saver {
         Self { file, saved: None, differs: true, not_before: None }
     }
 
-    /// Why the file is not what it should be.
+    /// Why the last write failed, if it did.
     pub(super) fn failure(&self) -> Option<&str> {
         self.file.failure()
     }
 
-    /// What comes next is written at once.
+    /// Ends the pause: the next change is saved at once.
     pub(super) fn at_once(&mut self) {
         self.not_before = None;
     }
 
-    /// When to write what is not written yet.
+    /// When to save next, if something is still to be saved.
     pub(super) fn deadline(&self) -> Option<Instant> {
         if self.differs { self.not_before } else { self.file.again_at() }
     }
 
-    /// Somebody may have removed what the next daemon reads.
+    /// Saves everything again if the state file was removed or replaced.
     pub(super) fn look(&mut self, engine: &OwnEngine) {
         if self.saved.is_some() && self.file.failure().is_none() && !self.file.is_there() {
             warn!(service = engine.settings().config.name, "its state was removed, and is written again");
@@ -63,7 +63,7 @@ impl Saver {
         }
     }
 
-    /// Writes down what the next daemon must know, if that has changed; whether all of it is written now.
+    /// Saves the state if it has changed and no pause forbids it; false if a change is not saved yet.
     pub(super) fn save(&mut self, engine: &OwnEngine, claims: &Claims) -> bool {
         let now = Instant::now();
         let listeners = listeners_of(engine, claims);
@@ -73,7 +73,7 @@ impl Saver {
         if !self.differs && !again {
             return true;
         }
-        // A process that is not written down is lost to the next daemon.
+        // A process that is not in the state file is lost to the next daemon.
         let urgent = engine.processes().has_blocked();
         if self.differs && !urgent && self.not_before.is_some_and(|at| at > now) {
             return false;
@@ -82,7 +82,7 @@ impl Saver {
         self.file.write(&to_state(engine, &snapshot, &listeners));
         self.saved = Some(Saved { snapshot, listeners });
         self.differs = false;
-        // With thousands of sockets several steps are written down together.
+        // With thousands of sockets a save is long, and several changes are saved together.
         let pause = now.elapsed() * SAVING;
         self.not_before = (pause > TOGETHER).then(|| now + pause);
         true

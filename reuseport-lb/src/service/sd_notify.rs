@@ -1,5 +1,5 @@
-//! What workers say about themselves, in systemd's words (sd_notify(3)): one socket per process,
-//! so that it does not matter which of a worker's processes says it. Others are not heard.
+//! Notification sockets of workers, with the protocol of sd_notify(3): one socket per worker's process, so that a
+//! message counts from whichever process of the worker it comes. Messages of other processes are dropped.
 
 use std::cell::{OnceCell, RefCell};
 use std::collections::{BTreeSet, VecDeque};
@@ -25,7 +25,8 @@ use crate::kernel::process::Process;
 /// Longest message that is read; systemd's own limit is 4,096 bytes as well.
 const LONGEST: usize = 4096;
 
-/// So many sockets that have lost their path are heard as well: who has connected to one goes on to send there.
+/// How many sockets that have lost their path are read as well: a process that has connected to one goes on to send
+/// there.
 const LOST: usize = 3;
 
 /// What a line of a message says, if anything.
@@ -42,23 +43,23 @@ fn read(line: &[u8]) -> Option<Said> {
 pub struct Notify {
     path: PathBuf,
     owner: Option<(u32, u32)>,
-    /// The process whose it is, as soon as it is there.
+    /// The process that the socket is for, as soon as it is started.
     process: Rc<OnceCell<Rc<Process>>>,
     hear: Rc<dyn Fn(Said)>,
     strangers: Rc<RefCell<Strangers>>,
-    /// What was made at its path.
+    /// Inode of the socket that was made last, to see whether it is still at `path`.
     inode: Option<Inode>,
-    /// It could not be made again.
+    /// The last attempt to make the socket again failed, which is logged once.
     failed: bool,
-    /// The last one is at the path; others have lost it.
+    /// Readers of the sockets: the last one's is at `path`, those before have lost it.
     listening: VecDeque<JoinHandle<()>>,
 }
 
-/// A path for another socket.
+/// A path for a new notification socket.
 #[must_use]
 pub fn path(runtime_dir: &Path) -> PathBuf {
-    // Who does not know it cannot find it: the directory cannot be listed. Workers of an earlier daemon
-    // keep the paths that they know: none is used again.
+    // The name is random because the directory cannot be listed: only the worker knows its path. Workers of an earlier
+    // daemon keep their paths, and none is used twice.
     directory(runtime_dir).join(format!("{:016x}", host::random()))
 }
 
@@ -68,29 +69,29 @@ pub fn path_of_joined(runtime_dir: &Path) -> PathBuf {
     directory(runtime_dir).join(format!("{JOINED}{:015x}", host::random() >> 4))
 }
 
-/// Whether a socket is of a worker that has joined, whose process is not the daemon's to end.
+/// Whether `path` is the socket of a worker that has joined: the daemon does not end its process.
 #[must_use]
 pub fn is_of_joined(path: &Path) -> bool {
     path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(&[JOINED as u8]))
 }
 
-/// At the begin of the names of joined workers' sockets.
+/// First character of the names of joined workers' sockets.
 const JOINED: char = 'j';
 
-/// Where all of them are.
+/// The directory of all notification sockets.
 #[must_use]
 pub fn directory(runtime_dir: &Path) -> PathBuf {
     runtime_dir.join("notify")
 }
 
-/// Makes that directory, also if somebody has removed it: workers of all users go through it.
+/// Makes the directory of notification sockets if it is missing. Workers of all users must get through it.
 pub fn make_directory(directory: &Path) -> io::Result<()> {
     host::make_directory(directory, 0o711)
 }
 
 impl Notify {
-    /// Listens at `path` for worker `name`, where only the user and group `owner` may send; hands what is said
-    /// to `hear`. See [`Notify::only_from`].
+    /// Listens at `path` for worker `name`, where only the user and group `owner` may send; passes messages to `hear`.
+    /// See [`Notify::only_from`].
     pub fn open(
         path: PathBuf,
         owner: Option<(u32, u32)>,
@@ -125,7 +126,7 @@ impl Notify {
             while let Ok((length, sender)) =
                 socket.async_io(Interest::READABLE, || fd_passing::hear(&socket, &mut message)).await
             {
-                // Saying it twice at once means nothing more.
+                // A line that is there twice in one message counts once.
                 let said: BTreeSet<Said> =
                     message[..length].split(|byte| *byte == b'\n').filter_map(read).collect();
                 if !said.is_empty() && !strangers.borrow_mut().sent(sender, &said) {
@@ -156,8 +157,8 @@ impl Notify {
         Ok(socket)
     }
 
-    /// Makes the socket again if somebody has removed it, where that can be; whether its process may have said something
-    /// that nobody could hear. What waits in the old one is heard.
+    /// Makes the socket again if it was removed from its path; true if it was, because messages of the worker may be
+    /// lost then. Messages that wait in the old socket are still read.
     pub fn restore(&mut self) -> bool {
         if host::is_there(&self.path, self.inode) {
             return false;
@@ -175,8 +176,8 @@ impl Notify {
         true
     }
 
-    /// Hears nobody but `process` and what belongs to it from now on. The user is checked by the kernel
-    /// already; but workers of other services may be the same user's.
+    /// Drops messages from now on unless they come from `process` or from a process that belongs to the same worker. The
+    /// kernel checks the user already, but workers of other services may have the same user.
     pub fn only_from(&self, process: Rc<Process>) {
         let _ = self.process.set(process);
     }
@@ -187,23 +188,23 @@ impl Notify {
         self.owner
     }
 
-    /// For NOTIFY_SOCKET.
+    /// The socket's path, for NOTIFY_SOCKET.
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.path
     }
 }
 
-/// Tells apart who does not belong to a worker.
+/// Recognizes messages of processes that do not belong to a worker.
 struct Strangers {
-    /// The worker.
+    /// Name of the worker.
     name: String,
     process: Rc<OnceCell<Rc<Process>>>,
     said: Sparing<()>,
 }
 
 impl Strangers {
-    /// Whether a stranger sent this, which the log says now and then.
+    /// Whether a process that does not belong to the worker sent this; logged now and then.
     fn sent(&mut self, Sender { pid, uid }: Sender, said: &BTreeSet<Said>) -> bool {
         if self.process.get().is_none_or(|process| process.may_be_spoken_for_by(pid)) {
             return false;

@@ -1,4 +1,4 @@
-//! Where what a service says of itself comes from: its engine, its groups and its sockets.
+//! Making a service's report from its engine, its groups and its sockets. Not: completing it (`report.rs`).
 
 use std::collections::HashMap;
 use std::time::Instant;
@@ -20,7 +20,7 @@ use crate::domain::worker::{Origin, State};
 use crate::kernel::group::Totals;
 
 impl Service {
-    /// What is quickly said; the rest takes milliseconds a listener, and a thread.
+    /// The report without the parts that take milliseconds per listener: a thread completes it.
     pub(super) fn report(&self) -> Result<ServiceReport, Refusal> {
         self.quick_report().map_err(|error| Refusal::Failed(format!("{error:#}")))
     }
@@ -67,14 +67,14 @@ impl Service {
         }
     }
 
-    /// It is not busy any more.
+    /// Drops the report that [`Service::busy`] made.
     pub(super) fn idle(&self) {
         if let Some(shown) = &self.shown {
             shown.take();
         }
     }
 
-    /// Shows what it is like now while it does something that takes its time.
+    /// Makes a report that status requests get while the service is busy `with` something that takes its time.
     pub(super) fn busy(&self, with: &str) {
         let Some(shown) = &self.shown else { return };
         if let Ok(mut report) = self.report() {
@@ -83,7 +83,7 @@ impl Service {
         }
     }
 
-    /// Without flows, strangers and sockets.
+    /// The status without flows, strangers and sockets.
     fn status(&self, totals: &HashMap<Listener, Totals>) -> ServiceStatus {
         let (engine, config) = (&self.engine, &self.engine.settings().config);
         let shares = engine.placement().table().shares();
@@ -107,7 +107,7 @@ impl Service {
         }
     }
 
-    /// Buckets that are moving in any group.
+    /// Number of buckets that are moving in any group.
     fn moving(&self) -> usize {
         let mut moving = vec![false; BUCKETS];
         let tracked = self.groups().filter(|it| it.asked.protocol == Protocol::Udp);

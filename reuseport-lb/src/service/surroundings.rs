@@ -1,4 +1,4 @@
-//! What a daemon gives to all its services.
+//! What the services of a daemon share.
 
 use std::cell::RefCell;
 use std::collections::{HashMap, HashSet};
@@ -20,23 +20,23 @@ use crate::kernel::cgroup::Cgroups;
 use crate::kernel::systemd::Starting;
 use crate::kernel::waits::Waits;
 
-/// What a daemon gives to all its services.
+/// What the services of a daemon share.
 pub struct Surroundings {
-    /// Where pins go.
+    /// The directory of pins.
     pub pins: Pins,
-    /// SO_COOKIE of every socket of every service; all others on our ports are strangers.
+    /// SO_COOKIE of every socket of every service; other sockets on these ports are strangers.
     pub ours: RefCell<HashSet<u64>>,
     /// Which service decides for which address.
     pub claims: Claims,
     /// Addresses that no other daemon may serve.
     pub held: RefCell<HashMap<Listener, Weak<Held>>>,
-    /// What each worker is in.
+    /// Makes the cgroups of workers.
     pub cgroups: Cgroups,
-    /// Where notification sockets and state files go.
+    /// The directory of notification sockets and state files.
     pub runtime_dir: PathBuf,
-    /// Sees who waits for work, where the kernel lets it.
+    /// Sees whether a worker waits for work on a socket; `None` where the kernel does not allow that.
     pub waits: Option<Waits>,
-    /// The limit of open files for workers.
+    /// RLIMIT_NOFILE of workers.
     pub open_files: Rlimit,
     /// Errors while a service starts; they end the daemon.
     pub failures: mpsc::UnboundedSender<anyhow::Error>,
@@ -44,17 +44,18 @@ pub struct Surroundings {
     pub starting: Starting,
 }
 
-/// So long a daemon that has ended may seem to have an address: what it was just starting has its files until it is
-/// another program.
+/// How long a daemon that has ended may seem to hold an address: a process that it was just starting has its open files
+/// until the process's `exec`.
 const ENDED: Duration = Duration::from_secs(1);
 
-/// How often it is tried meanwhile.
+/// How often holding the address is tried until then.
 const LOOK: Duration = Duration::from_millis(10);
 
 impl Surroundings {
-    /// Keeps an address from other daemons, as long as any service has what this returns; which fails if one has it.
+    /// Keeps other daemons from serving an address as long as any service has the returned value. Fails if another
+    /// daemon holds the address.
     pub(super) async fn hold(&self, listener: &Listener) -> Result<Option<Rc<Held>>> {
-        // Port 0 is another port each time.
+        // For port 0 the kernel chooses another port each time.
         if listener.address.port() == 0 {
             return Ok(None);
         }
@@ -86,12 +87,12 @@ impl Surroundings {
         }
     }
 
-    /// To be called now and then.
+    /// Does the regular checks of all held addresses ([`Held::look`]).
     pub fn look(&self) {
         self.held.borrow().values().filter_map(Weak::upgrade).for_each(|held| held.look());
     }
 
-    /// Whether somebody waits for work on `socket`; `None` where that cannot be seen, or of one that is closed or
+    /// Whether any thread waits for work on `socket`; `None` where that cannot be seen, or if the socket is closed or
     /// shut down.
     pub(super) fn waits_on(&self, socket: &Socket) -> Option<bool> {
         self.waits.as_ref()?.on(socket).ok()

@@ -1,5 +1,5 @@
-//! From one daemon to the next: going on with what the last one left, maps, sockets and processes. Traffic does not
-//! notice.
+//! Taking a service over from an earlier daemon: going on with its maps, sockets and processes, without a gap for
+//! traffic.
 
 use std::collections::HashMap;
 use std::rc::Rc;
@@ -26,11 +26,11 @@ use crate::kernel::process::{self, Process};
 use crate::kernel::{fd_passing, recover};
 use crate::offload::Slices;
 
-/// The kernel frees the maps of a program within that time when the last reference to it is gone
-/// (`bpf_prog_put`, `bpf_map_put`: RCU and a queue of work), if others do not keep it from that.
+/// How long to wait until the kernel has freed the maps of a program after the last reference to it is gone
+/// (`bpf_prog_put`, `bpf_map_put`: RCU and a work queue). If it takes longer, another process holds a reference.
 const FREED: Duration = Duration::from_secs(2);
 
-/// How often it is tried meanwhile.
+/// How often a socket's insertion is tried until then.
 const LOOK: Duration = Duration::from_millis(10);
 
 impl Service {
@@ -50,7 +50,7 @@ struct Takeover {
     snapshot: Snapshot,
     groups: Groups,
     processes: ProcessTable,
-    /// Listeners by their addresses.
+    /// Listeners by their bound addresses.
     known: HashMap<Listener, ListenerId>,
     surroundings: Rc<Surroundings>,
 }
@@ -99,7 +99,7 @@ impl Takeover {
         Ok(Service::new(engine, events, tracer, &surroundings))
     }
 
-    /// Goes on with the group of a listener, or makes another one.
+    /// Goes on with the group of a listener, or makes another group if that is impossible.
     async fn group(&mut self, saved: &state_file::SavedListener, layout: u32, tracer: &Tracer) -> Result<()> {
         let config = &self.snapshot.settings.config;
         let owner = Owner { config, surroundings: &self.surroundings, tracer };
@@ -110,7 +110,7 @@ impl Takeover {
                 ListenerGroup::make_anew((&saved.asked, &saved.bound), &saved.name, &owner).await?
             }
         };
-        // Whoever decided and does no more has lost it, perhaps without having written that down.
+        // A service that decided and does not any more has lost the listener, perhaps without having saved that.
         if saved.lost || (saved.since != 0 && !group.group.decides.get()) {
             self.surroundings.claims.lose(&saved.asked, &config.name);
         }
@@ -122,7 +122,7 @@ impl Takeover {
         Ok(())
     }
 
-    /// Looks for what is left of a worker.
+    /// Looks for the process, cgroup and sockets of a saved worker.
     fn worker(&mut self, written: &state_file::SavedWorker) -> Found {
         let id = WorkerId { number: written.number, instance: written.instance };
         let name = format!("{}/{}", self.snapshot.settings.config.name, id.number);
@@ -174,10 +174,10 @@ impl Takeover {
         self.snapshot.workers.push(record);
     }
 
-    /// The sockets of a worker, from its process.
+    /// Duplicates the sockets of a worker from its process.
     fn sockets(&mut self, written: &state_file::SavedWorker, process: &Process) -> Result<Vec<Cookie>> {
         let cookies: Vec<u64> = written.sockets.iter().map(|place| place.cookie).collect();
-        // What it started may have its sockets, and not itself.
+        // A child of the process may have the sockets though the process itself has closed them.
         let found = fd_passing::sockets_of_all(process.pid(), || process.all(), &cookies)?;
         let mut own = Vec::new();
         for (cookie, socket) in found {
@@ -191,8 +191,8 @@ impl Takeover {
         Ok(own)
     }
 
-    /// Puts the sockets of workers into the slots of groups that were made anew. They are free for that
-    /// when the last reference to the old one is gone, which is dropped a moment after its program.
+    /// Puts the sockets of workers into the slots of groups that were made anew. A socket can be in one map only, so
+    /// this waits until the kernel has freed the old map, a moment after its program ([`FREED`]).
     async fn fill(&mut self) -> Result<()> {
         let until = Instant::now() + FREED;
         let sockets = self.groups.sockets();
@@ -218,7 +218,7 @@ impl Takeover {
                         }
                         Ok(false) => sleep(LOOK).await,
                         Err(error) => {
-                            // It is put right, if it can be, as for any that has closed or shut down its own.
+                            // The engine repairs the socket later, like one that a worker has shut down.
                             let number = record.id.number;
                             warn!(number, "cannot put {} back into service: {error:#}", own.listener);
                             break;
@@ -231,7 +231,7 @@ impl Takeover {
     }
 }
 
-/// Goes on with the group of a listener, also if its pins are gone.
+/// Goes on with the group of a listener; if its pins are gone, they are made again while its program lives.
 async fn adopt(saved: &state_file::SavedListener, layout: u32, owner: &Owner<'_>) -> Result<ListenerGroup> {
     if let Some(program) = saved.program {
         let pins = owner.surroundings.pins.directory(&owner.config.name, &saved.name)?;
@@ -240,13 +240,13 @@ async fn adopt(saved: &state_file::SavedListener, layout: u32, owner: &Owner<'_>
     ListenerGroup::take_over((&saved.asked, &saved.bound), &saved.name, layout, owner).await
 }
 
-/// Where a worker is in its life of which nothing is known but that its process runs.
+/// The saved life of a worker of which only the process is known.
 #[must_use]
 pub fn unknown_life() -> Left {
     Life::new(Origin::Started).left()
 }
 
-/// Ends the processes that an earlier daemon left of a service that cannot be taken over.
+/// Terminates the processes of a service of an earlier daemon that cannot be taken over.
 pub async fn abandon(state: &SavedService) {
     let mut slices = Slices::begin();
     for process in state.workers.iter().filter_map(process_of) {
@@ -255,7 +255,7 @@ pub async fn abandon(state: &SavedService) {
     }
 }
 
-/// Whether any of those is still there.
+/// Whether any process of a service of an earlier daemon still runs.
 #[must_use]
 pub fn is_left(state: &SavedService) -> bool {
     state.workers.iter().any(|worker| process_of(worker).is_some())

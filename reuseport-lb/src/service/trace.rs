@@ -1,4 +1,4 @@
-//! Single decisions, as they are made: from the program's log ring to whoever asked for them.
+//! Traces of single decisions: from the program's log ring to the subscribers.
 
 use std::collections::HashMap;
 use std::sync::{Arc, RwLock};
@@ -11,13 +11,13 @@ use tokio::sync::broadcast;
 
 use crate::kernel::watch;
 
-/// Decisions that may wait for a slow reader; it then misses the oldest.
+/// How many decisions may wait for a slow subscriber; with more, it misses the oldest.
 const WAITING: usize = 4096;
 
 /// Names of workers by their slots, for the lines of a trace.
 pub type Names = Arc<RwLock<HashMap<u16, String>>>;
 
-/// Where a service's decisions go.
+/// Sends a service's traced decisions to all subscribers.
 #[derive(Clone)]
 pub struct Tracer {
     lines: broadcast::Sender<TracedDecision>,
@@ -31,19 +31,19 @@ impl Default for Tracer {
 }
 
 impl Tracer {
-    /// Decisions from now on.
+    /// A receiver of all decisions from now on.
     #[must_use]
     pub fn subscribe(&self) -> broadcast::Receiver<TracedDecision> {
         self.lines.subscribe()
     }
 
-    /// Whether anybody listens.
+    /// Whether there are subscribers.
     #[must_use]
     pub fn wanted(&self) -> bool {
         self.lines.receiver_count() > 0
     }
 
-    /// Says which worker is in a slot, if any.
+    /// Sets the name of the worker in a slot; `None`: the slot is free.
     pub fn rename(&self, slot: u16, name: Option<&str>) {
         if let Ok(mut names) = self.names.write() {
             match name {
@@ -53,7 +53,7 @@ impl Tracer {
         }
     }
 
-    /// The end of one group's log ring.
+    /// A sink for the log ring of the group that listens on `listen`.
     #[must_use]
     pub fn sink(&self, listen: String) -> Sink {
         Sink { listen, tracer: self.clone() }
@@ -73,7 +73,7 @@ impl log::Log for Sink {
 
     fn log(&self, record: &log::Record<'_>) {
         if let Some(decision) = self.read(&record.args().to_string()) {
-            // Nobody may be listening any more.
+            // Sending fails if the last subscriber has gone.
             let _ = self.tracer.lines.send(decision);
         }
     }
@@ -82,7 +82,7 @@ impl log::Log for Sink {
 }
 
 impl Sink {
-    /// The program writes `arrival key owner detour slot`, all as numbers.
+    /// Reads a line of the program: `arrival key owner detour slot`, all as numbers.
     fn read(&self, line: &str) -> Option<TracedDecision> {
         let numbers: Vec<u32> = line.split(' ').map_while(|word| word.parse().ok()).collect();
         let &[arrival, key, owner, detour, slot] = numbers.as_slice() else { return None };
@@ -102,7 +102,7 @@ impl Sink {
     }
 }
 
-/// Reads a group's log ring for as long as the runtime lives; costs nothing while it is empty.
+/// Reads a group's log ring until the task is aborted; costs nothing while the ring is empty.
 pub async fn follow(log: EbpfLogger<Sink>) -> std::io::Result<()> {
     let mut log = watch::readable(log)?;
     loop {

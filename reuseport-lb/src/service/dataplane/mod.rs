@@ -26,18 +26,18 @@ use crate::kernel::strangers::Census;
 pub(super) struct OwnSocket {
     pub(super) id: ListenerId,
     pub(super) listener: Listener,
-    /// Reports look at it in a thread.
+    /// Shared with the thread that completes reports.
     pub(super) socket: Arc<Socket>,
 }
 
-/// All sockets of a service; both ports look at them.
+/// All sockets of a service, shared by its two ports.
 pub(super) type Sockets = Rc<RefCell<HashMap<Cookie, OwnSocket>>>;
 
 /// The groups of a service.
 pub(super) struct Groups {
     service: String,
     all: BTreeMap<ListenerId, ListenerGroup>,
-    /// Made for other settings: of listeners that are new, or decide in another way.
+    /// Groups made for new settings: of new listeners, or with another policy.
     prepared: BTreeMap<ListenerId, ListenerGroup>,
     sockets: Sockets,
     surroundings: Rc<Surroundings>,
@@ -68,7 +68,7 @@ impl Groups {
         self.prepared = groups;
     }
 
-    /// Nothing of what was prepared is left.
+    /// Drops the groups that were made for new settings, and the pins of new listeners.
     pub(super) fn forget_prepared(&mut self) {
         for (id, group) in std::mem::take(&mut self.prepared) {
             if !self.all.contains_key(&id) {
@@ -85,18 +85,18 @@ impl Groups {
         self.all.iter_mut().map(|(id, group)| (*id, group))
     }
 
-    /// Reports single decisions, or does not.
+    /// Turns tracing on if there are subscribers, else off.
     pub(super) fn trace(&self) {
         let wanted = self.tracer.wanted();
         self.all.values().for_each(|it| it.buckets.trace(it.memory(), wanted));
     }
 
-    /// Takes all groups out, with their pins.
+    /// Takes all groups out; removing their pins is left to the caller.
     pub(super) fn take_all(&mut self) -> Vec<ListenerGroup> {
         std::mem::take(&mut self.all).into_values().collect()
     }
 
-    /// A socket that was found in a process of an earlier daemon.
+    /// Adds a socket that was found in a worker of an earlier daemon.
     pub(super) fn found(&mut self, id: ListenerId, cookie: Cookie, socket: Socket) {
         self.surroundings.ours.borrow_mut().insert(cookie.0);
         let Some(listener) = self.all.get(&id).map(|it| *it.group.listener()) else { return };
@@ -108,11 +108,11 @@ impl Groups {
     }
 
     fn group(&self, id: ListenerId) -> &PinnedGroup {
-        // The engine knows no listener that is not here.
+        // Each listener of the engine has a group here.
         &self.all[&id].group
     }
 
-    /// The engine knows no listener that is not here, but while it is being removed.
+    /// Acts on the group of a listener; a listener that is being removed may have none.
     fn with<T: Default>(&mut self, id: ListenerId, act: impl FnOnce(&mut ListenerGroup) -> T) -> T {
         self.all.get_mut(&id).map(act).unwrap_or_default()
     }
@@ -134,7 +134,7 @@ impl Groups {
         backlog: u32,
     ) -> Result<OpenedSocket> {
         let it = self.all.get_mut(&id).context("the listener is gone")?;
-        // What a slot that is free has been selected for does not change.
+        // The counter of a free slot does not change, so one reading serves for many workers.
         let selected_before =
             if enter { it.counted(slot)? } else { it.group.totals()?.selected[usize::from(slot)] };
         let socket = it.open(backlog, first)?;
@@ -160,8 +160,9 @@ impl Groups {
         it.group.insert_if_free(slot, &own.socket).map(drop)
     }
 
-    /// Puts a socket right that a process may have spoiled. A listener that was shut down and a UDP socket that was
-    /// connected have lost their slots; the latter can only be replaced, which helps no process that has the old one.
+    /// Repairs a socket that a process may have spoiled. A TCP socket that was shut down and a UDP socket that was
+    /// connected have lost their slots. Such a UDP socket can only be replaced, which does not help a process that has
+    /// the old one.
     fn try_repair(
         &mut self,
         cookie: Cookie,
@@ -170,7 +171,7 @@ impl Groups {
         backlog: u32,
     ) -> Result<Option<Cookie>> {
         let own = self.own(cookie)?;
-        // A first process gets new ones.
+        // A first process gets new sockets, which need no reset.
         let spoiled = match holder {
             Holder::Successor => socket::reset(&own.socket, &own.listener).err(),
             Holder::New | Holder::Living => None,
@@ -184,7 +185,7 @@ impl Groups {
         } else if is_tcp || holder == Holder::Living || own.socket.peer_addr().is_err() {
             return Ok(None);
         }
-        // Another socket instead; what waits in this one goes to others.
+        // Replaces the socket; connections that wait in the old one go to other workers.
         let it = self.all.get_mut(&own.id).context("the listener is gone")?;
         let socket = socket::open(&it.group, backlog, false)?;
         it.group.remove(slot)?;
@@ -201,7 +202,7 @@ impl Groups {
         let mut attached = Ok(());
         for cookie in sockets {
             let Ok(own) = self.own(*cookie) else { continue };
-            // Through a socket that was shut down the program would get a group of its own.
+            // A program attached through a socket that was shut down would get a group of its own.
             if listener.protocol == Protocol::Tcp && !own.socket.is_listener().unwrap_or(false) {
                 continue;
             }

@@ -1,4 +1,4 @@
-//! What the engine commands and asks, done with [`Groups`].
+//! The engine's [`Dataplane`] port, implemented by [`Groups`].
 
 use std::collections::BTreeMap;
 
@@ -59,7 +59,7 @@ impl Dataplane for Groups {
     }
 
     fn set_backlog(&mut self, socket: Cookie, backlog: u32) {
-        // Listening again is how listen(2) changes it; one that does not listen is not our business.
+        // listen(2) on a listening socket changes its backlog; on any other it would begin to listen.
         if let Ok(own) = self.own(socket)
             && own.socket.is_listener().unwrap_or(false)
         {

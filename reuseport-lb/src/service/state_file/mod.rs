@@ -1,8 +1,8 @@
-//! What the next daemon must know about a service: a file per service, written as a whole, twice.
-//! Not: how it goes on from there (`service/takeover.rs`).
+//! The state file of a service: what the next daemon must know, written as a whole, in two copies. Not: how the next
+//! daemon goes on from there (`service/takeover.rs`).
 //!
-//! Each copy is written beside itself and renamed, and carries a checksum: whatever byte a write is
-//! cut off at, one whole copy is left.
+//! Each copy is written to a new file, which is renamed, and carries a checksum: at whatever byte a write is cut off,
+//! one whole copy is left.
 
 #[cfg(test)]
 mod tests;
@@ -24,110 +24,110 @@ use crate::domain::worker;
 use crate::kernel::host::{self, Inode};
 use crate::kernel::process::Identity;
 
-/// Changes when an older daemon could misread the file.
+/// Version of the format; it changes when an older daemon could misread the file.
 pub const VERSION: u32 = 1;
 
-/// One service.
+/// The saved state of one service.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct SavedService {
-    /// It could not be taken over: its service is started anew, and its workers are to end when that is ready. The name
-    /// of its file, which is not the service's.
+    /// Set if the service could not be taken over: the name of this file, which is then not the service's. The service
+    /// is started anew, and these workers end when the new ones are ready.
     #[serde(default)]
     pub abandoned: Option<String>,
-    /// Then they have been told to end, and may still have something to finish.
+    /// If `abandoned`: the workers have been told to end, and may still finish connections.
     #[serde(default)]
     pub told: bool,
-    /// Who can read it.
+    /// Which daemons can use this state, and until when.
     #[serde(flatten)]
     pub stamp: Stamp,
-    /// Settings as they are.
+    /// The settings in force.
     pub config: config::ServiceConfig,
-    /// Settings as they were configured, before `scale` and `drain`.
+    /// The settings as configured, before `scale` and `drain` changed them.
     pub configured: config::ServiceConfig,
-    /// Buckets that changed their worker so far.
+    /// How many times a bucket has changed its worker so far.
     pub moved: u64,
-    /// UDP flows that were cut so far.
+    /// How many UDP flows were cut so far.
     #[serde(default)]
     pub flows_cut: u64,
-    /// Serial numbers used so far.
+    /// The last serial number used.
     pub count: u64,
-    /// See `service::Service`.
+    /// Number of the settings in force; a worker that was started with another one is outdated.
     #[serde(rename = "release")]
     pub revision: u64,
-    /// In the order of `config.listen`, and then those that are no longer wanted.
+    /// The listeners in the order of `config.listen`, then those that are no longer wanted.
     #[serde(rename = "doors")]
     pub listeners: Vec<SavedListener>,
-    /// All of them.
+    /// All workers, also draining ones.
     pub workers: Vec<SavedWorker>,
 }
 
-/// Which daemon can make something of what is written, and until when.
+/// Which daemons can use a saved state, and until when.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Stamp {
-    /// Of this format.
+    /// [`VERSION`] of the file's format.
     pub version: u32,
     /// `LAYOUT_VERSION` of the maps.
     pub layout: u32,
-    /// The kernel's boot; nothing survives another one.
+    /// The kernel's boot id; no state survives a reboot.
     pub boot: String,
 }
 
 impl Stamp {
-    /// Of this daemon.
+    /// The stamp of states that this daemon writes.
     #[must_use]
     pub fn own() -> Self {
         Self { version: VERSION, layout: LAYOUT_VERSION, boot: host::boot() }
     }
 }
 
-/// One listener.
+/// The saved state of one listener.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct SavedListener {
-    /// As configured.
+    /// The listener as configured, perhaps with port 0.
     pub asked: Listener,
-    /// With the port that the kernel chose.
+    /// The listener with the port that the kernel chose.
     pub bound: Listener,
-    /// The name of its directory of pins.
+    /// Name of the group's directory of pins.
     pub name: String,
-    /// Whether new workers get sockets of it.
+    /// Whether new workers get sockets of this listener.
     pub wanted: bool,
-    /// The id of the program that decides for it.
+    /// Kernel id of the group's program.
     #[serde(default)]
     pub program: Option<u32>,
-    /// Milliseconds from boot to when the service began to decide for it; 0 while another one does.
+    /// Milliseconds from boot to when the service began to decide for this listener; 0 while another service does.
     #[serde(default)]
     pub since: u64,
-    /// Whether another one has taken it.
+    /// Whether another service has taken the listener.
     #[serde(default)]
     pub lost: bool,
 }
 
-/// One worker.
+/// The saved state of one worker.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct SavedWorker {
-    /// Its number, for its name.
+    /// The number in the worker's name: 7 for `web/7`.
     pub number: usize,
-    /// Its serial number.
+    /// Serial number, which tells workers with the same number apart.
     pub instance: u64,
-    /// Its slot.
+    /// The slot in the maps of all groups.
     pub slot: u16,
-    /// Whether that is its own.
+    /// Whether the worker still holds `slot`; else another worker may have it.
     pub holds_slot: bool,
-    /// Whether it is on trial.
+    /// Whether the worker is a successor on trial.
     pub trial: bool,
-    /// What it was started with.
+    /// Number of the settings that the worker was started with ([`SavedService::revision`]).
     #[serde(rename = "release")]
     pub revision: u64,
-    /// Its weight.
+    /// Weight in the table; 0 means no new flows.
     pub weight: u32,
-    /// Where it is in its life.
+    /// State, origin and restarts.
     pub life: worker::Left,
-    /// Whether its watchdog runs.
+    /// Whether the watchdog runs: the worker has sent `WATCHDOG=1`.
     pub watched: bool,
-    /// How its process is found again.
+    /// How the worker's process is found again.
     #[serde(flatten)]
     pub process: SavedProcess,
-    /// Its sockets.
+    /// The worker's sockets, at most one per listener.
     #[serde(rename = "places")]
     pub sockets: Vec<SavedSocket>,
 }
@@ -135,48 +135,48 @@ pub struct SavedWorker {
 /// How the process of a worker is found again.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SavedProcess {
-    /// What it is known by, if it runs.
+    /// Process id and start time, if the process runs.
     #[serde(rename = "process")]
     pub identity: Option<Identity>,
-    /// What it and all that it starts are in, if it has that.
+    /// The cgroup of the process and its descendants, if it has one.
     #[serde(default)]
     pub cgroup: Option<PathBuf>,
-    /// The path of its notification socket, and the user and group that own it.
+    /// Path of the notification socket, and the user and group that own it.
     pub notify: Option<(PathBuf, Option<(u32, u32)>)>,
 }
 
-/// One socket of a worker.
+/// The saved state of one socket of a worker.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct SavedSocket {
-    /// Its listener, as bound.
+    /// The socket's listener, with the port that the kernel chose.
     pub listener: Listener,
-    /// SO_COOKIE.
+    /// SO_COOKIE of the socket.
     pub cookie: u64,
-    /// What the counter of the slot said when the worker got it.
+    /// The slot's counter `selected` when the worker got the socket.
     pub selected_before: u64,
 }
 
-/// The file of one service.
+/// The state file of one service: two copies in one directory.
 pub struct StateFile {
     directory: PathBuf,
     service: String,
     failure: Option<Failure>,
-    /// The copies.
+    /// Inodes of the copies as written last, to see whether they are still there.
     written: [Option<Inode>; 2],
 }
 
-/// The last write failed.
+/// How the last write failed, and when to try again.
 struct Failure {
-    /// Why, in words.
+    /// The error, for the log and the status.
     what: String,
     again_at: Instant,
 }
 
-/// What could not be written is tried again this often.
+/// How long after a failed write it is tried again.
 const AGAIN: Duration = Duration::from_secs(1);
 
 impl SavedService {
-    /// Where it is written down.
+    /// The file that this state belongs into.
     #[must_use]
     pub fn file(&self, runtime_dir: &Path) -> StateFile {
         StateFile::new(runtime_dir, self.abandoned.as_ref().unwrap_or(&self.config.name))
@@ -184,7 +184,7 @@ impl SavedService {
 }
 
 impl StateFile {
-    /// Of the service with this name.
+    /// The state file of the service with this name; reads and writes nothing.
     #[must_use]
     pub fn new(runtime_dir: &Path, service: &str) -> Self {
         Self {
@@ -195,32 +195,32 @@ impl StateFile {
         }
     }
 
-    /// The service.
+    /// Name of the service, or of what is abandoned of it ([`abandoned_name`]).
     #[must_use]
     pub fn service(&self) -> &str {
         &self.service
     }
 
-    /// When to write again what could not be written.
+    /// When to try again after a failed write; `None` if the last write succeeded.
     #[must_use]
     pub fn again_at(&self) -> Option<Instant> {
         self.failure.as_ref().map(|failure| failure.again_at)
     }
 
-    /// Why the file is not what it should be.
+    /// Why the last write failed; `None` if it succeeded.
     #[must_use]
     pub fn failure(&self) -> Option<&str> {
         self.failure.as_ref().map(|failure| &*failure.what)
     }
 
-    /// Whether both copies are those that were written last, whatever is in them.
+    /// Whether both copies are still the files that were written last; their content is not looked at.
     #[must_use]
     pub fn is_there(&self) -> bool {
         self.copies().iter().zip(self.written).all(|(copy, written)| host::is_there(copy, written))
     }
 
-    /// Writes both copies. Where that fails (a full disk, say) the service goes on, says so once, and
-    /// tries again at [`StateFile::again_at`].
+    /// Writes both copies. If that fails (a full disk, say), the failure is logged once and kept; the caller tries
+    /// again at [`StateFile::again_at`].
     pub fn write(&mut self, state: &SavedService) {
         let written = serialized(state).and_then(|text| {
             if !self.directory.exists() {
@@ -257,7 +257,7 @@ impl StateFile {
     /// Removes all copies.
     pub fn remove(&self) {
         for copy in self.copies() {
-            // What is missing needs no removing.
+            // Fails if the file is missing, which is as well.
             let _ = fs::remove_file(&copy);
             let _ = fs::remove_file(copy.with_extension("new"));
         }
@@ -268,26 +268,26 @@ impl StateFile {
     }
 }
 
-/// A name for what cannot be taken over of a service.
+/// A new name for the state of a service that cannot be taken over.
 #[must_use]
 pub fn abandoned_name(service: &str) -> String {
     // No service has a name with a plus.
     format!("{service}+{:016x}", host::random())
 }
 
-/// Where all of them are.
+/// The directory of all state files.
 #[must_use]
 pub fn directory(runtime_dir: &Path) -> PathBuf {
     runtime_dir.join("state")
 }
 
-/// Makes that directory.
+/// Makes the directory of state files, which only its owner can read.
 pub fn make_directory(directory: &Path) -> io::Result<()> {
     host::make_directory(directory, 0o700)
 }
 
-/// What an earlier daemon left in this runtime directory: the whole copies of this boot, and what is
-/// wrong with others.
+/// Reads the state files that an earlier daemon left in this runtime directory: the states of this boot, and the files
+/// that cannot be read, with the error. Files of other boots are removed.
 #[must_use]
 pub fn read_all(runtime_dir: &Path, boot: &str) -> (Vec<SavedService>, Vec<(StateFile, String)>) {
     let (mut states, mut wrong) = (Vec::new(), Vec::new());
@@ -301,7 +301,7 @@ pub fn read_all(runtime_dir: &Path, boot: &str) -> (Vec<SavedService>, Vec<(Stat
     (states, wrong)
 }
 
-/// The same, whatever boot it is of; changes nothing.
+/// Reads the state files in a runtime directory, of all boots; changes nothing.
 pub fn look(runtime_dir: &Path) -> impl Iterator<Item = (StateFile, Result<SavedService, String>)> {
     let runtime_dir = runtime_dir.to_owned();
     let mut names: Vec<String> = fs::read_dir(directory(&runtime_dir))
@@ -327,7 +327,7 @@ pub fn look(runtime_dir: &Path) -> impl Iterator<Item = (StateFile, Result<Saved
     })
 }
 
-/// The text of a state file.
+/// The text of a state file: a checksum line, then JSON.
 pub fn serialized(state: &SavedService) -> io::Result<Vec<u8>> {
     let json = serde_json::to_vec(state)?;
     let mut text = format!("{:016x}\n", xxh3_64(&json)).into_bytes();
@@ -335,7 +335,7 @@ pub fn serialized(state: &SavedService) -> io::Result<Vec<u8>> {
     Ok(text)
 }
 
-/// Reads the text of a state file, if it is whole and of this version.
+/// Reads the text of a state file. Fails if it is cut off, damaged or of another version.
 pub fn parse(bytes: &[u8]) -> Result<SavedService, String> {
     let (sum, json) = bytes.split_at_checked(17).ok_or("it is cut off")?;
     if sum != format!("{:016x}\n", xxh3_64(json)).as_bytes() {

@@ -1,4 +1,4 @@
-//! What is read of a state file, whole or not.
+//! Tests of reading state files: whole, cut off, damaged, and of earlier versions.
 
 use super::*;
 
@@ -66,7 +66,7 @@ fn its_names_are_those_of_earlier_versions() {
     );
 }
 
-/// As it was written before any part of it had a default, and what it is read as.
+/// A file without the fields that came later is read, and those fields get their defaults.
 #[test]
 fn what_earlier_versions_have_written_is_read() {
     let whole = serde_json::to_value(state()).unwrap();
