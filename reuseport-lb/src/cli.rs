@@ -166,7 +166,7 @@ Examples:
 
 A new process is started beside each old one. When it is ready, and the first one also after a trial,
 it takes over, and the old one leaves in order. If it does not become ready, it is stopped, the old one
-stays, and nobody else is replaced.")]
+stays, and no other worker is replaced.")]
     Restart(RestartArgs),
     /// Read the configuration again, and apply it whole, or not at all
     #[command(after_help = "\

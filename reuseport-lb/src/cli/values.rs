@@ -58,7 +58,7 @@ fn whole(text: &str) -> Option<u64> {
     digits.then(|| text.parse().unwrap_or(u64::MAX))
 }
 
-/// Commands that change nothing that runs: only those are proposed to whoever writes another word.
+/// Commands that change nothing that runs: only those are proposed for an unknown word.
 const HARMLESS: [&str; 6] = ["run", "exec", "status", "check", "doctor", "trace"];
 
 /// Says more of an error than the parser does: a word that is no command proposes none that ends

@@ -244,8 +244,8 @@ impl Configurator {
             let name = config.name.clone();
             if !self.registry.is_there(&name) {
                 if !config.command.is_empty() && config.user.is_none() {
-                    let whom = if host::is_root() { "root" } else { "the daemon's own user" };
-                    warn!("service {name}: its workers run as {whom}; `user` says whom else they may run as");
+                    let user = if host::is_root() { "root" } else { "the daemon's own user" };
+                    warn!("service {name}: its workers run as {user}; `user` sets another one");
                 }
                 let service = Service::open(config, self.surroundings.clone()).await;
                 prepared.opened.push((name, service.map_err(|error| format!("{error:#}"))?));

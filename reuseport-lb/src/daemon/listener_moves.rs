@@ -112,7 +112,7 @@ mod tests {
     }
 
     #[test]
-    fn what_nobody_has_does_not_move() {
+    fn a_listener_without_a_holder_does_not_move() {
         let wanted = [service("a", &[1])];
         assert!(Moves::find(&wanted, held(&[])).is_empty());
         assert!(Moves::find(&wanted, held(&[(1, "a")])).is_empty());

@@ -211,7 +211,7 @@ fn lock(directory: &Path) -> Result<File> {
         if !locks::try_lock(&lock).with_context(|| format!("cannot lock {}", path.display()))? {
             if locks::is_locked_by_stranger(&lock) {
                 warn!(
-                    "another user's process has locked {}, which everybody could read: it is made anew",
+                    "another user's process has locked {}, which every user could read: it is made anew",
                     path.display()
                 );
                 let _ = lock.read_to_string(&mut before);

@@ -79,7 +79,7 @@ pub fn memory(found: Option<&Memory>, services: &[ServiceConfig], cpus: u64) -> 
         format!("{uses}; the cgroup {cgroup} may have {}, and has {}", mebibytes(*limit), mebibytes(*used));
     let mend = format!("MemoryMax= of the unit, or --memory of the container: {} more", mebibytes(2 * need));
     if *limit < need {
-        let means = "`run` fails: the maps count as the memory of who makes them";
+        let means = "`run` fails: the maps count as memory of the process that makes them";
         return Check::failure("memory", says, means, mend);
     }
     // A part of the used memory may be cache, which the kernel frees when it needs to: so this is no failure.

@@ -65,7 +65,7 @@ pub fn address(listener: &Listener, workers: usize, found: &Address) -> Check {
     }
     if let (Some(why), false) = (&found.unknown, strangers.is_empty()) {
         let says = format!("{} sockets are there, and {why}", strangers.len());
-        let means = "whether they are the daemon's own or somebody else's is not known";
+        let means = "whether they are the daemon's own or those of other programs is not known";
         return Check::warning("address", says, means, "ask again as root, while the daemon answers")
             .about(listener);
     }
@@ -216,18 +216,18 @@ pub fn worker(service: &ServiceConfig, found: &WorkerUser<'_>) -> Check {
         Check::warning(
             "user",
             "there is no user nobody, so embedded workers run as root, without rights of root",
-            "whoever takes such a worker over owns root's files",
+            "an attacker in such a worker owns root's files",
             "add a user nobody, or set `user`",
         )
     } else if found.user == Err(0) && !service.command.is_empty() {
         Check::warning(
             "user",
             "its workers run as root",
-            "whoever takes such a worker over has the machine",
+            "an attacker in such a worker has the machine",
             "set `user` (or --user), if the command does not need root",
         )
     } else {
-        Check::ok("user", format!("workers run as {who}, who reaches the daemon's sockets"))
+        Check::ok("user", format!("workers run as {who}, and reach the daemon's sockets"))
     };
     check.about(&service.name)
 }

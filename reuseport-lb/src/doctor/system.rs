@@ -162,7 +162,7 @@ pub fn btf(there: bool, needed: bool) -> Check {
         (false, true) => Check::failure(
             "btf",
             "/sys/kernel/btf/vmlinux is not there",
-            "`run` cannot start services with `when_busy = \"next\"`: where the kernel keeps who waits for work is not known",
+            "`run` cannot start services with `when_busy = \"next\"`: where the kernel keeps the list of waiting threads is not known",
             "boot a kernel with CONFIG_DEBUG_INFO_BTF, or leave `when_busy` out",
         ),
         (true, true) => Check::ok("btf", "/sys/kernel/btf/vmlinux is there"),

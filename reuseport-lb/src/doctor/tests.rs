@@ -245,7 +245,7 @@ fn a_worker_that_cannot_reach_the_daemon() {
 }
 
 #[test]
-fn whom_workers_run_as() {
+fn the_user_of_workers() {
     let of = |user| WorkerUser { user, closed: None, untried: None };
     assert_said(&worker(&ServiceConfig::demo(), &of(Ok("nobody"))), Fine, &["run as nobody"]);
     assert_said(&worker(&ServiceConfig::demo(), &of(Err(0))), Warning, &["no user nobody"]);

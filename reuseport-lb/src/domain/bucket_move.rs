@@ -88,7 +88,7 @@ mod tests {
         assert_eq!(constraint(moving, all, false), Constraint::Free);
         let back = moved(moving, 3, all, true);
         assert_eq!((back.slot(), back.previous(), back.side()), (3, 5, 0));
-        assert_eq!(moved(moving, 3, all, false), steady, "nobody is left behind");
+        assert_eq!(moved(moving, 3, all, false), steady, "no flow is left behind");
         assert_eq!(moved(moving, 7, all, false).previous(), 3, "the old ones stay");
         assert_eq!(moved(moving, 5, |slot| slot != 3, true), moving.with_previous(NO_SLOT));
     }

@@ -6,7 +6,7 @@ use thiserror::Error;
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
 pub enum Denied {
     /// No worker has the name that was asked for.
-    #[error("there is no worker {worker}; there is {}", if known.is_empty() { "nobody".into() } else { known.join(", ") })]
+    #[error("there is no worker {worker}; there is {}", if known.is_empty() { "none".into() } else { known.join(", ") })]
     UnknownWorker {
         /// The name that was asked for.
         worker: String,

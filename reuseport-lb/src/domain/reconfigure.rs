@@ -89,7 +89,7 @@ mod tests {
     }
 
     #[test]
-    fn going_back_keeps_what_has_changed_since_and_starts_nobody_anew() {
+    fn going_back_keeps_what_has_changed_since_and_starts_no_worker_anew() {
         let mut it = settings(|config| config.command = vec!["old".into()]);
         let before = it.revision();
         let undo = it.replace(settings(|config| {

@@ -75,7 +75,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn who_is_silent_is_heard_once_more_and_a_daemon_that_stood_still_is_patient() {
+    fn a_silent_process_is_heard_once_more_and_a_daemon_that_stood_still_is_patient() {
         let begun = Instant::now();
         let at = |ms| begun + Duration::from_millis(ms);
         let mut dog = Watchdog::fed(Some(Duration::from_millis(500)), begun);

@@ -85,7 +85,7 @@ mod tests {
     #[test]
     fn an_address_is_one_daemons_until_that_ends() {
         let listener: Listener = "udp://[::1]:65535".parse().expect("a listener");
-        let held = hold(&listener).expect("nobody has it");
+        let held = hold(&listener).expect("no daemon has it");
         let own = std::process::id().cast_signed();
         // More often than the socket's queue has room.
         for _ in 0..10_000 {

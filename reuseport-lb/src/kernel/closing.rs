@@ -55,7 +55,7 @@ mod tests {
     use crate::kernel::fd_passing;
 
     #[test]
-    fn nobody_can_send_descriptors_to_what_is_accepted_from_a_socket_that_refuses_them() {
+    fn no_peer_can_send_descriptors_to_what_is_accepted_from_a_socket_that_refuses_them() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("socket");
         let listener = UnixListener::bind(&path).unwrap();

@@ -234,7 +234,7 @@ mod raw {
     use std::os::fd::RawFd;
 
     pub(super) fn move_above(fd: RawFd, end: RawFd) -> i32 {
-        // SAFETY: fcntl on a number; the duplicate is owned by nobody else.
+        // SAFETY: fcntl on a number; nothing else owns the duplicate.
         unsafe { libc::fcntl(fd, libc::F_DUPFD_CLOEXEC, end) }
     }
 

@@ -116,7 +116,7 @@ mod tests {
     }
 
     #[test]
-    fn who_has_locked_what_was_removed_or_moved_is_found() {
+    fn a_lock_on_what_was_removed_or_moved_is_found() {
         let directory = tempfile::tempdir().unwrap();
         let run = directory.path().canonicalize().unwrap().join("run");
         let path = run.join("daemon.lock");

@@ -16,7 +16,7 @@ pub(super) fn offsets() -> Result<&'static Offsets> {
     if let Some(found) = FOUND.get() {
         return Ok(found);
     }
-    let wanted = "cannot find out where the kernel keeps who waits for work, which `when_busy = \"next\"` needs \
+    let wanted = "cannot find out where the kernel keeps the list of waiting threads, which `when_busy = \"next\"` needs \
                   (CONFIG_DEBUG_INFO_BTF); without it, leave `when_busy` out";
     let data = std::fs::read(VMLINUX).with_context(|| format!("cannot read {VMLINUX}")).context(wanted)?;
     let found = find(&data).map_err(|error| anyhow!("{VMLINUX}: {error}")).context(wanted)?;

@@ -221,7 +221,7 @@ pub fn waiting(scratch: &Scratch) -> Result<bool> {
     let pair = Pair::make(scratch, "waiting", Policy { when_busy: WhenBusy::Next, ..Policy::default() })?;
     let found_busy = || -> Result<u64> { Ok(pair.group.totals()?.events[Counter::OwnerBusy.index()]) };
     let first = pair.queued()?;
-    let nobody_sleeps = found_busy()? == 1;
+    let without_sleeper = found_busy()? == 1;
     pair.all_to(1);
     let events = epoll::create(epoll::CreateFlags::CLOEXEC)?;
     epoll::add(&events, &pair.sockets[1], epoll::EventData::new_u64(0), epoll::EventFlags::IN)?;
@@ -239,10 +239,10 @@ pub fn waiting(scratch: &Scratch) -> Result<bool> {
             std::thread::sleep(Duration::from_millis(1));
         }
         let second = pair.connect()?;
-        let somebody_sleeps = pair.has_queue(1) && found_busy()? == 1;
+        let with_sleeper = pair.has_queue(1) && found_busy()? == 1;
         drop((first, second));
         let woken = sleeper.join().unwrap_or(false);
-        Ok(nobody_sleeps && somebody_sleeps && woken)
+        Ok(without_sleeper && with_sleeper && woken)
     })
 }
 

@@ -165,7 +165,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_watchdog_is_ours_or_nobodys() {
+    fn a_watchdog_of_another_process_is_ignored() {
         let of = |usec: &str, pid: Option<&str>| watchdog(Some(usec.into()), pid.map(Into::into), 7);
         assert_eq!(of("2000000", None), Some(Duration::from_secs(2)));
         assert_eq!(of("2000000", Some("7")), Some(Duration::from_secs(2)));

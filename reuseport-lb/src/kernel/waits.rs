@@ -48,7 +48,7 @@ impl Waits {
     /// Loads the program, which needs CAP_BPF, CAP_PERFMON and the kernel's own types (CONFIG_DEBUG_INFO_BTF).
     pub fn load() -> Result<Self> {
         let offsets = offsets()?;
-        let tried = "load the program that sees who waits for work (which the kernel's lockdown may forbid)";
+        let tried = "load the program that sees waiting threads (which the kernel's lockdown may forbid)";
         // Not `loading::loader`, which keeps the pins of groups.
         let loaded = EbpfLoader::new().btf(None).override_global(OFFSETS, offsets, true).load(OBJECT);
         let mut ebpf = loaded.map_err(|error| explained(error.into(), tried))?;
@@ -96,18 +96,18 @@ mod tests {
 
     /// Asserts that a thread is seen to wait while it is in `wait`, and not before it or after `wake` has ended it.
     fn seen(waits: &Waits, socket: &Socket, wait: impl FnOnce() + Send, wake: impl FnOnce()) {
-        assert!(!waits.on(socket).expect("an answer"), "nobody waits yet");
+        assert!(!waits.on(socket).expect("an answer"), "no thread waits yet");
         std::thread::scope(|scope| {
             let waiting = scope.spawn(wait);
             eventually("it is seen to wait", || waits.on(socket).expect("an answer"));
             wake();
             waiting.join().expect("it woke up");
         });
-        assert!(!waits.on(socket).expect("an answer"), "nobody waits any more");
+        assert!(!waits.on(socket).expect("an answer"), "no thread waits any more");
     }
 
     #[test]
-    fn whoever_waits_for_work_is_seen_however_it_waits() {
+    fn a_thread_that_waits_for_work_is_seen_however_it_waits() {
         let waits = Waits::load().expect("these tests need root");
         let listener = TcpListener::bind("127.0.0.1:0").expect("a listener");
         let address = listener.local_addr().expect("an address");

@@ -1,5 +1,5 @@
-//! Which service decides for an address. While a listener moves from one service to another both have
-//! sockets in its group, and the program of one of them decides: of the new one, once that is ready.
+//! Which service decides for an address. While a listener moves from one service to another, both have sockets in its
+//! group, and the program of one of them decides: that of the new service as soon as its workers are ready.
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
@@ -31,8 +31,8 @@ struct Claim {
 }
 
 impl Claims {
-    /// Notes that `service` listens on `listener`. Whether it decides there is in the answer, for as long
-    /// as the claim lasts: at once, unless another service does.
+    /// Notes that `service` listens on `listener`. The returned value says, as long as the claim lasts, whether the
+    /// service decides there: at once, unless another service does.
     pub fn claim(&self, listener: Listener, service: &str) -> Decides {
         let mut claims = self.all.borrow_mut();
         let other = self.before.borrow().get(&listener).is_some_and(|holder| holder != service);

@@ -188,7 +188,7 @@ impl ProcessTable {
     }
 
     fn let_in(&mut self, key: ProcessKey, name: &str) -> Result<()> {
-        let peer = self.joining.take().context("nobody asks to join")?;
+        let peer = self.joining.take().context("no process asks to join")?;
         let path = sd_notify::path_of_joined(&self.surroundings.runtime_dir);
         let notify = self.listen_to(key, name, path, Some((peer.uid, peer.gid)))?;
         let process = Process::joined(peer.pid, peer.pidfd)?;
@@ -343,7 +343,7 @@ impl Running {
         if let Some(bytes) = output.dropped() {
             warn!(
                 worker = self.name,
-                "{bytes} bytes of its output were dropped: nobody read them in time, and the end was kept"
+                "{bytes} bytes of its output were dropped: standard error took no more in time, and the end was kept"
             );
         }
         all

@@ -214,7 +214,7 @@ impl Takeover {
                     match it.group.insert_if_free(record.slot, &own.socket) {
                         Ok(true) => break,
                         Ok(false) if Instant::now() > until => {
-                            bail!("a program that nobody knows still has the sockets of {}", own.listener)
+                            bail!("an unknown program still has the sockets of {}", own.listener)
                         }
                         Ok(false) => sleep(LOOK).await,
                         Err(error) => {

@@ -84,7 +84,7 @@ fn crowded() -> String {
 /// The request that a path stands for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Route<'a> {
-    /// Of one service, or of all.
+    /// The status of one service, or of all.
     Status(Option<&'a str>),
     Trace(&'a str),
     Scale(&'a str),

@@ -59,7 +59,7 @@ async fn answer(stream: &UnixStream, permit: Permit, requests: mpsc::UnboundedSe
     let outcome = match (asked, peer) {
         // The connection was closed without a request.
         (Ok(None), _) => return,
-        (Ok(Some(_)), Err(error)) => Err(format!("cannot tell who asks: {error}")),
+        (Ok(Some(_)), Err(error)) => Err(format!("cannot tell which process asks: {error}")),
         (Ok(Some((ask, number))), Ok(peer)) => {
             permit.busy();
             settle(ask, number, peer, &requests).await

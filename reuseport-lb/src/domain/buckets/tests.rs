@@ -89,7 +89,7 @@ impl Fake {
     }
 }
 
-fn everybody(_: u16) -> bool {
+fn every_slot(_: u16) -> bool {
     true
 }
 
@@ -102,14 +102,14 @@ fn flows(by_slot: &[(usize, u64)], live: u64, kept: u64) -> Option<LiveFlows> {
 #[test]
 fn without_flows_a_bucket_moves_at_once() {
     let (fake, buckets) = (Fake::new(false), Buckets::default());
-    buckets.publish(&fake, [(0, 3), (65535, 4), (0, 5)], everybody);
+    buckets.publish(&fake, [(0, 3), (65535, 4), (0, 5)], every_slot);
     assert_eq!((fake.entry(0), fake.entry(65535)), (Entry::steady(5), Entry::steady(4)));
     assert_eq!(fake.entry(1).slot(), NO_SLOT);
     assert_eq!(buckets.writes.get(), 3);
     assert!(points_to(&fake, |slot| slot == 4) && !points_to(&fake, |slot| slot == 3));
     // Operations on flows do nothing.
     assert_eq!(buckets.cut(&fake, |_| false), BTreeMap::new());
-    assert_eq!((buckets.sweep(&fake), constraints(&fake, everybody), count(&fake)), (0, Vec::new(), None));
+    assert_eq!((buckets.sweep(&fake), constraints(&fake, every_slot), count(&fake)), (0, Vec::new(), None));
     buckets.rotate(&fake);
     assert_eq!(buckets.writes.get(), 3);
 }
@@ -117,9 +117,9 @@ fn without_flows_a_bucket_moves_at_once() {
 #[test]
 fn a_live_flow_stays_and_a_new_one_goes_to_the_new_worker() {
     let (fake, buckets) = (Fake::new(true), Buckets::default());
-    buckets.publish(&fake, [(7, 1)], everybody);
+    buckets.publish(&fake, [(7, 1)], every_slot);
     assert_eq!(fake.send(7, 0), 1);
-    buckets.publish(&fake, [(7, 2)], everybody);
+    buckets.publish(&fake, [(7, 2)], every_slot);
     assert_eq!((fake.send(7, 0), fake.send(7, 1), fake.send(7, 2)), (1, 2, 2));
     assert_eq!(count(&fake), flows(&[(1, 1), (2, 2)], 3, 1));
     let mut staying = vec![0; 4];
@@ -130,27 +130,27 @@ fn a_live_flow_stays_and_a_new_one_goes_to_the_new_worker() {
     assert_eq!(marks.iter().position(|moving| *moving), Some(7));
     assert!(points_to(&fake, |slot| slot == 1));
     // Flows of two workers live: the entry has no room for a third.
-    assert_eq!(constraints(&fake, everybody), [(7, Constraint::Back(1))]);
+    assert_eq!(constraints(&fake, every_slot), [(7, Constraint::Back(1))]);
     assert_eq!(constraints(&fake, |slot| slot != 1), [(7, Constraint::Free)]);
 }
 
 #[test]
-fn marks_that_an_earlier_worker_left_are_nobodys() {
+fn marks_that_an_earlier_worker_left_count_for_no_worker() {
     let (fake, buckets) = (Fake::new(true), Buckets::default());
-    buckets.publish(&fake, [(7, 1)], everybody);
+    buckets.publish(&fake, [(7, 1)], every_slot);
     // On the other side, as left by a worker that is gone.
     fake.activity.as_ref().unwrap().mark(7, Entry::steady(1).turned());
-    buckets.publish(&fake, [(7, 2)], everybody);
+    buckets.publish(&fake, [(7, 2)], every_slot);
     assert_eq!(fake.send(7, 0), 2, "it is new");
 }
 
 #[test]
 fn a_move_ends_when_its_flows_are_quiet() {
     let (fake, buckets) = (Fake::new(true), Buckets::default());
-    buckets.publish(&fake, [(7, 1), (8, 1)], everybody);
+    buckets.publish(&fake, [(7, 1), (8, 1)], every_slot);
     fake.send(7, 0);
     fake.send(8, 0);
-    buckets.publish(&fake, [(7, 2), (8, 2)], everybody);
+    buckets.publish(&fake, [(7, 2), (8, 2)], every_slot);
     assert_eq!(buckets.sweep(&fake), 0);
     for _ in 0..EPOCHS - 1 {
         buckets.rotate(&fake);
@@ -171,11 +171,11 @@ fn a_move_ends_when_its_flows_are_quiet() {
 #[test]
 fn who_keeps_flows_no_longer_loses_them_and_they_are_counted() {
     let (fake, buckets) = (Fake::new(true), Buckets::default());
-    buckets.publish(&fake, [(7, 1), (8, 1), (9, 3)], everybody);
+    buckets.publish(&fake, [(7, 1), (8, 1), (9, 3)], every_slot);
     for (bucket, flow) in [(7, 0), (7, 1), (8, 0), (9, 0)] {
         fake.send(bucket, flow);
     }
-    buckets.publish(&fake, [(7, 2)], everybody);
+    buckets.publish(&fake, [(7, 2)], every_slot);
     assert_eq!(buckets.cut(&fake, |slot| slot != 1), BTreeMap::from([(1, 3)]));
     assert_eq!(fake.entry(7).previous(), NO_SLOT);
     assert_eq!((fake.send(7, 0), fake.send(9, 0)), (2, 3));
@@ -188,7 +188,7 @@ fn who_keeps_flows_no_longer_loses_them_and_they_are_counted() {
 #[test]
 fn flows_are_counted_again_only_when_something_has_changed() {
     let (fake, buckets) = (Rc::new(Fake::new(true)), Buckets::default());
-    buckets.publish(&fake, [(7, 1)], everybody);
+    buckets.publish(&fake, [(7, 1)], every_slot);
     let live =
         |decisions: u64| buckets.flow_counter(&fake, (decisions, 0)).unwrap().count().map(|flows| flows.live);
     assert_eq!(live(1), Some(0));
@@ -211,12 +211,12 @@ fn marked(fake: &Fake) -> BTreeSet<u16> {
 #[test]
 fn buckets_of_the_unfit_are_marked_and_no_others() {
     let (fake, mut buckets) = (Fake::new(false), Buckets::default());
-    buckets.publish(&fake, [(1, 1), (2, 2), (3, 1)], everybody);
+    buckets.publish(&fake, [(1, 1), (2, 2), (3, 1)], every_slot);
     buckets.set_fitness(&fake, 1, Fitness::Overloaded);
     assert_eq!(marked(&fake), [1, 3].into());
     assert_eq!(fake.table.attention.get(), attention::AVOID);
     buckets.set_fitness(&fake, 2, Fitness::Stalled);
-    buckets.publish(&fake, [(3, 5), (4, 2)], everybody);
+    buckets.publish(&fake, [(3, 5), (4, 2)], every_slot);
     assert_eq!(marked(&fake), [1, 2, 4].into(), "what is published is marked as well");
     assert_eq!(buckets.unfit(), [(1, Fitness::Overloaded), (2, Fitness::Stalled)]);
     let writes = buckets.writes.get();
@@ -232,7 +232,7 @@ fn buckets_of_the_unfit_are_marked_and_no_others() {
 #[test]
 fn tracing_marks_all_and_leaves_the_unfit_marked() {
     let (fake, mut buckets) = (Fake::new(false), Buckets::default());
-    buckets.publish(&fake, [(1, 1), (2, 2)], everybody);
+    buckets.publish(&fake, [(1, 1), (2, 2)], every_slot);
     buckets.set_fitness(&fake, 1, Fitness::Stalled);
     buckets.trace(&fake, true);
     assert_eq!(marked(&fake), [1, 2].into());
@@ -273,7 +273,7 @@ proptest! {
     #[test]
     fn a_flow_that_goes_on_stays(steps in prop::collection::vec(step(), 1..60)) {
         let (fake, buckets) = (Fake::new(true), Buckets::default());
-        buckets.publish(&fake, (0..4).map(|bucket| (bucket, bucket)), everybody);
+        buckets.publish(&fake, (0..4).map(|bucket| (bucket, bucket)), every_slot);
         // Worker and age in epochs of each flow.
         let mut homes: BTreeMap<(u16, u32), (u16, usize)> = BTreeMap::new();
         for step in steps {
@@ -285,13 +285,13 @@ proptest! {
                     *age = 0;
                 }
                 Step::Give(bucket, slot) => {
-                    let free = constraints(&fake, everybody).into_iter().find(|(which, _)| *which == bucket);
+                    let free = constraints(&fake, every_slot).into_iter().find(|(which, _)| *which == bucket);
                     match free.map(|(_, constraint)| constraint) {
                         None | Some(Constraint::Free) => {}
                         Some(Constraint::Back(back)) if back == slot => {}
                         _ => continue,
                     }
-                    buckets.publish(&fake, [(bucket, slot)], everybody);
+                    buckets.publish(&fake, [(bucket, slot)], every_slot);
                     prop_assert_eq!(fake.entry(bucket).slot(), slot);
                 }
                 Step::Sweep => drop(buckets.sweep(&fake)),

@@ -53,7 +53,7 @@ fn a_first_table_depends_on_names_only() {
 }
 
 #[test]
-fn nobody_owns_an_empty_table() {
+fn no_slot_owns_an_empty_table() {
     let mut table = BucketTable::default();
     table.rebalance(&members(0..2));
     assert_eq!(table.rebalance(&[]).len(), BUCKETS);

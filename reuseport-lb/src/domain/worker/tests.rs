@@ -217,7 +217,7 @@ fn it_leaves_in_order() {
     assert_eq!(it.on(LEAVE), [Step::Withdraw]);
     let begun = it.now;
     assert_eq!(look(&mut it, 0), []);
-    assert_eq!(look(&mut it, 1), [], "somebody came late");
+    assert_eq!(look(&mut it, 1), [], "a client came late");
     let ended = (0..100).map(|_| look(&mut it, 0)).find(|steps| !steps.is_empty());
     assert_eq!(ended, Some(vec![Step::Terminate]));
     assert!(it.now - begun >= QUIET, "it was empty for a while");
@@ -304,7 +304,7 @@ fn without_a_process_it_leaves_at_once() {
 }
 
 #[test]
-fn a_queue_that_nobody_takes_is_handed_over_before_its_time() {
+fn a_queue_that_is_not_taken_is_handed_over_before_its_time() {
     let mut it = Trial::new(|policy| policy.stall_timeout = Some(Duration::from_millis(300)));
     let _ = (it.on(Event::Start), it.on(READY), it.on(LEAVE));
     let begun = it.now;

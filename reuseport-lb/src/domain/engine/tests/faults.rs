@@ -32,7 +32,7 @@ fn a_worker_that_is_ending_and_is_drained_is_not_started_by_the_next_daemon() {
 
 /// With `ready = "immediate"`, a worker is not ready before its process exists.
 #[test]
-fn who_could_not_be_started_is_not_ready_and_has_no_watchdog() {
+fn a_worker_that_could_not_be_started_is_not_ready_and_has_no_watchdog() {
     let mut config = config(&[Protocol::Tcp], 1);
     (config.ready, config.watchdog) = (Ready::Immediate, Some(Duration::from_secs(1)));
     let mut scene = Scene::broken(config, Broken::Spawn);
@@ -70,5 +70,5 @@ fn what_is_left_to_itself_goes_on() {
     let ready = scene.workers().filter(|worker| worker.life.state() == State::Ready).count();
     assert_eq!(ready, 2);
     let told = scene.world(|world| world.processes.values().any(|it| it.told || it.killed));
-    assert!(!told, "nobody is told to end");
+    assert!(!told, "no process is told to end");
 }

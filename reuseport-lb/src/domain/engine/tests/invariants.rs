@@ -21,7 +21,7 @@ impl Scene {
         self.world(|world| {
             for (key, process) in world.processes.iter().filter(|(_, it)| it.stage == Stage::Runs) {
                 let lost = !keys.contains(key) && !process.told && !process.killed && !process.joined;
-                assert!(!lost, "process {key:?} is nobody's");
+                assert!(!lost, "process {key:?} belongs to no worker");
             }
         });
     }
@@ -65,12 +65,12 @@ impl Scene {
             for group in world.groups.values() {
                 let told: BTreeSet<u16> = group.ready.iter().copied().collect();
                 assert!(told.is_subset(&slots), "{told:?} are told to be ready, and {slots:?} are");
-                assert_eq!(told.is_empty(), slots.is_empty(), "nobody is told to be ready");
+                assert_eq!(told.is_empty(), slots.is_empty(), "no slot is told to be ready");
             }
         });
         for owner in owners.iter().filter(|owner| **owner != NO_SLOT) {
             let worker = self.workers().find(|it| it.holds_slot() && it.slot == *owner);
-            let worker = worker.unwrap_or_else(|| panic!("slot {owner} has buckets and is nobody's"));
+            let worker = worker.unwrap_or_else(|| panic!("slot {owner} has buckets and no worker"));
             let ready = self.proven.contains(&worker.id)
                 || worker.life.origin() == Origin::Joined
                 || engine.settings().config.ready == Ready::Immediate;
@@ -131,7 +131,7 @@ impl Scene {
         let Some(engine) = self.engine.as_ref() else { return };
         assert!(!engine.is_replacing(), "a rollout does not end");
         assert!(engine.busy().is_none());
-        assert_eq!(self.asked, self.answered.borrow().len(), "somebody waits for an answer");
+        assert_eq!(self.asked, self.answered.borrow().len(), "a request has no answer");
         if !engine.is_stopping() {
             let wanted = engine.settings().config.workers;
             assert_eq!(engine.pool().staying().len(), wanted, "there are not as many workers as are wanted");

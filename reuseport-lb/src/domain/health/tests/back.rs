@@ -97,7 +97,7 @@ fn relapses_take_longer_and_longer_and_end_with_a_replacement_where_that_is_want
 }
 
 #[test]
-fn nobody_is_replaced_unless_that_is_wanted_or_before_it_has_accepted() {
+fn no_worker_is_replaced_unless_that_is_wanted_or_before_it_has_accepted() {
     for (on_stall, proven) in [(OnStall::Avoid, true), (OnStall::Restart, false)] {
         let mut it = Trial::new(2);
         it.policy.on_stall = on_stall;

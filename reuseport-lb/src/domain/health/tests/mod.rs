@@ -274,7 +274,7 @@ fn a_lost_sample_changes_nothing() {
 }
 
 #[test]
-fn nobody_is_stalled_for_what_happened_while_nobody_looked() {
+fn no_worker_is_stalled_for_what_happened_between_looks() {
     let mut it = Trial::new(3);
     it.samples[0].0 = 1;
     it.samples[1].0 = 1;
@@ -287,7 +287,7 @@ fn nobody_is_stalled_for_what_happened_while_nobody_looked() {
 }
 
 #[test]
-fn somebody_is_left_to_take_the_queue() {
+fn a_worker_is_left_to_take_the_queue() {
     let mut it = Trial::new(3);
     it.samples[0].0 = 1;
     it.samples[2].0 = 1;
