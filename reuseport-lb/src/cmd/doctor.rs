@@ -31,7 +31,7 @@ pub(super) fn run(arguments: &cli::DoctorArgs, paths: &Paths) -> Result<()> {
     };
     let mut checks = checks(&services, paths)?;
     checks.push(system::ipv6(socket::has_ipv6(), arguments.config.is_none()));
-    checks.extend(config::warnings(&services).into_iter().map(places::worth_a_word));
+    checks.extend(config::warnings(&services).into_iter().map(places::configuration_warning));
     let report = Report::new(host::release(), checks);
     if arguments.json {
         print_json(&serde_json::to_string_pretty(&report)?)?;

@@ -303,7 +303,7 @@ impl Daemon<'_> {
                 Err(error) => {
                     warn!("{error:#}; it is started anew, and then its old workers are told to end");
                     self.surroundings.pins.forget_service(&name);
-                    claims.bequeath(&name, &claimant(&state));
+                    claims.reassign(&name, &claimant(&state));
                     self.hold(&state);
                     abandoned.push(self.set_aside(state));
                 }

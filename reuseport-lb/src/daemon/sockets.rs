@@ -55,16 +55,16 @@ impl Sockets {
         let (joining, requests) = mpsc::unbounded_channel();
         tokio::task::spawn_local(registry.pass_on(requests));
         let answer = |listener| tokio::task::spawn_local(control::serve(listener, handle.clone()));
-        let let_in = |listener| tokio::task::spawn_local(join::serve(listener, joining.clone()));
+        let serve_join = |listener| tokio::task::spawn_local(join::serve(listener, joining.clone()));
         let (control_path, join_path) =
             (paths.control(), reuseport_lb_client::join::path(&paths.runtime_dir));
         let mut control = Serving::begun(&control_path, answer(self.control));
-        let mut join = Serving::begun(&join_path, let_in(self.join));
+        let mut join = Serving::begun(&join_path, serve_join(self.join));
         loop {
             tokio::time::sleep(LOOK).await;
             look();
             again(&control_path, &mut control, listen_for_administrators, answer);
-            again(&join_path, &mut join, join::listen, let_in);
+            again(&join_path, &mut join, join::listen, serve_join);
         }
     }
 }

@@ -100,7 +100,7 @@ pub fn address(listener: &Listener, workers: usize, found: &Address) -> Check {
 
 /// A warning about a configuration that is valid, but perhaps not meant.
 #[must_use]
-pub fn worth_a_word(line: String) -> Check {
+pub fn configuration_warning(line: String) -> Check {
     Check::warning("configuration", line, "it works so", "nothing, if that is meant")
 }
 

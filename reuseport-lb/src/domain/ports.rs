@@ -225,13 +225,13 @@ pub trait Processes {
     /// Signs of life; `None` if the process has ended.
     fn pulse(&self, process: ProcessKey) -> Option<Pulse>;
     /// Makes the notification socket of the process again if it was removed; true if messages may have been lost.
-    fn restore_hearing(&mut self, process: ProcessKey) -> bool;
+    fn restore_notify(&mut self, process: ProcessKey) -> bool;
     /// Whether the output of the process is kept.
     fn is_recorded(&self, process: ProcessKey) -> bool;
     /// Passes on a part of the output; returns after which pause to go on if there is more.
     fn forward(&mut self, process: ProcessKey) -> Option<std::time::Duration>;
     /// Forgets a process that has ended; returns its last lines, if its output was kept.
-    fn bury(&mut self, process: ProcessKey) -> Option<Vec<String>>;
+    fn forget(&mut self, process: ProcessKey) -> Option<Vec<String>>;
     /// Searches in a thread for sockets that these processes have opened themselves; finds come as inputs.
     fn look_for_foreign(&mut self, processes: &[ProcessKey], listeners: &[Listener]);
 }

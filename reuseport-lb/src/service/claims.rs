@@ -56,10 +56,10 @@ impl Claims {
             .extend(holders.into_iter().filter(|(listener, _)| listener.address.port() != 0));
     }
 
-    /// Notes that the listeners which `service` decided for under an earlier daemon are kept for `heir`.
-    pub fn bequeath(&self, service: &str, heir: &str) {
+    /// Notes that the listeners which `service` decided for under an earlier daemon are kept for `to`.
+    pub fn reassign(&self, service: &str, to: &str) {
         let mut before = self.before.borrow_mut();
-        before.values_mut().filter(|holder| *holder == service).for_each(|holder| heir.clone_into(holder));
+        before.values_mut().filter(|holder| *holder == service).for_each(|holder| to.clone_into(holder));
     }
 
     /// All services of an earlier daemon are taken over: for a listener that no service decides for, the first with a

@@ -107,7 +107,7 @@ impl ListenerGroup {
         let (which, policy) = (*bound, Policy::from(owner.config));
         let group =
             in_thread(LOADING, move || PinnedGroup::take_over(&which, policy, &pins, layout)).await??;
-        let held = hold_anyway(asked, owner.surroundings).await;
+        let held = hold_or_warn(asked, owner.surroundings).await;
         Self::with(*asked, group, name.to_owned(), held, owner)
     }
 
@@ -120,7 +120,7 @@ impl ListenerGroup {
         let pins = owner.surroundings.pins.directory(&owner.config.name, name)?;
         let (which, policy) = (*bound, Policy::from(owner.config));
         let group = in_thread(LOADING, move || recover::make_anew(&which, policy, &pins)).await??;
-        let held = hold_anyway(asked, owner.surroundings).await;
+        let held = hold_or_warn(asked, owner.surroundings).await;
         let made = Self::with(*asked, group, name.to_owned(), held, owner)?;
         Ok(Self::renewed(made))
     }
@@ -190,6 +190,6 @@ impl ListenerGroup {
 
 /// Holds an address that is served already; where another daemon has got it meanwhile, that is logged, and the group
 /// serves on.
-async fn hold_anyway(listener: &Listener, surroundings: &Surroundings) -> Option<Rc<Held>> {
+async fn hold_or_warn(listener: &Listener, surroundings: &Surroundings) -> Option<Rc<Held>> {
     surroundings.hold(listener).await.inspect_err(|error| warn!("{error:#}")).ok().flatten()
 }

@@ -35,8 +35,8 @@ use tracing::{info, warn};
 use crate::config;
 use crate::domain::Reply;
 use crate::domain::engine::{CheckKind, Input, JoinRequest, ProcessEvent, Reconfiguration, Work};
+use crate::domain::log_limit::LogLimit;
 use crate::domain::ports::{ProcessKey, Processes};
-use crate::domain::sparing::Sparing;
 use crate::offload::Slices;
 use command::{Commands, answering};
 use joining::{Request, Ticket};
@@ -58,7 +58,7 @@ pub struct Service {
     /// Settings that [`Command::Prepare`] made everything ready for.
     prepared: Option<Box<Reconfiguration>>,
     /// Limits the log lines about refused joins, by user id.
-    refused: Sparing<u32>,
+    refused: LogLimit<u32>,
     tracer: Tracer,
     /// The report that status requests get while the service is busy.
     shown: Option<Shown>,
@@ -79,7 +79,7 @@ impl Service {
             saver: Saver::new(&surroundings.runtime_dir, name),
             events,
             prepared: None,
-            refused: Sparing::default(),
+            refused: LogLimit::default(),
             tracer,
             shown: None,
             starting: false,
@@ -289,9 +289,9 @@ impl Service {
             }
             Err(error) => {
                 // A process may ask in a loop: it must not fill the log.
-                if let Some(unsaid) = self.refused.again(uid, now) {
-                    let more = if unsaid > 0 {
-                        format!(" ({unsaid} more of that user since)")
+                if let Some(suppressed) = self.refused.allow(uid, now) {
+                    let more = if suppressed > 0 {
+                        format!(" ({suppressed} more of that user since)")
                     } else {
                         String::new()
                     };

@@ -187,7 +187,7 @@ impl ProcessTable {
         Ok(())
     }
 
-    fn let_in(&mut self, key: ProcessKey, name: &str) -> Result<()> {
+    fn adopt_joined(&mut self, key: ProcessKey, name: &str) -> Result<()> {
         let peer = self.joining.take().context("no process asks to join")?;
         let path = sd_notify::path_of_joined(&self.surroundings.runtime_dir);
         let notify = self.listen_to(key, name, path, Some((peer.uid, peer.gid)))?;
@@ -246,7 +246,7 @@ impl Processes for ProcessTable {
     }
 
     fn adopt(&mut self, process: ProcessKey, name: &str) -> Result<(), String> {
-        self.let_in(process, name).map_err(|error| format!("{error:#}"))
+        self.adopt_joined(process, name).map_err(|error| format!("{error:#}"))
     }
 
     fn unblock(&mut self) {
@@ -293,7 +293,7 @@ impl Processes for ProcessTable {
         self.process(process).and_then(pulse_of)
     }
 
-    fn restore_hearing(&mut self, process: ProcessKey) -> bool {
+    fn restore_notify(&mut self, process: ProcessKey) -> bool {
         self.running.get_mut(&process).is_some_and(|running| running.notify.restore())
     }
 
@@ -306,7 +306,7 @@ impl Processes for ProcessTable {
         (!all).then(|| if logging::has_room(0) { FORWARD_MORE } else { FORWARD_LATER })
     }
 
-    fn bury(&mut self, process: ProcessKey) -> Option<Vec<String>> {
+    fn forget(&mut self, process: ProcessKey) -> Option<Vec<String>> {
         let mut running = self.running.remove(&process)?;
         while !running.pass_on(true) {}
         running.output.take().map(Output::last_lines)

@@ -16,8 +16,8 @@ use tokio::net::UnixDatagram;
 use tokio::task::JoinHandle;
 use tracing::warn;
 
+use crate::domain::log_limit::LogLimit;
 use crate::domain::observed::Said;
-use crate::domain::sparing::Sparing;
 use crate::kernel::fd_passing::{self, Sender};
 use crate::kernel::host::{self, Inode};
 use crate::kernel::process::Process;
@@ -99,7 +99,7 @@ impl Notify {
         hear: impl Fn(Said) + 'static,
     ) -> Result<Self> {
         let process: Rc<OnceCell<Rc<Process>>> = Rc::default();
-        let strangers = Strangers { name, process: process.clone(), said: Sparing::default() };
+        let strangers = Strangers { name, process: process.clone(), said: LogLimit::default() };
         let mut notify = Self {
             path,
             owner,
@@ -200,17 +200,17 @@ struct Strangers {
     /// Name of the worker.
     name: String,
     process: Rc<OnceCell<Rc<Process>>>,
-    said: Sparing<()>,
+    said: LogLimit<()>,
 }
 
 impl Strangers {
     /// Whether a process that does not belong to the worker sent this; logged now and then.
     fn sent(&mut self, Sender { pid, uid }: Sender, said: &BTreeSet<Said>) -> bool {
-        if self.process.get().is_none_or(|process| process.may_be_spoken_for_by(pid)) {
+        if self.process.get().is_none_or(|process| process.accepts_message_of(pid)) {
             return false;
         }
-        if let Some(unsaid) = self.said.again((), Instant::now()) {
-            let (name, messages) = (&self.name, unsaid + 1);
+        if let Some(suppressed) = self.said.allow((), Instant::now()) {
+            let (name, messages) = (&self.name, suppressed + 1);
             warn!(
                 worker = name,
                 pid, uid, messages, "not heard: {said:?} comes from a process that is not of it"

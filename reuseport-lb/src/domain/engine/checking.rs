@@ -235,7 +235,7 @@ impl<D: Dataplane, P: Processes> Engine<D, P> {
         };
         for id in self.pool.ids(due) {
             // Without its notification socket the process could not send pings.
-            if self.restore_hearing(id, now) {
+            if self.restore_notify(id, now) {
                 continue;
             }
             let Some(worker) = self.pool.get_mut(id) else { continue };
@@ -248,10 +248,10 @@ impl<D: Dataplane, P: Processes> Engine<D, P> {
 
     /// Makes a worker's notification socket again if it was removed; true if messages may have been lost. The watchdog
     /// then begins anew, and `READY=1` is not waited for.
-    pub(super) fn restore_hearing(&mut self, id: WorkerId, now: Instant) -> bool {
+    pub(super) fn restore_notify(&mut self, id: WorkerId, now: Instant) -> bool {
         let every = self.settings.config.watchdog;
         let Some(worker) = self.pool.get_mut(id) else { return false };
-        let unheard = worker.process.is_some_and(|running| self.processes.restore_hearing(running.key));
+        let unheard = worker.process.is_some_and(|running| self.processes.restore_notify(running.key));
         if unheard {
             worker.life.lose_word();
             if worker.watchdog.is_armed() {

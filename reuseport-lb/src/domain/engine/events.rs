@@ -55,7 +55,7 @@ impl<D: Dataplane, P: Processes> Engine<D, P> {
         let advice = worker.advice_on(exit, now);
         worker.watchdog = Watchdog::Off;
         worker.drain.end = Some(exit.to_string());
-        if let Some(words) = worker.process.and_then(|running| self.processes.bury(running.key)) {
+        if let Some(words) = worker.process.and_then(|running| self.processes.forget(running.key)) {
             worker.sightings.last_words = words;
         }
         let name = worker.name.clone();

@@ -134,7 +134,7 @@ impl<D: Dataplane, P: Processes> Engine<D, P> {
         self.agenda.repairs = self.pool.ids(Worker::is_monitored).into();
         self.begin_refilling();
         for id in self.pool.ids(|worker| worker.process.is_some()) {
-            self.restore_hearing(id, now);
+            self.restore_notify(id, now);
         }
     }
 

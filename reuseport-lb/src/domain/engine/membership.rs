@@ -185,7 +185,7 @@ impl<D: Dataplane, P: Processes> Engine<D, P> {
             self.pool.free_slot(worker.slot);
         }
         if let Some(running) = worker.process {
-            self.processes.bury(running.key);
+            self.processes.forget(running.key);
         }
         info!(worker = worker.name, slot = worker.slot, "worker removed");
         if let Some(rollout) = &mut self.rollout {

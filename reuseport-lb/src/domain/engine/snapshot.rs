@@ -230,7 +230,7 @@ impl<D: Dataplane, P: Processes> Engine<D, P> {
                 self.processes.terminate(process);
             }
             if let Some(process) = record.process {
-                self.processes.bury(process);
+                self.processes.forget(process);
             }
             sockets.iter().for_each(|socket| self.dataplane.close(socket.cookie));
             if record.holds_slot {
@@ -278,7 +278,7 @@ impl<D: Dataplane, P: Processes> Engine<D, P> {
             if !joined {
                 self.processes.terminate(key);
             }
-            self.processes.bury(key);
+            self.processes.forget(key);
             return life.running.then_some(record.id);
         }
         let unknown = !matches!(life.state, State::Ready | State::Draining);

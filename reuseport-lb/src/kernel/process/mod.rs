@@ -264,7 +264,7 @@ impl Process {
     /// Whether a message of the process `pid` is taken as the worker's: the process is one of the worker's, or
     /// has ended since, like a helper that only sends one message.
     #[must_use]
-    pub fn may_be_spoken_for_by(&self, pid: i32) -> bool {
+    pub fn accepts_message_of(&self, pid: i32) -> bool {
         if self.has_id() && pid == self.pid() {
             return true;
         }

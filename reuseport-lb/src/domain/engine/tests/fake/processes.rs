@@ -105,7 +105,7 @@ impl Processes for Fake {
         Some(Pulse { stopped: process.suspended, switches: process.switches })
     }
 
-    fn restore_hearing(&mut self, _process: ProcessKey) -> bool {
+    fn restore_notify(&mut self, _process: ProcessKey) -> bool {
         false
     }
 
@@ -117,7 +117,7 @@ impl Processes for Fake {
         None
     }
 
-    fn bury(&mut self, process: ProcessKey) -> Option<Vec<String>> {
+    fn forget(&mut self, process: ProcessKey) -> Option<Vec<String>> {
         if let Some(process) = self.0.borrow_mut().processes.get_mut(&process) {
             process.known = false;
         }
