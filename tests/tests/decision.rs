@@ -1,6 +1,8 @@
 //! Random questions to a kernel program and to the model of it, `select::decide` in memory: who gets a packet or a connection, what
 //! becomes of those that wait when their listener closes, and all that is counted must be the same.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on shall panic")]
+
 use std::collections::BTreeMap;
 use std::io::ErrorKind;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};

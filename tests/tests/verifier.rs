@@ -1,5 +1,7 @@
 //! How much the kernel's verifier has to look at: a change must not make it more unnoticed, since beyond a limit no program is loaded.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on shall panic")]
+
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 

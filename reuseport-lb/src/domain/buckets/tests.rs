@@ -169,7 +169,7 @@ fn a_move_ends_when_its_flows_are_quiet() {
 }
 
 #[test]
-fn who_keeps_flows_no_longer_loses_them_and_they_are_counted() {
+fn a_worker_that_keeps_flows_no_longer_loses_them_and_they_are_counted() {
     let (fake, buckets) = (Fake::new(true), Buckets::default());
     buckets.publish(&fake, [(7, 1), (8, 1), (9, 3)], every_slot);
     for (bucket, flow) in [(7, 0), (7, 1), (8, 0), (9, 0)] {
