@@ -184,7 +184,7 @@ impl OutputSink for StandardError {
     }
 }
 
-/// Waits before the end of the process until the daemon's queue is written, at most for [`LAST_WORDS`].
+/// Waits before the end of the process until the daemon's queue is written, at most for `LAST_WORDS`.
 pub fn flush() {
     if let Some(queue) = DAEMON.get() {
         queue.flush();

@@ -64,7 +64,7 @@ impl Placement {
         self.wanted.is_some()
     }
 
-    /// Asks for a table of all ready workers after [`JOIN_TOGETHER`].
+    /// Asks for a table of all ready workers after `JOIN_TOGETHER`.
     pub fn join_soon(&mut self, now: Instant) {
         self.join_at.get_or_insert(now + JOIN_TOGETHER);
     }

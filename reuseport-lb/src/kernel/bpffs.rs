@@ -88,7 +88,7 @@ impl Pins {
         fs::read(&self.mounted).is_ok_and(|it| it == self.bpffs.as_os_str().as_encoded_bytes())
     }
 
-    /// Writes [`MOUNTED`] again, which the next daemon needs, if it was removed.
+    /// Writes `MOUNTED` again, which the next daemon needs, if it was removed.
     pub fn look(&self) {
         if self.goes.get() && !self.mounted.exists() {
             // The next call tries again.

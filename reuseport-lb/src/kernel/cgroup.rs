@@ -88,7 +88,7 @@ impl Cgroups {
         }
     }
 
-    /// Removes all cgroups after their processes were told to end; waits up to [`LOOKS`] times [`LOOK`] for them.
+    /// Removes all cgroups after their processes were told to end; waits up to `LOOKS` times `LOOK` for them.
     pub fn remove(&self) {
         for _ in 0..LOOKS {
             let mut left = self.taken_over.borrow_mut();

@@ -130,7 +130,7 @@ impl Output {
         self.read += length;
     }
 
-    /// How many bytes have been dropped since the last call, because more than [`MOST`] waited.
+    /// How many bytes have been dropped since the last call, because more than `MOST` waited.
     pub fn dropped(&mut self) -> Option<u64> {
         Some(std::mem::take(&mut self.dropped)).filter(|bytes| *bytes > 0)
     }
@@ -161,7 +161,7 @@ impl Output {
         }
     }
 
-    /// The last [`LINES`] lines, without control characters.
+    /// The last `LINES` lines, without control characters.
     #[must_use]
     pub fn last_lines(mut self) -> Vec<String> {
         let rest = std::mem::take(&mut self.pending);
