@@ -27,7 +27,7 @@ pub enum Stage {
     Owner,
     /// Who was asked instead, when it was not the bucket's own.
     Detour,
-    /// The end of a decision that selected nobody.
+    /// The end of a decision that selected no socket.
     Verdict,
     /// Single attempts and mishaps; not one per decision.
     Incident,

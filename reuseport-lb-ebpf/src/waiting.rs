@@ -3,7 +3,7 @@
 //!
 //! ```text
 //! sock ─ sk_wq ─▶ list ─▶ a task in accept(2), poll(2), …          waits: it is there only meanwhile
-//!                      └▶ eppoll_entry ─ epitem ─ eventpoll ─ wq    waits if somebody is in epoll_wait(2)
+//!                      └▶ eppoll_entry ─ epitem ─ eventpoll ─ wq    waits if a thread is in epoll_wait(2)
 //! ```
 
 use core::ffi::c_void;
@@ -34,7 +34,7 @@ pub fn queue(md: *mut sk_reuseport_md) -> u64 {
     queue_of(read(md as u64, &OFFSETS.selected))
 }
 
-/// Whether somebody waits for work on the socket that the current process has at descriptor `fd`: 1, else 0.
+/// Whether a thread waits for work on the socket that the current process has at descriptor `fd`: 1, else 0.
 /// For a program that the daemon runs by itself (its kernel/waits.rs).
 #[inline(always)]
 pub fn waits_at(fd: u64) -> u32 {
@@ -63,7 +63,7 @@ fn queue_of(socket: u64) -> u64 {
     queue
 }
 
-/// Whether somebody sleeps behind an entry of a wait queue: then not 0.
+/// Not 0 if a thread sleeps behind an entry of a wait queue.
 #[inline(always)]
 fn sleeps(entry: u64) -> u64 {
     let poll_entry = entry - offset(&OFFSETS.poll_wait);

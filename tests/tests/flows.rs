@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
+use testkit::counters::Counters;
 use testkit::daemon::{Daemon, is_alive, until};
 use testkit::fault::{Dice, times};
 use testkit::flows::scene::{
@@ -65,6 +66,13 @@ fn a_join_moves_no_live_flow_and_gets_its_share_of_new_ones_at_once() {
     compare("a 9th joins", "", &joined, on_plain(&world, "", |plain| plain.join()));
 }
 
+/// Every datagram so far went to the worker of its bucket, or to the previous one.
+fn assert_no_detours(daemon: &Daemon) {
+    let mut counted = Counters::of(&daemon.service());
+    assert!(counted.take(&["arrival_packet", "owner_taken", "owner_kept"]) > 0);
+    assert_eq!(counted, Counters::default());
+}
+
 #[test]
 fn ten_joins_in_a_row_move_no_live_flow() {
     let world = World::new();
@@ -81,6 +89,7 @@ fn ten_joins_in_a_row_move_no_live_flow() {
             "{workers} workers, {} buckets moving, {} waiting: {round}",
             service.moving, service.waiting
         );
+        assert_no_detours(&daemon);
         round.assert_kept(IDLE);
         assert!(service.moving > 0);
         live = flows.and(fresh).keep(EVERY);

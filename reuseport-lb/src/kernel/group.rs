@@ -52,7 +52,7 @@ const RENEWED: [&str; 5] = [PROGRAM, TABLE, LOAD, COUNTERS, ACTIVITY];
 const TABLE_SECTION: &str = ".bss";
 const ACTIVITY_SECTION: &str = ".bss.activity";
 
-/// What is behind `ACTIVITY` where no flows are tracked: the object has it, but no program looks at it.
+/// The value of map `ACTIVITY` where no flows are tracked: the object has the map, but no program reads it.
 type Unused = [u8; 64];
 
 /// Program and maps of one listener. Dropping it leaves pins, attachment and sockets as they are.
@@ -63,11 +63,11 @@ pub struct PinnedGroup {
     program: &'static str,
     sockets: ReusePortSockArray<MapData>,
     memory: GroupMemory,
-    /// Which flows live by the program that decides, until this one does.
+    /// Map `ACTIVITY` of the program that decides, until this one does.
     activity_before: RefCell<Option<MapData>>,
     counters: PerCpuArray<MapData, Counters>,
     program_id: u32,
-    /// Whether its program is the one of the kernel's group; else that of another service is.
+    /// Whether this program is attached to the kernel's group; else that of another service is.
     pub decides: Decides,
     merges: Cell<u64>,
     settled: Cell<bool>,
@@ -89,7 +89,7 @@ impl PinnedGroup {
         Self::load_tracking(listener, policy, pins, is_tracked(listener))
     }
 
-    /// The same, but flows are tracked or not, whatever the protocol is; for benchmarks.
+    /// As [`PinnedGroup::load`], but the caller says whether flows are tracked, whatever the protocol; for benchmarks.
     pub fn load_tracking(listener: &Listener, policy: Policy, pins: &Path, tracked: bool) -> Result<Self> {
         let group = Self::make(listener, policy, pins, None, tracked)?;
         group.fill(vec![Entry::steady(NO_SLOT); BUCKETS]);
@@ -208,7 +208,7 @@ impl PinnedGroup {
         })
     }
 
-    /// What lives in the group of the program that decides, or decided until now.
+    /// Takes over the flows that the program marked which decides, or decided until now.
     fn take_flows(&self) {
         let before = self.activity_before.borrow().as_ref().and_then(mapped);
         if let (Some(activity), Some(before)) = (self.memory.activity(), before) {
@@ -217,19 +217,20 @@ impl PinnedGroup {
         }
     }
 
-    /// How often flows were taken over: what was counted before is not true any more.
+    /// How often flows were taken over. A count of flows from before the last time is out of date.
     #[must_use]
     pub fn merges(&self) -> u64 {
         self.merges.get()
     }
 
-    /// What is shared with its program.
+    /// The structures that the daemon shares with the program.
     #[must_use]
     pub fn memory(&self) -> &GroupMemory {
         &self.memory
     }
 
-    /// It is attached: the pins are this program's from now on, and so are flows that were seen meanwhile.
+    /// To be called once the program is attached: makes the pins this program's, and takes over the flows that the
+    /// program before it has marked meanwhile.
     pub fn settle(&self) -> Result<()> {
         if self.settled.get() {
             return Ok(());
@@ -250,13 +251,13 @@ impl PinnedGroup {
         Ok(())
     }
 
-    /// What it is for; with port 0 until a socket was bound.
+    /// The listener that it decides for; with port 0 until a socket was bound.
     #[must_use]
     pub fn listener(&self) -> &Listener {
         &self.listener
     }
 
-    /// Tells the port that the kernel chose.
+    /// Sets the port that the kernel chose.
     pub fn bound(&mut self, listener: Listener) {
         self.listener = listener;
     }
@@ -273,7 +274,8 @@ impl PinnedGroup {
         (0..BUCKETS as u32).map(|bucket| self.memory.table().entry(bucket).slot()).collect()
     }
 
-    /// Makes the program decide for the group that `socket` is in, or will be in; unless another decides.
+    /// Makes the program decide for the kernel's group that `socket` is in, or will be in; unless that of another
+    /// service decides there ([`Decides`]).
     pub fn attach(&self, socket: &Socket) -> io::Result<()> {
         if !self.decides.get() {
             return Ok(());
@@ -287,7 +289,7 @@ impl PinnedGroup {
         })
     }
 
-    /// Leaves the group that `socket` is in to the kernel's own choice again.
+    /// Detaches any program from the kernel's group that `socket` is in: the kernel's own hash decides again.
     pub fn detach(&self, socket: &Socket) -> io::Result<()> {
         SkReuseport::detach(socket).map_err(io::Error::other)
     }
@@ -299,7 +301,8 @@ impl PinnedGroup {
             .with_context(|| format!("cannot put a socket into slot {slot} of the socket array"))
     }
 
-    /// Puts a socket into `slot`, unless it is in this array already, or in another: then `false`, and all stays as it is.
+    /// Puts a socket into `slot`. If it is in this array already, or in another one, changes nothing and returns
+    /// `false`.
     pub fn insert_if_free(&mut self, slot: u16, socket: &Socket) -> Result<bool> {
         match self.insert(slot, socket) {
             Err(error) if error.downcast_ref().and_then(errno) == Some(libc::EBUSY) => Ok(false),
@@ -317,13 +320,13 @@ impl PinnedGroup {
         }
     }
 
-    /// The same buckets with the same flows as `other`, which is for the same listener.
+    /// Takes over all buckets and flows of `other`, which is for the same listener.
     pub fn copy(&self, other: &Self) {
         self.fill((0..BUCKETS as u32).map(|bucket| other.memory.table().entry(bucket)));
         self.take_flows();
     }
 
-    /// Replaces all entries, of a program that nobody traces yet and that knows of nobody who is not fit.
+    /// Replaces all entries, for a program whose decisions are not traced yet and whose slots are all fit.
     pub(super) fn fill(&self, entries: impl IntoIterator<Item = Entry>) {
         let table = self.memory.table();
         (0..=u16::MAX)
@@ -331,7 +334,7 @@ impl PinnedGroup {
             .for_each(|(bucket, entry)| table.set_entry(bucket, entry.with_slow(false)));
     }
 
-    /// Says which slots are ready, and which there are for when none of those is.
+    /// Sets the rosters: slots of ready workers, and slots for when no socket of those is there.
     pub fn set_rosters(&self, ready: &[u16], waiting: &[u16]) {
         let load = self.memory.load();
         load.ready.set(ready);
@@ -366,7 +369,7 @@ fn renewed(name: &str) -> String {
     format!("{name}-new")
 }
 
-/// Whether flows are more than one decision.
+/// Whether flows are more than one decision, so that the program marks them.
 fn is_tracked(listener: &Listener) -> bool {
     listener.protocol == Protocol::Udp
 }

@@ -26,7 +26,7 @@ impl SelectPolicy for PreferWaiting {
             }
             return true;
         };
-        // Once a decision, whoever else is asked how often.
+        // Noted for the owner only, so once in a decision, however often a slot is a candidate.
         let before = line.map_or(0, |line| if turn == 0 { line.found_busy() } else { line.busy() });
         self.0 = self.0.min(badness(queue, before) << 32 | u64::from(turn) << 16 | u64::from(slot));
         false

@@ -1,4 +1,4 @@
-//! Who decides for a group, where two services have programs for it.
+//! Which program decides for a group, where two services have one for its address.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -8,19 +8,19 @@ use std::sync::atomic::{AtomicBool, Ordering};
 pub struct Decides(Arc<AtomicBool>);
 
 impl Decides {
-    /// What both see at first.
+    /// A flag that starts as `decides`.
     #[must_use]
     pub fn new(decides: bool) -> Self {
         Self(Arc::new(decides.into()))
     }
 
-    /// Whether it does.
+    /// Whether the program decides.
     #[must_use]
     pub fn get(&self) -> bool {
         self.0.load(Ordering::Relaxed)
     }
 
-    /// Says so.
+    /// Sets the flag for all clones.
     pub fn set(&self, decides: bool) {
         self.0.store(decides, Ordering::Relaxed);
     }
