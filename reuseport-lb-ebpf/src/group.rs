@@ -111,6 +111,11 @@ impl<K: Kind> Group for KernelGroup<K> {
     }
 
     #[inline(always)]
+    fn count_kept(&mut self) {
+        add(Counter::OwnerKept);
+    }
+
+    #[inline(always)]
     fn count(&mut self, decision: Decision) {
         let Some(counters) = counters() else { return };
         let migrating = self.is_migrating();
@@ -142,10 +147,18 @@ fn trace(md: *mut sk_reuseport_md, key: u32, [why, owner, detour, slot]: [u16; 4
     info!(&SkReuseportContext::new(md), "{} {} {} {} {}", why, key, owner, detour, slot);
 }
 
+/// Counts one event.
+#[inline(always)]
+pub fn add(counter: Counter) {
+    if let Some(counters) = counters() {
+        counters.events[counter.index() & (EVENTS - 1)] += 1;
+    }
+}
+
 /// This CPU's counters, for one use at a time. A single-entry array always has its entry: `None` is
 /// for the verifier.
 #[inline(always)]
-pub fn counters<'a>() -> Option<&'a mut Counters> {
+fn counters<'a>() -> Option<&'a mut Counters> {
     // SAFETY: the value lives as long as its map and belongs to this CPU, the program is never
     // interrupted by itself (softirqs are off), and no caller keeps the reference while it asks again.
     maps::COUNTERS.get_ptr_mut(0).map(|counters| unsafe { &mut *counters })

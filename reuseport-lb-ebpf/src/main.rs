@@ -12,11 +12,11 @@ mod waiting;
 
 use aya_ebpf::macros::sk_reuseport;
 use aya_ebpf::programs::SkReuseportContext;
-use reuseport_lb_common::counters::{Counter, EVENTS};
+use reuseport_lb_common::counters::Counter;
 use reuseport_lb_common::select::decide;
 use reuseport_lb_common::steer::{Flow, Packet as _, SourceV4, SourceV6, Steer};
 
-use crate::group::{KernelGroup, Kind, Plain, PreferWaiting, Tracked, counters};
+use crate::group::{KernelGroup, Kind, Plain, PreferWaiting, Tracked, add};
 use crate::packet::KernelPacket;
 
 #[unsafe(no_mangle)]
@@ -54,9 +54,7 @@ pub unsafe fn rlb_waits(ctx: *const u64) -> u32 {
 fn pick<K: Kind, S: Steer>(ctx: &SkReuseportContext) -> u32 {
     let packet = KernelPacket(ctx);
     let key = S::key(&packet).unwrap_or_else(|| {
-        if let Some(counters) = counters() {
-            counters.events[Counter::KeyFallback.index() & (EVENTS - 1)] += 1;
-        }
+        add(Counter::KeyFallback);
         packet.hash()
     });
     decide(key, KernelGroup::<K>::new(ctx))

@@ -25,6 +25,8 @@ pub trait Group {
     fn busy(&self) -> Option<u32>;
     /// Whether it is about a connection whose listener closes; else about one that begins, or a datagram.
     fn is_migrating(&self) -> bool;
+    /// Counts a flow that stayed with the previous worker of its bucket, off the path of [`Group::count`].
+    fn count_kept(&mut self);
     /// Counts a decision that did not take the fast path. (What the fast path decides follows from the rest:
     /// [`crate::counters::complete`].)
     fn count(&mut self, decision: Decision);

@@ -74,11 +74,10 @@ fn moving<G: Group>(key: u32, entry: Entry, mut group: G) -> G::Verdict {
     if !group.select(slot) {
         return detour(key, entry, group);
     }
-    let decision = Decision::taken(owner, slot, 0);
     if stays {
-        group.count(decision);
+        group.count_kept();
     }
-    group.verdict(decision)
+    group.verdict(Decision::taken(owner, slot, 0))
 }
 
 /// Everything off the fast path: `entry` is what it found in the bucket, slow where nothing was tried yet.

@@ -10,7 +10,7 @@ use std::vec::Vec;
 
 use super::{Decision, Group, SelectPolicy, decide};
 use crate::activity::Activity;
-use crate::counters::{EVENTS, complete};
+use crate::counters::{Counter, EVENTS, complete};
 use crate::entry::Entry;
 use crate::load::{Fitness, Load};
 use crate::shared::Zeroable as _;
@@ -144,6 +144,10 @@ impl<P: SelectPolicy> Group for &mut Model<P> {
 
     fn is_migrating(&self) -> bool {
         self.migrating
+    }
+
+    fn count_kept(&mut self) {
+        self.events[Counter::OwnerKept.index()] += 1;
     }
 
     fn count(&mut self, decision: Decision) {
