@@ -6,6 +6,7 @@ use std::io::ErrorKind;
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 
 use anyhow::{Context, Result, ensure};
+use reuseport_lb::config::Flows;
 use reuseport_lb::domain::buckets::Buckets;
 use reuseport_lb::domain::listener::{Listener, Protocol};
 use reuseport_lb::domain::table::{BucketChange, BucketTable, Member};
@@ -120,8 +121,9 @@ impl Steering {
             let pins = world.bpffs().join("flows");
             let _ = std::fs::remove_dir_all(&pins);
             std::fs::create_dir(&pins)?;
-            let policy = Policy::default();
-            group = Some(PinnedGroup::load_tracking(&listener, policy, &pins, by == By::Ours)?);
+            let flows = if by == By::Ours { Flows::Track } else { Flows::None };
+            let policy = Policy { flows, ..Policy::default() };
+            group = Some(PinnedGroup::load(&listener, policy, &pins)?);
         }
         let mut all = Self {
             by,

@@ -53,7 +53,7 @@ impl<P: SelectPolicy> Pair<P> {
         let host: IpAddr = if v6 { Ipv6Addr::LOCALHOST.into() } else { Ipv4Addr::LOCALHOST.into() };
         let listener = Listener { protocol, address: (host, 4000).into() };
         let when_busy = if P::ASKS { WhenBusy::Next } else { WhenBusy::Queue };
-        let policy = Policy { affinity: Affinity::Source, when_busy };
+        let policy = Policy { affinity: Affinity::Source, when_busy, ..Policy::default() };
         let pins = world.bpffs().join(format!("{protocol}{v6}{}", P::ASKS));
         std::fs::create_dir(&pins).unwrap();
         let group = PinnedGroup::load(&listener, policy, &pins).unwrap();

@@ -10,6 +10,7 @@
 
 use std::path::Path;
 use std::process::Command;
+use std::time::Instant;
 
 use nix::mount::{MsFlags, mount};
 use testkit::config::Config;
@@ -84,6 +85,45 @@ fn ask(names: &Path) -> Answers {
         })
     };
     answers().unwrap_or_else(|| panic!("{said}{}", String::from_utf8_lossy(&output.stderr)))
+}
+
+/// Resolvers take a new port for each query: nothing is gained by waiting for such flows, and a restart would wait
+/// `idle_timeout` for each worker.
+#[test]
+fn unbound_without_flows_is_restarted_at_once_and_answers_every_query() {
+    let world = World::new();
+    boot_systemd();
+    let long = unbound(&world).set("idle_timeout", "10m").set("drain_timeout", "10m").set("flows", "none");
+    let daemon = Daemon::with(&world, &long);
+    let names: String = (0..batch() / 20).map(|name| format!("{name}.test A\n")).collect();
+    let names = world.file("names", &names);
+    let before = daemon.service();
+    let (answers, took) = std::thread::scope(|scope| {
+        let restarting = scope.spawn(|| {
+            let begun = Instant::now();
+            daemon.run(&["restart", "dns"]);
+            begun.elapsed()
+        });
+        let mut all = ask(&names);
+        while !restarting.is_finished() {
+            let batch = ask(&names);
+            all.sent += batch.sent;
+            all.answered += batch.answered;
+        }
+        (all, restarting.join().unwrap())
+    });
+    println!(
+        "{} queries, {} lost, restart of 4 workers in {took:?}",
+        answers.sent,
+        answers.sent - answers.answered
+    );
+    assert_eq!(answers.answered, answers.sent, "a query was lost");
+    let after = daemon.service();
+    assert!(after.workers.iter().zip(&before.workers).all(|(new, old)| new.pid != old.pid), "{after:?}");
+    assert_eq!((after.flows_cut, after.moving), (0, 0));
+    assert_eq!(Counters::of(&after), Counters::all_taken(answers.sent));
+    assert_eq!(after.groups[0].strangers, Some(0));
+    daemon.stop();
 }
 
 #[test]

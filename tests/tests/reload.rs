@@ -6,8 +6,10 @@ use nix::sys::signal::Signal;
 use reuseport_lb_client::api::{ServiceStatus, Status, WorkerStatus};
 use testkit::client::{ask, ask_udp};
 use testkit::config::Config;
+use testkit::counters::Counters;
 use testkit::daemon::{Daemon, settled, signal, until};
 use testkit::fault::times;
+use testkit::flows::{Flows, scene};
 use testkit::load::{Ending, Load};
 use testkit::said::assert_said;
 use testkit::world::World;
@@ -149,5 +151,51 @@ fn without_a_file_there_is_nothing_to_read_again() {
     let daemon = Daemon::start(&world, &["--listen", "tcp://127.0.0.1:3000", "--workers", "1"]);
     let output = daemon.paths().output(&["reload"]);
     assert!(String::from_utf8_lossy(&output.stderr).contains("without --config"));
+    daemon.stop();
+}
+
+// vm: short
+#[test]
+fn without_tracking_datagrams_follow_the_table_and_a_reload_changes_that() {
+    let world = World::new();
+    let untracked = || scene::config(scene::IDLE).set("flows", "none");
+    let daemon = Daemon::with(&world, &untracked());
+    let mut flows = Flows::open(&scene::to(), scene::flows());
+    let reload = |config: Config| {
+        let _ = config.workers(daemon.service().wanted).write(&world);
+        daemon.run(&["reload"]);
+    };
+    // A worker joins, and its buckets move with all that they have, before and after flows were tracked for a while.
+    let joins = |flows: &mut Flows, joiner: &str| {
+        let before = daemon.service();
+        daemon.run(&["scale", "web", &(before.wanted + 1).to_string()]);
+        let round = flows.round();
+        println!("{joiner} joins: {round}");
+        let service = daemon.service();
+        assert_eq!((service.moving, service.waiting), (0, 0));
+        assert!(round.lost.is_empty() && !round.moved.is_empty());
+        assert!(round.moved.iter().all(|it| it.to.worker == joiner), "{:?}", round.ways());
+        assert_eq!(Counters::difference(&before, &service), Counters::all_taken(scene::flows() as u64));
+    };
+    joins(&mut flows, "web/8");
+
+    reload(scene::config(scene::IDLE));
+    flows.round().assert_kept(scene::IDLE);
+    daemon.run(&["scale", "web", "10"]);
+    flows.round().assert_kept(scene::IDLE);
+    assert!(daemon.service().moving > 0);
+
+    reload(untracked());
+    let round = flows.round();
+    println!("not tracked any more: {round}");
+    assert!(round.lost.is_empty() && !round.moved.is_empty());
+    assert!(
+        round.moved.iter().all(|it| it.to.worker == "web/9"),
+        "what stayed with others follows the table"
+    );
+    joins(&mut flows, "web/10");
+    // A leaver has no flow to wait for, and none to cut.
+    print!("{}", daemon.run(&["drain", "web/10", "--timeout", "60s"]));
+    assert_eq!((flows.round().lost.len(), daemon.service().flows_cut), (0, 0));
     daemon.stop();
 }

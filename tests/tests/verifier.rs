@@ -26,6 +26,7 @@ fn verified(world: &World, program: &Program) -> u64 {
     let policy = Policy {
         affinity: if program.steering == Steering::Flow { Affinity::Flow } else { Affinity::Source },
         when_busy: if program.kind == Kind::PreferWaiting { WhenBusy::Next } else { WhenBusy::Queue },
+        ..Policy::default()
     };
     let pins = world.bpffs().join(program.name);
     std::fs::create_dir(&pins).unwrap();

@@ -9,7 +9,7 @@ use anyhow::{Context, Result};
 use aya::programs::loaded_programs;
 use aya::sys::{Stats, enable_stats};
 use bench::baseline::Baseline;
-use reuseport_lb::config::{Affinity, WhenBusy};
+use reuseport_lb::config::{self, Affinity, WhenBusy};
 use reuseport_lb::domain::buckets::Buckets;
 use reuseport_lb::domain::listener::{Listener, Protocol};
 use reuseport_lb::domain::table::{BucketTable, Member};
@@ -137,34 +137,35 @@ fn measure(
     let bare =
         if flows == Flows::One { ("bare", "bare select") } else { ("bare_spread", "bare select, by hash") };
     let policy = Policy::default();
-    let flow = |name, port, tracked| ours(name, policy, protocol, port, tracked, world);
+    let untracked = Policy { flows: config::Flows::None, ..policy };
+    let flow = |name, port, policy| ours(name, policy, protocol, port, world);
     let tracked = protocol == Protocol::Udp;
     let mut candidates = vec![
         baseline("empty", "empty program", protocol, 9001)?,
         baseline(bare.0, bare.1, protocol, 9002)?,
-        flow("flow", 9003, false)?,
-        ours("source", Policy { affinity: Affinity::Source, ..policy }, protocol, 9004, tracked, world)?,
+        flow("flow", 9003, untracked)?,
+        ours("source", Policy { affinity: Affinity::Source, ..policy }, protocol, 9004, world)?,
     ];
     if !tracked {
         let policy = Policy { when_busy: WhenBusy::Next, ..policy };
-        let mut candidate = ours("flow, when_busy next", policy, protocol, 9005, tracked, world)?;
+        let mut candidate = ours("flow, when_busy next", policy, protocol, 9005, world)?;
         candidate.watch()?;
         candidates.push(candidate);
-        candidates.push(ours("the same, all are busy", policy, protocol, 9006, tracked, world)?);
+        candidates.push(ours("the same, all are busy", policy, protocol, 9006, world)?);
     }
     candidates.push(match flows {
         Flows::One => baseline("bare_address", "bare select, address read", protocol, 9009)?,
         Flows::Many => baseline("bare_table", "bare select, by table", protocol, 9009)?,
     });
     if tracked {
-        candidates.push(flow("flow, tracked", 9005, true)?);
+        candidates.push(flow("flow, tracked", 9005, policy)?);
         if flows == Flows::One {
-            let mut candidate = flow("tracked, moving, flow stays", 9006, true)?;
+            let mut candidate = flow("tracked, moving, flow stays", 9006, policy)?;
             send(&candidate, 1, Flows::One)?;
             candidate.start_moving();
             candidates.push(candidate);
         }
-        let mut candidate = flow("tracked, moving, new flow", 9007, true)?;
+        let mut candidate = flow("tracked, moving, new flow", 9007, policy)?;
         candidate.start_moving();
         candidates.push(candidate);
         candidates.push(baseline("lru_table", "LRU connection table", protocol, 9008)?);
@@ -253,14 +254,13 @@ fn ours(
     policy: Policy,
     protocol: Protocol,
     port: u16,
-    tracked: bool,
     world: &World,
 ) -> Result<Candidate> {
     let listener = Listener { protocol, address: (Ipv4Addr::LOCALHOST, port).into() };
     let pins = world.bpffs().join(format!("{protocol}{port}"));
     let _ = std::fs::remove_dir_all(&pins);
     std::fs::create_dir(&pins)?;
-    let mut group = PinnedGroup::load_tracking(&listener, policy, &pins, tracked)?;
+    let mut group = PinnedGroup::load(&listener, policy, &pins)?;
     let mut sockets = Vec::new();
     for slot in 0..WORKERS {
         let socket = socket::open(&group, 4096, slot == 0)?;

@@ -7,7 +7,7 @@ use serde_json::json;
 
 use super::print::{print, print_json};
 use crate::cli;
-use crate::config::{self, Invalid, Overload, ServiceConfig, WhenBusy};
+use crate::config::{self, Flows, Invalid, Overload, ServiceConfig, WhenBusy};
 use crate::daemon::startable;
 use crate::kernel::host;
 use crate::printable::{self, inline};
@@ -41,6 +41,7 @@ fn as_json(service: &ServiceConfig) -> serde_json::Value {
         "workers": service.workers,
         "affinity": service.affinity,
         "when_busy": service.when_busy,
+        "flows": service.flows,
         "command": service.command,
         "ready": service.ready,
         "start_timeout": time(Some(service.start_timeout)),
@@ -61,6 +62,9 @@ fn as_text(service: &ServiceConfig) -> String {
     let mut text = format!("  service {}: {workers}, affinity {}", service.name, service.affinity);
     if service.when_busy == WhenBusy::Next {
         text += ", connections go to workers that wait for work";
+    }
+    if service.flows == Flows::None {
+        text += ", UDP flows are not tracked";
     }
     text += "\n";
     for listener in &service.listen {

@@ -10,7 +10,7 @@ use reuseport_lb_client::control::ControlError;
 use super::client::client;
 use super::print::{print, print_json};
 use crate::cli;
-use crate::config::{self, ServiceConfig, WhenBusy};
+use crate::config::{self, Flows, ServiceConfig, WhenBusy};
 use crate::daemon::startable;
 use crate::daemon::{self, Paths};
 use crate::doctor::places::{self, Daemon};
@@ -107,6 +107,9 @@ fn programs(services: &[ServiceConfig], bpffs: &Path) -> Vec<Check> {
             let mut kind = format!("{} over {family}, affinity {}", listener.protocol, service.affinity);
             if avoids_busy(service) && listener.protocol == Protocol::Tcp {
                 kind += ", when_busy next";
+            }
+            if service.flows == Flows::None && listener.protocol == Protocol::Udp {
+                kind += ", flows none";
             }
             if !kinds.iter().any(|(known, ..)| *known == kind) {
                 kinds.push((kind, *listener, policy));

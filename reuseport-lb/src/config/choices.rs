@@ -44,6 +44,26 @@ pub enum WhenBusy {
     Next,
 }
 
+/// What is known of UDP flows.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Flows {
+    /// Live flows keep their worker when their bucket moves, and a leaving worker waits for them.
+    #[default]
+    Track,
+    /// Each datagram is for itself: it goes to the worker of its bucket.
+    None,
+}
+
+impl std::fmt::Display for Flows {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Track => "track",
+            Self::None => "none",
+        })
+    }
+}
+
 /// What happens to the buckets of a worker that crashed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]

@@ -28,6 +28,7 @@ const VALUES: &[(&str, &str)] = &[
     ("floor", "a whole number from 1 to 4294967295"),
     ("when_empty", "\"hold\" or \"reject\""),
     ("when_busy", "\"queue\" or \"next\""),
+    ("flows", "\"track\" or \"none\""),
     ("backlog", "a whole number from 1 to 4294967295"),
     ("user", "the name of a user in quotes, like \"www-data\""),
 ];

@@ -5,7 +5,7 @@ mod errors;
 mod overlap;
 mod values;
 
-pub use choices::{Affinity, OnCrash, OnStall, WhenBusy, WhenEmpty};
+pub use choices::{Affinity, Flows, OnCrash, OnStall, WhenBusy, WhenEmpty};
 pub(crate) use errors::{nearest, plain};
 pub use overlap::warnings;
 pub use values::{Overload, Ready, duration};
@@ -81,6 +81,9 @@ pub struct ServiceConfig {
     /// What happens to new TCP connections whose worker is busy.
     #[serde(default)]
     pub when_busy: WhenBusy,
+    /// What is known of UDP flows.
+    #[serde(default)]
+    pub flows: Flows,
     /// Accept queue of each TCP socket, in connections; the kernel caps it at net.core.somaxconn.
     pub backlog: u32,
     /// The user of workers; `None`: the daemon's.
@@ -110,6 +113,7 @@ impl ServiceConfig {
             watchdog: None,
             when_empty: WhenEmpty::default(),
             when_busy: WhenBusy::default(),
+            flows: Flows::default(),
             backlog: 4096,
             user: None,
         }
@@ -276,6 +280,7 @@ struct Written {
     #[serde(default)]
     when_empty: WhenEmpty,
     when_busy: Option<Spanned<WhenBusy>>,
+    flows: Option<Spanned<Flows>>,
     backlog: Option<NonZeroU32>,
     user: Option<Spanned<String>>,
     stall_timeout: Option<Patience>,
@@ -334,6 +339,13 @@ impl Written {
                 return Err(at(when_busy.span(), message.into()));
             }
             service.when_busy = when_busy.into_inner();
+        }
+        if let Some(flows) = self.flows {
+            if service.listen.iter().all(|listener| listener.protocol != Protocol::Udp) {
+                let message = "`flows` is about UDP, and this service has no udp:// listener";
+                return Err(at(flows.span(), message.into()));
+            }
+            service.flows = flows.into_inner();
         }
         service.hold_timeout = self.hold_timeout.map_or(service.hold_timeout, |span| span.0);
         service.drain_timeout = self.drain_timeout.map_or(service.drain_timeout, |span| span.0);

@@ -33,17 +33,18 @@ fn workers_of_its_own_need_a_command_or_a_number() {
 
 #[test]
 fn every_key_is_read() {
+    let minimal = MINIMAL.replace("\"]", "\", \"udp://127.0.0.1:80\"]");
     let text = format!(
-        "{MINIMAL}command = [\"./server\", \"--fd\", \"3\"]\nworkers = 4\naffinity = \"source\"\nready = \"500ms\"\n\
+        "{minimal}command = [\"./server\", \"--fd\", \"3\"]\nworkers = 4\naffinity = \"source\"\nready = \"500ms\"\n\
          on_crash = \"migrate\"\nhold_timeout = \"3s\"\ndrain_timeout = \"1m 30s\"\nwhen_empty = \"reject\"\n\
          backlog = 17\nuser = \"root\"\nstall_timeout = \"250ms\"\noverload = {{ factor = 3, floor = 40 }}\n\
-         watchdog = \"10ms\"\nidle_timeout = \"5s\"\nwhen_busy = \"next\"\n"
+         watchdog = \"10ms\"\nidle_timeout = \"5s\"\nwhen_busy = \"next\"\nflows = \"none\"\n"
     );
     let service = parse(&text).unwrap().remove(0);
     assert_eq!(service.command, ["./server", "--fd", "3"]);
     assert_eq!((service.workers, service.backlog), (4, 17));
     assert_eq!((service.affinity, service.when_empty), (Affinity::Source, WhenEmpty::Reject));
-    assert_eq!(service.when_busy, WhenBusy::Next);
+    assert_eq!((service.when_busy, service.flows), (WhenBusy::Next, Flows::None));
     assert_eq!(
         (service.on_crash, service.ready),
         (OnCrash::Migrate, Ready::After(Duration::from_millis(500)))
@@ -137,10 +138,16 @@ fn errors_name_the_line_and_the_fix() {
         ("stall_timeout = 1", 4, "\"off\" or a time like"),
         ("stall_timeout = false", 4, "\"off\" or a time like"),
         ("when_busy = \"wait\"", 4, "\"queue\" or \"next\""),
+        ("flows = \"off\"", 4, "\"track\" or \"none\""),
         (
             "\n[[service]]\nname = \"b\"\nlisten = [\"udp://127.0.0.1:80\"]\nwhen_busy = \"next\"",
             8,
             "no tcp:// listener",
+        ),
+        (
+            "\n[[service]]\nname = \"b\"\nlisten = [\"tcp://127.0.0.1:81\"]\nflows = \"none\"",
+            8,
+            "no udp:// listener",
         ),
         ("watchdog = \"on\"", 4, "is not a time"),
         ("watchdog = \"1ms\"", 4, "the least is 10ms"),

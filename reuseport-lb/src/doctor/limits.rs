@@ -7,8 +7,8 @@ use reuseport_lb_common::slots::MAX_SLOTS;
 use reuseport_lb_common::table::Table;
 
 use super::Check;
-use crate::config::ServiceConfig;
-use crate::domain::listener::Protocol;
+use crate::config::{Flows, ServiceConfig};
+use crate::domain::listener::{Listener, Protocol};
 use crate::kernel::findings::Memory;
 
 /// Descriptors of a daemon without services: standard ones, lock, sockets, runtime.
@@ -65,11 +65,14 @@ pub fn open_files(hard: u64, services: &[ServiceConfig]) -> Check {
 pub fn memory(found: Option<&Memory>, services: &[ServiceConfig], cpus: u64) -> Check {
     let always = size_of::<Table>() + size_of::<Load>() + MAX_SLOTS * size_of::<u64>();
     let counters = size_of::<Counters>() as u64 * cpus;
-    let of = |protocol| {
-        let activity = if protocol == Protocol::Udp { size_of::<Activity>() } else { 0 };
+    let of = |service: &ServiceConfig, listener: &Listener| {
+        let tracked = listener.protocol == Protocol::Udp && service.flows == Flows::Track;
+        let activity = if tracked { size_of::<Activity>() } else { 0 };
         (always + activity) as u64 + counters + SMALL_PARTS
     };
-    let need: u64 = services.iter().flat_map(|service| &service.listen).map(|it| of(it.protocol)).sum();
+    let of_service =
+        |service: &ServiceConfig| -> u64 { service.listen.iter().map(|it| of(service, it)).sum() };
+    let need: u64 = services.iter().map(of_service).sum();
     let uses = format!("the maps of all listeners take about {}", mebibytes(need));
     let Some(Memory { cgroup, limit, used }) = found else {
         return Check::ok("memory", format!("{uses}; no cgroup of this process limits it"));

@@ -60,10 +60,16 @@ impl FlowTracking {
         [self.rotate_at, self.sweep_at].into_iter().flatten().min()
     }
 
-    /// Plans the next epoch after listeners or `idle_timeout` have changed.
+    /// Plans the next epoch after listeners, `flows` or `idle_timeout` have changed. If flows are not tracked any more,
+    /// nothing waits for them.
     pub fn plan(&mut self, tracked: bool, idle_timeout: Duration, now: Instant) {
         let next = now + Self::epoch(idle_timeout);
         self.rotate_at = tracked.then(|| self.rotate_at.map_or(next, |at| at.min(next)));
+        if !tracked {
+            (self.sweep_at, self.waiting) = (None, 0);
+            self.rotating.clear();
+            self.staying.clear();
+        }
     }
 
     /// Returns what is due now, once.

@@ -78,16 +78,10 @@ impl Listeners {
         self.0.iter().filter(|listener| listener.wanted).map(|listener| listener.id).collect()
     }
 
-    /// Ids of the listeners that track flows (UDP).
+    /// Ids of the UDP listeners.
     #[must_use]
-    pub fn tracked(&self) -> Vec<ListenerId> {
+    pub fn udp(&self) -> Vec<ListenerId> {
         self.0.iter().filter(|listener| !listener.is_tcp()).map(|listener| listener.id).collect()
-    }
-
-    /// Whether a listener tracks flows (UDP).
-    #[must_use]
-    pub fn has_tracked(&self) -> bool {
-        self.0.iter().any(|listener| !listener.is_tcp())
     }
 
     /// Adds a listener at the end.

@@ -86,12 +86,7 @@ impl PinnedGroup {
     /// Loads a program for `listener` with every bucket empty, and pins it and its maps in the
     /// directory `pins`, which must exist on a bpffs and be empty.
     pub fn load(listener: &Listener, policy: Policy, pins: &Path) -> Result<Self> {
-        Self::load_tracking(listener, policy, pins, is_tracked(listener))
-    }
-
-    /// As [`PinnedGroup::load`], but the caller says whether flows are tracked, whatever the protocol; for benchmarks.
-    pub fn load_tracking(listener: &Listener, policy: Policy, pins: &Path, tracked: bool) -> Result<Self> {
-        let group = Self::make(listener, policy, pins, None, tracked)?;
+        let group = Self::make(listener, policy, pins, None)?;
         group.fill(vec![Entry::steady(NO_SLOT); BUCKETS]);
         group.settle()?;
         Ok(group)
@@ -104,8 +99,11 @@ impl PinnedGroup {
     pub fn take_over(listener: &Listener, policy: Policy, pins: &Path, layout: u32) -> Result<Self> {
         let same = layout == LAYOUT_VERSION;
         let entries = read_table(&pins.join(TABLE))?;
-        let before = if same && is_tracked(listener) { Some(open_map(&pins.join(ACTIVITY))?) } else { None };
-        let group = Self::make(listener, policy, pins, Some(same), is_tracked(listener))?;
+        let flows = pins.join(ACTIVITY);
+        // There are none if the program before this one tracked no flows.
+        let before = same && policy.tracks(listener) && flows.exists();
+        let before = if before { Some(open_map(&flows)?) } else { None };
+        let group = Self::make(listener, policy, pins, Some(same))?;
         let known = |entry: Entry| if same { entry } else { Entry::steady(entry.slot()) };
         group.fill(entries.into_iter().map(known));
         *group.activity_before.borrow_mut() = before;
@@ -114,13 +112,8 @@ impl PinnedGroup {
     }
 
     /// `before`: whether there are pins already, and whether their layout is this one's.
-    fn make(
-        listener: &Listener,
-        policy: Policy,
-        pins: &Path,
-        before: Option<bool>,
-        tracked: bool,
-    ) -> Result<Self> {
+    fn make(listener: &Listener, policy: Policy, pins: &Path, before: Option<bool>) -> Result<Self> {
+        let tracked = policy.tracks(listener);
         let mut avoids_busy = policy.when_busy == WhenBusy::Next && listener.protocol == Protocol::Tcp;
         let offsets = match avoids_busy.then(offsets) {
             None => &Offsets::NONE,
@@ -247,6 +240,10 @@ impl PinnedGroup {
                 _ => {}
             }
         }
+        if !self.memory.tracks() {
+            // Of a program that tracked flows; else none.
+            let _ = std::fs::remove_file(self.pins.join(ACTIVITY));
+        }
         self.settled.set(true);
         Ok(())
     }
@@ -326,12 +323,14 @@ impl PinnedGroup {
         self.take_flows();
     }
 
-    /// Replaces all entries, for a program whose decisions are not traced yet and whose slots are all fit.
+    /// Replaces all entries, for a program whose decisions are not traced yet and whose slots are all fit. Where no
+    /// flows are tracked, none stay with the previous worker of a bucket.
     pub(super) fn fill(&self, entries: impl IntoIterator<Item = Entry>) {
         let table = self.memory.table();
-        (0..=u16::MAX)
-            .zip(entries)
-            .for_each(|(bucket, entry)| table.set_entry(bucket, entry.with_slow(false)));
+        for (bucket, entry) in (0..=u16::MAX).zip(entries) {
+            let entry = if self.memory.tracks() { entry } else { entry.with_previous(NO_SLOT) };
+            table.set_entry(bucket, entry.with_slow(false));
+        }
     }
 
     /// Sets the rosters: slots of ready workers, and slots for when no socket of those is there.
@@ -367,11 +366,6 @@ impl PinnedGroup {
 /// The name of a pin until its program is attached.
 fn renewed(name: &str) -> String {
     format!("{name}-new")
-}
-
-/// Whether flows are more than one decision, so that the program marks them.
-fn is_tracked(listener: &Listener) -> bool {
-    listener.protocol == Protocol::Udp
 }
 
 /// All entries of a table that was pinned, by whatever version.

@@ -2,7 +2,8 @@
 
 use reuseport_lb_common::program::Steering;
 
-use crate::config::{Affinity, WhenBusy};
+use crate::config::{Affinity, Flows, WhenBusy};
+use crate::domain::listener::{Listener, Protocol};
 
 /// What a group's program is made for; another one needs another program.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -11,9 +12,16 @@ pub struct Policy {
     pub affinity: Affinity,
     /// What happens to connections whose worker is busy; datagrams always go to their worker.
     pub when_busy: WhenBusy,
+    /// Whether the program of a UDP listener marks flows.
+    pub flows: Flows,
 }
 
 impl Policy {
+    /// Whether the program of `listener` marks flows.
+    pub(super) fn tracks(self, listener: &Listener) -> bool {
+        listener.protocol == Protocol::Udp && self.flows == Flows::Track
+    }
+
     /// How a key is made where clients have addresses of this family.
     pub(super) fn steering(self, v6: bool) -> Steering {
         match (self.affinity, v6) {

@@ -45,7 +45,7 @@ impl SharedMemory for GroupMemory {
 impl From<&config::ServiceConfig> for Policy {
     /// That of a service's groups.
     fn from(service: &config::ServiceConfig) -> Self {
-        Self { affinity: service.affinity, when_busy: service.when_busy }
+        Self { affinity: service.affinity, when_busy: service.when_busy, flows: service.flows }
     }
 }
 

@@ -128,7 +128,7 @@ impl<D: Dataplane, P: Processes> Engine<D, P> {
 
     fn begin_listening(&mut self, undo: &Undo, now: Instant) -> ApplyingStage {
         self.listeners.want(&self.settings.config.listen);
-        self.flows.plan(self.listeners.has_tracked(), self.settings.config.idle_timeout, now);
+        self.plan_flows(now);
         if undo.config().backlog == self.settings.config.backlog {
             return ApplyingStage::Listening(Vec::new());
         }

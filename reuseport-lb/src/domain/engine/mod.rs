@@ -95,7 +95,7 @@ impl<D: Dataplane, P: Processes> Engine<D, P> {
         let idle = self.pool.ids(is_idle);
         self.agenda.starts.extend(idle);
         self.replace_outdated();
-        self.flows.plan(self.listeners.has_tracked(), self.settings.config.idle_timeout, now);
+        self.plan_flows(now);
         self.warn_if_unseen();
     }
 

@@ -15,6 +15,7 @@ use super::super::table::BucketChange;
 use super::super::worker::State;
 use super::Engine;
 use super::agenda::{Pass, PassStage};
+use crate::config::Flows;
 
 impl<D: Dataplane, P: Processes> Engine<D, P> {
     /// Does one part of making and writing the table that is wanted; false if none is.
@@ -45,7 +46,7 @@ impl<D: Dataplane, P: Processes> Engine<D, P> {
         let mut left = match &stage {
             PassStage::Publish(plan) if plan.changes.is_empty() => Vec::new(),
             PassStage::Publish(_) => self.listeners.ids(),
-            _ => self.listeners.tracked(),
+            _ => self.tracked(),
         };
         left.reverse();
         Pass { stage, left }
@@ -109,7 +110,7 @@ impl<D: Dataplane, P: Processes> Engine<D, P> {
             }
             PassStage::Publish(plan) => {
                 self.note_published(&plan.changes, plan.waiting, now);
-                self.listeners.has_tracked().then(|| self.pass(PassStage::CountStaying(vec![0; MAX_SLOTS])))
+                self.tracks_flows().then(|| self.pass(PassStage::CountStaying(vec![0; MAX_SLOTS])))
             }
             PassStage::CountStaying(staying) => {
                 self.flows.counted(staying);
@@ -139,7 +140,7 @@ impl<D: Dataplane, P: Processes> Engine<D, P> {
 
     fn note_published(&mut self, changes: &[BucketChange], waiting: u32, now: Instant) {
         let service = &self.settings.config.name;
-        if self.listeners.has_tracked() && self.flows.placed(changes.len(), waiting, now) {
+        if self.tracks_flows() && self.flows.placed(changes.len(), waiting, now) {
             info!(service, buckets = waiting, "wait for live flows before they move");
         }
         if !changes.is_empty() {
@@ -161,7 +162,7 @@ impl<D: Dataplane, P: Processes> Engine<D, P> {
     /// Begins an epoch or a sweep that is due; false if none is.
     pub(super) fn begin_sweep(&mut self, now: Instant) -> bool {
         match self.flows.due(self.settings.config.idle_timeout, now) {
-            Some(Due::Rotation) => self.flows.rotate(self.listeners.tracked()),
+            Some(Due::Rotation) => self.flows.rotate(self.tracked()),
             Some(Due::Sweep) => self.agenda.pass = Some(self.pass(PassStage::Sweep(0))),
             None => return false,
         }
@@ -170,7 +171,7 @@ impl<D: Dataplane, P: Processes> Engine<D, P> {
 
     /// Takes flows from workers that do not keep them any more, whatever the reason.
     pub(super) fn follow_pinned(&mut self, now: Instant) {
-        if !self.listeners.has_tracked() {
+        if !self.tracks_flows() {
             return;
         }
         let pinned = self.pool.pinned();
@@ -187,9 +188,24 @@ impl<D: Dataplane, P: Processes> Engine<D, P> {
         }
     }
 
+    /// Ids of the listeners whose flows are tracked.
+    fn tracked(&self) -> Vec<ListenerId> {
+        if self.settings.config.flows == Flows::Track { self.listeners.udp() } else { Vec::new() }
+    }
+
+    /// Whether flows of any listener are tracked.
+    fn tracks_flows(&self) -> bool {
+        !self.tracked().is_empty()
+    }
+
+    /// Plans the next epoch of flows, if any are tracked.
+    pub(super) fn plan_flows(&mut self, now: Instant) {
+        self.flows.plan(self.tracks_flows(), self.settings.config.idle_timeout, now);
+    }
+
     /// Whether a bucket has, or may have, flows of these slots.
     pub(super) fn have_flows(&self, slots: &SlotSet) -> bool {
-        let mut tracked = self.listeners.tracked().into_iter();
+        let mut tracked = self.tracked().into_iter();
         tracked.any(|listener| self.dataplane.points_to(listener, slots))
     }
 
