@@ -77,7 +77,8 @@ Examples:
   reuseport-lb run --config /etc/reuseport-lb.toml
 
 A command gets its sockets as descriptors 3, 4, … in the order of --listen, with LISTEN_FDS,
-LISTEN_PID, LISTEN_FDNAMES, NOTIFY_SOCKET and REUSEPORT_LB_WORKER in its environment.
+LISTEN_PID, LISTEN_FDNAMES, NOTIFY_SOCKET and REUSEPORT_LB_WORKER, _SERVICE and _INDEX in its environment.
+{index}, {worker}, {service} and {pid} in its arguments, --env and --cwd stand for the worker's own.
 Without --config and --listen it listens on tcp and udp of 127.0.0.1:8080 and [::1]:8080.
 SIGTERM, SIGINT and `reuseport-lb stop` end it in order; a second signal ends it at once.")]
     Run(RunArgs),
@@ -89,7 +90,7 @@ Examples:
   reuseport-lb exec web --weight 3 -- haproxy -db -f haproxy.cfg
 
 The command gets its sockets as descriptors 3, 4, … and finds LISTEN_FDS, LISTEN_PID, LISTEN_FDNAMES,
-NOTIFY_SOCKET and REUSEPORT_LB_WORKER in its environment, as from `run` (docs/JOIN.md). It keeps the
+NOTIFY_SOCKET and REUSEPORT_LB_WORKER, _SERVICE and _INDEX in its environment, as from `run` (docs/JOIN.md). It keeps the
 process id and the user. The worker leaves when the process ends, or when it says STOPPING=1.")]
     Exec(ExecArgs),
     /// Show services, groups and workers
@@ -191,7 +192,7 @@ Examples:
 #[derive(Debug, Args)]
 pub(crate) struct RunArgs {
     /// A file with services (docs/CONFIGURATION.md)
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["listen", "workers", "name", "ready", "user", "command"])]
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["listen", "workers", "name", "ready", "user", "group", "env", "cwd", "command"])]
     pub(crate) config: Option<PathBuf>,
     /// An address to listen on, like tcp://127.0.0.1:3000 or udp://[::]:53; may be repeated
     #[arg(long, value_name = "URL")]
@@ -206,9 +207,18 @@ pub(crate) struct RunArgs {
     /// immediate, or a time; READY=1 counts with each
     #[arg(long, value_name = "WHEN", default_value = "accepting", requires = "command")]
     pub(crate) ready: Ready,
-    /// The user that workers of a command run as; without it the daemon's
+    /// The user that workers of a command run as, by name or number; without it the daemon's
     #[arg(long, value_name = "USER", requires = "command")]
     pub(crate) user: Option<String>,
+    /// Their group, by name or number; without it the user's primary one
+    #[arg(long, value_name = "GROUP", requires_all = ["command", "user"])]
+    pub(crate) group: Option<String>,
+    /// A variable for workers of a command, like PORT=808{index}; may be repeated
+    #[arg(long, value_name = "KEY=VALUE", requires = "command", value_parser = values::variable)]
+    pub(crate) env: Vec<(String, String)>,
+    /// Their working directory, like /srv/{worker}; without it the daemon's
+    #[arg(long, value_name = "DIR", requires = "command", value_parser = values::directory)]
+    pub(crate) cwd: Option<String>,
     /// The program of a worker, and its arguments; without it the embedded one
     #[arg(last = true, value_name = "COMMAND")]
     pub(crate) command: Vec<String>,

@@ -13,5 +13,6 @@ pub mod handle;
 pub mod kernel;
 pub mod logging;
 pub mod offload;
+pub mod placeholders;
 pub mod printable;
 pub mod service;

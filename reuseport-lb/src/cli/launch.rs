@@ -3,6 +3,7 @@
 use std::os::fd::RawFd;
 use std::path::PathBuf;
 
+use crate::config::process::{Cpus, ProcessConfig};
 use crate::kernel::launch::Arguments;
 
 #[derive(Debug, clap::Args)]
@@ -20,6 +21,18 @@ pub(crate) struct Options {
     #[arg(long)]
     user: Option<String>,
     #[arg(long)]
+    group: Option<String>,
+    #[arg(long)]
+    cwd: Option<String>,
+    #[arg(long)]
+    umask: Option<u32>,
+    #[arg(long)]
+    nice: Option<i32>,
+    #[arg(long)]
+    open_files: Option<u32>,
+    #[arg(long)]
+    one_cpu: bool,
+    #[arg(long)]
     watchdog: Option<u64>,
     #[arg(last = true)]
     command: Vec<String>,
@@ -27,8 +40,17 @@ pub(crate) struct Options {
 
 impl From<Options> for Arguments {
     fn from(options: Options) -> Self {
-        let Options { name, fds, fd_names, notify, cgroup, user, watchdog, command } = options;
-        Self { name, fds, fd_names, notify, cgroup, user, watchdog, command }
+        let Options { name, fds, fd_names, notify, cgroup, user, watchdog, command, .. } = options;
+        let process = ProcessConfig {
+            group: options.group,
+            cwd: options.cwd,
+            umask: options.umask,
+            nice: options.nice,
+            open_files: options.open_files,
+            cpus: if options.one_cpu { Cpus::Each } else { Cpus::All },
+            ..ProcessConfig::default()
+        };
+        Self { name, fds, fd_names, notify, cgroup, user, process, watchdog, command }
     }
 }
 
@@ -46,6 +68,7 @@ mod tests {
             notify: "/run/x/notify/1".into(),
             cgroup: None,
             user: None,
+            process: ProcessConfig::default(),
             watchdog: None,
             command: Vec::new(),
         };
@@ -54,6 +77,15 @@ mod tests {
             fd_names: "a:b:c".into(),
             cgroup: Some("/sys/fs/cgroup/x".into()),
             user: Some("nobody".into()),
+            process: ProcessConfig {
+                group: Some("1001".into()),
+                cwd: Some("-a b".into()),
+                umask: Some(0o27),
+                nice: Some(-20),
+                open_files: Some(u32::MAX),
+                cpus: Cpus::Each,
+                ..ProcessConfig::default()
+            },
             watchdog: Some(1_500_000),
             command: ["server", "--name", "-x", "--", "", "a b"].map(String::from).into(),
             ..least.clone()

@@ -52,6 +52,18 @@ pub(super) fn in_all(text: &str) -> Result<u64, String> {
     whole(text).filter(|number| *number > 0).ok_or_else(|| "write a whole number from 1 on".into())
 }
 
+/// Reads `KEY=VALUE`.
+pub(super) fn variable(text: &str) -> Result<(String, String), String> {
+    let (name, value) = text.split_once('=').ok_or("write KEY=VALUE, like PORT=8080")?;
+    config::check_variable(name, value)?;
+    Ok((name.to_owned(), value.to_owned()))
+}
+
+/// Reads the path of a working directory.
+pub(super) fn directory(text: &str) -> Result<String, String> {
+    config::check_directory(text).map(|()| text.to_owned())
+}
+
 /// Digits alone: no sign, no space. One that is larger than any is the largest.
 fn whole(text: &str) -> Option<u64> {
     let digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());

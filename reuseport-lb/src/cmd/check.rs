@@ -7,15 +7,15 @@ use serde_json::json;
 
 use super::print::{print, print_json};
 use crate::cli;
-use crate::config::{self, Flows, Invalid, Overload, ServiceConfig, WhenBusy};
-use crate::daemon::startable;
-use crate::kernel::host;
+use crate::config::process::{EnvFile, ProcessConfig};
+use crate::config::{self, Flows, Invalid, Machine, Overload, ServiceConfig, WhenBusy};
+use crate::daemon::{HERE, startable};
 use crate::printable::{self, inline};
 
 pub(super) fn run(arguments: &cli::CheckArgs) -> Result<()> {
     let services = match arguments.offline {
-        true => config::read(&arguments.file, config::any_user)?,
-        false => config::read(&arguments.file, host::find_user)?,
+        true => config::read(&arguments.file, Machine::ANOTHER)?,
+        false => config::read(&arguments.file, HERE)?,
     };
     if !arguments.offline {
         services
@@ -43,6 +43,16 @@ fn as_json(service: &ServiceConfig) -> serde_json::Value {
         "when_busy": service.when_busy,
         "flows": service.flows,
         "command": service.command,
+        "user": service.user,
+        "group": service.process.group,
+        "env": service.process.env,
+        "env_file": service.process.env_file.as_ref().map(|file| &file.path),
+        "env_file_variables": names(service.process.env_file.as_ref()),
+        "cwd": service.process.cwd,
+        "umask": service.process.umask.map(umask),
+        "nice": service.process.nice,
+        "open_files": service.process.open_files,
+        "cpus": service.process.cpus,
         "ready": service.ready,
         "start_timeout": time(Some(service.start_timeout)),
         "stall_timeout": time(service.stall_timeout),
@@ -70,6 +80,9 @@ fn as_text(service: &ServiceConfig) -> String {
     for listener in &service.listen {
         text += &format!("    {listener}\n");
     }
+    if !service.command.is_empty() {
+        text += &process(service);
+    }
     let overload = service.overload.as_ref().map_or_else(|| "off".into(), Overload::to_string);
     text += &format!(
         "    ready {}, start_timeout {}, stall_timeout {}, on_stall {}\n    overload {overload}, watchdog {}, \
@@ -82,6 +95,43 @@ fn as_text(service: &ServiceConfig) -> String {
         time(Some(service.idle_timeout))
     );
     text
+}
+
+/// What workers of a command are started with.
+fn process(service: &ServiceConfig) -> String {
+    let daemons = || "the daemon's".to_owned();
+    let ProcessConfig { env, env_file, cwd, umask: mask, nice, open_files, cpus, group } = &service.process;
+    let user = service.user.clone().unwrap_or_else(daemons);
+    let group = match (group, &service.user) {
+        (Some(group), _) => group.clone(),
+        (None, Some(_)) => "the user's".into(),
+        (None, None) => daemons(),
+    };
+    let mut text =
+        format!("    user {user}, group {group}, cwd {}\n", cwd.as_deref().unwrap_or("the daemon's"));
+    text += &format!(
+        "    umask {}, nice {}, open_files {}, cpus {cpus}\n",
+        mask.map_or_else(daemons, umask),
+        nice.map_or_else(daemons, |nice| nice.to_string()),
+        open_files.map_or_else(daemons, |files| files.to_string()),
+    );
+    if let Some(file) = env_file {
+        let names = names(Some(file)).join(", ");
+        text += &format!("    env_file {}: {names}\n", file.path.display());
+    }
+    for (name, value) in env {
+        text += &format!("    env {name}={value}\n");
+    }
+    text.lines().map(|line| format!("{}\n", inline(line))).collect()
+}
+
+/// The names alone: values in a file may be secrets.
+fn names(file: Option<&EnvFile>) -> Vec<&str> {
+    file.iter().flat_map(|file| file.variables.keys()).map(String::as_str).collect()
+}
+
+fn umask(mask: u32) -> String {
+    format!("{mask:03o}")
 }
 
 fn time(time: Option<Duration>) -> String {

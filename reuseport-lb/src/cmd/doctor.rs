@@ -11,8 +11,7 @@ use super::client::client;
 use super::print::{print, print_json};
 use crate::cli;
 use crate::config::{self, Flows, ServiceConfig, WhenBusy};
-use crate::daemon::startable;
-use crate::daemon::{self, Paths};
+use crate::daemon::{self, HERE, Paths, startable};
 use crate::doctor::places::{self, Daemon};
 use crate::doctor::system::{self, Bpffs};
 use crate::doctor::{Check, Report, Tried, Verdict, limits};
@@ -26,7 +25,7 @@ use crate::kernel::{rights, socket, strangers};
 
 pub(super) fn run(arguments: &cli::DoctorArgs, paths: &Paths) -> Result<()> {
     let services = match &arguments.config {
-        Some(file) => config::read(file, host::find_user)?,
+        Some(file) => config::read(file, HERE)?,
         None => vec![ServiceConfig::demo_here(socket::has_ipv6())],
     };
     let mut checks = checks(&services, paths)?;

@@ -4,9 +4,9 @@ use anyhow::Result;
 use tracing::warn;
 
 use crate::cli;
-use crate::config::{Invalid, ServiceConfig};
+use crate::config::{self, Invalid, ServiceConfig};
 use crate::daemon::{self, Paths, Source};
-use crate::kernel::socket;
+use crate::kernel::{host, socket};
 
 pub(super) fn run(arguments: cli::RunArgs, paths: &Paths) -> Result<()> {
     let source = match &arguments.config {
@@ -30,9 +30,16 @@ fn service(arguments: cli::RunArgs) -> Result<ServiceConfig, String> {
         service.embedded = false;
         service.ready = arguments.ready;
         if let Some(user) = &arguments.user {
-            crate::kernel::host::user(user).map_err(|error| format!("--user: {error:#}"))?;
+            host::find_user(user).map_err(|error| format!("--user: {error}"))?;
         }
+        if let Some(group) = &arguments.group {
+            host::find_group(group).map_err(|error| format!("--group: {error}"))?;
+        }
+        config::check_program(&service.command[0])?;
         service.user = arguments.user;
+        service.process.group = arguments.group;
+        service.process.env = arguments.env.into_iter().collect();
+        service.process.cwd = arguments.cwd;
     }
     if !arguments.listen.is_empty() {
         service.listen = arguments.listen;

@@ -30,7 +30,15 @@ const VALUES: &[(&str, &str)] = &[
     ("when_busy", "\"queue\" or \"next\""),
     ("flows", "\"track\" or \"none\""),
     ("backlog", "a whole number from 1 to 4294967295"),
-    ("user", "the name of a user in quotes, like \"www-data\""),
+    ("user", "the name or the number of a user, like \"www-data\" or 1001"),
+    ("group", "the name or the number of a group, like \"www-data\" or 1001"),
+    ("env", "a table of variables, like { PORT = \"8080\" }"),
+    ("env_file", "the path of a file in quotes, like \"/etc/web.env\""),
+    ("cwd", "the path of a directory in quotes, like \"/srv/web\""),
+    ("umask", "octal digits in quotes, like \"022\""),
+    ("nice", "a whole number from -20 to 19"),
+    ("open_files", "a whole number, like 65536"),
+    ("cpus", "\"all\" or \"each\""),
 ];
 
 /// Names of types in the words of the parser, and in plain ones.
@@ -124,7 +132,7 @@ impl Location {
                 "missing field `{field}`: each service needs it; write {field} = and {write}"
             ));
         }
-        let theirs = ["invalid type", "invalid value", "invalid length", "unknown variant"];
+        let theirs = ["invalid type", "invalid value", "invalid length", "unknown variant", "wanted string"];
         let key = self.keys.last()?;
         if !theirs.iter().any(|start| message.starts_with(start)) {
             return None;

@@ -1,16 +1,21 @@
 //! The configuration: a file → validated services. Not: what a running service does with its settings.
 
 mod choices;
+mod environment;
 mod errors;
+mod machine;
 mod overlap;
+pub mod process;
 mod values;
 
 pub use choices::{Affinity, Flows, OnCrash, OnStall, WhenBusy, WhenEmpty};
+pub use environment::{check_directory, check_program, check_variable};
 pub(crate) use errors::{nearest, plain};
+pub use machine::Machine;
 pub use overlap::warnings;
 pub use values::{Overload, Ready, duration};
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::num::NonZeroU32;
 use std::path::Path;
 use std::time::Duration;
@@ -20,7 +25,9 @@ use toml::Spanned;
 
 use crate::domain::listener::{Listener, Protocol};
 use crate::printable;
+use environment::{Id, Nice, Umask};
 use errors::located;
+use process::{Cpus, ProcessConfig};
 use values::{Idle, Limit, Patience, Span};
 
 /// Most workers of one service: half of the slots, so that all can have a successor at once.
@@ -86,8 +93,11 @@ pub struct ServiceConfig {
     pub flows: Flows,
     /// Accept queue of each TCP socket, in connections; the kernel caps it at net.core.somaxconn.
     pub backlog: u32,
-    /// The user of workers; `None`: the daemon's.
+    /// The user of workers, a name or a number; `None`: the daemon's.
     pub user: Option<String>,
+    /// What a worker's process is started with besides its command.
+    #[serde(default)]
+    pub process: ProcessConfig,
 }
 
 impl ServiceConfig {
@@ -116,6 +126,7 @@ impl ServiceConfig {
             flows: Flows::default(),
             backlog: 4096,
             user: None,
+            process: ProcessConfig::default(),
         }
     }
 
@@ -195,23 +206,15 @@ pub(crate) fn check_name(name: &str) -> Result<(), String> {
     Ok(())
 }
 
-/// Fails with one line of text if this machine has no user with that name.
-pub type FindUser = fn(&str) -> Result<(), String>;
-
-/// Reads and validates a configuration file; users are those that `find_user` finds.
-pub fn read(path: &Path, find_user: FindUser) -> Result<Vec<ServiceConfig>, Invalid> {
+/// Reads and validates the configuration file of `machine`.
+pub fn read(path: &Path, machine: Machine) -> Result<Vec<ServiceConfig>, Invalid> {
     let text = std::fs::read_to_string(path)
         .map_err(|error| Invalid(format!("cannot read {}: {error}", printable::path(path))))?;
-    parse(&text, find_user).map_err(|Invalid(error)| Invalid(format!("{}: {error}", printable::path(path))))
+    parse(&text, machine).map_err(|Invalid(error)| Invalid(format!("{}: {error}", printable::path(path))))
 }
 
-/// A [`FindUser`] that finds every user: for a configuration of another machine.
-pub fn any_user(_: &str) -> Result<(), String> {
-    Ok(())
-}
-
-/// Validates the text of a configuration; users are those that `find_user` finds.
-pub fn parse(text: &str, find_user: FindUser) -> Result<Vec<ServiceConfig>, Invalid> {
+/// Validates the text of a configuration of `machine`.
+pub fn parse(text: &str, machine: Machine) -> Result<Vec<ServiceConfig>, Invalid> {
     let file: File = toml::from_str(text).map_err(|error| Invalid(errors::explain(text, &error)))?;
     let mut services = Vec::new();
     let mut names = HashMap::new();
@@ -219,7 +222,7 @@ pub fn parse(text: &str, find_user: FindUser) -> Result<Vec<ServiceConfig>, Inva
     for written in file.service {
         let at = |span: std::ops::Range<usize>, message: &str| Invalid(located(text, Some(span), message));
         let whole = written.span();
-        let (service, spans) = written.into_inner().validated(text, find_user)?;
+        let (service, spans) = written.into_inner().validated(text, machine)?;
         service.validate().map_err(|error| {
             let span = if error.contains("workers") { spans.workers.clone() } else { None };
             at(span.unwrap_or_else(|| spans.name.clone()), &error)
@@ -282,7 +285,15 @@ struct Written {
     when_busy: Option<Spanned<WhenBusy>>,
     flows: Option<Spanned<Flows>>,
     backlog: Option<NonZeroU32>,
-    user: Option<Spanned<String>>,
+    user: Option<Spanned<Id>>,
+    group: Option<Spanned<Id>>,
+    env: Option<BTreeMap<Spanned<String>, String>>,
+    env_file: Option<Spanned<String>>,
+    cwd: Option<Spanned<String>>,
+    umask: Option<Spanned<Umask>>,
+    nice: Option<Spanned<Nice>>,
+    open_files: Option<Spanned<u32>>,
+    cpus: Option<Spanned<Cpus>>,
     stall_timeout: Option<Patience>,
     overload: Option<Limit>,
     watchdog: Option<Patience>,
@@ -297,7 +308,7 @@ struct Spans {
 }
 
 impl Written {
-    fn validated(self, text: &str, find_user: FindUser) -> Result<(ServiceConfig, Spans), Invalid> {
+    fn validated(self, text: &str, machine: Machine) -> Result<(ServiceConfig, Spans), Invalid> {
         let at = |span: std::ops::Range<usize>, message: String| Invalid(located(text, Some(span), &message));
         let mut listen = Vec::new();
         let mut spans = Spans {
@@ -320,13 +331,28 @@ impl Written {
             if service.command.first().is_none_or(String::is_empty) {
                 return Err(at(span, "`command` is empty: give a program, or leave the key out".into()));
             }
+            environment::check_program(&service.command[0]).map_err(|error| at(span, error))?;
         }
         if let Some(user) = self.user {
             let span = user.span();
-            let user = user.into_inner();
-            find_user(&user).map_err(|error| at(span, error))?;
+            let Id(user) = user.into_inner();
+            (machine.user)(&user).map_err(|error| at(span, error))?;
             service.user = Some(user);
         }
+        let process = environment::Written {
+            has_command: !service.command.is_empty(),
+            has_user: service.user.is_some(),
+            sockets: service.listen.len(),
+            env: self.env,
+            env_file: self.env_file,
+            cwd: self.cwd,
+            umask: self.umask,
+            nice: self.nice,
+            open_files: self.open_files,
+            cpus: self.cpus,
+            group: self.group,
+        };
+        service.process = process.validated(machine).map_err(|(span, error)| at(span, error))?;
         service.affinity = self.affinity;
         service.ready = self.ready;
         service.on_crash = self.on_crash;

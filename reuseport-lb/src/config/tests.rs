@@ -3,11 +3,11 @@
 use proptest::prelude::*;
 
 use super::{parse as parse_with, *};
-use crate::kernel::host;
+use crate::daemon::HERE;
 
 /// Parses with the users of this machine.
 fn parse(text: &str) -> Result<Vec<ServiceConfig>, Invalid> {
-    parse_with(text, host::find_user)
+    parse_with(text, HERE)
 }
 
 const MINIMAL: &str = "[[service]]\nname = \"web\"\nlisten = [\"tcp://127.0.0.1:80\"]\n";
@@ -130,6 +130,9 @@ fn errors_name_the_line_and_the_fix() {
         ("backlog = 0", 4, "from 1 to 4294967295"),
         ("command = []", 4, "`command` is empty"),
         ("user = \"no-such-user\"", 4, "no user"),
+        ("user = -1", 4, "no user \"-1\""),
+        ("user = 4294967295", 4, "no user"),
+        ("user = true", 4, "the name or the number of a user"),
         ("idle_timeout = \"99ms\"", 4, "the least is 100ms"),
         ("idle_timeout = \"off\"", 4, "is not a time"),
         ("stall_timeout = \"9ms\"", 4, "the least is 10ms"),
@@ -174,6 +177,83 @@ fn errors_name_the_line_and_the_fix() {
         assert!(error.contains(says), "{added}: {error}");
     }
     assert!(parse("").unwrap_err().0.contains("[[service]]"));
+}
+
+#[test]
+fn what_a_process_is_started_with_is_read() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("web.env");
+    std::fs::write(&file, "A=of the file\nB=2\n").unwrap();
+    let text = format!(
+        "{MINIMAL}command = [\"x\", \"{{index}}\"]\nuser = 12345\ngroup = \"54321\"\nenv_file = {file:?}\n\
+         cwd = \"/srv/{{worker}}\"\numask = \"027\"\nnice = -5\nopen_files = 4096\ncpus = \"each\"\n\
+         env = {{ A = \"{{pid}}\", C = \"\" }}\n"
+    );
+    let service = parse(&text).unwrap().remove(0);
+    let variables = |of: &[(&str, &str)]| of.iter().map(|(a, b)| ((*a).into(), (*b).into())).collect();
+    let file_variables = variables(&[("A", "of the file"), ("B", "2")]);
+    assert_eq!(service.user.as_deref(), Some("12345"));
+    let process = ProcessConfig {
+        env: variables(&[("A", "{pid}"), ("C", "")]),
+        env_file: Some(process::EnvFile { path: file.clone(), variables: file_variables }),
+        cwd: Some("/srv/{worker}".into()),
+        umask: Some(0o27),
+        nice: Some(-5),
+        open_files: Some(4096),
+        cpus: Cpus::Each,
+        group: Some("54321".into()),
+    };
+    assert_eq!(service.process, process);
+    let json = serde_json::to_string(&service).unwrap();
+    assert_eq!(serde_json::from_str::<ServiceConfig>(&json).unwrap(), service);
+    // A state file of an older daemon has none of it.
+    let mut json = serde_json::to_value(&service).unwrap();
+    json.as_object_mut().unwrap().remove("process");
+    let old = serde_json::from_value::<ServiceConfig>(json).unwrap();
+    assert_eq!(old.process, ProcessConfig::default());
+    // Another machine need not have the file; what is in it may not be shown.
+    let elsewhere = parse_with(&text, Machine::ANOTHER).unwrap().remove(0).process.env_file.unwrap();
+    assert!(elsewhere.variables.is_empty() && elsewhere.path == file);
+    std::fs::write(&file, "A=1\nsecret\n").unwrap();
+    let Invalid(error) = parse(&text).unwrap_err();
+    assert!(error.starts_with("line 7:") && error.contains("web.env: line 2: there is no '='"), "{error}");
+    assert!(!error.contains("secret"), "{error}");
+}
+
+#[test]
+fn what_a_process_cannot_be_started_with_is_an_error() {
+    for (added, says) in [
+        ("env = { LISTEN_FDS = \"9\" }", "gives each worker a LISTEN_FDS of its own"),
+        ("env = { REUSEPORT_LB_INDEX = \"9\" }", "REUSEPORT_LB_INDEX of its own"),
+        ("env = { \"A-B\" = \"\" }", "\"A-B\" is no name of a variable"),
+        ("env = { PORT = 8080 }", "`PORT` cannot be 8080: write a text in quotes"),
+        ("env = { A = \"\\u0000\" }", "zero byte"),
+        ("env = [\"A=1\"]", "a table of variables, like"),
+        ("env_file = \"/no/such/file\"", "cannot read /no/such/file: No such file"),
+        ("cwd = \"\"", "write the path of a directory"),
+        ("cwd = \"/srv/{pid}\"", "`cwd` cannot have {pid}"),
+        ("umask = 22", "octal digits in quotes, like \"022\""),
+        ("umask = \"089\"", "octal digits from \"000\""),
+        ("umask = \"1777\"", "octal digits from \"000\""),
+        ("umask = \"+22\"", "octal digits from \"000\""),
+        ("nice = 20", "from -20 (is served first) to 19"),
+        ("nice = \"low\"", "from -20 to 19"),
+        ("open_files = 16", "the least is 17"),
+        ("open_files = -1", "a whole number, like"),
+        ("cpus = 2", "\"all\" or \"each\""),
+        ("group = \"root\"", "add `user`"),
+        ("user = \"root\"\ngroup = \"no-such-group\"", "no group \"no-such-group\""),
+    ] {
+        let Invalid(error) = parse(&format!("{MINIMAL}command = [\"x\"]\n{added}\n")).unwrap_err();
+        let line = 4 + added.lines().count();
+        assert!(error.starts_with(&format!("line {line}:")) && error.contains(says), "{added}: {error}");
+    }
+    for key in ["env = { A = \"1\" }", "cwd = \"/\"", "umask = \"022\"", "cpus = \"each\"", "nice = 1"] {
+        let Invalid(error) = parse(&format!("{MINIMAL}workers = 2\n{key}\n")).unwrap_err();
+        assert!(error.starts_with("line 5:") && error.contains("with a `command`"), "{key}: {error}");
+    }
+    let Invalid(error) = parse(&format!("{MINIMAL}command = [\"./web-{{index}}\"]\n")).unwrap_err();
+    assert!(error.contains("all workers run one program"), "{error}");
 }
 
 /// Words of the parser that do not help a user, so no error may have them.
@@ -276,9 +356,9 @@ fn what_is_near_to_what_was_meant_is_named() {
 fn another_machine_may_have_other_users() {
     let text = format!("{MINIMAL}user = \"no-such-user\"\ncommand = [\"x\"]\n");
     assert!(parse(&text).unwrap_err().0.contains("line 4: there is no user"));
-    assert_eq!(parse_with(&text, any_user).unwrap()[0].user.as_deref(), Some("no-such-user"));
+    assert_eq!(parse_with(&text, Machine::ANOTHER).unwrap()[0].user.as_deref(), Some("no-such-user"));
     let wrong = format!("{MINIMAL}user = \"no-such-user\"\nworkers = -1\n");
-    assert!(parse_with(&wrong, |_| Ok(())).unwrap_err().0.contains("line 5"));
+    assert!(parse_with(&wrong, Machine::ANOTHER).unwrap_err().0.contains("line 5"));
 }
 
 #[test]

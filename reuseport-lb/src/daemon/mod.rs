@@ -14,7 +14,7 @@ pub mod startable;
 
 pub use paths::Paths;
 pub use runtime_dir::{about_directory, is_locked, left_in};
-pub use source::Source;
+pub use source::{HERE, Source};
 
 use std::cell::RefCell;
 use std::io::{self, IsTerminal};

@@ -7,12 +7,15 @@ use reuseport_lb_client::api::Refusal;
 use tracing::warn;
 
 use super::startable;
-use crate::config::{self, Invalid, ServiceConfig};
+use crate::config::{self, Invalid, Machine, ServiceConfig};
 use crate::kernel::host;
 use crate::offload;
 
 /// Time limit of reading the file again and looking for commands.
 const PATIENCE: Duration = Duration::from_secs(5);
+
+/// What a configuration is told of this machine.
+pub const HERE: Machine = Machine { user: host::find_user, group: host::find_group, file: host::read_text };
 
 /// Where services come from.
 pub enum Source {
@@ -26,7 +29,7 @@ impl Source {
     /// Reads the configuration at the start.
     pub(super) fn read(&self) -> Result<Vec<ServiceConfig>, Invalid> {
         match self {
-            Self::File(file) => config::read(file, host::find_user),
+            Self::File(file) => config::read(file, HERE),
             Self::Arguments(service) => Ok(vec![(**service).clone()]),
         }
     }
@@ -51,8 +54,7 @@ pub(super) async fn read_again(
             .into());
     };
     let path = file.clone();
-    let read =
-        offload::in_thread_within(PATIENCE, "reading", move || config::read(&path, host::find_user)).await;
+    let read = offload::in_thread_within(PATIENCE, "reading", move || config::read(&path, HERE)).await;
     let invalid = |error: String| Refusal::InvalidConfiguration(format!("nothing is changed: {error}"));
     let services = match read {
         Ok(read) => read.map_err(|error| invalid(error.to_string()))?,

@@ -1,17 +1,19 @@
 //! Whether the workers of a service can be started on this machine: their user, what that user may access, and
 //! their command. Not: the verdicts and texts (`doctor/places.rs`).
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use tracing::warn;
 
 use crate::config::ServiceConfig;
+use crate::config::process::ProcessConfig;
 use crate::doctor::places::{self, Executable};
 use crate::doctor::{Check, Verdict};
 use crate::domain::observed::User;
 use crate::kernel::executable::{self, Obstacle};
 use crate::kernel::host;
 use crate::kernel::probe;
+use crate::placeholders;
 use crate::service::with_user;
 
 /// Checks the user of a service's workers, and their command.
@@ -19,8 +21,12 @@ use crate::service::with_user;
 pub fn checks(service: &ServiceConfig, runtime_dir: &Path) -> Vec<Check> {
     let user = user(service);
     let mut checks = vec![places::worker(service, &worker(user.as_ref(), runtime_dir))];
+    checks.extend(directory(service, user.as_ref()));
     checks.extend(
-        service.command.first().map(|program| places::command(service, &command(program, user.as_ref()))),
+        service
+            .command
+            .first()
+            .map(|program| places::command(service, &command(service, program, user.as_ref()))),
     );
     checks
 }
@@ -48,11 +54,34 @@ pub fn require_command(service: &ServiceConfig) -> Result<(), String> {
 
 fn runnable(service: &ServiceConfig, user: Option<&User>) -> Result<(), String> {
     let Some(program) = service.command.first() else { return Ok(()) };
-    let check = places::command(service, &command(program, user));
-    match check.verdict {
-        Verdict::Failure => Err(format!("service {}: {}: {}", service.name, check.says, check.mend)),
-        _ => Ok(()),
+    let program = places::command(service, &command(service, program, user));
+    match directory(service, user).into_iter().chain([program]).find(|it| it.verdict == Verdict::Failure) {
+        Some(check) => Err(format!("service {}: {}: {}", service.name, check.says, check.mend)),
+        None => Ok(()),
     }
+}
+
+/// Looks whether workers may enter their working directories, if they have their own.
+fn directory(service: &ServiceConfig, user: Option<&User>) -> Option<Check> {
+    let cwd = service.process.cwd.as_ref()?;
+    let mut directories: Vec<PathBuf> =
+        (0..service.workers).map(|worker| directory_of(service, cwd, worker)).collect();
+    directories.dedup();
+    let look = || {
+        let closed = |directory: &PathBuf| executable::look_into(directory).err();
+        directories.iter().find_map(|it| Some((it.display().to_string(), closed(it)?)))
+    };
+    // Where a user cannot be tried, the line of the user says so.
+    let (who, closed) = match user {
+        Some(user) => (&*user.name, probe::as_user(user, look).ok()?),
+        None => ("the daemon's user", look()),
+    };
+    Some(places::directory(service, cwd, who, closed))
+}
+
+fn directory_of(service: &ServiceConfig, cwd: &str, worker: usize) -> PathBuf {
+    let filled = placeholders::fill(cwd, &format!("{}/{worker}", service.name), 0);
+    executable::current_directory().join(filled)
 }
 
 fn user(service: &ServiceConfig) -> Option<User> {
@@ -73,14 +102,22 @@ fn worker<'a>(user: Option<&'a User>, runtime_dir: &Path) -> places::WorkerUser<
     found
 }
 
-fn command(program: &str, user: Option<&User>) -> Executable {
-    let found = executable::find_program(program)?;
+fn command(service: &ServiceConfig, program: &str, user: Option<&User>) -> Executable {
+    let ProcessConfig { cwd, env, env_file, .. } = &service.process;
+    // All workers run one program: the first one's directory stands for the others'.
+    let directory = cwd.as_ref().map(|cwd| directory_of(service, cwd, 0));
+    let search = env.get("PATH").or_else(|| env_file.as_ref()?.variables.get("PATH"));
+    let find = || {
+        let from = directory.clone().unwrap_or_else(executable::current_directory);
+        executable::find_program_from(program, search.map(String::as_str), &from)
+    };
+    let found = find()?;
     let look = || {
         // For a relative path, directories above the working directory do not count. A user may find another program
         // in PATH than the daemon does: execvp(3) skips directories that are closed to the user.
         let path = match program.contains('/') {
-            true => program.into(),
-            false => executable::find_program(program).unwrap_or_else(|_| found.clone()),
+            true => directory.as_ref().map_or_else(|| program.into(), |directory| directory.join(program)),
+            false => find().unwrap_or_else(|_| found.clone()),
         };
         (executable::look(&path), path)
     };

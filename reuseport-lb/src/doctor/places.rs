@@ -283,6 +283,21 @@ pub fn command(service: &ServiceConfig, found: &Executable) -> Check {
     .about(&service.name)
 }
 
+/// Checks the working directories of a service's workers: which of them, if any, `who` cannot enter, and why.
+#[must_use]
+pub fn directory(service: &ServiceConfig, cwd: &str, who: &str, closed: Option<(String, String)>) -> Check {
+    match closed {
+        None => Check::ok("cwd", format!("{who} may enter {cwd}")),
+        Some((directory, error)) => Check::failure(
+            "cwd",
+            format!("{who} cannot enter {directory}: {error}"),
+            "no worker can be started there, and `run` fails",
+            "make the directory, `chmod o+x` it and those above it, or set another `cwd`",
+        ),
+    }
+    .about(&service.name)
+}
+
 /// Checks the daemon's own binary, which is executed to start workers.
 #[must_use]
 pub fn binary(path: &str, closed: Option<&str>) -> Check {

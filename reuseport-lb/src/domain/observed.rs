@@ -79,13 +79,15 @@ pub enum Said {
     Alive,
 }
 
-/// A user of the password database.
+/// A user that workers run as.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct User {
-    /// Login name.
+    /// Login name; of one who is not in the password database the number.
     pub name: String,
     /// User id.
     pub uid: u32,
     /// Primary group id.
     pub gid: u32,
+    /// Whether the password database has the user, and so perhaps supplementary groups.
+    pub is_listed: bool,
 }

@@ -5,6 +5,7 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use super::observed::User;
 use crate::config::ServiceConfig;
+use crate::config::process::ProcessConfig;
 
 /// The settings of a service.
 #[derive(Clone, Debug, PartialEq)]
@@ -60,14 +61,19 @@ impl Undo {
 
 /// `rest` with those settings of `start` that a process is started with: see [`revision_of`].
 fn starting_as(start: ServiceConfig, rest: ServiceConfig) -> ServiceConfig {
-    let ServiceConfig { listen, command, embedded, user, watchdog, .. } = start;
-    ServiceConfig { listen, command, embedded, user, watchdog, ..rest }
+    let ServiceConfig { listen, command, embedded, user, process, watchdog, .. } = start;
+    ServiceConfig { listen, command, embedded, user, process, watchdog, ..rest }
 }
 
 /// Hash of the settings that a process is started with: see [`Settings::revision`].
 fn revision_of(config: &ServiceConfig) -> u64 {
     let started = (&config.listen, &config.command, config.embedded, &config.user, config.watchdog);
-    xxh3_64(format!("{started:?}").as_bytes())
+    let mut text = format!("{started:?}");
+    // An older daemon has saved the hash of a service without any.
+    if config.process != ProcessConfig::default() {
+        text += &format!("{:?}", config.process);
+    }
+    xxh3_64(text.as_bytes())
 }
 
 #[cfg(test)]
@@ -86,6 +92,9 @@ mod tests {
         let other = settings(|config| config.command = vec!["other".into()]);
         assert_ne!(plain.revision(), other.revision());
         assert_eq!(plain.revision(), settings(|config| config.workers = 7).revision());
+        let umask = |umask| settings(|config| config.process.umask = umask).revision();
+        assert_eq!(plain.revision(), umask(None));
+        assert!(umask(Some(0)) != plain.revision() && umask(Some(0)) != umask(Some(7)));
     }
 
     #[test]

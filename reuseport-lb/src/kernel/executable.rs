@@ -179,11 +179,17 @@ fn loader(file: &File, head: &[u8]) -> Option<PathBuf> {
     None
 }
 
-/// The path of `program`, which is a path itself or a name in PATH.
+/// The path of `program`, which is a path itself or a name in PATH, as this process finds it.
 pub fn find_program(program: &str) -> Result<PathBuf, String> {
-    which::which(program).map_err(|_| {
+    find_program_from(program, None, &current_directory())
+}
+
+/// The path of `program`, as a process finds it with this PATH (`None`: the one of this process) and working directory.
+pub fn find_program_from(program: &str, path: Option<&str>, directory: &Path) -> Result<PathBuf, String> {
+    let path = path.map(Into::into).or_else(|| std::env::var_os("PATH"));
+    which::which_in(program, path, directory).map_err(|_| {
         let where_to = if program.contains('/') {
-            format!("there is no executable file {program}, seen from {}", current_directory().display())
+            format!("there is no executable file {program}, seen from {}", directory.display())
         } else {
             format!("no executable {program} in the directories of PATH")
         };
@@ -191,8 +197,19 @@ pub fn find_program(program: &str) -> Result<PathBuf, String> {
     })
 }
 
-fn current_directory() -> PathBuf {
+/// The working directory of this process.
+#[must_use]
+pub fn current_directory() -> PathBuf {
     std::env::current_dir().unwrap_or_else(|_| Path::new(".").into())
+}
+
+/// Fails with what keeps this thread from working in a directory.
+pub fn look_into(directory: &Path) -> Result<(), String> {
+    match directory.metadata() {
+        Ok(about) if !about.is_dir() => Err("Not a directory".into()),
+        Ok(_) => reach(directory, Access::EXEC_OK).map_err(|obstacle| obstacle.to_string()),
+        Err(error) => Err(error.to_string()),
+    }
 }
 
 #[cfg(test)]

@@ -13,6 +13,7 @@ use rustix::fs::{AtFlags, CWD, accessat};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use crate::domain::observed::User;
+use crate::printable;
 
 /// The kernel's release, like `6.1.0-42-amd64`.
 #[must_use]
@@ -77,17 +78,53 @@ pub fn random() -> u64 {
     }
 }
 
-/// Looks `name` up in the password database.
-pub fn user(name: &str) -> Result<User> {
-    match nix::unistd::User::from_name(name)? {
-        Some(user) => Ok(User { name: user.name, uid: user.uid.as_raw(), gid: user.gid.as_raw() }),
-        None => bail!("there is no user {name:?} on this machine"),
+/// Looks up a user, by name or number, with `group` as the primary one if given. A number need not be in the password
+/// database: then the primary group has this number as well.
+pub fn user(name: &str, group: Option<&str>) -> Result<User> {
+    use nix::unistd::{Uid, User as Listed};
+    let number = number(name);
+    let listed = match (Listed::from_name(name)?, number) {
+        (None, Some(uid)) => Listed::from_uid(Uid::from_raw(uid))?,
+        (listed, _) => listed,
+    };
+    let is_listed = listed.is_some();
+    let (name, uid, gid) = match (listed, number) {
+        (Some(user), _) => (user.name, user.uid.as_raw(), user.gid.as_raw()),
+        (None, Some(uid)) => (uid.to_string(), uid, uid),
+        (None, None) => bail!("there is no user {name:?} on this machine"),
+    };
+    let gid = group.map_or(Ok(gid), self::group)?;
+    Ok(User { name, uid, gid, is_listed })
+}
+
+/// The id of a group, by name or number. A number need not be in the group database.
+pub fn group(name: &str) -> Result<u32> {
+    match (nix::unistd::Group::from_name(name)?, number(name)) {
+        (Some(group), _) => Ok(group.gid.as_raw()),
+        (None, Some(gid)) => Ok(gid),
+        (None, None) => bail!("there is no group {name:?} on this machine"),
     }
 }
 
-/// Fails with one line of text if the password database has no user `name`.
+/// The id that digits stand for; the largest number is none, as the kernel takes it for "no change".
+fn number(text: &str) -> Option<u32> {
+    let digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    text.parse().ok().filter(|id| digits && *id != u32::MAX)
+}
+
+/// Fails with one line of text if there is no such user ([`user`]).
 pub fn find_user(name: &str) -> Result<(), String> {
-    user(name).map(drop).map_err(|error| format!("{error:#}"))
+    user(name, None).map(drop).map_err(|error| format!("{error:#}"))
+}
+
+/// Fails with one line of text if there is no such group ([`group`]).
+pub fn find_group(name: &str) -> Result<(), String> {
+    group(name).map(drop).map_err(|error| format!("{error:#}"))
+}
+
+/// The text of a file; fails with one line of text.
+pub fn read_text(path: &Path) -> Result<String, String> {
+    fs::read_to_string(path).map_err(|error| format!("cannot read {}: {error}", printable::path(path)))
 }
 
 /// Makes a directory with this mode, whatever the umask is, and missing ones above it with mode 755. A directory

@@ -13,11 +13,12 @@ use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use nix::unistd::{Gid, Uid, initgroups, setgid, setuid};
 use socket2::Socket;
 
 use super::cgroup::Cgroup;
-use super::rights;
+use super::{attributes, rights};
+use crate::config::process::{Cpus, ProcessConfig};
+use crate::placeholders::{fill, parts};
 
 /// The first descriptor that a worker gets (SD_LISTEN_FDS_START, sd_listen_fds(3)).
 pub const FIRST_FD: RawFd = 3;
@@ -40,6 +41,8 @@ pub struct Arguments {
     pub cgroup: Option<PathBuf>,
     /// The user to become.
     pub user: Option<String>,
+    /// What else to become; but for variables, which are in the environment (`attributes::pack`).
+    pub process: ProcessConfig,
     /// Longest time between two `WATCHDOG=1`, in microseconds.
     pub watchdog: Option<u64>,
     /// Program and arguments; empty: the embedded worker.
@@ -62,6 +65,7 @@ impl Arguments {
         if let Some(user) = &self.user {
             line.extend(["--user".into(), user.clone().into()]);
         }
+        line.extend(options(&self.process));
         if let Some(watchdog) = self.watchdog {
             line.extend(["--watchdog".into(), watchdog.to_string().into()]);
         }
@@ -79,6 +83,20 @@ impl Arguments {
             watchdog: self.watchdog.map(Duration::from_micros),
         }
     }
+}
+
+/// What of it the command line says.
+fn options(process: &ProcessConfig) -> Vec<OsString> {
+    let ProcessConfig { group, cwd, umask, nice, open_files, cpus, env: _, env_file: _ } = process;
+    let options = [
+        group.as_ref().map(|group| format!("--group={group}")),
+        cwd.as_ref().map(|cwd| format!("--cwd={cwd}")),
+        umask.map(|umask| format!("--umask={umask}")),
+        nice.map(|nice| format!("--nice={nice}")),
+        open_files.map(|files| format!("--open-files={files}")),
+        (*cpus == Cpus::Each).then(|| "--one-cpu".into()),
+    ];
+    options.into_iter().flatten().map(Into::into).collect()
 }
 
 /// What the embedded worker, which stays in this process, needs to know.
@@ -112,9 +130,12 @@ pub fn launch(arguments: Arguments) -> Result<Embedded> {
     // The embedded worker stays in this process, so descriptors are closed now, not at exec.
     let at_exec = !arguments.command.is_empty();
     check(raw::close_from(end, at_exec)).context("cannot close what the worker does not need")?;
-    if let Some(user) = &arguments.user {
-        become_user(user).with_context(|| format!("cannot become user {user:?}"))?;
-    }
+    let (name, process) = (&*arguments.name, &arguments.process);
+    attributes::limit(process, name)?;
+    let user = match &arguments.user {
+        Some(user) => Some(attributes::become_user(user, process.group.as_deref())?),
+        None => None,
+    };
     // The embedded worker needs no rights, even as root; a command that runs as root gets root's at exec.
     if arguments.command.is_empty() || !super::host::is_root() {
         rights::drop_all().context("cannot give up the daemon's rights (capset)")?;
@@ -129,11 +150,12 @@ pub fn launch(arguments: Arguments) -> Result<Embedded> {
         return Ok(Embedded { name, sockets: fds.len(), notify, watchdog });
     };
     let mut command = Command::new(program);
-    if let Some(user) = arguments.user.as_deref().and_then(|name| nix::unistd::User::from_name(name).ok()?) {
-        command.env("USER", &user.name).env("LOGNAME", &user.name);
-        command.env("HOME", &user.dir).env("SHELL", &user.shell);
+    user.iter().for_each(|user| attributes::introduce(&mut command, user));
+    attributes::unpack(&mut command, name);
+    if let Some(cwd) = &process.cwd {
+        attributes::enter(cwd, name)?;
     }
-    command.args(rest);
+    command.args(rest.iter().map(|argument| fill(argument, name, std::process::id())));
     Err(become_command(command, &arguments.identity()))
 }
 
@@ -160,6 +182,7 @@ struct Identity<'a> {
 /// Executes `command` with the environment of the worker; returns only if that failed, with the reason.
 fn become_command(mut command: Command, worker: &Identity<'_>) -> anyhow::Error {
     let pid = std::process::id().to_string();
+    let (service, index) = parts(worker.name);
     // A process that joined may have these from a service manager of its own.
     for variable in crate::kernel::systemd::OURS {
         command.env_remove(variable);
@@ -172,7 +195,9 @@ fn become_command(mut command: Command, worker: &Identity<'_>) -> anyhow::Error 
         .env("LISTEN_PID", &pid)
         .env("LISTEN_FDNAMES", worker.socket_names)
         .env("NOTIFY_SOCKET", worker.notify)
-        .env("REUSEPORT_LB_WORKER", worker.name);
+        .env("REUSEPORT_LB_WORKER", worker.name)
+        .env("REUSEPORT_LB_SERVICE", service)
+        .env("REUSEPORT_LB_INDEX", index);
     let error = command.exec();
     anyhow::Error::new(error).context(format!(
         "cannot run {:?} for worker {}",
@@ -250,15 +275,6 @@ mod raw {
     }
 }
 
-fn become_user(name: &str) -> Result<()> {
-    let user = super::host::user(name)?;
-    let gid = Gid::from_raw(user.gid);
-    initgroups(&std::ffi::CString::new(name)?, gid).context("initgroups failed")?;
-    setgid(gid).context("setgid failed")?;
-    setuid(Uid::from_raw(user.uid)).context("setuid failed")?;
-    Ok(())
-}
-
 /// The sockets that this process, an embedded worker, has inherited.
 pub fn inherited(sockets: usize) -> Vec<Socket> {
     use std::os::fd::FromRawFd;
@@ -324,6 +340,8 @@ mod tests {
             ("LISTEN_PID", find("pid")),
             ("NOTIFY_SOCKET", "/x/notify/1"),
             ("REUSEPORT_LB_WORKER", "web/7"),
+            ("REUSEPORT_LB_SERVICE", "web"),
+            ("REUSEPORT_LB_INDEX", "7"),
             ("WATCHDOG_USEC", "1500000"),
             ("WATCHDOG_PID", find("pid")),
         ] {

@@ -2,6 +2,7 @@
 #![expect(unsafe_code, reason = "this is the module for it; each block says why it is sound")]
 
 pub mod addresses;
+mod attributes;
 pub mod bpffs;
 pub mod btf;
 pub mod cgroup;

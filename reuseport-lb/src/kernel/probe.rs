@@ -103,7 +103,10 @@ pub fn existing(path: &Path) -> &Path {
 /// Runs `act` in a thread that has become `user`; fails if this process may not become that user.
 pub fn as_user<T: Send>(user: &User, act: impl FnOnce() -> T + Send) -> Result<T> {
     let name = std::ffi::CString::new(user.name.as_str())?;
-    let groups = nix::unistd::getgrouplist(&name, nix::unistd::Gid::from_raw(user.gid))?;
+    let groups = match user.is_listed {
+        true => nix::unistd::getgrouplist(&name, nix::unistd::Gid::from_raw(user.gid))?,
+        false => Vec::new(),
+    };
     let groups: Vec<rustix::fs::Gid> =
         groups.iter().map(|group| rustix::fs::Gid::from_raw(group.as_raw())).collect();
     let (uid, gid) = (rustix::fs::Uid::from_raw(user.uid), rustix::fs::Gid::from_raw(user.gid));

@@ -181,8 +181,9 @@ pub(super) async fn look_up(configured: config::ServiceConfig) -> Result<Setting
 pub fn with_user(mut config: config::ServiceConfig) -> Result<(config::ServiceConfig, Option<User>)> {
     if config.embedded && config.user.is_none() {
         // The embedded worker needs no rights at all.
-        config.user = host::user(NOBODY).ok().map(|user| user.name);
+        config.user = host::user(NOBODY, None).ok().map(|user| user.name);
     }
-    let user = config.user.as_deref().map(host::user).transpose()?;
+    let group = config.process.group.as_deref();
+    let user = config.user.as_deref().map(|user| host::user(user, group)).transpose()?;
     Ok((config, user))
 }

@@ -166,7 +166,7 @@ impl ProcessTable {
             Ok((&*own.socket, listener.plain_name()))
         };
         let sockets = spawn.sockets.iter().map(socket).collect::<Result<Vec<(&Socket, String)>>>()?;
-        let config::ServiceConfig { command, watchdog, .. } = &spawn.settings.config;
+        let config::ServiceConfig { command, process, watchdog, .. } = &spawn.settings.config;
         let spawned = process::spawn(&Launch {
             name,
             sockets,
@@ -174,6 +174,7 @@ impl ProcessTable {
             cgroup: cgroup.as_ref(),
             user,
             command,
+            process,
             open_files: self.surroundings.open_files,
             watchdog: *watchdog,
             output: output.as_ref(),

@@ -6,7 +6,7 @@ use libfuzzer_sys::fuzz_target;
 use reuseport_lb::config::{self, Invalid, ServiceConfig};
 
 fuzz_target!(|text: &str| {
-    match config::parse(text, config::any_user) {
+    match config::parse(text, config::Machine::ANOTHER) {
         Ok(services) => services.iter().for_each(accepted),
         Err(Invalid(error)) => {
             assert!(!error.is_empty());

@@ -16,10 +16,12 @@ pub(super) struct Layer {
 /// Modules of plain values: every layer may use them, as they use nothing.
 pub(super) const VALUES: &[&str] = &[
     "config::choices",
+    "config::process",
     "daemon::paths",
     "domain::listener",
     "domain::observed",
     "kernel::findings",
+    "placeholders",
     "printable",
 ];
 

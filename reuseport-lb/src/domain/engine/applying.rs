@@ -161,7 +161,8 @@ impl<D: Dataplane, P: Processes> Engine<D, P> {
         }
         // Only another program may fail to work, and needs a trial; other listeners do not make it another program.
         let (before, after) = (undo.config(), &self.settings.config);
-        let program = (&before.command, &before.user) == (&after.command, &after.user);
+        let program =
+            (&before.command, &before.user, &before.process) == (&after.command, &after.user, &after.process);
         let trial = if program { Duration::ZERO } else { TRIAL };
         let reply = RefCell::new(Some(reply));
         let listener = move |event| {

@@ -14,7 +14,9 @@ use rustix::process::{Pid, Rlimit};
 use socket2::Socket;
 
 use super::{Kin, Process, watched};
+use crate::config::process::ProcessConfig;
 use crate::domain::observed::User;
+use crate::kernel::attributes;
 use crate::kernel::cgroup::Cgroup;
 use crate::kernel::host;
 use crate::kernel::launch::Arguments;
@@ -35,6 +37,8 @@ pub struct Launch<'a> {
     pub user: Option<&'a User>,
     /// Program and arguments; empty: the embedded worker.
     pub command: &'a [String],
+    /// What else the worker is started with.
+    pub process: &'a ProcessConfig,
     /// The limit of open files that the daemon was started with.
     pub open_files: Rlimit,
     /// Longest time between two `WATCHDOG=1`; `None`: none are expected.
@@ -53,6 +57,7 @@ impl Launch<'_> {
             notify: self.notify.into(),
             cgroup: self.cgroup.map(|cgroup| cgroup.path().into()),
             user: self.user.map(|user| user.name.clone()),
+            process: self.process.clone(),
             watchdog: self.watchdog.map(|watchdog| watchdog.as_micros() as u64),
             command: self.command.to_vec(),
         }
@@ -79,6 +84,7 @@ pub fn spawn(launch: &Launch<'_>) -> Result<Process> {
     }
     // The worker is found by these (see `marks`), also an embedded one.
     command.env("NOTIFY_SOCKET", launch.notify).env("REUSEPORT_LB_WORKER", launch.name);
+    attributes::pack(&mut command, launch.process);
     // SAFETY: between fork and exec only setsid, signal, sigprocmask, fcntl and setrlimit run, which are
     // async-signal-safe.
     unsafe {
