@@ -49,7 +49,7 @@ pub struct Weight {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Drain {
-    /// Longest time until SIGTERM, and again until SIGKILL; without it the service's `drain_timeout`.
+    /// Longest time until `stop_signal`, and again until SIGKILL; without it the service's `drain_timeout`.
     #[serde(default)]
     pub timeout_ms: Option<u64>,
     /// Report progress until the worker is removed: one [`Wait`] a line.

@@ -9,7 +9,7 @@ use std::time::Duration;
 use clap::{Args, CommandFactory, Parser, Subcommand};
 use reuseport_lb_client::api::Scale;
 
-use crate::config::{self, Ready};
+use crate::config::{self, Ready, StopMode, StopSignal};
 use crate::daemon::Paths;
 use crate::domain::listener::Listener;
 use crate::kernel::bpffs;
@@ -73,7 +73,7 @@ pub(crate) enum Verb {
 Examples:
   reuseport-lb run
   reuseport-lb run --listen tcp://0.0.0.0:8080 --listen udp://0.0.0.0:8080 --workers 8
-  reuseport-lb run --listen tcp://127.0.0.1:3000 --workers 4 -- haproxy -db -f haproxy.cfg
+  reuseport-lb run --listen tcp://127.0.0.1:3000 --stop-signal USR1 -- haproxy -db -f haproxy.cfg
   reuseport-lb run --config /etc/reuseport-lb.toml
 
 A command gets its sockets as descriptors 3, 4, … in the order of --listen, with LISTEN_FDS,
@@ -141,7 +141,7 @@ Examples:
   reuseport-lb scale web 2 --no-wait
 
 New workers get buckets when they are ready. Those with the highest numbers leave: their buckets
-move, their queue empties, then SIGTERM, and SIGKILL after drain_timeout.")]
+move, their queue empties, then stop_signal (SIGTERM), and SIGKILL after drain_timeout.")]
     Scale(ScaleArgs),
     /// Change the weight of a worker: its share is its weight over the sum of all
     #[command(after_help = "\
@@ -155,7 +155,8 @@ Examples:
   reuseport-lb drain web/2
   reuseport-lb drain web/2 --timeout 5s
 
-Its buckets move, its queue empties, then SIGTERM, and SIGKILL if it is still there after the timeout.
+Its buckets move, its queue empties, then stop_signal (SIGTERM), and SIGKILL if it is still there
+after the timeout.
 It is not replaced: the service has one worker less until `scale` or `reload`.")]
     Drain(DrainArgs),
     /// Replace the process of a worker, or of all workers of a service, without losing a connection
@@ -192,7 +193,7 @@ Examples:
 #[derive(Debug, Args)]
 pub(crate) struct RunArgs {
     /// A file with services (docs/CONFIGURATION.md)
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["listen", "workers", "name", "ready", "user", "group", "env", "cwd", "command"])]
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["listen", "workers", "name", "ready", "stop_signal", "stop_mode", "user", "group", "env", "cwd", "command"])]
     pub(crate) config: Option<PathBuf>,
     /// An address to listen on, like tcp://127.0.0.1:3000 or udp://[::]:53; may be repeated
     #[arg(long, value_name = "URL")]
@@ -207,6 +208,13 @@ pub(crate) struct RunArgs {
     /// immediate, or a time; READY=1 counts with each
     #[arg(long, value_name = "WHEN", default_value = "accepting", requires = "command")]
     pub(crate) ready: Ready,
+    /// What ends a worker of a command in order: TERM, QUIT, INT, HUP, USR1, USR2 or WINCH; nginx needs QUIT,
+    /// HAProxy USR1
+    #[arg(long, value_name = "SIGNAL", default_value = "TERM", requires = "command")]
+    pub(crate) stop_signal: StopSignal,
+    /// Which processes of a worker get that signal: group (all) or main (the first one)
+    #[arg(long, value_name = "MODE", default_value = "group", requires = "command")]
+    pub(crate) stop_mode: StopMode,
     /// The user that workers of a command run as, by name or number; without it the daemon's
     #[arg(long, value_name = "USER", requires = "command")]
     pub(crate) user: Option<String>,
@@ -307,7 +315,7 @@ pub(crate) struct WeightArgs {
 pub(crate) struct DrainArgs {
     /// The worker, like web/2
     pub(crate) worker: String,
-    /// Until SIGTERM, and again until SIGKILL; without it the service's drain_timeout
+    /// Until stop_signal, and again until SIGKILL; without it the service's drain_timeout
     #[arg(long, value_name = "TIME", value_parser = config::duration)]
     pub(crate) timeout: Option<Duration>,
 }

@@ -59,6 +59,9 @@ fn as_json(service: &ServiceConfig) -> serde_json::Value {
         "on_stall": service.on_stall,
         "overload": service.overload.map_or_else(|| json!("off"), |overload| json!(overload)),
         "watchdog": time(service.watchdog),
+        "drain_timeout": time(Some(service.drain_timeout)),
+        "stop_signal": service.stop.signal,
+        "stop_mode": service.stop.mode,
         "idle_timeout": time(Some(service.idle_timeout)),
     })
 }
@@ -86,13 +89,16 @@ fn as_text(service: &ServiceConfig) -> String {
     let overload = service.overload.as_ref().map_or_else(|| "off".into(), Overload::to_string);
     text += &format!(
         "    ready {}, start_timeout {}, stall_timeout {}, on_stall {}\n    overload {overload}, watchdog {}, \
-         idle_timeout {}\n",
+         idle_timeout {}\n    drain_timeout {}, stop_signal {}, stop_mode {}\n",
         service.ready,
         time(Some(service.start_timeout)),
         time(service.stall_timeout),
         service.on_stall,
         time(service.watchdog),
-        time(Some(service.idle_timeout))
+        time(Some(service.idle_timeout)),
+        time(Some(service.drain_timeout)),
+        service.stop.signal,
+        service.stop.mode
     );
     text
 }

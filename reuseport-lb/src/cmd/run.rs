@@ -4,7 +4,7 @@ use anyhow::Result;
 use tracing::warn;
 
 use crate::cli;
-use crate::config::{self, Invalid, ServiceConfig};
+use crate::config::{self, Invalid, ServiceConfig, StopSettings};
 use crate::daemon::{self, Paths, Source};
 use crate::kernel::{host, socket};
 
@@ -29,6 +29,7 @@ fn service(arguments: cli::RunArgs) -> Result<ServiceConfig, String> {
         service.command = arguments.command;
         service.embedded = false;
         service.ready = arguments.ready;
+        service.stop = StopSettings { signal: arguments.stop_signal, mode: arguments.stop_mode };
         if let Some(user) = &arguments.user {
             host::find_user(user).map_err(|error| format!("--user: {error}"))?;
         }

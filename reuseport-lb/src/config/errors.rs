@@ -20,6 +20,8 @@ const VALUES: &[(&str, &str)] = &[
     ("start_timeout", "a time like \"500ms\", \"2s\" or \"1m 30s\""),
     ("hold_timeout", "a time like \"500ms\", \"2s\" or \"1m 30s\""),
     ("drain_timeout", "a time like \"500ms\", \"2s\" or \"1m 30s\""),
+    ("stop_signal", "\"TERM\", \"QUIT\", \"INT\", \"HUP\", \"USR1\", \"USR2\" or \"WINCH\""),
+    ("stop_mode", "\"group\" or \"main\""),
     ("idle_timeout", "a time like \"500ms\", \"2s\" or \"1m 30s\""),
     ("stall_timeout", "\"off\" or a time like \"500ms\" or \"2s\""),
     ("watchdog", "\"off\" or a time like \"500ms\" or \"2s\""),

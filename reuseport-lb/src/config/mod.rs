@@ -3,17 +3,20 @@
 mod choices;
 mod environment;
 mod errors;
+mod known;
 mod machine;
-mod overlap;
 pub mod process;
+mod stop;
 mod values;
+mod warnings;
 
 pub use choices::{Affinity, Flows, OnCrash, OnStall, WhenBusy, WhenEmpty};
 pub use environment::{check_directory, check_program, check_variable};
 pub(crate) use errors::{nearest, plain};
 pub use machine::Machine;
-pub use overlap::warnings;
+pub use stop::{StopMode, StopSettings, StopSignal};
 pub use values::{Overload, Ready, duration};
+pub use warnings::warnings;
 
 use std::collections::{BTreeMap, HashMap};
 use std::num::NonZeroU32;
@@ -72,8 +75,11 @@ pub struct ServiceConfig {
     pub start_timeout: Duration,
     /// How long a crashed worker keeps its buckets.
     pub hold_timeout: Duration,
-    /// Longest time until a leaving worker gets SIGTERM, and again until SIGKILL.
+    /// Longest time until a leaving worker is told to end, and again until SIGKILL.
     pub drain_timeout: Duration,
+    /// How a worker is told to end.
+    #[serde(default)]
+    pub stop: StopSettings,
     /// How long a UDP flow without a packet stays with its worker.
     #[serde(default = "idle_timeout")]
     pub idle_timeout: Duration,
@@ -117,6 +123,7 @@ impl ServiceConfig {
             start_timeout: start_timeout(),
             hold_timeout: Duration::from_secs(2),
             drain_timeout: Duration::from_secs(30),
+            stop: StopSettings::default(),
             idle_timeout: idle_timeout(),
             stall_timeout: Some(Duration::from_secs(1)),
             overload: Some(Overload::default()),
@@ -280,6 +287,8 @@ struct Written {
     start_timeout: Option<Span>,
     hold_timeout: Option<Span>,
     drain_timeout: Option<Span>,
+    stop_signal: Option<Spanned<StopSignal>>,
+    stop_mode: Option<Spanned<StopMode>>,
     #[serde(default)]
     when_empty: WhenEmpty,
     when_busy: Option<Spanned<WhenBusy>>,
@@ -353,6 +362,8 @@ impl Written {
             group: self.group,
         };
         service.process = process.validated(machine).map_err(|(span, error)| at(span, error))?;
+        service.stop = StopSettings::validated(self.stop_signal, self.stop_mode, service.embedded)
+            .map_err(|(span, error)| at(span, error))?;
         service.affinity = self.affinity;
         service.ready = self.ready;
         service.on_crash = self.on_crash;

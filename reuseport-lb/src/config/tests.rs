@@ -38,13 +38,15 @@ fn every_key_is_read() {
         "{minimal}command = [\"./server\", \"--fd\", \"3\"]\nworkers = 4\naffinity = \"source\"\nready = \"500ms\"\n\
          on_crash = \"migrate\"\nhold_timeout = \"3s\"\ndrain_timeout = \"1m 30s\"\nwhen_empty = \"reject\"\n\
          backlog = 17\nuser = \"root\"\nstall_timeout = \"250ms\"\noverload = {{ factor = 3, floor = 40 }}\n\
-         watchdog = \"10ms\"\nidle_timeout = \"5s\"\nwhen_busy = \"next\"\nflows = \"none\"\n"
+         watchdog = \"10ms\"\nidle_timeout = \"5s\"\nwhen_busy = \"next\"\nflows = \"none\"\n\
+         stop_signal = \"sigusr1\"\nstop_mode = \"main\"\n"
     );
     let service = parse(&text).unwrap().remove(0);
     assert_eq!(service.command, ["./server", "--fd", "3"]);
     assert_eq!((service.workers, service.backlog), (4, 17));
     assert_eq!((service.affinity, service.when_empty), (Affinity::Source, WhenEmpty::Reject));
     assert_eq!((service.when_busy, service.flows), (WhenBusy::Next, Flows::None));
+    assert_eq!(service.stop, StopSettings { signal: StopSignal::Usr1, mode: StopMode::Main });
     assert_eq!(
         (service.on_crash, service.ready),
         (OnCrash::Migrate, Ready::After(Duration::from_millis(500)))
@@ -154,6 +156,9 @@ fn errors_name_the_line_and_the_fix() {
         ),
         ("watchdog = \"on\"", 4, "is not a time"),
         ("watchdog = \"1ms\"", 4, "the least is 10ms"),
+        ("stop_signal = \"KILL\"", 4, "write TERM, QUIT, INT"),
+        ("stop_signal = 15", 4, "write \"TERM\", \"QUIT\""),
+        ("stop_mode = \"all\"", 4, "write \"group\" or \"main\""),
         ("overload = \"on\"", 4, "\"off\" or a table like"),
         ("overload = 2.0", 4, "\"off\" or a table like"),
         ("overload = { factor = 0.9 }", 4, "from 1.0 on"),

@@ -81,6 +81,7 @@ fn found(service: &str, workers: &[Marked], listeners: &[Listener]) -> SavedServ
         weight: 1,
         life: service::unknown_life(),
         watched: false,
+        stop: config::StopSettings::default(),
         process: state_file::SavedProcess {
             identity: Some(marked.process),
             cgroup: None,

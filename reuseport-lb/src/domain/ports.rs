@@ -11,6 +11,7 @@ use super::observed::{Pulse, Queue};
 use super::reconfigure::Settings;
 use super::slots::SlotSet;
 use super::table::BucketChange;
+use crate::config::StopSettings;
 
 /// Identifies a worker. A successor has the number of the worker that it is to replace, and both exist for a while.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -212,8 +213,8 @@ pub trait Processes {
     fn pid(&self, process: ProcessKey) -> Option<i32>;
     /// Whether the daemon may end the process: not a joined one.
     fn is_ours(&self, process: ProcessKey) -> bool;
-    /// Sends SIGTERM.
-    fn terminate(&mut self, process: ProcessKey);
+    /// Tells the process to end in order.
+    fn terminate(&mut self, process: ProcessKey, stop: StopSettings);
     /// Sends SIGKILL.
     fn kill(&mut self, process: ProcessKey);
     /// Notes that the process ends by itself: its descendants get time to finish.

@@ -59,10 +59,11 @@ impl Undo {
     }
 }
 
-/// `rest` with those settings of `start` that a process is started with: see [`revision_of`].
+/// `rest` with those settings of `start` that a process is started with (see [`revision_of`]), and with how it is told
+/// to end.
 fn starting_as(start: ServiceConfig, rest: ServiceConfig) -> ServiceConfig {
-    let ServiceConfig { listen, command, embedded, user, process, watchdog, .. } = start;
-    ServiceConfig { listen, command, embedded, user, process, watchdog, ..rest }
+    let ServiceConfig { listen, command, embedded, user, process, watchdog, stop, .. } = start;
+    ServiceConfig { listen, command, embedded, user, process, watchdog, stop, ..rest }
 }
 
 /// Hash of the settings that a process is started with: see [`Settings::revision`].

@@ -15,7 +15,7 @@ use super::Surroundings;
 use super::dataplane::{Groups, Sockets};
 use super::sd_notify::{self, Notify};
 use super::state_file;
-use crate::config;
+use crate::config::{self, StopSettings};
 use crate::domain::engine::{Engine, ProcessEvent};
 use crate::domain::listener::Listener;
 use crate::domain::observed::{Exit, Pulse};
@@ -215,7 +215,7 @@ impl ProcessTable {
             Err(error) => {
                 warn!(worker = name, "it cannot be heard: {error:#}");
                 if written.life.origin == Origin::Started {
-                    process.terminate();
+                    process.terminate(written.stop);
                 }
                 false
             }
@@ -264,8 +264,8 @@ impl Processes for ProcessTable {
         self.process(process).is_some_and(Process::is_leader)
     }
 
-    fn terminate(&mut self, process: ProcessKey) {
-        self.process(process).into_iter().for_each(Process::terminate);
+    fn terminate(&mut self, process: ProcessKey, stop: StopSettings) {
+        self.process(process).into_iter().for_each(|process| process.terminate(stop));
     }
 
     fn kill(&mut self, process: ProcessKey) {

@@ -149,6 +149,7 @@ fn worker_of(engine: &OwnEngine, record: &WorkerRecord) -> state_file::SavedWork
         weight: record.weight,
         life: record.life,
         watched: record.watched,
+        stop: record.stop,
         process: record.process.and_then(|key| engine.processes().describe(key)).unwrap_or_default(),
         sockets: record.sockets.iter().map(place).collect(),
     }

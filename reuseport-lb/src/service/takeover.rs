@@ -168,6 +168,7 @@ impl Takeover {
             weight: written.weight,
             life: written.life,
             watched: written.watched,
+            stop: written.stop,
             process,
             sockets: written.sockets.iter().filter_map(socket).collect(),
         };
@@ -249,8 +250,8 @@ pub fn unknown_life() -> Left {
 /// Terminates the processes of a service of an earlier daemon that cannot be taken over.
 pub async fn abandon(state: &SavedService) {
     let mut slices = Slices::begin();
-    for process in state.workers.iter().filter_map(process_of) {
-        process.terminate();
+    for (worker, process) in state.workers.iter().filter_map(|it| Some((it, process_of(it)?))) {
+        process.terminate(worker.stop);
         slices.turn().await;
     }
 }

@@ -17,6 +17,7 @@ pub(super) struct Layer {
 pub(super) const VALUES: &[&str] = &[
     "config::choices",
     "config::process",
+    "config::stop",
     "daemon::paths",
     "domain::listener",
     "domain::observed",

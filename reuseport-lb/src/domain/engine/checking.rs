@@ -241,7 +241,7 @@ impl<D: Dataplane, P: Processes> Engine<D, P> {
             let Some(worker) = self.pool.get_mut(id) else { continue };
             if worker.watchdog.expires(now) {
                 warn!(worker = worker.name, "no WATCHDOG=1 in time: process killed");
-                self.tell_process(id, P::kill);
+                self.tell_process(id, |processes, running| processes.kill(running.key));
             }
         }
     }

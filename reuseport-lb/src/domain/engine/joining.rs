@@ -21,7 +21,8 @@ impl<D: Dataplane, P: Processes> Engine<D, P> {
             return Err(error.into());
         }
         if let Some(worker) = self.pool.get_mut(id) {
-            worker.process = Some(Running { key, since: now, selected: 0 });
+            let stop = self.settings.config.stop;
+            worker.process = Some(Running { key, since: now, selected: 0, stop });
         }
         self.on_event(id, Event::Start, now);
         self.on_event(id, Event::Spawned, now);

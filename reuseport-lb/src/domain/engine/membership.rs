@@ -91,13 +91,13 @@ impl<D: Dataplane, P: Processes> Engine<D, P> {
             suspect: worker.life.is_suspect(),
             settings: &self.settings,
         });
-        let revision = self.settings.revision();
+        let (revision, stop) = (self.settings.revision(), self.settings.config.stop);
         // Decisions for earlier processes do not count for this one; for a first process there were none.
         let selected = if worker.life.restarts() > 0 { self.selected(worker) } else { 0 };
         let Some(worker) = self.pool.get_mut(id) else { return };
         match spawned {
             Ok(()) => {
-                worker.process = Some(Running { key, since: now, selected });
+                worker.process = Some(Running { key, since: now, selected, stop });
                 worker.revision = revision;
                 worker.sightings.began();
                 self.on_event(id, Event::Spawned, now);

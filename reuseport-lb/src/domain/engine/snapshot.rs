@@ -18,6 +18,7 @@ use super::super::watchdog::Watchdog;
 use super::super::worker::{Event, Left, Life, Origin, State};
 use super::agenda::Agenda;
 use super::{Engine, Settings};
+use crate::config::StopSettings;
 
 /// What the next daemon needs to know of a service.
 #[derive(Clone, Debug, PartialEq)]
@@ -68,6 +69,8 @@ pub struct WorkerRecord {
     pub life: Left,
     /// Whether watchdog pings are expected.
     pub watched: bool,
+    /// How the process is told to end.
+    pub stop: StopSettings,
     /// The process, if one runs.
     pub process: Option<ProcessKey>,
     /// Listener, socket, and the slot's counter of decisions when the worker got the slot.
@@ -227,7 +230,7 @@ impl<D: Dataplane, P: Processes> Engine<D, P> {
         }
         if forget {
             if let Some(process) = record.process.filter(|_| found.runs && !joined) {
-                self.processes.terminate(process);
+                self.processes.terminate(process, record.stop);
             }
             if let Some(process) = record.process {
                 self.processes.forget(process);
@@ -276,7 +279,7 @@ impl<D: Dataplane, P: Processes> Engine<D, P> {
         if !found.heard {
             // The worker gets another process. A joined process is left alone.
             if !joined {
-                self.processes.terminate(key);
+                self.processes.terminate(key, record.stop);
             }
             self.processes.forget(key);
             return life.running.then_some(record.id);
@@ -284,7 +287,7 @@ impl<D: Dataplane, P: Processes> Engine<D, P> {
         let unknown = !matches!(life.state, State::Ready | State::Draining);
         let selected = if unknown { self.pool.get(record.id).map_or(0, |it| self.selected(it)) } else { 0 };
         let worker = self.pool.get_mut(record.id)?;
-        worker.process = Some(Running { key, since: now, selected });
+        worker.process = Some(Running { key, since: now, selected, stop: record.stop });
         if record.watched {
             worker.watchdog = Watchdog::fed(watchdog, now);
         }
@@ -292,7 +295,7 @@ impl<D: Dataplane, P: Processes> Engine<D, P> {
         // does not show whether it waits for work.
         let unready = matches!(life.state, State::Starting | State::Failed) && !self.dataplane.sees_waits();
         if !joined && (lost || unready) {
-            self.processes.terminate(key);
+            self.processes.terminate(key, record.stop);
         }
         None
     }
@@ -333,18 +336,20 @@ impl WorkerRecord {
             weight: worker.weight,
             life: worker.life.left(),
             watched: worker.watchdog.is_armed(),
+            stop: worker.process.map(|running| running.stop).unwrap_or_default(),
             process: worker.process.map(|running| running.key),
             sockets: Vec::new(),
         }
     }
 
     fn is_of(&self, worker: &Worker) -> bool {
-        let Self { id, slot, holds_slot, trial, revision, weight, life, watched, process, sockets } = self;
+        let Self { id, slot, holds_slot, trial, revision, weight, life, watched, stop, process, sockets } =
+            self;
         let now = Self::without_sockets(worker);
-        let own = (*id, *slot, *holds_slot, *trial, *revision, *weight, *life, *watched, *process);
+        let own = (*id, *slot, *holds_slot, *trial, *revision, *weight, *life, *watched, *stop, *process);
         let its = (now.id, now.slot, now.holds_slot, now.trial, now.revision, now.weight);
         (own.0, own.1, own.2, own.3, own.4, own.5) == its
-            && (own.6, own.7, own.8) == (now.life, now.watched, now.process)
+            && (own.6, own.7, own.8, own.9) == (now.life, now.watched, now.stop, now.process)
             && sockets
                 .iter()
                 .copied()

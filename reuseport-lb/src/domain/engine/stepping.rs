@@ -5,7 +5,8 @@ use std::time::Instant;
 
 use tracing::info;
 
-use super::super::ports::{Dataplane, ProcessKey, Processes, WorkerId};
+use super::super::pool::Running;
+use super::super::ports::{Dataplane, Processes, WorkerId};
 use super::super::watchdog::Watchdog;
 use super::super::worker::{Event, State, Step};
 use super::Engine;
@@ -67,15 +68,17 @@ impl<D: Dataplane, P: Processes> Engine<D, P> {
             Step::Rescue => self.rescue(id, None),
             Step::HandOn => self.hand_on(id),
             Step::HandOver => self.hand_over(id),
-            Step::Terminate => self.tell_process(id, P::terminate),
-            Step::Kill => self.tell_process(id, P::kill),
+            Step::Terminate => {
+                self.tell_process(id, |processes, running| processes.terminate(running.key, running.stop))
+            }
+            Step::Kill => self.tell_process(id, |processes, running| processes.kill(running.key)),
             Step::Remove => self.part(id, now),
         }
     }
 
-    pub(super) fn tell_process(&mut self, id: WorkerId, tell: impl Fn(&mut P, ProcessKey)) {
+    pub(super) fn tell_process(&mut self, id: WorkerId, tell: impl Fn(&mut P, Running)) {
         if let Some(running) = self.pool.get(id).and_then(|worker| worker.process) {
-            tell(&mut self.processes, running.key);
+            tell(&mut self.processes, running);
         }
     }
 }

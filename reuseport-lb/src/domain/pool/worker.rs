@@ -9,6 +9,7 @@ use super::super::observed::{Exit, ForeignSocket};
 use super::super::ports::{Cookie, ListenerId, ProcessKey, WorkerId};
 use super::super::watchdog::Watchdog;
 use super::super::worker::{Life, Origin, State};
+use crate::config::StopSettings;
 
 /// A process that ends within this time of its start counts as one that has not served.
 const SOON: Duration = Duration::from_secs(2);
@@ -52,6 +53,8 @@ pub struct Running {
     pub since: Instant,
     /// Decisions for the worker's TCP sockets until then.
     pub selected: u64,
+    /// How the process is told to end: a successor's command may need another signal.
+    pub stop: StopSettings,
 }
 
 /// What was seen of a worker's process: for its readiness, and for `lacks` of `status`.

@@ -92,7 +92,7 @@ pub enum Event {
     NotStarted,
     /// The worker is to leave.
     Leave {
-        /// Longest time until SIGTERM, and again until SIGKILL; `None`: `drain_timeout`.
+        /// Longest time until `stop_signal`, and again until SIGKILL; `None`: `drain_timeout`.
         patience: Option<Duration>,
     },
     /// The worker's queues and flows were counted.
@@ -125,7 +125,7 @@ pub enum Step {
     HandOn,
     /// The process does not accept any more: hand queued connections to other workers, for good.
     HandOver,
-    /// Send SIGTERM.
+    /// Tell the process to end: by `stop_signal`.
     Terminate,
     /// Send SIGKILL.
     Kill,

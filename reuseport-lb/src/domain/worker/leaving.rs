@@ -20,11 +20,11 @@ pub(super) const QUIET: Duration = Duration::from_millis(100);
 #[derive(Clone, Debug)]
 pub(super) struct Leaving {
     patience: Duration,
-    /// When SIGTERM is sent; or SIGKILL, if the process knows that it is to end.
+    /// When the process is told to end; or SIGKILL is sent, if the process knows that it is to end.
     until: Option<Instant>,
     /// When to look at the queue next; `None` once it was handed over.
     pub(super) next_poll: Option<Instant>,
-    /// The process knows that it is to end: by SIGTERM, or because it said `STOPPING=1`.
+    /// The process knows that it is to end: by `stop_signal`, or because it said `STOPPING=1`.
     pub(super) told: bool,
     /// The process ends by itself, and another one is started.
     pub(super) returns: bool,
@@ -74,7 +74,7 @@ impl Leaving {
         Self { returns, ..self }
     }
 
-    /// Shortens the time until SIGTERM or SIGKILL to `patience`, if that is less.
+    /// Shortens the time until `stop_signal` or SIGKILL to `patience`, if that is less.
     pub(super) fn hasten(&mut self, now: Instant, patience: Duration) {
         self.patience = self.patience.min(patience);
         self.until = self.until.map(|until| until.min(now + patience));

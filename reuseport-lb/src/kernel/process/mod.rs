@@ -2,6 +2,7 @@
 //! id is never taken for a worker.
 
 mod identity;
+mod signals;
 mod spawn;
 
 use std::cell::Cell;
@@ -13,9 +14,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::process::{
-    Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, kill_process_group, pidfd_open, pidfd_send_signal, waitid,
-};
+use rustix::process::{Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, pidfd_open, waitid};
 use tokio::io::unix::AsyncFd;
 use tokio::sync::Mutex;
 
@@ -123,18 +122,6 @@ impl Process {
         self.pid.as_raw_nonzero().get()
     }
 
-    /// Asks the process and its descendants to end (SIGTERM).
-    pub fn terminate(&self) {
-        self.ending.set(true);
-        self.signal(Signal::TERM);
-    }
-
-    /// Ends the process and its descendants (SIGKILL).
-    pub fn kill(&self) {
-        self.killed.set(true);
-        self.signal(Signal::KILL);
-    }
-
     /// Lets the child become the worker. If the daemon dies before that, the child ends.
     pub fn unblock(&self) {
         if let Some(mut go) = self.go.take() {
@@ -143,47 +130,9 @@ impl Process {
         }
     }
 
-    /// Stops the process (SIGSTOP) until [`Process::resume`]. A system call that it is in may still finish.
-    pub fn suspend(&self) {
-        self.signal(Signal::STOP);
-    }
-
-    /// Lets the process run again (SIGCONT).
-    pub fn resume(&self) {
-        self.signal(Signal::CONT);
-    }
-
     /// Gives the descendants time to finish when the process ends by itself, as after [`Process::terminate`].
     pub fn expect_end(&self) {
         self.ending.set(true);
-    }
-
-    fn signal(&self, signal: Signal) {
-        if self.gone.get() {
-            return;
-        }
-        // Errors are ignored: the process may just have ended, and of any other error its caller notices that it
-        // goes on.
-        if self.kin == Kin::Joined {
-            let _ = pidfd_send_signal(self.pidfd.get_ref(), signal);
-            return;
-        }
-        // Before the process group gets the signal: afterwards parents are gone, and descent is not known any more.
-        let others = self.others(Search::Thorough);
-        let group = self.has_id();
-        if group && kill_process_group(self.pid, signal).is_err() {
-            // The process leads no group.
-            let _ = pidfd_send_signal(self.pidfd.get_ref(), signal);
-        }
-        if signal == Signal::KILL
-            && let Some(cgroup) = &self.cgroup
-        {
-            cgroup.kill();
-        }
-        // No process gets the signal twice: many programs take a second SIGTERM for "end at once".
-        for (pid, stat) in others.iter().filter(|(_, stat)| !group || stat.group != self.pid()) {
-            signal_same(*pid, stat, signal);
-        }
     }
 
     /// Whether the process id, which is the group's id as well, still belongs to this process: no other process gets

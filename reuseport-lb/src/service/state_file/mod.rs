@@ -124,6 +124,9 @@ pub struct SavedWorker {
     pub life: worker::Left,
     /// Whether the watchdog runs: the worker has sent `WATCHDOG=1`.
     pub watched: bool,
+    /// How the worker's process is told to end.
+    #[serde(default)]
+    pub stop: config::StopSettings,
     /// How the worker's process is found again.
     #[serde(flatten)]
     pub process: SavedProcess,

@@ -16,6 +16,7 @@ fn state() -> SavedService {
         weight: 5,
         life: worker::Life::new(worker::Origin::Joined).left(),
         watched: true,
+        stop: config::StopSettings::default(),
         process: SavedProcess {
             identity: Some(Identity { pid: 1, started: u64::MAX }),
             cgroup: Some("/sys/fs/cgroup/web-3".into()),
@@ -71,9 +72,12 @@ fn its_names_are_those_of_earlier_versions() {
 fn what_earlier_versions_have_written_is_read() {
     let whole = serde_json::to_value(state()).unwrap();
     let mut old = whole.clone();
+    let parts = [
+        ("/", &["abandoned", "told", "flows_cut"][..]),
+        ("/workers/0", &["cgroup", "process", "notify", "stop"]),
+    ];
     let parts =
-        [("/", &["abandoned", "told", "flows_cut"][..]), ("/workers/0", &["cgroup", "process", "notify"])];
-    let parts = parts.into_iter().chain([("/doors/0", &["program", "since", "lost"][..])]);
+        parts.into_iter().chain([("/doors/0", &["program", "since", "lost"][..]), ("/config", &["stop"])]);
     for (at, later) in parts {
         let part = old.pointer_mut(at.trim_end_matches('/')).and_then(|part| part.as_object_mut()).unwrap();
         assert!(later.iter().all(|name| part.remove(*name).is_some()), "{whole}");

@@ -12,6 +12,7 @@ use reuseport_lb_common::entry::Entry;
 use reuseport_lb_common::load::Fitness;
 use reuseport_lb_common::slots::{MAX_SLOTS, NO_SLOT};
 
+use crate::config::StopSettings;
 use crate::domain::listener::{Listener, Protocol};
 use crate::domain::ports::{Claim, Cookie, ListenerId, ProcessKey};
 
@@ -89,6 +90,8 @@ pub(super) struct Process {
     pub(super) joined: bool,
     /// The process was told to end.
     pub(super) told: bool,
+    /// How it was told to.
+    pub(super) stop: Option<StopSettings>,
     pub(super) killed: bool,
     /// The process accepts nothing and shows no sign of life.
     pub(super) hangs: bool,

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::{Broken, Fake, Process, Stage};
+use crate::config::StopSettings;
 use crate::domain::listener::Listener;
 use crate::domain::observed::Pulse;
 use crate::domain::ports::*;
@@ -22,6 +23,7 @@ impl Processes for Fake {
             stage: Stage::Blocked,
             joined: false,
             told: false,
+            stop: None,
             killed: false,
             hangs: false,
             waits: false,
@@ -41,6 +43,7 @@ impl Processes for Fake {
             stage: Stage::Runs,
             joined: true,
             told: false,
+            stop: None,
             killed: false,
             hangs: false,
             waits: false,
@@ -69,9 +72,10 @@ impl Processes for Fake {
         self.0.borrow().processes.get(&process).is_some_and(|process| !process.joined)
     }
 
-    fn terminate(&mut self, process: ProcessKey) {
+    fn terminate(&mut self, process: ProcessKey, stop: StopSettings) {
         if let Some(process) = self.0.borrow_mut().processes.get_mut(&process) {
             process.told = true;
+            process.stop = Some(stop);
         }
     }
 

@@ -1,9 +1,12 @@
-//! Servers that people run, unmodified: long requests are no stalls, and what loads is not sick.
+//! Servers that people run, unmodified: long requests are no stalls, what loads is not sick, and a restart finishes what
+//! is in flight.
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on shall panic")]
 
-use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpStream};
+mod programs;
+mod requests;
+mod restarts;
+
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
@@ -11,55 +14,12 @@ use nix::sys::signal::Signal;
 use reuseport_lb_client::api::ServiceStatus;
 use testkit::config::Config;
 use testkit::daemon::{Daemon, Paths, settled, signal, throughout, until};
-use testkit::fault::times;
-use testkit::patience::{at_most, lasts};
+use testkit::patience::at_most;
 use testkit::server;
-use testkit::world::{World, program};
+use testkit::world::World;
 
-fn to() -> SocketAddr {
-    "127.0.0.1:3000".parse().unwrap()
-}
-
-/// How long a long request takes, and a slow start: well beyond `stall_timeout`; a whole run has more patience.
-fn long() -> Duration {
-    Duration::from_secs(times(5).clamp(5, 60) as u64)
-}
-
-/// A short request takes no longer than this, even if everything else does.
-const PATIENCE: Duration = Duration::from_secs(30);
-
-/// One request on a connection of its own; the answer, or what went wrong.
-fn get(path: &str, patience: Duration) -> Result<String, String> {
-    let mut stream = TcpStream::connect(to()).map_err(|error| format!("connect: {error}"))?;
-    stream.set_read_timeout(Some(patience)).map_err(|error| error.to_string())?;
-    let request = format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
-    stream.write_all(request.as_bytes()).map_err(|error| format!("send: {error}"))?;
-    let mut answer = String::new();
-    stream
-        .read_to_string(&mut answer)
-        .map_err(|error| format!("{path}: {error} after {:?}", answer.len()))?;
-    if answer.starts_with("HTTP/1.1 200") { Ok(answer) } else { Err(format!("{path}: {answer:?}")) }
-}
-
-/// Short requests, 50 a second, until `done`; how many were answered within their patience, and what became of the
-/// others.
-fn short_ones(done: &AtomicBool, patience: Duration) -> (usize, Vec<String>) {
-    std::thread::scope(|scope| {
-        let mut all = Vec::new();
-        while !done.load(Ordering::Relaxed) {
-            all.push(scope.spawn(|| get("/", patience)));
-            lasts("the time between two of 50 requests a second", Duration::from_millis(20));
-        }
-        let (mut answered, mut failed) = (0, Vec::new());
-        for one in all {
-            match one.join().unwrap() {
-                Ok(_) => answered += 1,
-                Err(error) => failed.push(error),
-            }
-        }
-        (answered, failed)
-    })
-}
+use programs::{application, downloads, haproxy, nginx, uvicorn, words};
+use requests::{PATIENCE, get, long, short_ones};
 
 fn pids(service: &ServiceStatus) -> Vec<i32> {
     service.workers.iter().filter_map(|worker| worker.pid).collect()
@@ -91,31 +51,6 @@ fn a_long_request_is_no_stall(command: impl FnOnce(&World) -> Vec<String>) {
     daemon.stop();
 }
 
-/// A program of this machine, and what it is told.
-fn words(name: &str, arguments: &[&str]) -> Vec<String> {
-    let program = program(name).display().to_string();
-    [program].into_iter().chain(arguments.iter().map(|it| (*it).to_owned())).collect()
-}
-
-/// An application for WSGI and for ASGI.
-fn application(world: &World) -> String {
-    let seconds = long().as_secs();
-    let _ = world.file(
-        "app.py",
-        &format!(
-            "import asyncio, time\ndef wsgi(environ, start):\n    \
-             if environ['PATH_INFO'] == '/slow': time.sleep({seconds})\n    \
-             start('200 OK', [('Content-Type', 'text/plain'), ('Content-Length', '2')])\n    return [b'ok']\n\
-             async def asgi(scope, receive, send):\n    \
-             if scope['type'] != 'http': return\n    \
-             if scope['path'] == '/slow': await asyncio.sleep({seconds})\n    \
-             await send({{'type': 'http.response.start', 'status': 200, 'headers': [(b'content-length', b'2')]}})\n    \
-             await send({{'type': 'http.response.body', 'body': b'ok'}})\n"
-        ),
-    );
-    world.path(".").display().to_string()
-}
-
 #[test]
 fn gunicorn_answers_a_long_request_beside_short_ones() {
     a_long_request_is_no_stall(|world| {
@@ -126,59 +61,17 @@ fn gunicorn_answers_a_long_request_beside_short_ones() {
 
 #[test]
 fn uvicorn_answers_a_long_request_beside_short_ones() {
-    a_long_request_is_no_stall(|world| {
-        let application = application(world);
-        words("uvicorn", &["--fd", "3", "--log-level", "warning", "--app-dir", &application, "app:asgi"])
-    });
+    a_long_request_is_no_stall(uvicorn);
 }
 
 #[test]
 fn haproxy_answers_a_long_request_beside_short_ones() {
-    a_long_request_is_no_stall(|world| {
-        let file = world.file(
-            "haproxy.cfg",
-            &format!(
-                "defaults\n  mode http\n  timeout client 100s\n  timeout connect 5s\n  timeout server 5s\n  \
-                 timeout tarpit {}s\nfrontend f\n  bind fd@3\n  \
-                 http-request tarpit deny_status 200 if {{ path /slow }}\n  \
-                 http-request return status 200 content-type text/plain string ok\n",
-                long().as_secs()
-            ),
-        );
-        words("haproxy", &["-db", "-f", &file.to_string_lossy()])
-    });
-}
-
-/// nginx with a listener, and the descriptors that it is told of.
-fn nginx(world: &World, listen: &str, descriptors: &str) -> Vec<String> {
-    let root = world.path(".").display().to_string();
-    let file = world.file(
-        "nginx.conf",
-        &format!(
-            "daemon off;\nworker_processes 1;\nuser root;\npid {root}/nginx-$$.pid;\nerror_log stderr;\nevents {{}}\n\
-             http {{\n  access_log off;\n  client_body_temp_path {root}/b;\n  proxy_temp_path {root}/p;\n  \
-             fastcgi_temp_path {root}/f;\n  uwsgi_temp_path {root}/u;\n  scgi_temp_path {root}/s;\n  \
-             server {{\n    listen {listen};\n    root {root};\n    location /slow {{ limit_rate 1k; }}\n  }}\n}}\n"
-        ),
-    );
-    // Each master has a pid file of its own.
-    let script = format!(
-        "sed \"s/nginx-\\$\\$/nginx-$$/\" {} > {root}/$$.conf; export NGINX='{descriptors}'; \
-         exec {} -e stderr -c {root}/$$.conf",
-        file.display(),
-        program("nginx").display()
-    );
-    words("sh", &["-c", &script])
+    a_long_request_is_no_stall(|world| haproxy(world, "-db"));
 }
 
 #[test]
 fn nginx_answers_a_long_request_beside_short_ones() {
-    a_long_request_is_no_stall(|world| {
-        // As much as a kilobyte a second takes so long.
-        let _ = world.file("slow", &"x".repeat(1024 * long().as_secs() as usize));
-        let _ = world.file("index.html", "ok");
-        nginx(world, "127.0.0.1:3000", "3;")
-    });
+    a_long_request_is_no_stall(downloads);
 }
 
 /// A service of one worker that opens a socket by itself: what is said of it.

@@ -1,0 +1,81 @@
+//! Servers that people run, with what they need to serve.
+
+use testkit::world::{World, program};
+
+use super::requests::long;
+
+/// A program of this machine, and what it is told.
+pub(super) fn words(name: &str, arguments: &[&str]) -> Vec<String> {
+    let program = program(name).display().to_string();
+    [program].into_iter().chain(arguments.iter().map(|it| (*it).to_owned())).collect()
+}
+
+/// An application for WSGI and for ASGI.
+pub(super) fn application(world: &World) -> String {
+    let seconds = long().as_secs();
+    let _ = world.file(
+        "app.py",
+        &format!(
+            "import asyncio, time\ndef wsgi(environ, start):\n    \
+             if environ['PATH_INFO'] == '/slow': time.sleep({seconds})\n    \
+             start('200 OK', [('Content-Type', 'text/plain'), ('Content-Length', '2')])\n    return [b'ok']\n\
+             async def asgi(scope, receive, send):\n    \
+             if scope['type'] != 'http': return\n    \
+             if scope['path'] == '/slow': await asyncio.sleep({seconds})\n    \
+             await send({{'type': 'http.response.start', 'status': 200, 'headers': [(b'content-length', b'2')]}})\n    \
+             await send({{'type': 'http.response.body', 'body': b'ok'}})\n"
+        ),
+    );
+    world.path(".").display().to_string()
+}
+
+/// uvicorn with that.
+pub(super) fn uvicorn(world: &World) -> Vec<String> {
+    let application = application(world);
+    words("uvicorn", &["--fd", "3", "--log-level", "warning", "--app-dir", &application, "app:asgi"])
+}
+
+/// HAProxy, in the mode of this option, whose answer to /slow takes [`long`].
+pub(super) fn haproxy(world: &World, mode: &str) -> Vec<String> {
+    let file = world.file(
+        "haproxy.cfg",
+        &format!(
+            "defaults\n  mode http\n  timeout client 100s\n  timeout connect 5s\n  timeout server 5s\n  \
+             timeout tarpit {}s\nfrontend f\n  bind fd@3\n  \
+             http-request tarpit deny_status 200 if {{ path /slow }}\n  \
+             http-request return status 200 content-type text/plain string ok\n",
+            long().as_secs()
+        ),
+    );
+    words("haproxy", &[mode, "-f", &file.to_string_lossy()])
+}
+
+/// nginx with a listener, and the descriptors that it is told of.
+pub(super) fn nginx(world: &World, listen: &str, descriptors: &str) -> Vec<String> {
+    let root = world.path(".").display().to_string();
+    let file = world.file(
+        "nginx.conf",
+        &format!(
+            "daemon off;\nworker_processes 1;\nuser root;\npid {root}/nginx-$$.pid;\nerror_log stderr;\nevents {{}}\n\
+             http {{\n  access_log off;\n  client_body_temp_path {root}/b;\n  proxy_temp_path {root}/p;\n  \
+             fastcgi_temp_path {root}/f;\n  uwsgi_temp_path {root}/u;\n  scgi_temp_path {root}/s;\n  \
+             server {{\n    listen {listen};\n    root {root};\n    location /slow {{ limit_rate 1k; }}\n  }}\n}}\n"
+        ),
+    );
+    // Each master has a pid file of its own.
+    let script = format!(
+        "sed \"s/nginx-\\$\\$/nginx-$$/\" {} > {root}/$$.conf; export NGINX='{descriptors}'; \
+         exec {} -e stderr -c {root}/$$.conf",
+        file.display(),
+        program("nginx").display()
+    );
+    words("sh", &["-c", &script])
+}
+
+/// nginx with its socket, and with a download that takes [`long`].
+pub(super) fn downloads(world: &World) -> Vec<String> {
+    // As much as a kilobyte a second takes so long.
+    let _ = world.file("slow", &"x".repeat(1024 * long().as_secs() as usize));
+    let _ = world.file("index.html", "ok");
+    nginx(world, "127.0.0.1:3000", "3;")
+}
