@@ -132,7 +132,7 @@ impl<K: Kind> Group for KernelGroup<K> {
         let why = if self.is_migrating() { Counter::Migration } else { Counter::Packet };
         let detour = decision.detour.map_or(EVENTS as u16, |detour| detour as u16);
         let slot = decision.slot().unwrap_or(NO_SLOT);
-        trace(self.md, key, [why as u16, decision.owner as u16, detour, slot]);
+        trace(self.md, key, [why as u16, decision.owner_index() as u16, detour, slot]);
     }
 
     #[inline(always)]

@@ -18,21 +18,16 @@ const ROSTER_TRIES: u32 = 8;
 /// Walks through them all. `tried`: the owner was, and its socket is gone; `failed`: attempts so far at
 /// others.
 ///
-/// Written so that the verifier, which follows each way through it, has few to follow: what the policy has
-/// seen so far is one number, and no turn remembers another one's outcome.
+/// Written so that the verifier, which follows each way through it, has few to follow, also that of Linux 6.1
+/// (KERNEL.md 75): what was seen so far is three numbers of which it knows nothing, and turns have no counter.
 #[inline(always)]
 pub(super) fn walk<G: Group>(key: u32, owner: u16, tried: bool, failed: u32, group: &mut G) -> Decision {
     let mut policy = G::Policy::default();
-    let mut failed = failed;
-    let avoid = group.table().attention.get() & attention::AVOID != 0;
-    let fitness = |group: &G, slot: u16| match group.load() {
-        Some(load) if avoid => load.line(slot).fitness(),
-        _ => Fitness::Fit,
-    };
+    let mut failed = unfollowed(failed);
     let why = if owner == NO_SLOT {
         Counter::OwnerNone
     } else if tried {
-        failed += 1;
+        failed = unfollowed(failed + 1);
         Counter::OwnerGone
     } else {
         match fitness(group, owner) {
@@ -40,7 +35,7 @@ pub(super) fn walk<G: Group>(key: u32, owner: u16, tried: bool, failed: u32, gro
             Fitness::Stalled => Counter::OwnerStalled,
             Fitness::Fit => {
                 if !group.select(owner) {
-                    failed += 1;
+                    failed = unfollowed(failed + 1);
                     Counter::OwnerGone
                 } else if policy.takes(owner, 0, group) {
                     return Decision::taken(Counter::OwnerTaken, owner, failed);
@@ -50,53 +45,75 @@ pub(super) fn walk<G: Group>(key: u32, owner: u16, tried: bool, failed: u32, gro
             }
         }
     };
+    let why = unfollowed(why as u32);
     let decided =
         |detour, slot, failed| Decision { owner: why, detour: Some(detour), slot, selected: true, failed };
 
     let pick = candidate(key, 0);
-    for turn in 1..=CANDIDATES + G::Policy::READY_TRIES {
-        let slot = if turn <= CANDIDATES {
-            group.table().entry(candidate(key, turn)).slot()
-        } else {
-            let ready = group.load().and_then(|load| load.ready.pick(pick, turn - CANDIDATES - 1));
-            ready.unwrap_or(NO_SLOT)
+    macro_rules! ask {
+        ($($turn:literal)*) => {
+            $(
+                if $turn <= CANDIDATES + G::Policy::READY_TRIES {
+                    let slot = asked(key, pick, $turn, group);
+                    if slot != NO_SLOT && slot != owner && fitness(group, slot) == Fitness::Fit {
+                        if !group.select(slot) {
+                            failed = unfollowed(failed + 1);
+                        } else if policy.takes(slot, $turn, group) {
+                            return decided(asked_in($turn), slot, failed);
+                        }
+                    }
+                }
+            )*
         };
-        if slot == NO_SLOT || slot == owner || fitness(group, slot) != Fitness::Fit {
-            continue;
-        }
-        if !group.select(slot) {
-            failed += 1;
-        } else if policy.takes(slot, turn, group) {
-            return decided(asked_in(turn), slot, failed);
-        }
     }
+    const { assert!(CANDIDATES + G::Policy::READY_TRIES <= 8) };
+    ask!(1 2 3 4 5 6 7 8);
     if let Some((slot, turn)) = policy.best() {
         if group.select(slot) {
             return decided(asked_in(turn), slot, failed);
         }
-        failed += 1;
+        failed = unfollowed(failed + 1);
     }
-    if unfollowed(why as u32) == Counter::OwnerOverloaded as u32 {
+    if why == Counter::OwnerOverloaded as u32 {
         if group.select(owner) {
             return decided(Counter::DetourOwner, owner, failed);
         }
-        failed += 1;
+        failed = unfollowed(failed + 1);
     }
     for nth in 0..ROSTER_TRIES {
         let Some(slot) = group.load().and_then(|load| load.ready.pick(pick, nth)) else { break };
         if group.select(slot) {
             return decided(Counter::DetourReady, slot, failed);
         }
-        failed += 1;
+        failed = unfollowed(failed + 1);
     }
     for nth in 0..ROSTER_TRIES {
         let Some(slot) = group.load().and_then(|load| load.waiting.pick(pick, nth)) else { break };
         if group.select(slot) {
             return decided(Counter::DetourHold, slot, failed);
         }
-        failed += 1;
+        failed = unfollowed(failed + 1);
     }
     Decision { owner: why, detour: Some(Counter::DetourNone), slot: NO_SLOT, selected: false, failed }
+}
+
+/// What is said of a slot: read anew each time, so that the verifier knows nothing of it from the time before.
+#[inline(always)]
+fn fitness(group: &impl Group, slot: u16) -> Fitness {
+    if group.table().attention.get() & attention::AVOID == 0 {
+        return Fitness::Fit;
+    }
+    group.load().map_or(Fitness::Fit, |load| load.line(slot).fitness())
+}
+
+/// The slot that is asked in a turn; [`NO_SLOT`] if there is none.
+#[inline(always)]
+fn asked(key: u32, pick: u32, turn: u32, group: &impl Group) -> u16 {
+    if turn <= CANDIDATES {
+        group.table().entry(candidate(key, turn)).slot()
+    } else {
+        group.load().and_then(|load| load.ready.pick(pick, turn - CANDIDATES - 1)).unwrap_or(NO_SLOT)
+    }
 }
 
 /// Whom [`walk`] asks in a turn (a counter of stage `Detour`).

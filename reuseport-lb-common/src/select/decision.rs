@@ -7,8 +7,8 @@ use crate::shared::unfollowed;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use]
 pub struct Decision {
-    /// What became of the bucket's own worker (a counter of stage `Owner`).
-    pub owner: Counter,
+    /// Index of a counter of stage `Owner`: see [`Decision::owner`].
+    pub(super) owner: u32,
     /// Who was asked instead (a counter of stage `Detour`), unless the owner was taken.
     pub detour: Option<Counter>,
     /// The selected slot, if `selected`. (In an `Option` that is empty the verifier may see a pointer.)
@@ -23,7 +23,20 @@ impl Decision {
     /// The bucket's worker, or the previous one (a counter of stage `Owner`), in `slot`.
     #[inline(always)]
     pub(super) const fn taken(owner: Counter, slot: u16, failed: u32) -> Self {
-        Self { owner, detour: None, slot, selected: true, failed }
+        Self { owner: owner as u32, detour: None, slot, selected: true, failed }
+    }
+
+    /// What became of the bucket's own worker (a counter of stage `Owner`).
+    #[must_use]
+    pub fn owner(&self) -> Counter {
+        Counter::ALL[self.owner as usize]
+    }
+
+    /// The index of [`Decision::owner`], which needs no table.
+    #[inline(always)]
+    #[must_use]
+    pub fn owner_index(&self) -> u32 {
+        self.owner
     }
 
     /// The selected slot; `None` refuses the connection or datagram.
@@ -40,7 +53,7 @@ impl Decision {
         if migrating {
             add(Counter::Migration.index(), 1);
         }
-        let owner = unfollowed(self.owner as u32);
+        let owner = unfollowed(self.owner);
         if owner != Counter::OwnerTaken as u32 {
             add(owner as usize, 1);
         }

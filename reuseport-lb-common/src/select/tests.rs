@@ -17,7 +17,7 @@ use crate::load::Fitness;
 fn the_owner_is_taken_with_one_attempt() {
     let mut model = Model::<FirstFit>::new(&[3, 5]);
     let decision = model.arrive(0x7777_0001);
-    assert_eq!((decision.slot(), decision.owner, decision.detour), (Some(5), Counter::OwnerTaken, None));
+    assert_eq!((decision.slot(), decision.owner(), decision.detour), (Some(5), Counter::OwnerTaken, None));
     assert_eq!(model.tried, [5]);
 }
 
@@ -27,7 +27,7 @@ fn a_slow_entry_alone_changes_nothing() {
     model.table.attention.set(attention::TRACE);
     model.table.set_entry(1, Entry::steady(5).with_slow(true));
     let decision = model.arrive(1);
-    assert_eq!((decision.slot(), decision.owner, decision.detour), (Some(5), Counter::OwnerTaken, None));
+    assert_eq!((decision.slot(), decision.owner(), decision.detour), (Some(5), Counter::OwnerTaken, None));
     assert_eq!((&model.tried[..], &model.traced[..]), (&[5][..], &[1][..]));
 }
 
@@ -40,16 +40,16 @@ fn a_flow_that_was_there_before_stays_and_others_go_to_the_new_one() {
     for slow in [false, true, false] {
         model.table.set_entry(1, moving.with_slow(slow));
         let kept = model.arrive(before);
-        assert_eq!((kept.slot(), kept.owner, kept.detour), (Some(5), Counter::OwnerKept, None));
+        assert_eq!((kept.slot(), kept.owner(), kept.detour), (Some(5), Counter::OwnerKept, None));
         let new = model.arrive(begun);
-        assert_eq!((new.slot(), new.owner, new.detour), (Some(3), Counter::OwnerTaken, None));
+        assert_eq!((new.slot(), new.owner(), new.detour), (Some(3), Counter::OwnerTaken, None));
         assert_eq!(model.arrive(shares).slot(), Some(5), "it is in the sub-bucket of a flow that stays");
     }
     // And the other way round: back, while a flow that began meanwhile stays.
     model.table.set_entry(1, Entry::steady(5).with_previous(3));
     assert_eq!(model.arrive(before).slot(), Some(5));
     let kept = model.arrive(begun);
-    assert_eq!((kept.slot(), kept.owner), (Some(3), Counter::OwnerKept));
+    assert_eq!((kept.slot(), kept.owner()), (Some(3), Counter::OwnerKept));
 }
 
 #[test]
@@ -61,7 +61,7 @@ fn a_flow_whose_worker_is_gone_goes_to_the_new_one() {
         model.table.set_entry(1, moving.with_slow(slow));
         model.sockets.remove(&5);
         let decision = model.arrive(1);
-        assert_eq!((decision.slot(), decision.owner), (Some(3), Counter::OwnerTaken));
+        assert_eq!((decision.slot(), decision.owner()), (Some(3), Counter::OwnerTaken));
         assert_eq!((decision.failed, &model.tried[..]), (1, &[5, 3][..]));
     }
 }
@@ -73,7 +73,7 @@ fn a_gone_owner_is_replaced_by_a_candidate_of_the_key() {
     let mut heirs = BTreeSet::new();
     for key in (2..80_000).step_by(8) {
         let decision = model.arrive(key);
-        assert_eq!(decision.owner, Counter::OwnerGone);
+        assert_eq!(decision.owner(), Counter::OwnerGone);
         assert_eq!(decision.failed as usize, model.tried.len() - 1);
         assert_eq!(decision, model.arrive(key), "the same key has the same heir");
         heirs.extend(decision.slot());
@@ -86,7 +86,7 @@ fn an_overloaded_owner_is_passed_over_unless_nobody_is_better() {
     let mut model = Model::<FirstFit>::new(&[0, 1]);
     model.set_fitness(0, Fitness::Overloaded);
     let decisions: Vec<Decision> = (0..2000).step_by(2).map(|key| model.arrive(key)).collect();
-    assert!(decisions.iter().all(|decision| decision.owner == Counter::OwnerOverloaded));
+    assert!(decisions.iter().all(|decision| decision.owner() == Counter::OwnerOverloaded));
     let to = |slot, detour| {
         decisions.iter().filter(|d| d.slot() == Some(slot) && d.detour == Some(detour)).count()
     };
@@ -103,7 +103,7 @@ fn a_stalled_owner_gets_nothing_while_anybody_is_ready() {
     model.load.ready.set(&[1]);
     for key in (0..2000).step_by(2) {
         let decision = model.arrive(key);
-        assert_eq!((decision.slot(), decision.owner), (Some(1), Counter::OwnerStalled));
+        assert_eq!((decision.slot(), decision.owner()), (Some(1), Counter::OwnerStalled));
     }
 }
 
@@ -117,7 +117,7 @@ fn with_nobody_ready_it_waits_or_is_refused() {
     model.load.waiting.set(&[]);
     let decision = model.arrive(7);
     assert_eq!((decision.slot(), decision.detour), (None, Some(Counter::DetourNone)));
-    assert_eq!(decision.owner, Counter::OwnerNone);
+    assert_eq!(decision.owner(), Counter::OwnerNone);
 }
 
 #[test]
@@ -125,14 +125,17 @@ fn a_busy_owner_is_passed_over_for_one_that_waits() {
     let mut model = Model::<PreferWaiting>::new(&[0, 1, 2, 3]);
     for key in 0..400 {
         let decision = model.arrive(key);
-        assert_eq!((decision.slot(), decision.owner), (Some(key as u16 % 4), Counter::OwnerTaken));
+        assert_eq!((decision.slot(), decision.owner()), (Some(key as u16 % 4), Counter::OwnerTaken));
     }
     model.busy = BTreeMap::from([(1, 0), (2, 5), (3, 1)]);
     let detours: BTreeSet<_> = (0..400)
         .filter(|key| key % 4 != 0)
         .map(|key| {
             let decision = model.arrive(key);
-            assert_eq!((decision.slot(), decision.owner, decision.failed), (Some(0), Counter::OwnerBusy, 0));
+            assert_eq!(
+                (decision.slot(), decision.owner(), decision.failed),
+                (Some(0), Counter::OwnerBusy, 0)
+            );
             decision.detour.unwrap().name()
         })
         .collect();
@@ -149,10 +152,10 @@ fn if_all_are_busy_the_shortest_queue_is_taken_and_the_owner_first() {
     };
     for key in 0..400 {
         let decision = busy([3, 3, 3, 3]).arrive(key);
-        assert_eq!((decision.slot(), decision.owner), (Some(key as u16 % 4), Counter::OwnerBusy));
+        assert_eq!((decision.slot(), decision.owner()), (Some(key as u16 % 4), Counter::OwnerBusy));
         assert_eq!(decision.detour, Some(Counter::DetourOwner));
         let decision = busy([3, 3, 3, 2]).arrive(key);
-        assert_eq!((decision.slot(), decision.owner), (Some(3), Counter::OwnerBusy));
+        assert_eq!((decision.slot(), decision.owner()), (Some(3), Counter::OwnerBusy));
     }
     // Unless that is not fit.
     let mut model = busy([3, 3, 3, 2]);
@@ -179,10 +182,10 @@ fn one_that_is_always_busy_is_worse_than_one_that_waits_now_and_then() {
 fn a_migration_is_decided_and_counted_as_any_other_arrival() {
     let mut model = Model::<FirstFit>::new(&[3, 5]);
     let decision = model.migrate(1);
-    assert_eq!((decision.slot(), decision.owner, decision.detour), (Some(5), Counter::OwnerTaken, None));
+    assert_eq!((decision.slot(), decision.owner(), decision.detour), (Some(5), Counter::OwnerTaken, None));
     model.sockets.remove(&5);
     let decision = model.migrate(1);
-    assert_eq!((decision.slot(), decision.owner, decision.failed), (Some(3), Counter::OwnerGone, 1));
+    assert_eq!((decision.slot(), decision.owner(), decision.failed), (Some(3), Counter::OwnerGone, 1));
     let _ = model.arrive(0);
     let counted = |wanted: &[(Counter, u64)]| {
         let mut events = [0; EVENTS];
@@ -224,7 +227,7 @@ fn check<P: SelectPolicy>(
     let decision = model.arrive(key);
     prop_assert_eq!(decision.slot().is_some(), !model.sockets.is_empty());
     prop_assert!(decision.slot().is_none_or(|slot| model.sockets.contains(&slot)));
-    prop_assert_eq!(decision.detour.is_none(), decision.owner == Counter::OwnerTaken);
+    prop_assert_eq!(decision.detour.is_none(), decision.owner() == Counter::OwnerTaken);
     let found = model.tried.iter().filter(|slot| !model.sockets.contains(slot)).count();
     prop_assert_eq!(decision.failed as usize, found);
     if P::ASKS && any_waits && slots.len() <= P::READY_TRIES as usize {

@@ -1,15 +1,19 @@
 //! A worker that waits for work (`when_busy = "next"`); if there is none, the least busy one.
 
 use super::super::group::{Group, SelectPolicy};
+use crate::shared::unfollowed;
 
 /// Takes the first one that waits for work. Of those that are busy, it remembers the least busy one: how busy
-/// that is (see `badness`), in which turn it was asked, and its slot.
+/// that is (see [`badness`]), in which turn it was asked, and its slot.
 pub struct PreferWaiting(u64);
+
+/// Worse than any worker.
+const WORST: u32 = u32::MAX - 1;
 
 impl Default for PreferWaiting {
     #[inline(always)]
     fn default() -> Self {
-        Self(u64::MAX)
+        Self(u64::from(unfollowed(WORST)) << 32)
     }
 }
 
@@ -35,7 +39,7 @@ impl SelectPolicy for PreferWaiting {
     #[inline(always)]
     fn best(&self) -> Option<(u16, u32)> {
         let Self(best) = *self;
-        if best == u64::MAX { None } else { Some((best as u16, (best >> 16) as u32 & 0xffff)) }
+        if (best >> 32) as u32 == WORST { None } else { Some((best as u16, (best >> 16) as u32 & 0xffff)) }
     }
 }
 
