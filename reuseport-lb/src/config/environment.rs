@@ -111,13 +111,18 @@ impl Written {
     }
 }
 
+/// What a name of a variable is made of.
+const NAMES: &str = "use letters, digits and '_', and no digit at the start";
+
+fn is_name(name: &str) -> bool {
+    let word = |c: char| c.is_ascii_alphanumeric() || c == '_';
+    !name.is_empty() && name.chars().all(word) && !name.starts_with(|c: char| c.is_ascii_digit())
+}
+
 /// Fails unless `name` can be a variable of a worker, and `value` its value.
 pub fn check_variable(name: &str, value: &str) -> Result<(), String> {
-    let word = |c: char| c.is_ascii_alphanumeric() || c == '_';
-    if name.is_empty() || !name.chars().all(word) || name.starts_with(|c: char| c.is_ascii_digit()) {
-        return Err(format!(
-            "{name:?} is no name of a variable: use letters, digits and '_', and no digit at the start"
-        ));
+    if !is_name(name) {
+        return Err(format!("{name:?} is no name of a variable: {NAMES}"));
     }
     if OWN.contains(&name) || name.starts_with(OWN_PREFIX) {
         return Err(format!("the daemon gives each worker a {name} of its own: leave it out"));
@@ -183,6 +188,10 @@ fn variable(line: &str) -> Result<(String, String), String> {
     let name = name.trim_end();
     if let Some(rest) = name.strip_prefix("export ") {
         return Err(format!("this is no shell script: write {}= without `export`", rest.trim()));
+    }
+    if !is_name(name) {
+        // Not told: it may be a part of a secret.
+        return Err(format!("what stands before the '=' is no name of a variable: {NAMES}"));
     }
     let value = unquoted(value.trim_start()).map_err(|error| format!("the value of {name} {error}"))?;
     check_variable(name, &value)?;
@@ -304,8 +313,9 @@ mod tests {
             ("A=1\nsecret", 2, "there is no '='"),
             ("export A=secret", 1, "write A= without `export`"),
             ("\n\n1A=secret", 3, "no digit at the start"),
-            ("A-B=secret", 1, "\"A-B\" is no name"),
-            ("=secret", 1, "\"\" is no name"),
+            ("A-B=secret", 1, "before the '=' is no name"),
+            ("=secret", 1, "before the '=' is no name"),
+            ("c2VjcmV0+secret==", 1, "before the '=' is no name"),
             ("A=\"secret", 1, "no quote closes"),
             ("A='secret", 1, "no quote closes"),
             ("A=\"secret\\", 1, "no quote closes"),

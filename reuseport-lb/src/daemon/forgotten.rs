@@ -38,7 +38,12 @@ pub(super) fn look(
         return Vec::new();
     }
     let listeners = taken(states, wanted);
-    services.into_iter().map(|(service, workers)| found(&service, &workers, &listeners)).collect()
+    let stop =
+        |service: &str| wanted.iter().find(|it| it.name == service).map(|it| it.stop).unwrap_or_default();
+    services
+        .into_iter()
+        .map(|(service, workers)| found(&service, &workers, &listeners, stop(&service)))
+        .collect()
 }
 
 /// Listeners that have sockets, and for which no known service decides.
@@ -52,7 +57,13 @@ fn taken(states: &[SavedService], wanted: &[config::ServiceConfig]) -> Vec<Liste
     listeners
 }
 
-fn found(service: &str, workers: &[Marked], listeners: &[Listener]) -> SavedService {
+/// What is known of the workers of `service`, which end by `stop`: as the configuration says now.
+fn found(
+    service: &str,
+    workers: &[Marked],
+    listeners: &[Listener],
+    stop: config::StopSettings,
+) -> SavedService {
     let pids: Vec<String> = workers.iter().map(|worker| worker.process.pid.to_string()).collect();
     warn!(
         service,
@@ -81,7 +92,7 @@ fn found(service: &str, workers: &[Marked], listeners: &[Listener]) -> SavedServ
         weight: 1,
         life: service::unknown_life(),
         watched: false,
-        stop: config::StopSettings::default(),
+        stop,
         process: state_file::SavedProcess {
             identity: Some(marked.process),
             cgroup: None,

@@ -67,16 +67,27 @@ fn directory(service: &ServiceConfig, user: Option<&User>) -> Option<Check> {
     let mut directories: Vec<PathBuf> =
         (0..service.workers).map(|worker| directory_of(service, cwd, worker)).collect();
     directories.dedup();
-    let look = || {
-        let closed = |directory: &PathBuf| executable::look_into(directory).err();
+    let first = |closed: &dyn Fn(&Path) -> Option<String>| {
         directories.iter().find_map(|it| Some((it.display().to_string(), closed(it)?)))
     };
+    let look = || first(&|directory| executable::look_into(directory).err());
     // Where a user cannot be tried, the line of the user says so.
     let (who, closed) = match user {
         Some(user) => (&*user.name, probe::as_user(user, look).ok()?),
+        // A worker that runs as root has all of its rights, of which the daemon has given up most.
+        None if host::is_root() => ("root", first(&missing)),
         None => ("the daemon's user", look()),
     };
     Some(places::directory(service, cwd, who, closed))
+}
+
+/// Why there is no such directory; `None` if there is, or if that cannot be seen.
+fn missing(directory: &Path) -> Option<String> {
+    match directory.metadata() {
+        Ok(about) if !about.is_dir() => Some("Not a directory".into()),
+        Err(error) if error.kind() != std::io::ErrorKind::PermissionDenied => Some(error.to_string()),
+        _ => None,
+    }
 }
 
 fn directory_of(service: &ServiceConfig, cwd: &str, worker: usize) -> PathBuf {

@@ -12,6 +12,7 @@ pub use rustix::fs::Access;
 use rustix::fs::{AtFlags, CWD, accessat};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
+use super::rights;
 use crate::domain::observed::User;
 use crate::printable;
 
@@ -122,9 +123,18 @@ pub fn find_group(name: &str) -> Result<(), String> {
     group(name).map(drop).map_err(|error| format!("{error:#}"))
 }
 
-/// The text of a file; fails with one line of text.
+/// The text of a file, with the rights that the daemon keeps (root's to read any file is not among them), so that a
+/// reload can read what the start has read. Fails with one line of text.
 pub fn read_text(path: &Path) -> Result<String, String> {
-    fs::read_to_string(path).map_err(|error| format!("cannot read {}: {error}", printable::path(path)))
+    let read = rights::as_daemon(|| fs::read_to_string(path)).map_err(|error| format!("{error:#}"))?;
+    read.map_err(|error| {
+        let mend = if error.kind() == io::ErrorKind::PermissionDenied {
+            "; the daemon gives up root's right to read any file, so it must be the daemon's user's, or readable for others"
+        } else {
+            ""
+        };
+        format!("cannot read {}: {error}{mend}", printable::path(path))
+    })
 }
 
 /// Makes a directory with this mode, whatever the umask is, and missing ones above it with mode 755. A directory

@@ -127,9 +127,8 @@ pub fn launch(arguments: Arguments) -> Result<Embedded> {
     }
     wait_for_go().context("the daemon is gone")?;
     let end = arrange(&arguments.fds).context("cannot arrange the worker's sockets")?;
-    // The embedded worker stays in this process, so descriptors are closed now, not at exec.
-    let at_exec = !arguments.command.is_empty();
-    check(raw::close_from(end, at_exec)).context("cannot close what the worker does not need")?;
+    // Before the limit of open files, which may be just enough for the sockets.
+    check(raw::close_from(end)).context("cannot close what the worker does not need")?;
     let (name, process) = (&*arguments.name, &arguments.process);
     attributes::limit(process, name)?;
     let user = match &arguments.user {
@@ -268,10 +267,9 @@ mod raw {
         unsafe { libc::dup2(fd, place) }
     }
 
-    pub(super) fn close_from(end: RawFd, at_exec: bool) -> i32 {
-        let flags = if at_exec { libc::CLOSE_RANGE_CLOEXEC as i32 } else { 0 };
-        // SAFETY: closes descriptors, now or at exec; all are inherited, and none has an owner here.
-        unsafe { libc::close_range(end as u32, u32::MAX, flags) }
+    pub(super) fn close_from(end: RawFd) -> i32 {
+        // SAFETY: closes descriptors; all are inherited, and none has an owner here.
+        unsafe { libc::close_range(end as u32, u32::MAX, 0) }
     }
 }
 

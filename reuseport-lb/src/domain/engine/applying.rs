@@ -45,18 +45,18 @@ impl<D: Dataplane, P: Processes> Engine<D, P> {
             self.end_rollout("another configuration is applied", now);
         }
         let undo = self.settings.replace(settings);
-        self.note_stop();
+        self.note_stop(undo.config().command == self.settings.config.command);
         let stage = ApplyingStage::Installing(groups.into());
         let applying = Applying { stage, changes: Vec::new(), undo, reply };
         self.agenda.change = Some(Change::Applying(Box::new(applying)));
     }
 
-    /// Gives `stop_signal` and `stop_mode` to the processes that they are meant for: not to those of another command,
-    /// which are about to be replaced.
-    fn note_stop(&mut self) {
+    /// Gives `stop_signal` and `stop_mode` to the processes that they are meant for: to all if the command is the
+    /// `same`, else not to those that are about to be replaced.
+    fn note_stop(&mut self, same: bool) {
         let (revision, stop) = (self.settings.revision(), self.settings.config.stop);
         for worker in self.pool.iter_mut() {
-            let meant = !worker.is_started() || worker.revision == revision;
+            let meant = same || !worker.is_started() || worker.revision == revision;
             worker.process.iter_mut().filter(|_| meant).for_each(|running| running.stop = stop);
         }
     }
@@ -197,8 +197,9 @@ impl<D: Dataplane, P: Processes> Engine<D, P> {
     /// that have been replaced already are replaced again.
     pub(super) fn undo(&mut self, undo: Undo) {
         warn!(service = undo.config().name, "back to the old command, user and listeners");
+        let same = undo.config().command == self.settings.config.command;
         self.settings.undo(undo);
-        self.note_stop();
+        self.note_stop(same);
         self.listeners.want(&self.settings.config.listen);
         self.replace_outdated();
         self.prune_listeners();

@@ -198,9 +198,13 @@ impl<D: Dataplane, P: Processes> Engine<D, P> {
         !self.tracked().is_empty()
     }
 
-    /// Plans the next epoch of flows, if any are tracked.
+    /// Plans the next epoch of flows, if any are tracked; else buckets that waited for flows move now.
     pub(super) fn plan_flows(&mut self, now: Instant) {
-        self.flows.plan(self.tracks_flows(), self.settings.config.idle_timeout, now);
+        let tracked = self.tracks_flows();
+        if !tracked && self.flows.waiting() > 0 {
+            self.placement.again();
+        }
+        self.flows.plan(tracked, self.settings.config.idle_timeout, now);
     }
 
     /// Whether a bucket has, or may have, flows of these slots.
