@@ -4,7 +4,7 @@ use super::super::group::{Group, SelectPolicy};
 use crate::shared::unfollowed;
 
 /// Takes the first one that waits for work. Of those that are busy, it remembers the least busy one: how busy
-/// that is (see [`badness`]), in which turn it was asked, and its slot.
+/// that is (see `badness`), in which turn it was asked, and its slot.
 pub struct PreferWaiting(u64);
 
 /// Worse than any worker.
