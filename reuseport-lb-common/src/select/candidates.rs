@@ -34,8 +34,7 @@ pub(super) fn walk<G: Group>(key: u32, owner: u16, tried: bool, failed: u32, gro
             Fitness::Overloaded => Counter::OwnerOverloaded,
             Fitness::Stalled => Counter::OwnerStalled,
             Fitness::Fit => {
-                if !group.select(owner) {
-                    failed = unfollowed(failed + 1);
+                if !has_socket(group, owner, &mut failed) {
                     Counter::OwnerGone
                 } else if policy.takes(owner, 0, group) {
                     return Decision::taken(Counter::OwnerTaken, owner, failed);
@@ -55,12 +54,13 @@ pub(super) fn walk<G: Group>(key: u32, owner: u16, tried: bool, failed: u32, gro
             $(
                 if $turn <= CANDIDATES + G::Policy::READY_TRIES {
                     let slot = asked(key, pick, $turn, group);
-                    if slot != NO_SLOT && slot != owner && fitness(group, slot) == Fitness::Fit {
-                        if !group.select(slot) {
-                            failed = unfollowed(failed + 1);
-                        } else if policy.takes(slot, $turn, group) {
-                            return decided(asked_in($turn), slot, failed);
-                        }
+                    if slot != NO_SLOT
+                        && slot != owner
+                        && fitness(group, slot) == Fitness::Fit
+                        && has_socket(group, slot, &mut failed)
+                        && policy.takes(slot, $turn, group)
+                    {
+                        return decided(asked_in($turn), slot, failed);
                     }
                 }
             )*
@@ -68,33 +68,37 @@ pub(super) fn walk<G: Group>(key: u32, owner: u16, tried: bool, failed: u32, gro
     }
     const { assert!(CANDIDATES + G::Policy::READY_TRIES <= 8) };
     ask!(1 2 3 4 5 6 7 8);
-    if let Some((slot, turn)) = policy.best() {
-        if group.select(slot) {
-            return decided(asked_in(turn), slot, failed);
-        }
-        failed = unfollowed(failed + 1);
+    if let Some((slot, turn)) = policy.best()
+        && has_socket(group, slot, &mut failed)
+    {
+        return decided(asked_in(turn), slot, failed);
     }
-    if why == Counter::OwnerOverloaded as u32 {
-        if group.select(owner) {
-            return decided(Counter::DetourOwner, owner, failed);
-        }
-        failed = unfollowed(failed + 1);
+    if why == Counter::OwnerOverloaded as u32 && has_socket(group, owner, &mut failed) {
+        return decided(Counter::DetourOwner, owner, failed);
     }
     for nth in 0..ROSTER_TRIES {
         let Some(slot) = group.load().and_then(|load| load.ready.pick(pick, nth)) else { break };
-        if group.select(slot) {
+        if has_socket(group, slot, &mut failed) {
             return decided(Counter::DetourReady, slot, failed);
         }
-        failed = unfollowed(failed + 1);
     }
     for nth in 0..ROSTER_TRIES {
         let Some(slot) = group.load().and_then(|load| load.waiting.pick(pick, nth)) else { break };
-        if group.select(slot) {
+        if has_socket(group, slot, &mut failed) {
             return decided(Counter::DetourHold, slot, failed);
         }
-        failed = unfollowed(failed + 1);
     }
     Decision { owner: why, detour: Some(Counter::DetourNone), slot: NO_SLOT, selected: false, failed }
+}
+
+/// Selects the socket in `slot`; if there is none, that is one more attempt that `failed`.
+#[inline(always)]
+fn has_socket(group: &mut impl Group, slot: u16, failed: &mut u32) -> bool {
+    let selected = group.select(slot);
+    if !selected {
+        *failed = unfollowed(*failed + 1);
+    }
+    selected
 }
 
 /// What is said of a slot: read anew each time, so that the verifier knows nothing of it from the time before.
