@@ -10,7 +10,7 @@ use reuseport_lb_client::control::ControlError;
 use super::client::client;
 use super::print::{print, print_json};
 use crate::cli;
-use crate::config::{self, Flows, ServiceConfig, WhenBusy};
+use crate::config::{self, ServiceConfig, WhenBusy};
 use crate::daemon::{self, HERE, Paths, startable};
 use crate::doctor::places::{self, Daemon};
 use crate::doctor::system::{self, Bpffs};
@@ -107,7 +107,7 @@ fn programs(services: &[ServiceConfig], bpffs: &Path) -> Vec<Check> {
             if avoids_busy(service) && listener.protocol == Protocol::Tcp {
                 kind += ", when_busy next";
             }
-            if service.flows == Flows::None && listener.protocol == Protocol::Udp {
+            if listener.protocol == Protocol::Udp && !service.tracks(listener) {
                 kind += ", flows none";
             }
             if !kinds.iter().any(|(known, ..)| *known == kind) {

@@ -15,10 +15,7 @@ pub enum Affinity {
 
 impl std::fmt::Display for Affinity {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(match self {
-            Self::Flow => "flow",
-            Self::Source => "source",
-        })
+        self.serialize(f)
     }
 }
 
@@ -57,10 +54,7 @@ pub enum Flows {
 
 impl std::fmt::Display for Flows {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(match self {
-            Self::Track => "track",
-            Self::None => "none",
-        })
+        self.serialize(f)
     }
 }
 
@@ -88,9 +82,6 @@ pub enum OnStall {
 
 impl std::fmt::Display for OnStall {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(match self {
-            Self::Avoid => "avoid",
-            Self::Restart => "restart",
-        })
+        self.serialize(f)
     }
 }

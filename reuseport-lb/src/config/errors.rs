@@ -7,6 +7,11 @@ use toml::de::{DeTable, DeValue};
 
 use crate::printable::inline;
 
+/// An invalid configuration: what is wrong, where, and what to write instead. The command ends with exit code 2.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct Invalid(pub String);
+
 /// The values of each key, as the end of a sentence that begins with "write".
 const VALUES: &[(&str, &str)] = &[
     ("name", "a text in quotes, like \"web\""),

@@ -49,9 +49,6 @@ pub enum Cpus {
 
 impl std::fmt::Display for Cpus {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(match self {
-            Self::All => "all",
-            Self::Each => "each",
-        })
+        self.serialize(f)
     }
 }

@@ -110,10 +110,7 @@ impl<'de> Deserialize<'de> for StopSignal {
 
 impl std::fmt::Display for StopMode {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(match self {
-            Self::Group => "group",
-            Self::Main => "main",
-        })
+        self.serialize(f)
     }
 }
 

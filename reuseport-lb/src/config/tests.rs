@@ -1,7 +1,10 @@
 //! Tests of valid configuration files, and of the errors of invalid ones.
 
+use std::time::Duration;
+
 use proptest::prelude::*;
 
+use super::process::{Cpus, ProcessConfig};
 use super::{parse as parse_with, *};
 use crate::daemon::HERE;
 

@@ -1,7 +1,8 @@
 //! Warnings about a valid configuration, PURE: addresses of one service that lie within those of another, and servers
 //! that end in order with another signal.
 
-use super::{ServiceConfig, known};
+use super::known;
+use super::service::ServiceConfig;
 use crate::domain::listener::Listener;
 
 /// What is worth a word about these services; one line each.

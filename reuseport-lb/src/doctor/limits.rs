@@ -7,7 +7,7 @@ use reuseport_lb_common::slots::MAX_SLOTS;
 use reuseport_lb_common::table::Table;
 
 use super::Check;
-use crate::config::{Flows, ServiceConfig};
+use crate::config::ServiceConfig;
 use crate::domain::listener::{Listener, Protocol};
 use crate::kernel::findings::Memory;
 
@@ -66,8 +66,7 @@ pub fn memory(found: Option<&Memory>, services: &[ServiceConfig], cpus: u64) -> 
     let always = size_of::<Table>() + size_of::<Load>() + MAX_SLOTS * size_of::<u64>();
     let counters = size_of::<Counters>() as u64 * cpus;
     let of = |service: &ServiceConfig, listener: &Listener| {
-        let tracked = listener.protocol == Protocol::Udp && service.flows == Flows::Track;
-        let activity = if tracked { size_of::<Activity>() } else { 0 };
+        let activity = if service.tracks(listener) { size_of::<Activity>() } else { 0 };
         (always + activity) as u64 + counters + SMALL_PARTS
     };
     let of_service =

@@ -78,12 +78,6 @@ impl Listeners {
         self.0.iter().filter(|listener| listener.wanted).map(|listener| listener.id).collect()
     }
 
-    /// Ids of the UDP listeners.
-    #[must_use]
-    pub fn udp(&self) -> Vec<ListenerId> {
-        self.0.iter().filter(|listener| !listener.is_tcp()).map(|listener| listener.id).collect()
-    }
-
     /// Adds a listener at the end.
     pub fn push(&mut self, listener: ListenerState) {
         self.0.push(listener);

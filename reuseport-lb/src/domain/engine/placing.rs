@@ -8,6 +8,7 @@ use tracing::info;
 
 use super::super::bucket_move::Constraint;
 use super::super::flows::Due;
+use super::super::listeners::ListenerState;
 use super::super::pool::Worker;
 use super::super::ports::{Dataplane, ListenerId, Processes};
 use super::super::slots::SlotSet;
@@ -15,7 +16,6 @@ use super::super::table::BucketChange;
 use super::super::worker::State;
 use super::Engine;
 use super::agenda::{Pass, PassStage};
-use crate::config::Flows;
 
 impl<D: Dataplane, P: Processes> Engine<D, P> {
     /// Does one part of making and writing the table that is wanted; false if none is.
@@ -46,7 +46,7 @@ impl<D: Dataplane, P: Processes> Engine<D, P> {
         let mut left = match &stage {
             PassStage::Publish(plan) if plan.changes.is_empty() => Vec::new(),
             PassStage::Publish(_) => self.listeners.ids(),
-            _ => self.tracked(),
+            _ => self.tracking().collect(),
         };
         left.reverse();
         Pass { stage, left }
@@ -162,7 +162,7 @@ impl<D: Dataplane, P: Processes> Engine<D, P> {
     /// Begins an epoch or a sweep that is due; false if none is.
     pub(super) fn begin_sweep(&mut self, now: Instant) -> bool {
         match self.flows.due(self.settings.config.idle_timeout, now) {
-            Some(Due::Rotation) => self.flows.rotate(self.tracked()),
+            Some(Due::Rotation) => self.flows.rotate(self.tracking().collect()),
             Some(Due::Sweep) => self.agenda.pass = Some(self.pass(PassStage::Sweep(0))),
             None => return false,
         }
@@ -188,14 +188,15 @@ impl<D: Dataplane, P: Processes> Engine<D, P> {
         }
     }
 
-    /// Ids of the listeners whose flows are tracked.
-    fn tracked(&self) -> Vec<ListenerId> {
-        if self.settings.config.flows == Flows::Track { self.listeners.udp() } else { Vec::new() }
+    /// The listeners whose flows are tracked.
+    fn tracking(&self) -> impl Iterator<Item = ListenerId> {
+        let tracks = |listener: &&ListenerState| self.settings.config.tracks(&listener.asked);
+        self.listeners.iter().filter(tracks).map(|listener| listener.id)
     }
 
     /// Whether flows of any listener are tracked.
     fn tracks_flows(&self) -> bool {
-        !self.tracked().is_empty()
+        self.tracking().next().is_some()
     }
 
     /// Plans the next epoch of flows, if any are tracked; else buckets that waited for flows move now.
@@ -209,8 +210,7 @@ impl<D: Dataplane, P: Processes> Engine<D, P> {
 
     /// Whether a bucket has, or may have, flows of these slots.
     pub(super) fn have_flows(&self, slots: &SlotSet) -> bool {
-        let mut tracked = self.tracked().into_iter();
-        tracked.any(|listener| self.dataplane.points_to(listener, slots))
+        self.tracking().any(|listener| self.dataplane.points_to(listener, slots))
     }
 
     /// Number of live flows that a leaving worker waits for.

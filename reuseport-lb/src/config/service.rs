@@ -1,0 +1,192 @@
+//! One service as it is configured: its settings, their defaults, and what depends on more than one of them.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::choices::{Affinity, Flows, OnCrash, OnStall, WhenBusy, WhenEmpty};
+use super::process::ProcessConfig;
+use super::stop::StopSettings;
+use super::values::{Overload, Ready};
+use crate::domain::listener::{Listener, Protocol};
+
+/// Most workers of one service: half of the slots, so that all can have a successor at once.
+pub const MAX_WORKERS: usize = 1024;
+
+/// Largest weight of a worker; the smallest is 0, which means no new flows.
+pub const MAX_WEIGHT: u32 = 1_000_000;
+
+/// Most listeners of one service; each costs every worker a socket.
+pub const MAX_LISTENERS: usize = 64;
+
+/// One validated service.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ServiceConfig {
+    /// Name of the service; workers are `name/0`, `name/1`, …
+    pub name: String,
+    /// Listeners; workers get their sockets in this order.
+    pub listen: Vec<Listener>,
+    /// Program and arguments of a worker; empty if workers are embedded or only join.
+    pub command: Vec<String>,
+    /// Workers are embedded ones, without a command.
+    pub embedded: bool,
+    /// Number of workers that the daemon starts; further ones may join.
+    pub workers: usize,
+    /// What a decision is made from.
+    pub affinity: Affinity,
+    /// When a worker counts as ready.
+    pub ready: Ready,
+    /// What happens to the buckets of a worker that crashed.
+    pub on_crash: OnCrash,
+    /// What happens to the process of a worker that stalls again and again.
+    #[serde(default)]
+    pub on_stall: OnStall,
+    /// Longest time until a worker is ready: after it, a successor is given up, and commands that wait say what a
+    /// worker lacks.
+    #[serde(default = "start_timeout")]
+    pub start_timeout: Duration,
+    /// How long a crashed worker keeps its buckets.
+    pub hold_timeout: Duration,
+    /// Longest time until a leaving worker is told to end, and again until SIGKILL.
+    pub drain_timeout: Duration,
+    /// How a worker is told to end.
+    #[serde(default)]
+    pub stop: StopSettings,
+    /// How long a UDP flow without a packet stays with its worker.
+    #[serde(default = "idle_timeout")]
+    pub idle_timeout: Duration,
+    /// How long a worker may accept nothing from a TCP queue that is not empty; `None`: for ever.
+    pub stall_timeout: Option<Duration>,
+    /// When a TCP worker's queue is too deep; `None`: never.
+    pub overload: Option<Overload>,
+    /// Longest time between two `WATCHDOG=1` of a worker; `None`: none are expected.
+    pub watchdog: Option<Duration>,
+    /// What happens to new connections while no worker is ready.
+    pub when_empty: WhenEmpty,
+    /// What happens to new TCP connections whose worker is busy.
+    #[serde(default)]
+    pub when_busy: WhenBusy,
+    /// What is known of UDP flows.
+    #[serde(default)]
+    pub flows: Flows,
+    /// Accept queue of each TCP socket, in connections; the kernel caps it at net.core.somaxconn.
+    pub backlog: u32,
+    /// The user of workers, a name or a number; `None`: the daemon's.
+    pub user: Option<String>,
+    /// What a worker's process is started with besides its command.
+    #[serde(default)]
+    pub process: ProcessConfig,
+}
+
+impl ServiceConfig {
+    /// A service with the default of every setting.
+    #[must_use]
+    pub fn new(name: &str, listen: Vec<Listener>, workers: usize) -> Self {
+        Self {
+            name: name.into(),
+            listen,
+            command: Vec::new(),
+            embedded: false,
+            workers,
+            affinity: Affinity::default(),
+            ready: Ready::default(),
+            on_crash: OnCrash::default(),
+            on_stall: OnStall::default(),
+            start_timeout: start_timeout(),
+            hold_timeout: Duration::from_secs(2),
+            drain_timeout: Duration::from_secs(30),
+            stop: StopSettings::default(),
+            idle_timeout: idle_timeout(),
+            stall_timeout: Some(Duration::from_secs(1)),
+            overload: Some(Overload::default()),
+            watchdog: None,
+            when_empty: WhenEmpty::default(),
+            when_busy: WhenBusy::default(),
+            flows: Flows::default(),
+            backlog: 4096,
+            user: None,
+            process: ProcessConfig::default(),
+        }
+    }
+
+    /// The service of `reuseport-lb run` without options.
+    #[must_use]
+    pub fn demo() -> Self {
+        let both = |protocol| {
+            [([127, 0, 0, 1], 8080).into(), ([0, 0, 0, 0, 0, 0, 0, 1], 8080).into()]
+                .map(|address| Listener { protocol, address })
+        };
+        let listen = [both(Protocol::Tcp), both(Protocol::Udp)].concat();
+        Self { embedded: true, ..Self::new("demo", listen, 4) }
+    }
+
+    /// The demo service, without its IPv6 addresses if the machine has no IPv6.
+    #[must_use]
+    pub fn demo_here(has_ipv6: bool) -> Self {
+        let mut demo = Self::demo();
+        demo.listen.retain(|listener| has_ipv6 || listener.address.is_ipv4());
+        demo
+    }
+
+    /// Whether flows of a listener are tracked.
+    #[must_use]
+    pub fn tracks(&self, listener: &Listener) -> bool {
+        listener.protocol == Protocol::Udp && self.flows == Flows::Track
+    }
+
+    /// Checks what depends on more than one key.
+    pub fn validate(&self) -> Result<(), String> {
+        check_name(&self.name)?;
+        check_workers(self.workers)?;
+        if self.listen.is_empty() {
+            return Err(format!(
+                "service {:?} listens on nothing: give it `listen = [\"tcp://…\"]`",
+                self.name
+            ));
+        }
+        if self.listen.len() > MAX_LISTENERS {
+            return Err(format!(
+                "service {:?} has {} listeners; the most is {MAX_LISTENERS}",
+                self.name,
+                self.listen.len()
+            ));
+        }
+        Ok(())
+    }
+}
+
+/// Default of a new service, and of one that an older daemon has saved without this setting.
+fn idle_timeout() -> Duration {
+    Duration::from_secs(60)
+}
+
+/// Default of a new service, and of one that an older daemon has saved without this setting.
+fn start_timeout() -> Duration {
+    Duration::from_secs(30)
+}
+
+/// Fails if a service cannot have so many workers.
+pub fn check_workers(workers: usize) -> Result<(), String> {
+    if workers > MAX_WORKERS {
+        return Err(format!("{workers} workers are too many: a service has at most {MAX_WORKERS}"));
+    }
+    Ok(())
+}
+
+/// Fails if a weight is too large.
+pub fn check_weight(weight: u32) -> Result<(), String> {
+    if weight > MAX_WEIGHT {
+        return Err(format!("weight {weight} is too large: the most is {MAX_WEIGHT}"));
+    }
+    Ok(())
+}
+
+pub(crate) fn check_name(name: &str) -> Result<(), String> {
+    let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+    if name.is_empty() || name.len() > 64 || !name.chars().all(allowed) || name.starts_with('.') {
+        return Err(format!(
+            "{name:?} is not a name: use 1 to 64 letters, digits, '-', '_' and '.', not '.' at the start"
+        ));
+    }
+    Ok(())
+}

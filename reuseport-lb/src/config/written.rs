@@ -1,0 +1,149 @@
+//! A service as it is written in a file, and what it means. Not: what is valid of a single value (`values.rs`,
+//! `environment.rs`).
+
+use std::collections::BTreeMap;
+use std::num::NonZeroU32;
+
+use serde::Deserialize;
+use toml::Spanned;
+
+use super::choices::{Affinity, Flows, OnCrash, OnStall, WhenBusy, WhenEmpty};
+use super::environment::{self, Id, Nice, Umask};
+use super::errors::{Invalid, located};
+use super::machine::Machine;
+use super::process::Cpus;
+use super::service::ServiceConfig;
+use super::stop::{StopMode, StopSettings, StopSignal};
+use super::values::{Idle, Limit, Patience, Ready, Span};
+use crate::domain::listener::Protocol;
+
+/// A service as it is written in the file.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Written {
+    name: Spanned<String>,
+    listen: Spanned<Vec<Spanned<String>>>,
+    command: Option<Spanned<Vec<String>>>,
+    workers: Option<Spanned<usize>>,
+    #[serde(default)]
+    affinity: Affinity,
+    #[serde(default)]
+    ready: Ready,
+    #[serde(default)]
+    on_crash: OnCrash,
+    #[serde(default)]
+    on_stall: OnStall,
+    start_timeout: Option<Span>,
+    hold_timeout: Option<Span>,
+    drain_timeout: Option<Span>,
+    stop_signal: Option<Spanned<StopSignal>>,
+    stop_mode: Option<Spanned<StopMode>>,
+    #[serde(default)]
+    when_empty: WhenEmpty,
+    when_busy: Option<Spanned<WhenBusy>>,
+    flows: Option<Spanned<Flows>>,
+    backlog: Option<NonZeroU32>,
+    user: Option<Spanned<Id>>,
+    group: Option<Spanned<Id>>,
+    env: Option<BTreeMap<Spanned<String>, String>>,
+    env_file: Option<Spanned<String>>,
+    cwd: Option<Spanned<String>>,
+    umask: Option<Spanned<Umask>>,
+    nice: Option<Spanned<Nice>>,
+    open_files: Option<Spanned<u32>>,
+    cpus: Option<Spanned<Cpus>>,
+    stall_timeout: Option<Patience>,
+    overload: Option<Limit>,
+    watchdog: Option<Patience>,
+    idle_timeout: Option<Idle>,
+}
+
+/// Positions of keys whose values are checked together.
+pub(super) struct Spans {
+    pub(super) name: std::ops::Range<usize>,
+    pub(super) listen: Vec<std::ops::Range<usize>>,
+    pub(super) workers: Option<std::ops::Range<usize>>,
+}
+
+impl Written {
+    pub(super) fn validated(self, text: &str, machine: Machine) -> Result<(ServiceConfig, Spans), Invalid> {
+        let at = |span: std::ops::Range<usize>, message: String| Invalid(located(text, Some(span), &message));
+        let mut listen = Vec::new();
+        let mut spans = Spans {
+            name: self.name.span(),
+            listen: Vec::new(),
+            workers: self.workers.as_ref().map(Spanned::span),
+        };
+        for url in self.listen.into_inner() {
+            let span = url.span();
+            listen.push(url.into_inner().parse().map_err(|error| at(span.clone(), error))?);
+            spans.listen.push(span);
+        }
+        // Without a command all workers join, unless the file asks for embedded ones.
+        let workers = self.workers.map_or(usize::from(self.command.is_some()), Spanned::into_inner);
+        let mut service = ServiceConfig::new(self.name.get_ref(), listen, workers);
+        service.embedded = self.command.is_none() && workers > 0;
+        if let Some(command) = self.command {
+            let span = command.span();
+            service.command = command.into_inner();
+            if service.command.first().is_none_or(String::is_empty) {
+                return Err(at(span, "`command` is empty: give a program, or leave the key out".into()));
+            }
+            environment::check_program(&service.command[0]).map_err(|error| at(span, error))?;
+        }
+        if let Some(user) = self.user {
+            let span = user.span();
+            let Id(user) = user.into_inner();
+            (machine.user)(&user).map_err(|error| at(span, error))?;
+            service.user = Some(user);
+        }
+        let process = environment::Written {
+            has_command: !service.command.is_empty(),
+            has_user: service.user.is_some(),
+            sockets: service.listen.len(),
+            env: self.env,
+            env_file: self.env_file,
+            cwd: self.cwd,
+            umask: self.umask,
+            nice: self.nice,
+            open_files: self.open_files,
+            cpus: self.cpus,
+            group: self.group,
+        };
+        service.process = process.validated(machine).map_err(|(span, error)| at(span, error))?;
+        service.stop = StopSettings::validated(self.stop_signal, self.stop_mode, service.embedded)
+            .map_err(|(span, error)| at(span, error))?;
+        service.affinity = self.affinity;
+        service.ready = self.ready;
+        service.on_crash = self.on_crash;
+        service.on_stall = self.on_stall;
+        service.start_timeout = self.start_timeout.map_or(service.start_timeout, |span| span.0);
+        service.when_empty = self.when_empty;
+        if let Some(when_busy) = self.when_busy {
+            let about = "`when_busy` is about TCP connections";
+            require(&service, Protocol::Tcp, about).map_err(|error| at(when_busy.span(), error))?;
+            service.when_busy = when_busy.into_inner();
+        }
+        if let Some(flows) = self.flows {
+            require(&service, Protocol::Udp, "`flows` is about UDP")
+                .map_err(|error| at(flows.span(), error))?;
+            service.flows = flows.into_inner();
+        }
+        service.hold_timeout = self.hold_timeout.map_or(service.hold_timeout, |span| span.0);
+        service.drain_timeout = self.drain_timeout.map_or(service.drain_timeout, |span| span.0);
+        service.idle_timeout = self.idle_timeout.map_or(service.idle_timeout, |idle| idle.0);
+        service.stall_timeout = self.stall_timeout.map_or(service.stall_timeout, |patience| patience.0);
+        service.overload = self.overload.map_or(service.overload, |limit| limit.0);
+        service.watchdog = self.watchdog.map_or(service.watchdog, |patience| patience.0);
+        service.backlog = self.backlog.map_or(service.backlog, NonZeroU32::get);
+        Ok((service, spans))
+    }
+}
+
+/// Fails unless the service has a listener of this protocol, which a key is `about`.
+fn require(service: &ServiceConfig, protocol: Protocol, about: &str) -> Result<(), String> {
+    match service.listen.iter().any(|listener| listener.protocol == protocol) {
+        true => Ok(()),
+        false => Err(format!("{about}, and this service has no {protocol}:// listener")),
+    }
+}
