@@ -3,13 +3,12 @@
 use std::collections::BTreeMap;
 use std::io::{self, Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpStream, UdpSocket};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread::JoinHandle;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use socket2::{Domain, Socket, Type};
 
+use crate::background::Background;
 use crate::patience::at_most;
 
 /// A request fails that takes longer.
@@ -172,10 +171,7 @@ pub fn tally(count: usize, mut ask: impl FnMut() -> io::Result<Answer>) -> Tally
 }
 
 /// New connections, one request each, one after the other, until it is ended.
-pub struct Stream {
-    stop: Arc<AtomicBool>,
-    running: JoinHandle<Outcome>,
-}
+pub struct Stream(Background<Outcome>);
 
 /// What became of a [`Stream`].
 #[derive(Debug, Default)]
@@ -190,11 +186,9 @@ impl Stream {
     /// Starts one, in this thread's namespace.
     #[must_use]
     pub fn start(to: SocketAddr) -> Self {
-        let stop = Arc::new(AtomicBool::new(false));
-        let stopped = stop.clone();
-        let running = std::thread::spawn(move || {
+        Self(Background::start(move |over| {
             let mut outcome = Outcome::default();
-            while !stopped.load(Ordering::Relaxed) {
+            while !over.load(Ordering::Relaxed) {
                 let asked = Connection::open(to, None).map_err(|error| format!("connect: {error}"));
                 let answered = asked.and_then(|mut connection| {
                     let answer = connection.ask().map_err(|error| format!("answer: {error}"));
@@ -207,8 +201,7 @@ impl Stream {
                 }
             }
             outcome
-        });
-        Self { stop, running }
+        }))
     }
 
     /// Ends it.
@@ -217,7 +210,6 @@ impl Stream {
     /// If the thread panicked.
     #[must_use]
     pub fn end(self) -> Outcome {
-        self.stop.store(true, Ordering::Relaxed);
-        self.running.join().expect("the stream's thread panicked")
+        self.0.end()
     }
 }

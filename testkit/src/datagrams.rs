@@ -1,17 +1,13 @@
 //! Flows of datagrams as a load: a question in each every 10 ms, and what became of them.
 
 use std::net::{SocketAddr, UdpSocket};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread::JoinHandle;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
+use crate::background::Background;
 use crate::client::Answer;
 
-pub struct Datagrams {
-    stop: Arc<AtomicBool>,
-    running: JoinHandle<Tally>,
-}
+pub struct Datagrams(Background<Tally>);
 
 /// What became of datagrams.
 #[derive(Clone, Copy, Debug, Default)]
@@ -32,12 +28,9 @@ impl Datagrams {
     /// If there is no socket for one.
     #[must_use]
     pub fn start(to: SocketAddr, flows: usize) -> Self {
-        let stop = Arc::new(AtomicBool::new(false));
-        let stopped = stop.clone();
-        let sockets: Vec<Flow> = (0..flows).map(|_| Flow::new(to)).collect();
-        let running = std::thread::spawn(move || {
-            let mut flows = sockets;
-            while !stopped.load(Ordering::Relaxed) {
+        let mut flows: Vec<Flow> = (0..flows).map(|_| Flow::new(to)).collect();
+        Self(Background::start(move |over| {
+            while !over.load(Ordering::Relaxed) {
                 flows.iter_mut().for_each(Flow::turn);
                 std::thread::sleep(Duration::from_millis(10)); // sleep: the pace of the load
             }
@@ -56,8 +49,7 @@ impl Datagrams {
                 sum.slowest = sum.slowest.max(slowest);
             }
             sum
-        });
-        Self { stop, running }
+        }))
     }
 
     /// Asks nothing more; what became of all questions.
@@ -66,8 +58,7 @@ impl Datagrams {
     /// If its thread has.
     #[must_use]
     pub fn end(self) -> Tally {
-        self.stop.store(true, Ordering::Relaxed);
-        self.running.join().expect("the thread of the datagrams panicked")
+        self.0.end()
     }
 }
 

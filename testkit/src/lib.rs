@@ -2,6 +2,7 @@
 
 #![expect(missing_docs, reason = "only tests use it: what a name says needs no words")]
 
+pub mod background;
 pub mod client;
 pub mod config;
 pub mod counters;

@@ -4,15 +4,15 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
-use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use nix::sys::stat::Mode;
 use reuseport_lb::offload::BOUND;
 use reuseport_lb_client::api::ServiceStatus;
 use reuseport_lb_client::control::ControlClient;
+use testkit::background::Background;
 use testkit::config::Config;
 use testkit::daemon::{Daemon, Paths, settled, until};
 use testkit::patience::{at_most, lasts, slow};
@@ -24,8 +24,7 @@ const BUSY_MACHINE: u32 = 3;
 /// Asks for the status again and again, from before the daemon is there.
 struct Asker {
     phase: Arc<Mutex<&'static str>>,
-    over: Arc<AtomicBool>,
-    thread: JoinHandle<BTreeMap<&'static str, Phase>>,
+    asking: Background<BTreeMap<&'static str, Phase>>,
 }
 
 #[derive(Default)]
@@ -37,11 +36,11 @@ struct Phase {
 
 impl Asker {
     fn start(paths: &Paths) -> Self {
-        let (phase, over) = (Arc::new(Mutex::new("start")), Arc::new(AtomicBool::new(false)));
-        let (control, now, end) = (paths.control(), phase.clone(), over.clone());
-        let thread = std::thread::spawn(move || {
+        let phase = Arc::new(Mutex::new("start"));
+        let (control, now) = (paths.control(), phase.clone());
+        let asking = Background::start(move |over| {
             let mut phases: BTreeMap<&'static str, Phase> = BTreeMap::new();
-            while !end.load(Ordering::Relaxed) {
+            while !over.load(Ordering::Relaxed) {
                 let (phase, begun) = (*now.lock().unwrap(), Instant::now());
                 // None before there is a daemon, or one that was cut off by its end.
                 let Ok(status) = ControlClient::new(control.clone()).status() else { continue };
@@ -58,7 +57,7 @@ impl Asker {
             }
             phases
         });
-        Self { phase, over, thread }
+        Self { phase, asking }
     }
 
     fn phase(&self, name: &'static str) {
@@ -66,8 +65,7 @@ impl Asker {
     }
 
     fn end(self) -> BTreeMap<&'static str, Phase> {
-        self.over.store(true, Ordering::Relaxed);
-        self.thread.join().unwrap()
+        self.asking.end()
     }
 }
 

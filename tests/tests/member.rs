@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::Signal;
 use reuseport_lb_client::api::ServiceStatus;
 use reuseport_lb_common::slots::MAX_SLOTS;
+use testkit::background::beside;
 use testkit::config::Config;
 use testkit::counters::Counters;
 use testkit::daemon::{Daemon, settled, signal, until};
@@ -168,10 +169,9 @@ fn servers_that_are_made_like_the_example_replace_each_other_and_lose_nothing() 
     };
     let mut servers = vec![example(&world), example(&world)];
     ready(2);
-    let stop = AtomicBool::new(false);
-    let asking = || {
+    let asking = |over: &AtomicBool| {
         let mut answered: BTreeMap<String, u64> = BTreeMap::new();
-        while !stop.load(Ordering::Relaxed) {
+        while !over.load(Ordering::Relaxed) {
             let mut stream = TcpStream::connect(address()).expect("cannot connect");
             stream.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
             let mut said = String::new();
@@ -181,8 +181,13 @@ fn servers_that_are_made_like_the_example_replace_each_other_and_lose_nothing() 
         }
         answered
     };
-    std::thread::scope(|scope| {
-        let clients: Vec<_> = (0..3).map(|_| scope.spawn(asking)).collect();
+    let clients = |over: &AtomicBool| {
+        std::thread::scope(|scope| {
+            let clients: Vec<_> = (0..3).map(|_| scope.spawn(|| asking(over))).collect();
+            clients.into_iter().for_each(|client| println!("answered: {:?}", client.join().unwrap()));
+        })
+    };
+    let replace = || {
         for round in 0..5 {
             servers.push(example(&world));
             ready(3);
@@ -194,11 +199,8 @@ fn servers_that_are_made_like_the_example_replace_each_other_and_lose_nothing() 
             assert!(end.success() && said.ends_with(" leaves\n"), "round {round}: {end}: {said}");
             ready(2);
         }
-        stop.store(true, Ordering::Relaxed);
-        for client in clients {
-            println!("answered: {:?}", client.join().unwrap());
-        }
-    });
+    };
+    beside(clients, replace);
     let counters = Counters::of(&daemon.service());
     counters.assert_only(&["arrival_packet", "owner_taken"], &["arrival_migration"]);
     for mut server in servers {

@@ -7,11 +7,11 @@ mod programs;
 mod requests;
 mod restarts;
 
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 use reuseport_lb_client::api::ServiceStatus;
+use testkit::background::beside;
 use testkit::config::Config;
 use testkit::daemon::{Daemon, Paths, settled, signal, throughout, until};
 use testkit::patience::at_most;
@@ -34,13 +34,7 @@ fn a_long_request_is_no_stall(command: impl FnOnce(&World) -> Vec<String>) {
     let world = World::new();
     let daemon = Daemon::with(&world, &web(&command(&world)));
     let before = daemon.service();
-    let done = AtomicBool::new(false);
-    let (slow, (answered, failed)) = std::thread::scope(|scope| {
-        let short = scope.spawn(|| short_ones(&done, PATIENCE));
-        let slow = get("/slow", long() * 3);
-        done.store(true, Ordering::Relaxed);
-        (slow, short.join().unwrap())
-    });
+    let (slow, (answered, failed)) = beside(|over| short_ones(over, PATIENCE), || get("/slow", long() * 3));
     println!("{answered} short ones answered beside one of {:?}", long());
     assert!(slow.is_ok(), "{slow:?}\n{}", daemon.log());
     assert!(failed.is_empty(), "{failed:?}\n{}", daemon.log());
@@ -130,9 +124,7 @@ fn a_release_that_loads_for_long_is_loading_and_takes_over_when_it_accepts() {
         let daemon = Daemon::with(&world, &config);
         let before = daemon.service();
         load_for(long());
-        let done = AtomicBool::new(false);
-        let (answered, failed) = std::thread::scope(|scope| {
-            let short = scope.spawn(|| short_ones(&done, PATIENCE));
+        let replace = || {
             let mut restart = daemon.paths().command(&["restart", "web/1"]).spawn().unwrap();
             if ready.is_some() {
                 let lacks = until("the successor to be loading", || {
@@ -141,9 +133,8 @@ fn a_release_that_loads_for_long_is_loading_and_takes_over_when_it_accepts() {
                 assert_eq!(lacks, "does not wait for work yet on tcp://127.0.0.1:3000");
             }
             assert!(restart.wait().unwrap().success(), "{}", daemon.log());
-            done.store(true, Ordering::Relaxed);
-            short.join().unwrap()
-        });
+        };
+        let ((), (answered, failed)) = beside(|over| short_ones(over, PATIENCE), replace);
         println!("{answered} answered while a worker was replaced by one that loads for {:?}", long());
         assert!(failed.is_empty(), "{failed:?}\n{}", daemon.log());
         let after = daemon.service();
@@ -162,9 +153,7 @@ fn a_worker_that_crashed_and_loads_for_long_comes_back() {
     let daemon = Daemon::with(&world, &config);
     let victim = daemon.service().workers[0].pid.unwrap();
     load_for(long());
-    let done = AtomicBool::new(false);
-    let (answered, failed) = std::thread::scope(|scope| {
-        let short = scope.spawn(|| short_ones(&done, hold * 6));
+    let crash = || {
         signal(victim, Signal::SIGKILL);
         let begun = Instant::now();
         until("it to be loading", || (daemon.service().workers[0].state == "loading").then_some(()));
@@ -176,9 +165,8 @@ fn a_worker_that_crashed_and_loads_for_long_comes_back() {
         });
         until("it to be back", || Some(daemon.service()).filter(settled));
         assert_eq!(daemon.service().workers[0].pid, loading);
-        done.store(true, Ordering::Relaxed);
-        short.join().unwrap()
-    });
+    };
+    let ((), (answered, failed)) = beside(|over| short_ones(over, hold * 6), crash);
     println!("{answered} answered while a worker loaded for {:?} after a crash", long());
     // What its predecessor had accepted went with it; what waited for it went to others when the hold was over.
     assert!(failed.len() <= 1, "{failed:?}\n{}", daemon.log());

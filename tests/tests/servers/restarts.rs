@@ -3,6 +3,7 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use testkit::background::beside;
 use testkit::daemon::{Daemon, until};
 use testkit::patience::lasts;
 use testkit::server;
@@ -21,23 +22,23 @@ fn restart_in_flight(
     let world = World::new();
     let config = web(&command(&world)).set("drain_timeout", &format!("{}s", long().as_secs() * 3));
     let daemon = Daemon::with(&world, &config.workers(2).set("stop_signal", signal));
-    let done = AtomicBool::new(false);
-    let (all, (answered, failed)) = std::thread::scope(|scope| {
-        let short = scope.spawn(|| short_ones(&done, PATIENCE));
-        let long_ones = scope.spawn(|| {
+    let long_ones = |over: &AtomicBool| {
+        std::thread::scope(|scope| {
             let mut all = Vec::new();
-            while !done.load(Ordering::Relaxed) {
+            while !over.load(Ordering::Relaxed) {
                 all.push(scope.spawn(|| get("/slow", long() * 3)));
                 lasts("the time between two of ten long requests a second", Duration::from_millis(100));
             }
             all.into_iter().map(|one| one.join().unwrap()).collect::<Vec<_>>()
-        });
+        })
+    };
+    let restart = || {
         let accepted = || daemon.service().workers.iter().all(|worker| worker.sockets[0].selected > 20);
         until("requests to be in flight", || accepted().then_some(()));
         daemon.run(&["restart", "web", "--trial", "100ms"]);
-        done.store(true, Ordering::Relaxed);
-        (long_ones.join().unwrap(), short.join().unwrap())
-    });
+    };
+    let restart_beside_long_ones = || beside(long_ones, restart);
+    let (((), all), (answered, failed)) = beside(|over| short_ones(over, PATIENCE), restart_beside_long_ones);
     let cut = all.iter().filter(|one| one.is_err()).count();
     println!("{signal}: {cut} of {} long requests cut; {answered} short ones answered", all.len());
     assert!(failed.is_empty(), "{failed:?}\n{}", daemon.log());
