@@ -170,6 +170,11 @@ pub struct Awaited {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "event", rename_all = "lowercase")]
 pub enum Progress {
+    /// A worker's process is told to end, before its successor is started (`replace = "stop-first"`).
+    Stopping {
+        /// Name of both workers, like `web/2`.
+        worker: String,
+    },
     /// A successor was started.
     Starting {
         /// Name of both workers, like `web/2`.

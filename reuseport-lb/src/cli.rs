@@ -9,7 +9,7 @@ use std::time::Duration;
 use clap::{Args, CommandFactory, Parser, Subcommand};
 use reuseport_lb_client::api::Scale;
 
-use crate::config::{self, Ready, StopMode, StopSignal};
+use crate::config::{self, Ready, Replace, StopMode, StopSignal};
 use crate::daemon::Paths;
 use crate::domain::listener::Listener;
 use crate::kernel::bpffs;
@@ -168,7 +168,7 @@ Examples:
 
 A new process is started beside each old one. When it is ready, and the first one also after a trial,
 it takes over, and the old one leaves in order. If it does not become ready, it is stopped, the old one
-stays, and no other worker is replaced.")]
+stays, and no other worker is replaced. With replace = \"stop-first\" the old process ends first.")]
     Restart(RestartArgs),
     /// Read the configuration again, and apply it whole, or not at all
     #[command(after_help = "\
@@ -193,7 +193,7 @@ Examples:
 #[derive(Debug, Args)]
 pub(crate) struct RunArgs {
     /// A file with services (docs/CONFIGURATION.md)
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["listen", "workers", "name", "ready", "stop_signal", "stop_mode", "user", "group", "env", "cwd", "command"])]
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["listen", "workers", "name", "ready", "stop_signal", "stop_mode", "replace", "user", "group", "env", "cwd", "command"])]
     pub(crate) config: Option<PathBuf>,
     /// An address to listen on, like tcp://127.0.0.1:3000 or udp://[::]:53; may be repeated
     #[arg(long, value_name = "URL")]
@@ -215,6 +215,10 @@ pub(crate) struct RunArgs {
     /// Which processes of a worker get that signal: group (all) or main (the first one)
     #[arg(long, value_name = "MODE", default_value = "group", requires = "command")]
     pub(crate) stop_mode: StopMode,
+    /// How `restart` replaces a worker of a command: start-first (its successor starts beside it) or stop-first (it ends
+    /// before, for servers with a lock, a pid file or a port of their own)
+    #[arg(long, value_name = "ORDER", default_value = "start-first", requires = "command", value_parser = values::replace)]
+    pub(crate) replace: Replace,
     /// The user that workers of a command run as, by name or number; without it the daemon's
     #[arg(long, value_name = "USER", requires = "command")]
     pub(crate) user: Option<String>,

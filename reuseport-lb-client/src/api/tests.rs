@@ -70,6 +70,7 @@ fn each_line_of_a_restart_and_of_a_trace_says_what_it_is() {
         &Progress::Starting { worker: worker(), pid: Some(28877) },
         r#"{"event":"starting","worker":"demo/1","pid":28877}"#,
     );
+    both_ways(&Progress::Stopping { worker: worker() }, r#"{"event":"stopping","worker":"demo/1"}"#);
     both_ways(&Progress::Ready { worker: worker() }, r#"{"event":"ready","worker":"demo/1"}"#);
     both_ways(&Progress::Replaced { worker: worker() }, r#"{"event":"replaced","worker":"demo/1"}"#);
     both_ways(&Progress::Done { replaced: 1, error: None }, r#"{"event":"done","replaced":1,"error":null}"#);

@@ -4,7 +4,7 @@ use clap::Command;
 use clap::error::{ContextKind, ContextValue, Error, ErrorKind};
 use reuseport_lb_client::api::Scale;
 
-use crate::config::{self, MAX_WORKERS};
+use crate::config::{self, MAX_WORKERS, Replace};
 
 /// Reads `5`, `+2` or `-1`.
 pub(super) fn workers(text: &str) -> Result<Scale, String> {
@@ -50,6 +50,13 @@ pub(super) fn at_a_time(text: &str) -> Result<u16, String> {
 /// Reads how many in all.
 pub(super) fn in_all(text: &str) -> Result<u64, String> {
     whole(text).filter(|number| *number > 0).ok_or_else(|| "write a whole number from 1 on".into())
+}
+
+/// Reads the order in which a worker is replaced.
+pub(super) fn replace(text: &str) -> Result<Replace, String> {
+    let all = [Replace::StartFirst, Replace::StopFirst];
+    let found = all.into_iter().find(|order| order.to_string() == text);
+    found.ok_or_else(|| "write start-first or stop-first".into())
 }
 
 /// Reads `KEY=VALUE`.

@@ -57,6 +57,7 @@ fn as_json(service: &ServiceConfig) -> serde_json::Value {
         "start_timeout": time(Some(service.start_timeout)),
         "stall_timeout": time(service.stall_timeout),
         "on_stall": service.on_stall,
+        "replace": service.replace,
         "overload": service.overload.map_or_else(|| json!("off"), |overload| json!(overload)),
         "watchdog": time(service.watchdog),
         "drain_timeout": time(Some(service.drain_timeout)),
@@ -89,7 +90,7 @@ fn as_text(service: &ServiceConfig) -> String {
     let overload = service.overload.as_ref().map_or_else(|| "off".into(), Overload::to_string);
     text += &format!(
         "    ready {}, start_timeout {}, stall_timeout {}, on_stall {}\n    overload {overload}, watchdog {}, \
-         idle_timeout {}\n    drain_timeout {}, stop_signal {}, stop_mode {}\n",
+         idle_timeout {}\n    drain_timeout {}, stop_signal {}, stop_mode {}, replace {}\n",
         service.ready,
         time(Some(service.start_timeout)),
         time(service.stall_timeout),
@@ -98,7 +99,8 @@ fn as_text(service: &ServiceConfig) -> String {
         time(Some(service.idle_timeout)),
         time(Some(service.drain_timeout)),
         service.stop.signal,
-        service.stop.mode
+        service.stop.mode,
+        service.replace
     );
     text
 }

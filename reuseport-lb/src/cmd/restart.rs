@@ -39,6 +39,7 @@ pub(super) fn run(arguments: &cli::RestartArgs, paths: &Paths) -> Result<()> {
 
 fn render(what: &str, progress: &Progress) -> String {
     match progress {
+        Progress::Stopping { worker } => format!("{worker}: the old process is told to end\n"),
         Progress::Starting { worker, pid: Some(pid) } => format!("{worker}: process {pid} starts\n"),
         Progress::Starting { worker, pid: None } => format!("{worker}: a new process starts\n"),
         Progress::Ready { worker } => format!("{worker}: ready\n"),

@@ -30,6 +30,7 @@ fn service(arguments: cli::RunArgs) -> Result<ServiceConfig, String> {
         service.embedded = false;
         service.ready = arguments.ready;
         service.stop = StopSettings { signal: arguments.stop_signal, mode: arguments.stop_mode };
+        service.replace = arguments.replace;
         if let Some(user) = &arguments.user {
             host::find_user(user).map_err(|error| format!("--user: {error}"))?;
         }

@@ -69,6 +69,24 @@ pub enum OnCrash {
     Migrate,
 }
 
+/// In which order a worker is replaced.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Replace {
+    /// The successor is started beside the old process, and takes over when it is ready.
+    #[default]
+    StartFirst,
+    /// The old process ends before the successor is started, for servers with a lock, a pid file or a port of their
+    /// own.
+    StopFirst,
+}
+
+impl std::fmt::Display for Replace {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.serialize(f)
+    }
+}
+
 /// What happens to the process of a worker that stalls again and again.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]

@@ -22,6 +22,7 @@ const VALUES: &[(&str, &str)] = &[
     ("ready", "\"accepting\", \"notify\", \"immediate\" or a time like \"500ms\""),
     ("on_crash", "\"hold\" or \"migrate\""),
     ("on_stall", "\"avoid\" or \"restart\""),
+    ("replace", "\"start-first\" or \"stop-first\""),
     ("start_timeout", "a time like \"500ms\", \"2s\" or \"1m 30s\""),
     ("hold_timeout", "a time like \"500ms\", \"2s\" or \"1m 30s\""),
     ("drain_timeout", "a time like \"500ms\", \"2s\" or \"1m 30s\""),

@@ -12,7 +12,7 @@ mod values;
 mod warnings;
 mod written;
 
-pub use choices::{Affinity, Flows, OnCrash, OnStall, WhenBusy, WhenEmpty};
+pub use choices::{Affinity, Flows, OnCrash, OnStall, Replace, WhenBusy, WhenEmpty};
 pub use environment::{check_directory, check_program, check_variable};
 pub use errors::Invalid;
 pub(crate) use errors::{nearest, plain};

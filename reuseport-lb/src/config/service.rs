@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::choices::{Affinity, Flows, OnCrash, OnStall, WhenBusy, WhenEmpty};
+use super::choices::{Affinity, Flows, OnCrash, OnStall, Replace, WhenBusy, WhenEmpty};
 use super::process::ProcessConfig;
 use super::stop::StopSettings;
 use super::values::{Overload, Ready};
@@ -41,6 +41,9 @@ pub struct ServiceConfig {
     /// What happens to the process of a worker that stalls again and again.
     #[serde(default)]
     pub on_stall: OnStall,
+    /// In which order a worker is replaced.
+    #[serde(default)]
+    pub replace: Replace,
     /// Longest time until a worker is ready: after it, a successor is given up, and commands that wait say what a
     /// worker lacks.
     #[serde(default = "start_timeout")]
@@ -92,6 +95,7 @@ impl ServiceConfig {
             ready: Ready::default(),
             on_crash: OnCrash::default(),
             on_stall: OnStall::default(),
+            replace: Replace::default(),
             start_timeout: start_timeout(),
             hold_timeout: Duration::from_secs(2),
             drain_timeout: Duration::from_secs(30),

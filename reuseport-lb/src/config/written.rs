@@ -7,7 +7,7 @@ use std::num::NonZeroU32;
 use serde::Deserialize;
 use toml::Spanned;
 
-use super::choices::{Affinity, Flows, OnCrash, OnStall, WhenBusy, WhenEmpty};
+use super::choices::{Affinity, Flows, OnCrash, OnStall, Replace, WhenBusy, WhenEmpty};
 use super::environment::{self, Id, Nice, Umask};
 use super::errors::{Invalid, located};
 use super::machine::Machine;
@@ -33,6 +33,8 @@ pub(super) struct Written {
     on_crash: OnCrash,
     #[serde(default)]
     on_stall: OnStall,
+    #[serde(default)]
+    replace: Replace,
     start_timeout: Option<Span>,
     hold_timeout: Option<Span>,
     drain_timeout: Option<Span>,
@@ -117,6 +119,7 @@ impl Written {
         service.ready = self.ready;
         service.on_crash = self.on_crash;
         service.on_stall = self.on_stall;
+        service.replace = self.replace;
         service.start_timeout = self.start_timeout.map_or(service.start_timeout, |span| span.0);
         service.when_empty = self.when_empty;
         if let Some(when_busy) = self.when_busy {

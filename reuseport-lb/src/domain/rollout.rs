@@ -3,9 +3,14 @@
 //! carrying the actions out (`engine/rolling.rs`).
 //!
 //! ```text
+//! start-first:
 //!  waiting ──▶ starting ──ready──▶ trial ──stood──▶ leaving (the old one) ──removed──▶ replaced
 //!                 │ late, ended      │ ended
 //!                 └──────────────────┴──▶ discarded: no further worker is replaced
+//! stop-first:
+//!  waiting ──▶ stopping (the old one) ──removed──▶ starting ──ready──▶ trial ──stood──▶ replaced
+//!                                                     │ late, ended      │ ended
+//!                                                     └──────────────────┴──▶ no further worker is replaced
 //! ```
 
 use std::collections::VecDeque;
@@ -13,6 +18,7 @@ use std::time::{Duration, Instant};
 
 use super::ports::WorkerId;
 use super::reconfigure::Undo;
+use crate::config::Replace;
 
 /// Which workers to replace, and how.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -38,6 +44,11 @@ impl RestartOptions {
 /// Progress of a rollout, for the caller that asked for it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum RolloutEvent {
+    /// A worker's process is told to end, before its successor is started.
+    Stopping {
+        /// Name of both workers, like `web/2`.
+        worker: String,
+    },
     /// A successor was started.
     Starting {
         /// Name of both workers, like `web/2`.
@@ -82,12 +93,16 @@ pub enum Action {
     TimedOut(Pair),
     /// Let the successor take over; then call [`Rollout::promoted`], or [`Rollout::fail`].
     Promote(Pair),
+    /// The successor of a worker that has ended before works: call [`Rollout::stood`].
+    Stood(Pair),
     /// End the rollout with [`Rollout::finish`].
     Finish,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Stage {
+    /// The old worker ends, and its successor is started then.
+    Stopping,
     /// The successor must be ready by this time.
     Starting(Instant),
     /// The successor is ready, and takes over at this time.
@@ -96,11 +111,26 @@ enum Stage {
     Leaving,
 }
 
+/// A worker that is being replaced.
+#[derive(Clone, Copy, Debug)]
+struct Active {
+    pair: Pair,
+    order: Replace,
+    stage: Stage,
+}
+
+impl Active {
+    /// Whether the successor has not shown yet that it works.
+    fn is_unproven(&self) -> bool {
+        self.stage != Stage::Leaving
+    }
+}
+
 /// A replacement that is going on.
 pub struct Rollout {
     options: RestartOptions,
     waiting: VecDeque<usize>,
-    active: Vec<(Pair, Stage)>,
+    active: Vec<Active>,
     /// Successors that serve.
     done: Vec<WorkerId>,
     replaced: usize,
@@ -134,9 +164,9 @@ impl Rollout {
     /// When [`Rollout::next`] next has an action by the passing of time alone.
     #[must_use]
     pub fn deadline(&self) -> Option<Instant> {
-        let due = self.active.iter().filter_map(|(_, stage)| match stage {
-            Stage::Starting(until) | Stage::Trial(until) => Some(*until),
-            Stage::Leaving => None,
+        let due = self.active.iter().filter_map(|it| match it.stage {
+            Stage::Starting(until) | Stage::Trial(until) => Some(until),
+            Stage::Stopping | Stage::Leaving => None,
         });
         due.min()
     }
@@ -154,10 +184,15 @@ impl Rollout {
 
     /// The next action that is due; `None`: none for now.
     pub fn next(&mut self, now: Instant) -> Option<Action> {
-        for (pair, stage) in &self.active {
-            match stage {
-                Stage::Starting(until) if *until <= now => return Some(Action::TimedOut(*pair)),
-                Stage::Trial(until) if *until <= now => return Some(Action::Promote(*pair)),
+        for Active { pair, order, stage } in self.active.iter().copied() {
+            match (stage, order) {
+                (Stage::Starting(until), _) if until <= now => return Some(Action::TimedOut(pair)),
+                (Stage::Trial(until), Replace::StartFirst) if until <= now => {
+                    return Some(Action::Promote(pair));
+                }
+                (Stage::Trial(until), Replace::StopFirst) if until <= now => {
+                    return Some(Action::Stood(pair));
+                }
                 _ => {}
             }
         }
@@ -174,7 +209,22 @@ impl Rollout {
 
     /// Notes that a successor was added, whose process is about to start and must be ready by `until`.
     pub fn begun(&mut self, pair: Pair, until: Instant) {
-        self.active.push((pair, Stage::Starting(until)));
+        self.active.push(Active { pair, order: Replace::StartFirst, stage: Stage::Starting(until) });
+    }
+
+    /// Notes that a worker is about to be told to end, whose successor is started after that.
+    pub fn stopping(&mut self, pair: Pair, name: &str) {
+        self.active.push(Active { pair, order: Replace::StopFirst, stage: Stage::Stopping });
+        self.tell(RolloutEvent::Stopping { worker: name.to_owned() });
+    }
+
+    /// Notes that the process of a worker was started; returns whether that is a successor whose predecessor has ended
+    /// for it. It must be ready by `until`.
+    #[must_use]
+    pub fn follows(&mut self, new: WorkerId, until: Instant) -> bool {
+        let waits = |it: &&mut Active| it.pair.new == new && it.stage == Stage::Stopping;
+        let follower = self.active.iter_mut().find(waits);
+        follower.map(|it| it.stage = Stage::Starting(until)).is_some()
     }
 
     /// Reports to the caller that the process of a successor was started.
@@ -185,8 +235,8 @@ impl Rollout {
     /// Notes that a successor is ready.
     pub fn saw_ready(&mut self, new: WorkerId, name: &str, now: Instant) {
         let trial = if self.is_proven() { Duration::ZERO } else { self.options.trial };
-        if let Some((_, stage)) = self.active.iter_mut().find(|(pair, _)| pair.new == new) {
-            *stage = Stage::Trial(now + trial);
+        if let Some(it) = self.active.iter_mut().find(|it| it.pair.new == new && it.is_unproven()) {
+            it.stage = Stage::Trial(now + trial);
             self.tell(RolloutEvent::Ready { worker: name.to_owned() });
         }
     }
@@ -194,15 +244,29 @@ impl Rollout {
     /// Notes that a successor serves, and its predecessor is about to leave.
     pub fn promoted(&mut self, new: WorkerId) {
         self.done.push(new);
-        if let Some((_, stage)) = self.active.iter_mut().find(|(pair, _)| pair.new == new) {
-            *stage = Stage::Leaving;
+        if let Some(it) = self.active.iter_mut().find(|it| it.pair.new == new) {
+            it.stage = Stage::Leaving;
         }
     }
 
+    /// Notes that a successor works whose predecessor had ended before.
+    pub fn stood(&mut self, new: WorkerId, name: &str) {
+        let Some(at) = self.active.iter().position(|it| it.pair.new == new) else { return };
+        self.done.push(new);
+        self.replace(at, name);
+    }
+
     /// Notes that a worker was removed.
-    pub fn saw_removed(&mut self, old: WorkerId, name: &str) {
-        let gone = |(pair, stage): &(Pair, Stage)| pair.old == old && *stage == Stage::Leaving;
-        let Some(at) = self.active.iter().position(gone) else { return };
+    pub fn saw_removed(&mut self, id: WorkerId, name: &str) {
+        // A successor that has left needs no replacement any more.
+        self.active.retain(|it| it.pair.new != id);
+        let gone = |it: &Active| it.pair.old == id && it.stage == Stage::Leaving;
+        if let Some(at) = self.active.iter().position(gone) {
+            self.replace(at, name);
+        }
+    }
+
+    fn replace(&mut self, at: usize, name: &str) {
         self.active.remove(at);
         self.replaced += 1;
         self.tell(RolloutEvent::Replaced { worker: name.to_owned() });
@@ -212,9 +276,8 @@ impl Rollout {
     /// process. Returns the successors to be discarded.
     #[must_use]
     pub fn saw_end(&mut self, id: WorkerId, name: &str, what: &str, stays: bool) -> Vec<WorkerId> {
-        let own =
-            self.active.iter().copied().find(|(pair, stage)| pair.new == id && *stage != Stage::Leaving);
-        if let Some((pair, stage)) = own {
+        let own = self.active.iter().copied().find(|it| it.pair.new == id && it.is_unproven());
+        if let Some(Active { pair, stage, .. }) = own {
             let when = if matches!(stage, Stage::Trial(_)) { "soon after" } else { "before" };
             return self.fail(pair, format!("the new {name} {what} {when} it was ready"));
         }
@@ -228,15 +291,22 @@ impl Rollout {
     /// Notes that a successor does not take over; returns the successors to be discarded.
     #[must_use]
     pub fn fail(&mut self, pair: Pair, why: String) -> Vec<WorkerId> {
-        self.give_up(format!("{why}: the old one stays, and so do the others"));
+        let stopped = self.active.iter().any(|it| it.pair == pair && it.order == Replace::StopFirst);
+        self.give_up(if stopped {
+            format!("{why}: the old one had to end before (replace = \"stop-first\"), and the others stay")
+        } else {
+            format!("{why}: the old one stays, and so do the others")
+        });
         self.drop_successor(pair)
     }
 
-    /// Notes that a worker leaves and needs no successor any more; returns the successors to be discarded.
+    /// Notes that a worker leaves and needs no successor any more; returns the successors to be discarded: not one that
+    /// has the place of its predecessor already.
     #[must_use]
     pub fn drop_successor(&mut self, pair: Pair) -> Vec<WorkerId> {
-        self.active.retain(|(active, _)| active.new != pair.new);
-        vec![pair.new]
+        let of = |it: &mut Active| it.pair.new == pair.new;
+        let dropped = self.active.extract_if(.., of).filter(|it| it.order == Replace::StartFirst);
+        dropped.map(|it| it.pair.new).collect()
     }
 
     /// Replaces no further workers than those that have a successor already.
@@ -248,10 +318,8 @@ impl Rollout {
     /// Forgets the successors that have not taken over, and returns them.
     #[must_use]
     pub fn discard(&mut self) -> Vec<WorkerId> {
-        let (kept, discarded): (Vec<_>, Vec<_>) =
-            self.active.drain(..).partition(|(_, stage)| *stage == Stage::Leaving);
-        self.active = kept;
-        discarded.into_iter().map(|(pair, _)| pair.new).collect()
+        let discarded = self.active.extract_if(.., |it| it.is_unproven());
+        discarded.filter(|it| it.order == Replace::StartFirst).map(|it| it.pair.new).collect()
     }
 
     /// Reports the end to the caller; returns how many workers were replaced, why not the others, and the settings to

@@ -29,6 +29,7 @@ impl From<Departure> for Drained {
 impl From<RolloutEvent> for Progress {
     fn from(event: RolloutEvent) -> Self {
         match event {
+            RolloutEvent::Stopping { worker } => Self::Stopping { worker },
             RolloutEvent::Starting { worker, pid } => Self::Starting { worker, pid },
             RolloutEvent::Ready { worker } => Self::Ready { worker },
             RolloutEvent::Replaced { worker } => Self::Replaced { worker },

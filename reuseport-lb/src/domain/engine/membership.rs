@@ -11,6 +11,7 @@ use super::super::ports::{Cookie, Dataplane, ListenerId, OpenedSocket, Processes
 use super::super::slots::SlotSet;
 use super::super::worker::{Event, Origin, State, Step};
 use super::Engine;
+use crate::config::Replace;
 
 impl<D: Dataplane, P: Processes> Engine<D, P> {
     /// Adds a worker: takes a slot and opens its sockets there. A failure leaves nothing behind.
@@ -79,6 +80,9 @@ impl<D: Dataplane, P: Processes> Engine<D, P> {
     /// Starts the process of a worker. A failure means that the machine lacks resources: errors of the command itself
     /// come from the child.
     pub(super) fn spawn(&mut self, id: WorkerId, now: Instant) {
+        if self.must_wait(id) {
+            return self.on_event(id, Event::Deferred, now);
+        }
         self.repair_idle(id);
         let key = self.pool.next_process(id);
         let Some(worker) = self.pool.get(id) else { return };
@@ -92,14 +96,16 @@ impl<D: Dataplane, P: Processes> Engine<D, P> {
             settings: &self.settings,
         });
         let (revision, stop) = (self.settings.revision(), self.settings.config.stop);
-        // Decisions for earlier processes do not count for this one; for a first process there were none.
-        let selected = if worker.life.restarts() > 0 { self.selected(worker) } else { 0 };
+        // Decisions for earlier processes do not count for this one. For the first process of a new slot there were none.
+        let used = worker.life.restarts() > 0 || self.settings.config.replace == Replace::StopFirst;
+        let selected = if used { self.selected(worker) } else { 0 };
         let Some(worker) = self.pool.get_mut(id) else { return };
         match spawned {
             Ok(()) => {
                 worker.process = Some(Running { key, since: now, selected, stop });
                 worker.revision = revision;
                 worker.sightings.began();
+                self.note_following(id, now);
                 self.on_event(id, Event::Spawned, now);
             }
             Err(why) => {
@@ -117,9 +123,6 @@ impl<D: Dataplane, P: Processes> Engine<D, P> {
     pub(super) fn admit(&mut self, id: WorkerId, now: Instant) {
         let Some(worker) = self.pool.get(id) else { return };
         if worker.is_successor() {
-            if let Some(rollout) = &mut self.rollout {
-                rollout.saw_ready(id, &worker.name, now);
-            }
             return;
         }
         let starts = |worker: &Worker| {
@@ -192,6 +195,7 @@ impl<D: Dataplane, P: Processes> Engine<D, P> {
             rollout.saw_removed(id, &worker.name);
         }
         worker.tell_departure(now);
+        self.start_follower(id.number, now);
         if self.rollout.is_none() {
             self.prune_listeners();
         }

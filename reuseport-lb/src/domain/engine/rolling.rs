@@ -4,6 +4,9 @@
 //! no bucket moves. (The successor has sockets of its own: with shared ones, a process that does not work yet would
 //! accept connections, and a process that ends at SIGTERM would cut those that it has just accepted.) With UDP the
 //! successor has a slot of its own, and the buckets move there.
+//!
+//! With `replace = "stop-first"` the successor takes the slot at once, without a process: what comes from then on waits in
+//! its sockets, as after a crash, until the old process has ended and the new one accepts.
 
 use std::time::{Duration, Instant};
 
@@ -15,9 +18,10 @@ use super::super::pool::{New, Seat, Worker};
 use super::super::ports::{Dataplane, Processes, WorkerId};
 use super::super::reconfigure::Undo;
 use super::super::rollout::{Action, Pair, RestartOptions, Rollout, RolloutEvent};
-use super::super::worker::{Event, Origin, State};
+use super::super::worker::{Event, Life, Origin, State};
 use super::Engine;
 use super::membership::is_tcp;
+use crate::config::Replace;
 
 /// How long the first worker with another command must be ready before it takes over.
 pub const TRIAL: Duration = Duration::from_secs(2);
@@ -87,6 +91,10 @@ impl<D: Dataplane, P: Processes> Engine<D, P> {
             Action::StartSuccessor(number) => self.start_successor(number, now),
             Action::TimedOut(pair) => self.time_out(pair, now),
             Action::Promote(pair) => self.promote(pair, now),
+            Action::Stood(pair) => {
+                let name = self.pool.name_of(pair.new.number);
+                self.rollout.iter_mut().for_each(|rollout| rollout.stood(pair.new, &name));
+            }
             Action::Finish => self.finish_rollout(),
         }
         true
@@ -120,7 +128,8 @@ impl<D: Dataplane, P: Processes> Engine<D, P> {
         let stays = |worker: &&Worker| worker.is_started() && worker.stays();
         let Some(old) = self.pool.find(number).filter(stays) else { return };
         let (old, slot, weight) = (old.id, old.slot, old.weight);
-        let in_place = self.settings.config.listen.iter().all(is_tcp);
+        let stop_first = self.settings.config.replace == Replace::StopFirst;
+        let in_place = stop_first || self.settings.config.listen.iter().all(is_tcp);
         let opened = if in_place {
             self.open_sockets(slot, false).map(|sockets| {
                 let (origin, seat) = (Origin::Started, Seat::Trial { own: false });
@@ -139,6 +148,9 @@ impl<D: Dataplane, P: Processes> Engine<D, P> {
             Ok(new) => new,
             Err(error) => return rollout.give_up(format!("cannot start a new {name}: {error}")),
         };
+        if stop_first {
+            return self.stop_first(Pair { old, new }, now);
+        }
         let patience = rollout.timeout().unwrap_or(self.settings.config.start_timeout);
         rollout.begun(Pair { old, new }, now + patience);
         self.on_event(new, Event::Start, now);
@@ -146,6 +158,49 @@ impl<D: Dataplane, P: Processes> Engine<D, P> {
         let pid = process.and_then(|running| self.processes.pid(running.key));
         if let Some(rollout) = &self.rollout {
             rollout.started(&name, pid);
+        }
+    }
+
+    /// Gives the successor, which has no process yet, the old worker's place, and lets the old one leave.
+    fn stop_first(&mut self, pair: Pair, now: Instant) {
+        let name = self.pool.name_of(pair.new.number);
+        let seated = self.seat_successor(pair);
+        let Some(rollout) = &mut self.rollout else { return };
+        if let Err(error) = seated {
+            rollout.give_up(format!("cannot replace {name}: {error}"));
+            return self.leave(&[pair.new], None, now);
+        }
+        rollout.stopping(pair, &name);
+        let life = self.pool.get(pair.old).map(|old| Life::succeeding(&old.life));
+        if let (Some(new), Some(life)) = (self.pool.get_mut(pair.new), life) {
+            new.life = life;
+        }
+        self.forget_health(pair.old);
+        self.leave(&[pair.old], None, now);
+        self.on_event(pair.new, Event::Start, now);
+    }
+
+    /// Whether a process must not be started yet: another one of that number still runs, and may have a lock or a port.
+    pub(super) fn must_wait(&self, id: WorkerId) -> bool {
+        let before = |it: &Worker| it.id.number == id.number && it.id != id && it.process.is_some();
+        self.settings.config.replace == Replace::StopFirst && self.pool.iter().any(before)
+    }
+
+    /// Starts the process of the worker with this number if it has waited for the end of another one.
+    pub(super) fn start_follower(&mut self, number: usize, now: Instant) {
+        for id in self.pool.ids(|worker| worker.id.number == number && worker.life.is_deferred()) {
+            self.on_event(id, Event::Start, now);
+        }
+    }
+
+    /// Tells the rollout that the process of a worker was started, if that has waited for the end of another one.
+    pub(super) fn note_following(&mut self, id: WorkerId, now: Instant) {
+        let process = self.pool.get(id).and_then(|worker| worker.process);
+        let pid = process.and_then(|running| self.processes.pid(running.key));
+        let Some(rollout) = &mut self.rollout else { return };
+        let patience = rollout.timeout().unwrap_or(self.settings.config.start_timeout);
+        if rollout.follows(id, now + patience) {
+            rollout.started(&self.pool.name_of(id.number), pid);
         }
     }
 
@@ -160,6 +215,8 @@ impl<D: Dataplane, P: Processes> Engine<D, P> {
         if let Err(error) = self.seat_successor(pair) {
             return self.fail_successor(pair, error, now);
         }
+        let new = self.pool.get(pair.new);
+        new.iter().for_each(|new| info!(worker = new.name, slot = new.slot, "successor serves"));
         self.forget_health(pair.old);
         if let Some(rollout) = &mut self.rollout {
             rollout.promoted(pair.new);
@@ -177,7 +234,6 @@ impl<D: Dataplane, P: Processes> Engine<D, P> {
         if seated.is_ok() {
             new.seat = Seat::Own;
             new.weight = old.weight;
-            info!(worker = new.name, slot = new.slot, "successor serves");
         }
         self.pool.put_back(old);
         self.pool.put_back(new);

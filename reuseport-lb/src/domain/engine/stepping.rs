@@ -38,6 +38,9 @@ impl<D: Dataplane, P: Processes> Engine<D, P> {
         let after = worker.life.state();
         if before != after && after == State::Ready {
             worker.watchdog = Watchdog::fed(self.settings.config.watchdog, now);
+            if let Some(rollout) = &mut self.rollout {
+                rollout.saw_ready(id, &worker.name, now);
+            }
         }
         if before != after {
             info!(worker = worker.name, slot = worker.slot, from = %before, to = %after, "state changed");

@@ -90,6 +90,8 @@ pub enum Event {
     },
     /// The machine lacks resources to start a process.
     NotStarted,
+    /// The process cannot be started before its predecessor has ended.
+    Deferred,
     /// The worker is to leave.
     Leave {
         /// Longest time until `stop_signal`, and again until SIGKILL; `None`: `drain_timeout`.

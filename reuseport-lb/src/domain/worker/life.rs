@@ -2,10 +2,11 @@
 
 use std::time::{Duration, Instant};
 
-use super::crashes::{Crashes, MACHINE_PAUSE, Next, PROVEN};
+use super::crashes::{Crashes, MACHINE_PAUSE, Next};
 use super::events::{Event, Left, Origin, State, Step};
 use super::leaving::Leaving;
-use crate::config::{OnCrash, Ready, ServiceConfig};
+use super::readiness::Readiness;
+use crate::config::{OnCrash, ServiceConfig};
 
 /// The life of one worker: its state, and the deadlines after which the state changes.
 #[derive(Clone, Debug)]
@@ -20,19 +21,6 @@ pub struct Life {
     restart_at: Option<Instant>,
     hold_until: Option<Instant>,
     leaving: Option<Leaving>,
-}
-
-/// What is known of the readiness of a process.
-#[derive(Clone, Copy, Debug, Default)]
-struct Readiness {
-    /// When the process becomes ready by time: if `ready` is a time, or after a crash.
-    at: Option<Instant>,
-    /// `at` has passed.
-    due: bool,
-    /// The process was seen to wait for work.
-    seen: bool,
-    /// The process may have said `READY=1` while no daemon listened.
-    word_lost: bool,
 }
 
 impl Life {
@@ -51,6 +39,12 @@ impl Life {
             hold_until: None,
             leaving: None,
         }
+    }
+
+    /// The life of a worker that takes the place of another one, whose process is to end first.
+    #[must_use]
+    pub fn succeeding(before: &Self) -> Self {
+        Self { admitted: before.admitted, ..Self::new(Origin::Started) }
     }
 
     /// Goes on with the life of a worker that an earlier daemon left.
@@ -73,19 +67,16 @@ impl Life {
             restart_at: (!running && origin == Origin::Started).then_some(now),
             hold_until: (admitted && state != State::Ready).then(|| now + policy.hold_timeout),
             leaving,
-            readiness: Readiness {
-                due: state == State::Loading,
-                word_lost: running && matches!(state, State::Starting | State::Loading | State::Failed),
-                ..Readiness::default()
-            },
+            readiness: Readiness::taken_over(state, running),
             ..Self::new(origin)
         }
     }
 
     /// Notes that messages of the process may have been lost, among them `READY=1`.
     pub fn lose_word(&mut self) {
-        self.readiness.word_lost |=
-            self.running && matches!(self.state, State::Starting | State::Loading | State::Failed);
+        if self.running && Readiness::is_open(self.state) {
+            self.readiness.lose_word();
+        }
     }
 
     /// What is saved for the next daemon.
@@ -136,14 +127,7 @@ impl Life {
     /// Whether the state depends on whether the process waits for work.
     #[must_use]
     pub fn wants_sight(&self, policy: &ServiceConfig) -> bool {
-        let asked = match policy.ready {
-            Ready::Accepting => true,
-            Ready::After(_) => self.readiness.due || !self.readiness.seen,
-            Ready::Notify | Ready::Immediate => false,
-        };
-        self.running
-            && matches!(self.state, State::Starting | State::Loading | State::Failed)
-            && (asked || self.readiness.word_lost)
+        self.running && Readiness::is_open(self.state) && self.readiness.wants_sight(policy)
     }
 
     /// Whether a process that is ending by itself is started again.
@@ -156,6 +140,13 @@ impl Life {
     #[must_use]
     pub fn told(&self) -> bool {
         self.leaving.as_ref().is_some_and(|leaving| leaving.told)
+    }
+
+    /// Whether the process is started when [`Event::Start`] says that nothing is in its way any more.
+    #[must_use]
+    pub fn is_deferred(&self) -> bool {
+        let idle = !self.running && self.restart_at.is_none() && self.origin == Origin::Started;
+        idle && matches!(self.state, State::Held | State::Failed)
     }
 
     /// How often a process was started again.
@@ -195,16 +186,13 @@ impl Life {
         match event {
             Event::Start => self.start(),
             Event::Spawned if self.running => self.spawned(now, policy),
-            Event::SaidReady
-                if self.running && matches!(self.state, State::Starting | State::Loading | State::Failed) =>
-            {
-                self.ready(now)
-            }
+            Event::SaidReady if self.running && Readiness::is_open(self.state) => self.ready(now),
             Event::SeenWaiting { all } if self.wants_sight(policy) => self.seen_waiting(all, now, policy),
             Event::Unused if self.state == State::Ready => self.unused(),
             Event::SaidStopping if self.running => self.said_stopping(now, policy),
             Event::Ended { killed } if self.running => self.ended(killed, now, policy),
             Event::NotStarted if self.running => self.not_started(now, policy),
+            Event::Deferred if self.running => self.deferred(now, policy),
             Event::Leave { patience } => self.leave(now, patience.unwrap_or(policy.drain_timeout)),
             Event::Looked { queue, flows } => self
                 .leaving
@@ -219,7 +207,7 @@ impl Life {
     fn start(&mut self) -> Vec<Step> {
         self.restart_at = None;
         self.running = true;
-        self.readiness = Readiness { at: self.readiness.at, ..Readiness::default() };
+        self.readiness.begin();
         if self.state != State::Failed {
             self.state = State::Starting;
         }
@@ -227,22 +215,12 @@ impl Life {
     }
 
     fn spawned(&mut self, now: Instant, policy: &ServiceConfig) -> Vec<Step> {
-        match policy.ready {
-            Ready::Notify | Ready::Accepting => {}
-            // After a crash the process must first run for a while.
-            Ready::Immediate if self.crashes.is_suspect() => self.readiness.at = Some(now + PROVEN),
-            Ready::Immediate => return self.ready(now),
-            Ready::After(time) => self.readiness.at = Some(now + time),
-        }
-        Vec::new()
+        let ready = self.readiness.spawned(self.crashes.is_suspect(), now, policy);
+        if ready { self.ready(now) } else { Vec::new() }
     }
 
     fn seen_waiting(&mut self, all: bool, now: Instant, policy: &ServiceConfig) -> Vec<Step> {
-        self.readiness.seen = true;
-        let ready = match policy.ready {
-            Ready::After(_) => self.readiness.due || self.readiness.word_lost,
-            _ => all,
-        };
+        let ready = self.readiness.seen_waiting(all, policy);
         if ready { self.ready(now) } else { Vec::new() }
     }
 
@@ -250,15 +228,13 @@ impl Life {
     fn unused(&mut self) -> Vec<Step> {
         self.state = State::Loading;
         self.ready_since = None;
-        (self.readiness.due, self.readiness.word_lost) = (true, true);
+        self.readiness.unused();
         if std::mem::replace(&mut self.admitted, false) { vec![Step::Withdraw] } else { Vec::new() }
     }
 
-    /// The time to become ready has come. A process that was not seen to wait for work is loading, and not ready.
+    /// The time to become ready has come.
     fn due(&mut self, now: Instant, policy: &ServiceConfig) -> Vec<Step> {
-        self.readiness.at = None;
-        self.readiness.due = true;
-        if self.readiness.seen || policy.ready == Ready::Immediate {
+        if self.readiness.due(policy) {
             return self.ready(now);
         }
         if self.state == State::Starting {
@@ -304,12 +280,17 @@ impl Life {
 
     /// A start that failed for lack of resources does not count as a crash.
     fn not_started(&mut self, now: Instant, policy: &ServiceConfig) -> Vec<Step> {
+        let steps = self.deferred(now, policy);
+        self.restart_at = Some(now + MACHINE_PAUSE);
+        steps
+    }
+
+    fn deferred(&mut self, now: Instant, policy: &ServiceConfig) -> Vec<Step> {
         self.running = false;
         self.readiness.at = None;
         if self.state != State::Failed {
             self.state = State::Held;
         }
-        self.restart_at = Some(now + MACHINE_PAUSE);
         self.hold(now, policy)
     }
 

@@ -14,6 +14,7 @@ mod crashes;
 mod events;
 mod leaving;
 mod life;
+mod readiness;
 #[cfg(test)]
 mod tests;
 

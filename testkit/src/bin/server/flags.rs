@@ -28,6 +28,13 @@ pub(crate) struct Flags {
     #[arg(long)]
     pub(crate) comm: Option<String>,
 
+    /// Take a lock on this file, or end with code 7 if another process has it
+    #[arg(long, value_name = "FILE")]
+    pub(crate) lock: Option<PathBuf>,
+    /// Listen at this address, without SO_REUSEPORT, or end with code 8 if another process does
+    #[arg(long, value_name = "ADDRESS")]
+    pub(crate) metrics: Option<SocketAddr>,
+
     /// First wait for so long,
     #[arg(long, value_parser = parse_duration, value_name = "TIME")]
     pub(crate) load: Option<Duration>,

@@ -5,6 +5,7 @@
     reason = "inherited descriptors, forks, signal handlers, and socket options that no library has"
 )]
 
+mod alone;
 mod answer;
 mod children;
 mod deeds;
@@ -43,6 +44,7 @@ fn main() -> Result<()> {
     if let Some(file) = &flags.note {
         std::fs::write(file, "")?;
     }
+    let _held = alone::take(&flags)?;
     std::thread::sleep(flags.load.unwrap_or_default());
     if let Some(file) = &flags.gate {
         wait_for(file);

@@ -6,7 +6,7 @@ use proptest::prelude::*;
 
 use super::fake::Broken;
 use super::scene::{Scene, config};
-use crate::config::{OnCrash, Ready, WhenEmpty};
+use crate::config::{OnCrash, Ready, Replace, WhenEmpty};
 use crate::domain::engine::{Input, JoinRequest, ProcessEvent, RestartOptions, Target};
 use crate::domain::listener::Protocol;
 use crate::domain::observed::{Exit, Said};
@@ -76,6 +76,7 @@ struct Beginning {
     ready: Ready,
     on_crash: OnCrash,
     when_empty: WhenEmpty,
+    replace: Replace,
     watchdog: Option<Duration>,
     /// Whether stalls and overload are looked for.
     monitored: bool,
@@ -91,14 +92,16 @@ fn beginning(protocols: &'static [&'static [Protocol]]) -> impl Strategy<Value =
     ];
     let on_crash = prop_oneof![Just(OnCrash::Hold), Just(OnCrash::Migrate)];
     let when_empty = prop_oneof![Just(WhenEmpty::Hold), Just(WhenEmpty::Reject)];
+    let replace = prop_oneof![2 => Just(Replace::StartFirst), 1 => Just(Replace::StopFirst)];
     let watchdog = proptest::option::of(Just(Duration::from_secs(1)));
-    (protocols, 0..4usize, ready, on_crash, when_empty, watchdog, any::<bool>()).prop_map(
-        |(protocols, workers, ready, on_crash, when_empty, watchdog, monitored)| Beginning {
+    (protocols, 0..4usize, ready, on_crash, when_empty, replace, watchdog, any::<bool>()).prop_map(
+        |(protocols, workers, ready, on_crash, when_empty, replace, watchdog, monitored)| Beginning {
             protocols,
             workers,
             ready,
             on_crash,
             when_empty,
+            replace,
             watchdog,
             monitored,
         },
@@ -111,6 +114,7 @@ fn begin(beginning: &Beginning) -> Scene {
     config.on_crash = beginning.on_crash;
     config.when_empty = beginning.when_empty;
     config.watchdog = beginning.watchdog;
+    config.replace = beginning.replace;
     if !beginning.monitored {
         (config.stall_timeout, config.overload) = (None, None);
     }

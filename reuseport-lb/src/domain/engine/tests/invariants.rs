@@ -7,9 +7,9 @@ use reuseport_lb_common::slots::NO_SLOT;
 
 use super::fake::{BUCKETS, FLOWS, Fake, Stage};
 use super::scene::Scene;
-use crate::config::Ready;
+use crate::config::{Ready, Replace};
 use crate::domain::engine::{Engine, Worker};
-use crate::domain::ports::ProcessKey;
+use crate::domain::ports::{ProcessKey, WorkerId};
 use crate::domain::table::BucketTable;
 use crate::domain::worker::{Origin, State};
 
@@ -71,7 +71,9 @@ impl Scene {
         for owner in owners.iter().filter(|owner| **owner != NO_SLOT) {
             let worker = self.workers().find(|it| it.holds_slot() && it.slot == *owner);
             let worker = worker.unwrap_or_else(|| panic!("slot {owner} has buckets and no worker"));
-            let ready = self.proven.contains(&worker.id)
+            let stop_first = engine.settings().config.replace == Replace::StopFirst;
+            let is_it = |id: &WorkerId| *id == worker.id || stop_first && id.number == worker.id.number;
+            let ready = self.proven.iter().any(is_it)
                 || worker.life.origin() == Origin::Joined
                 || engine.settings().config.ready == Ready::Immediate;
             // A bucket in which flows of two workers live cannot move.
@@ -87,6 +89,10 @@ impl Scene {
         for worker in engine.pool().iter().filter(|it| it.life.state() == State::Starting) {
             let begins = worker.process.is_some() || worker.life.deadline().is_some();
             assert!(begins, "{} waits for a start that never comes", worker.name);
+        }
+        for worker in engine.pool().iter().filter(|it| it.life.is_deferred()) {
+            let before = |it: &Worker| it.id.number == worker.id.number && it.process.is_some();
+            assert!(self.workers().any(before), "{} waits for the end of nobody", worker.name);
         }
         let mut names = BTreeSet::new();
         for worker in engine.pool().iter().filter(|it| it.is_member() && it.life.admitted()) {

@@ -1,9 +1,10 @@
 //! Tests of an engine with fake ports (`fake/`) and a made-up clock: single faults (`faults.rs`), how processes are
-//! told to end (`stopping.rs`), and random histories (`history.rs`) in which `invariants.rs` must hold.
+//! told to end (`stopping.rs`, `stop_first.rs`), and random histories (`history.rs`) in which `invariants.rs` must hold.
 
 mod fake;
 mod faults;
 mod history;
 mod invariants;
 mod scene;
+mod stop_first;
 mod stopping;

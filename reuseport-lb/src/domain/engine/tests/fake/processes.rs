@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::{Broken, Fake, Process, Stage};
-use crate::config::StopSettings;
+use crate::config::{Replace, StopSettings};
 use crate::domain::listener::Listener;
 use crate::domain::observed::Pulse;
 use crate::domain::ports::*;
@@ -18,6 +18,15 @@ impl Processes for Fake {
                 Some(socket) => drop(socket.holders.insert(spawn.key)),
                 None => return Err("a socket is gone".into()),
             }
+        }
+        let number = spawn.key.worker.number;
+        let beside = |(key, it): &(&ProcessKey, &Process)| {
+            key.worker.number == number && it.known && !it.joined && it.stage != Stage::Gone
+        };
+        let stop_first = spawn.settings.config.replace == Replace::StopFirst;
+        if let Some((key, _)) = world.processes.iter().find(beside).filter(|_| stop_first) {
+            let wrong = format!("{:?} is started beside {key:?}", spawn.key);
+            world.wrong.push(wrong);
         }
         let process = Process {
             stage: Stage::Blocked,
