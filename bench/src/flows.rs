@@ -117,7 +117,7 @@ impl Steering {
         let to = (Ipv4Addr::LOCALHOST, 6000).into();
         let mut group = None;
         if by != By::Plain {
-            let listener = Listener { protocol: Protocol::Udp, address: to };
+            let listener = Listener::new(Protocol::Udp, to);
             let pins = world.bpffs().join("flows");
             let _ = std::fs::remove_dir_all(&pins);
             std::fs::create_dir(&pins)?;

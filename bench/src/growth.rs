@@ -95,7 +95,7 @@ fn bare_select(program: &str, workers: u16, flows: usize) -> Result<f64> {
 }
 
 fn listener() -> Listener {
-    Listener { protocol: Protocol::Udp, address: (Ipv4Addr::LOCALHOST, 6002).into() }
+    Listener::new(Protocol::Udp, (Ipv4Addr::LOCALHOST, 6002).into())
 }
 
 /// ns of one run of a program.

@@ -134,7 +134,7 @@ pub(crate) fn buckets(record: &mut Record, _world: &World) -> Result<()> {
 
 /// Section `publish`: one worker leaves, and it returns; computed and written into a group's table.
 pub(crate) fn publish(record: &mut Record, world: &World) -> Result<()> {
-    let listener = Listener { protocol: Protocol::Udp, address: (Ipv4Addr::LOCALHOST, 6001).into() };
+    let listener = Listener::new(Protocol::Udp, (Ipv4Addr::LOCALHOST, 6001).into());
     let pins = world.bpffs().join("publish");
     std::fs::create_dir(&pins)?;
     let group = PinnedGroup::load(&listener, Policy::default(), &pins)?;

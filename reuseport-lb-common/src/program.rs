@@ -9,12 +9,15 @@ macro_rules! programs {
             rlb_tcp_flow: Plain, Flow;
             rlb_tcp_source4: Plain, SourceV4;
             rlb_tcp_source6: Plain, SourceV6;
+            rlb_tcp_source: Plain, SourceAny;
             rlb_idle_flow: PreferWaiting, Flow;
             rlb_idle_src4: PreferWaiting, SourceV4;
             rlb_idle_src6: PreferWaiting, SourceV6;
+            rlb_idle_source: PreferWaiting, SourceAny;
             rlb_udp_flow: Tracked, Flow;
             rlb_udp_source4: Tracked, SourceV4;
             rlb_udp_source6: Tracked, SourceV6;
+            rlb_udp_source: Tracked, SourceAny;
         }
     };
 }
@@ -39,6 +42,8 @@ pub enum Steering {
     SourceV4,
     /// The client's address, from an IPv6 header.
     SourceV6,
+    /// The client's address, from a header of either family.
+    SourceAny,
 }
 
 /// A program of the object, and what it is for.

@@ -7,6 +7,9 @@ use aya_ebpf::helpers::generated::bpf_skb_load_bytes_relative;
 use aya_ebpf::programs::SkReuseportContext;
 use reuseport_lb_common::steer::Packet;
 
+/// The protocol of an IPv4 packet (linux/if_ether.h), in network byte order as the context has it.
+const ETH_P_IP: u32 = 0x0800_u16.to_be() as u32;
+
 /// The packet of a context.
 pub struct KernelPacket<'a>(pub &'a SkReuseportContext);
 
@@ -26,6 +29,13 @@ impl Packet for KernelPacket<'_> {
     #[inline(always)]
     fn is_migrating(&self) -> bool {
         self.0.migrating_sk().is_some()
+    }
+
+    #[inline(always)]
+    fn is_v4(&self) -> bool {
+        // SAFETY: the verifier lets a program read this field of its context.
+        let protocol = unsafe { (*self.md()).eth_protocol };
+        protocol == ETH_P_IP
     }
 
     #[inline(always)]

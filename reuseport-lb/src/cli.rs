@@ -195,7 +195,7 @@ pub(crate) struct RunArgs {
     /// A file with services (docs/CONFIGURATION.md)
     #[arg(long, value_name = "FILE", conflicts_with_all = ["listen", "workers", "name", "ready", "stop_signal", "stop_mode", "replace", "user", "group", "env", "cwd", "command"])]
     pub(crate) config: Option<PathBuf>,
-    /// An address to listen on, like tcp://127.0.0.1:3000 or udp://[::]:53; may be repeated
+    /// An address to listen on, like tcp://127.0.0.1:3000, udp://[::]:53, or tcp://*:80 for both families; may be repeated
     #[arg(long, value_name = "URL")]
     pub(crate) listen: Vec<Listener>,
     /// How many workers, at most 1,024

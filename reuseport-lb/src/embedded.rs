@@ -190,5 +190,7 @@ async fn answer(socket: UdpSocket, name: Rc<str>, mut stopping: watch::Receiver<
 }
 
 fn body(name: &str, peer: SocketAddr) -> String {
+    // An IPv4 client of a dual-stack socket has an IPv4-mapped address.
+    let peer = SocketAddr::new(peer.ip().to_canonical(), peer.port());
     format!("worker={name}\npid={}\npeer={peer}\n", std::process::id())
 }

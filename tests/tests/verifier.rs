@@ -20,9 +20,13 @@ const MOST: u64 = 500_000;
 
 /// Instructions that the verifier looked at when it loaded `program`.
 fn verified(world: &World, program: &Program) -> u64 {
-    let v6 = program.steering == Steering::SourceV6;
-    let host: IpAddr = if v6 { Ipv6Addr::LOCALHOST.into() } else { Ipv4Addr::LOCALHOST.into() };
     let protocol = if program.kind == Kind::Tracked { Protocol::Udp } else { Protocol::Tcp };
+    let on = |host: IpAddr| Listener::new(protocol, (host, 4000).into());
+    let listener = match program.steering {
+        Steering::Flow | Steering::SourceV4 => on(Ipv4Addr::LOCALHOST.into()),
+        Steering::SourceV6 => on(Ipv6Addr::LOCALHOST.into()),
+        Steering::SourceAny => Listener::on_all(protocol, 4000),
+    };
     let policy = Policy {
         affinity: if program.steering == Steering::Flow { Affinity::Flow } else { Affinity::Source },
         when_busy: if program.kind == Kind::PreferWaiting { WhenBusy::Next } else { WhenBusy::Queue },
@@ -30,8 +34,7 @@ fn verified(world: &World, program: &Program) -> u64 {
     };
     let pins = world.bpffs().join(program.name);
     std::fs::create_dir(&pins).unwrap();
-    let group =
-        PinnedGroup::load(&Listener { protocol, address: (host, 4000).into() }, policy, &pins).unwrap();
+    let group = PinnedGroup::load(&listener, policy, &pins).unwrap();
     let loaded =
         loaded_programs().filter_map(Result::ok).find(|loaded| loaded.id() == group.program_id()).unwrap();
     assert_eq!(loaded.name_as_str(), Some(program.name));

@@ -220,6 +220,36 @@ fn so_it_does_on_a_kernel_without_ipv6() {
     let mut command = Paths::of(&world).command(&["run", "--listen", "tcp://[::1]:8080"]);
     without_the_family(&mut command);
     assert_said(&command.output().unwrap(), 1, &["cannot listen on tcp://[::1]:8080", "IPv6 is off"]);
+    let mut command = Paths::of(&world).command(&["run", "--listen", "tcp://*:8080"]);
+    without_the_family(&mut command);
+    let says =
+        ["cannot listen on tcp://*:8080", "IPv6 is off", "listen on IPv4 addresses only (all are 0.0.0.0)"];
+    assert_said(&command.output().unwrap(), 1, &says);
+}
+
+#[test]
+fn all_addresses_of_both_families_need_no_ipv6_address_and_no_other_listener_of_ipv6() {
+    let world = World::new();
+    let paths = Paths::of(&world);
+    fs::write("/proc/sys/net/ipv6/conf/all/disable_ipv6", "1").unwrap();
+    let daemon = Daemon::start(&world, &["--listen", "tcp://*:8080"]);
+    ask("127.0.0.1:8080".parse().unwrap()).unwrap();
+    daemon.stop();
+    let both = ["run", "--listen", "tcp://*:8080", "--listen", "tcp://[::]:8080"];
+    let says = "tcp://[::]:8080 and tcp://*:8080 have the same IPv6 addresses";
+    assert_said(&paths.output(&both), 2, &[says, "leave one of them out"]);
+    assert_said(
+        &paths.output(&["run", "--listen", "tcp://*:80", "--listen", "tcp://*:80"]),
+        2,
+        &["listed twice"],
+    );
+    let file = Config::service("a")
+        .listen("udp://[::]:80")
+        .and(Config::service("b").listen("udp://*:80"))
+        .write(&world);
+    let says =
+        ["line 6: udp://*:80 and udp://[::]:80 have the same IPv6 addresses", "listen = [\"udp://*:80\"]"];
+    assert_said(&paths.output(&["check", &file.to_string_lossy()]), 2, &says);
 }
 
 #[test]

@@ -256,7 +256,7 @@ fn ours(
     port: u16,
     world: &World,
 ) -> Result<Candidate> {
-    let listener = Listener { protocol, address: (Ipv4Addr::LOCALHOST, port).into() };
+    let listener = Listener::new(protocol, (Ipv4Addr::LOCALHOST, port).into());
     let pins = world.bpffs().join(format!("{protocol}{port}"));
     let _ = std::fs::remove_dir_all(&pins);
     std::fs::create_dir(&pins)?;
@@ -275,7 +275,7 @@ fn ours(
 }
 
 fn baseline(program: &str, name: &'static str, protocol: Protocol, port: u16) -> Result<Candidate> {
-    let listener = Listener { protocol, address: (Ipv4Addr::LOCALHOST, port).into() };
+    let listener = Listener::new(protocol, (Ipv4Addr::LOCALHOST, port).into());
     let Baseline { program_id, sockets, keep } = Baseline::load(program, &listener, WORKERS)?;
     Ok(Candidate { name, program_id, listener, sockets, group: None, _keep: Box::new(keep) })
 }

@@ -15,7 +15,7 @@ const ROUNDS: usize = 15;
 
 fn main() -> Result<()> {
     let world = World::new();
-    let listener = Listener { protocol: Protocol::Udp, address: (Ipv4Addr::LOCALHOST, 9001).into() };
+    let listener = Listener::new(Protocol::Udp, (Ipv4Addr::LOCALHOST, 9001).into());
     let pins = world.bpffs().join("table");
     std::fs::create_dir(&pins)?;
     let group = PinnedGroup::load(&listener, Policy::default(), &pins)?;

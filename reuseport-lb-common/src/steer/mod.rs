@@ -4,7 +4,7 @@ mod flow;
 mod source;
 
 pub use flow::Flow;
-pub use source::{SourceV4, SourceV6, source_v4, source_v6};
+pub use source::{SourceAny, SourceV4, SourceV6, source_v4, source_v6};
 
 /// What steering reads of a packet, or of the connection that is being migrated.
 pub trait Packet {
@@ -13,11 +13,13 @@ pub trait Packet {
     fn hash(&self) -> u32;
     /// Whether a connection is being migrated. There is no packet then.
     fn is_migrating(&self) -> bool;
+    /// Whether the packet is an IPv4 one. Of no meaning for a connection that is being migrated.
+    fn is_v4(&self) -> bool;
     /// Bytes of the network header, from `offset` on; `None` if they cannot be read.
     fn network_header<const N: usize>(&self, offset: u32) -> Option<[u8; N]>;
     /// The client's address, of an IPv4 connection that is being migrated.
     fn migrating_v4(&self) -> [u8; 4];
-    /// The client's address, of an IPv6 connection that is being migrated.
+    /// The client's address, of a connection of an IPv6 socket that is being migrated; IPv4-mapped for an IPv4 client.
     fn migrating_v6(&self) -> [u8; 16];
 }
 

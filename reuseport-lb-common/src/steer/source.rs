@@ -55,18 +55,104 @@ impl Steer for SourceV6 {
     }
 }
 
+/// The client's address, of an IPv4 or an IPv6 header: a dual-stack socket receives both.
+pub struct SourceAny;
+
+impl Steer for SourceAny {
+    #[inline(always)]
+    fn key(packet: &impl Packet) -> Option<u32> {
+        // Hashed in two places only, so that the verifier follows few ways.
+        let address = if packet.is_migrating() {
+            packet.migrating_v6()
+        } else if packet.is_v4() {
+            mapped(packet.network_header(V4_SOURCE)?)
+        } else {
+            packet.network_header(V6_SOURCE)?
+        };
+        Some(source_v6(address))
+    }
+}
+
+/// The IPv4-mapped address of `v4`.
+#[inline(always)]
+fn mapped(v4: [u8; 4]) -> [u8; 16] {
+    let mut address = [0; 16];
+    address[..12].copy_from_slice(&MAPPED);
+    address[12..].copy_from_slice(&v4);
+    address
+}
+
 #[cfg(test)]
 mod tests {
+    extern crate std;
+
+    use std::net::Ipv6Addr;
+
     use super::*;
 
     #[test]
     fn a_mapped_address_equals_its_ipv4_address() {
-        let mut mapped = [0; 16];
-        mapped[10..12].fill(0xff);
-        mapped[12..].copy_from_slice(&[192, 0, 2, 7]);
-        assert_eq!(source_v6(mapped), source_v4([192, 0, 2, 7]));
-        mapped[0] = 1;
-        assert_ne!(source_v6(mapped), source_v4([192, 0, 2, 7]));
+        let mut address = mapped([192, 0, 2, 7]);
+        assert_eq!(address, "::ffff:192.0.2.7".parse::<Ipv6Addr>().unwrap().octets());
+        assert_eq!(source_v6(address), source_v4([192, 0, 2, 7]));
+        address[0] = 1;
+        assert_ne!(source_v6(address), source_v4([192, 0, 2, 7]));
+    }
+
+    /// What reaches a dual-stack socket.
+    enum Arrival {
+        V4([u8; 4]),
+        V6([u8; 16]),
+        Migrating([u8; 16]),
+        Unreadable,
+    }
+
+    impl Packet for Arrival {
+        fn hash(&self) -> u32 {
+            0
+        }
+
+        fn is_migrating(&self) -> bool {
+            matches!(self, Self::Migrating(_))
+        }
+
+        fn is_v4(&self) -> bool {
+            matches!(self, Self::V4(_))
+        }
+
+        fn network_header<const N: usize>(&self, offset: u32) -> Option<[u8; N]> {
+            match (self, offset) {
+                (Self::V4(address), V4_SOURCE) => address[..].try_into().ok(),
+                (Self::V6(address), V6_SOURCE) => address[..].try_into().ok(),
+                _ => None,
+            }
+        }
+
+        fn migrating_v4(&self) -> [u8; 4] {
+            unreachable!("a dual-stack socket is an IPv6 one")
+        }
+
+        fn migrating_v6(&self) -> [u8; 16] {
+            match self {
+                Self::Migrating(address) => *address,
+                _ => unreachable!("there is a packet"),
+            }
+        }
+    }
+
+    #[test]
+    fn a_client_of_a_dual_stack_socket_has_one_key_whichever_way_it_comes() {
+        let v4 = [192, 0, 2, 7];
+        let v6 = "2001:db8::7".parse::<Ipv6Addr>().unwrap().octets();
+        for (arrival, key) in [
+            (Arrival::V4(v4), source_v4(v4)),
+            (Arrival::Migrating(mapped(v4)), source_v4(v4)),
+            (Arrival::V6(v6), source_v6(v6)),
+            (Arrival::Migrating(v6), source_v6(v6)),
+        ] {
+            assert_eq!(SourceAny::key(&arrival), Some(key));
+        }
+        assert_eq!(SourceAny::key(&Arrival::Unreadable), None);
     }
 
     #[test]

@@ -102,7 +102,11 @@ fn programs(services: &[ServiceConfig], bpffs: &Path) -> Vec<Check> {
     for service in services {
         let policy = Policy::from(service);
         for listener in &service.listen {
-            let family = if listener.address.is_ipv6() { "IPv6" } else { "IPv4" };
+            let family = match (listener.dual_stack, listener.address.is_ipv6()) {
+                (true, _) => "IPv4 and IPv6",
+                (false, true) => "IPv6",
+                (false, false) => "IPv4",
+            };
             let mut kind = format!("{} over {family}, affinity {}", listener.protocol, service.affinity);
             if avoids_busy(service) && listener.protocol == Protocol::Tcp {
                 kind += ", when_busy next";

@@ -47,9 +47,6 @@ fn service(arguments: cli::RunArgs) -> Result<ServiceConfig, String> {
         service.listen = arguments.listen;
     }
     service.validate()?;
-    let mut seen = std::collections::HashSet::new();
-    if let Some(twice) = service.listen.iter().find(|listener| !seen.insert(**listener)) {
-        return Err(format!("{twice} is listed twice"));
-    }
+    config::check_listeners(&service.listen)?;
     Ok(service)
 }

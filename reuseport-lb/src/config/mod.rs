@@ -45,7 +45,7 @@ pub fn parse(text: &str, machine: Machine) -> Result<Vec<ServiceConfig>, Invalid
     let file: File = toml::from_str(text).map_err(|error| Invalid(errors::explain(text, &error)))?;
     let mut services = Vec::new();
     let mut names = HashMap::new();
-    let mut addresses: HashMap<Listener, String> = HashMap::new();
+    let mut addresses: Vec<(Listener, String)> = Vec::new();
     for written in file.service {
         let at = |span: std::ops::Range<usize>, message: &str| Invalid(located(text, Some(span), message));
         let (service, spans) = written.validated(text, machine)?;
@@ -60,16 +60,17 @@ pub fn parse(text: &str, machine: Machine) -> Result<Vec<ServiceConfig>, Invalid
             ));
         }
         for (listener, span) in service.listen.iter().zip(spans.listen) {
-            if let Some(other) = addresses.insert(*listener, service.name.clone())
-                && listener.address.port() != 0
-            {
-                let message = if other == service.name {
+            if let Some((other, owner)) = addresses.iter().find(|(other, _)| other.collides_with(listener)) {
+                let message = if other != listener {
+                    collision(listener, other)
+                } else if *owner == service.name {
                     format!("{listener} is listed twice")
                 } else {
-                    format!("{listener} belongs to service {other:?} already; one address has one service")
+                    format!("{listener} belongs to service {owner:?} already; one address has one service")
                 };
                 return Err(at(span, &message));
             }
+            addresses.push((*listener, service.name.clone()));
         }
         services.push(service);
     }
@@ -77,6 +78,29 @@ pub fn parse(text: &str, machine: Machine) -> Result<Vec<ServiceConfig>, Invalid
         return Err(Invalid("there is no service in it; add one that starts with [[service]]".into()));
     }
     Ok(services)
+}
+
+/// Says why `*` and `[::]` of one port do not go together.
+fn collision(listener: &Listener, other: &Listener) -> String {
+    format!(
+        "{listener} and {other} have the same IPv6 addresses, which the kernel would give to the one that is opened \
+         first: leave one of them out (* is all addresses of both families)"
+    )
+}
+
+/// Fails if two of a service's listeners have the same addresses.
+pub fn check_listeners(listen: &[Listener]) -> Result<(), String> {
+    for (at, listener) in listen.iter().enumerate() {
+        if let Some(other) =
+            listen[..at].iter().find(|other| *other == listener || other.collides_with(listener))
+        {
+            return Err(match other == listener {
+                true => format!("{listener} is listed twice"),
+                false => collision(listener, other),
+            });
+        }
+    }
+    Ok(())
 }
 
 #[derive(Deserialize)]

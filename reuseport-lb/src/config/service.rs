@@ -118,7 +118,7 @@ impl ServiceConfig {
     pub fn demo() -> Self {
         let both = |protocol| {
             [([127, 0, 0, 1], 8080).into(), ([0, 0, 0, 0, 0, 0, 0, 1], 8080).into()]
-                .map(|address| Listener { protocol, address })
+                .map(|address| Listener::new(protocol, address))
         };
         let listen = [both(Protocol::Tcp), both(Protocol::Udp)].concat();
         Self { embedded: true, ..Self::new("demo", listen, 4) }

@@ -26,30 +26,35 @@ fn wrong_signal(service: &ServiceConfig) -> Option<String> {
     })
 }
 
-/// Finds listeners on all addresses of which another service has a single one; one line for each.
+/// Finds listeners on all addresses of which another service has some; one line for each.
 fn overlaps(services: &[ServiceConfig]) -> Vec<String> {
     let all: Vec<(&ServiceConfig, &Listener)> =
         services.iter().flat_map(|service| service.listen.iter().map(move |one| (service, one))).collect();
     let mut lines = Vec::new();
-    for (wide, on_all) in all.iter().filter(|(_, it)| it.address.ip().is_unspecified()) {
-        for (narrow, on_one) in &all {
-            if narrow.name != wide.name && is_below(on_one, on_all) {
-                lines.push(format!(
-                    "{on_one} of service {} is one of the addresses of {on_all} of service {}: what is sent to {} \
-                     goes to {}, and only the rest to {}",
-                    narrow.name, wide.name, on_one.address, narrow.name, wide.name
-                ));
-            }
+    for (wide, on_all) in &all {
+        for (narrow, on_some) in
+            all.iter().filter(|(narrow, on_some)| narrow.name != wide.name && is_below(on_some, on_all))
+        {
+            let (are, sent) = match on_some.address.ip().is_unspecified() {
+                true => ("the IPv4 part", "IPv4 addresses".to_owned()),
+                false => ("one of the addresses", on_some.address.to_string()),
+            };
+            lines.push(format!(
+                "{on_some} of service {} is {are} of {on_all} of service {}: what is sent to {sent} goes \
+                 to {}, and only the rest to {}",
+                narrow.name, wide.name, narrow.name, wide.name
+            ));
         }
     }
     lines
 }
 
-fn is_below(one: &Listener, all: &Listener) -> bool {
-    let same = one.protocol == all.protocol && one.address.port() == all.address.port();
-    // IPv6 sockets are v6-only, so families do not meet.
-    let family = one.address.is_ipv4() == all.address.is_ipv4();
-    same && family && all.address.port() != 0 && !one.address.ip().is_unspecified()
+/// Whether `some` are a part of the addresses of `all`, which the kernel looks up first.
+fn is_below(some: &Listener, all: &Listener) -> bool {
+    all.address.port() != 0
+        && some.overlaps(all)
+        && all.covers(some.address.ip())
+        && !some.covers(all.address.ip())
 }
 
 #[cfg(test)]
@@ -77,6 +82,46 @@ mod tests {
             [("haproxy", StopSignal::Usr1), ("gunicorn", StopSignal::Term), ("nginx/x", StopSignal::Term)];
         for (command, signal) in fine {
             assert_eq!(said(command, signal), Vec::<String>::new(), "{command}");
+        }
+    }
+
+    #[test]
+    fn of_two_services_one_has_some_of_the_others_addresses() {
+        let lines = |listeners: [&str; 2]| {
+            let services = [("one", listeners[0]), ("two", listeners[1])]
+                .map(|(name, listener)| ServiceConfig::new(name, vec![listener.parse().unwrap()], 1));
+            warnings(&services)
+        };
+        for (wide, narrow, says) in [
+            ("tcp://0.0.0.0:80", "tcp://127.0.0.1:80", "is one of the addresses of tcp://0.0.0.0:80"),
+            ("tcp://*:80", "tcp://127.0.0.1:80", "is one of the addresses of tcp://*:80 of service one"),
+            (
+                "tcp://*:80",
+                "tcp://[::1]:80",
+                "what is sent to [::1]:80 goes to two, and only the rest to one",
+            ),
+            (
+                "tcp://*:80",
+                "tcp://0.0.0.0:80",
+                "tcp://0.0.0.0:80 of service two is the IPv4 part of tcp://*:80",
+            ),
+            (
+                "udp://*:80",
+                "udp://0.0.0.0:80",
+                "what is sent to IPv4 addresses goes to two, and only the rest to one",
+            ),
+        ] {
+            let said = lines([wide, narrow]);
+            assert!(said.len() == 1 && said[0].contains(says), "{wide} {narrow}: {said:?}");
+        }
+        for pair in [
+            ["tcp://0.0.0.0:80", "tcp://[::]:80"],
+            ["tcp://[::]:80", "tcp://127.0.0.1:80"],
+            ["tcp://*:80", "udp://0.0.0.0:80"],
+            ["tcp://*:80", "tcp://0.0.0.0:81"],
+            ["tcp://*:0", "tcp://0.0.0.0:0"],
+        ] {
+            assert_eq!(lines(pair), Vec::<String>::new(), "{pair:?}");
         }
     }
 }

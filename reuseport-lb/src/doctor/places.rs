@@ -2,7 +2,6 @@
 //! users, commands.
 
 use std::io::{self, ErrorKind};
-use std::net::IpAddr;
 use std::path::Path;
 
 use super::Check;
@@ -14,8 +13,8 @@ use crate::domain::listener::Listener;
 pub struct Address {
     /// Whether the address can be bound.
     pub had: io::Result<()>,
-    /// Addresses of sockets that overlap with this one and belong to no daemon that answers.
-    pub strangers: Result<Vec<IpAddr>, String>,
+    /// Where sockets are that overlap with this one and belong to no daemon that answers.
+    pub strangers: Result<Vec<Listener>, String>,
     /// Why some of these may be a daemon's own: one runs that does not answer.
     pub unknown: Option<String>,
     /// Why an IPv6 address cannot be bound, if this machine has no IPv6.
@@ -38,7 +37,7 @@ pub fn address(listener: &Listener, workers: usize, found: &Address) -> Check {
             ),
             ErrorKind::AddrNotAvailable => (
                 "no interface of this machine has that address".into(),
-                "`ip address` lists those that there are; 0.0.0.0 and [::] are all of them".into(),
+                "`ip address` lists those that there are; 0.0.0.0, [::] and * are all of them".into(),
             ),
             ErrorKind::PermissionDenied => (
                 format!("port {port} needs CAP_NET_BIND_SERVICE"),
@@ -69,23 +68,34 @@ pub fn address(listener: &Listener, workers: usize, found: &Address) -> Check {
         return Check::warning("address", says, means, "ask again as root, while the daemon answers")
             .about(listener);
     }
-    let ours = listener.address.ip();
-    let theirs = || strangers.iter().map(IpAddr::to_canonical);
-    let same = theirs().filter(|theirs| *theirs == ours).count();
-    let wider = theirs().filter(|theirs| *theirs != ours && theirs.is_unspecified()).count();
-    let narrower = strangers.len() - same - wider;
+    let (mut same, mut narrower, mut wider, mut beside) = (0, 0, 0, 0);
+    for theirs in strangers {
+        match (listener.covers(theirs.address.ip()), theirs.covers(listener.address.ip())) {
+            _ if theirs == listener => same += 1,
+            // One of them is v6-only, the other dual-stack.
+            (true, true) => beside += 1,
+            (true, false) => narrower += 1,
+            (false, _) => wider += 1,
+        }
+    }
     let mut parts = Vec::new();
     if same > 0 {
         parts.push((format!("{same} sockets of others are in its group"), "those in the group get nothing"));
     }
     if narrower > 0 {
-        let says = format!("{narrower} sockets of others are on one of its addresses");
-        parts.push((says, "those on one address get what is sent to that, and the services do not"));
+        let says = format!("{narrower} sockets of others are on some of its addresses");
+        parts.push((says, "those on some addresses get what is sent there, and the services do not"));
     }
     if wider > 0 {
         parts.push((
             format!("{wider} sockets of others are on all addresses"),
             "those on all addresses get nothing that is sent to this one",
+        ));
+    }
+    if beside > 0 {
+        parts.push((
+            format!("{beside} sockets of others are on all IPv6 addresses, in another group"),
+            "those in the other group get all of IPv6, and the services do not",
         ));
     }
     if parts.is_empty() {

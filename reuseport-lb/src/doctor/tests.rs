@@ -2,7 +2,6 @@
 
 use std::collections::BTreeSet;
 use std::io;
-use std::net::IpAddr;
 use std::path::Path;
 use std::time::Duration;
 
@@ -11,6 +10,7 @@ use super::places::*;
 use super::system::*;
 use super::*;
 use crate::config::{Ready, ServiceConfig};
+use crate::domain::listener::Listener;
 use crate::kernel::findings::{HandOver, Memory};
 
 fn service(listen: &[&str], workers: usize) -> ServiceConfig {
@@ -151,8 +151,10 @@ fn ports_that_outgoing_connections_may_have() {
     assert_eq!(local_ports(&service(&["tcp://127.0.0.1:0"], 1), (0, 60999), ""), None);
 }
 
+/// `strangers`: their addresses, all with port 80.
 fn found(had: io::Result<()>, strangers: &[&str]) -> Address {
-    let strangers: Vec<IpAddr> = strangers.iter().map(|one| one.parse().unwrap()).collect();
+    let at = |host: &&str| format!("tcp://{host}:80").parse().unwrap();
+    let strangers: Vec<Listener> = strangers.iter().map(at).collect();
     Address { had, strangers: Ok(strangers), unknown: None, no_ipv6: None }
 }
 
@@ -186,16 +188,20 @@ fn strangers_are_told_apart_by_where_they_are() {
     assert_said(&address(&one, 1, &found(Ok(()), &[])), Fine, &["free"]);
     let same = address(&one, 1, &found(Ok(()), &["127.0.0.1", "127.0.0.1"]));
     assert_said(&same, Warning, &["2 sockets of others are in its group", "get nothing", "ss -ltunp"]);
-    let mapped = address(&one, 1, &found(Ok(()), &["::ffff:127.0.0.1"]));
-    assert_said(&mapped, Warning, &["1 sockets of others are in its group"]);
-    let wider = address(&one, 1, &found(Ok(()), &["0.0.0.0", "::"]));
+    let wider = address(&one, 1, &found(Ok(()), &["0.0.0.0", "*"]));
     assert_said(&wider, Warning, &["2 sockets of others are on all addresses"]);
     let narrower = address(&all, 1, &found(Ok(()), &["127.0.0.1", "0.0.0.0"]));
     assert_said(
         &narrower,
         Warning,
-        &["1 sockets of others are in its group, 1 sockets of others are on one"],
+        &["1 sockets of others are in its group, 1 sockets of others are on some of its addresses"],
     );
+    let both = "tcp://*:80".parse().unwrap();
+    let found_at = |at: &[&str]| address(&both, 1, &found(Ok(()), at));
+    assert_said(&found_at(&["*"]), Warning, &["1 sockets of others are in its group"]);
+    let some = ["0.0.0.0", "127.0.0.1", "[::1]"];
+    assert_said(&found_at(&some), Warning, &["3 sockets of others are on some", "the services do not"]);
+    assert_said(&found_at(&["[::]"]), Warning, &["1 sockets of others are on all IPv6", "in another group"]);
     let unknown = Address { unknown: Some("a daemon is silent".into()), ..found(Ok(()), &["127.0.0.1"]) };
     assert_said(&address(&one, 1, &unknown), Warning, &["1 sockets are there, and a daemon is silent"]);
     let unlisted = Address { strangers: Err("no sock_diag".into()), ..found(Ok(()), &[]) };

@@ -1,7 +1,7 @@
 //! One protocol and address of a service, written as `tcp://127.0.0.1:8080`.
 
 use std::fmt;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::str::FromStr;
 
 use serde::de::Error as _;
@@ -34,15 +34,55 @@ impl fmt::Display for Protocol {
 }
 
 /// One protocol and address; equal addresses of one protocol are one SO_REUSEPORT group.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Listener {
     /// Transport protocol.
     pub protocol: Protocol,
-    /// Local address; IPv6 sockets are v6-only.
+    /// Local address.
     pub address: SocketAddr,
+    /// Whether IPv4 clients are served as well, on an IPv6 socket bound to all addresses: written `*`. Other IPv6
+    /// sockets are v6-only.
+    pub dual_stack: bool,
 }
 
 impl Listener {
+    /// A listener on one address, or on all addresses of one family.
+    #[must_use]
+    pub fn new(protocol: Protocol, address: SocketAddr) -> Self {
+        Self { protocol, address, dual_stack: false }
+    }
+
+    /// A listener on all addresses of both families.
+    #[must_use]
+    pub fn on_all(protocol: Protocol, port: u16) -> Self {
+        Self { protocol, address: (Ipv6Addr::UNSPECIFIED, port).into(), dual_stack: true }
+    }
+
+    /// Whether a socket on this listener's address, apart from the port, would get what is sent to `address`.
+    #[must_use]
+    pub fn covers(&self, address: IpAddr) -> bool {
+        match self.address.ip() {
+            _ if self.dual_stack => true,
+            IpAddr::V4(Ipv4Addr::UNSPECIFIED) => address.is_ipv4(),
+            IpAddr::V6(Ipv6Addr::UNSPECIFIED) => address.is_ipv6(),
+            own => own == address,
+        }
+    }
+
+    /// Whether sockets of both could receive the same packets.
+    #[must_use]
+    pub fn overlaps(&self, other: &Self) -> bool {
+        let port = (self.protocol, self.address.port()) == (other.protocol, other.address.port());
+        port && (self.covers(other.address.ip()) || other.covers(self.address.ip()))
+    }
+
+    /// Whether both have the same port (not 0) and the same addresses, or the same IPv6 ones: the kernel would give
+    /// all of these to the sockets that were opened first.
+    #[must_use]
+    pub fn collides_with(&self, other: &Self) -> bool {
+        (self.protocol, self.address) == (other.protocol, other.address) && self.address.port() != 0
+    }
+
     /// A name without `/` and `:`, for LISTEN_FDNAMES and pins: `tcp-127.0.0.1-8080`, `udp-[--1]-53`.
     #[must_use]
     pub fn plain_name(&self) -> String {
@@ -50,9 +90,26 @@ impl Listener {
     }
 }
 
+impl fmt::Debug for Listener {
+    /// As derived, but without a `dual_stack` that is false: of this text is the hash that an older daemon has saved of
+    /// what its workers were started with (`reconfigure.rs`).
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { protocol, address, dual_stack } = self;
+        let mut shown = f.debug_struct("Listener");
+        shown.field("protocol", protocol).field("address", address);
+        if *dual_stack {
+            shown.field("dual_stack", dual_stack);
+        }
+        shown.finish()
+    }
+}
+
 impl fmt::Display for Listener {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}://{}", self.protocol, self.address)
+        match self.dual_stack {
+            true => write!(f, "{}://*:{}", self.protocol, self.address.port()),
+            false => write!(f, "{}://{}", self.protocol, self.address),
+        }
     }
 }
 
@@ -77,22 +134,28 @@ impl FromStr for Listener {
             if let SocketAddr::V6(v6) = address
                 && v6.ip().to_ipv4_mapped().is_some()
             {
-                return wrong("IPv6 sockets are v6-only here; listen on the IPv4 address itself");
+                return wrong("it is an IPv4 address in IPv6 form; listen on the IPv4 address itself");
             }
             if address.ip().is_multicast() {
                 return wrong("a multicast datagram goes to every member, so there is nothing to choose");
             }
-            return Ok(Self { protocol, address });
+            return Ok(Self::new(protocol, address));
         }
         let (host, port) = address.rsplit_once(':').unwrap_or((address, ""));
-        if port.parse::<u16>().is_err() {
+        let Ok(number) = port.parse::<u16>() else {
             return wrong(&format!("the port {port:?} is not a number from 0 to 65535"));
+        };
+        if host == "*" {
+            return Ok(Self::on_all(protocol, number));
+        }
+        if host == "[*]" {
+            return wrong(&format!("all addresses of both families are *:{port}, without brackets"));
         }
         if host.parse::<IpAddr>().is_ok_and(|ip| ip.is_ipv6()) {
             return wrong(&format!("an IPv6 address goes in brackets, [{host}]:{port}"));
         }
         wrong(&format!(
-            "{host:?} is not an IP address (names are not looked up; 0.0.0.0 and [::] are all addresses)"
+            "{host:?} is not an IP address (names are not looked up; 0.0.0.0 and [::] are all addresses of a family, and * of both)"
         ))
     }
 }
@@ -115,7 +178,9 @@ mod tests {
 
     #[test]
     fn a_listener_is_written_as_it_is_read() {
-        for text in ["tcp://127.0.0.1:8080", "udp://[::1]:53", "tcp://[::]:0", "udp://0.0.0.0:65535"] {
+        let both = ["tcp://*:8080", "udp://*:0"];
+        let one = ["tcp://127.0.0.1:8080", "udp://[::1]:53", "tcp://[::]:0", "udp://0.0.0.0:65535"];
+        for text in one.into_iter().chain(both) {
             assert_eq!(text.parse::<Listener>().unwrap().to_string(), text);
         }
     }
@@ -129,11 +194,42 @@ mod tests {
             ("tcp://127.0.0.1:65536", "65536"),
             ("tcp://localhost:80", "names are not looked up"),
             ("tcp://::1:80", "in brackets"),
-            ("tcp://[::ffff:1.2.3.4]:80", "v6-only"),
+            ("tcp://[::ffff:1.2.3.4]:80", "IPv4 address itself"),
+            ("tcp://*", "the port"),
+            ("tcp://[*]:80", "*:80, without brackets"),
             ("udp://224.0.0.1:80", "multicast"),
         ] {
             let error = text.parse::<Listener>().unwrap_err();
             assert!(error.contains(says), "{text}: {error}");
         }
+    }
+
+    #[test]
+    fn a_star_is_all_addresses_of_both_families() {
+        let listener = |text: &str| text.parse::<Listener>().unwrap();
+        let (all, v4, v6) = (listener("tcp://*:80"), listener("tcp://0.0.0.0:80"), listener("tcp://[::]:80"));
+        let ip = |text: &str| text.parse::<IpAddr>().unwrap();
+        for (address, by) in [("10.0.0.1", [true, true, false]), ("2001:db8::1", [true, false, true])] {
+            assert_eq!([all, v4, v6].map(|it| it.covers(ip(address))), by, "{address}");
+        }
+        assert!(listener("tcp://10.0.0.1:80").covers(ip("10.0.0.1")));
+        assert!(!listener("tcp://10.0.0.1:80").covers(ip("10.0.0.2")));
+        assert!(all.collides_with(&v6) && all.collides_with(&all) && all != v6);
+        assert!(!all.collides_with(&v4) && !all.collides_with(&listener("udp://*:80")));
+        assert!(!listener("tcp://*:0").collides_with(&listener("tcp://[::]:0")));
+        assert_eq!(all.plain_name(), "tcp-*-80");
+        for (one, other, overlap) in [
+            (all, v4, true),
+            (all, v6, true),
+            (v4, v6, false),
+            (listener("tcp://10.0.0.1:80"), all, true),
+            (listener("tcp://10.0.0.1:80"), v4, true),
+            (listener("tcp://10.0.0.1:80"), v6, false),
+            (listener("tcp://10.0.0.1:81"), all, false),
+            (listener("udp://10.0.0.1:80"), all, false),
+        ] {
+            assert_eq!((one.overlaps(&other), other.overlaps(&one)), (overlap, overlap), "{one} {other}");
+        }
+        assert_eq!(format!("{v4:?}"), "Listener { protocol: Tcp, address: 0.0.0.0:80 }");
     }
 }

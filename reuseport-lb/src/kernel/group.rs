@@ -131,7 +131,7 @@ impl PinnedGroup {
             (false, true) => Kind::PreferWaiting,
             (false, false) => Kind::Plain,
         };
-        let name = program::name(kind, policy.steering(listener.address.is_ipv6()));
+        let name = program::name(kind, policy.steering(listener));
         // Left by a daemon that was killed right here.
         for name in RENEWED {
             let _ = std::fs::remove_file(pins.join(renewed(name)));

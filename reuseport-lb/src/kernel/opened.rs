@@ -8,7 +8,7 @@ use std::net::SocketAddr;
 use anyhow::Result;
 
 use super::liveness::{self, Stat};
-use super::strangers::{kinds, overlaps, sockets};
+use super::strangers::{kinds, sockets};
 use crate::domain::listener::{Listener, Protocol};
 use crate::domain::observed::ForeignSocket;
 use crate::printable::inline;
@@ -24,15 +24,9 @@ pub fn by_groups(
     let mut known: HashMap<u64, (Protocol, SocketAddr, bool)> = HashMap::new();
     for (family, protocol) in kinds(listeners) {
         for found in sockets(family, protocol, None)?.into_iter().filter(|it| !ours.contains(&it.cookie)) {
-            let address = SocketAddr::new(found.address, found.port);
-            let takes = |listener: &Listener| {
-                listener.protocol == protocol
-                    && listener.address.port() == found.port
-                    && overlaps(found.address, listener.address.ip())
-            };
-            let instead = listeners.iter().any(takes);
+            let instead = listeners.iter().any(|listener| listener.overlaps(&found.at));
             if instead || protocol == Protocol::Tcp {
-                known.insert(found.inode, (protocol, address, instead));
+                known.insert(found.inode, (protocol, found.at.address, instead));
             }
         }
     }

@@ -22,12 +22,13 @@ impl Policy {
         listener.protocol == Protocol::Udp && self.flows == Flows::Track
     }
 
-    /// How a key is made where clients have addresses of this family.
-    pub(super) fn steering(self, v6: bool) -> Steering {
-        match (self.affinity, v6) {
-            (Affinity::Flow, _) => Steering::Flow,
-            (Affinity::Source, false) => Steering::SourceV4,
-            (Affinity::Source, true) => Steering::SourceV6,
+    /// How the program of `listener` makes a key.
+    pub(super) fn steering(self, listener: &Listener) -> Steering {
+        match self.affinity {
+            Affinity::Flow => Steering::Flow,
+            Affinity::Source if listener.dual_stack => Steering::SourceAny,
+            Affinity::Source if listener.address.is_ipv6() => Steering::SourceV6,
+            Affinity::Source => Steering::SourceV4,
         }
     }
 }

@@ -15,7 +15,7 @@ use crate::domain::listener::{Listener, Protocol};
 use crate::domain::observed::Queue;
 
 /// Says why an IPv6 address cannot be bound on a machine without IPv6, and what to do.
-pub const NO_IPV6: &str = "IPv6 is off on this machine; listen on IPv4 addresses only, or switch it on \
+pub const NO_IPV6: &str = "IPv6 is off on this machine; listen on IPv4 addresses only (all are 0.0.0.0), or switch it on \
                            (net.ipv6.conf.all.disable_ipv6=0, no ipv6.disable=1 for the kernel)";
 
 /// Opens another socket of `group`: bound to the listener's address and, for TCP, listening.
@@ -90,7 +90,7 @@ pub fn try_address(listener: &Listener) -> io::Result<()> {
 #[must_use]
 pub fn has_ipv6() -> bool {
     let loopback = SocketAddr::from((Ipv6Addr::LOCALHOST, 0));
-    let bound = unbound(&Listener { protocol: Protocol::Tcp, address: loopback })
+    let bound = unbound(&Listener::new(Protocol::Tcp, loopback))
         .and_then(|socket| socket.bind(&SockAddr::from(loopback)));
     // Other errors say nothing about IPv6.
     !bound.is_err_and(|error| {
@@ -135,7 +135,7 @@ pub(super) fn unbound(listener: &Listener) -> io::Result<Socket> {
     };
     let socket = Socket::new(Domain::for_address(listener.address), kind, Some(ip))?;
     if listener.address.is_ipv6() {
-        socket.set_only_v6(true)?;
+        socket.set_only_v6(!listener.dual_stack)?;
     }
     if listener.protocol == Protocol::Tcp {
         // Connections of an earlier server in TIME_WAIT do not make `bind` fail.

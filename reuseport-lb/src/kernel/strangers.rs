@@ -2,15 +2,16 @@
 //! NETLINK_SOCK_DIAG). The list has the queues of all TCP listeners as well.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
-use std::net::IpAddr;
+use std::net::{Ipv6Addr, SocketAddr};
 
 use anyhow::{Context, Result, bail};
 use netlink_packet_core::{NLM_F_DUMP, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload};
 use netlink_packet_sock_diag::SockDiagMessage;
 use netlink_packet_sock_diag::constants::{AF_INET, AF_INET6, IPPROTO_TCP, IPPROTO_UDP};
-use netlink_packet_sock_diag::inet::{ExtensionFlags, InetRequest, SocketId, StateFlags};
+use netlink_packet_sock_diag::inet::nlas::Nla;
+use netlink_packet_sock_diag::inet::{ExtensionFlags, InetRequest, InetResponse, SocketId, StateFlags};
 use netlink_sys::protocols::NETLINK_SOCK_DIAG;
-use netlink_sys::{Socket, SocketAddr};
+use netlink_sys::{Socket, SocketAddr as NetlinkAddress};
 
 use crate::domain::listener::{Listener, Protocol};
 use crate::domain::observed::Queue;
@@ -23,7 +24,8 @@ pub fn count(listener: &Listener, ours: &HashSet<u64>) -> Result<usize> {
 /// The kernel's lists of sockets that concern some listeners, each asked for once.
 #[derive(Default)]
 pub struct Census {
-    on: HashMap<(u8, Protocol, u16), Vec<(IpAddr, u64)>>,
+    /// The places of sockets, with their SO_COOKIE.
+    on: HashMap<(u8, Protocol, u16), Vec<(Listener, u64)>>,
     /// Queues of TCP listeners, by SO_COOKIE.
     queues: HashMap<u64, Queue>,
 }
@@ -33,8 +35,9 @@ impl Census {
     pub fn take(listeners: &[Listener]) -> Result<Self> {
         let mut census = Self::default();
         for (family, protocol) in kinds(listeners) {
-            for Found { port, address, cookie, queue, .. } in sockets(family, protocol, None)? {
-                census.on.entry((family, protocol, port)).or_default().push((address, cookie));
+            for Found { at, cookie, queue, .. } in sockets(family, protocol, None)? {
+                let port = at.address.port();
+                census.on.entry((family, protocol, port)).or_default().push((at, cookie));
                 if protocol == Protocol::Tcp {
                     census.queues.insert(cookie, queue);
                 }
@@ -48,7 +51,7 @@ impl Census {
     pub fn count(&self, listener: &Listener, ours: &HashSet<u64>) -> usize {
         let port = listener.address.port();
         let all = families(listener).filter_map(|family| self.on.get(&(family, listener.protocol, port)));
-        all.flatten().filter(|(address, cookie)| is_stranger(*address, *cookie, listener, ours)).count()
+        all.flatten().filter(|(at, cookie)| is_stranger(at, *cookie, listener, ours)).count()
     }
 
     /// The queue of the TCP listener with this cookie, if the kernel's list had it. Equals what
@@ -59,17 +62,15 @@ impl Census {
     }
 }
 
-/// The addresses of all sockets that are not in `ours` (by SO_COOKIE) and could receive packets for `listener`:
+/// The places of all sockets that are not in `ours` (by SO_COOKIE) and could receive packets for `listener`:
 /// listening on (TCP) or bound to (UDP) its port, and its address, all addresses, or, if the listener is on all
 /// addresses, any address.
-pub fn list(listener: &Listener, ours: &HashSet<u64>) -> Result<Vec<IpAddr>> {
+pub fn list(listener: &Listener, ours: &HashSet<u64>) -> Result<Vec<Listener>> {
     let mut strangers = Vec::new();
     for family in families(listener) {
-        for Found { address, cookie, .. } in
-            sockets(family, listener.protocol, Some(listener.address.port()))?
-        {
-            if is_stranger(address, cookie, listener, ours) {
-                strangers.push(address);
+        for Found { at, cookie, .. } in sockets(family, listener.protocol, Some(listener.address.port()))? {
+            if is_stranger(&at, cookie, listener, ours) {
+                strangers.push(at);
             }
         }
     }
@@ -88,34 +89,39 @@ pub(super) fn kinds(listeners: &[Listener]) -> BTreeSet<(u8, Protocol)> {
 /// Address families whose sockets can receive packets for `listener`: an IPv6 socket that is not v6-only receives
 /// IPv4 as well, never the other way round.
 fn families(listener: &Listener) -> impl Iterator<Item = u8> + use<> {
-    let v6 = listener.address.is_ipv6();
-    [AF_INET, AF_INET6].into_iter().filter(move |family| *family == AF_INET6 || !v6)
+    let v4 = listener.address.is_ipv4() || listener.dual_stack;
+    [AF_INET, AF_INET6].into_iter().filter(move |family| *family == AF_INET6 || v4)
 }
 
-fn is_stranger(address: IpAddr, cookie: u64, listener: &Listener, ours: &HashSet<u64>) -> bool {
-    !ours.contains(&cookie) && overlaps(address, listener.address.ip())
-}
-
-/// Whether a socket on the address `theirs` could receive packets for a listener on `ours`, with equal ports.
-pub(super) fn overlaps(theirs: IpAddr, ours: IpAddr) -> bool {
-    match (theirs.to_canonical(), ours) {
-        (IpAddr::V6(theirs), IpAddr::V4(_)) => theirs.is_unspecified(),
-        (theirs, ours) if theirs.is_ipv4() == ours.is_ipv4() => {
-            theirs == ours || theirs.is_unspecified() || ours.is_unspecified()
-        }
-        _ => false,
-    }
+fn is_stranger(at: &Listener, cookie: u64, listener: &Listener, ours: &HashSet<u64>) -> bool {
+    !ours.contains(&cookie) && at.overlaps(listener)
 }
 
 /// A socket of the kernel's list.
 pub(super) struct Found {
-    pub(super) port: u16,
-    pub(super) address: IpAddr,
+    /// Protocol and address.
+    pub(super) at: Listener,
     /// SO_COOKIE.
     pub(super) cookie: u64,
     pub(super) inode: u64,
     /// `idiag_rqueue` and `idiag_wqueue`, which are queue and backlog for TCP listeners only (net/ipv4/tcp_diag.c).
     queue: Queue,
+}
+
+impl Found {
+    fn read(protocol: Protocol, response: &InetResponse) -> Self {
+        let (header, id) = (&response.header, &response.header.socket_id);
+        let ip = id.source_address.to_canonical();
+        let v6_only = response.nlas.iter().any(|it| matches!(it, Nla::SkV6Only(true)));
+        let mut at = Listener::new(protocol, SocketAddr::new(ip, id.source_port));
+        at.dual_stack = ip == Ipv6Addr::UNSPECIFIED && !v6_only;
+        Self {
+            at,
+            cookie: u64::from_ne_bytes(id.cookie),
+            inode: header.inode.into(),
+            queue: Queue { queue: header.recv_queue, backlog: header.send_queue },
+        }
+    }
 }
 
 /// Every socket of `family` that listens (TCP) or is bound (UDP), on `port` if one is given.
@@ -137,7 +143,7 @@ pub(super) fn sockets(family: u8, kind: Protocol, port: Option<u16>) -> Result<V
 
     let socket =
         Socket::new(NETLINK_SOCK_DIAG).context("cannot ask the kernel for its sockets (sock_diag)")?;
-    socket.connect(&SocketAddr::new(0, 0)).context("cannot reach the kernel over netlink")?;
+    socket.connect(&NetlinkAddress::new(0, 0)).context("cannot reach the kernel over netlink")?;
     socket.send(&bytes, 0).context("cannot ask the kernel for its sockets")?;
 
     let mut found = Vec::new();
@@ -149,20 +155,10 @@ pub(super) fn sockets(family: u8, kind: Protocol, port: Option<u16>) -> Result<V
                 .context("cannot understand the kernel's list of sockets")?;
             let length = message.header.length as usize;
             match message.payload {
-                NetlinkPayload::InnerMessage(SockDiagMessage::InetResponse(response)) => {
-                    let id = response.header.socket_id;
-                    if port.is_none_or(|port| id.source_port == port) {
-                        found.push(Found {
-                            port: id.source_port,
-                            address: id.source_address,
-                            cookie: u64::from_ne_bytes(id.cookie),
-                            inode: response.header.inode.into(),
-                            queue: Queue {
-                                queue: response.header.recv_queue,
-                                backlog: response.header.send_queue,
-                            },
-                        });
-                    }
+                NetlinkPayload::InnerMessage(SockDiagMessage::InetResponse(response))
+                    if port.is_none_or(|port| response.header.socket_id.source_port == port) =>
+                {
+                    found.push(Found::read(kind, &response));
                 }
                 NetlinkPayload::Done(_) => return Ok(found),
                 NetlinkPayload::Error(error) => {
@@ -177,16 +173,39 @@ pub(super) fn sockets(family: u8, kind: Protocol, port: Option<u16>) -> Result<V
 
 #[cfg(test)]
 mod tests {
+    use std::net::TcpListener;
+
     use super::*;
 
     #[test]
-    fn addresses_overlap_when_one_of_them_is_all() {
-        let ip = |text: &str| text.parse::<IpAddr>().unwrap();
-        assert!(overlaps(ip("127.0.0.1"), ip("127.0.0.1")));
-        assert!(overlaps(ip("0.0.0.0"), ip("127.0.0.1")));
-        assert!(overlaps(ip("127.0.0.1"), ip("0.0.0.0")));
-        assert!(overlaps(ip("::"), ip("127.0.0.1")));
-        assert!(!overlaps(ip("127.0.0.2"), ip("127.0.0.1")));
-        assert!(!overlaps(ip("::1"), ip("127.0.0.1")));
+    fn a_socket_is_found_where_it_is_bound_with_its_families() {
+        let new = |v6_only: bool| {
+            let socket = socket2::Socket::new(socket2::Domain::IPV6, socket2::Type::STREAM, None).unwrap();
+            socket.set_only_v6(v6_only).unwrap();
+            socket.bind(&SocketAddr::from((Ipv6Addr::UNSPECIFIED, 0)).into()).unwrap();
+            socket.listen(1).unwrap();
+            TcpListener::from(socket)
+        };
+        for v6_only in [true, false] {
+            let socket = new(v6_only);
+            let port = socket.local_addr().unwrap().port();
+            let found: Listener =
+                format!("tcp://{}:{port}", if v6_only { "[::]" } else { "*" }).parse().unwrap();
+            assert_eq!(list(&found, &HashSet::new()).unwrap(), [found]);
+            let v4: Listener = format!("tcp://127.0.0.1:{port}").parse().unwrap();
+            assert_eq!(count(&v4, &HashSet::new()).unwrap(), usize::from(!v6_only));
+        }
+    }
+
+    #[test]
+    fn a_socket_of_ipv4_is_a_stranger_to_a_dual_stack_listener() {
+        let socket = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = socket.local_addr().unwrap();
+        let all = Listener::on_all(Protocol::Tcp, address.port());
+        assert_eq!(list(&all, &HashSet::new()).unwrap(), [Listener::new(Protocol::Tcp, address)]);
+        let census = Census::take(&[all]).unwrap();
+        assert_eq!(census.count(&all, &HashSet::new()), 1);
+        let cookie = socket2::SockRef::from(&socket).cookie().unwrap();
+        assert_eq!(census.count(&all, &HashSet::from([cookie])), 0);
     }
 }

@@ -22,7 +22,12 @@ pub(super) const PATIENCE: Duration = Duration::from_secs(30);
 
 /// One request on a connection of its own; the answer, or what went wrong.
 pub(super) fn get(path: &str, patience: Duration) -> Result<String, String> {
-    let mut stream = TcpStream::connect(to()).map_err(|error| format!("connect: {error}"))?;
+    get_from(to(), path, patience)
+}
+
+/// One request to this address.
+pub(super) fn get_from(to: SocketAddr, path: &str, patience: Duration) -> Result<String, String> {
+    let mut stream = TcpStream::connect(to).map_err(|error| format!("connect: {error}"))?;
     stream.set_read_timeout(Some(patience)).map_err(|error| error.to_string())?;
     let request = format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
     stream.write_all(request.as_bytes()).map_err(|error| format!("send: {error}"))?;

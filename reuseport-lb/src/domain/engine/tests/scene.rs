@@ -47,7 +47,7 @@ pub(super) struct Scene {
 pub(super) fn config(protocols: &[Protocol], workers: usize) -> ServiceConfig {
     let listen = (8000..)
         .zip(protocols)
-        .map(|(port, protocol)| Listener { protocol: *protocol, address: ([127, 0, 0, 1], port).into() });
+        .map(|(port, protocol)| Listener::new(*protocol, ([127, 0, 0, 1], port).into()));
     let mut config = ServiceConfig::new("web", listen.collect(), workers);
     config.command = vec!["server".into()];
     config.ready = Ready::Notify;
