@@ -27,6 +27,7 @@ pub struct Config {
 #[derive(Clone, Debug)]
 struct Service {
     name: String,
+    /// Listeners as TOML has them.
     listen: Vec<String>,
     /// Keys and TOML values, in the order in which they came.
     values: Vec<(String, String)>,
@@ -46,8 +47,13 @@ impl Config {
     }
 
     /// One more address.
-    pub fn listen(mut self, url: &str) -> Self {
-        self.last.listen.push(url.into());
+    pub fn listen(self, url: &str) -> Self {
+        self.listener(format!("{url:?}"))
+    }
+
+    /// One more listener, as TOML has it.
+    pub fn listener(mut self, toml: String) -> Self {
+        self.last.listen.push(toml);
         self
     }
 
@@ -94,7 +100,7 @@ impl Config {
 impl fmt::Display for Config {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for Service { name, listen, values } in self.others.iter().chain([&self.last]) {
-            writeln!(f, "[[service]]\nname = {name:?}\nlisten = {listen:?}")?;
+            writeln!(f, "[[service]]\nname = {name:?}\nlisten = [{}]", listen.join(", "))?;
             values.iter().try_for_each(|(key, value)| writeln!(f, "{key} = {value}"))?;
         }
         Ok(())

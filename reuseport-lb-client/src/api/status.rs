@@ -59,6 +59,9 @@ pub struct ServiceStatus {
 pub struct GroupStatus {
     /// Address, like `tcp://127.0.0.1:8080`.
     pub listen: String,
+    /// What its sockets are called in LISTEN_FDNAMES.
+    #[serde(default)]
+    pub name: String,
     /// `tcp` or `udp`.
     pub protocol: String,
     /// Id of the program, as `bpftool prog` shows it.

@@ -81,8 +81,8 @@ fn as_text(service: &ServiceConfig) -> String {
         text += ", UDP flows are not tracked";
     }
     text += "\n";
-    for listener in &service.listen {
-        text += &format!("    {listener}\n");
+    for it in &service.listen {
+        text += &format!("    {}{}\n", it.listener, it.options());
     }
     if !service.command.is_empty() {
         text += &process(service);

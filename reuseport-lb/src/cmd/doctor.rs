@@ -59,7 +59,7 @@ fn checks(services: &[ServiceConfig], paths: &Paths) -> Result<Vec<Check>> {
     checks.push(limits::memory(probe::memory().as_ref(), services, probe::possible_cpus()));
     let somaxconn = number("net.core.somaxconn");
     checks.extend(services.iter().filter_map(|service| limits::backlog(service, somaxconn)));
-    let udp = services.iter().flat_map(|service| &service.listen).any(|it| it.protocol == Protocol::Udp);
+    let udp = services.iter().flat_map(|service| service.listeners()).any(|it| it.protocol == Protocol::Udp);
     checks.extend(number("net.core.rmem_default").filter(|_| udp).map(limits::receive_queue));
     checks.extend(local_ports(services));
     let (daemon, ours) = daemon(paths);
@@ -101,7 +101,7 @@ fn programs(services: &[ServiceConfig], bpffs: &Path) -> Vec<Check> {
     let mut kinds: Vec<(String, Listener, Policy)> = Vec::new();
     for service in services {
         let policy = Policy::from(service);
-        for listener in &service.listen {
+        for listener in service.listeners() {
             let family = match (listener.dual_stack, listener.address.is_ipv6()) {
                 (true, _) => "IPv4 and IPv6",
                 (false, true) => "IPv6",
@@ -198,12 +198,12 @@ fn addresses(services: &[ServiceConfig], daemon: &Daemon, ours: &HashSet<u64>) -
     let no_ipv6 = !socket::has_ipv6();
     let mut checks = Vec::new();
     for service in services {
-        for listener in &service.listen {
+        for config::ListenerConfig { listener, freebind, .. } in &service.listen {
             let strangers = match listener.address.port() {
                 0 => Ok(Vec::new()),
                 _ => strangers::list(listener, ours).map_err(|error| format!("{error:#}")),
             };
-            let had = match socket::try_address(listener) {
+            let had = match socket::try_address(listener, *freebind) {
                 // A conflict that `try_address` makes for UDP over IPv6 with a socket on another address.
                 Err(error)
                     if error.kind() == std::io::ErrorKind::AddrInUse

@@ -1,7 +1,7 @@
 //! Texts and tables that commands print.
 
 use comfy_table::{CellAlignment, Table, presets};
-use reuseport_lb_client::api::{Awaited, ServiceStatus, Status, Waiting, WorkerStatus};
+use reuseport_lb_client::api::{Awaited, GroupStatus, ServiceStatus, Status, Waiting, WorkerStatus};
 
 use crate::printable::inline;
 
@@ -83,7 +83,14 @@ fn groups(service: &ServiceStatus) -> String {
             group.strangers.map_or_else(|| "?".into(), |n| n.to_string()),
         ]);
     }
-    finish(table, 1)
+    let mut text = finish(table, 1);
+    for GroupStatus { listen, name, .. } in &service.groups {
+        let by_address = listen.replace("://", "-").replace(':', "-");
+        if !name.is_empty() && *name != by_address {
+            text += &format!(" {listen} is called {}\n", inline(name));
+        }
+    }
+    text
 }
 
 fn workers(shown: &[&WorkerStatus]) -> String {
@@ -210,6 +217,7 @@ mod tests {
         };
         let counters = [("arrival_packet".to_owned(), 12_345_678_901_234)].into();
         let group = GroupStatus {
+            name: String::new(),
             listen: socket.listen,
             protocol: "tcp".into(),
             program_id: 123_456,

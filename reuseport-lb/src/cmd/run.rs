@@ -44,9 +44,9 @@ fn service(arguments: cli::RunArgs) -> Result<ServiceConfig, String> {
         service.process.cwd = arguments.cwd;
     }
     if !arguments.listen.is_empty() {
-        service.listen = arguments.listen;
+        service.listen = arguments.listen.into_iter().map(Into::into).collect();
     }
     service.validate()?;
-    config::check_listeners(&service.listen)?;
+    config::check_listeners(&service)?;
     Ok(service)
 }

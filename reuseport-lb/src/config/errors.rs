@@ -16,6 +16,8 @@ pub struct Invalid(pub String);
 const VALUES: &[(&str, &str)] = &[
     ("name", "a text in quotes, like \"web\""),
     ("listen", "a list of addresses, like [\"tcp://127.0.0.1:8080\"]"),
+    ("url", "an address, like \"tcp://127.0.0.1:8080\""),
+    ("freebind", "true or false"),
     ("command", "a list of the program and its arguments, like [\"./server\", \"--fd\", \"3\"]"),
     ("workers", "a whole number from 0 to 1024"),
     ("affinity", "\"flow\" or \"source\""),
@@ -136,9 +138,8 @@ impl Location {
         }
         if let Some(field) = message.strip_prefix("missing field `").and_then(|rest| rest.strip_suffix('`')) {
             let write = values(field)?;
-            return Some(format!(
-                "missing field `{field}`: each service needs it; write {field} = and {write}"
-            ));
+            let who = if field == "url" { "a listener" } else { "each service" };
+            return Some(format!("missing field `{field}`: {who} needs it; write {field} = and {write}"));
         }
         let theirs = ["invalid type", "invalid value", "invalid length", "unknown variant", "wanted string"];
         let key = self.keys.last()?;

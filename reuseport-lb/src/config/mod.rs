@@ -4,6 +4,7 @@ mod choices;
 mod environment;
 mod errors;
 mod known;
+mod listen;
 mod machine;
 pub mod process;
 mod service;
@@ -16,6 +17,7 @@ pub use choices::{Affinity, Flows, OnCrash, OnStall, Replace, WhenBusy, WhenEmpt
 pub use environment::{check_directory, check_program, check_variable};
 pub use errors::Invalid;
 pub(crate) use errors::{nearest, plain};
+pub use listen::ListenerConfig;
 pub use machine::Machine;
 pub(crate) use service::check_name;
 pub use service::{MAX_LISTENERS, MAX_WEIGHT, MAX_WORKERS, ServiceConfig, check_weight, check_workers};
@@ -59,7 +61,7 @@ pub fn parse(text: &str, machine: Machine) -> Result<Vec<ServiceConfig>, Invalid
                 &format!("there are two services {:?}; names must differ", service.name),
             ));
         }
-        for (listener, span) in service.listen.iter().zip(spans.listen) {
+        for (listener, span) in service.listeners().zip(spans.listen) {
             if let Some((other, owner)) = addresses.iter().find(|(other, _)| other.collides_with(listener)) {
                 let message = if other != listener {
                     collision(listener, other)
@@ -89,7 +91,8 @@ fn collision(listener: &Listener, other: &Listener) -> String {
 }
 
 /// Fails if two of a service's listeners have the same addresses.
-pub fn check_listeners(listen: &[Listener]) -> Result<(), String> {
+pub fn check_listeners(service: &ServiceConfig) -> Result<(), String> {
+    let listen: Vec<&Listener> = service.listeners().collect();
     for (at, listener) in listen.iter().enumerate() {
         if let Some(other) =
             listen[..at].iter().find(|other| *other == listener || other.collides_with(listener))

@@ -5,6 +5,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::choices::{Affinity, Flows, OnCrash, OnStall, Replace, WhenBusy, WhenEmpty};
+use super::listen::{ListenerConfig, check_names};
 use super::process::ProcessConfig;
 use super::stop::StopSettings;
 use super::values::{Overload, Ready};
@@ -25,7 +26,7 @@ pub struct ServiceConfig {
     /// Name of the service; workers are `name/0`, `name/1`, …
     pub name: String,
     /// Listeners; workers get their sockets in this order.
-    pub listen: Vec<Listener>,
+    pub listen: Vec<ListenerConfig>,
     /// Program and arguments of a worker; empty if workers are embedded or only join.
     pub command: Vec<String>,
     /// Workers are embedded ones, without a command.
@@ -87,7 +88,7 @@ impl ServiceConfig {
     pub fn new(name: &str, listen: Vec<Listener>, workers: usize) -> Self {
         Self {
             name: name.into(),
-            listen,
+            listen: listen.into_iter().map(Into::into).collect(),
             command: Vec::new(),
             embedded: false,
             workers,
@@ -128,8 +129,13 @@ impl ServiceConfig {
     #[must_use]
     pub fn demo_here(has_ipv6: bool) -> Self {
         let mut demo = Self::demo();
-        demo.listen.retain(|listener| has_ipv6 || listener.address.is_ipv4());
+        demo.listen.retain(|it| has_ipv6 || it.listener.address.is_ipv4());
         demo
+    }
+
+    /// Protocols and addresses of its listeners, in their order.
+    pub fn listeners(&self) -> impl Iterator<Item = &Listener> {
+        self.listen.iter().map(|it| &it.listener)
     }
 
     /// Whether flows of a listener are tracked.
@@ -155,7 +161,7 @@ impl ServiceConfig {
                 self.listen.len()
             ));
         }
-        Ok(())
+        check_names(&self.listen).map_err(|error| format!("service {:?}: {error}", self.name))
     }
 }
 

@@ -29,7 +29,7 @@ fn wrong_signal(service: &ServiceConfig) -> Option<String> {
 /// Finds listeners on all addresses of which another service has some; one line for each.
 fn overlaps(services: &[ServiceConfig]) -> Vec<String> {
     let all: Vec<(&ServiceConfig, &Listener)> =
-        services.iter().flat_map(|service| service.listen.iter().map(move |one| (service, one))).collect();
+        services.iter().flat_map(|service| service.listeners().map(move |one| (service, one))).collect();
     let mut lines = Vec::new();
     for (wide, on_all) in &all {
         for (narrow, on_some) in

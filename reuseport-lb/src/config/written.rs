@@ -10,6 +10,7 @@ use toml::Spanned;
 use super::choices::{Affinity, Flows, OnCrash, OnStall, Replace, WhenBusy, WhenEmpty};
 use super::environment::{self, Id, Nice, Umask};
 use super::errors::{Invalid, located};
+use super::listen::ListenerConfig;
 use super::machine::Machine;
 use super::process::Cpus;
 use super::service::ServiceConfig;
@@ -22,7 +23,7 @@ use crate::domain::listener::Protocol;
 #[serde(deny_unknown_fields)]
 pub(super) struct Written {
     name: Spanned<String>,
-    listen: Spanned<Vec<Spanned<String>>>,
+    listen: Spanned<Vec<Spanned<ListenerConfig>>>,
     command: Option<Spanned<Vec<String>>>,
     workers: Option<Spanned<usize>>,
     #[serde(default)]
@@ -78,12 +79,13 @@ impl Written {
         };
         for url in self.listen.into_inner() {
             let span = url.span();
-            listen.push(url.into_inner().parse().map_err(|error| at(span.clone(), error))?);
+            listen.push(url.into_inner());
             spans.listen.push(span);
         }
         // Without a command all workers join, unless the file asks for embedded ones.
         let workers = self.workers.map_or(usize::from(self.command.is_some()), Spanned::into_inner);
-        let mut service = ServiceConfig::new(self.name.get_ref(), listen, workers);
+        let mut service = ServiceConfig::new(self.name.get_ref(), Vec::new(), workers);
+        service.listen = listen;
         service.embedded = self.command.is_none() && workers > 0;
         if let Some(command) = self.command {
             let span = command.span();
@@ -145,7 +147,7 @@ impl Written {
 
 /// Fails unless the service has a listener of this protocol, which a key is `about`.
 fn require(service: &ServiceConfig, protocol: Protocol, about: &str) -> Result<(), String> {
-    match service.listen.iter().any(|listener| listener.protocol == protocol) {
+    match service.listeners().any(|listener| listener.protocol == protocol) {
         true => Ok(()),
         false => Err(format!("{about}, and this service has no {protocol}:// listener")),
     }

@@ -45,7 +45,7 @@ pub(super) fn successors(state: &SavedService, services: &[config::ServiceConfig
     let had = |listener: &Listener| {
         state.listeners.iter().any(|saved| [saved.asked, saved.bound].contains(listener))
     };
-    let follows = |it: &&config::ServiceConfig| it.name == state.config.name || it.listen.iter().any(had);
+    let follows = |it: &&config::ServiceConfig| it.name == state.config.name || it.listeners().any(had);
     services.iter().filter(follows).map(|service| service.name.clone()).collect()
 }
 

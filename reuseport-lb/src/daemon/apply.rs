@@ -155,8 +155,10 @@ impl Configurator {
         moves: &Moves,
         if_changed: bool,
     ) -> Result<Changes, String> {
-        let listen: Vec<(String, Vec<Listener>)> =
-            wanted.iter().map(|service| (service.name.clone(), service.listen.clone())).collect();
+        let listen: Vec<(String, Vec<Listener>)> = wanted
+            .iter()
+            .map(|service| (service.name.clone(), service.listeners().copied().collect()))
+            .collect();
         let is_wanted = |name: &str| listen.iter().any(|(wanted, _)| wanted == name);
         let mut prepared = Prepared::default();
         if let Err(error) = self.prepare(wanted, if_changed, &mut prepared).await {

@@ -48,7 +48,8 @@ pub(super) fn look(
 
 /// Listeners that have sockets, and for which no known service decides.
 fn taken(states: &[SavedService], wanted: &[config::ServiceConfig]) -> Vec<Listener> {
-    let mut listeners: Vec<Listener> = wanted.iter().flat_map(|service| service.listen.clone()).collect();
+    let mut listeners: Vec<Listener> =
+        wanted.iter().flat_map(|service| service.listeners().copied()).collect();
     let saved = states.iter().flat_map(|state| &state.listeners).filter(|saved| saved.since > 0);
     let known: HashSet<Listener> = saved.map(|saved| saved.asked).collect();
     let census = Census::take(&listeners).unwrap_or_default();

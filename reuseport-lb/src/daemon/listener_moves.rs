@@ -22,7 +22,7 @@ impl Moves {
     pub(super) fn find(wanted: &[ServiceConfig], holder: impl Fn(&Listener) -> Option<String>) -> Self {
         let mut moves = Vec::new();
         for service in wanted {
-            for listener in &service.listen {
+            for listener in service.listeners() {
                 if let Some(from) = holder(listener).filter(|from| *from != service.name) {
                     moves.push(Move { listener: *listener, from, to: service.name.clone() });
                 }
@@ -61,7 +61,7 @@ impl Moves {
         let stays = |it: &&ServiceConfig| !self.is_loser(&it.name) || self.is_taker(&it.name);
         let with_lost = |it: &ServiceConfig| {
             let lost = self.0.iter().filter(|lost| lost.from == it.name).map(|lost| lost.listener);
-            let listen = it.listen.iter().copied().chain(lost).collect();
+            let listen = it.listen.iter().cloned().chain(lost.map(Into::into)).collect();
             ServiceConfig { listen, ..it.clone() }
         };
         wanted.iter().filter(stays).map(with_lost).collect()

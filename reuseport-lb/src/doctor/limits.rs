@@ -69,8 +69,7 @@ pub fn memory(found: Option<&Memory>, services: &[ServiceConfig], cpus: u64) -> 
         let activity = if service.tracks(listener) { size_of::<Activity>() } else { 0 };
         (always + activity) as u64 + counters + SMALL_PARTS
     };
-    let of_service =
-        |service: &ServiceConfig| -> u64 { service.listen.iter().map(|it| of(service, it)).sum() };
+    let of_service = |service: &ServiceConfig| -> u64 { service.listeners().map(|it| of(service, it)).sum() };
     let need: u64 = services.iter().map(of_service).sum();
     let uses = format!("the maps of all listeners take about {}", mebibytes(need));
     let Some(Memory { cgroup, limit, used }) = found else {
@@ -99,7 +98,7 @@ fn mebibytes(bytes: u64) -> String {
 /// Checks `backlog` of a service with TCP listeners against `net.core.somaxconn`.
 #[must_use]
 pub fn backlog(service: &ServiceConfig, somaxconn: Option<u64>) -> Option<Check> {
-    service.listen.iter().find(|listener| listener.protocol == Protocol::Tcp)?;
+    service.listeners().find(|listener| listener.protocol == Protocol::Tcp)?;
     let (backlog, most) = (service.backlog, somaxconn?);
     let check = if most < u64::from(backlog) {
         Check::warning(
@@ -139,7 +138,7 @@ pub fn receive_queue(bytes: u64) -> Check {
 /// `net.ipv4.ip_local_port_range` without `net.ipv4.ip_local_reserved_ports`. `None` if none of them is among those.
 #[must_use]
 pub fn local_ports(service: &ServiceConfig, range: (u16, u16), reserved: &str) -> Option<Check> {
-    let mut ports: Vec<u16> = service.listen.iter().map(|listener| listener.address.port()).collect();
+    let mut ports: Vec<u16> = service.listeners().map(|listener| listener.address.port()).collect();
     ports.retain(|port| *port != 0 && (range.0..=range.1).contains(port) && !is_listed(*port, reserved));
     ports.sort_unstable();
     ports.dedup();

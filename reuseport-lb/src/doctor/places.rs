@@ -37,7 +37,7 @@ pub fn address(listener: &Listener, workers: usize, found: &Address) -> Check {
             ),
             ErrorKind::AddrNotAvailable => (
                 "no interface of this machine has that address".into(),
-                "`ip address` lists those that there are; 0.0.0.0, [::] and * are all of them".into(),
+                "`ip address` lists those that there are; 0.0.0.0, [::] and * are all of them; with freebind = true it may come later".into(),
             ),
             ErrorKind::PermissionDenied => (
                 format!("port {port} needs CAP_NET_BIND_SERVICE"),

@@ -4,6 +4,7 @@
 use super::health::Health;
 use super::listener::{Listener, Protocol};
 use super::ports::{ListenerId, WorkerId};
+use crate::config::ListenerConfig;
 
 /// One listener.
 pub struct ListenerState {
@@ -13,6 +14,8 @@ pub struct ListenerState {
     pub asked: Listener,
     /// Whether new workers get a socket of this listener.
     pub wanted: bool,
+    /// What its sockets are called, if not by its address.
+    pub name: Option<String>,
     /// Health of workers at this listener (TCP only).
     pub health: Health<WorkerId>,
     /// Decisions for each slot, as read when a queue was last not empty.
@@ -23,7 +26,7 @@ impl ListenerState {
     /// A listener whose workers are not known yet.
     #[must_use]
     pub fn new(id: ListenerId, asked: Listener, wanted: bool) -> Self {
-        Self { id, asked, wanted, health: Health::default(), selected: Box::default() }
+        Self { id, asked, wanted, name: None, health: Health::default(), selected: Box::default() }
     }
 
     /// Whether this is a TCP listener.
@@ -83,10 +86,24 @@ impl Listeners {
         self.0.push(listener);
     }
 
+    /// Gives those listeners their names that `listen` has, and returns whether each is to be bound freely.
+    pub fn describe(&mut self, listen: &[ListenerConfig]) -> Vec<(ListenerId, bool)> {
+        let mut known: Vec<&mut ListenerState> = self.0.iter_mut().collect();
+        let mut freebind = Vec::new();
+        for configured in listen {
+            // Listeners with port 0 may be written alike.
+            let Some(at) = known.iter().position(|it| it.asked == configured.listener) else { continue };
+            let found = known.remove(at);
+            found.name.clone_from(&configured.name);
+            freebind.push((found.id, configured.freebind));
+        }
+        freebind
+    }
+
     /// Marks the listeners of `listen` as wanted, all others as not, and puts the wanted ones to the front, in order.
-    pub fn want(&mut self, listen: &[Listener]) {
+    pub fn want(&mut self, listen: &[ListenerConfig]) {
         let mut left = std::mem::take(&mut self.0);
-        for listener in listen {
+        for ListenerConfig { listener, .. } in listen {
             if let Some(at) = left.iter().position(|known| known.asked == *listener) {
                 let mut found = left.remove(at);
                 found.wanted = true;

@@ -158,6 +158,8 @@ pub trait Dataplane {
         rosters: (&[u16], &[u16]),
         sockets: &[Cookie],
     ) -> Result<(), String>;
+    /// Notes whether sockets may be opened on an address that the machine does not have yet.
+    fn set_freebind(&mut self, listener: ListenerId, freebind: bool);
     /// Removes a listener with its group and pins.
     fn remove(&mut self, listener: ListenerId);
 
@@ -193,8 +195,8 @@ pub struct Spawn<'a> {
     pub key: ProcessKey,
     /// Name of the worker.
     pub name: &'a str,
-    /// The worker's sockets with the addresses of their listeners, in the listeners' order.
-    pub sockets: &'a [(Cookie, Listener)],
+    /// The worker's sockets with what they are called (LISTEN_FDNAMES), in the listeners' order.
+    pub sockets: &'a [(Cookie, String)],
     /// The previous process ended by its own fault: the output of this one is kept, to be logged if it does as well.
     pub suspect: bool,
     /// Command, user and other settings of the start.

@@ -68,9 +68,14 @@ fn starting_as(start: ServiceConfig, rest: ServiceConfig) -> ServiceConfig {
 
 /// Hash of the settings that a process is started with: see [`Settings::revision`].
 fn revision_of(config: &ServiceConfig) -> u64 {
-    let started = (&config.listen, &config.command, config.embedded, &config.user, config.watchdog);
+    let listen: Vec<_> = config.listeners().collect();
+    let started = (&listen, &config.command, config.embedded, &config.user, config.watchdog);
     let mut text = format!("{started:?}");
-    // An older daemon has saved the hash of a service without any.
+    // An older daemon has saved the hash of a service without names, and without settings of its processes.
+    let names: Vec<_> = config.listen.iter().map(|it| &it.name).collect();
+    if names.iter().any(|name| name.is_some()) {
+        text += &format!("{names:?}");
+    }
     if config.process != ProcessConfig::default() {
         text += &format!("{:?}", config.process);
     }
@@ -80,6 +85,7 @@ fn revision_of(config: &ServiceConfig) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::ListenerConfig;
 
     fn settings(change: impl FnOnce(&mut ServiceConfig)) -> Settings {
         let mut config = ServiceConfig::new("web", Vec::new(), 2);
@@ -93,6 +99,19 @@ mod tests {
         let other = settings(|config| config.command = vec!["other".into()]);
         assert_ne!(plain.revision(), other.revision());
         assert_eq!(plain.revision(), settings(|config| config.workers = 7).revision());
+        let listen = |name: Option<&str>, freebind| {
+            let listener = "tcp://127.0.0.1:80".parse().expect("a listener");
+            let name = name.map(str::to_owned);
+            settings(|config| config.listen = vec![ListenerConfig { listener, name, freebind }]).revision()
+        };
+        assert!(
+            listen(Some("a"), false) != listen(None, false)
+                && listen(Some("a"), false) != listen(Some("b"), false)
+        );
+        assert_eq!(listen(Some("a"), true), listen(Some("a"), false), "sockets that are there stay bound");
+        // What an older daemon has hashed.
+        let before = "([Listener { protocol: Tcp, address: 127.0.0.1:80 }], [], false, None, None)";
+        assert_eq!(listen(None, false), xxh3_64(before.as_bytes()));
         let umask = |umask| settings(|config| config.process.umask = umask).revision();
         assert_eq!(plain.revision(), umask(None));
         assert!(umask(Some(0)) != plain.revision() && umask(Some(0)) != umask(Some(7)));

@@ -69,6 +69,8 @@ pub struct PinnedGroup {
     program_id: u32,
     /// Whether this program is attached to the kernel's group; else that of another service is.
     pub decides: Decides,
+    /// Whether sockets may be bound to an address that the machine does not have yet.
+    pub freebind: Cell<bool>,
     merges: Cell<u64>,
     settled: Cell<bool>,
 }
@@ -196,6 +198,7 @@ impl PinnedGroup {
             counters,
             program_id,
             decides: Decides::new(true),
+            freebind: Cell::new(false),
             merges: Cell::new(0),
             settled: Cell::new(false),
         })

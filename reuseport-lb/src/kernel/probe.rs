@@ -177,7 +177,7 @@ struct Pair {
 impl Pair {
     fn make(scratch: &Scratch, name: &str, policy: Policy) -> Result<Self> {
         let any = Listener::new(Protocol::Tcp, SocketAddr::from((Ipv4Addr::LOCALHOST, 0)));
-        let listener = socket::choose_port(&any)?;
+        let listener = socket::choose_port(&any, false)?;
         let mut group = PinnedGroup::load(&listener, policy, &scratch.directory(name)?)?;
         let sockets = [socket::open(&group, 64, true)?, socket::open(&group, 64, false)?];
         for (slot, socket) in (0..).zip(&sockets) {

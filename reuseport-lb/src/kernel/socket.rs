@@ -38,8 +38,8 @@ pub fn open(group: &PinnedGroup, backlog: u32, first: bool) -> Result<Socket> {
 }
 
 /// Lets the kernel choose a port for a listener with port 0. Bound to port 0, each socket would get another port.
-pub fn choose_port(listener: &Listener) -> Result<Listener> {
-    let chosen = unbound(listener).and_then(|socket| {
+pub fn choose_port(listener: &Listener, freebind: bool) -> Result<Listener> {
+    let chosen = bindable(listener, freebind).and_then(|socket| {
         socket.bind(&SockAddr::from(listener.address))?;
         socket.local_addr()
     });
@@ -51,7 +51,7 @@ pub fn choose_port(listener: &Listener) -> Result<Listener> {
 /// Fails if the address of `group` cannot be bound; receives nothing meanwhile.
 pub fn probe(group: &PinnedGroup) -> Result<()> {
     let listener = group.listener();
-    let bound = unbound(listener).and_then(|socket| {
+    let bound = bindable(listener, group.freebind.get()).and_then(|socket| {
         // A bound UDP socket is part of the group at once, a TCP one only when it listens.
         let bind = || socket.bind(&SockAddr::from(listener.address));
         if listener.protocol == Protocol::Tcp { bind() } else { group.attach(&socket).and_then(|()| bind()) }
@@ -59,7 +59,7 @@ pub fn probe(group: &PinnedGroup) -> Result<()> {
     match bound {
         // A socket with a program may not join a UDP group that exists; without one it may.
         Err(error) if listener.protocol == Protocol::Udp && error.kind() == io::ErrorKind::AddrInUse => {
-            unbound(listener)
+            bindable(listener, group.freebind.get())
                 .and_then(|socket| socket.bind(&SockAddr::from(listener.address)))
                 .map_err(|error| explain(error, listener))
         }
@@ -69,8 +69,8 @@ pub fn probe(group: &PinnedGroup) -> Result<()> {
 
 /// Fails if the address of `listener` cannot be bound; receives nothing, and changes nothing for other sockets
 /// there.
-pub fn try_address(listener: &Listener) -> io::Result<()> {
-    let socket = unbound(listener)?;
+pub fn try_address(listener: &Listener, freebind: bool) -> io::Result<()> {
+    let socket = bindable(listener, freebind)?;
     let mut address = listener.address;
     if listener.protocol == Protocol::Udp {
         // A UDP socket receives as soon as it is bound. Bound to a device that does not exist, it receives nothing,
@@ -79,7 +79,7 @@ pub fn try_address(listener: &Listener) -> io::Result<()> {
         if address.is_ipv6() && !address.ip().is_unspecified() {
             // With a single IPv6 address the kernel looks the device up. Bound to all addresses, the socket conflicts
             // with sockets on other addresses as well, which the caller has to rule out.
-            unbound(listener)?.bind(&SockAddr::from(SocketAddr::new(address.ip(), 0)))?;
+            bindable(listener, freebind)?.bind(&SockAddr::from(SocketAddr::new(address.ip(), 0)))?;
             address.set_ip(Ipv6Addr::UNSPECIFIED.into());
         }
     }
@@ -127,6 +127,18 @@ pub fn reset(socket: &Socket, listener: &Listener) -> io::Result<()> {
     options::reset(socket, || unbound(listener))
 }
 
+/// A new socket for `listener`, not bound yet; with `freebind` it may be bound to an address that the machine does not
+/// have yet.
+fn bindable(listener: &Listener, freebind: bool) -> io::Result<Socket> {
+    let socket = unbound(listener)?;
+    match (freebind, listener.address.is_ipv6()) {
+        (false, _) => {}
+        (true, false) => socket.set_freebind_v4(true)?,
+        (true, true) => socket.set_freebind_v6(true)?,
+    }
+    Ok(socket)
+}
+
 /// A new socket for `listener`, not bound yet.
 pub(super) fn unbound(listener: &Listener) -> io::Result<Socket> {
     let (kind, ip) = match listener.protocol {
@@ -146,7 +158,7 @@ pub(super) fn unbound(listener: &Listener) -> io::Result<Socket> {
 }
 
 fn make(listener: &Listener, group: &PinnedGroup, backlog: u32, attach: bool) -> io::Result<Socket> {
-    let socket = unbound(listener)?;
+    let socket = bindable(listener, group.freebind.get())?;
     let attach = || if attach { group.attach(&socket) } else { Ok(()) };
     match listener.protocol {
         Protocol::Tcp => {
@@ -174,7 +186,9 @@ fn explain(error: io::Error, listener: &Listener) -> anyhow::Error {
              shows which"
         ),
         Some(libc::EADDRNOTAVAIL) => {
-            "no interface of this machine has that address; `ip address` lists them".into()
+            "no interface of this machine has that address (`ip address` lists them); if it comes later, say freebind = \
+             true"
+                .into()
         }
         Some(libc::EACCES) => format!("port {port} needs root or CAP_NET_BIND_SERVICE"),
         Some(libc::EAFNOSUPPORT) => "this kernel does not speak that address family".into(),

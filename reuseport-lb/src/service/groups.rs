@@ -86,12 +86,14 @@ impl Drop for ListenerGroup {
 impl ListenerGroup {
     /// Makes a group for `listener`. `at` tells apart listeners that are written alike: with port 0, for which the
     /// kernel chooses another port each time.
-    pub(super) async fn make(listener: &Listener, at: u64, owner: &Owner<'_>) -> Result<Self> {
+    pub(super) async fn make(asked: &config::ListenerConfig, at: u64, owner: &Owner<'_>) -> Result<Self> {
+        let listener = &asked.listener;
         let held = owner.surroundings.hold(listener).await?;
         let name = format!("{at}-{}", listener.plain_name());
         let pins = owner.surroundings.pins.directory(&owner.config.name, &name)?;
         let (which, policy) = (*listener, Policy::from(owner.config));
         let group = in_thread(LOADING, move || PinnedGroup::load(&which, policy, &pins)).await??;
+        group.freebind.set(asked.freebind);
         Self::with(*listener, group, name, held, owner)
     }
 
@@ -182,7 +184,7 @@ impl ListenerGroup {
     /// Opens another socket of the group. For port 0 the kernel chooses a port before the first socket.
     pub(super) fn open(&mut self, backlog: u32, first: bool) -> Result<Socket> {
         if self.group.listener().address.port() == 0 {
-            self.group.bound(socket::choose_port(self.group.listener())?);
+            self.group.bound(socket::choose_port(self.group.listener(), self.group.freebind.get())?);
         }
         socket::open(&self.group, backlog, first)
     }

@@ -310,7 +310,7 @@ impl Service {
         let sockets = self.engine.dataplane().sockets();
         let sockets = sockets.borrow();
         let own = worker.sockets.iter().filter_map(|socket| sockets.get(&socket.cookie));
-        let names = own.clone().map(|own| own.listener.plain_name()).collect();
+        let names = own.clone().map(|own| self.engine.socket_name(own.id)).collect();
         let sockets = own.map(|own| own.socket.try_clone()).collect::<std::io::Result<Vec<_>>>()?;
         Ok(Ticket {
             worker: worker.name.clone(),

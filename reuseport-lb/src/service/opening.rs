@@ -49,7 +49,7 @@ impl Service {
                     return Err(error.context(format!("service {name}")));
                 }
             }
-            listeners.push((ListenerId(at), *asked));
+            listeners.push((ListenerId(at), asked.listener));
         }
         let engine = Engine::new(settings, listeners, (groups, processes), Instant::now());
         let mut service = Self::new(engine, events, tracer, &surroundings);
@@ -142,7 +142,8 @@ impl Service {
             Owner { config: &settings.config, surroundings: &self.surroundings, tracer: &self.tracer };
         let dataplane = self.engine.dataplane();
         for asked in &settings.config.listen {
-            let same = |id: &ListenerId| dataplane.get(*id).is_some_and(|group| group.asked == *asked);
+            let same =
+                |id: &ListenerId| dataplane.get(*id).is_some_and(|group| group.asked == asked.listener);
             let (id, group) = match known.iter().position(same) {
                 None => {
                     serial += 1;
@@ -161,7 +162,7 @@ impl Service {
                 }
             };
             made.insert(id, group);
-            groups.push(NewGroup { id, asked: *asked });
+            groups.push(NewGroup { id, asked: asked.listener });
         }
         self.engine.reserve(serial);
         self.engine.ports().0.prepare(made);

@@ -161,9 +161,9 @@ impl ProcessTable {
         let output = if spawn.suspect { Some(Output::new()?) } else { None };
         let cgroup = self.surroundings.cgroups.make(name);
         let own = self.sockets.borrow();
-        let socket = |(cookie, listener): &(Cookie, Listener)| {
+        let socket = |(cookie, name): &(Cookie, String)| {
             let own = own.get(cookie).context("a socket of it is gone")?;
-            Ok((&*own.socket, listener.plain_name()))
+            Ok((&*own.socket, name.clone()))
         };
         let sockets = spawn.sockets.iter().map(socket).collect::<Result<Vec<(&Socket, String)>>>()?;
         let config::ServiceConfig { command, process, watchdog, .. } = &spawn.settings.config;

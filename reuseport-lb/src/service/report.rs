@@ -27,7 +27,7 @@ pub type Shown = Rc<RefCell<Option<ServiceReport>>>;
 /// The status of a service of which only the settings are known yet; `is` says what it is busy with.
 #[must_use]
 pub fn coming(config: &config::ServiceConfig, is: &str) -> ServiceStatus {
-    let group = |listener: &Listener| shown_group(listener, 0);
+    let group = |it: &config::ListenerConfig| shown_group(&it.listener, it.name.as_deref(), 0);
     let worker = |number: usize| shown_worker(&config.name, number, State::Starting);
     ServiceStatus {
         name: config.name.clone(),
@@ -65,7 +65,11 @@ pub fn left(state: &state_file::SavedService) -> ServiceStatus {
         groups: state
             .listeners
             .iter()
-            .map(|saved| shown_group(&saved.bound, saved.program.unwrap_or_default()))
+            .map(|saved| {
+                let configured = state.config.listen.iter().find(|it| it.listener == saved.asked);
+                let name = configured.and_then(|it| it.name.as_deref());
+                shown_group(&saved.bound, name, saved.program.unwrap_or_default())
+            })
             .collect(),
         workers: state.workers.iter().map(worker).collect(),
         ..coming(&state.config, "is being taken over from the daemon before")
@@ -156,9 +160,10 @@ pub async fn complete<T: Send + 'static>(
     in_thread_or_here("looking", look).await
 }
 
-fn shown_group(listener: &Listener, program_id: u32) -> GroupStatus {
+fn shown_group(listener: &Listener, name: Option<&str>, program_id: u32) -> GroupStatus {
     GroupStatus {
         listen: listener.to_string(),
+        name: name.map_or_else(|| listener.plain_name(), str::to_owned),
         protocol: listener.protocol.to_string(),
         program_id,
         counters: Counter::ALL.iter().map(|counter| (counter.name().to_owned(), 0)).collect(),

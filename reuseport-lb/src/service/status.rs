@@ -14,7 +14,7 @@ use super::report::{Rest, Seen, ServiceReport};
 use crate::domain::buckets;
 use crate::domain::engine::{Standing, Worker, WorkerSocket};
 use crate::domain::listener::{Listener, Protocol};
-use crate::domain::ports::Processes;
+use crate::domain::ports::{ListenerId, Processes};
 use crate::domain::table::Member;
 use crate::domain::worker::{Origin, State};
 use crate::kernel::group::Totals;
@@ -102,7 +102,7 @@ impl Service {
             wanted: config.workers,
             unsaved: self.saver.failure().map(str::to_owned),
             busy: engine.busy().map(str::to_owned),
-            groups: self.groups().map(|group| self.group_status(group, totals)).collect(),
+            groups: engine.listeners().filter_map(|it| self.group_status(it.id, totals)).collect(),
             workers: engine.pool().iter().map(|worker| self.worker_status(worker, &shares)).collect(),
         }
     }
@@ -115,21 +115,23 @@ impl Service {
         moving.into_iter().filter(|moving| *moving).count()
     }
 
-    fn group_status(&self, group: &ListenerGroup, totals: &HashMap<Listener, Totals>) -> GroupStatus {
+    fn group_status(&self, id: ListenerId, totals: &HashMap<Listener, Totals>) -> Option<GroupStatus> {
+        let group = self.engine.dataplane().get(id)?;
         let listener = group.group.listener();
         let events = totals.get(listener).map(|totals| totals.events);
         let count = |counter: &Counter| events.map_or(0, |events| events[counter.index()]);
         let counter = |counter: &Counter| (counter.name().to_owned(), count(counter));
         let own = &self.engine.settings().config.name;
-        GroupStatus {
+        Some(GroupStatus {
             listen: listener.to_string(),
+            name: self.engine.socket_name(id),
             protocol: listener.protocol.to_string(),
             program_id: group.group.program_id(),
             counters: Counter::ALL.iter().map(counter).collect(),
             flows: None,
             decided_by: self.surroundings.claims.holder(&group.asked).filter(|it| it != own),
             strangers: None,
-        }
+        })
     }
 
     fn worker_status(&self, worker: &Worker, shares: &[u32]) -> WorkerStatus {

@@ -25,7 +25,7 @@ fn accepted(service: &ServiceConfig) {
     let text = serde_json::to_string(service).expect("a service can be written");
     let read: ServiceConfig = serde_json::from_str(&text).expect("and read");
     assert_eq!(&read, service, "{text}");
-    for listener in &service.listen {
+    for listener in service.listeners() {
         assert_eq!(listener.to_string().parse(), Ok(*listener));
         assert!(!listener.plain_name().contains(['/', ':']));
     }

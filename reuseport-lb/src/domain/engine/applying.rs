@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use tracing::warn;
 
 use super::super::Reply;
+use super::super::listener::Listener;
 use super::super::listeners::ListenerState;
 use super::super::ports::{Dataplane, Processes};
 use super::super::reconfigure::Undo;
@@ -33,7 +34,8 @@ impl<D: Dataplane, P: Processes> Engine<D, P> {
         now: Instant,
     ) {
         self.agenda.prepared = false;
-        let listen = change.as_ref().map_or(&self.settings.config.listen, |it| &it.settings.config.listen);
+        let config = change.as_ref().map_or(&self.settings.config, |it| &it.settings.config);
+        let listen: Vec<Listener> = config.listeners().copied().collect();
         let known = self.listeners.iter().filter(|it| listen.contains(&it.asked)).map(|it| it.id);
         let new = change.iter().flat_map(|change| &change.groups).map(|group| group.id);
         known.chain(new).for_each(|listener| self.dataplane.want(listener));
@@ -138,7 +140,7 @@ impl<D: Dataplane, P: Processes> Engine<D, P> {
     }
 
     fn begin_listening(&mut self, undo: &Undo, now: Instant) -> ApplyingStage {
-        self.listeners.want(&self.settings.config.listen);
+        self.want_listeners();
         self.plan_flows(now);
         if undo.config().backlog == self.settings.config.backlog {
             return ApplyingStage::Listening(Vec::new());
@@ -200,7 +202,7 @@ impl<D: Dataplane, P: Processes> Engine<D, P> {
         let same = undo.config().command == self.settings.config.command;
         self.settings.undo(undo);
         self.note_stop(same);
-        self.listeners.want(&self.settings.config.listen);
+        self.want_listeners();
         self.replace_outdated();
         self.prune_listeners();
     }

@@ -87,6 +87,26 @@ impl<D: Dataplane, P: Processes> Engine<D, P> {
         }
     }
 
+    /// Makes the listeners what the settings say: which of them are wanted, and how they are bound and called.
+    pub(super) fn want_listeners(&mut self) {
+        self.listeners.want(&self.settings.config.listen);
+        self.describe_listeners();
+    }
+
+    /// Tells the listeners how they are bound and called.
+    pub(super) fn describe_listeners(&mut self) {
+        for (listener, freebind) in self.listeners.describe(&self.settings.config.listen) {
+            self.dataplane.set_freebind(listener, freebind);
+        }
+    }
+
+    /// What sockets of a listener are called in LISTEN_FDNAMES.
+    #[must_use]
+    pub fn socket_name(&self, listener: ListenerId) -> String {
+        let configured = self.listeners.iter().find(|it| it.id == listener).and_then(|it| it.name.clone());
+        configured.unwrap_or_else(|| self.dataplane.address(listener).plain_name())
+    }
+
     /// All workers' sockets of a listener.
     pub(super) fn sockets_of(&self, listener: ListenerId) -> Vec<Cookie> {
         self.pool.iter().filter_map(|worker| worker.socket_of(listener)).map(|it| it.cookie).collect()

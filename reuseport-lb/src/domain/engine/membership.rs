@@ -86,8 +86,8 @@ impl<D: Dataplane, P: Processes> Engine<D, P> {
         self.repair_idle(id);
         let key = self.pool.next_process(id);
         let Some(worker) = self.pool.get(id) else { return };
-        let address = |socket: &WorkerSocket| (socket.cookie, self.dataplane.address(socket.listener));
-        let sockets: Vec<(Cookie, Listener)> = worker.sockets.iter().map(address).collect();
+        let named = |socket: &WorkerSocket| (socket.cookie, self.socket_name(socket.listener));
+        let sockets: Vec<(Cookie, String)> = worker.sockets.iter().map(named).collect();
         let spawned = self.processes.spawn(&Spawn {
             key,
             name: &worker.name,

@@ -73,7 +73,7 @@ impl<D: Dataplane, P: Processes> Engine<D, P> {
         let serial = listeners.iter().map(|(id, _)| id.0).max().unwrap_or_default();
         let mut known = Listeners::default();
         listeners.into_iter().for_each(|(id, asked)| known.push(ListenerState::new(id, asked, true)));
-        Self {
+        let mut engine = Self {
             pool: Pool::new(&settings.config.name, serial, Slots::default()),
             listeners: known,
             placement: Placement::default(),
@@ -86,7 +86,9 @@ impl<D: Dataplane, P: Processes> Engine<D, P> {
             settings,
             dataplane,
             processes,
-        }
+        };
+        engine.describe_listeners();
+        engine
     }
 
     /// Begins the work of a service that has all of its workers: starts missing processes, replaces workers that were

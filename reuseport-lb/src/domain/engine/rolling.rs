@@ -129,7 +129,7 @@ impl<D: Dataplane, P: Processes> Engine<D, P> {
         let Some(old) = self.pool.find(number).filter(stays) else { return };
         let (old, slot, weight) = (old.id, old.slot, old.weight);
         let stop_first = self.settings.config.replace == Replace::StopFirst;
-        let in_place = stop_first || self.settings.config.listen.iter().all(is_tcp);
+        let in_place = stop_first || self.settings.config.listeners().all(is_tcp);
         let opened = if in_place {
             self.open_sockets(slot, false).map(|sockets| {
                 let (origin, seat) = (Origin::Started, Seat::Trial { own: false });

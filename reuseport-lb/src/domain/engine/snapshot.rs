@@ -146,6 +146,7 @@ impl<D: Dataplane, P: Processes> Engine<D, P> {
             dataplane,
             processes,
         };
+        engine.describe_listeners();
         let mut ended = Vec::new();
         for (mut record, found) in workers.into_iter().zip(found) {
             if record.revision == revision {

@@ -154,6 +154,10 @@ impl Dataplane for Groups {
         words(self.try_install(listener, rosters, sockets))
     }
 
+    fn set_freebind(&mut self, listener: ListenerId, freebind: bool) {
+        self.with(listener, |it| it.group.freebind.set(freebind));
+    }
+
     fn remove(&mut self, listener: ListenerId) {
         if let Some(it) = self.all.remove(&listener) {
             self.surroundings.pins.forget(&self.service, &it.name);

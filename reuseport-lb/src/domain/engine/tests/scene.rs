@@ -72,7 +72,7 @@ impl Scene {
     fn begin(config: ServiceConfig, broken: Option<super::fake::Broken>) -> Self {
         let (fake, now) = (Fake::default(), Instant::now());
         let mut listeners = Vec::new();
-        for (at, listener) in (1..).zip(&config.listen) {
+        for (at, listener) in (1..).zip(config.listeners()) {
             let id = ListenerId(at);
             fake.0.borrow_mut().groups.insert(id, Group::new(*listener));
             listeners.push((id, *listener));
@@ -383,7 +383,7 @@ impl Scene {
         change(&mut config);
         let known: Vec<Listener> = engine.listeners().map(|it| it.asked).collect();
         let mut groups = Vec::new();
-        for listener in config.listen.iter().filter(|listener| !known.contains(listener)) {
+        for listener in config.listeners().filter(|listener| !known.contains(listener)) {
             self.serial += 1;
             let id = ListenerId(self.serial);
             self.world(|world| world.groups.insert(id, Group::new(*listener)));

@@ -191,6 +191,8 @@ impl Dataplane for Fake {
         Ok(())
     }
 
+    fn set_freebind(&mut self, _: ListenerId, _: bool) {}
+
     fn remove(&mut self, listener: ListenerId) {
         let mut world = self.0.borrow_mut();
         if world.sockets.values().any(|socket| socket.listener == listener && socket.ours) {
