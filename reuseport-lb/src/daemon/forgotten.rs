@@ -96,6 +96,7 @@ fn found(
         stop,
         process: state_file::SavedProcess {
             identity: Some(marked.process),
+            leader: None,
             cgroup: None,
             notify: Some((marked.mark.clone(), None)),
         },

@@ -77,6 +77,8 @@ pub enum Said {
     Stopping,
     /// `WATCHDOG=1`.
     Alive,
+    /// `MAINPID=`, the id of the process that is the worker's main one from now on.
+    Main(i32),
 }
 
 /// A user that workers run as.

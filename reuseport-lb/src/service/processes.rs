@@ -1,5 +1,6 @@
 //! The engine's port to the processes of one service's workers: started, signalled, heard and watched.
 
+use std::cell::Cell;
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
@@ -18,7 +19,7 @@ use super::state_file;
 use crate::config::{self, StopSettings};
 use crate::domain::engine::{Engine, ProcessEvent};
 use crate::domain::listener::Listener;
-use crate::domain::observed::{Exit, Pulse};
+use crate::domain::observed::{Exit, Pulse, Said};
 use crate::domain::ports::{Cookie, ProcessKey, Processes, Spawn};
 use crate::domain::worker::Origin;
 use crate::kernel::cgroup::Cgroup;
@@ -54,6 +55,8 @@ pub(super) struct ProcessTable {
     joining: Option<Peer>,
     sockets: Sockets,
     events: Events,
+    /// How often another process became the main one of its worker.
+    renamed: Rc<Cell<u64>>,
     surroundings: Rc<Surroundings>,
 }
 
@@ -92,6 +95,7 @@ impl ProcessTable {
             joining: None,
             sockets,
             events,
+            renamed: Rc::default(),
             surroundings: surroundings.clone(),
         }
     }
@@ -103,6 +107,11 @@ impl ProcessTable {
     /// Whether any new process waits until the state file has it.
     pub(super) fn has_blocked(&self) -> bool {
         !self.blocked.is_empty()
+    }
+
+    /// How often another process became the main one of its worker: what [`ProcessTable::describe`] tells has changed.
+    pub(super) fn renamed(&self) -> u64 {
+        self.renamed.get()
     }
 
     /// Sets the process whose request to join is being handled.
@@ -124,7 +133,11 @@ impl ProcessTable {
         owner: Option<(u32, u32)>,
     ) -> Result<Notify> {
         let said = self.events.clone();
-        let hear = move |what| drop(said.send((key, ProcessEvent::Said(what))));
+        let renamed = self.renamed.clone();
+        let hear = move |what| {
+            renamed.update(|times| times + u64::from(matches!(what, Said::Main(_))));
+            drop(said.send((key, ProcessEvent::Said(what))));
+        };
         Notify::open(path, owner, name.to_owned(), hear)
     }
 
@@ -231,6 +244,7 @@ impl ProcessTable {
         let running = self.running.get(&key)?;
         Some(state_file::SavedProcess {
             identity: Some(running.process.identity()),
+            leader: Some(running.process.leader()).filter(|leader| *leader != running.process.identity()),
             cgroup: running.process.cgroup().map(Path::to_owned),
             notify: Some((running.notify.path().to_owned(), running.notify.owner())),
         })
@@ -355,7 +369,7 @@ impl Running {
 pub(super) fn process_of(worker: &state_file::SavedWorker) -> Option<Process> {
     let kin = if worker.life.origin == Origin::Joined { Kin::Joined } else { Kin::Orphan };
     let mark = worker.process.notify.as_ref().map(|(path, _)| path.clone());
-    Process::find(worker.process.identity?, kin, cgroup_of(worker), mark)
+    Process::find(worker.process.identity?, worker.process.leader()?, kin, cgroup_of(worker), mark)
 }
 
 /// The cgroup of a worker that an earlier daemon left, if it is still there.

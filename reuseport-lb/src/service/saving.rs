@@ -32,6 +32,8 @@ pub(super) struct Saver {
 struct Saved {
     snapshot: Snapshot,
     listeners: Vec<state_file::SavedListener>,
+    /// [`ProcessTable::renamed`](super::processes::ProcessTable::renamed) then.
+    renamed: u64,
 }
 
 impl Saver {
@@ -67,7 +69,10 @@ impl Saver {
     pub(super) fn save(&mut self, engine: &OwnEngine, claims: &Claims) -> bool {
         let now = Instant::now();
         let listeners = listeners_of(engine, claims);
-        let same = |saved: &Saved| engine.is_as(&saved.snapshot) && saved.listeners == listeners;
+        let renamed = engine.processes().renamed();
+        let same = |saved: &Saved| {
+            engine.is_as(&saved.snapshot) && saved.listeners == listeners && saved.renamed == renamed
+        };
         self.differs = !self.saved.as_ref().is_some_and(same);
         let again = self.file.again_at().is_some_and(|at| at <= now);
         if !self.differs && !again {
@@ -80,7 +85,7 @@ impl Saver {
         }
         let snapshot = engine.snapshot();
         self.file.write(&to_state(engine, &snapshot, &listeners));
-        self.saved = Some(Saved { snapshot, listeners });
+        self.saved = Some(Saved { snapshot, listeners, renamed });
         self.differs = false;
         // With thousands of sockets a save is long, and several changes are saved together.
         let pause = now.elapsed() * SAVING;

@@ -35,7 +35,10 @@ fn read(line: &[u8]) -> Option<Said> {
         b"READY=1" => Some(Said::Ready),
         b"STOPPING=1" => Some(Said::Stopping),
         b"WATCHDOG=1" => Some(Said::Alive),
-        _ => None,
+        _ => {
+            let pid = line.strip_prefix(b"MAINPID=")?;
+            std::str::from_utf8(pid).ok()?.parse().ok().map(Said::Main)
+        }
     }
 }
 
@@ -130,7 +133,8 @@ impl Notify {
                 let said: BTreeSet<Said> =
                     message[..length].split(|byte| *byte == b'\n').filter_map(read).collect();
                 if !said.is_empty() && !strangers.borrow_mut().sent(sender, &said) {
-                    said.into_iter().for_each(&*hear);
+                    let counts = |what: &Said| strangers.borrow().counts(*what, sender.pid);
+                    said.into_iter().filter(counts).for_each(&*hear);
                 }
             }
         }));
@@ -217,6 +221,22 @@ impl Strangers {
             );
         }
         true
+    }
+}
+
+impl Strangers {
+    /// Whether what a process of the worker said is news. Another main process is followed here, before the end of the one
+    /// before can be noticed.
+    fn counts(&self, said: Said, sender: i32) -> bool {
+        let Some(process) = self.process.get() else { return true };
+        match said {
+            Said::Main(pid) => process.follow(pid).unwrap_or_else(|error| {
+                warn!(worker = self.name, pid, "not followed as its main process (MAINPID=): {error}");
+                false
+            }),
+            Said::Stopping => process.is_current(sender),
+            Said::Ready | Said::Alive => true,
+        }
     }
 }
 

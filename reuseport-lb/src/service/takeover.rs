@@ -132,7 +132,7 @@ impl Takeover {
         let leaves = written.life.state == worker::State::Draining;
         if process.is_none()
             && !(joined || leaves)
-            && let (Some(ended), Some((mark, _))) = (written.process.identity, &written.process.notify)
+            && let (Some(ended), Some((mark, _))) = (written.process.leader(), &written.process.notify)
         {
             process::kill_rest(ended, cgroup.as_ref(), mark);
         }

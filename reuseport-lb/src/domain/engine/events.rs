@@ -32,6 +32,9 @@ impl<D: Dataplane, P: Processes> Engine<D, P> {
                     Said::Ready => self.on_event(id, Event::SaidReady, now),
                     Said::Stopping => self.said_stopping(id, now),
                     Said::Alive => self.monitor.pinged(id),
+                    Said::Main(pid) => {
+                        info!(worker = worker.name, pid, "its main process is another one now (MAINPID=)");
+                    }
                 }
             }
             ProcessEvent::Ended(exit) => self.on_exit(id, exit, now),

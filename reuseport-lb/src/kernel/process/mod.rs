@@ -4,33 +4,36 @@
 mod identity;
 mod signals;
 mod spawn;
+mod watched;
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::io::{self, PipeWriter, Write};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::process::{Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, pidfd_open, waitid};
-use tokio::io::unix::AsyncFd;
-use tokio::sync::Mutex;
+use anyhow::{Context, Result, bail};
+use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, waitid};
+use tokio::sync::{Mutex, Notify};
 
 use super::cgroup::Cgroup;
 use super::liveness::{self, Stat};
 use super::marks::is_marked;
-use super::watch;
 use crate::domain::observed::Exit;
 
 pub use identity::{Identity, Kin};
 use identity::{is_same, signal_same};
 pub use spawn::{Launch, spawn};
+use watched::Watched;
 
 /// Interval between looks for the remaining processes of a worker that is ending: at first, and at most.
 const LOOK: Duration = Duration::from_millis(5);
 const LOOK_AT_MOST: Duration = Duration::from_millis(100);
+
+/// How long the end of a main process is not reported: it may have said just before which one is the main one from now on.
+const LAST_WORD: Duration = Duration::from_millis(1);
 
 /// How many times the remaining processes of a killed worker are killed again.
 const KILLS: usize = 50;
@@ -38,18 +41,21 @@ const KILLS: usize = 50;
 /// Without cgroups, a search reads the whole of /proc: one worker's at a time, with a turn for other tasks between.
 static SEARCH: Mutex<()> = Mutex::const_new(());
 
-/// A worker's first process, which the daemon watches. Dropping this ends the watching, not the process.
+/// A worker's main process, which the daemon watches, and its descendants. Dropping this ends the watching, not the process.
 pub struct Process {
-    pid: Pid,
-    pidfd: AsyncFd<OwnedFd>,
+    /// The first process: its id is that of the worker's process group and session.
+    leader: Identity,
+    /// `None` if an earlier daemon has seen the end of the leader.
+    first: Option<Rc<Watched>>,
+    /// The process whose end is the end of the worker: the first one, unless the worker has named another one.
+    main: RefCell<Rc<Watched>>,
+    main_changed: Notify,
     kin: Kin,
     /// The cgroup that was made for this process and its descendants; `entered` says whether it is used.
     cgroup: Option<Cgroup>,
     entered: Cell<bool>,
     /// Path of the worker's notification socket: a process with that in its environment descends from this one.
     mark: Option<PathBuf>,
-    /// Clock ticks from boot to the process's start: tells it from a later process with the same id.
-    started: u64,
     /// The process was asked to end: its descendants get the time to finish as well.
     ending: Cell<bool>,
     /// The process was killed: its descendants are not waited for.
@@ -70,32 +76,67 @@ enum Search {
 }
 
 impl Process {
-    fn new(pid: Pid, pidfd: OwnedFd, kin: Kin) -> Result<Self> {
-        let started = Stat::read(pid.as_raw_nonzero().get()).and_then(|stat| stat.started);
-        let started = started.context("cannot read when a process was started")?;
-        let pidfd = watch::readable(pidfd)?;
+    fn new(main: Watched, kin: Kin) -> Self {
+        let main = Rc::new(main);
         let [ending, killed, gone, entered] = [false; 4].map(Cell::new);
-        let (cgroup, mark, go) = (None, None, Cell::default());
-        Ok(Self { pid, pidfd, kin, cgroup, entered, mark, started, ending, killed, gone, go })
+        Self {
+            leader: main.identity(),
+            first: Some(main.clone()),
+            main: RefCell::new(main),
+            main_changed: Notify::new(),
+            kin,
+            cgroup: None,
+            entered,
+            mark: None,
+            ending,
+            killed,
+            gone,
+            go: Cell::default(),
+        }
     }
 
     /// Watches a process that joined.
     pub fn joined(pid: i32, pidfd: OwnedFd) -> Result<Self> {
         let pid = Pid::from_raw(pid).context("a process without an id")?;
-        Self::new(pid, pidfd, Kin::Joined)
+        Ok(Self::new(Watched::by(pid, pidfd)?, Kin::Joined))
     }
 
-    /// Watches a process that an earlier daemon has watched; `None` if it has ended. `cgroup` was made for it, and
-    /// `mark` is its notification socket.
+    /// Watches a process that an earlier daemon has watched; `None` if it has ended. `leader` is the worker's first
+    /// process, `cgroup` was made for it, and `mark` is its notification socket.
     #[must_use]
-    pub fn find(identity: Identity, kin: Kin, cgroup: Option<Cgroup>, mark: Option<PathBuf>) -> Option<Self> {
-        let pid = Pid::from_raw(identity.pid)?;
-        let found = Self { cgroup, mark, ..Self::new(pid, watched(pid).ok()?, kin).ok()? };
-        // A zombie has ended.
-        (found.identity() == identity && !ended(found.pidfd.get_ref())).then(|| {
-            found.has_entered();
-            found
-        })
+    pub fn find(
+        identity: Identity,
+        leader: Identity,
+        kin: Kin,
+        cgroup: Option<Cgroup>,
+        mark: Option<PathBuf>,
+    ) -> Option<Self> {
+        let mut found = Self { leader, cgroup, mark, ..Self::new(Watched::find(identity)?, kin) };
+        if leader != identity {
+            found.first = Watched::find(leader).map(Rc::new);
+        }
+        found.has_entered();
+        Some(found)
+    }
+
+    /// Takes the process `pid`, one of the worker's, for its main one from now on; false if it is that already. Fails if
+    /// it is not one of the worker's.
+    pub fn follow(&self, pid: i32) -> Result<bool> {
+        if pid == self.pid() {
+            return Ok(false);
+        }
+        if self.kin == Kin::Joined {
+            bail!("a worker that has joined is the process that has joined");
+        }
+        let found = Pid::from_raw(pid).and_then(|pid| Watched::open(pid).ok());
+        let main = found.filter(|it| !it.has_ended()).context("there is no such process")?;
+        let stat = Stat::read(pid).context("there is no such process")?;
+        if !(self.accepts_message_of(pid) || self.has_marked(pid, &stat)) {
+            bail!("it is not one of the worker's processes");
+        }
+        self.main.replace(Rc::new(main));
+        self.main_changed.notify_one();
+        Ok(true)
     }
 
     /// The directory of the process's cgroup, if one was made for it.
@@ -113,13 +154,19 @@ impl Process {
     /// What the next daemon finds this process by.
     #[must_use]
     pub fn identity(&self) -> Identity {
-        Identity { pid: self.pid(), started: self.started }
+        self.main.borrow().identity()
     }
 
-    /// Process id of the worker's first process.
+    /// What the next daemon finds the worker's process group and session by.
+    #[must_use]
+    pub fn leader(&self) -> Identity {
+        self.leader
+    }
+
+    /// Process id of the worker's main process.
     #[must_use]
     pub fn pid(&self) -> i32 {
-        self.pid.as_raw_nonzero().get()
+        self.identity().pid
     }
 
     /// Lets the child become the worker. If the daemon dies before that, the child ends.
@@ -135,16 +182,23 @@ impl Process {
         self.ending.set(true);
     }
 
-    /// Whether the process id, which is the group's id as well, still belongs to this process: no other process gets
-    /// it before this one is reaped.
+    /// Whether the leader's id, which is the group's id as well, still belongs to it: no other process gets it before
+    /// this one is reaped.
     fn has_id(&self) -> bool {
-        !self.gone.get() && (self.kin == Kin::Child || !ended(self.pidfd.get_ref()))
+        let has = |first: &Rc<Watched>| self.kin == Kin::Child || !first.has_ended();
+        !self.gone.get() && self.first.as_ref().is_some_and(has)
+    }
+
+    /// Whether the main process is still there, perhaps as a zombie.
+    fn has_main(&self) -> bool {
+        let main = self.main.borrow();
+        if main.identity() == self.leader { self.has_id() } else { !self.gone.get() && !main.has_ended() }
     }
 
     /// Whether the process is in its cgroup, or was when it ended. As root it may have moved itself to another.
     fn has_entered(&self) -> bool {
         let Some(cgroup) = &self.cgroup else { return false };
-        if self.has_id() {
+        if self.has_main() {
             self.entered.set(cgroup.has(self.pid()));
         }
         self.entered.get()
@@ -153,11 +207,11 @@ impl Process {
     /// All processes of the worker: this one and its descendants.
     #[must_use]
     pub fn all(&self) -> Vec<i32> {
-        let own = self.has_id().then(|| self.pid());
+        let own = self.has_id().then_some(self.leader.pid);
         own.into_iter().chain(self.others(Search::Quick).into_keys()).collect()
     }
 
-    /// Descendants of the process that have not ended.
+    /// Processes of the worker that have not ended, but for the leader.
     fn others(&self, search: Search) -> HashMap<i32, Stat> {
         if self.kin == Kin::Joined || self.gone.get() {
             return HashMap::new();
@@ -168,7 +222,7 @@ impl Process {
             let stat = |pid: i32| Some((pid, Stat::read(pid).filter(|_| cgroup.has(pid))?));
             others.extend(cgroup.processes().into_iter().filter_map(stat));
         }
-        others.retain(|pid, stat| *pid != self.pid() && !stat.is_zombie());
+        others.retain(|pid, stat| *pid != self.leader.pid && !stat.is_zombie());
         others
     }
 
@@ -176,10 +230,12 @@ impl Process {
     /// its mark. Reads the whole of /proc.
     fn search(&self, search: Search) -> HashMap<i32, Stat> {
         let mut rest: HashMap<i32, Stat> = liveness::all_processes().collect();
-        let (has_id, replaced) = (self.has_id(), self.is_replaced());
+        let (has_id, has_main, replaced) = (self.has_id(), self.has_main(), self.is_replaced());
+        let main = self.pid();
         let mut found: HashMap<i32, Stat> = rest
             .extract_if(|pid, stat| {
-                (has_id && *pid == self.pid())
+                (has_id && *pid == self.leader.pid)
+                    || (has_main && *pid == main)
                     || (!replaced && self.leads(stat))
                     || (search == Search::Thorough && self.has_marked(*pid, stat))
             })
@@ -193,40 +249,53 @@ impl Process {
         }
     }
 
-    /// Whether this process leads the group or session of the process that `stat` was read of; true only unless
+    /// Whether the leader leads the group or session of the process that `stat` was read of; true only unless
     /// [`Process::is_replaced`].
     fn leads(&self, stat: &Stat) -> bool {
-        stat.group == self.pid() || stat.session == self.pid()
+        stat.group == self.leader.pid || stat.session == self.leader.pid
     }
 
     fn has_marked(&self, pid: i32, stat: &Stat) -> bool {
-        self.mark.as_ref().is_some_and(|mark| is_marked(pid, stat, mark, self.started))
+        self.mark.as_ref().is_some_and(|mark| is_marked(pid, stat, mark, self.leader.started))
     }
 
-    /// Whether another process has this one's id by now. Then the group and session of the worker had become empty,
+    /// Whether another process has the leader's id by now. Then the group and session of the worker had become empty,
     /// and those that have the id now are not the worker's.
     fn is_replaced(&self) -> bool {
-        let started = || Stat::read(self.pid()).and_then(|stat| stat.started);
-        !self.has_id() && started().is_some_and(|started| started != self.started)
+        let started = || Stat::read(self.leader.pid).and_then(|stat| stat.started);
+        !self.has_id() && started().is_some_and(|started| started != self.leader.started)
     }
 
     /// Whether a message of the process `pid` is taken as the worker's: the process is one of the worker's, or
     /// has ended since, like a helper that only sends one message.
     #[must_use]
     pub fn accepts_message_of(&self, pid: i32) -> bool {
-        if self.has_id() && pid == self.pid() {
+        if self.has_id() && pid == self.leader.pid {
             return true;
         }
         let Some(stat) = Stat::read(pid) else { return true };
         self.cgroup.as_ref().is_some_and(|cgroup| cgroup.has(pid))
-            || (self.has_id() && liveness::descends(&stat, self.pid()))
+            || (self.has_id() && liveness::descends(&stat, self.leader.pid))
+            || self.is_of_main(pid, &stat)
             || (!self.is_replaced() && self.leads(&stat))
+    }
+
+    /// Whether the process `pid`, which `stat` was read of, is the main one or descends from it.
+    fn is_of_main(&self, pid: i32, stat: &Stat) -> bool {
+        self.has_main() && (pid == self.pid() || liveness::descends(stat, self.pid()))
+    }
+
+    /// Whether the process `pid` can speak of the end of the worker: not one of an earlier generation, before that which
+    /// the worker has named its main process.
+    #[must_use]
+    pub fn is_current(&self, pid: i32) -> bool {
+        self.identity() == self.leader || Stat::read(pid).is_some_and(|stat| self.is_of_main(pid, &stat))
     }
 
     /// Waits until the process ends. Its descendants are killed then, or, if the process was asked to end, waited
     /// for. To be followed by [`Process::clean_up`].
     pub async fn wait(&self) -> io::Result<Exit> {
-        let exit = self.leader_ended().await?;
+        let exit = self.main_ended().await?;
         if self.kin == Kin::Joined {
             return Ok(exit);
         }
@@ -285,59 +354,41 @@ impl Process {
             return;
         }
         let reap = |whom| waitid(whom, WaitIdOptions::EXITED | WaitIdOptions::NOHANG);
-        if self.kin == Kin::Child {
-            let _ = reap(WaitId::PidFd(self.pidfd.get_ref().as_fd()));
+        if let Some(first) = self.first.as_ref().filter(|_| self.kin == Kin::Child) {
+            let _ = reap(WaitId::PidFd(first.fd()));
         }
         // Where the daemon is the init of a container, orphans become its children.
-        while let Ok(Some(_)) = reap(WaitId::Pgid(Some(self.pid))) {}
+        let main = self.main.borrow();
+        let _ = reap(WaitId::PidFd(main.fd()));
+        while let Ok(Some(_)) = reap(WaitId::Pgid(Pid::from_raw(self.leader.pid))) {}
     }
 
-    /// Waits for the end of the process without reaping it: as long as it is a zombie, no other process gets its id.
-    async fn leader_ended(&self) -> io::Result<Exit> {
+    /// Waits for the end of the process that is the main one then.
+    async fn main_ended(&self) -> io::Result<Exit> {
         loop {
-            let mut guard = self.pidfd.readable().await?;
-            if self.kin != Kin::Child {
-                if ended(self.pidfd.get_ref()) {
-                    return Ok(Exit::Unknown);
+            let main = self.main.borrow().clone();
+            let child = self.kin == Kin::Child && main.identity() == self.leader;
+            tokio::select! {
+                exit = main.ended(child) => {
+                    tokio::time::sleep(LAST_WORD).await;
+                    if Rc::ptr_eq(&main, &self.main.borrow()) {
+                        return exit;
+                    }
                 }
-                guard.clear_ready();
-                continue;
+                () = self.main_changed.notified() => {}
             }
-            let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
-            let Some(status) = waitid(WaitId::PidFd(self.pidfd.get_ref().as_fd()), options)? else {
-                guard.clear_ready();
-                continue;
-            };
-            return Ok(match (status.exit_status(), status.terminating_signal()) {
-                (Some(status), _) => Exit::Status(status),
-                (None, signal) => {
-                    let signal = signal.unwrap_or_default();
-                    let name =
-                        nix::sys::signal::Signal::try_from(signal).map_or("", |signal| signal.as_str());
-                    Exit::Signal(signal, name)
-                }
-            });
         }
     }
 }
 
-/// Kills the remaining processes of a worker whose first process ended while no daemon watched it.
-pub fn kill_rest(identity: Identity, cgroup: Option<&Cgroup>, mark: &Path) {
+/// Kills the remaining processes of a worker that ended while no daemon watched it; `leader` was its first process.
+pub fn kill_rest(leader: Identity, cgroup: Option<&Cgroup>, mark: &Path) {
     if let Some(cgroup) = cgroup {
         return cgroup.kill();
     }
     for (pid, stat) in
-        liveness::all_processes().filter(|(pid, stat)| is_marked(*pid, stat, mark, identity.started))
+        liveness::all_processes().filter(|(pid, stat)| is_marked(*pid, stat, mark, leader.started))
     {
         signal_same(pid, &stat, Signal::KILL);
     }
-}
-
-fn watched(pid: Pid) -> Result<OwnedFd> {
-    pidfd_open(pid, PidfdFlags::NONBLOCK).context("cannot watch a process (pidfd_open)")
-}
-
-fn ended(pidfd: &OwnedFd) -> bool {
-    let mut wanted = [PollFd::new(pidfd, PollFlags::IN)];
-    poll(&mut wanted, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })).is_ok_and(|ready| ready > 0)
 }

@@ -1,6 +1,6 @@
 //! Signals to the processes of a worker.
 
-use rustix::process::{Signal, kill_process_group, pidfd_send_signal};
+use rustix::process::{Pid, Signal, kill_process_group};
 
 use super::identity::signal_same;
 use super::{Kin, Process, Search};
@@ -26,7 +26,7 @@ impl Process {
         self.ending.set(true);
         match stop.mode {
             StopMode::Group => self.signal(stop.signal.into()),
-            StopMode::Main => self.signal_alone(stop.signal.into()),
+            StopMode::Main => self.main.borrow().signal(stop.signal.into()),
         }
     }
 
@@ -46,24 +46,20 @@ impl Process {
         self.signal(Signal::CONT);
     }
 
-    /// Errors are ignored: the process may just have ended, and of any other error its caller notices that it goes on.
-    fn signal_alone(&self, signal: Signal) {
-        let _ = pidfd_send_signal(self.pidfd.get_ref(), signal);
-    }
-
     fn signal(&self, signal: Signal) {
         if self.gone.get() {
             return;
         }
         if self.kin == Kin::Joined {
-            return self.signal_alone(signal);
+            return self.main.borrow().signal(signal);
         }
         // Before the process group gets the signal: afterwards parents are gone, and descent is not known any more.
         let others = self.others(Search::Thorough);
         let group = self.has_id();
-        if group && kill_process_group(self.pid, signal).is_err() {
+        let leader = Pid::from_raw(self.leader.pid).filter(|_| group);
+        if leader.is_some_and(|leader| kill_process_group(leader, signal).is_err()) {
             // The process leads no group.
-            self.signal_alone(signal);
+            self.first.iter().for_each(|first| first.signal(signal));
         }
         if signal == Signal::KILL
             && let Some(cgroup) = &self.cgroup
@@ -71,7 +67,7 @@ impl Process {
             cgroup.kill();
         }
         // No process gets the signal twice: many programs take a second SIGTERM for "end at once".
-        for (pid, stat) in others.iter().filter(|(_, stat)| !group || stat.group != self.pid()) {
+        for (pid, stat) in others.iter().filter(|(_, stat)| !group || stat.group != self.leader.pid) {
             signal_same(*pid, stat, signal);
         }
     }

@@ -13,7 +13,8 @@ use anyhow::{Context, Result};
 use rustix::process::{Pid, Rlimit};
 use socket2::Socket;
 
-use super::{Kin, Process, watched};
+use super::watched::Watched;
+use super::{Kin, Process};
 use crate::config::process::ProcessConfig;
 use crate::domain::observed::User;
 use crate::kernel::attributes;
@@ -104,7 +105,7 @@ pub fn spawn(launch: &Launch<'_>) -> Result<Process> {
     }
     let mut child = command.spawn().with_context(|| format!("cannot start worker {}", launch.name))?;
     let pid = Pid::from_child(&child);
-    let process = watched(pid).and_then(|pidfd| Process::new(pid, pidfd, Kin::Child)).inspect_err(|_| {
+    let process = Watched::open(pid).map(|main| Process::new(main, Kin::Child)).inspect_err(|_| {
         // Without a pidfd the daemon could not watch it.
         let _ = child.kill();
         let _ = child.wait();

@@ -141,11 +141,22 @@ pub struct SavedProcess {
     /// Process id and start time, if the process runs.
     #[serde(rename = "process")]
     pub identity: Option<Identity>,
+    /// The worker's first process, if that is another one.
+    #[serde(default)]
+    pub leader: Option<Identity>,
     /// The cgroup of the process and its descendants, if it has one.
     #[serde(default)]
     pub cgroup: Option<PathBuf>,
     /// Path of the notification socket, and the user and group that own it.
     pub notify: Option<(PathBuf, Option<(u32, u32)>)>,
+}
+
+impl SavedProcess {
+    /// The worker's first process.
+    #[must_use]
+    pub fn leader(&self) -> Option<Identity> {
+        self.leader.or(self.identity)
+    }
 }
 
 /// The saved state of one socket of a worker.

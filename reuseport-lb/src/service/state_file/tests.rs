@@ -19,6 +19,7 @@ fn state() -> SavedService {
         stop: config::StopSettings::default(),
         process: SavedProcess {
             identity: Some(Identity { pid: 1, started: u64::MAX }),
+            leader: Some(Identity { pid: 2, started: 1 }),
             cgroup: Some("/sys/fs/cgroup/web-3".into()),
             notify: Some(("/run/notify/1".into(), Some((33, 33)))),
         },

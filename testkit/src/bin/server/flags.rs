@@ -108,6 +108,10 @@ pub(crate) struct Flags {
     #[arg(long, value_name = "FILE")]
     pub(crate) connected: Option<PathBuf>,
 
+    /// At SIGUSR2 start the next generation with these sockets, which says MAINPID= and READY=1 and ends this process
+    /// (`--wait keep`)
+    #[arg(long)]
+    pub(crate) upgrade: bool,
     /// At SIGUSR1 make a file of its name in this directory, and compute until `enough` is there
     #[arg(long, value_name = "DIRECTORY")]
     pub(crate) compute: Option<PathBuf>,

@@ -16,6 +16,7 @@ use crate::answer::Speaker;
 use crate::deeds;
 use crate::flags::{Flags, Term};
 use crate::signals::Signals;
+use crate::upgrade;
 use crate::wait::datagram;
 
 /// Clients of a listener that are let in at a time.
@@ -59,8 +60,13 @@ pub(crate) fn serve(flags: &Flags, speaker: &Speaker, sockets: Vec<Socket>, sign
             if key == signals.as_raw_fd() as u64 {
                 match signals.next() {
                     Some(Signal::SIGUSR1) => misbehave(flags, &mut sockets)?,
+                    Some(Signal::SIGUSR2) => upgrade::begin()?,
                     Some(Signal::SIGTERM) if flags.term == Term::Leave => {
-                        leaving = leaving.or(Some(Instant::now()))
+                        leaving = leaving.or(Some(Instant::now()));
+                        // The next generation accepts.
+                        for socket in sockets.iter_mut().filter(|_| flags.upgrade) {
+                            socket.take().map(|socket| epoll::delete(&poll, socket)).transpose()?;
+                        }
                     }
                     _ => {}
                 }

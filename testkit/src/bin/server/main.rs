@@ -15,6 +15,7 @@ mod notify;
 mod signals;
 mod sockets;
 mod special;
+mod upgrade;
 mod wait;
 
 use std::io::Read;
@@ -56,6 +57,7 @@ fn main() -> Result<()> {
         wait::spin(&flags, time, &sockets)?;
     }
     notify::begin(&flags)?;
+    upgrade::finish()?;
     if flags.until_stdin {
         std::thread::spawn(|| {
             // However it ends.

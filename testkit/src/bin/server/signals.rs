@@ -31,6 +31,9 @@ impl Signals {
         if flags.deeds.is_some() {
             heard.add(Signal::SIGUSR1);
         }
+        if flags.upgrade {
+            heard.add(Signal::SIGUSR2);
+        }
         if let Some(place) = &flags.compute {
             compute_at_usr1(place, &flags.name())?;
         }
