@@ -48,6 +48,9 @@ pub struct ServiceStatus {
     /// A change that takes its time, during which all else here is as it was before; mostly `null`.
     #[serde(default)]
     pub busy: Option<String>,
+    /// The service is to end, be it that it goes on for `lame_duck`: nothing new should be sent to this machine.
+    #[serde(default)]
+    pub ending: bool,
     /// One group per listener.
     pub groups: Vec<GroupStatus>,
     /// Workers in the order of their numbers.

@@ -63,6 +63,7 @@ fn as_json(service: &ServiceConfig) -> serde_json::Value {
         "drain_timeout": time(Some(service.drain_timeout)),
         "stop_signal": service.stop.signal,
         "stop_mode": service.stop.mode,
+        "lame_duck": time(Some(service.lame_duck)),
         "idle_timeout": time(Some(service.idle_timeout)),
     })
 }
@@ -90,7 +91,7 @@ fn as_text(service: &ServiceConfig) -> String {
     let overload = service.overload.as_ref().map_or_else(|| "off".into(), Overload::to_string);
     text += &format!(
         "    ready {}, start_timeout {}, stall_timeout {}, on_stall {}\n    overload {overload}, watchdog {}, \
-         idle_timeout {}\n    drain_timeout {}, stop_signal {}, stop_mode {}, replace {}\n",
+         idle_timeout {}\n    drain_timeout {}, stop_signal {}, stop_mode {}, replace {}, lame_duck {}\n",
         service.ready,
         time(Some(service.start_timeout)),
         time(service.stall_timeout),
@@ -100,7 +101,8 @@ fn as_text(service: &ServiceConfig) -> String {
         time(Some(service.drain_timeout)),
         service.stop.signal,
         service.stop.mode,
-        service.replace
+        service.replace,
+        time(Some(service.lame_duck))
     );
     text
 }

@@ -61,6 +61,9 @@ pub(super) fn status(of: &Status, only: Option<&str>) -> String {
         if let Some(busy) = &service.busy {
             text += &format!(" it {}: this is what it was like before\n", inline(busy));
         }
+        if service.ending {
+            text += " it is to end: nothing new should be sent to it\n";
+        }
         if let Some(unsaved) = &service.unsaved {
             text += &format!(" not saved: {}\n", inline(unsaved));
         }
@@ -238,6 +241,7 @@ mod tests {
             wanted: 1,
             unsaved: None,
             busy: None,
+            ending: false,
             groups: vec![group],
             workers: vec![worker],
         };

@@ -30,6 +30,7 @@ const VALUES: &[(&str, &str)] = &[
     ("drain_timeout", "a time like \"500ms\", \"2s\" or \"1m 30s\""),
     ("stop_signal", "\"TERM\", \"QUIT\", \"INT\", \"HUP\", \"USR1\", \"USR2\" or \"WINCH\""),
     ("stop_mode", "\"group\" or \"main\""),
+    ("lame_duck", "a time like \"500ms\", \"2s\" or \"1m 30s\""),
     ("idle_timeout", "a time like \"500ms\", \"2s\" or \"1m 30s\""),
     ("stall_timeout", "\"off\" or a time like \"500ms\" or \"2s\""),
     ("watchdog", "\"off\" or a time like \"500ms\" or \"2s\""),

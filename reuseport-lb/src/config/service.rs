@@ -56,6 +56,9 @@ pub struct ServiceConfig {
     /// How a worker is told to end.
     #[serde(default)]
     pub stop: StopSettings,
+    /// How long the service goes on as before when the daemon is told to end, while it says that it is ending.
+    #[serde(default)]
+    pub lame_duck: Duration,
     /// How long a UDP flow without a packet stays with its worker.
     #[serde(default = "idle_timeout")]
     pub idle_timeout: Duration,
@@ -101,6 +104,7 @@ impl ServiceConfig {
             hold_timeout: Duration::from_secs(2),
             drain_timeout: Duration::from_secs(30),
             stop: StopSettings::default(),
+            lame_duck: Duration::ZERO,
             idle_timeout: idle_timeout(),
             stall_timeout: Some(Duration::from_secs(1)),
             overload: Some(Overload::default()),

@@ -41,6 +41,7 @@ pub(super) struct Written {
     drain_timeout: Option<Span>,
     stop_signal: Option<Spanned<StopSignal>>,
     stop_mode: Option<Spanned<StopMode>>,
+    lame_duck: Option<Span>,
     #[serde(default)]
     when_empty: WhenEmpty,
     when_busy: Option<Spanned<WhenBusy>>,
@@ -136,6 +137,7 @@ impl Written {
         }
         service.hold_timeout = self.hold_timeout.map_or(service.hold_timeout, |span| span.0);
         service.drain_timeout = self.drain_timeout.map_or(service.drain_timeout, |span| span.0);
+        service.lame_duck = self.lame_duck.map_or(service.lame_duck, |span| span.0);
         service.idle_timeout = self.idle_timeout.map_or(service.idle_timeout, |idle| idle.0);
         service.stall_timeout = self.stall_timeout.map_or(service.stall_timeout, |patience| patience.0);
         service.overload = self.overload.map_or(service.overload, |limit| limit.0);

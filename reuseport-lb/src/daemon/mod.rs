@@ -196,8 +196,8 @@ impl Daemon<'_> {
             info!("ending; workers, sockets and buckets stay for the next daemon");
             registry.tell(|| Command::Keep);
         } else {
-            info!("stopping: nothing new is let in, workers finish what they have");
-            registry.tell(|| Command::Stop);
+            info!("stopping: workers finish what they have");
+            registry.tell(|| Command::Retire);
             // Abandoned workers need not wait for new ones to be ready.
             for state in self.abandoned.take() {
                 end_abandoned(&state).await;
@@ -212,6 +212,14 @@ impl Daemon<'_> {
         while !registry.services.is_empty() {
             tokio::select! {
                 () = registry.ended.notified() => {}
+                Some(order) = ordered.recv() => match order {
+                    // The time of lame ducks is over.
+                    Order::Stop(_) => registry.tell(|| Command::Stop),
+                    Order::Reload(answer) => {
+                        let refusal = Refusal::Impossible("the daemon is ending".into());
+                        drop(answer.send(Err(refusal)));
+                    }
+                },
                 () = any(&mut signals) => {
                     warn!("a second signal: workers are killed");
                     registry.tell(|| Command::Kill);

@@ -93,6 +93,8 @@ pub enum Command {
     Trace(oneshot::Sender<broadcast::Receiver<TracedDecision>>),
     /// A subscriber of [`Command::Trace`] is gone.
     TraceEnded,
+    /// The daemon is to end: [`Command::Stop`] after `lame_duck`.
+    Retire,
     /// Drain all workers, then end.
     Stop,
     /// Kill all workers and end.

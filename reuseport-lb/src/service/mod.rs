@@ -64,6 +64,8 @@ pub struct Service {
     shown: Option<Shown>,
     /// The daemon waits until this service is up.
     starting: bool,
+    /// When the service begins to end, if the daemon is to end and `lame_duck` lets the service go on.
+    retires_at: Option<Instant>,
     surroundings: Rc<Surroundings>,
 }
 
@@ -83,6 +85,7 @@ impl Service {
             tracer,
             shown: None,
             starting: false,
+            retires_at: None,
             surroundings: surroundings.clone(),
             engine,
         }
@@ -114,6 +117,10 @@ impl Service {
                 continue;
             }
             self.idle();
+            if self.retires_at.is_some_and(|at| at <= Instant::now()) {
+                self.handle(Command::Stop).await;
+                continue;
+            }
             let deadline = self.deadline(more);
             tokio::select! {
                 biased;
@@ -167,7 +174,8 @@ impl Service {
         if more {
             return Some(now);
         }
-        [self.engine.next_deadline(now), self.saver.deadline()].into_iter().flatten().min()
+        let deadlines = [self.engine.next_deadline(now), self.saver.deadline(), self.retires_at];
+        deadlines.into_iter().flatten().min()
     }
 
     /// Lets other tasks run if the slice is over, in the middle of the work; status requests are answered first.
@@ -253,11 +261,25 @@ impl Service {
                 drop(answer.send(subscribed));
             }
             Command::TraceEnded => self.engine.dataplane().trace(),
-            Command::Stop => self.engine.handle(Input::Stop, now),
+            Command::Retire => self.retire(now),
+            Command::Stop => {
+                self.retires_at = None;
+                self.engine.handle(Input::Stop, now);
+            }
             Command::Kill => self.engine.handle(Input::Kill, now),
             // `run` handles this one; should it ever come here, everything stays as it is too.
             Command::Keep => warn!("told to keep everything in the middle of something else"),
         }
+    }
+
+    /// Ends the service after `lame_duck`.
+    fn retire(&mut self, now: Instant) {
+        let config::ServiceConfig { name: service, lame_duck, .. } = self.config();
+        if lame_duck.is_zero() {
+            return self.engine.handle(Input::Stop, now);
+        }
+        info!(service, "goes on for {lame_duck:?} (lame_duck), and says that it is ending");
+        self.retires_at = Some(now + *lame_duck);
     }
 
     /// Makes a process a worker, or answers why not.

@@ -41,6 +41,7 @@ pub fn coming(config: &config::ServiceConfig, is: &str) -> ServiceStatus {
         wanted: config.workers,
         unsaved: None,
         busy: Some(is.to_owned()),
+        ending: false,
         groups: config.listen.iter().map(group).collect(),
         workers: (0..config.workers).map(worker).collect(),
     }
