@@ -52,8 +52,8 @@ pub fn constraint(entry: Entry, keeps: impl Fn(u16) -> bool, begun: bool) -> Con
 }
 
 /// The entry that gives new flows to `to` and leaves live ones where they are; the arguments are
-/// those of [`constraint`]. A move that [`constraint`] forbids cuts the flows of the current slot.
-pub fn moved(entry: Entry, to: u16, keeps: impl Fn(u16) -> bool, begun: bool) -> Entry {
+/// those of [`constraint`]; whether flows live is asked only where it makes a difference. A move that [`constraint`] forbids cuts the flows of the current slot.
+pub fn moved(entry: Entry, to: u16, keeps: impl Fn(u16) -> bool, begun: impl FnOnce() -> bool) -> Entry {
     let (current, previous) = (entry.slot(), entry.previous());
     let previous = if previous != NO_SLOT && keeps(previous) { previous } else { NO_SLOT };
     let entry = entry.with_previous(previous);
@@ -61,7 +61,7 @@ pub fn moved(entry: Entry, to: u16, keeps: impl Fn(u16) -> bool, begun: bool) ->
     if to == current {
         entry
     } else if to == previous && to != NO_SLOT {
-        entry.with_slot(to).turned().with_previous(if stay && begun { current } else { NO_SLOT })
+        entry.with_slot(to).turned().with_previous(if stay && begun() { current } else { NO_SLOT })
     } else if stay && previous == NO_SLOT {
         entry.with_slot(to).turned().with_previous(current)
     } else {
@@ -82,26 +82,26 @@ mod tests {
     fn a_bucket_moves_and_comes_back() {
         let all = |_| true;
         let steady = Entry::steady(3);
-        let moving = moved(steady, 5, all, true);
+        let moving = moved(steady, 5, all, || true);
         assert_eq!((moving.slot(), moving.previous(), moving.side()), (5, 3, 1));
         assert_eq!(constraint(moving, all, true), Constraint::Back(3));
         assert_eq!(constraint(moving, all, false), Constraint::Free);
-        let back = moved(moving, 3, all, true);
+        let back = moved(moving, 3, all, || true);
         assert_eq!((back.slot(), back.previous(), back.side()), (3, 5, 0));
-        assert_eq!(moved(moving, 3, all, false), steady, "no flow is left behind");
-        assert_eq!(moved(moving, 7, all, false).previous(), 3, "the old ones stay");
-        assert_eq!(moved(moving, 5, |slot| slot != 3, true), moving.with_previous(NO_SLOT));
+        assert_eq!(moved(moving, 3, all, || false), steady, "no flow is left behind");
+        assert_eq!(moved(moving, 7, all, || false).previous(), 3, "the old ones stay");
+        assert_eq!(moved(moving, 5, |slot| slot != 3, || true), moving.with_previous(NO_SLOT));
     }
 
     #[test]
     fn a_crash_leaves_nothing_behind() {
         let but_3 = |slot| slot != 3;
-        assert_eq!(moved(Entry::steady(3), 5, but_3, true), Entry::steady(5));
+        assert_eq!(moved(Entry::steady(3), 5, but_3, || true), Entry::steady(5));
         let moving = Entry::steady(3).turned().with_previous(4);
         assert_eq!(constraint(moving, but_3, true), Constraint::Free, "a crash does not wait");
-        assert_eq!(moved(moving, 5, but_3, true), moving.with_slot(5));
-        assert_eq!(moved(Entry::steady(NO_SLOT), 5, but_3, false), Entry::steady(5));
-        assert_eq!(moved(Entry::steady(5), NO_SLOT, but_3, true).previous(), 5);
+        assert_eq!(moved(moving, 5, but_3, || true), moving.with_slot(5));
+        assert_eq!(moved(Entry::steady(NO_SLOT), 5, but_3, || false), Entry::steady(5));
+        assert_eq!(moved(Entry::steady(5), NO_SLOT, but_3, || true).previous(), 5);
     }
 
     #[test]
@@ -183,7 +183,7 @@ mod tests {
                             _ => continue,
                         }
                         let before = bucket.entry;
-                        bucket.entry = moved(before, to, all, begun);
+                        bucket.entry = moved(before, to, all, || begun);
                         prop_assert_eq!(bucket.entry.slot(), to);
                         // As `Buckets::publish` does.
                         if bucket.entry.is_moving() && !before.is_moving() {
@@ -199,7 +199,7 @@ mod tests {
                             bucket.marks[1 - side] = 0;
                         }
                         let to = if current == gone { names[usize::from(which)] } else { current };
-                        bucket.entry = moved(bucket.entry, to, |slot| names.contains(&slot), begun);
+                        bucket.entry = moved(bucket.entry, to, |slot| names.contains(&slot), || begun);
                         prop_assert!(bucket.entry.slot() != gone && bucket.entry.previous() != gone);
                     }
                     Step::Forget(flow) => {

@@ -4,7 +4,7 @@
 #[cfg(test)]
 mod tests;
 
-use std::cell::Cell;
+use std::cell::{Cell, LazyCell};
 use std::collections::BTreeMap;
 use std::ops::Deref;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -41,6 +41,12 @@ pub struct LiveFlows {
     pub kept: u64,
 }
 
+impl LiveFlows {
+    fn none() -> Self {
+        Self { by_slot: vec![0; MAX_SLOTS], live: 0, kept: 0 }
+    }
+}
+
 /// The daemon's part of a group's state: which slots new connections avoid, and the last count of flows.
 #[derive(Default)]
 pub struct Buckets {
@@ -65,6 +71,10 @@ impl<M: SharedMemory> FlowCounter<M> {
     /// Counts the live flows. Reads 4 MiB, which takes about a millisecond.
     #[must_use]
     pub fn count(&self) -> Option<LiveFlows> {
+        if self.at.1 == (0, 0) {
+            // Nothing was decided yet, and no flows of another program were taken over.
+            return Some(LiveFlows::none());
+        }
         // Not locked during the count: another thread need not wait for it.
         let counted = || self.counted.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some((at, flows)) = &*counted()
@@ -87,20 +97,22 @@ impl Buckets {
         changes: impl IntoIterator<Item = (u16, u16)>,
         keeps: impl Fn(u16) -> bool,
     ) {
-        let activity = memory.activity();
+        // A new group's buckets, which had no worker, need none of the 4 MiB.
+        let activity = LazyCell::new(|| memory.activity());
         for (bucket, slot) in changes {
-            let entry = match &activity {
-                None => Entry::steady(slot),
-                Some(activity) => {
-                    let before = memory.table().entry(bucket.into());
-                    let entry = moved(before, slot, &keeps, activity.live(bucket, before.side()) != 0);
-                    if entry.is_moving() && !before.is_moving() {
-                        // Marks on this side are from an earlier worker, and no flow's any more.
-                        activity.forget(bucket, entry.side(), u64::MAX);
-                    }
-                    entry
+            let before = memory.table().entry(bucket.into());
+            let begun = || activity.as_ref().is_some_and(|it| it.live(bucket, before.side()) != 0);
+            let mut entry = Entry::steady(slot);
+            if memory.tracks() {
+                entry = moved(before, slot, &keeps, begun);
+            }
+            if entry.is_moving() && !before.is_moving() {
+                match &*activity {
+                    // Marks on this side are from an earlier worker, and no flow's any more.
+                    Some(activity) => activity.forget(bucket, entry.side(), u64::MAX),
+                    None => entry = Entry::steady(slot),
                 }
-            };
+            }
             self.set(memory, bucket, entry);
         }
     }
@@ -116,7 +128,8 @@ impl Buckets {
     }
 
     /// A counter of the group's flows; `None` if the group does not track flows. It counts again only if buckets were
-    /// written since, or `others` differs: numbers that change when flows do, like the program's decisions.
+    /// written since, or `others` differs: numbers that change when flows do, like the program's decisions, and are all
+    /// 0 while there was no flow yet.
     pub fn flow_counter<M: SharedMemory + Clone>(
         &self,
         memory: &M,
@@ -247,7 +260,7 @@ pub fn add_staying(memory: &impl SharedMemory, flows: &mut [u64]) {
 /// Counts the live flows; `None` if the group does not track flows. Reads 4 MiB, which takes about a millisecond.
 pub fn count(memory: &impl SharedMemory) -> Option<LiveFlows> {
     let activity = memory.activity()?;
-    let mut flows = LiveFlows { by_slot: vec![0; MAX_SLOTS], live: 0, kept: 0 };
+    let mut flows = LiveFlows::none();
     for (bucket, entry) in entries(memory) {
         let kept = match entry.previous() {
             NO_SLOT => 0,

@@ -206,8 +206,8 @@ impl PinnedGroup {
 
     /// Takes over the flows that the program marked which decides, or decided until now.
     fn take_flows(&self) {
-        let before = self.activity_before.borrow().as_ref().and_then(mapped);
-        if let (Some(activity), Some(before)) = (self.memory.activity(), before) {
+        let Some(before) = self.activity_before.borrow().as_ref().and_then(mapped) else { return };
+        if let Some(activity) = self.memory.activity() {
             activity.merge(&before);
             self.merges.update(|merges| merges + 1);
         }

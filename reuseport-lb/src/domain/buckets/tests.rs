@@ -195,6 +195,7 @@ fn flows_are_counted_again_only_when_something_has_changed() {
     fake.send(7, 0);
     assert_eq!(live(1), Some(0), "what is known");
     assert_eq!(live(2), Some(1), "the program has decided");
+    assert_eq!(live(0), Some(0), "where it has not, nothing is read");
     buckets.cut(&fake, |slot| slot != 1);
     buckets.publish(&fake, [(7, 2)], |slot| slot != 1);
     fake.activity.as_ref().unwrap().forget(7, 0, u64::MAX);

@@ -210,7 +210,7 @@ impl Dataplane for Fake {
             let before = group.entries[at];
             group.entries[at] = if tracked {
                 let begun = group.marks[at][before.side()] != 0;
-                let entry = moved(before, *slot, |slot| pinned.contains(slot), begun);
+                let entry = moved(before, *slot, |slot| pinned.contains(slot), || begun);
                 if entry.is_moving() && !before.is_moving() {
                     group.marks[at][entry.side()] = 0;
                 }
