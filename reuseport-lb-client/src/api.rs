@@ -166,6 +166,19 @@ pub struct Awaited {
     pub flows: u64,
 }
 
+impl From<&WorkerStatus> for Awaited {
+    fn from(worker: &WorkerStatus) -> Self {
+        Self {
+            worker: worker.name.clone(),
+            state: worker.state.clone(),
+            pid: worker.pid,
+            lacks: worker.lacks.clone(),
+            queue: worker.sockets.iter().map(|socket| u64::from(socket.queue)).sum(),
+            flows: worker.flows,
+        }
+    }
+}
+
 /// One line of the answer to a restart.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "event", rename_all = "lowercase")]

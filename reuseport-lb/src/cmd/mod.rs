@@ -5,6 +5,7 @@ mod client;
 mod doctor;
 mod drain;
 mod exec;
+mod meanwhile;
 mod names;
 mod print;
 mod reload;

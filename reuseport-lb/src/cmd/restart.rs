@@ -4,6 +4,7 @@ use anyhow::{Result, bail};
 use reuseport_lb_client::api::{Progress, Restart};
 
 use super::client::client;
+use super::meanwhile::meanwhile;
 use super::names;
 use super::print::{print, print_json};
 use crate::cli;
@@ -21,7 +22,18 @@ pub(super) fn run(arguments: &cli::RestartArgs, paths: &Paths) -> Result<()> {
         timeout_ms: arguments.timeout.map(|timeout| timeout.as_millis() as u64),
         trial_ms: Some(arguments.trial.as_millis() as u64),
     };
-    for line in client(paths).restart(what, &request)? {
+    let service = what.split('/').next();
+    if arguments.json {
+        follow(arguments, &request, paths)
+    } else {
+        meanwhile(paths, service, || follow(arguments, &request, paths))
+    }
+}
+
+/// Asks for the restart, and prints what comes of it.
+fn follow(arguments: &cli::RestartArgs, request: &Restart, paths: &Paths) -> Result<()> {
+    let what = &arguments.what;
+    for line in client(paths).restart(what, request)? {
         let line = line?;
         if arguments.json {
             print_json(&line.text)?;

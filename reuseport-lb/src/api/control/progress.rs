@@ -40,7 +40,7 @@ pub(super) async fn scale(handle: &Handle, service: &str, scale: &Scale, permit:
             if begun.elapsed() >= next {
                 next += EACH;
                 let now = whole(&handle, &service).await;
-                let awaited = now.iter().flat_map(|now| scaling.awaited(now)).map(awaited).collect();
+                let awaited = now.iter().flat_map(|now| scaling.awaited(now)).map(Awaited::from).collect();
                 if !write(&mut lines, waiting(begun, awaited)).await {
                     // The connection was closed; the scaling goes on.
                     return;
@@ -74,7 +74,8 @@ pub(super) async fn drain(
         loop {
             let now = whole(&handle, &service).await;
             let workers = now.iter().flat_map(|now| &now.workers).filter(|worker| worker.name == name);
-            let workers: Vec<Awaited> = workers.filter(|worker| !worker.successor).map(awaited).collect();
+            let workers: Vec<Awaited> =
+                workers.filter(|worker| !worker.successor).map(Awaited::from).collect();
             // Without workers the worker is removed, and the answer comes.
             if !workers.is_empty() && !write(&mut lines, waiting(begun, workers)).await {
                 // The connection was closed; the worker leaves nevertheless.
@@ -141,17 +142,6 @@ fn own(service: &ServiceStatus) -> impl Iterator<Item = &WorkerStatus> {
 fn missing(worker: &WorkerStatus) -> String {
     let lacks = worker.lacks.as_ref().map_or_else(String::new, |lacks| format!(", {lacks}"));
     format!("{} ({}{lacks})", worker.name, worker.state)
-}
-
-fn awaited(worker: &WorkerStatus) -> Awaited {
-    Awaited {
-        worker: worker.name.clone(),
-        state: worker.state.clone(),
-        pid: worker.pid,
-        lacks: worker.lacks.clone(),
-        queue: worker.sockets.iter().map(|socket| u64::from(socket.queue)).sum(),
-        flows: worker.flows,
-    }
 }
 
 fn waiting(begun: Instant, workers: Vec<Awaited>) -> String {
@@ -258,6 +248,6 @@ mod tests {
             queue: 2,
             flows: 3,
         };
-        assert_eq!(awaited(&now.workers[0]), wanted);
+        assert_eq!(Awaited::from(&now.workers[0]), wanted);
     }
 }
