@@ -193,7 +193,7 @@ Examples:
 #[derive(Debug, Args)]
 pub(crate) struct RunArgs {
     /// A file with services (docs/CONFIGURATION.md)
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["listen", "workers", "name", "ready", "stop_signal", "stop_mode", "replace", "user", "group", "env", "cwd", "command"])]
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["listen", "workers", "name", "ready", "stop_signal", "stop_mode", "replace", "user", "group", "join", "env", "cwd", "command"])]
     pub(crate) config: Option<PathBuf>,
     /// An address to listen on, like tcp://127.0.0.1:3000, udp://[::]:53, or tcp://*:80 for both families; may be repeated
     #[arg(long, value_name = "URL")]
@@ -225,6 +225,10 @@ pub(crate) struct RunArgs {
     /// Their group, by name or number; without it the user's primary one
     #[arg(long, value_name = "GROUP", requires_all = ["command", "user"])]
     pub(crate) group: Option<String>,
+    /// A user whose processes may join, by name or number, besides root; may be repeated. Without it that of
+    /// --user
+    #[arg(long, value_name = "USER")]
+    pub(crate) join: Vec<String>,
     /// A variable for workers of a command, like PORT=808{index}; may be repeated
     #[arg(long, value_name = "KEY=VALUE", requires = "command", value_parser = values::variable)]
     pub(crate) env: Vec<(String, String)>,

@@ -40,6 +40,9 @@ pub struct ServiceStatus {
     /// Longest time until a worker is ready, in milliseconds.
     #[serde(default)]
     pub start_timeout_ms: u64,
+    /// The users whose processes may join, by name, besides root.
+    #[serde(default)]
+    pub may_join: Vec<String>,
     /// Number of workers that the daemon keeps.
     pub wanted: usize,
     /// Why the next daemon could not take the service over as it is now; `null` if it could.

@@ -45,6 +45,7 @@ fn as_json(service: &ServiceConfig) -> serde_json::Value {
         "command": service.command,
         "user": service.user,
         "group": service.process.group,
+        "join": service.join,
         "env": service.process.env,
         "env_file": service.process.env_file.as_ref().map(|file| &file.path),
         "env_file_variables": names(service.process.env_file.as_ref()),
@@ -84,6 +85,10 @@ fn as_text(service: &ServiceConfig) -> String {
     text += "\n";
     for it in &service.listen {
         text += &format!("    {}{}\n", it.listener, it.options());
+    }
+    if let Some(join) = &service.join {
+        let users: Vec<&str> = ["root"].into_iter().chain(join.iter().map(String::as_str)).collect();
+        text += &format!("    may join: {}\n", inline(&users.join(", ")));
     }
     if !service.command.is_empty() {
         text += &process(service);

@@ -25,6 +25,10 @@ fn service(arguments: cli::RunArgs) -> Result<ServiceConfig, String> {
     let mut service = ServiceConfig::demo_here(has_ipv6);
     service.name = arguments.name;
     service.workers = arguments.workers;
+    for user in &arguments.join {
+        host::find_user(user).map_err(|error| format!("--join: {error}"))?;
+    }
+    service.join = Some(arguments.join).filter(|join| !join.is_empty());
     if !arguments.command.is_empty() {
         service.command = arguments.command;
         service.embedded = false;

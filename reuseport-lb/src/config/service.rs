@@ -80,6 +80,9 @@ pub struct ServiceConfig {
     pub backlog: u32,
     /// The user of workers, a name or a number; `None`: the daemon's.
     pub user: Option<String>,
+    /// The users whose processes may join, names or numbers, besides root; `None`: `user`.
+    #[serde(default)]
+    pub join: Option<Vec<String>>,
     /// What a worker's process is started with besides its command.
     #[serde(default)]
     pub process: ProcessConfig,
@@ -114,6 +117,7 @@ impl ServiceConfig {
             flows: Flows::default(),
             backlog: 4096,
             user: None,
+            join: None,
             process: ProcessConfig::default(),
         }
     }

@@ -49,6 +49,7 @@ pub(super) struct Written {
     backlog: Option<NonZeroU32>,
     user: Option<Spanned<Id>>,
     group: Option<Spanned<Id>>,
+    join: Option<Vec<Spanned<Id>>>,
     env: Option<BTreeMap<Spanned<String>, String>>,
     env_file: Option<Spanned<String>>,
     cwd: Option<Spanned<String>>,
@@ -101,6 +102,14 @@ impl Written {
             let Id(user) = user.into_inner();
             (machine.user)(&user).map_err(|error| at(span, error))?;
             service.user = Some(user);
+        }
+        if let Some(join) = self.join {
+            let user = |id: Spanned<Id>| {
+                let span = id.span();
+                let Id(user) = id.into_inner();
+                (machine.user)(&user).map(|()| user).map_err(|error| at(span, error))
+            };
+            service.join = Some(join.into_iter().map(user).collect::<Result<_, _>>()?);
         }
         let process = environment::Written {
             has_command: !service.command.is_empty(),

@@ -16,6 +16,8 @@ pub struct Settings {
     pub configured: ServiceConfig,
     /// The user of the service's workers; `None`: the daemon's.
     pub user: Option<User>,
+    /// The users whose processes may join, besides root; `None`: [`Settings::user`].
+    pub join: Option<Vec<User>>,
 }
 
 /// The settings that a failed change goes back to.
@@ -28,6 +30,12 @@ impl Settings {
     #[must_use]
     pub fn revision(&self) -> u64 {
         revision_of(&self.config)
+    }
+
+    /// The users whose processes may join, besides root.
+    #[must_use]
+    pub fn may_join(&self) -> &[User] {
+        self.join.as_deref().unwrap_or(self.user.as_slice())
     }
 
     /// Replaces these settings by `next`; returns those to go back to if new processes do not work.
@@ -90,7 +98,7 @@ mod tests {
     fn settings(change: impl FnOnce(&mut ServiceConfig)) -> Settings {
         let mut config = ServiceConfig::new("web", Vec::new(), 2);
         change(&mut config);
-        Settings { configured: config.clone(), config, user: None }
+        Settings { configured: config.clone(), config, user: None, join: None }
     }
 
     #[test]

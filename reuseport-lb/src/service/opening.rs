@@ -170,12 +170,18 @@ impl Service {
     }
 }
 
-/// Looks up the user that workers run as, in a thread: the name service may be slow.
+/// Looks up the user that workers run as, and those that may join, in a thread: the name service may be slow.
 pub(super) async fn look_up(configured: config::ServiceConfig) -> Result<Settings> {
     let asked = configured.clone();
-    let (config, user) =
-        in_thread_within(LOOKING_UP, "looking up a user", move || with_user(asked)).await??;
-    Ok(Settings { config, configured, user })
+    let look = move || {
+        let (config, user) = with_user(asked)?;
+        // Names are checked when the file is read. At a takeover a user may be gone.
+        let found = |it: &String| host::user(it, None).inspect_err(|error| warn!("join: {error:#}")).ok();
+        let join = config.join.as_ref().map(|join| join.iter().filter_map(found).collect());
+        Ok::<_, anyhow::Error>((config, user, join))
+    };
+    let (config, user, join) = in_thread_within(LOOKING_UP, "looking up a user", look).await??;
+    Ok(Settings { config, configured, user, join })
 }
 
 /// Looks up the user that workers run as. Embedded workers run as `nobody`, if there is such a user.

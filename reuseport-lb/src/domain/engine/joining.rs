@@ -32,11 +32,14 @@ impl<D: Dataplane, P: Processes> Engine<D, P> {
     /// The number of the new worker, or a refusal.
     fn check_join(&self, request: &JoinRequest) -> Result<usize, Denied> {
         let JoinRequest { number, uid, .. } = *request;
-        let allowed = self.settings.user.as_ref();
-        if uid != 0 && allowed.is_none_or(|user| user.uid != uid) {
-            let allowed = match allowed {
-                Some(user) => format!("root and user {}", user.name),
-                None => "root (the service has no `user`)".into(),
+        let allowed = self.settings.may_join();
+        if uid != 0 && allowed.iter().all(|user| user.uid != uid) {
+            let names: Vec<&str> = allowed.iter().map(|user| &*user.name).collect();
+            let allowed = match (&*names, &self.settings.join) {
+                ([], None) => "root (the service has no `user` and no `join`)".into(),
+                ([], Some(_)) => "root (`join` is empty)".into(),
+                ([one], _) => format!("root and user {one}"),
+                (many, _) => format!("root and users {}", many.join(", ")),
             };
             return Err(Denied::MayNotJoin { uid, service: self.service(), allowed });
         }

@@ -55,7 +55,7 @@ pub(super) fn config(protocols: &[Protocol], workers: usize) -> ServiceConfig {
 }
 
 pub(super) fn settings(config: ServiceConfig) -> Settings {
-    Settings { configured: config.clone(), config, user: None }
+    Settings { configured: config.clone(), config, user: None, join: None }
 }
 
 impl Scene {
