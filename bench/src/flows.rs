@@ -11,6 +11,7 @@ use reuseport_lb::domain::buckets::Buckets;
 use reuseport_lb::domain::listener::{Listener, Protocol};
 use reuseport_lb::domain::table::{BucketChange, BucketTable, Member};
 use reuseport_lb::kernel::group::{PinnedGroup, Policy};
+use reuseport_lb::kernel::owner::Siblings;
 use reuseport_lb::kernel::socket;
 use socket2::{Domain, Socket, Type};
 use testkit::world::World;
@@ -141,7 +142,7 @@ impl Steering {
     fn open(&mut self, slot: u16) -> Result<()> {
         let socket = match &mut self.group {
             Some(group) => {
-                let socket = socket::open(group, 4096, self.sockets.is_empty())?;
+                let socket = socket::open(group, 4096, self.sockets.is_empty(), &Siblings::default())?;
                 group.insert(slot, &socket)?;
                 socket
             }

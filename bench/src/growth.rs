@@ -13,6 +13,7 @@ use reuseport_lb::domain::buckets::Buckets;
 use reuseport_lb::domain::listener::{Listener, Protocol};
 use reuseport_lb::domain::table::{BucketTable, Member};
 use reuseport_lb::kernel::group::{PinnedGroup, Policy};
+use reuseport_lb::kernel::owner::Siblings;
 use reuseport_lb::kernel::socket;
 use socket2::{Domain, Socket, Type};
 use testkit::world::World;
@@ -79,7 +80,7 @@ fn decision(workers: u16, flows: usize, world: &World) -> Result<f64> {
     let mut group = PinnedGroup::load(&listener, Policy::default(), &pins)?;
     let mut sockets = Vec::new();
     for slot in 0..workers {
-        let socket = socket::open(&group, 4096, slot == 0)?;
+        let socket = socket::open(&group, 4096, slot == 0, &Siblings::default())?;
         group.insert(slot, &socket)?;
         sockets.push(socket);
     }

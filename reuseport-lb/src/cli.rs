@@ -9,7 +9,7 @@ use std::time::Duration;
 use clap::{Args, CommandFactory, Parser, Subcommand};
 use reuseport_lb_client::api::Scale;
 
-use crate::config::{self, Ready, Replace, StopMode, StopSignal};
+use crate::config::{self, Ready, Replace, SocketOwner, StopMode, StopSignal};
 use crate::daemon::Paths;
 use crate::domain::listener::Listener;
 use crate::kernel::bpffs;
@@ -193,7 +193,7 @@ Examples:
 #[derive(Debug, Args)]
 pub(crate) struct RunArgs {
     /// A file with services (docs/CONFIGURATION.md)
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["listen", "workers", "name", "ready", "stop_signal", "stop_mode", "replace", "user", "group", "join", "env", "cwd", "command"])]
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["listen", "workers", "name", "ready", "stop_signal", "stop_mode", "replace", "user", "group", "socket_owner", "join", "env", "cwd", "command"])]
     pub(crate) config: Option<PathBuf>,
     /// An address to listen on, like tcp://127.0.0.1:3000, udp://[::]:53, or tcp://*:80 for both families; may be repeated
     #[arg(long, value_name = "URL")]
@@ -225,6 +225,9 @@ pub(crate) struct RunArgs {
     /// Their group, by name or number; without it the user's primary one
     #[arg(long, value_name = "GROUP", requires_all = ["command", "user"])]
     pub(crate) group: Option<String>,
+    /// The user that the sockets belong to: daemon, or user, who can then bind further ones on their addresses
+    #[arg(long, value_name = "OWNER", default_value = "daemon", requires = "user")]
+    pub(crate) socket_owner: SocketOwner,
     /// A user whose processes may join, by name or number, besides root; may be repeated. Without it that of
     /// --user
     #[arg(long, value_name = "USER")]

@@ -12,6 +12,7 @@ use std::time::Duration;
 use reuseport_lb::config::{Affinity, WhenBusy};
 use reuseport_lb::domain::listener::{Listener, Protocol};
 use reuseport_lb::kernel::group::{PinnedGroup, Policy};
+use reuseport_lb::kernel::owner::Siblings;
 use reuseport_lb::kernel::socket;
 use reuseport_lb_common::counters::Counter;
 use reuseport_lb_common::entry::Entry;
@@ -80,7 +81,7 @@ impl<P: SelectPolicy> Pair<P> {
     }
 
     fn open(&mut self, slot: u16) {
-        let socket = socket::open(&self.group, 4096, self.sockets.is_empty()).unwrap();
+        let socket = socket::open(&self.group, 4096, self.sockets.is_empty(), &Siblings::default()).unwrap();
         socket.set_nonblocking(true).unwrap();
         self.group.insert(slot, &socket).unwrap();
         self.sockets.insert(slot, socket);

@@ -14,6 +14,7 @@ use reuseport_lb::domain::buckets::Buckets;
 use reuseport_lb::domain::listener::{Listener, Protocol};
 use reuseport_lb::domain::table::{BucketTable, Member};
 use reuseport_lb::kernel::group::{PinnedGroup, Policy};
+use reuseport_lb::kernel::owner::Siblings;
 use reuseport_lb::kernel::socket;
 use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
 use socket2::{Domain, Socket, Type};
@@ -263,7 +264,7 @@ fn ours(
     let mut group = PinnedGroup::load(&listener, policy, &pins)?;
     let mut sockets = Vec::new();
     for slot in 0..WORKERS {
-        let socket = socket::open(&group, 4096, slot == 0)?;
+        let socket = socket::open(&group, 4096, slot == 0, &Siblings::default())?;
         group.insert(slot, &socket)?;
         sockets.push(socket);
     }

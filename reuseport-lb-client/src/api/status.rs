@@ -40,6 +40,9 @@ pub struct ServiceStatus {
     /// Longest time until a worker is ready, in milliseconds.
     #[serde(default)]
     pub start_timeout_ms: u64,
+    /// Name of the user that the sockets belong to; `null`: the daemon's.
+    #[serde(default)]
+    pub socket_owner: Option<String>,
     /// The users whose processes may join, by name, besides root.
     #[serde(default)]
     pub may_join: Vec<String>,

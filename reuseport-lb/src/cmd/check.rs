@@ -8,7 +8,7 @@ use serde_json::json;
 use super::print::{print, print_json};
 use crate::cli;
 use crate::config::process::{EnvFile, ProcessConfig};
-use crate::config::{self, Flows, Invalid, Machine, Overload, ServiceConfig, WhenBusy};
+use crate::config::{self, Flows, Invalid, Machine, Overload, ServiceConfig, SocketOwner, WhenBusy};
 use crate::daemon::{HERE, startable};
 use crate::printable::{self, inline};
 
@@ -45,6 +45,7 @@ fn as_json(service: &ServiceConfig) -> serde_json::Value {
         "command": service.command,
         "user": service.user,
         "group": service.process.group,
+        "socket_owner": service.socket_owner,
         "join": service.join,
         "env": service.process.env,
         "env_file": service.process.env_file.as_ref().map(|file| &file.path),
@@ -85,6 +86,9 @@ fn as_text(service: &ServiceConfig) -> String {
     text += "\n";
     for it in &service.listen {
         text += &format!("    {}{}\n", it.listener, it.options());
+    }
+    if service.socket_owner == SocketOwner::User {
+        text += &format!("    sockets belong to {}\n", service.user.as_deref().unwrap_or_default());
     }
     if let Some(join) = &service.join {
         let users: Vec<&str> = ["root"].into_iter().chain(join.iter().map(String::as_str)).collect();

@@ -198,17 +198,19 @@ fn addresses(services: &[ServiceConfig], daemon: &Daemon, ours: &HashSet<u64>) -
     let no_ipv6 = !socket::has_ipv6();
     let mut checks = Vec::new();
     for service in services {
+        let owner = startable::socket_owner(service);
         for config::ListenerConfig { listener, freebind, .. } in &service.listen {
             let strangers = match listener.address.port() {
                 0 => Ok(Vec::new()),
                 _ => strangers::list(listener, ours).map_err(|error| format!("{error:#}")),
             };
-            let had = match socket::try_address(listener, *freebind) {
-                // A conflict that `try_address` makes for UDP over IPv6 with a socket on another address.
+            let had = match socket::try_address(listener, *freebind, owner) {
+                // A conflict that `try_address` makes for UDP over IPv6 with a socket on another address; or one with the
+                // daemon's own sockets, which a reload gives to another user.
                 Err(error)
                     if error.kind() == std::io::ErrorKind::AddrInUse
-                        && listener.protocol == Protocol::Udp
-                        && listener.address.is_ipv6()
+                        && (!ours.is_empty()
+                            || listener.protocol == Protocol::Udp && listener.address.is_ipv6())
                         && strangers.as_ref().is_ok_and(Vec::is_empty) =>
                 {
                     Ok(())

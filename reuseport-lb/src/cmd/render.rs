@@ -55,6 +55,9 @@ pub(super) fn status(of: &Status, only: Option<&str>) -> String {
                 service.moving
             );
         }
+        if let Some(user) = &service.socket_owner {
+            text += &format!(" its sockets belong to {user}\n");
+        }
         if !service.may_join.is_empty() {
             text += &format!(" may join: root, {}\n", service.may_join.join(", "));
         }
@@ -241,6 +244,7 @@ mod tests {
             pending: Some("65536 buckets wait: flows of two workers live in them".into()),
             flows_cut: 1,
             start_timeout_ms: 30_000,
+            socket_owner: Some("www-data".into()),
             may_join: vec!["www-data".into(), "1001".into()],
             wanted: 1,
             unsaved: None,

@@ -43,6 +43,7 @@ fn service(arguments: cli::RunArgs) -> Result<ServiceConfig, String> {
         }
         config::check_program(&service.command[0])?;
         service.user = arguments.user;
+        service.socket_owner = arguments.socket_owner;
         service.process.group = arguments.group;
         service.process.env = arguments.env.into_iter().collect();
         service.process.cwd = arguments.cwd;

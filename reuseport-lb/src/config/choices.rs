@@ -58,6 +58,35 @@ impl std::fmt::Display for Flows {
     }
 }
 
+/// The user that sockets belong to: processes of another one cannot bind on their addresses.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum SocketOwner {
+    /// The daemon's.
+    #[default]
+    Daemon,
+    /// That of the workers.
+    User,
+}
+
+impl std::str::FromStr for SocketOwner {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "daemon" => Ok(Self::Daemon),
+            "user" => Ok(Self::User),
+            other => Err(format!("{other:?} is not \"daemon\" or \"user\"")),
+        }
+    }
+}
+
+impl std::fmt::Display for SocketOwner {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.serialize(f)
+    }
+}
+
 /// What happens to the buckets of a worker that crashed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]

@@ -13,7 +13,7 @@ mod values;
 mod warnings;
 mod written;
 
-pub use choices::{Affinity, Flows, OnCrash, OnStall, Replace, WhenBusy, WhenEmpty};
+pub use choices::{Affinity, Flows, OnCrash, OnStall, Replace, SocketOwner, WhenBusy, WhenEmpty};
 pub use environment::{check_directory, check_program, check_variable};
 pub use errors::Invalid;
 pub(crate) use errors::{nearest, plain};
@@ -52,7 +52,11 @@ pub fn parse(text: &str, machine: Machine) -> Result<Vec<ServiceConfig>, Invalid
         let at = |span: std::ops::Range<usize>, message: &str| Invalid(located(text, Some(span), message));
         let (service, spans) = written.validated(text, machine)?;
         service.validate().map_err(|error| {
-            let span = if error.contains("workers") { spans.workers.clone() } else { None };
+            let span = match &error {
+                it if it.contains("socket_owner") => spans.socket_owner.clone(),
+                it if it.contains("workers") => spans.workers.clone(),
+                _ => None,
+            };
             at(span.unwrap_or_else(|| spans.name.clone()), &error)
         })?;
         if names.insert(service.name.clone(), ()).is_some() {

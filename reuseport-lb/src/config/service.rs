@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::choices::{Affinity, Flows, OnCrash, OnStall, Replace, WhenBusy, WhenEmpty};
+use super::choices::{Affinity, Flows, OnCrash, OnStall, Replace, SocketOwner, WhenBusy, WhenEmpty};
 use super::listen::{ListenerConfig, check_names};
 use super::process::ProcessConfig;
 use super::stop::StopSettings;
@@ -80,6 +80,9 @@ pub struct ServiceConfig {
     pub backlog: u32,
     /// The user of workers, a name or a number; `None`: the daemon's.
     pub user: Option<String>,
+    /// The user that the sockets belong to; that of the workers only if there is a `user`.
+    #[serde(default)]
+    pub socket_owner: SocketOwner,
     /// The users whose processes may join, names or numbers, besides root; `None`: `user`.
     #[serde(default)]
     pub join: Option<Vec<String>>,
@@ -117,6 +120,7 @@ impl ServiceConfig {
             flows: Flows::default(),
             backlog: 4096,
             user: None,
+            socket_owner: SocketOwner::default(),
             join: None,
             process: ProcessConfig::default(),
         }
@@ -161,6 +165,11 @@ impl ServiceConfig {
                 "service {:?} listens on nothing: give it `listen = [\"tcp://…\"]`",
                 self.name
             ));
+        }
+        if self.socket_owner == SocketOwner::User && self.user.is_none() {
+            return Err(
+                "`socket_owner = \"user\"` gives the sockets to the user of the workers: add `user`".into()
+            );
         }
         if self.listen.len() > MAX_LISTENERS {
             return Err(format!(
@@ -207,4 +216,51 @@ pub(crate) fn check_name(name: &str) -> Result<(), String> {
         ));
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Invalid, Machine, parse};
+    use super::*;
+
+    const MINIMAL: &str = "[[service]]\nname = \"web\"\nlisten = [\"udp://127.0.0.1:80\"]\n";
+
+    fn parsed(more: &str) -> Result<ServiceConfig, String> {
+        let user = |name: &str| if name == "gone" { Err("there is no user".into()) } else { Ok(()) };
+        let machine = Machine { user, ..Machine::ANOTHER };
+        parse(&format!("{MINIMAL}{more}\n"), machine)
+            .map(|mut all| all.remove(0))
+            .map_err(|Invalid(error)| error)
+    }
+
+    #[test]
+    fn sockets_of_the_user_need_a_user() {
+        let error = parsed("workers = 1\nsocket_owner = \"user\"").unwrap_err();
+        assert!(error.starts_with("line 5:") && error.contains("add `user`"), "{error}");
+        let service = parsed("user = 7\nsocket_owner = \"user\"").unwrap();
+        assert_eq!(service.socket_owner, SocketOwner::User);
+        assert_eq!(parsed("socket_owner = \"daemon\"").unwrap().socket_owner, SocketOwner::Daemon);
+        // An older daemon has saved neither of these keys.
+        let mut json = serde_json::to_value(&service).unwrap();
+        let _ = ["socket_owner", "join"].map(|key| json.as_object_mut().unwrap().remove(key));
+        let old = serde_json::from_value::<ServiceConfig>(json).unwrap();
+        assert_eq!(old, ServiceConfig { socket_owner: SocketOwner::Daemon, ..service });
+    }
+
+    #[test]
+    fn users_that_may_join_are_names_and_numbers() {
+        let join = |more: &str| parsed(more).map(|service| service.join);
+        let both = Some(vec!["www-data".to_owned(), "1001".to_owned()]);
+        assert_eq!(join("join = [\"www-data\", 1001]"), Ok(both));
+        assert_eq!(join("join = []"), Ok(Some(Vec::new())));
+        assert_eq!(join("user = \"www-data\""), Ok(None));
+        for (wrong, says) in [
+            ("[\"root\", \"gone\"]", "there is no user"),
+            ("\"root\"", "a list of users"),
+            ("[true]", "a list of users"),
+        ] {
+            let error = join(&format!("workers = 1\njoin = {wrong}")).unwrap_err();
+            assert!(error.starts_with("line 5:") && error.contains(says), "{wrong}: {error}");
+        }
+    }
 }

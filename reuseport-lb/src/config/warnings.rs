@@ -1,6 +1,7 @@
 //! Warnings about a valid configuration, PURE: addresses of one service that lie within those of another, and servers
-//! that end in order with another signal.
+//! that end in order with another signal, and sockets that belong to a user of many.
 
+use super::choices::SocketOwner;
 use super::known;
 use super::service::ServiceConfig;
 use crate::domain::listener::Listener;
@@ -10,6 +11,7 @@ use crate::domain::listener::Listener;
 pub fn warnings(services: &[ServiceConfig]) -> Vec<String> {
     let mut lines = overlaps(services);
     lines.extend(services.iter().filter_map(wrong_signal));
+    lines.extend(services.iter().filter_map(|service| shared_user(service, services)));
     lines
 }
 
@@ -24,6 +26,25 @@ fn wrong_signal(service: &ServiceConfig) -> Option<String> {
             service.name
         )
     })
+}
+
+/// Names and number of the user that programs run as which have none of their own.
+const NOBODYS: [&str; 3] = ["nobody", "nfsnobody", "65534"];
+
+/// Who else can join the groups of a service whose sockets belong to its user, as far as the configuration shows it.
+fn shared_user(service: &ServiceConfig, all: &[ServiceConfig]) -> Option<String> {
+    let user = service.user.as_deref().filter(|_| service.socket_owner == SocketOwner::User)?;
+    let other = all.iter().find(|it| it.name != service.name && it.user.as_deref() == Some(user));
+    let who = match other {
+        _ if NOBODYS.contains(&user) => "programs that are no part of it".to_owned(),
+        Some(other) => format!("workers of service {}", other.name),
+        None => return None,
+    };
+    Some(format!(
+        "service {}: its sockets belong to {user}, as whom {who} run: they can bind sockets on its addresses and replace \
+         its program; give it a `user` of its own",
+        service.name
+    ))
 }
 
 /// Finds listeners on all addresses of which another service has some; one line for each.
@@ -123,5 +144,26 @@ mod tests {
         ] {
             assert_eq!(lines(pair), Vec::<String>::new(), "{pair:?}");
         }
+    }
+
+    #[test]
+    fn sockets_of_a_user_of_many_are_worth_a_word() {
+        let service = |name: &str, user: &str, socket_owner| {
+            let user = Some(user.to_owned());
+            ServiceConfig { user, socket_owner, ..ServiceConfig::new(name, Vec::new(), 1) }
+        };
+        let said = |user: &str, owner, other: &str| {
+            let all = [service("web", user, owner), service("api", other, SocketOwner::Daemon)];
+            warnings(&all).join("\n")
+        };
+        let nobody = said("nobody", SocketOwner::User, "api");
+        assert!(
+            nobody.starts_with("service web: its sockets belong to nobody, as whom programs"),
+            "{nobody}"
+        );
+        let two = said("www-data", SocketOwner::User, "www-data");
+        assert!(two.contains("to www-data, as whom workers of service api run: they can bind"), "{two}");
+        assert_eq!(said("www-data", SocketOwner::User, "api"), "");
+        assert_eq!(said("nobody", SocketOwner::Daemon, "nobody"), "");
     }
 }

@@ -7,7 +7,7 @@ use std::num::NonZeroU32;
 use serde::Deserialize;
 use toml::Spanned;
 
-use super::choices::{Affinity, Flows, OnCrash, OnStall, Replace, WhenBusy, WhenEmpty};
+use super::choices::{Affinity, Flows, OnCrash, OnStall, Replace, SocketOwner, WhenBusy, WhenEmpty};
 use super::environment::{self, Id, Nice, Umask};
 use super::errors::{Invalid, located};
 use super::listen::ListenerConfig;
@@ -49,6 +49,7 @@ pub(super) struct Written {
     backlog: Option<NonZeroU32>,
     user: Option<Spanned<Id>>,
     group: Option<Spanned<Id>>,
+    socket_owner: Option<Spanned<SocketOwner>>,
     join: Option<Vec<Spanned<Id>>>,
     env: Option<BTreeMap<Spanned<String>, String>>,
     env_file: Option<Spanned<String>>,
@@ -68,6 +69,7 @@ pub(super) struct Spans {
     pub(super) name: std::ops::Range<usize>,
     pub(super) listen: Vec<std::ops::Range<usize>>,
     pub(super) workers: Option<std::ops::Range<usize>>,
+    pub(super) socket_owner: Option<std::ops::Range<usize>>,
 }
 
 impl Written {
@@ -78,6 +80,7 @@ impl Written {
             name: self.name.span(),
             listen: Vec::new(),
             workers: self.workers.as_ref().map(Spanned::span),
+            socket_owner: self.socket_owner.as_ref().map(Spanned::span),
         };
         for url in self.listen.into_inner() {
             let span = url.span();
@@ -103,6 +106,7 @@ impl Written {
             (machine.user)(&user).map_err(|error| at(span, error))?;
             service.user = Some(user);
         }
+        service.socket_owner = self.socket_owner.map(Spanned::into_inner).unwrap_or_default();
         if let Some(join) = self.join {
             let user = |id: Spanned<Id>| {
                 let span = id.span();

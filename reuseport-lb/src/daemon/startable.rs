@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 
 use tracing::warn;
 
-use crate::config::ServiceConfig;
 use crate::config::process::ProcessConfig;
+use crate::config::{ServiceConfig, SocketOwner};
 use crate::doctor::places::{self, Executable};
 use crate::doctor::{Check, Verdict};
 use crate::domain::observed::User;
@@ -93,6 +93,11 @@ fn missing(directory: &Path) -> Option<String> {
 fn directory_of(service: &ServiceConfig, cwd: &str, worker: usize) -> PathBuf {
     let filled = placeholders::fill(cwd, &format!("{}/{worker}", service.name), 0);
     executable::current_directory().join(filled)
+}
+
+/// The user that the sockets of a service belong to; `None`: the daemon's.
+pub fn socket_owner(service: &ServiceConfig) -> Option<u32> {
+    user(service).filter(|_| service.socket_owner == SocketOwner::User).map(|user| user.uid)
 }
 
 fn user(service: &ServiceConfig) -> Option<User> {

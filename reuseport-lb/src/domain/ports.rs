@@ -108,6 +108,8 @@ pub trait Dataplane {
         first: bool,
         backlog: u32,
     ) -> Result<OpenedSocket, String>;
+    /// Gives all sockets, also those that are opened from now on, to this user; `None`: the daemon's.
+    fn set_owner(&mut self, uid: Option<u32>);
     /// Closes the daemon's duplicate; a socket without any duplicate leaves its slot.
     fn close(&mut self, socket: Cookie);
     /// The queue of a socket; empty for one that is closed.

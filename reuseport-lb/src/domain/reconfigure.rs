@@ -4,8 +4,8 @@
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::observed::User;
-use crate::config::ServiceConfig;
 use crate::config::process::ProcessConfig;
+use crate::config::{ServiceConfig, SocketOwner};
 
 /// The settings of a service.
 #[derive(Clone, Debug, PartialEq)]
@@ -38,6 +38,12 @@ impl Settings {
         self.join.as_deref().unwrap_or(self.user.as_slice())
     }
 
+    /// The user that the sockets belong to; `None`: the daemon's.
+    #[must_use]
+    pub fn socket_owner(&self) -> Option<&User> {
+        self.user.as_ref().filter(|_| self.config.socket_owner == SocketOwner::User)
+    }
+
     /// Replaces these settings by `next`; returns those to go back to if new processes do not work.
     pub fn replace(&mut self, next: Self) -> Undo {
         Undo(std::mem::replace(self, next))
@@ -67,11 +73,11 @@ impl Undo {
     }
 }
 
-/// `rest` with those settings of `start` that a process is started with (see [`revision_of`]), and with how it is told
-/// to end.
+/// `rest` with those settings of `start` that a process is started with (see [`revision_of`]), with how it is told to
+/// end, and with whose its sockets are.
 fn starting_as(start: ServiceConfig, rest: ServiceConfig) -> ServiceConfig {
-    let ServiceConfig { listen, command, embedded, user, process, watchdog, stop, .. } = start;
-    ServiceConfig { listen, command, embedded, user, process, watchdog, stop, ..rest }
+    let ServiceConfig { listen, command, embedded, user, socket_owner, process, watchdog, stop, .. } = start;
+    ServiceConfig { listen, command, embedded, user, socket_owner, process, watchdog, stop, ..rest }
 }
 
 /// Hash of the settings that a process is started with: see [`Settings::revision`].
@@ -86,6 +92,9 @@ fn revision_of(config: &ServiceConfig) -> u64 {
     }
     if config.process != ProcessConfig::default() {
         text += &format!("{:?}", config.process);
+    }
+    if config.socket_owner != SocketOwner::default() {
+        text += "sockets of the user";
     }
     xxh3_64(text.as_bytes())
 }
@@ -122,6 +131,7 @@ mod tests {
         assert_eq!(listen(None, false), xxh3_64(before.as_bytes()));
         let umask = |umask| settings(|config| config.process.umask = umask).revision();
         assert_eq!(plain.revision(), umask(None));
+        assert_ne!(plain.revision(), settings(|config| config.socket_owner = SocketOwner::User).revision());
         assert!(umask(Some(0)) != plain.revision() && umask(Some(0)) != umask(Some(7)));
     }
 

@@ -21,6 +21,7 @@ pub mod offsets;
 pub mod opened;
 pub mod options;
 pub mod output;
+pub mod owner;
 pub mod probe;
 pub mod process;
 pub mod recover;

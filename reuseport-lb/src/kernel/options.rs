@@ -128,13 +128,13 @@ mod tests {
 
     use super::*;
     use crate::domain::listener::Listener;
-    use crate::kernel::socket::unbound;
+    use crate::kernel::owner::unbound;
 
     #[test]
     fn every_option_goes_back_to_what_a_new_socket_has() {
         for text in ["tcp://127.0.0.1:0", "udp://127.0.0.1:0", "tcp://[::1]:0", "udp://[::1]:0"] {
             let listener: Listener = text.parse().unwrap();
-            let (socket, new) = (unbound(&listener).unwrap(), unbound(&listener).unwrap());
+            let (socket, new) = (unbound(&listener, None).unwrap(), unbound(&listener, None).unwrap());
             socket.bind(&SockAddr::from(listener.address)).unwrap();
             if text.starts_with("tcp") {
                 socket.listen(16).unwrap();
@@ -149,7 +149,7 @@ mod tests {
                 changed += usize::from(get(&socket, *option).unwrap() != before);
             }
             assert!(changed >= 20, "{text}: {changed} options of a new socket could be changed");
-            reset(&socket, || unbound(&listener)).unwrap();
+            reset(&socket, || unbound(&listener, None)).unwrap();
             for option in OPTIONS {
                 let (now, wanted) = (get(&socket, *option).ok(), get(&new, *option).ok());
                 assert_eq!(now, wanted, "{text}: {option:?}");

@@ -24,6 +24,7 @@ use super::findings::{HandOver, Memory};
 use super::group::{PinnedGroup, Policy};
 use super::host;
 use super::liveness::Stat;
+use super::owner::Siblings;
 use super::{rights, socket};
 use crate::config::WhenBusy;
 use crate::domain::listener::{Listener, Protocol};
@@ -179,7 +180,9 @@ impl Pair {
         let any = Listener::new(Protocol::Tcp, SocketAddr::from((Ipv4Addr::LOCALHOST, 0)));
         let listener = socket::choose_port(&any, false)?;
         let mut group = PinnedGroup::load(&listener, policy, &scratch.directory(name)?)?;
-        let sockets = [socket::open(&group, 64, true)?, socket::open(&group, 64, false)?];
+        let siblings = Siblings::default();
+        let sockets =
+            [socket::open(&group, 64, true, &siblings)?, socket::open(&group, 64, false, &siblings)?];
         for (slot, socket) in (0..).zip(&sockets) {
             socket.set_nonblocking(true)?;
             group.insert(slot, socket)?;

@@ -49,7 +49,7 @@ pub const NEEDED: &[Needed] = &[
     Needed {
         capability: CapabilitySet::CHOWN,
         name: "CAP_CHOWN",
-        reason: "gives a worker's notification socket to its user",
+        reason: "gives a worker's notification socket, and with `socket_owner` the others, to its user",
     },
     Needed {
         capability: CapabilitySet::SYS_PTRACE,

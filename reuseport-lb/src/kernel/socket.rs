@@ -1,5 +1,5 @@
 //! The sockets of a group. The daemon makes them and keeps a duplicate of each, so that a socket and its queue
-//! outlive the worker.
+//! outlive the worker. Not: the user that they belong to (`owner.rs`).
 
 use std::io;
 use std::mem::MaybeUninit;
@@ -7,10 +7,12 @@ use std::net::{Ipv6Addr, SocketAddr};
 use std::os::fd::AsRawFd;
 
 use anyhow::{Context, Result};
-use socket2::{Domain, Protocol as Ip, SockAddr, Socket, Type};
+use socket2::{SockAddr, Socket};
+use tracing::warn;
 
 use super::group::PinnedGroup;
 use super::options;
+use super::owner::{self, Siblings, bind_to_missing_device, bindable, unbound};
 use crate::domain::listener::{Listener, Protocol};
 use crate::domain::observed::Queue;
 
@@ -24,13 +26,26 @@ pub const NO_IPV6: &str = "IPv6 is off on this machine; listen on IPv4 addresses
 /// never decides without it; later sockets get it from the group. A socket that has a program already may not
 /// join a group that exists (`inet_csk_bind_conflict`, `udp_lib_lport_inuse`: EADDRINUSE), so if
 /// strangers made the group, the program is attached as soon as the socket is in.
-pub fn open(group: &PinnedGroup, backlog: u32, first: bool) -> Result<Socket> {
+pub fn open(group: &PinnedGroup, backlog: u32, first: bool, siblings: &Siblings) -> Result<Socket> {
     let listener = group.listener();
-    let opened = match make(listener, group, backlog, first) {
-        Err(error) if first && error.kind() == io::ErrorKind::AddrInUse => {
-            make(listener, group, backlog, false)
+    let make = |attach| make(listener, group, backlog, attach, siblings.owner);
+    let is_in_use = |error: &io::Error| error.kind() == io::ErrorKind::AddrInUse;
+    let is_beside = listener.protocol == Protocol::Udp && !siblings.members.is_empty();
+    let opened = if is_beside && !listener.address.ip().is_unspecified() {
+        owner::bind_beside(listener, group.freebind.get(), siblings).or_else(|error| {
+            // Only if others have sockets there as well, or in a user namespace without such users.
+            warn!("the kernel may give a new socket of {listener} nothing: {error}");
+            make(false)
+        })
+    } else {
+        match make(first) {
+            Err(error) if first && is_in_use(&error) => make(false),
+            // Those that workers have bound and connected are in the way only if they belong to another user.
+            Err(error) if is_beside && is_in_use(&error) => {
+                owner::bind_beside(listener, group.freebind.get(), siblings)
+            }
+            opened => opened,
         }
-        opened => opened,
     };
     let socket = opened.map_err(|error| explain(error, listener))?;
     group.attach(&socket).with_context(|| format!("cannot take over the group of {listener}"))?;
@@ -39,7 +54,7 @@ pub fn open(group: &PinnedGroup, backlog: u32, first: bool) -> Result<Socket> {
 
 /// Lets the kernel choose a port for a listener with port 0. Bound to port 0, each socket would get another port.
 pub fn choose_port(listener: &Listener, freebind: bool) -> Result<Listener> {
-    let chosen = bindable(listener, freebind).and_then(|socket| {
+    let chosen = bindable(listener, freebind, None).and_then(|socket| {
         socket.bind(&SockAddr::from(listener.address))?;
         socket.local_addr()
     });
@@ -48,10 +63,10 @@ pub fn choose_port(listener: &Listener, freebind: bool) -> Result<Listener> {
     Ok(Listener { address, ..*listener })
 }
 
-/// Fails if the address of `group` cannot be bound; receives nothing meanwhile.
-pub fn probe(group: &PinnedGroup) -> Result<()> {
+/// Fails if sockets of `owner` cannot be bound to the address of `group`; receives nothing meanwhile.
+pub fn probe(group: &PinnedGroup, owner: Option<u32>) -> Result<()> {
     let listener = group.listener();
-    let bound = bindable(listener, group.freebind.get()).and_then(|socket| {
+    let bound = bindable(listener, group.freebind.get(), owner).and_then(|socket| {
         // A bound UDP socket is part of the group at once, a TCP one only when it listens.
         let bind = || socket.bind(&SockAddr::from(listener.address));
         if listener.protocol == Protocol::Tcp { bind() } else { group.attach(&socket).and_then(|()| bind()) }
@@ -59,7 +74,7 @@ pub fn probe(group: &PinnedGroup) -> Result<()> {
     match bound {
         // A socket with a program may not join a UDP group that exists; without one it may.
         Err(error) if listener.protocol == Protocol::Udp && error.kind() == io::ErrorKind::AddrInUse => {
-            bindable(listener, group.freebind.get())
+            bindable(listener, group.freebind.get(), owner)
                 .and_then(|socket| socket.bind(&SockAddr::from(listener.address)))
                 .map_err(|error| explain(error, listener))
         }
@@ -67,10 +82,10 @@ pub fn probe(group: &PinnedGroup) -> Result<()> {
     }
 }
 
-/// Fails if the address of `listener` cannot be bound; receives nothing, and changes nothing for other sockets
-/// there.
-pub fn try_address(listener: &Listener, freebind: bool) -> io::Result<()> {
-    let socket = bindable(listener, freebind)?;
+/// Fails if a socket of `owner` cannot be bound to the address of `listener`; receives nothing, and changes nothing for
+/// other sockets there.
+pub fn try_address(listener: &Listener, freebind: bool, owner: Option<u32>) -> io::Result<()> {
+    let socket = bindable(listener, freebind, owner)?;
     let mut address = listener.address;
     if listener.protocol == Protocol::Udp {
         // A UDP socket receives as soon as it is bound. Bound to a device that does not exist, it receives nothing,
@@ -79,7 +94,7 @@ pub fn try_address(listener: &Listener, freebind: bool) -> io::Result<()> {
         if address.is_ipv6() && !address.ip().is_unspecified() {
             // With a single IPv6 address the kernel looks the device up. Bound to all addresses, the socket conflicts
             // with sockets on other addresses as well, which the caller has to rule out.
-            bindable(listener, freebind)?.bind(&SockAddr::from(SocketAddr::new(address.ip(), 0)))?;
+            bindable(listener, freebind, None)?.bind(&SockAddr::from(SocketAddr::new(address.ip(), 0)))?;
             address.set_ip(Ipv6Addr::UNSPECIFIED.into());
         }
     }
@@ -90,16 +105,12 @@ pub fn try_address(listener: &Listener, freebind: bool) -> io::Result<()> {
 #[must_use]
 pub fn has_ipv6() -> bool {
     let loopback = SocketAddr::from((Ipv6Addr::LOCALHOST, 0));
-    let bound = unbound(&Listener::new(Protocol::Tcp, loopback))
+    let bound = unbound(&Listener::new(Protocol::Tcp, loopback), None)
         .and_then(|socket| socket.bind(&SockAddr::from(loopback)));
     // Other errors say nothing about IPv6.
     !bound.is_err_and(|error| {
         matches!(error.raw_os_error(), Some(libc::EADDRNOTAVAIL | libc::EAFNOSUPPORT | libc::EPFNOSUPPORT))
     })
-}
-
-fn bind_to_missing_device(socket: &Socket) -> io::Result<()> {
-    options::set(socket, (libc::SOL_SOCKET, libc::SO_BINDTOIFINDEX), &i32::MAX.to_ne_bytes())
 }
 
 /// Stops listening: the kernel hands queued connections to the sockets that the program picks. No error if the
@@ -124,41 +135,17 @@ pub fn listen_again(socket: &Socket, group: &mut PinnedGroup, slot: u16, backlog
 /// Gives a socket of `listener` the options, filter and mode of a new one; its queue stays. The error names what
 /// cannot be changed back: then only a new socket helps.
 pub fn reset(socket: &Socket, listener: &Listener) -> io::Result<()> {
-    options::reset(socket, || unbound(listener))
+    options::reset(socket, || unbound(listener, None))
 }
 
-/// A new socket for `listener`, not bound yet; with `freebind` it may be bound to an address that the machine does not
-/// have yet.
-fn bindable(listener: &Listener, freebind: bool) -> io::Result<Socket> {
-    let socket = unbound(listener)?;
-    match (freebind, listener.address.is_ipv6()) {
-        (false, _) => {}
-        (true, false) => socket.set_freebind_v4(true)?,
-        (true, true) => socket.set_freebind_v6(true)?,
-    }
-    Ok(socket)
-}
-
-/// A new socket for `listener`, not bound yet.
-pub(super) fn unbound(listener: &Listener) -> io::Result<Socket> {
-    let (kind, ip) = match listener.protocol {
-        Protocol::Tcp => (Type::STREAM, Ip::TCP),
-        Protocol::Udp => (Type::DGRAM, Ip::UDP),
-    };
-    let socket = Socket::new(Domain::for_address(listener.address), kind, Some(ip))?;
-    if listener.address.is_ipv6() {
-        socket.set_only_v6(!listener.dual_stack)?;
-    }
-    if listener.protocol == Protocol::Tcp {
-        // Connections of an earlier server in TIME_WAIT do not make `bind` fail.
-        socket.set_reuse_address(true)?;
-    }
-    socket.set_reuse_port(true)?;
-    Ok(socket)
-}
-
-fn make(listener: &Listener, group: &PinnedGroup, backlog: u32, attach: bool) -> io::Result<Socket> {
-    let socket = bindable(listener, group.freebind.get())?;
+fn make(
+    listener: &Listener,
+    group: &PinnedGroup,
+    backlog: u32,
+    attach: bool,
+    owner: Option<u32>,
+) -> io::Result<Socket> {
+    let socket = bindable(listener, group.freebind.get(), owner)?;
     let attach = || if attach { group.attach(&socket) } else { Ok(()) };
     match listener.protocol {
         Protocol::Tcp => {

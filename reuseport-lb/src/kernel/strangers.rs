@@ -66,15 +66,31 @@ impl Census {
 /// listening on (TCP) or bound to (UDP) its port, and its address, all addresses, or, if the listener is on all
 /// addresses, any address.
 pub fn list(listener: &Listener, ours: &HashSet<u64>) -> Result<Vec<Listener>> {
-    let mut strangers = Vec::new();
+    Ok(found(listener, ours)?.into_iter().map(|it| it.at).collect())
+}
+
+/// The users of those sockets.
+pub fn users(listener: &Listener, ours: &HashSet<u64>) -> Result<BTreeSet<u32>> {
+    Ok(found(listener, ours)?.into_iter().map(|it| it.uid).collect())
+}
+
+/// The users of all UDP sockets on the port of `listener`, also of connected ones.
+pub(super) fn users_on_port(listener: &Listener) -> Result<BTreeSet<u32>> {
+    let mut users = BTreeSet::new();
     for family in families(listener) {
-        for Found { at, cookie, .. } in sockets(family, listener.protocol, Some(listener.address.port()))? {
-            if is_stranger(&at, cookie, listener, ours) {
-                strangers.push(at);
-            }
-        }
+        let all = listed(family, Protocol::Udp, Some(listener.address.port()), StateFlags::all())?;
+        users.extend(all.into_iter().map(|it| it.uid));
     }
-    Ok(strangers)
+    Ok(users)
+}
+
+fn found(listener: &Listener, ours: &HashSet<u64>) -> Result<Vec<Found>> {
+    let mut all = Vec::new();
+    for family in families(listener) {
+        all.extend(sockets(family, listener.protocol, Some(listener.address.port()))?);
+    }
+    all.retain(|it| is_stranger(&it.at, it.cookie, listener, ours));
+    Ok(all)
 }
 
 /// The kernel's lists (family and protocol) in which sockets on the addresses of `listeners` are, each once.
@@ -104,6 +120,7 @@ pub(super) struct Found {
     /// SO_COOKIE.
     pub(super) cookie: u64,
     pub(super) inode: u64,
+    uid: u32,
     /// `idiag_rqueue` and `idiag_wqueue`, which are queue and backlog for TCP listeners only (net/ipv4/tcp_diag.c).
     queue: Queue,
 }
@@ -119,6 +136,7 @@ impl Found {
             at,
             cookie: u64::from_ne_bytes(id.cookie),
             inode: header.inode.into(),
+            uid: header.uid,
             queue: Queue { queue: header.recv_queue, backlog: header.send_queue },
         }
     }
@@ -126,10 +144,18 @@ impl Found {
 
 /// Every socket of `family` that listens (TCP) or is bound (UDP), on `port` if one is given.
 pub(super) fn sockets(family: u8, kind: Protocol, port: Option<u16>) -> Result<Vec<Found>> {
-    let (protocol, states) = match kind {
-        Protocol::Tcp => (IPPROTO_TCP, StateFlags::LISTEN),
+    let states = match kind {
+        Protocol::Tcp => StateFlags::LISTEN,
         // A connected UDP socket receives from its peer only, and no program decides about that.
-        Protocol::Udp => (IPPROTO_UDP, StateFlags::all() - StateFlags::ESTABLISHED),
+        Protocol::Udp => StateFlags::all() - StateFlags::ESTABLISHED,
+    };
+    listed(family, kind, port, states)
+}
+
+fn listed(family: u8, kind: Protocol, port: Option<u16>, states: StateFlags) -> Result<Vec<Found>> {
+    let protocol = match kind {
+        Protocol::Tcp => IPPROTO_TCP,
+        Protocol::Udp => IPPROTO_UDP,
     };
     let mut socket_id = if family == AF_INET { SocketId::new_v4() } else { SocketId::new_v6() };
     socket_id.source_port = port.unwrap_or_default();

@@ -18,6 +18,7 @@ use crate::domain::buckets::{Buckets, FlowCounter, SharedMemory};
 use crate::domain::listener::Listener;
 use crate::kernel::addresses::Held;
 use crate::kernel::group::{GroupMemory, PinnedGroup, Policy, Totals};
+use crate::kernel::owner::Siblings;
 use crate::kernel::{recover, socket};
 use crate::offload::in_thread;
 
@@ -182,11 +183,11 @@ impl ListenerGroup {
     }
 
     /// Opens another socket of the group. For port 0 the kernel chooses a port before the first socket.
-    pub(super) fn open(&mut self, backlog: u32, first: bool) -> Result<Socket> {
+    pub(super) fn open(&mut self, backlog: u32, first: bool, siblings: &Siblings) -> Result<Socket> {
         if self.group.listener().address.port() == 0 {
             self.group.bound(socket::choose_port(self.group.listener(), self.group.freebind.get())?);
         }
-        socket::open(&self.group, backlog, first)
+        socket::open(&self.group, backlog, first, siblings)
     }
 }
 

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Result, anyhow, bail};
 use reuseport_lb_common::LAYOUT_VERSION;
 use tokio::sync::mpsc;
 use tracing::warn;
@@ -21,8 +21,8 @@ use crate::domain::listener::Listener;
 use crate::domain::observed::User;
 use crate::domain::ports::ListenerId;
 use crate::kernel::group::Policy;
-use crate::kernel::strangers::Census;
-use crate::kernel::{host, socket};
+use crate::kernel::strangers::{self, Census};
+use crate::kernel::{host, owner, socket};
 use crate::offload::{Slices, in_thread, in_thread_within};
 
 /// How long looking up a user (NSS) may take.
@@ -37,7 +37,7 @@ impl Service {
         let settings = look_up(configured).await?;
         let (name, tracer) = (settings.config.name.clone(), Tracer::default());
         let (send, events) = mpsc::unbounded_channel();
-        let mut groups = Groups::new(&name, &surroundings, &tracer);
+        let mut groups = Groups::new(&settings, &surroundings, &tracer);
         let processes = ProcessTable::new(&name, groups.sockets(), send, &surroundings);
         let mut listeners = Vec::new();
         let owner = Owner { config: &settings.config, surroundings: &surroundings, tracer: &tracer };
@@ -59,6 +59,7 @@ impl Service {
             service.discard().await;
             return Err(anyhow!(error).context(format!("service {name}")));
         }
+        service.engine.ports().0.begin();
         service.look_for_strangers().await?;
         Ok(service)
     }
@@ -133,8 +134,36 @@ impl Service {
         Ok(())
     }
 
+    /// Fails if the sockets cannot be given to the user of new settings: the kernel lets sockets of one user only onto
+    /// an address, and those of other programs and services stay theirs.
+    fn require_owner(&self, settings: &Settings) -> Result<()> {
+        let owner = owner_of(settings);
+        if owner == owner_of(self.engine.settings()) {
+            return Ok(());
+        }
+        let own = self.engine.dataplane().sockets().borrow().keys().map(|cookie| cookie.0).collect();
+        let uid = owner.unwrap_or_else(host::own_uid);
+        for id in self.engine.listeners().map(|it| it.id) {
+            let Some(group) = self.engine.dataplane().get(id) else { continue };
+            let listener = group.group.listener();
+            owner::try_to_give(listener, owner)?;
+            // Where the kernel does not list its sockets, the next one that is opened says what is wrong.
+            let others = strangers::users(listener, &own).unwrap_or_default();
+            if let Some(other) = others.into_iter().find(|it| *it != uid) {
+                bail!(
+                    "the sockets of {listener} cannot become those of user id {uid}: user id {other} has sockets there as \
+                     well (`ss -ltunpe sport = :{}`), and the kernel takes sockets of one user only; end those first, or \
+                     leave `socket_owner` and `user` as they are",
+                    listener.address.port()
+                );
+            }
+        }
+        Ok(())
+    }
+
     async fn make_ready(&mut self, configured: config::ServiceConfig) -> Result<Reconfiguration> {
         let settings = look_up(configured).await?;
+        self.require_owner(&settings)?;
         let mut serial = self.engine.pool().serial();
         let (mut made, mut groups) = (BTreeMap::new(), Vec::new());
         let mut known: Vec<ListenerId> = self.engine.listeners().map(|it| it.id).collect();
@@ -148,7 +177,7 @@ impl Service {
                 None => {
                     serial += 1;
                     let group = ListenerGroup::make(asked, serial, &owner).await?;
-                    socket::probe(&group.group)?;
+                    socket::probe(&group.group, owner_of(&settings))?;
                     (ListenerId(serial), group)
                 }
                 Some(at) => {
@@ -168,6 +197,11 @@ impl Service {
         self.engine.ports().0.prepare(made);
         Ok(Reconfiguration { settings, groups })
     }
+}
+
+/// User id that the sockets belong to; `None`: the daemon's.
+fn owner_of(settings: &Settings) -> Option<u32> {
+    settings.socket_owner().map(|user| user.uid)
 }
 
 /// Looks up the user that workers run as, and those that may join, in a thread: the name service may be slow.

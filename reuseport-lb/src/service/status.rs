@@ -99,6 +99,7 @@ impl Service {
             }),
             flows_cut: engine.flows().cut(),
             start_timeout_ms: config.start_timeout.as_millis() as u64,
+            socket_owner: engine.settings().socket_owner().map(|user| user.name.clone()),
             may_join: engine.settings().may_join().iter().map(|user| user.name.clone()).collect(),
             wanted: config.workers,
             unsaved: self.saver.failure().map(str::to_owned),

@@ -61,7 +61,7 @@ impl Takeover {
         let settings = Settings { configured: state.configured.clone(), ..found };
         let (name, tracer) = (settings.config.name.clone(), Tracer::default());
         let (send, events) = mpsc::unbounded_channel();
-        let groups = Groups::new(&name, surroundings, &tracer);
+        let groups = Groups::new(&settings, surroundings, &tracer);
         let processes = ProcessTable::new(&name, groups.sockets(), send, surroundings);
         let snapshot = Snapshot {
             settings,

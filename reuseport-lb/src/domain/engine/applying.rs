@@ -48,6 +48,7 @@ impl<D: Dataplane, P: Processes> Engine<D, P> {
         }
         let undo = self.settings.replace(settings);
         self.note_stop(undo.config().command == self.settings.config.command);
+        self.give_sockets();
         let stage = ApplyingStage::Installing(groups.into());
         let applying = Applying { stage, changes: Vec::new(), undo, reply };
         self.agenda.change = Some(Change::Applying(Box::new(applying)));
@@ -61,6 +62,11 @@ impl<D: Dataplane, P: Processes> Engine<D, P> {
             let meant = same || !worker.is_started() || worker.revision == revision;
             worker.process.iter_mut().filter(|_| meant).for_each(|running| running.stop = stop);
         }
+    }
+
+    /// Gives the sockets to the user of the settings in force.
+    fn give_sockets(&mut self) {
+        self.dataplane.set_owner(self.settings.socket_owner().map(|user| user.uid));
     }
 
     /// Does one part of a change; false if none is being made.
@@ -202,6 +208,7 @@ impl<D: Dataplane, P: Processes> Engine<D, P> {
         let same = undo.config().command == self.settings.config.command;
         self.settings.undo(undo);
         self.note_stop(same);
+        self.give_sockets();
         self.want_listeners();
         self.replace_outdated();
         self.prune_listeners();

@@ -15,9 +15,11 @@ use tracing::{info, warn};
 use super::Surroundings;
 use super::groups::ListenerGroup;
 use super::trace::Tracer;
+use crate::domain::engine::Settings;
 use crate::domain::listener::{Listener, Protocol};
 use crate::domain::ports::{Cookie, Holder, ListenerId, OpenedSocket};
 use crate::kernel::group::PinnedGroup;
+use crate::kernel::owner::{self, Siblings};
 use crate::kernel::socket;
 use crate::kernel::strangers::Census;
 
@@ -40,17 +42,23 @@ pub(super) struct Groups {
     /// Groups made for new settings: of new listeners, or with another policy.
     prepared: BTreeMap<ListenerId, ListenerGroup>,
     sockets: Sockets,
+    /// The user that they belong to; `None`: the daemon's.
+    owner: Option<u32>,
+    /// No process has had a socket yet.
+    is_fresh: bool,
     surroundings: Rc<Surroundings>,
     tracer: Tracer,
 }
 
 impl Groups {
-    pub(super) fn new(service: &str, surroundings: &Rc<Surroundings>, tracer: &Tracer) -> Self {
+    pub(super) fn new(settings: &Settings, surroundings: &Rc<Surroundings>, tracer: &Tracer) -> Self {
         Self {
-            service: service.to_owned(),
+            service: settings.config.name.clone(),
             all: BTreeMap::new(),
             prepared: BTreeMap::new(),
             sockets: Sockets::default(),
+            owner: settings.socket_owner().map(|user| user.uid),
+            is_fresh: true,
             surroundings: surroundings.clone(),
             tracer: tracer.clone(),
         }
@@ -96,11 +104,44 @@ impl Groups {
         std::mem::take(&mut self.all).into_values().collect()
     }
 
+    /// Notes that processes get sockets from now on.
+    pub(super) fn begin(&mut self) {
+        self.is_fresh = false;
+    }
+
     /// Adds a socket that was found in a worker of an earlier daemon.
     pub(super) fn found(&mut self, id: ListenerId, cookie: Cookie, socket: Socket) {
+        self.begin();
+        self.give(&socket);
         self.surroundings.ours.borrow_mut().insert(cookie.0);
         let Some(listener) = self.all.get(&id).map(|it| *it.group.listener()) else { return };
         self.sockets.borrow_mut().insert(cookie, OwnSocket { id, listener, socket: Arc::new(socket) });
+    }
+
+    fn give(&self, socket: &Socket) {
+        if let Err(error) = owner::give(socket, self.owner) {
+            warn!(service = self.service, "{error}");
+        }
+    }
+
+    /// Gives all sockets to another user.
+    fn give_all(&mut self, uid: Option<u32>) {
+        if std::mem::replace(&mut self.owner, uid) != uid {
+            self.sockets.borrow().values().for_each(|own| self.give(&own.socket));
+        }
+    }
+
+    /// What a new socket of this listener has in common with the others.
+    fn siblings(&self, id: ListenerId) -> Siblings {
+        let mut members = Vec::new();
+        if !self.is_fresh && self.group(id).listener().protocol == Protocol::Udp {
+            let sockets = self.sockets.borrow();
+            members.extend(
+                sockets.iter().filter(|(_, own)| own.id == id).map(|(at, own)| (*at, own.socket.clone())),
+            );
+            members.sort_by_key(|(cookie, _)| *cookie);
+        }
+        Siblings { owner: self.owner, members: members.into_iter().map(|(_, socket)| socket).collect() }
     }
 
     fn own(&self, cookie: Cookie) -> Result<OwnSocket> {
@@ -133,11 +174,12 @@ impl Groups {
         first: bool,
         backlog: u32,
     ) -> Result<OpenedSocket> {
+        let siblings = self.siblings(id);
         let it = self.all.get_mut(&id).context("the listener is gone")?;
         // The counter of a free slot does not change, so one reading serves for many workers.
         let selected_before =
             if enter { it.counted(slot)? } else { it.group.totals()?.selected[usize::from(slot)] };
-        let socket = it.open(backlog, first)?;
+        let socket = it.open(backlog, first, &siblings)?;
         if enter {
             it.group.insert(slot, &socket)?;
         }
@@ -186,8 +228,9 @@ impl Groups {
             return Ok(None);
         }
         // Replaces the socket; connections that wait in the old one go to other workers.
+        let siblings = self.siblings(own.id);
         let it = self.all.get_mut(&own.id).context("the listener is gone")?;
-        let socket = socket::open(&it.group, backlog, false)?;
+        let socket = socket::open(&it.group, backlog, false, &siblings)?;
         it.group.remove(slot)?;
         it.group.insert(slot, &socket)?;
         let renewed = self.note(own.id, own.listener, socket);

@@ -36,6 +36,10 @@ impl Dataplane for Groups {
         words(self.try_open(listener, slot, enter, first, backlog))
     }
 
+    fn set_owner(&mut self, uid: Option<u32>) {
+        self.give_all(uid);
+    }
+
     fn close(&mut self, socket: Cookie) {
         self.surroundings.ours.borrow_mut().remove(&socket.0);
         let closed = self.sockets.borrow_mut().remove(&socket);

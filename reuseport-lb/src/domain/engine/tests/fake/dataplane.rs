@@ -46,6 +46,10 @@ impl Dataplane for Fake {
         Ok(OpenedSocket { cookie, selected_before: group.selected[usize::from(slot)] })
     }
 
+    fn set_owner(&mut self, uid: Option<u32>) {
+        self.0.borrow_mut().owner = uid;
+    }
+
     fn close(&mut self, socket: Cookie) {
         let mut world = self.0.borrow_mut();
         if let Some(socket) = world.sockets.get_mut(&socket) {

@@ -28,6 +28,8 @@ pub(super) struct Fake(pub(super) Rc<RefCell<World>>);
 
 #[derive(Default)]
 pub(super) struct World {
+    /// The user that the sockets belong to; `None`: the daemon's.
+    pub(super) owner: Option<u32>,
     pub(super) groups: BTreeMap<ListenerId, Group>,
     pub(super) sockets: BTreeMap<Cookie, Socket>,
     pub(super) processes: BTreeMap<ProcessKey, Process>,

@@ -1,0 +1,181 @@
+//! New sockets of a listener and the user that they belong to, and a way into a group of UDP sockets past sockets that workers have bound and
+//! connected on its address. Not: which user that is (`domain/reconfigure.rs`).
+
+use std::io;
+use std::sync::Arc;
+
+use rustix::fs::{Uid, fchown};
+use rustix::process::geteuid;
+use socket2::{Domain, Protocol as Ip, SockAddr, Socket, Type};
+
+use super::{options, strangers};
+use crate::domain::listener::{Listener, Protocol};
+
+/// Users that no process has, as far as can be known; the second one for user namespaces in which the first is not.
+const APART: [u32; 2] = [u32::MAX - 2, 65_533];
+
+/// How often a socket is tried to be bound past those that workers bind meanwhile.
+const ATTEMPTS: usize = 50;
+
+/// What a new socket has in common with the others of its group.
+#[derive(Default)]
+pub struct Siblings {
+    /// The user that they belong to; `None`: the daemon's.
+    pub owner: Option<u32>,
+    /// Other sockets of the group, the oldest first, if processes that have one may have bound further ones on the
+    /// address.
+    pub members: Vec<Arc<Socket>>,
+}
+
+/// A new socket for `listener`, not bound yet, that belongs to `owner`.
+pub(super) fn unbound(listener: &Listener, owner: Option<u32>) -> io::Result<Socket> {
+    let (kind, ip) = match listener.protocol {
+        Protocol::Tcp => (Type::STREAM, Ip::TCP),
+        Protocol::Udp => (Type::DGRAM, Ip::UDP),
+    };
+    let socket = Socket::new(Domain::for_address(listener.address), kind, Some(ip))?;
+    if owner.is_some() {
+        give(&socket, owner)?;
+    }
+    if listener.address.is_ipv6() {
+        socket.set_only_v6(!listener.dual_stack)?;
+    }
+    if listener.protocol == Protocol::Tcp {
+        // Connections of an earlier server in TIME_WAIT do not make `bind` fail.
+        socket.set_reuse_address(true)?;
+    }
+    socket.set_reuse_port(true)?;
+    Ok(socket)
+}
+
+/// An [`unbound`] socket; with `freebind` it may be bound to an address that the machine does not have yet.
+pub(super) fn bindable(listener: &Listener, freebind: bool, owner: Option<u32>) -> io::Result<Socket> {
+    let socket = unbound(listener, owner)?;
+    match (freebind, listener.address.is_ipv6()) {
+        (false, _) => {}
+        (true, false) => socket.set_freebind_v4(true)?,
+        (true, true) => socket.set_freebind_v6(true)?,
+    }
+    Ok(socket)
+}
+
+/// Gives a socket to a user; `None`: the daemon's. The kernel compares users of sockets when another one is bound to
+/// their address, at this moment only.
+pub fn give(socket: &Socket, owner: Option<u32>) -> io::Result<()> {
+    let uid = owner.map_or_else(geteuid, Uid::from_raw);
+    fchown(socket, Some(uid), None).map_err(|error| {
+        let error = io::Error::from(error);
+        io::Error::new(error.kind(), format!("cannot give a socket to user id {}: {error}", uid.as_raw()))
+    })
+}
+
+/// Fails if sockets cannot be given to this user.
+pub fn try_to_give(listener: &Listener, owner: Option<u32>) -> io::Result<()> {
+    unbound(listener, owner).map(drop)
+}
+
+/// Binds a new UDP socket into the group of others, although there may be connected sockets on their address.
+///
+/// The kernel puts a new socket beside the newest one of the same user and address, also if that is connected and so
+/// in no group (docs/KERNEL.md, 72). So the new socket and a member of the group belong to a user of their own while it
+/// is bound. That alone would be refused, because the newest socket on the address must be of the same user as well:
+/// before, a [`cover`] is bound, which becomes that user's. A socket that a worker binds between two of these calls is
+/// refused (EADDRINUSE), unless it has SO_REUSEADDR and the socket of the other user that counts for it as well: over IPv4
+/// the cover, over IPv6 the member. Never both, so that no other user can bind a socket meanwhile.
+pub(super) fn bind_beside(listener: &Listener, freebind: bool, siblings: &Siblings) -> io::Result<Socket> {
+    let v4 = listener.address.is_ipv4();
+    let members = || siblings.members.iter().map(|it| &**it).filter(|it| it.peer_addr().is_err());
+    let (new, apart) = unbound_apart(listener, freebind)?;
+    let mut bound = Err(io::ErrorKind::AddrInUse.into());
+    for attempt in 0..ATTEMPTS {
+        let cover = cover(listener, freebind, siblings.owner)?;
+        // IPv6 compares with the oldest socket on the address, if there are more than ten on the port: mostly the oldest
+        // member.
+        let most = if v4 || attempt == 0 { 1 } else { usize::MAX };
+        let lent = Lent::to(apart, !v4, members().take(most), siblings.owner)?;
+        give(&cover, Some(apart))?;
+        bound = new.bind(&SockAddr::from(listener.address));
+        give(&new, siblings.owner)?;
+        drop(lent);
+        match &bound {
+            // A worker has bound a socket after the cover.
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse => give(&new, Some(apart))?,
+            _ => break,
+        }
+    }
+    bound.map(|()| new)
+}
+
+/// A new socket of a user that no other socket belongs to, and that user.
+fn unbound_apart(listener: &Listener, freebind: bool) -> io::Result<(Socket, u32)> {
+    let new = |uid| bindable(listener, freebind, Some(uid)).map(|socket| (socket, uid));
+    new(APART[0]).or_else(|_| new(APART[1]))
+}
+
+/// A socket on the address of `listener` that receives nothing, and that the kernel takes for no socket of its group:
+/// on all addresses or over IPv4 because its device does not exist, and over IPv6, where a single address needs a device
+/// that exists, because it is not for IPv6 alone: it gets nothing beside older sockets.
+fn cover(listener: &Listener, freebind: bool, owner: Option<u32>) -> io::Result<Socket> {
+    let socket = bindable(listener, freebind, owner)?;
+    if listener.address.is_ipv4() || listener.address.ip().is_unspecified() {
+        bind_to_missing_device(&socket)?;
+    } else {
+        socket.set_only_v6(false)?;
+    }
+    // See `bind_beside`.
+    socket.set_reuse_address(listener.address.is_ipv4())?;
+    let bind = || socket.bind(&SockAddr::from(listener.address));
+    let mut bound = bind();
+    // The newest socket is that of a worker of the user before: the owner has changed.
+    for uid in if bound.is_err() {
+        strangers::users_on_port(listener).unwrap_or_default()
+    } else {
+        Default::default()
+    } {
+        give(&socket, Some(uid))?;
+        bound = bind();
+        if bound.is_ok() {
+            break;
+        }
+    }
+    bound.map(|()| socket)
+}
+
+pub(super) fn bind_to_missing_device(socket: &Socket) -> io::Result<()> {
+    options::set(socket, (libc::SOL_SOCKET, libc::SO_BINDTOIFINDEX), &i32::MAX.to_ne_bytes())
+}
+
+/// Sockets that belong to another user until this is dropped.
+struct Lent<'a> {
+    /// With whether each has SO_REUSEADDR.
+    sockets: Vec<(&'a Socket, bool)>,
+    owner: Option<u32>,
+}
+
+impl<'a> Lent<'a> {
+    fn to(
+        uid: u32,
+        reusable: bool,
+        sockets: impl Iterator<Item = &'a Socket>,
+        owner: Option<u32>,
+    ) -> io::Result<Self> {
+        let mut lent = Self { sockets: Vec::new(), owner };
+        for socket in sockets {
+            let reuse = socket.reuse_address()?;
+            lent.sockets.push((socket, reuse));
+            socket.set_reuse_address(reuse || reusable)?;
+            give(socket, Some(uid))?;
+        }
+        Ok(lent)
+    }
+}
+
+impl Drop for Lent<'_> {
+    fn drop(&mut self) {
+        for (socket, reuse) in &self.sockets {
+            // Cannot fail where the way there did not.
+            let _ = give(socket, self.owner);
+            let _ = socket.set_reuse_address(*reuse);
+        }
+    }
+}
