@@ -2,19 +2,22 @@
 //! reader, a full disk or a stopped terminal never hold the daemon up, nor end it. Lines that the queue has no room
 //! for are dropped and counted, and their number is written when there is room again.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::io::{self, ErrorKind, IsTerminal, Write};
 use std::mem::take;
 use std::sync::{Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
+use tracing::{Event, Level, Subscriber};
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::field::RecordFields;
 use tracing_subscriber::fmt::format::{DefaultFields, Format, Writer};
-use tracing_subscriber::fmt::{FormatFields, SubscriberBuilder};
+use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields, SubscriberBuilder};
+use tracing_subscriber::registry::LookupSpan;
 
-use crate::kernel::output::OutputSink;
-use crate::kernel::rights;
+use crate::kernel::output::AT_ONCE;
+use crate::kernel::{journal, rights};
 use crate::printable::inline;
 
 /// Most bytes in the queue; as many again may be in the writing thread.
@@ -28,6 +31,9 @@ const LAST_WORDS: Duration = Duration::from_millis(500);
 const AGAIN: Duration = Duration::from_secs(1);
 
 static DAEMON: OnceLock<Queue> = OnceLock::new();
+
+/// Whether the log goes to the journal.
+static JOURNAL: OnceLock<bool> = OnceLock::new();
 
 /// Lines that wait to be written.
 #[derive(Default)]
@@ -76,7 +82,11 @@ impl Queue {
         drop(state);
         let mut text = match dropped {
             0 => Vec::new(),
-            n => format!("{n} lines were dropped here: standard error did not take them\n").into_bytes(),
+            n => {
+                let priority = if is_journal() { WARNING } else { "" };
+                format!("{priority}{n} lines were dropped here: standard error did not take them\n")
+                    .into_bytes()
+            }
         };
         let notice = text.len();
         text.extend(waiting);
@@ -104,11 +114,14 @@ fn lines(text: &[u8]) -> u64 {
     text.iter().filter(|byte| **byte == b'\n').count() as u64
 }
 
-/// Writes `text`; returns how many bytes were written before an error.
+/// Writes `text`; returns how many bytes were written before an error. So many lines at once that they stay whole among
+/// the lines of others who write into the same pipe.
 fn write(out: &mut impl Write, text: &[u8]) -> usize {
     let mut at = 0;
     while at < text.len() {
-        match out.write(&text[at..]) {
+        let most = &text[at..text.len().min(at + AT_ONCE)];
+        let lines = most.iter().rposition(|byte| *byte == b'\n').map_or(most.len(), |end| end + 1);
+        match out.write(&most[..lines]) {
             Ok(0) => break,
             Ok(more) => at += more,
             Err(error) if error.kind() == ErrorKind::Interrupted => {}
@@ -125,7 +138,10 @@ struct Line;
 
 impl Write for Line {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
-        put(line);
+        // Sets of lines have their priorities already.
+        if let Some(queue) = DAEMON.get() {
+            queue.put(line);
+        }
         Ok(line.len())
     }
 
@@ -146,7 +162,7 @@ pub fn of_daemon(verbose: u8) -> io::Result<()> {
         let queue = DAEMON.get_or_init(Queue::default);
         let kept = rights::drop_all();
         if let Err(error) = kept {
-            queue.put(format!("the thread of the log keeps its rights: {error:#}\n").as_bytes());
+            put(format!("the thread of the log keeps its rights: {error:#}\n").as_bytes());
         }
         loop {
             queue.write_next(&mut io::stderr());
@@ -156,8 +172,9 @@ pub fn of_daemon(verbose: u8) -> io::Result<()> {
     Ok(())
 }
 
-/// Writes text to standard error that is no log line: errors of commands, and output of workers.
+/// Writes text to standard error that is no log line: errors of commands.
 pub fn put(text: &[u8]) {
+    let text = &*in_journal(text, is_journal());
     match DAEMON.get() {
         Some(queue) => queue.put(text),
         // An error could only be reported on standard error.
@@ -165,23 +182,20 @@ pub fn put(text: &[u8]) {
     }
 }
 
-/// Whether the queue has room for `bytes` of workers' output: half of it is kept for the daemon's own lines.
-#[must_use]
-pub fn has_room(bytes: usize) -> bool {
-    DAEMON.get().is_none_or(|queue| queue.lock().waiting.len() + bytes <= ROOM / 2)
+fn is_journal() -> bool {
+    *JOURNAL.get_or_init(journal::is_there)
 }
 
-/// The daemon's standard error as the sink of workers' output.
-pub struct StandardError;
-
-impl OutputSink for StandardError {
-    fn has_room(&self, bytes: usize) -> bool {
-        has_room(bytes)
+/// `text` with the priority of an error before each line, if it goes to the journal.
+fn in_journal(text: &[u8], journal: bool) -> Cow<'_, [u8]> {
+    if !journal {
+        return text.into();
     }
-
-    fn put(&self, bytes: &[u8]) {
-        put(bytes);
-    }
+    text.split_inclusive(|byte| *byte == b'\n')
+        .flat_map(|line| [ERROR.as_bytes(), line])
+        .flatten()
+        .copied()
+        .collect()
 }
 
 /// Waits before the end of the process until the daemon's queue is written, at most for `LAST_WORDS`.
@@ -202,7 +216,39 @@ impl<'w> FormatFields<'w> for OneLine {
     }
 }
 
-fn builder(verbose: u8) -> SubscriberBuilder<OneLine, Format, EnvFilter> {
+/// Priorities of the journal (syslog(3)).
+const ERROR: &str = "<3>";
+const WARNING: &str = "<4>";
+const INFO: &str = "<6>";
+const DEBUG: &str = "<7>";
+
+/// Formats an event, with its priority in front if the log goes to the journal.
+struct Prioritized(Format);
+
+impl<S, N> FormatEvent<S, N> for Prioritized
+where
+    S: Subscriber + for<'a> LookupSpan<'a>,
+    N: for<'a> FormatFields<'a> + 'static,
+{
+    fn format_event(
+        &self,
+        context: &FmtContext<'_, S, N>,
+        mut writer: Writer<'_>,
+        event: &Event<'_>,
+    ) -> fmt::Result {
+        if is_journal() {
+            writer.write_str(match *event.metadata().level() {
+                Level::ERROR => ERROR,
+                Level::WARN => WARNING,
+                Level::INFO => INFO,
+                Level::DEBUG | Level::TRACE => DEBUG,
+            })?;
+        }
+        self.0.format_event(context, writer, event)
+    }
+}
+
+fn builder(verbose: u8) -> SubscriberBuilder<OneLine, Prioritized, EnvFilter> {
     let level = match verbose {
         0 => "reuseport_lb=info,warn",
         1 => "reuseport_lb=debug,info",
@@ -212,10 +258,11 @@ fn builder(verbose: u8) -> SubscriberBuilder<OneLine, Format, EnvFilter> {
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_ansi(io::stderr().is_terminal())
-        .with_target(false)
         .fmt_fields(OneLine)
         // Internal errors are failures of writing to standard error, and would be written there.
         .log_internal_errors(false)
+        .with_target(false)
+        .map_event_format(Prioritized)
 }
 
 #[cfg(test)]
@@ -236,6 +283,12 @@ mod tests {
         fn flush(&mut self) -> io::Result<()> {
             Ok(())
         }
+    }
+
+    #[test]
+    fn in_the_journal_each_line_has_a_priority() {
+        assert_eq!(&*in_journal(b"one\ntwo", true), b"<3>one\n<3>two");
+        assert_eq!(&*in_journal(b"one\ntwo", false), b"one\ntwo");
     }
 
     #[test]

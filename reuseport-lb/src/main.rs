@@ -9,6 +9,10 @@ use reuseport_lb::logging;
 use reuseport_lb::printable::{inline, printable};
 
 fn main() -> ExitCode {
+    // First of all, as a keeper is to be small.
+    if let Some(kept) = cmd::keeper(std::env::args_os()) {
+        return kept.map_or_else(|error| failed(&error), |()| ExitCode::SUCCESS);
+    }
     let cli = match Cli::parse(std::env::args_os()) {
         Ok(cli) => cli,
         Err(error) if error.use_stderr() => return misused(&error),
@@ -16,16 +20,18 @@ fn main() -> ExitCode {
     };
     match cmd::run(cli) {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            let invalid = error.is::<Invalid>();
-            // One line with the error and its causes; for an invalid configuration, below it the line of the file.
-            let text = format!("{error:#}");
-            let text = if invalid { printable(&text) } else { inline(&text) };
-            logging::put(format!("reuseport-lb: {text}\n").as_bytes());
-            logging::flush();
-            ExitCode::from(if invalid { 2 } else { 1 })
-        }
+        Err(error) => failed(&error),
     }
+}
+
+fn failed(error: &anyhow::Error) -> ExitCode {
+    let invalid = error.is::<Invalid>();
+    // One line with the error and its causes; for an invalid configuration, below it the line of the file.
+    let text = format!("{error:#}");
+    let text = if invalid { printable(&text) } else { inline(&text) };
+    logging::put(format!("reuseport-lb: {text}\n").as_bytes());
+    logging::flush();
+    ExitCode::from(if invalid { 2 } else { 1 })
 }
 
 /// Prints what is wrong with the command line. Its words are repeated with control characters escaped.

@@ -39,6 +39,12 @@ pub fn has(text: &str, name: &str) -> bool {
     found
 }
 
+/// Whether `text` is another one for each worker of a service.
+#[must_use]
+pub fn is_of_one(text: &str) -> bool {
+    has(text, "index") || has(text, "worker")
+}
+
 fn replace(text: &str, mut value: impl FnMut(&str) -> String) -> String {
     let mut whole = String::with_capacity(text.len());
     let mut rest = text;
@@ -88,6 +94,7 @@ mod tests {
             assert_eq!(fill(text, "web/2", 77), filled, "{text}");
         }
         assert!(any("x{pid}") && !any("{{pid}} {x}"));
+        assert!(is_of_one("{index}") && is_of_one("{worker}") && !is_of_one("{service}{pid}{{index}}"));
         assert!(has("{pid}{index}", "index") && !has("{{index}}", "index"));
     }
 }

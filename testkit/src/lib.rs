@@ -22,5 +22,6 @@ pub mod rights;
 pub mod said;
 pub mod server;
 pub mod statistics;
+pub mod told;
 pub mod traces;
 pub mod world;

@@ -127,6 +127,15 @@ pub struct WorkerStatus {
     /// What a worker that is starting or loading does not do yet; `null` if that is not known.
     #[serde(default)]
     pub lacks: Option<String>,
+    /// The file that the output goes into; `null`: where the daemon's log goes, or the process joined.
+    #[serde(default)]
+    pub log: Option<String>,
+    /// Lines of output that were dropped because nobody took them in time, and their bytes.
+    #[serde(default)]
+    pub dropped_lines: u64,
+    /// Bytes of these lines.
+    #[serde(default)]
+    pub dropped_bytes: u64,
     /// Last lines of output of the last process that ended by its own fault.
     pub last_words: Vec<String>,
     /// One socket per listener, in their order.

@@ -7,7 +7,7 @@ use serde_json::json;
 
 use super::print::{print, print_json};
 use crate::cli;
-use crate::config::process::{EnvFile, ProcessConfig};
+use crate::config::process::{EnvFile, LogFile, LogTo, ProcessConfig};
 use crate::config::{self, Flows, Invalid, Machine, Overload, ServiceConfig, SocketOwner, WhenBusy};
 use crate::daemon::{HERE, startable};
 use crate::printable::{self, inline};
@@ -55,6 +55,7 @@ fn as_json(service: &ServiceConfig) -> serde_json::Value {
         "nice": service.process.nice,
         "open_files": service.process.open_files,
         "cpus": service.process.cpus,
+        "log": log(&service.process.log),
         "ready": service.ready,
         "start_timeout": time(Some(service.start_timeout)),
         "stall_timeout": time(service.stall_timeout),
@@ -97,6 +98,14 @@ fn as_text(service: &ServiceConfig) -> String {
     if !service.command.is_empty() {
         text += &process(service);
     }
+    if !service.command.is_empty() || service.embedded {
+        text += &match &service.process.log {
+            LogTo::Inherit => "    log inherit\n".into(),
+            LogTo::File(LogFile { path, max, keep }) => {
+                format!("    log {}, max {}, keep {keep}\n", inline(path), config::size(*max))
+            }
+        };
+    }
     let overload = service.overload.as_ref().map_or_else(|| "off".into(), Overload::to_string);
     text += &format!(
         "    ready {}, start_timeout {}, stall_timeout {}, on_stall {}\n    overload {overload}, watchdog {}, \
@@ -119,7 +128,8 @@ fn as_text(service: &ServiceConfig) -> String {
 /// What workers of a command are started with.
 fn process(service: &ServiceConfig) -> String {
     let daemons = || "the daemon's".to_owned();
-    let ProcessConfig { env, env_file, cwd, umask: mask, nice, open_files, cpus, group } = &service.process;
+    let ProcessConfig { env, env_file, cwd, umask: mask, nice, open_files, cpus, group, log: _ } =
+        &service.process;
     let user = service.user.clone().unwrap_or_else(daemons);
     let group = match (group, &service.user) {
         (Some(group), _) => group.clone(),
@@ -142,6 +152,15 @@ fn process(service: &ServiceConfig) -> String {
         text += &format!("    env {name}={value}\n");
     }
     text.lines().map(|line| format!("{}\n", inline(line))).collect()
+}
+
+fn log(log: &LogTo) -> serde_json::Value {
+    match log {
+        LogTo::Inherit => json!("inherit"),
+        LogTo::File(LogFile { path, max, keep }) => {
+            json!({ "file": path, "max": config::size(*max), "keep": keep })
+        }
+    }
 }
 
 /// The names alone: values in a file may be secrets.

@@ -18,11 +18,18 @@ mod stop;
 mod trace;
 mod weight;
 
+use std::ffi::OsString;
+
 use anyhow::{Context, Result};
 
 use crate::cli::{Cli, Verb};
-use crate::kernel::{bpffs, launch};
+use crate::kernel::{bpffs, launch, output};
 use crate::logging;
+
+/// Keeps the output of a worker, if that is what this command line is for.
+pub fn keeper(line: impl Iterator<Item = OsString>) -> Option<Result<()>> {
+    output::KeeperArguments::of(line).map(output::keep)
+}
 
 /// Runs the command of the command line.
 pub fn run(cli: Cli) -> Result<()> {

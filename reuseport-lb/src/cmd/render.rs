@@ -131,6 +131,10 @@ fn workers(shown: &[&WorkerStatus]) -> String {
             text += &format!(" {} {}\n", worker.name, inline(lacks));
         }
     }
+    for worker in shown.iter().filter(|worker| worker.dropped_lines > 0) {
+        let WorkerStatus { name, dropped_lines, dropped_bytes, .. } = worker;
+        text += &format!(" {name} {dropped_lines} lines ({dropped_bytes} bytes) of its output are dropped\n");
+    }
     for worker in shown.iter().filter(|worker| !worker.last_words.is_empty()) {
         text += &format!(" {} wrote before it ended:\n", worker.name);
         worker.last_words.iter().for_each(|line| text += &format!("   {}\n", shorten(&inline(line), 96)));
@@ -221,6 +225,9 @@ mod tests {
             successor: false,
             overloaded: false,
             lacks: None,
+            log: None,
+            dropped_lines: 7,
+            dropped_bytes: 700,
             last_words: Vec::new(),
             sockets: vec![socket.clone()],
         };

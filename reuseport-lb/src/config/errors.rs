@@ -52,6 +52,10 @@ const VALUES: &[(&str, &str)] = &[
     ("nice", "a whole number from -20 to 19"),
     ("open_files", "a whole number, like 65536"),
     ("cpus", "\"all\" or \"each\""),
+    ("log", "\"inherit\" or a table like { file = \"/var/log/web-{index}.log\", max = \"10MiB\", keep = 3 }"),
+    ("file", "an absolute path in quotes, like \"/var/log/web-{index}.log\""),
+    ("max", "a size in quotes, like \"10MiB\""),
+    ("keep", "a whole number from 0 to 1000"),
 ];
 
 /// Names of types in the words of the parser, and in plain ones.

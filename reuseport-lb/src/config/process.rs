@@ -25,6 +25,30 @@ pub struct ProcessConfig {
     pub cpus: Cpus,
     /// The group in place of the user's primary one: a name or a number.
     pub group: Option<String>,
+    /// Where the output goes.
+    pub log: LogTo,
+}
+
+/// Where the output of a worker goes.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogTo {
+    /// Where the daemon's log goes.
+    #[default]
+    Inherit,
+    /// Into a file.
+    File(LogFile),
+}
+
+/// A log file of workers.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LogFile {
+    /// An absolute path, which may have placeholders.
+    pub path: String,
+    /// Bytes from which on it is renamed.
+    pub max: u64,
+    /// How many renamed ones are kept.
+    pub keep: u32,
 }
 
 /// A file of variables, as it was read with the configuration.

@@ -195,7 +195,7 @@ fn what_a_process_is_started_with_is_read() {
     let text = format!(
         "{MINIMAL}command = [\"x\", \"{{index}}\"]\nuser = 12345\ngroup = \"54321\"\nenv_file = {file:?}\n\
          cwd = \"/srv/{{worker}}\"\numask = \"027\"\nnice = -5\nopen_files = 4096\ncpus = \"each\"\n\
-         env = {{ A = \"{{pid}}\", C = \"\" }}\n"
+         env = {{ A = \"{{pid}}\", C = \"\" }}\nlog = {{ file = \"/l/{{index}}\" }}\n"
     );
     let service = parse(&text).unwrap().remove(0);
     let variables = |of: &[(&str, &str)]| of.iter().map(|(a, b)| ((*a).into(), (*b).into())).collect();
@@ -210,6 +210,7 @@ fn what_a_process_is_started_with_is_read() {
         open_files: Some(4096),
         cpus: Cpus::Each,
         group: Some("54321".into()),
+        log: process::LogTo::File(process::LogFile { path: "/l/{index}".into(), max: 10 << 20, keep: 3 }),
     };
     assert_eq!(service.process, process);
     let json = serde_json::to_string(&service).unwrap();

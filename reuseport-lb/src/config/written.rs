@@ -11,6 +11,7 @@ use super::choices::{Affinity, Flows, OnCrash, OnStall, Replace, SocketOwner, Wh
 use super::environment::{self, Id, Nice, Umask};
 use super::errors::{Invalid, located};
 use super::listen::ListenerConfig;
+use super::log::Log;
 use super::machine::Machine;
 use super::process::Cpus;
 use super::service::ServiceConfig;
@@ -58,6 +59,7 @@ pub(super) struct Written {
     nice: Option<Spanned<Nice>>,
     open_files: Option<Spanned<u32>>,
     cpus: Option<Spanned<Cpus>>,
+    log: Option<Spanned<Log>>,
     stall_timeout: Option<Patience>,
     overload: Option<Limit>,
     watchdog: Option<Patience>,
@@ -129,6 +131,13 @@ impl Written {
             group: self.group,
         };
         service.process = process.validated(machine).map_err(|(span, error)| at(span, error))?;
+        if let Some(log) = self.log {
+            if service.command.is_empty() && !service.embedded {
+                let message = "`log` is about workers that are started, and there is neither a `command` nor an embedded worker";
+                return Err(at(log.span(), message.into()));
+            }
+            service.process.log = log.into_inner().0;
+        }
         service.stop = StopSettings::validated(self.stop_signal, self.stop_mode, service.embedded)
             .map_err(|(span, error)| at(span, error))?;
         service.affinity = self.affinity;

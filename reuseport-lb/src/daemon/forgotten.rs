@@ -99,6 +99,7 @@ fn found(
             leader: None,
             cgroup: None,
             notify: Some((marked.mark.clone(), None)),
+            output: None,
         },
         sockets: Vec::new(),
     };

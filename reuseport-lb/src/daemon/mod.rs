@@ -38,7 +38,7 @@ use crate::kernel::systemd::{self, Starting};
 use crate::kernel::waits::Waits;
 use crate::offload;
 use crate::service::state_file::{self, SavedService, StateFile};
-use crate::service::{self, Claims, Command, Service, Surroundings};
+use crate::service::{self, Claims, Command, Outputs, Service, Surroundings};
 use abandoned::{claimant, deciding, end_abandoned, end_in_time, holders, successors};
 use apply::{Configurator, Occasion};
 use runtime_dir::Files;
@@ -90,6 +90,7 @@ pub fn run(source: &Source, paths: &Paths) -> Result<()> {
         waits,
         open_files,
         failures,
+        outputs: Outputs::default(),
         starting,
     });
     let registry = Rc::<Registry>::default();
@@ -225,6 +226,9 @@ impl Daemon<'_> {
                     registry.tell(|| Command::Kill);
                 }
             }
+        }
+        if !matches!(outcome, Ok(End::Keep)) {
+            self.surroundings.outputs.are_written_soon().await;
         }
         info!("stopped");
         match registry.broken() {

@@ -1,11 +1,11 @@
-//! Whether the workers of a service can be started on this machine: their user, what that user may access, and
-//! their command. Not: the verdicts and texts (`doctor/places.rs`).
+//! Whether the workers of a service can be started on this machine: their user, what that user may access, their
+//! log files and their command. Not: the verdicts and texts (`doctor/places.rs`).
 
 use std::path::{Path, PathBuf};
 
 use tracing::warn;
 
-use crate::config::process::ProcessConfig;
+use crate::config::process::{LogTo, ProcessConfig};
 use crate::config::{ServiceConfig, SocketOwner};
 use crate::doctor::places::{self, Executable};
 use crate::doctor::{Check, Verdict};
@@ -13,6 +13,7 @@ use crate::domain::observed::User;
 use crate::kernel::executable::{self, Obstacle};
 use crate::kernel::host;
 use crate::kernel::probe;
+use crate::kernel::rights;
 use crate::placeholders;
 use crate::service::with_user;
 
@@ -22,6 +23,7 @@ pub fn checks(service: &ServiceConfig, runtime_dir: &Path) -> Vec<Check> {
     let user = user(service);
     let mut checks = vec![places::worker(service, &worker(user.as_ref(), runtime_dir))];
     checks.extend(directory(service, user.as_ref()));
+    checks.extend(log(service));
     checks.extend(
         service
             .command
@@ -53,9 +55,10 @@ pub fn require_command(service: &ServiceConfig) -> Result<(), String> {
 }
 
 fn runnable(service: &ServiceConfig, user: Option<&User>) -> Result<(), String> {
-    let Some(program) = service.command.first() else { return Ok(()) };
-    let program = places::command(service, &command(service, program, user));
-    match directory(service, user).into_iter().chain([program]).find(|it| it.verdict == Verdict::Failure) {
+    let program = service.command.first();
+    let program = program.map(|program| places::command(service, &command(service, program, user)));
+    let mut checks = directory(service, user).into_iter().chain(log(service)).chain(program);
+    match checks.find(|it| it.verdict == Verdict::Failure) {
         Some(check) => Err(format!("service {}: {}: {}", service.name, check.says, check.mend)),
         None => Ok(()),
     }
@@ -79,6 +82,19 @@ fn directory(service: &ServiceConfig, user: Option<&User>) -> Option<Check> {
         None => ("the daemon's user", look()),
     };
     Some(places::directory(service, cwd, who, closed))
+}
+
+/// Looks whether the daemon may write into the folders of log files, if workers have any.
+fn log(service: &ServiceConfig) -> Option<Check> {
+    let LogTo::File(file) = &service.process.log else { return None };
+    let mut folders: Vec<PathBuf> = (0..service.workers.max(1))
+        .filter_map(|worker| Some(directory_of(service, &file.path, worker).parent()?.to_owned()))
+        .collect();
+    folders.dedup();
+    let write = |folder: &PathBuf| host::reaches(folder, host::Access::WRITE_OK | host::Access::EXEC_OK);
+    let look = || folders.iter().find_map(|it| Some((it.display().to_string(), write(it).err()?)));
+    let closed = rights::as_daemon(look).ok().flatten();
+    Some(places::log(service, &file.path, closed.map(|(folder, error)| (folder, error.to_string()))))
 }
 
 /// Why there is no such directory; `None` if there is, or if that cannot be seen.

@@ -17,8 +17,8 @@ const FILES: u64 = 24;
 /// Descriptors of one group: its program, six maps, the log's events, and what loading takes.
 const FILES_OF_GROUP: u64 = 12;
 
-/// Descriptors of one worker besides its sockets: pidfd, notification socket, output, start.
-const FILES_OF_WORKER: u64 = 4;
+/// Descriptors of one worker besides its sockets: two pidfds, notification socket, pipe and page of its output, start.
+const FILES_OF_WORKER: u64 = 6;
 
 /// Memory of one group's smaller parts: socket array, log ring, program.
 const SMALL_PARTS: u64 = 1 << 20;

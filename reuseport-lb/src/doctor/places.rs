@@ -308,6 +308,22 @@ pub fn directory(service: &ServiceConfig, cwd: &str, who: &str, closed: Option<(
     .about(&service.name)
 }
 
+/// Checks the folders of the log files of a service's workers: which of them, if any, the daemon cannot write into, and
+/// why.
+#[must_use]
+pub fn log(service: &ServiceConfig, file: &str, closed: Option<(String, String)>) -> Check {
+    match closed {
+        None => Check::ok("log", format!("{file} can be written")),
+        Some((folder, error)) => Check::failure(
+            "log",
+            format!("log files cannot be made in {folder}: {error}"),
+            "the output of workers would go to standard error instead, and `run` fails",
+            "make the folder (`mkdir -p`), `chown` it to the daemon's user, or set another `log`",
+        ),
+    }
+    .about(&service.name)
+}
+
 /// Checks the daemon's own binary, which is executed to start workers.
 #[must_use]
 pub fn binary(path: &str, closed: Option<&str>) -> Check {

@@ -97,14 +97,14 @@ fn what_was_tried_and_what_was_not() {
 #[test]
 fn open_files_are_counted_by_workers_and_listeners() {
     let services = [service(&["tcp://127.0.0.1:80", "udp://127.0.0.1:80"], 10)];
-    // 24 + 2 x 12 + 10 x (2 + 4), and 6 for another worker.
+    // 24 + 2 x 12 + 10 x (2 + 6), and 8 for another worker.
     assert_said(
-        &open_files(107, &services),
+        &open_files(127, &services),
         Failure,
-        &["is 107", "about 108", "LimitNOFILE=216", "too many"],
+        &["is 127", "about 128", "LimitNOFILE=256", "too many"],
     );
-    assert_said(&open_files(113, &services), Warning, &["replacing a worker 6 more"]);
-    assert_said(&open_files(114, &services), Fine, &["about 108, of 114"]);
+    assert_said(&open_files(135, &services), Warning, &["replacing a worker 8 more"]);
+    assert_said(&open_files(136, &services), Fine, &["about 128, of 136"]);
     assert_said(&open_files(u64::MAX, &[]), Fine, &[]);
 }
 

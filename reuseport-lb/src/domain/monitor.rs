@@ -1,4 +1,4 @@
-//! When the periodic checks of a service are due, PURE: queues, readiness, watchdogs, repairs, output. Not: the checks
+//! When the periodic checks of a service are due, PURE: queues, readiness, watchdogs, repairs. Not: the checks
 //! (`engine/`).
 
 use std::collections::BTreeSet;
@@ -14,9 +14,6 @@ const REPAIR: Duration = Duration::from_secs(1);
 pub(super) const OFTEN: u32 = 4;
 pub(super) const RARELY: u32 = 160;
 
-/// Interval between passing on the output of workers that is kept.
-pub(super) const FORWARD: Duration = Duration::from_millis(500);
-
 /// A periodic check.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CheckKind {
@@ -30,8 +27,6 @@ pub enum CheckKind {
     Watchdogs,
     /// Repairs of what workers may have done to groups and sockets.
     Repairs,
-    /// Output of workers that is kept, to be passed on.
-    Output,
 }
 
 /// A check whose pause depends on how long it takes.
@@ -63,8 +58,6 @@ pub(super) struct Wanted {
     /// When the earliest of these checks is due.
     pub(super) foreign: Option<Instant>,
     pub(super) watchdog: Option<Instant>,
-    /// Whether the output of a running process is kept.
-    pub(super) output: bool,
 }
 
 /// All periodic checks of a service.
@@ -77,7 +70,6 @@ pub(super) struct Monitor {
     watchdog: Option<Instant>,
     repair_at: Instant,
     repair_cost: Duration,
-    output: Option<Instant>,
     /// Workers that have said `WATCHDOG=1` since the last check of queues.
     pings: BTreeSet<WorkerId>,
 }
@@ -92,7 +84,6 @@ impl Monitor {
             watchdog: None,
             repair_at: now,
             repair_cost: Duration::ZERO,
-            output: None,
             pings: BTreeSet::new(),
         }
     }
@@ -102,11 +93,10 @@ impl Monitor {
         self.readiness.plan(wanted.readiness, now);
         self.foreign = wanted.foreign.map(|at| at.max(self.foreign_after));
         self.watchdog = wanted.watchdog;
-        self.output = wanted.output.then(|| self.output.unwrap_or(now + FORWARD));
     }
 
     pub(super) fn deadline(&self) -> Option<Instant> {
-        let all = [self.queues.at, self.readiness.at, self.foreign, self.watchdog, self.output];
+        let all = [self.queues.at, self.readiness.at, self.foreign, self.watchdog];
         all.into_iter().flatten().chain([self.repair_at]).min()
     }
 
@@ -124,8 +114,6 @@ impl Monitor {
         } else if self.repair_at <= now {
             self.repair_at = now + REPAIR.max(std::mem::take(&mut self.repair_cost) * RARELY);
             Some(CheckKind::Repairs)
-        } else if due(&mut self.output) {
-            Some(CheckKind::Output)
         } else {
             None
         }
@@ -137,18 +125,13 @@ impl Monitor {
             CheckKind::Readiness => self.readiness.cost = cost,
             CheckKind::Queues => self.queues.cost = cost,
             CheckKind::Repairs => self.repair_cost += cost,
-            CheckKind::Foreign | CheckKind::Watchdogs | CheckKind::Output => {}
+            CheckKind::Foreign | CheckKind::Watchdogs => {}
         }
     }
 
     /// Sets the earliest time of the next search for foreign sockets.
     pub(super) fn foreign_after(&mut self, at: Instant) {
         self.foreign_after = at;
-    }
-
-    /// Notes that more output waits, to be passed on at `at`.
-    pub(super) fn more_output(&mut self, at: Instant) {
-        self.output = Some(at);
     }
 
     /// Notes that a worker has said `WATCHDOG=1`.

@@ -199,8 +199,6 @@ pub struct Spawn<'a> {
     pub name: &'a str,
     /// The worker's sockets with what they are called (LISTEN_FDNAMES), in the listeners' order.
     pub sockets: &'a [(Cookie, String)],
-    /// The previous process ended by its own fault: the output of this one is kept, to be logged if it does as well.
-    pub suspect: bool,
     /// Command, user and other settings of the start.
     pub settings: &'a Settings,
 }
@@ -231,12 +229,8 @@ pub trait Processes {
     fn pulse(&self, process: ProcessKey) -> Option<Pulse>;
     /// Makes the notification socket of the process again if it was removed; true if messages may have been lost.
     fn restore_notify(&mut self, process: ProcessKey) -> bool;
-    /// Whether the output of the process is kept.
-    fn is_recorded(&self, process: ProcessKey) -> bool;
-    /// Passes on a part of the output; returns after which pause to go on if there is more.
-    fn forward(&mut self, process: ProcessKey) -> Option<std::time::Duration>;
-    /// Forgets a process that has ended; returns its last lines, if its output was kept.
-    fn forget(&mut self, process: ProcessKey) -> Option<Vec<String>>;
+    /// Forgets a process that has ended; returns the last lines of its output, none of a joined one.
+    fn forget(&mut self, process: ProcessKey) -> Vec<String>;
     /// Searches in a thread for sockets that these processes have opened themselves; finds come as inputs.
     fn look_for_foreign(&mut self, processes: &[ProcessKey], listeners: &[Listener]);
 }

@@ -4,6 +4,7 @@ use std::fs::{self, DirBuilder, File, Metadata};
 use std::io::{self, IsTerminal};
 use std::mem::MaybeUninit;
 use std::ops::RangeInclusive;
+use std::os::fd::RawFd;
 use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 
@@ -216,6 +217,28 @@ pub(super) fn ignore_hangup() {
     // SAFETY: no handler is installed.
     unsafe {
         libc::signal(libc::SIGHUP, libc::SIG_IGN);
+    }
+}
+
+/// Makes this process ignore what asks processes to end, and writes without a reader.
+pub(super) fn ignore_ends() {
+    let asks = [libc::SIGTERM, libc::SIGINT, libc::SIGQUIT, libc::SIGHUP, libc::SIGPIPE];
+    let others = [libc::SIGUSR1, libc::SIGUSR2, libc::SIGALRM, libc::SIGTSTP, libc::SIGTTOU, libc::SIGTTIN];
+    for signal in asks.into_iter().chain(others) {
+        // SAFETY: no handler is installed.
+        unsafe {
+            libc::signal(signal, libc::SIG_IGN);
+        }
+    }
+}
+
+/// Closes all descriptors from `first` on. For a process that has just started, or is about to execute another program:
+/// no value may own any of them.
+pub(super) fn close_from(first: RawFd) -> io::Result<()> {
+    // SAFETY: closes descriptors; all are inherited, and none has an owner here.
+    match unsafe { libc::close_range(first as u32, u32::MAX, 0) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
     }
 }
 

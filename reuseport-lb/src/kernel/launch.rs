@@ -87,7 +87,7 @@ impl Arguments {
 
 /// What of it the command line says.
 fn options(process: &ProcessConfig) -> Vec<OsString> {
-    let ProcessConfig { group, cwd, umask, nice, open_files, cpus, env: _, env_file: _ } = process;
+    let ProcessConfig { group, cwd, umask, nice, open_files, cpus, env: _, env_file: _, log: _ } = process;
     let options = [
         group.as_ref().map(|group| format!("--group={group}")),
         cwd.as_ref().map(|cwd| format!("--cwd={cwd}")),
@@ -128,7 +128,7 @@ pub fn launch(arguments: Arguments) -> Result<Embedded> {
     wait_for_go().context("the daemon is gone")?;
     let end = arrange(&arguments.fds).context("cannot arrange the worker's sockets")?;
     // Before the limit of open files, which may be just enough for the sockets.
-    check(raw::close_from(end)).context("cannot close what the worker does not need")?;
+    super::host::close_from(end).context("cannot close what the worker does not need")?;
     let (name, process) = (&*arguments.name, &arguments.process);
     attributes::limit(process, name)?;
     let user = match &arguments.user {
@@ -265,11 +265,6 @@ mod raw {
     pub(super) fn put(fd: RawFd, place: RawFd) -> i32 {
         // SAFETY: `place` is one of the descriptors that `arrange` has moved away, or unused.
         unsafe { libc::dup2(fd, place) }
-    }
-
-    pub(super) fn close_from(end: RawFd) -> i32 {
-        // SAFETY: closes descriptors; all are inherited, and none has an owner here.
-        unsafe { libc::close_range(end as u32, u32::MAX, 0) }
     }
 }
 

@@ -13,6 +13,7 @@ pub mod fd_passing;
 pub mod findings;
 pub mod group;
 pub mod host;
+pub mod journal;
 pub mod launch;
 pub mod liveness;
 pub mod locks;

@@ -18,8 +18,8 @@ use tracing::warn;
 pub const OURS: [&str; 5] = ["NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", "LISTEN_PIDFDID", "FDSTORE"];
 
 /// Further variables that describe the daemon's own process and unit (systemd.exec(5)); workers that it starts
-/// do not get them. Not here: INVOCATION_ID and JOURNAL_STREAM, which hold for the output of workers as well,
-/// and directories that a drop-in may have made for workers (STATE_DIRECTORY, LOGS_DIRECTORY, ...).
+/// do not get them. Not here: INVOCATION_ID, which holds for workers as well, JOURNAL_STREAM, which is for what keeps
+/// their output, and directories that a drop-in may have made for workers (STATE_DIRECTORY, LOGS_DIRECTORY, ...).
 pub const DAEMONS: [&str; 12] = [
     "LISTEN_FDS",
     "LISTEN_PID",

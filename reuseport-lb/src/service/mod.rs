@@ -21,7 +21,7 @@ pub use claims::Claims;
 pub use command::{Command, Prepare};
 pub use opening::with_user;
 pub use report::{ServiceReport, Shown, coming, complete, left};
-pub use surroundings::Surroundings;
+pub use surroundings::{Outputs, Surroundings};
 pub use takeover::{abandon, is_left, unknown_life};
 
 use std::rc::Rc;

@@ -16,6 +16,7 @@ use super::Surroundings;
 use super::dataplane::{Groups, Sockets};
 use super::sd_notify::{self, Notify};
 use super::state_file;
+use crate::config::process::LogTo;
 use crate::config::{self, StopSettings};
 use crate::domain::engine::{Engine, ProcessEvent};
 use crate::domain::listener::Listener;
@@ -23,18 +24,11 @@ use crate::domain::observed::{Exit, Pulse, Said};
 use crate::domain::ports::{Cookie, ProcessKey, Processes, Spawn};
 use crate::domain::worker::Origin;
 use crate::kernel::cgroup::Cgroup;
-use crate::kernel::fd_passing::{self, Peer};
-use crate::kernel::output::Output;
+use crate::kernel::fd_passing::Peer;
+use crate::kernel::output::{Amount, Output};
 use crate::kernel::process::{self, Kin, Launch, Process};
 use crate::kernel::{liveness, opened};
-use crate::logging::{self, StandardError};
 use crate::offload::in_thread;
-
-/// How long to wait before more output is passed on.
-const FORWARD_MORE: Duration = Duration::from_millis(5);
-
-/// How long to wait before more output is passed on if standard error takes no more.
-const FORWARD_LATER: Duration = Duration::from_millis(50);
 
 /// How long to wait until a process has stopped after SIGSTOP; a process that takes longer is busy in the kernel.
 const SUSPENDING: Duration = Duration::from_millis(3);
@@ -53,21 +47,22 @@ pub(super) struct ProcessTable {
     blocked: Vec<ProcessKey>,
     /// The process whose request to join is being handled.
     joining: Option<Peer>,
+    /// Output of processes that have ended which was dropped, by the workers' numbers.
+    dropped: HashMap<usize, Amount>,
     sockets: Sockets,
     events: Events,
-    /// How often another process became the main one of its worker.
-    renamed: Rc<Cell<u64>>,
+    /// How often another process became the main one of its worker, or keeps its output.
+    changed: Rc<Cell<u64>>,
     surroundings: Rc<Surroundings>,
 }
 
 /// A process that is watched.
 pub(super) struct Running {
-    name: String,
     pub(super) process: Rc<Process>,
     /// The notification socket; dropping it closes and removes the socket.
     pub(super) notify: Notify,
-    /// The output of the process, captured if its predecessor ended by its own fault.
-    output: Option<Output>,
+    /// The output of the process; `None` for one that joined.
+    output: Option<Rc<Output>>,
     /// Waits for the end of the process, and reports it.
     watching: JoinHandle<()>,
 }
@@ -93,9 +88,10 @@ impl ProcessTable {
             running: HashMap::new(),
             blocked: Vec::new(),
             joining: None,
+            dropped: HashMap::new(),
             sockets,
             events,
-            renamed: Rc::default(),
+            changed: Rc::default(),
             surroundings: surroundings.clone(),
         }
     }
@@ -109,9 +105,18 @@ impl ProcessTable {
         !self.blocked.is_empty()
     }
 
-    /// How often another process became the main one of its worker: what [`ProcessTable::describe`] tells has changed.
-    pub(super) fn renamed(&self) -> u64 {
-        self.renamed.get()
+    /// How often another process became the main one of a worker, or keeps its output: what [`ProcessTable::describe`] tells has changed.
+    pub(super) fn changed(&self) -> u64 {
+        self.changed.get()
+    }
+
+    /// How much of a worker's output was dropped.
+    pub(super) fn dropped(&self, number: usize, running: Option<ProcessKey>) -> Amount {
+        let mut all = self.dropped.get(&number).copied().unwrap_or_default();
+        if let Some(output) = running.and_then(|key| self.get(key)?.output.as_ref()) {
+            all += output.dropped();
+        }
+        all
     }
 
     /// Sets the process whose request to join is being handled.
@@ -133,36 +138,40 @@ impl ProcessTable {
         owner: Option<(u32, u32)>,
     ) -> Result<Notify> {
         let said = self.events.clone();
-        let renamed = self.renamed.clone();
+        let changed = self.changed.clone();
         let hear = move |what| {
-            renamed.update(|times| times + u64::from(matches!(what, Said::Main(_))));
+            changed.update(|times| times + u64::from(matches!(what, Said::Main(_))));
             drop(said.send((key, ProcessEvent::Said(what))));
         };
         Notify::open(path, owner, name.to_owned(), hear)
     }
 
     /// Watches a process from now on: its end becomes an event.
-    fn watch(
-        &mut self,
-        key: ProcessKey,
-        name: &str,
-        process: Process,
-        notify: Notify,
-        output: Option<Output>,
-    ) {
+    fn watch(&mut self, key: ProcessKey, process: Process, notify: Notify, output: Option<Rc<Output>>) {
         let process = Rc::new(process);
         notify.only_from(process.clone());
-        let (ended, watched) = (self.events.clone(), process.clone());
+        let (ended, watched, last) = (self.events.clone(), process.clone(), output.clone());
         let watching = tokio::task::spawn_local(async move {
             let exit = watched.wait().await.unwrap_or_else(|error| {
                 warn!("cannot watch process {}: {error}", watched.pid());
                 Exit::Unknown
             });
+            if let Some(last) = last {
+                last.is_read_soon().await;
+            }
             let _ = ended.send((key, ProcessEvent::Ended(exit)));
             watched.clean_up().await;
         });
-        let name = name.to_owned();
-        self.running.insert(key, Running { name, process, notify, output, watching });
+        self.running.insert(key, Running { process, notify, output, watching });
+    }
+
+    /// Keeps the output from being held up by a keeper that is killed, until nobody can write it any more.
+    fn look_after(&self, output: Output) -> Rc<Output> {
+        let output = Rc::new(output);
+        self.surroundings.outputs.add(&output);
+        let (looked_after, replaced) = (output.clone(), self.changed.clone());
+        tokio::task::spawn_local(async move { looked_after.look_after(&replaced).await });
+        output
     }
 
     fn start(&mut self, spawn: &Spawn<'_>) -> Result<()> {
@@ -171,7 +180,9 @@ impl ProcessTable {
         let user = spawn.settings.user.as_ref();
         let owner = user.map(|user| (user.uid, user.gid));
         let notify = self.listen_to(key, name, path, owner)?;
-        let output = if spawn.suspect { Some(Output::new()?) } else { None };
+        let kept = Output::start(name, &spawn.settings.config.process.log);
+        let (output, written) = kept.with_context(|| format!("cannot start worker {name}"))?;
+        let output = self.look_after(output);
         let cgroup = self.surroundings.cgroups.make(name);
         let own = self.sockets.borrow();
         let socket = |(cookie, name): &(Cookie, String)| {
@@ -190,14 +201,14 @@ impl ProcessTable {
             process,
             open_files: self.surroundings.open_files,
             watchdog: *watchdog,
-            output: output.as_ref(),
+            output: written,
         });
         drop(own);
         let process = spawned.inspect_err(|_| {
             cgroup.iter().for_each(Cgroup::remove);
         })?;
         self.blocked.push(key);
-        self.watch(key, name, process, notify, output);
+        self.watch(key, process, notify, Some(output));
         Ok(())
     }
 
@@ -206,7 +217,7 @@ impl ProcessTable {
         let path = sd_notify::path_of_joined(&self.surroundings.runtime_dir);
         let notify = self.listen_to(key, name, path, Some((peer.uid, peer.gid)))?;
         let process = Process::joined(peer.pid, peer.pidfd)?;
-        self.watch(key, name, process, notify, None);
+        self.watch(key, process, notify, None);
         Ok(())
     }
 
@@ -217,12 +228,15 @@ impl ProcessTable {
         name: &str,
         process: Process,
         written: &state_file::SavedWorker,
+        log: &LogTo,
     ) -> bool {
         let Some((path, owner)) = written.process.notify.clone() else { return false };
         match self.listen_to(key, name, path, owner) {
             Ok(notify) => {
-                let output = fd_passing::descriptor_of(process.pid(), 1).and_then(Output::resume);
-                self.watch(key, name, process, notify, output);
+                let known = written.process.output;
+                let output = known.and_then(|known| Output::find(name, log, known, process.pid()));
+                let output = output.map(|output| self.look_after(output));
+                self.watch(key, process, notify, output);
                 true
             }
             Err(error) => {
@@ -247,6 +261,7 @@ impl ProcessTable {
             leader: Some(running.process.leader()).filter(|leader| *leader != running.process.identity()),
             cgroup: running.process.cgroup().map(Path::to_owned),
             notify: Some((running.notify.path().to_owned(), running.notify.owner())),
+            output: running.output.as_ref().map(|output| output.identity()),
         })
     }
 }
@@ -312,19 +327,15 @@ impl Processes for ProcessTable {
         self.running.get_mut(&process).is_some_and(|running| running.notify.restore())
     }
 
-    fn is_recorded(&self, process: ProcessKey) -> bool {
-        self.running.get(&process).is_some_and(|running| running.output.is_some())
-    }
-
-    fn forward(&mut self, process: ProcessKey) -> Option<Duration> {
-        let all = self.running.get_mut(&process).is_none_or(|running| running.pass_on(false));
-        (!all).then(|| if logging::has_room(0) { FORWARD_MORE } else { FORWARD_LATER })
-    }
-
-    fn forget(&mut self, process: ProcessKey) -> Option<Vec<String>> {
-        let mut running = self.running.remove(&process)?;
-        while !running.pass_on(true) {}
-        running.output.take().map(Output::last_lines)
+    fn forget(&mut self, process: ProcessKey) -> Vec<String> {
+        let Some(output) = self.running.remove(&process).and_then(|it| it.output.clone()) else {
+            return Vec::new();
+        };
+        let dropped = output.dropped();
+        if dropped != Amount::default() {
+            *self.dropped.entry(process.worker.number).or_default() += dropped;
+        }
+        output.last_lines()
     }
 
     fn look_for_foreign(&mut self, processes: &[ProcessKey], listeners: &[Listener]) {
@@ -347,21 +358,6 @@ impl Processes for ProcessTable {
                 }
             }
         });
-    }
-}
-
-impl Running {
-    /// Passes on some of the captured output; false if there is more.
-    fn pass_on(&mut self, last: bool) -> bool {
-        let Some(output) = &mut self.output else { return true };
-        let all = output.forward(&StandardError, last);
-        if let Some(bytes) = output.dropped() {
-            warn!(
-                worker = self.name,
-                "{bytes} bytes of its output were dropped: standard error took no more in time, and the end was kept"
-            );
-        }
-        all
     }
 }
 

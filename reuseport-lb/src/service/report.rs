@@ -192,6 +192,9 @@ fn shown_worker(service: &str, number: usize, state: State) -> WorkerStatus {
         successor: false,
         overloaded: false,
         lacks: None,
+        log: None,
+        dropped_lines: 0,
+        dropped_bytes: 0,
         last_words: Vec::new(),
         sockets: Vec::new(),
     }

@@ -32,8 +32,8 @@ pub(super) struct Saver {
 struct Saved {
     snapshot: Snapshot,
     listeners: Vec<state_file::SavedListener>,
-    /// [`ProcessTable::renamed`](super::processes::ProcessTable::renamed) then.
-    renamed: u64,
+    /// [`ProcessTable::changed`](super::processes::ProcessTable::changed) then.
+    changed: u64,
 }
 
 impl Saver {
@@ -69,9 +69,9 @@ impl Saver {
     pub(super) fn save(&mut self, engine: &OwnEngine, claims: &Claims) -> bool {
         let now = Instant::now();
         let listeners = listeners_of(engine, claims);
-        let renamed = engine.processes().renamed();
+        let changed = engine.processes().changed();
         let same = |saved: &Saved| {
-            engine.is_as(&saved.snapshot) && saved.listeners == listeners && saved.renamed == renamed
+            engine.is_as(&saved.snapshot) && saved.listeners == listeners && saved.changed == changed
         };
         self.differs = !self.saved.as_ref().is_some_and(same);
         let again = self.file.again_at().is_some_and(|at| at <= now);
@@ -85,7 +85,7 @@ impl Saver {
         }
         let snapshot = engine.snapshot();
         self.file.write(&to_state(engine, &snapshot, &listeners));
-        self.saved = Some(Saved { snapshot, listeners, renamed });
+        self.saved = Some(Saved { snapshot, listeners, changed });
         self.differs = false;
         // With thousands of sockets a save is long, and several changes are saved together.
         let pause = now.elapsed() * SAVING;

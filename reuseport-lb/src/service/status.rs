@@ -11,6 +11,8 @@ use reuseport_lb_common::table::BUCKETS;
 use super::Service;
 use super::groups::ListenerGroup;
 use super::report::{Rest, Seen, ServiceReport};
+use crate::config::ServiceConfig;
+use crate::config::process::LogTo;
 use crate::domain::buckets;
 use crate::domain::engine::{Standing, Worker, WorkerSocket};
 use crate::domain::listener::{Listener, Protocol};
@@ -18,6 +20,7 @@ use crate::domain::ports::{ListenerId, Processes};
 use crate::domain::table::Member;
 use crate::domain::worker::{Origin, State};
 use crate::kernel::group::Totals;
+use crate::placeholders;
 
 impl Service {
     /// The report without the parts that take milliseconds per listener: a thread completes it.
@@ -142,6 +145,7 @@ impl Service {
         let standing = engine.standing(worker);
         let slot = usize::from(worker.slot);
         let buckets = if worker.holds_slot() { shares[slot] } else { 0 };
+        let dropped = engine.processes().dropped(worker.id.number, worker.process.map(|running| running.key));
         let is_member = |member: &Member| member.slot() == worker.slot && worker.is_member();
         WorkerStatus {
             name: worker.name.clone(),
@@ -158,9 +162,20 @@ impl Service {
             successor: worker.is_successor(),
             overloaded: standing.overloaded,
             lacks: engine.lacks(worker, Instant::now()),
+            log: log_of(&worker.name, worker.is_started(), &engine.settings().config),
+            dropped_lines: dropped.lines,
+            dropped_bytes: dropped.bytes,
             last_words: worker.sightings.last_words.clone(),
             sockets: Vec::new(),
         }
+    }
+}
+
+/// The file that the output of a worker goes into, if it has one.
+fn log_of(worker: &str, started: bool, config: &ServiceConfig) -> Option<String> {
+    match &config.process.log {
+        LogTo::File(file) if started => Some(placeholders::fill(&file.path, worker, 0)),
+        _ => None,
     }
 }
 

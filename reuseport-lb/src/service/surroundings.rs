@@ -17,6 +17,7 @@ use crate::domain::listener::Listener;
 use crate::kernel::addresses::{self, Held, Taken};
 use crate::kernel::bpffs::Pins;
 use crate::kernel::cgroup::Cgroups;
+use crate::kernel::output::Output;
 use crate::kernel::systemd::Starting;
 use crate::kernel::waits::Waits;
 
@@ -40,9 +41,35 @@ pub struct Surroundings {
     pub open_files: Rlimit,
     /// Errors while a service starts; they end the daemon.
     pub failures: mpsc::UnboundedSender<anyhow::Error>,
+    /// Output of workers that may not be written yet.
+    pub outputs: Outputs,
     /// Tells the service manager when all services are up.
     pub starting: Starting,
 }
+
+/// Output of the workers of a daemon.
+#[derive(Default)]
+pub struct Outputs(RefCell<Vec<Weak<Output>>>);
+
+impl Outputs {
+    pub(super) fn add(&self, output: &Rc<Output>) {
+        let mut all = self.0.borrow_mut();
+        all.retain(|output| output.strong_count() > 0);
+        all.push(Rc::downgrade(output));
+    }
+
+    /// Waits until all that was written so far has gone where it belongs; at most for [`LAST_WORDS`].
+    pub async fn are_written_soon(&self) {
+        let begun = Instant::now();
+        let waits = || self.0.borrow().iter().filter_map(Weak::upgrade).any(|output| !output.is_written());
+        while waits() && begun.elapsed() < LAST_WORDS {
+            sleep(LOOK).await;
+        }
+    }
+}
+
+/// How long the end of the daemon waits for the output of workers that have ended.
+const LAST_WORDS: Duration = Duration::from_millis(500);
 
 /// How long a daemon that has ended may seem to hold an address: a process that it was just starting has its open files
 /// until the process's `exec`.

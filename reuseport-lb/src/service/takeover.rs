@@ -146,7 +146,8 @@ impl Takeover {
             });
             self.snapshot.serial += 1;
             let key = ProcessKey { worker: id, incarnation: self.snapshot.serial };
-            found.heard = self.processes.find(key, &name, process, written);
+            found.heard =
+                self.processes.find(key, &name, process, written, &self.snapshot.settings.config.process.log);
             self.record(written, id, Some(key));
         } else {
             self.record(written, id, None);

@@ -1,4 +1,4 @@
-//! Periodic checks of workers: queues, watchdogs, output. Not: how health is found from queues (`health/`).
+//! Periodic checks of workers: queues, watchdogs. Not: how health is found from queues (`health/`).
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -45,13 +45,11 @@ impl<D: Dataplane, P: Processes> Engine<D, P> {
         let pause = tcp().filter_map(|listener| listener.health.pause(&self.settings.config)).min();
         let busy = tcp().any(|listener| listener.health.is_busy());
         let served = self.pool.iter().filter(|worker| worker.life.state() != State::Draining);
-        let mut running = self.pool.iter().filter_map(|worker| worker.process);
         let wanted = Wanted {
             queues: pause.map(|pause| (pause, if busy { OFTEN } else { RARELY })),
             readiness: self.readiness_pause(now),
             foreign: self.next_foreign(now),
             watchdog: served.filter_map(|worker| worker.watchdog.deadline()).min(),
-            output: running.any(|running| self.processes.is_recorded(running.key)),
         };
         self.monitor.plan(&wanted, now);
     }
@@ -63,15 +61,6 @@ impl<D: Dataplane, P: Processes> Engine<D, P> {
             CheckKind::Queues => self.check_health(now),
             CheckKind::Watchdogs => self.check_watchdogs(now),
             CheckKind::Repairs => self.repair_all(now),
-            CheckKind::Output => self.forward_output(now),
-        }
-    }
-
-    fn forward_output(&mut self, now: Instant) {
-        for running in self.pool.iter().filter_map(|worker| worker.process) {
-            if let Some(pause) = self.processes.forward(running.key) {
-                self.monitor.more_output(now + pause);
-            }
         }
     }
 

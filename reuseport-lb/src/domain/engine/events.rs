@@ -58,7 +58,9 @@ impl<D: Dataplane, P: Processes> Engine<D, P> {
         let advice = worker.advice_on(exit, now);
         worker.watchdog = Watchdog::Off;
         worker.drain.end = Some(exit.to_string());
-        if let Some(words) = worker.process.and_then(|running| self.processes.forget(running.key)) {
+        let killed = matches!(exit, Exit::Signal(SIGKILL, _)) && !hung;
+        let words = worker.process.map(|running| self.processes.forget(running.key));
+        if let Some(words) = words.filter(|words| !words.is_empty() && !killed) {
             worker.sightings.last_words = words;
         }
         let name = worker.name.clone();
@@ -78,7 +80,6 @@ impl<D: Dataplane, P: Processes> Engine<D, P> {
         }
         self.forget_health(id);
         self.rollout_saw_end(id, &format!("{exit}{advice}"), now);
-        let killed = matches!(exit, Exit::Signal(SIGKILL, _)) && !hung;
         self.on_event(id, Event::Ended { killed }, now);
     }
 

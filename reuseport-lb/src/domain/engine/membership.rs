@@ -92,7 +92,6 @@ impl<D: Dataplane, P: Processes> Engine<D, P> {
             key,
             name: &worker.name,
             sockets: &sockets,
-            suspect: worker.life.is_suspect(),
             settings: &self.settings,
         });
         let (revision, stop) = (self.settings.revision(), self.settings.config.stop);

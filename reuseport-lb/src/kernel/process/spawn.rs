@@ -2,7 +2,7 @@
 //! child does then (`launch.rs`).
 
 use std::cell::Cell;
-use std::io;
+use std::io::{self, PipeWriter};
 use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
@@ -20,8 +20,8 @@ use crate::domain::observed::User;
 use crate::kernel::attributes;
 use crate::kernel::cgroup::Cgroup;
 use crate::kernel::host;
+use crate::kernel::journal;
 use crate::kernel::launch::Arguments;
-use crate::kernel::output::Output;
 use crate::kernel::systemd;
 
 /// How a new worker is to be started.
@@ -44,8 +44,8 @@ pub struct Launch<'a> {
     pub open_files: Rlimit,
     /// Longest time between two `WATCHDOG=1`; `None`: none are expected.
     pub watchdog: Option<Duration>,
-    /// Where the worker's output goes; `None`: where the daemon's goes.
-    pub output: Option<&'a Output>,
+    /// Where the worker writes its output.
+    pub output: PipeWriter,
 }
 
 impl Launch<'_> {
@@ -76,11 +76,11 @@ pub fn spawn(launch: &Launch<'_>) -> Result<Process> {
     let open_files = launch.open_files;
     let mut command = Command::new("/proc/self/exe");
     command.arg0("reuseport-lb").args(launch.arguments(&fds).line()).stdin(wait);
-    if let Some(output) = launch.output {
-        command.stdout(output.stdio()?).stderr(output.stdio()?);
-    }
-    // These are for the daemon's own process: a worker must not speak to the daemon's service manager.
-    for variable in systemd::OURS.iter().chain(&systemd::DAEMONS) {
+    command.stdout(launch.output.try_clone().context("cannot share a pipe")?);
+    command.stderr(launch.output.try_clone().context("cannot share a pipe")?);
+    // These are for the daemon's own process: a worker must not speak to the daemon's service manager, nor take the
+    // keeper of its output for the journal.
+    for variable in systemd::OURS.iter().chain(&systemd::DAEMONS).chain([&journal::STREAM]) {
         command.env_remove(variable);
     }
     // The worker is found by these (see `marks`), also an embedded one.

@@ -22,6 +22,7 @@ use crate::config;
 use crate::domain::listener::Listener;
 use crate::domain::worker;
 use crate::kernel::host::{self, Inode};
+use crate::kernel::output::OutputIdentity;
 use crate::kernel::process::Identity;
 
 /// Version of the format; it changes when an older daemon could misread the file.
@@ -149,6 +150,9 @@ pub struct SavedProcess {
     pub cgroup: Option<PathBuf>,
     /// Path of the notification socket, and the user and group that own it.
     pub notify: Option<(PathBuf, Option<(u32, u32)>)>,
+    /// How the output of the process is found again.
+    #[serde(default)]
+    pub output: Option<OutputIdentity>,
 }
 
 impl SavedProcess {

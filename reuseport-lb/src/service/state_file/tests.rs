@@ -22,6 +22,7 @@ fn state() -> SavedService {
             leader: Some(Identity { pid: 2, started: 1 }),
             cgroup: Some("/sys/fs/cgroup/web-3".into()),
             notify: Some(("/run/notify/1".into(), Some((33, 33)))),
+            output: Some(OutputIdentity { keeper: Identity { pid: 2, started: 7 }, pipe: 4 }),
         },
         sockets: vec![place],
     };
@@ -75,7 +76,7 @@ fn what_earlier_versions_have_written_is_read() {
     let mut old = whole.clone();
     let parts = [
         ("/", &["abandoned", "told", "flows_cut"][..]),
-        ("/workers/0", &["cgroup", "process", "notify", "stop"]),
+        ("/workers/0", &["cgroup", "process", "leader", "notify", "output", "stop"]),
     ];
     let parts =
         parts.into_iter().chain([("/doors/0", &["program", "since", "lost"][..]), ("/config", &["stop"])]);

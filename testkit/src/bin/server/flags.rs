@@ -139,9 +139,6 @@ pub(crate) struct Flags {
     /// How these processes behave
     #[arg(long, value_enum, default_value_t = Family::Plain)]
     pub(crate) how: Family,
-    /// As soon as this file is there, remove it, and write as many MiB as it says to standard error
-    #[arg(long, value_name = "FILE", requires = "tick")]
-    pub(crate) write: Option<PathBuf>,
 }
 
 /// How readiness is said.

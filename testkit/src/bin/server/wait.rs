@@ -36,9 +36,6 @@ pub(crate) fn serve(flags: &Flags, speaker: &Speaker, sockets: Vec<Socket>, sign
         if let Some(deeds) = flags.deeds.as_deref().and_then(taken) {
             deeds::perform(&deeds, &mut sockets, place)?;
         }
-        if let Some(file) = &flags.write {
-            write_much(file)?;
-        }
         for at in ready {
             let Some(socket) = &sockets[at] else { continue };
             if socket.r#type()? != Type::STREAM {
@@ -84,23 +81,6 @@ fn taken(file: &std::path::Path) -> Option<String> {
     let text = std::fs::read_to_string(file).ok().filter(|text| !text.is_empty())?;
     std::fs::remove_file(file).ok()?;
     Some(text)
-}
-
-/// As many MiB as the file says, and its end; then a file beside it says the same.
-fn write_much(file: &std::path::Path) -> Result<()> {
-    let Some(amount) = taken(file) else { return Ok(()) };
-    let mut block = vec![b'x'; 1 << 20];
-    block.iter_mut().skip(1023).step_by(1024).for_each(|byte| *byte = b'\n');
-    for _ in 0..amount.trim().parse()? {
-        io::stderr().write_all(&block)?;
-    }
-    println!("the end of {amount}");
-    let mut done = file.as_os_str().to_owned();
-    done.push("-done");
-    let new = file.with_extension("new-done");
-    std::fs::write(&new, &amount)?;
-    std::fs::rename(new, done)?;
-    Ok(())
 }
 
 /// Does not accept for a while, but runs; writes down what its poll object sees of a hang-up.

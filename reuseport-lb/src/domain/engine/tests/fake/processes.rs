@@ -1,7 +1,5 @@
 //! The fake processes behind `Processes`.
 
-use std::time::Duration;
-
 use super::{Broken, Fake, Process, Stage};
 use crate::config::{Replace, StopSettings};
 use crate::domain::listener::Listener;
@@ -122,19 +120,11 @@ impl Processes for Fake {
         false
     }
 
-    fn is_recorded(&self, _process: ProcessKey) -> bool {
-        false
-    }
-
-    fn forward(&mut self, _process: ProcessKey) -> Option<Duration> {
-        None
-    }
-
-    fn forget(&mut self, process: ProcessKey) -> Option<Vec<String>> {
+    fn forget(&mut self, process: ProcessKey) -> Vec<String> {
         if let Some(process) = self.0.borrow_mut().processes.get_mut(&process) {
             process.known = false;
         }
-        None
+        Vec::new()
     }
 
     fn look_for_foreign(&mut self, _processes: &[ProcessKey], _listeners: &[Listener]) {}
