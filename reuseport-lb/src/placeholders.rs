@@ -45,6 +45,28 @@ pub fn is_of_one(text: &str) -> bool {
     has(text, "index") || has(text, "worker")
 }
 
+/// A word in single braces that is probably a misspelt placeholder, and the one that was meant. Shell variables (`${…}`)
+/// and doubled braces are not looked at.
+#[must_use]
+pub fn misspelt(text: &str) -> Option<(&str, &'static str)> {
+    text.char_indices().filter(|(_, c)| *c == '{').find_map(|(at, _)| {
+        if text[..at].ends_with(['$', '{']) {
+            return None;
+        }
+        let (inside, _) = text[at + 1..].split_once('}')?;
+        let word = inside.trim();
+        let is_word = word.len() >= 3 && word.chars().all(|c| c.is_ascii_alphabetic());
+        if NAMES.contains(&inside) || !is_word || inside.contains(char::is_control) {
+            return None;
+        }
+        let word = word.to_ascii_lowercase();
+        let far = |name: &str| strsim::damerau_levenshtein(&word, name);
+        let near = NAMES.into_iter().min_by_key(|name| far(name))?;
+        // One wrong letter in a short word, two in a longer one.
+        (far(near) <= near.len().div_ceil(4)).then_some((inside, near))
+    })
+}
+
 fn replace(text: &str, mut value: impl FnMut(&str) -> String) -> String {
     let mut whole = String::with_capacity(text.len());
     let mut rest = text;
@@ -92,6 +114,20 @@ mod tests {
             ("", ""),
         ] {
             assert_eq!(fill(text, "web/2", 77), filled, "{text}");
+        }
+        for (text, meant) in [
+            ("--port=808{indx}", Some(("indx", "index"))),
+            ("{index} {indxe}", Some(("indxe", "index"))),
+            ("{INDEX}", Some(("INDEX", "index"))),
+            ("{ worker }", Some((" worker ", "worker"))),
+            ("{wroker}", Some(("wroker", "worker"))),
+            ("{sevice}", Some(("sevice", "service"))),
+            ("{index} {worker} {service} {pid} {{indx}} ${indx} {} {name} {id} {worker_name} {number}", None),
+            (r#"{"worker": 1}"#, None),
+            ("{indx", None),
+            ("ä{ö}", None),
+        ] {
+            assert_eq!(misspelt(text), meant, "{text}");
         }
         assert!(any("x{pid}") && !any("{{pid}} {x}"));
         assert!(is_of_one("{index}") && is_of_one("{worker}") && !is_of_one("{service}{pid}{{index}}"));

@@ -8,16 +8,19 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on shall panic")]
 
+use std::net::UdpSocket;
 use std::path::Path;
 use std::process::Command;
-use std::time::Instant;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 use nix::mount::{MsFlags, mount};
+use testkit::background::beside;
 use testkit::config::Config;
 use testkit::counters::Counters;
-use testkit::daemon::{Daemon, settled, until};
+use testkit::daemon::{Daemon, selected, settled, until};
 use testkit::fault::times;
-use testkit::patience::fewer;
+use testkit::patience::{at_most, fewer, lasts};
 use testkit::world::{World, program};
 
 const PORT: &str = "5300";
@@ -35,7 +38,10 @@ fn unbound(world: &World) -> Config {
             "server:\n  use-systemd: yes\n  interface: 127.0.0.1@{PORT}\n  do-tcp: no\n  num-threads: 1\n  \
              username: \"\"\n  chroot: \"\"\n  directory: \"/\"\n  pidfile: \"\"\n  use-syslog: no\n  \
              module-config: \"iterator\"\n  local-zone: \"test.\" redirect\n  \
-             local-data: \"test. 60 A 192.0.2.1\"\nremote-control:\n  control-enable: no\n"
+             local-data: \"test. 60 A 192.0.2.1\"\n  do-not-query-localhost: no\n  \
+             unknown-server-time-limit: 60000\n  discard-timeout: 0\nremote-control:\n  control-enable: no\n\
+             forward-zone:\n  name: \"slow.\"\n  forward-addr: {}\n",
+            upstream()
         ),
     );
     let unbound = program("unbound").display().to_string();
@@ -46,6 +52,51 @@ fn unbound(world: &World) -> Config {
         "-c",
         &*file.to_string_lossy(),
     ])
+}
+
+/// A server that unbound asks for names below `slow.` Its answer is passed on however late it is (`discard-timeout`).
+fn upstream() -> String {
+    "127.0.0.1@5353".into()
+}
+
+/// Answers all that [`upstream`] is asked after this time.
+fn answer_after(time: Duration, over: &AtomicBool) {
+    let socket = UdpSocket::bind(upstream().replace('@', ":")).unwrap();
+    socket.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
+    std::thread::scope(|scope| {
+        let mut query = [0; 512];
+        while !over.load(Ordering::Relaxed) {
+            let Ok((length, from)) = socket.recv_from(&mut query) else { continue };
+            let answer = answer(&query[..length]);
+            let socket = &socket;
+            scope.spawn(move || {
+                lasts("what it takes to answer", time);
+                socket.send_to(&answer, from).unwrap();
+            });
+        }
+    });
+}
+
+/// An address for the name that a query asks for.
+fn answer(query: &[u8]) -> Vec<u8> {
+    let question = &query[12..];
+    let name = question.iter().position(|byte| *byte == 0).unwrap();
+    let flags_and_counts = [0x81, 0x80, 0, 1, 0, 1, 0, 0, 0, 0];
+    let record = [0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 60, 0, 4, 192, 0, 2, 1];
+    [&query[..2], &flags_and_counts, &question[..name + 5], &record].concat()
+}
+
+/// Asks for a name of its own below `slow.`; whether that was answered.
+fn ask_slowly(number: usize) -> bool {
+    let client = UdpSocket::bind("127.0.0.1:0").unwrap();
+    client.connect(format!("127.0.0.1:{PORT}")).unwrap();
+    client.set_read_timeout(Some(at_most(Duration::from_secs(20)))).unwrap();
+    let name = format!("n{number}");
+    let head = [0, 1, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0, name.len() as u8];
+    let query = [&head[..], name.as_bytes(), b"\x04slow\x00\x00\x01\x00\x01"].concat();
+    client.send(&query).unwrap();
+    let mut answer = [0; 512];
+    client.recv(&mut answer).is_ok_and(|length| answer[..length].ends_with(&[192, 0, 2, 1]))
 }
 
 /// Makes sd_booted(3) say yes in this world, and nowhere else.
@@ -124,6 +175,46 @@ fn unbound_without_flows_is_restarted_at_once_and_answers_every_query() {
     assert_eq!(Counters::of(&after), Counters::all_taken(answers.sent));
     assert_eq!(after.groups[0].strangers, Some(0));
     daemon.stop();
+}
+
+/// Restarts all workers while queries of 3 s are in flight; how many were asked, and not answered.
+fn restart_in_flight(flows: &str) -> (usize, usize) {
+    let world = World::new();
+    boot_systemd();
+    let config = unbound(&world).workers(2).set("idle_timeout", "5s").set("drain_timeout", "30s");
+    let daemon = Daemon::with(&world, &config.set("flows", flows).set("ready", "notify"));
+    let before = daemon.workers();
+    let asking = |over: &AtomicBool| {
+        std::thread::scope(|scope| {
+            let mut all = Vec::new();
+            while !over.load(Ordering::Relaxed) {
+                let number = all.len();
+                all.push(scope.spawn(move || ask_slowly(number)));
+                lasts("the time between two of ten queries a second", Duration::from_millis(100));
+            }
+            all.into_iter().map(|one| one.join().unwrap()).collect::<Vec<bool>>()
+        })
+    };
+    let restart = || {
+        until("queries to be in flight", || {
+            daemon.service().workers.iter().all(|worker| selected(worker) > 5).then_some(())
+        });
+        daemon.run(&["restart", "dns", "--trial", "100ms"]);
+    };
+    let slow = Duration::from_secs(3);
+    let (((), answered), ()) = beside(|over| answer_after(slow, over), || beside(asking, restart));
+    let lost = answered.iter().filter(|answered| !**answered).count();
+    println!("flows {flows}: {lost} of {} queries of {slow:?} lost", answered.len());
+    assert!(daemon.workers().iter().all(|pid| !before.contains(pid)));
+    daemon.stop();
+    (answered.len(), lost)
+}
+
+#[test]
+fn a_restart_of_unbound_finishes_queries_in_flight_if_flows_are_tracked() {
+    let (asked, lost) = restart_in_flight("track");
+    assert!(asked > 20 && lost == 0, "{lost} of {asked} queries were lost");
+    assert!(restart_in_flight("none").1 > 0, "nothing was in flight");
 }
 
 #[test]

@@ -132,13 +132,21 @@ pub(crate) fn wrapped(root: &Path, programs: &[&str]) -> Result<PathBuf> {
         let libraries = libraries(root).unwrap_or_else(|_| root.join("usr/lib"));
         let script = if is_python(place) {
             let modules = root.join("usr/lib/python3/dist-packages");
-            format!("#!/bin/sh\nPYTHONPATH={} exec python3 {} \"$@\"\n", modules.display(), place.display())
+            // The one that the packages are made for, whose modules they may need.
+            let python =
+                ["/usr/bin/python3"].into_iter().find(|it| Path::new(it).exists()).unwrap_or("python3");
+            format!("#!/bin/sh\nPYTHONPATH={} exec {python} {} \"$@\"\n", modules.display(), place.display())
         } else {
+            // uWSGI looks for its plugins in /usr/lib only.
+            let plugins = root.join("usr/lib/uwsgi/plugins");
+            let older = root.join("lib").join(libraries.file_name().unwrap_or_default());
             format!(
-                "#!/bin/sh\nLD_LIBRARY_PATH={}:{} PYTHONHOME={} exec {} \"$@\"\n",
+                "#!/bin/sh\n{}UWSGI_PLUGINS_DIR={} LD_LIBRARY_PATH={}:{}:{} exec {} \"$@\"\n",
+                python_home(root),
+                plugins.display(),
                 libraries.display(),
                 libraries.join("systemd").display(),
-                root.join("usr").display(),
+                older.display(),
                 place.display()
             )
         };
@@ -147,6 +155,14 @@ pub(crate) fn wrapped(root: &Path, programs: &[&str]) -> Result<PathBuf> {
         fs::set_permissions(&wrapper, fs::Permissions::from_mode(0o755))?;
     }
     Ok(folder)
+}
+
+/// Where Python finds its own modules, as a variable in front of a command; nothing if they are the system's.
+fn python_home(root: &Path) -> String {
+    let usr = root.join("usr");
+    let has_python = fs::read_dir(usr.join("lib"))
+        .is_ok_and(|entries| entries.flatten().any(|entry| entry.path().join("encodings").is_dir()));
+    if has_python { format!("PYTHONHOME={} ", usr.display()) } else { String::new() }
 }
 
 /// Whether a program is a script for Python.

@@ -17,13 +17,18 @@ const NEEDED: &[(&str, &str)] = &[
     ("ab", "apache2-utils"),
     ("dnsperf", "dnsperf"),
     ("faketime", "faketime"),
+    ("go", "golang-go"),
     ("gunicorn", "gunicorn"),
     ("haproxy", "haproxy"),
+    ("hypercorn", "python3-hypercorn"),
     ("ip", "iproute2"),
+    ("lighttpd", "lighttpd"),
     ("nginx", "nginx-light"),
+    ("node", "nodejs"),
     ("python3", "python3-minimal"),
     ("systemd-analyze", "systemd"),
     ("unbound", "unbound"),
+    ("uwsgi-core", "uwsgi-plugin-python3"),
     ("uvicorn", "uvicorn"),
 ];
 

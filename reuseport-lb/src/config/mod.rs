@@ -18,6 +18,7 @@ pub use choices::{Affinity, Flows, OnCrash, OnStall, Replace, SocketOwner, WhenB
 pub use environment::{check_directory, check_program, check_variable};
 pub use errors::Invalid;
 pub(crate) use errors::{nearest, plain};
+pub use known::{KnownServer, SaysReady, TakesSockets, known_server};
 pub use listen::ListenerConfig;
 pub use log::written as size;
 pub use machine::Machine;

@@ -1,31 +1,81 @@
-//! Warnings about a valid configuration, PURE: addresses of one service that lie within those of another, and servers
-//! that end in order with another signal, and sockets that belong to a user of many.
+//! Warnings about a valid configuration, PURE: addresses of one service that lie within those of another, what a
+//! command does not fit, and sockets that belong to a user of many.
 
 use super::choices::SocketOwner;
-use super::known;
+use super::known::{Launched, SaysReady, TakesSockets};
 use super::service::ServiceConfig;
+use super::values::Ready;
 use crate::domain::listener::Listener;
+use crate::placeholders;
 
 /// What is worth a word about these services; one line each.
 #[must_use]
 pub fn warnings(services: &[ServiceConfig]) -> Vec<String> {
     let mut lines = overlaps(services);
-    lines.extend(services.iter().filter_map(wrong_signal));
+    lines.extend(services.iter().flat_map(about_server));
+    lines.extend(services.iter().flat_map(misspelt));
     lines.extend(services.iter().filter_map(|service| shared_user(service, services)));
     lines
 }
 
-/// The server of a service, if that ends in order with another signal than the service's.
-fn wrong_signal(service: &ServiceConfig) -> Option<String> {
-    let (server, signal) = known::server(service.command.first()?)?;
+/// What the command of a service does not fit, as far as its server is known.
+fn about_server(service: &ServiceConfig) -> Vec<String> {
+    let variables =
+        [Some(&service.process.env), service.process.env_file.as_ref().map(|file| &file.variables)];
+    let Some(launched) = Launched::find(&service.command, variables.into_iter().flatten()) else {
+        return Vec::new();
+    };
+    let (server, name) = (launched.server, &launched.name);
+    let mut said = Vec::new();
     let told = service.stop.signal;
-    (told != signal).then(|| {
-        format!(
-            "service {}: {server} ends in order with {signal}, and {told} may cut its connections: set stop_signal = \
-             \"{signal}\"",
+    if let Some(signal) = server.signal.filter(|signal| *signal != told) {
+        said.push(format!(
+            "{name} ends in order with {signal}, and {told} may cut its connections: set stop_signal = \"{signal}\""
+        ));
+    }
+    if let Some(mode) = server.mode.filter(|mode| *mode != service.stop.mode) {
+        said.push(format!(
+            "{name} ends in order if only its main process is told to, and a signal to all of them may cut its \
+             connections: set stop_mode = \"{mode}\""
+        ));
+    }
+    if let Some(argument) = server.in_order.filter(|argument| launched.lacks(*argument)) {
+        said.push(format!("no signal ends {name} in order without {}: add that", argument.write));
+    }
+    if let TakesSockets::Told(argument) = server.sockets
+        && launched.lacks(argument)
+    {
+        said.push(format!(
+            "{name} opens sockets of its own, and gets nothing, without {}: add that",
+            argument.write
+        ));
+    }
+    if service.ready == Ready::Notify {
+        let instead = "set ready = \"accepting\", or it is never ready";
+        match server.ready {
+            SaysReady::Never => said.push(format!("{name} does not say READY=1: {instead}")),
+            SaysReady::With(argument) if !launched.has(argument) => {
+                said.push(format!("{name} says READY=1 only with {argument}: add that, or {instead}"));
+            }
+            _ => {}
+        }
+    }
+    said.into_iter().map(|line| format!("service {}: {line}", service.name)).collect()
+}
+
+/// Placeholders that are probably misspelt; without what stands around them, which may be a secret.
+fn misspelt(service: &ServiceConfig) -> Vec<String> {
+    let arguments = service.command.iter().map(|text| ("command".to_owned(), text));
+    let variables = service.process.env.iter().map(|(name, value)| (format!("the variable {name}"), value));
+    let cwd = service.process.cwd.iter().map(|cwd| ("cwd".to_owned(), cwd));
+    let line = |(place, text): (String, &String)| {
+        let (word, meant) = placeholders::misspelt(text)?;
+        Some(format!(
+            "service {}: {{{word}}} in {place} is no placeholder, and stays as it is: did you mean {{{meant}}}?",
             service.name
-        )
-    })
+        ))
+    };
+    arguments.chain(variables).chain(cwd).filter_map(line).collect()
 }
 
 /// Names and number of the user that programs run as which have none of their own.
@@ -80,29 +130,94 @@ fn is_below(some: &Listener, all: &Listener) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::super::StopSignal;
+    use super::super::{StopMode, StopSignal};
     use super::*;
 
-    fn said(command: &str, signal: StopSignal) -> Vec<String> {
+    fn said(command: &str, change: impl Fn(&mut ServiceConfig)) -> Vec<String> {
         let mut service = ServiceConfig::new("web", Vec::new(), 1);
-        service.command = vec![command.into()];
-        service.stop.signal = signal;
+        service.command = command.split(' ').map(Into::into).collect();
+        change(&mut service);
         warnings(&[service])
     }
 
     #[test]
     fn another_signal_than_the_servers_is_worth_a_word() {
-        let haproxy = said("/usr/sbin/haproxy", StopSignal::Term).join("");
+        let with = |command: &str, signal| said(command, |service| service.stop.signal = signal);
+        let haproxy = with("/usr/sbin/haproxy", StopSignal::Term).join("");
         assert!(
             haproxy.starts_with("service web: haproxy ends in order with USR1, and TERM may cut"),
             "{haproxy}"
         );
-        assert_eq!(said("php-fpm8.2", StopSignal::Term).len(), 1);
-        assert_eq!(said("gunicorn", StopSignal::Quit).len(), 1);
+        assert_eq!(with("php-fpm8.2", StopSignal::Term).len(), 1);
+        assert_eq!(with("gunicorn", StopSignal::Quit).len(), 1);
         let fine =
             [("haproxy", StopSignal::Usr1), ("gunicorn", StopSignal::Term), ("nginx/x", StopSignal::Term)];
         for (command, signal) in fine {
-            assert_eq!(said(command, signal), Vec::<String>::new(), "{command}");
+            assert_eq!(with(command, signal), Vec::<String>::new(), "{command}");
+        }
+        // What a program of Node's does with a signal is its own.
+        assert!(with("node server.js", StopSignal::Quit).is_empty());
+    }
+
+    #[test]
+    fn a_command_that_cannot_work_is_worth_a_word() {
+        let none = |_: &mut ServiceConfig| {};
+        let uvicorn =
+            "service web: uvicorn opens sockets of its own, and gets nothing, without --fd 3: add that";
+        assert_eq!(said("python3 -m uvicorn app:app", none), [uvicorn]);
+        assert!(said("uvicorn --fd 3 app:app", none).is_empty());
+        let nginx = said("nginx", |service| service.stop.signal = StopSignal::Quit);
+        let opens = "service web: nginx opens sockets of its own, and gets nothing, without env = { NGINX = \"3;\" }: add that";
+        assert_eq!(nginx, [opens]);
+        let fine = said("nginx", |service| {
+            service.stop.signal = StopSignal::Quit;
+            service.process.env.insert("NGINX".into(), "3;".into());
+        });
+        assert!(fine.is_empty(), "{fine:?}");
+        let uwsgi = "uwsgi --master --hook-master-start unix_signal:15:gracefully_kill_them_all";
+        let mode = said(uwsgi, none);
+        assert!(mode.len() == 1 && mode[0].ends_with("set stop_mode = \"main\""), "{mode:?}");
+        assert!(said(uwsgi, |service| service.stop.mode = StopMode::Main).is_empty());
+        let hook = said("uwsgi --master", |service| service.stop.mode = StopMode::Main);
+        assert!(
+            hook.len() == 1 && hook[0].contains("no signal ends uwsgi in order without --hook"),
+            "{hook:?}"
+        );
+    }
+
+    #[test]
+    fn a_misspelt_placeholder_is_worth_a_word_without_what_is_around_it() {
+        let lines = said("./server --port=808{indx}", |service| {
+            service.process.env.insert("TOKEN".into(), "secret-{wroker}".into());
+            service.process.cwd = Some("/srv/{Service}".into());
+        });
+        let expected = [
+            ("{indx} in command", "{index}"),
+            ("{wroker} in the variable TOKEN", "{worker}"),
+            ("{Service} in cwd", "{service}"),
+        ];
+        let expected = expected.map(|(what, meant)| {
+            format!("service web: {what} is no placeholder, and stays as it is: did you mean {meant}?")
+        });
+        assert_eq!(lines, expected);
+        assert!(said("./server {index} {} {name}", |_| {}).is_empty());
+    }
+
+    #[test]
+    fn a_server_that_never_says_that_it_is_ready_is_worth_a_word() {
+        let notify = |command: &str| {
+            let said = said(command, |service| {
+                service.ready = Ready::Notify;
+                service.stop.signal = StopSignal::Usr1;
+            });
+            said.into_iter().filter(|line| line.contains("READY=1")).collect::<Vec<String>>()
+        };
+        let never =
+            "service web: uvicorn does not say READY=1: set ready = \"accepting\", or it is never ready";
+        assert_eq!(notify("uvicorn --fd 3 x"), [never]);
+        assert!(notify("haproxy -W -f x")[0].contains("haproxy says READY=1 only with -Ws"));
+        for fine in ["haproxy -Ws -f x", "gunicorn x", "puma", "node x.js", "./own"] {
+            assert!(notify(fine).is_empty(), "{fine}");
         }
     }
 

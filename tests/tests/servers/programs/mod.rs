@@ -1,6 +1,8 @@
 //! Servers that people run, with what they need to serve.
 
-use testkit::world::{World, program};
+use std::path::PathBuf;
+
+use testkit::world::{World, program, run};
 
 use super::requests::long;
 
@@ -48,6 +50,90 @@ pub(super) fn haproxy(world: &World, mode: &str) -> Vec<String> {
         ),
     );
     words("haproxy", &[mode, "-f", &file.to_string_lossy()])
+}
+
+/// gunicorn with that, whose patience with requests in flight is `patience`.
+pub(super) fn gunicorn(world: &World, patience: &str) -> Vec<String> {
+    let application = application(world);
+    words(
+        "gunicorn",
+        &["--threads", "200", "--graceful-timeout", patience, "--chdir", &application, "app:wsgi"],
+    )
+}
+
+/// hypercorn with that, and `more` options.
+pub(super) fn hypercorn(world: &World, more: &[&str]) -> Vec<String> {
+    let module = format!("{}:asgi", world.path("app.py").display());
+    let _ = application(world);
+    words("hypercorn", &[&["--bind", "fd://3"], more, &[&*module]].concat())
+}
+
+/// uWSGI with that, as its main process is told to end it in order.
+pub(super) fn uwsgi(world: &World) -> Vec<String> {
+    let application = application(world);
+    // It is named like Debian's Python: python311.
+    let python = Some(PathBuf::from("/usr/bin/python3")).filter(|it| it.exists());
+    let python = python.unwrap_or_else(|| program("python3")).display().to_string();
+    let plugin = run(&python, &["-c", "import sys; print('python%d%d' % sys.version_info[:2], end='')"]);
+    words(
+        "uwsgi-core",
+        &[
+            "--plugin",
+            &plugin,
+            "--master",
+            "--disable-logging",
+            "--threads",
+            "200",
+            "--protocol",
+            "http",
+            "--chdir",
+            &application,
+            "--module",
+            "app:wsgi",
+            "--hook-master-start",
+            "unix_signal:15 gracefully_kill_them_all",
+        ],
+    )
+}
+
+/// Node with a server alone (`single`), or with two processes behind each socket (`cluster`).
+pub(super) fn node(world: &World, mode: &str) -> Vec<String> {
+    let file = world.file("server.js", include_str!("server.js"));
+    words("node", &[&file.to_string_lossy(), mode, &long().as_secs().to_string()])
+}
+
+/// A server in Go.
+pub(super) fn go(world: &World) -> Vec<String> {
+    let source = world.file("server.go", include_str!("server.go"));
+    let binary = world.path("go-server");
+    let built = std::process::Command::new(program("go"))
+        .args(["build", "-o"])
+        .args([&binary, &source])
+        .env("GOCACHE", world.path("go-cache"))
+        .envs([("GO111MODULE", "off"), ("CGO_ENABLED", "0")])
+        .output()
+        .unwrap();
+    assert!(built.status.success(), "{}", String::from_utf8_lossy(&built.stderr));
+    vec![binary.display().to_string(), long().as_secs().to_string()]
+}
+
+/// lighttpd with a download that takes [`long`].
+pub(super) fn lighttpd(world: &World) -> Vec<String> {
+    const RATE: usize = 16;
+    let _ = world.file("slow", &"x".repeat(RATE * 1024 * long().as_secs() as usize));
+    let _ = world.file("index.html", "ok");
+    let file = world.file(
+        "lighttpd.conf",
+        &format!(
+            "server.document-root = \"{}\"\nserver.systemd-socket-activation = \"enable\"\n\
+             server.bind = \"127.0.0.1\"\nserver.port = 3000\nindex-file.names = (\"index.html\")\n\
+             server.feature-flags = (\"server.graceful-shutdown-timeout\" => {})\n\
+             $HTTP[\"url\"] == \"/slow\" {{ connection.kbytes-per-second = {RATE} }}\n",
+            world.path("").display(),
+            long().as_secs() * 3
+        ),
+    );
+    words("lighttpd", &["-D", "-f", &file.to_string_lossy()])
 }
 
 /// nginx with a listener, and the descriptors that it is told of.
