@@ -134,7 +134,14 @@ fn a_new_command_that_does_not_work_is_taken_back() {
     let load = Load::to(to(3000)).clients(4).kept(20).start();
     web().command(&["sh", "-c", "exit 4"]).write(&world);
     let output = daemon.paths().output(&["reload"]);
-    assert_said(&output, 1, &["exited with status 4", "goes on with its old command"]);
+    assert_said(
+        &output,
+        1,
+        &[
+            "exited with status 4",
+            "goes on with its old command, listeners and all else that its workers are started with",
+        ],
+    );
     assert_eq!(daemon.workers(), before);
     // A crash is answered with the old command, too.
     signal(before[0], Signal::SIGKILL);

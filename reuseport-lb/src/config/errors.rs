@@ -5,6 +5,7 @@ use std::ops::Range;
 
 use toml::de::{DeTable, DeValue};
 
+use super::quoted;
 use crate::printable::inline;
 
 /// An invalid configuration: what is wrong, where, and what to write instead. The command ends with exit code 2.
@@ -81,8 +82,10 @@ pub(super) fn located(text: &str, span: Option<Range<usize>>, message: &str) -> 
     let Some(span) = span else { return message.to_owned() };
     let before = text.get(..span.start.min(text.len())).unwrap_or(text);
     let number = before.matches('\n').count() + 1;
-    let line = text.lines().nth(number - 1).unwrap_or_default();
-    format!("line {number}: {message}\n  {number} | {}", line.trim_end())
+    format!(
+        "line {number}: {message}\n  {number} | {}",
+        quoted::line(text, number, |word| values(word).is_some())
+    )
 }
 
 /// Formats an error of the parser of `text`.
@@ -152,6 +155,15 @@ impl Location {
         let key = self.keys.last()?;
         if !theirs.iter().any(|start| message.starts_with(start)) {
             return None;
+        }
+        if quoted::within_env(&self.keys) {
+            // Without what is there: it may be a secret.
+            return Some(match key.as_str() {
+                "env" => format!("`env` cannot be that: write {}", values("env")?),
+                variable => {
+                    format!("the variable {variable} in `env` cannot be that: write a text in quotes")
+                }
+            });
         }
         if self.keys.len() == 1 && key == "service" {
             return Some(match self.table {

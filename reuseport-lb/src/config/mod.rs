@@ -8,6 +8,7 @@ mod listen;
 mod log;
 mod machine;
 pub mod process;
+mod quoted;
 mod service;
 mod stop;
 mod values;

@@ -235,7 +235,7 @@ fn what_a_process_cannot_be_started_with_is_an_error() {
         ("env = { LISTEN_FDS = \"9\" }", "gives each worker a LISTEN_FDS of its own"),
         ("env = { REUSEPORT_LB_INDEX = \"9\" }", "REUSEPORT_LB_INDEX of its own"),
         ("env = { \"A-B\" = \"\" }", "\"A-B\" is no name of a variable"),
-        ("env = { PORT = 8080 }", "`PORT` cannot be 8080: write a text in quotes"),
+        ("env = { PORT = 8080 }", "the variable PORT in `env` cannot be that: write a text in quotes"),
         ("env = { A = \"\\u0000\" }", "zero byte"),
         ("env = [\"A=1\"]", "a table of variables, like"),
         ("env_file = \"/no/such/file\"", "cannot read /no/such/file: No such file"),

@@ -18,6 +18,9 @@ use super::agenda::{Applying, ApplyingStage, Change};
 use super::input::{NewGroup, Reconfiguration, Scaling};
 use super::rolling::TRIAL;
 
+/// What a service goes back to if new processes do not work.
+const OLD: &str = "its old command, listeners and all else that its workers are started with";
+
 /// How many sockets get another backlog in one part of the work.
 const SOCKETS_AT_ONCE: usize = 64;
 
@@ -193,9 +196,7 @@ impl<D: Dataplane, P: Processes> Engine<D, P> {
                     let all = changes.iter().chain([&replaced]).map(String::as_str);
                     Ok(format!("{name}: {}", all.collect::<Vec<&str>>().join(", ")))
                 }
-                Some(error) => {
-                    Err(format!("service {name} goes on with its old command, user and listeners: {error}"))
-                }
+                Some(error) => Err(format!("service {name} goes on with {OLD}: {error}")),
             });
         };
         self.replace(RestartOptions::in_turn(trial), outdated, Some(undo), Box::new(listener));
@@ -204,7 +205,7 @@ impl<D: Dataplane, P: Processes> Engine<D, P> {
     /// Goes back to the settings that processes were started with before, because new processes did not work. Workers
     /// that have been replaced already are replaced again.
     pub(super) fn undo(&mut self, undo: Undo) {
-        warn!(service = undo.config().name, "back to the old command, user and listeners");
+        warn!(service = undo.config().name, "back to {OLD}");
         let same = undo.config().command == self.settings.config.command;
         self.settings.undo(undo);
         self.note_stop(same);
