@@ -13,6 +13,7 @@ mod render;
 mod restart;
 mod run;
 mod scale;
+mod settings;
 mod status;
 mod stop;
 mod trace;
