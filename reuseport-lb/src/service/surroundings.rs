@@ -58,7 +58,7 @@ impl Outputs {
         all.push(Rc::downgrade(output));
     }
 
-    /// Waits until all that was written so far has gone where it belongs; at most for [`LAST_WORDS`].
+    /// Waits until all that was written so far has gone where it belongs; for half a second at most.
     pub async fn are_written_soon(&self) {
         let begun = Instant::now();
         let waits = || self.0.borrow().iter().filter_map(Weak::upgrade).any(|output| !output.is_written());
