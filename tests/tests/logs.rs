@@ -67,7 +67,7 @@ fn a_log_file_is_renamed_when_it_is_full_and_goes_on_after_everything() {
     assert_said(&doctor, 1, &["log files cannot be made in "]);
     fs::create_dir(world.path("logs")).unwrap();
     let checked = said(&paths.output(&["check", file.to_str().unwrap()]));
-    assert!(checked.contains("/logs/web-{index}.log, max 4KiB, keep 2\n"), "{checked}");
+    assert!(checked.contains("/logs/web-{index}.log (max 4KiB, keep 2)\n"), "{checked}");
 
     let daemon = Daemon::with(&world, &config);
     let shown = daemon.service().workers[0].log.clone();
