@@ -141,6 +141,9 @@ fn outlast(url: &str, table: &str, addresses: &[&str]) {
     let all = addresses.iter().cycle().take(fewer(200));
     let clients: Vec<UdpSocket> = all.map(|address| asking(*address)).collect();
     clients.iter().for_each(assert_from_child);
+    // The newest socket on the address is a child.
+    assert!(daemon.run(&["scale", "web", "3"]).contains("2 → 3 workers"));
+    addresses.iter().for_each(|address| assert_all_decided(&daemon, *address));
     let (done, rounds) = (AtomicBool::new(false), AtomicUsize::new(0));
     let daemon = std::thread::scope(|scope| {
         let asking = scope.spawn(|| {
@@ -154,17 +157,17 @@ fn outlast(url: &str, table: &str, addresses: &[&str]) {
             until("a round", || (rounds.load(Ordering::Relaxed) > seen + 1).then_some(()));
         };
         let replaced = daemon.run(&["restart", "web", "--trial", "100ms"]);
-        assert!(replaced.contains("web: 2 replaced"), "{replaced}");
+        assert!(replaced.contains("web: 3 replaced"), "{replaced}");
         next_round();
-        assert!(daemon.run(&["scale", "web", "3"]).contains("2 → 3 workers"));
+        assert!(daemon.run(&["scale", "web", "4"]).contains("3 → 4 workers"));
         next_round();
         daemon.kill();
         next_round();
-        let daemon = Daemon::with(&world, &config.clone().workers(3));
+        let daemon = Daemon::with(&world, &config.clone().workers(4));
         // Until then no workers can be replaced.
         until("it to be configured", || daemon.log().contains("configured: web: not changed").then_some(()));
         let replaced = daemon.run(&["restart", "web", "--trial", "100ms"]);
-        assert!(replaced.contains("web: 3 replaced"), "{replaced}");
+        assert!(replaced.contains("web: 4 replaced"), "{replaced}");
         next_round();
         done.store(true, Ordering::Relaxed);
         asking.join().unwrap();

@@ -22,9 +22,9 @@ const ATTEMPTS: usize = 50;
 pub struct Siblings {
     /// The user that they belong to; `None`: the daemon's.
     pub owner: Option<u32>,
-    /// Other sockets of the group, the oldest first, if processes that have one may have bound further ones on the
+    /// One of the others, if they are of UDP over IPv4, and processes that have one may have bound further ones on their
     /// address.
-    pub members: Vec<Arc<Socket>>,
+    pub member: Option<Arc<Socket>>,
 }
 
 /// A new socket for `listener`, not bound yet, that belongs to `owner`.
@@ -74,25 +74,19 @@ pub fn try_to_give(listener: &Listener, owner: Option<u32>) -> io::Result<()> {
     unbound(listener, owner).map(drop)
 }
 
-/// Binds a new UDP socket into the group of others, although there may be connected sockets on their address.
+/// Binds a new UDP socket over IPv4 into the group of others, although there may be connected sockets on their address.
 ///
 /// The kernel puts a new socket beside the newest one of the same user and address, also if that is connected and so
 /// in no group (docs/KERNEL.md, 72). So the new socket and a member of the group belong to a user of their own while it
 /// is bound. That alone would be refused, because the newest socket on the address must be of the same user as well:
 /// before, a [`cover`] is bound, which becomes that user's. A socket that a worker binds between two of these calls is
-/// refused (EADDRINUSE), unless it has SO_REUSEADDR and the socket of the other user that counts for it as well: over IPv4
-/// the cover, over IPv6 the member. Never both, so that no other user can bind a socket meanwhile.
+/// refused (EADDRINUSE); if it has SO_REUSEADDR, as the cover has, then only between the last two.
 pub(super) fn bind_beside(listener: &Listener, freebind: bool, siblings: &Siblings) -> io::Result<Socket> {
-    let v4 = listener.address.is_ipv4();
-    let members = || siblings.members.iter().map(|it| &**it).filter(|it| it.peer_addr().is_err());
     let (new, apart) = unbound_apart(listener, freebind)?;
     let mut bound = Err(io::ErrorKind::AddrInUse.into());
-    for attempt in 0..ATTEMPTS {
+    for _ in 0..ATTEMPTS {
         let cover = cover(listener, freebind, siblings.owner)?;
-        // IPv6 compares with the oldest socket on the address, if there are more than ten on the port: mostly the oldest
-        // member.
-        let most = if v4 || attempt == 0 { 1 } else { usize::MAX };
-        let lent = Lent::to(apart, !v4, members().take(most), siblings.owner)?;
+        let lent = Lent::to(apart, siblings.member.as_deref(), siblings.owner)?;
         give(&cover, Some(apart))?;
         bound = new.bind(&SockAddr::from(listener.address));
         give(&new, siblings.owner)?;
@@ -112,18 +106,12 @@ fn unbound_apart(listener: &Listener, freebind: bool) -> io::Result<(Socket, u32
     new(APART[0]).or_else(|_| new(APART[1]))
 }
 
-/// A socket on the address of `listener` that receives nothing, and that the kernel takes for no socket of its group:
-/// on all addresses or over IPv4 because its device does not exist, and over IPv6, where a single address needs a device
-/// that exists, because it is not for IPv6 alone: it gets nothing beside older sockets.
+/// A socket on the address of `listener` that receives nothing, and that the kernel takes for no socket of its group,
+/// because its device does not exist.
 fn cover(listener: &Listener, freebind: bool, owner: Option<u32>) -> io::Result<Socket> {
     let socket = bindable(listener, freebind, owner)?;
-    if listener.address.is_ipv4() || listener.address.ip().is_unspecified() {
-        bind_to_missing_device(&socket)?;
-    } else {
-        socket.set_only_v6(false)?;
-    }
-    // See `bind_beside`.
-    socket.set_reuse_address(listener.address.is_ipv4())?;
+    bind_to_missing_device(&socket)?;
+    socket.set_reuse_address(true)?;
     let bind = || socket.bind(&SockAddr::from(listener.address));
     let mut bound = bind();
     // The newest socket is that of a worker of the user before: the owner has changed.
@@ -145,37 +133,23 @@ pub(super) fn bind_to_missing_device(socket: &Socket) -> io::Result<()> {
     options::set(socket, (libc::SOL_SOCKET, libc::SO_BINDTOIFINDEX), &i32::MAX.to_ne_bytes())
 }
 
-/// Sockets that belong to another user until this is dropped.
+/// A socket that belongs to another user until this is dropped.
 struct Lent<'a> {
-    /// With whether each has SO_REUSEADDR.
-    sockets: Vec<(&'a Socket, bool)>,
+    socket: Option<&'a Socket>,
     owner: Option<u32>,
 }
 
 impl<'a> Lent<'a> {
-    fn to(
-        uid: u32,
-        reusable: bool,
-        sockets: impl Iterator<Item = &'a Socket>,
-        owner: Option<u32>,
-    ) -> io::Result<Self> {
-        let mut lent = Self { sockets: Vec::new(), owner };
-        for socket in sockets {
-            let reuse = socket.reuse_address()?;
-            lent.sockets.push((socket, reuse));
-            socket.set_reuse_address(reuse || reusable)?;
-            give(socket, Some(uid))?;
-        }
+    fn to(uid: u32, socket: Option<&'a Socket>, owner: Option<u32>) -> io::Result<Self> {
+        let lent = Self { socket, owner };
+        lent.socket.map_or(Ok(()), |socket| give(socket, Some(uid)))?;
         Ok(lent)
     }
 }
 
 impl Drop for Lent<'_> {
     fn drop(&mut self) {
-        for (socket, reuse) in &self.sockets {
-            // Cannot fail where the way there did not.
-            let _ = give(socket, self.owner);
-            let _ = socket.set_reuse_address(*reuse);
-        }
+        // Cannot fail where the way there did not.
+        let _ = self.socket.map(|socket| give(socket, self.owner));
     }
 }

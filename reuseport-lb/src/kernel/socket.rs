@@ -30,7 +30,7 @@ pub fn open(group: &PinnedGroup, backlog: u32, first: bool, siblings: &Siblings)
     let listener = group.listener();
     let make = |attach| make(listener, group, backlog, attach, siblings.owner);
     let is_in_use = |error: &io::Error| error.kind() == io::ErrorKind::AddrInUse;
-    let is_beside = listener.protocol == Protocol::Udp && !siblings.members.is_empty();
+    let is_beside = siblings.member.is_some();
     let opened = if is_beside && !listener.address.ip().is_unspecified() {
         owner::bind_beside(listener, group.freebind.get(), siblings).or_else(|error| {
             // Only if others have sockets there as well, or in a user namespace without such users.

@@ -133,15 +133,15 @@ impl Groups {
 
     /// What a new socket of this listener has in common with the others.
     fn siblings(&self, id: ListenerId) -> Siblings {
-        let mut members = Vec::new();
-        if !self.is_fresh && self.group(id).listener().protocol == Protocol::Udp {
+        let listener = self.group(id).listener();
+        let by_workers = !self.is_fresh && listener.protocol == Protocol::Udp && listener.address.is_ipv4();
+        let member = by_workers.then(|| {
             let sockets = self.sockets.borrow();
-            members.extend(
-                sockets.iter().filter(|(_, own)| own.id == id).map(|(at, own)| (*at, own.socket.clone())),
-            );
-            members.sort_by_key(|(cookie, _)| *cookie);
-        }
-        Siblings { owner: self.owner, members: members.into_iter().map(|(_, socket)| socket).collect() }
+            // One that a worker has connected is in no group.
+            let mut of = sockets.values().filter(|own| own.id == id && own.socket.peer_addr().is_err());
+            of.next().map(|own| own.socket.clone())
+        });
+        Siblings { owner: self.owner, member: member.flatten() }
     }
 
     fn own(&self, cookie: Cookie) -> Result<OwnSocket> {
