@@ -217,6 +217,14 @@ impl Daemon {
         fs::read_to_string(&self.paths.log).unwrap_or_default()
     }
 
+    /// Waits until the log has `text`.
+    ///
+    /// # Panics
+    /// If it does not come.
+    pub fn says(&self, text: &str) {
+        until(&format!("the log to say {text:?}"), || self.log().contains(text).then_some(()));
+    }
+
     /// Its first service.
     ///
     /// # Panics

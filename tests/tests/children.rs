@@ -135,7 +135,7 @@ fn outlast(url: &str, table: &str, addresses: &[&str]) {
     let world = World::new();
     let config = config(&world, url, "nobody").set("socket_owner", "user");
     let daemon = Daemon::with(&world, &config);
-    assert!(daemon.log().contains("its sockets belong to nobody, as whom"), "{}", daemon.log());
+    daemon.says("its sockets belong to nobody, as whom");
     assert_eq!(daemon.service().socket_owner.as_deref(), Some("nobody"));
     let addresses: Vec<IpAddr> = addresses.iter().map(|it| it.parse().unwrap()).collect();
     let all = addresses.iter().cycle().take(fewer(200));
@@ -165,7 +165,7 @@ fn outlast(url: &str, table: &str, addresses: &[&str]) {
         next_round();
         let daemon = Daemon::with(&world, &config.clone().workers(4));
         // Until then no workers can be replaced.
-        until("it to be configured", || daemon.log().contains("configured: web: not changed").then_some(()));
+        daemon.says("configured: web: not changed");
         let replaced = daemon.run(&["restart", "web", "--trial", "100ms"]);
         assert!(replaced.contains("web: 4 replaced"), "{replaced}");
         next_round();

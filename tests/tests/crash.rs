@@ -122,7 +122,7 @@ fn what_the_machine_lacks_is_not_held_against_a_worker() {
     };
     let room = of(3);
     signal(before.workers[1].pid.unwrap(), Signal::SIGKILL);
-    until("it not to be started", || daemon.log().contains("it is tried again each second").then_some(()));
+    daemon.says("it is tried again each second");
     lasts("more than eight crashes in a row, which would make it `failed`", Duration::from_secs(4));
     of(room.unwrap());
     let after = daemon.settled_without(before.workers[1].pid.unwrap());
@@ -138,7 +138,7 @@ fn a_worker_that_crashes_again_and_again_is_given_pauses() {
     let config = Config::web().set("ready", "immediate").command(&["sh", "-c", "sleep 1.2; exit 7"]);
     let daemon = Daemon::with(&world, &config);
     until("three restarts", || (daemon.service().workers[0].restarts >= 3).then_some(()));
-    assert!(daemon.log().contains("it exited with status 7"), "{}", daemon.log());
+    daemon.says("it exited with status 7");
     daemon.stop();
 }
 

@@ -250,7 +250,7 @@ fn nobody_else_can_keep_a_daemon_from_starting_by_its_lock() {
     fs::set_permissions(&lock, fs::Permissions::from_mode(0o644)).unwrap();
     let mut stranger = lock_as_nobody(&lock).unwrap();
     let daemon = Daemon::with(&world, &sleepers());
-    assert!(daemon.log().contains("another user's process has locked"), "{}", daemon.log());
+    daemon.says("another user's process has locked");
     assert_eq!(mode(&lock), 0o600);
     stranger.kill().unwrap();
     stranger.wait().unwrap();

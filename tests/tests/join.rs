@@ -371,12 +371,12 @@ fn what_becomes_of_guests_says_nothing_about_the_start_of_a_service() {
     let daemon = Daemon::start_until(&world, Paths::of(&world).run(), |service| is(service, "starting"));
     // One ends before it has been ready, one never gets there.
     assert!(guests.exec(&["web"], &["true"]).end().success());
-    until("it to be gone", || daemon.log().contains("worker removed").then_some(()));
+    daemon.says("worker removed");
     let hanging = guests.join(&["web"], Manner::Hangs);
     until("the other", || hanging.worker(&daemon.service()).map(drop));
     assert!(!daemon.log().contains("is up"), "{}", daemon.log());
     fs::write(&gate, "").unwrap();
-    until("the service to be up", || daemon.log().contains("service web is up").then_some(()));
+    daemon.says("service web is up");
     assert!(is(&daemon.service(), "ready"));
     drop(hanging);
     daemon.stop();

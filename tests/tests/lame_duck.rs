@@ -60,5 +60,5 @@ fn its_time_ends_by_itself_after_sigterm() {
     assert_eq!(served(), worker);
     until("the worker to end", || (!is_alive(worker)).then_some(()));
     until("the daemon to end", || (!is_alive(daemon.pid())).then_some(()));
-    assert!(daemon.log().contains("stopped"), "{}", daemon.log());
+    daemon.says("stopped");
 }

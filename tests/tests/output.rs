@@ -260,19 +260,19 @@ fn a_keeper_that_is_killed_is_replaced_and_its_worker_goes_on() {
     let daemon = Daemon::with(&world, &config);
     let pid = daemon.workers()[0];
     told.does("echo before");
-    until("a line", || daemon.log().contains("web/0: before\n").then_some(()));
+    daemon.says("web/0: before\n");
     let first = keeper(pid).unwrap();
     for ends in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP, Signal::SIGPIPE] {
         signal(first, ends);
     }
     told.does("echo still");
-    until("a line", || daemon.log().contains("web/0: still\n").then_some(()));
+    daemon.says("web/0: still\n");
     signal(first, Signal::SIGKILL);
     told.does("echo between");
-    until("the line", || daemon.log().contains("web/0: between\n").then_some(()));
+    daemon.says("web/0: between\n");
     let second = keeper(pid).unwrap();
     assert_ne!(first, second);
-    assert!(daemon.log().contains("the process that kept its output is gone: 0 lines"), "{}", daemon.log());
+    daemon.says("the process that kept its output is gone: 0 lines");
 
     // The next daemon finds the second one.
     until("that to be saved", || {
@@ -285,17 +285,17 @@ fn a_keeper_that_is_killed_is_replaced_and_its_worker_goes_on() {
     told.does("echo alone");
     let daemon = Daemon::with(&world, &config);
     assert_eq!((daemon.workers(), keeper(pid)), (vec![pid], Some(second)));
-    assert!(daemon.log().contains("web/0: alone\n"));
+    daemon.says("web/0: alone\n");
 
     // Without both, writes fail; the next daemon has the output kept again.
     daemon.kill();
     signal(second, Signal::SIGKILL);
     until("it to be gone", || (!is_alive(second)).then_some(()));
     let daemon = Daemon::with(&world, &config);
-    assert!(daemon.log().contains("nobody kept its output while no daemon ran"), "{}", daemon.log());
+    daemon.says("nobody kept its output while no daemon ran");
     assert_eq!(daemon.workers(), [pid]);
     told.does("echo again");
-    until("a line", || daemon.log().contains("web/0: again\n").then_some(()));
+    daemon.says("web/0: again\n");
     daemon.stop();
 }
 

@@ -105,7 +105,7 @@ fn whatever_is_removed_is_there_again_and_nobody_notices() {
     remove(&run.join("notify"));
     signal(victim, Signal::SIGSTOP);
     let after = daemon.settled_without(victim);
-    assert!(daemon.log().contains("no WATCHDOG=1"), "{}", daemon.log());
+    daemon.says("no WATCHDOG=1");
     until("it to be saved", || (all(&run).len() == there.len()).then_some(()));
     daemon.kill();
     let daemon = Daemon::with(&world, &config);

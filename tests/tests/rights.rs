@@ -253,7 +253,7 @@ fn pings_for_another_process_and_a_deaf_manager_do_no_harm() {
     let mut command = Paths::of(&world).command(&["run", "--listen", "tcp://127.0.0.1:3000"]);
     command.env("NOTIFY_SOCKET", &manager.path).env("WATCHDOG_USEC", "2000");
     let daemon = Daemon::start_as(&world, command);
-    until("a full queue", || daemon.log().contains("cannot tell the service manager").then_some(()));
+    daemon.says("cannot tell the service manager");
     ask("127.0.0.1:3000".parse().unwrap()).unwrap();
     daemon.stop();
 }

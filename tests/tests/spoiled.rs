@@ -59,7 +59,7 @@ fn where_that_cannot_be_undone_the_successor_gets_new_sockets() {
         let said = format!(
             "{protocol}://127.0.0.1:3000 gets a new socket: its filter cannot be taken off (SO_LOCK_FILTER)"
         );
-        assert!(daemon.log().contains(&said), "{}", daemon.log());
+        daemon.says(&said);
     }
     both_serve(&|| tally(40, || ask(to())));
     both_serve(&|| tally(40, || ask_udp(to(), None)));
@@ -85,7 +85,7 @@ fn a_worker_that_locks_its_group_on_a_program_of_its_own_is_replaced() {
             .filter(|it| it.workers.len() == 2 && settled(it) && it.workers[0].pid != before.workers[0].pid)
     });
     let said = "it has locked its socket of tcp://127.0.0.1:3000 (SO_LOCK_FILTER)";
-    assert!(daemon.log().contains(said), "{}", daemon.log());
+    daemon.says(said);
     assert_eq!(after.workers[1].pid, before.workers[1].pid);
     assert_eq!(after.workers[0].lacks, None);
     // The daemon's program decides again, in each group.

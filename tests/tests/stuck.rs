@@ -64,7 +64,7 @@ fn what_waits_for_a_stopped_worker_is_served_by_others_in_time() {
         watching.join().unwrap()
     });
     let back = watched;
-    assert!(daemon.log().contains("it does not accept on tcp://127.0.0.1:3000"), "{}", daemon.log());
+    daemon.says("it does not accept on tcp://127.0.0.1:3000");
     // What waited was handed over, and new connections avoided it; how many that were is chance.
     let counted = Counters::difference(&before, &daemon.service());
     counted.assert_only(&SHUNNED, &["owner_overloaded", "detour_owner", "detour_ready"]);
@@ -134,7 +134,7 @@ fn a_worker_that_accepts_at_one_listener_only_serves_that_and_gets_nothing_at_th
     }
     assert!(here.answered.contains_key("web/0") && !there.answered.contains_key("web/0"));
     assert!(here.slow.is_empty(), "{:?}", here.slow);
-    assert!(daemon.log().contains("it does not accept on tcp://127.0.0.1:3001 yet (it has never)"));
+    daemon.says("it does not accept on tcp://127.0.0.1:3001 yet (it has never)");
     assert!(!daemon.log().contains("tcp://127.0.0.1:3000 yet"), "{}", daemon.log());
     daemon.stop();
 }
@@ -177,7 +177,7 @@ fn a_worker_that_leaves_out_its_watchdog_is_started_again() {
     });
     assert!(begun.elapsed() > Duration::from_millis(200), "it had said that it was alive for a while");
     assert_ne!(after.workers[0].pid, before.first().copied());
-    assert!(daemon.log().contains("no WATCHDOG=1 in time"), "{}", daemon.log());
+    daemon.says("no WATCHDOG=1 in time");
     lasts("three times the watchdog's time", Duration::from_millis(600));
     assert_eq!(daemon.service().workers[0].restarts, 1, "who says that it is alive is left alone");
     daemon.stop();
@@ -237,6 +237,6 @@ fn a_failed_worker_says_what_it_wrote() {
     assert_eq!(worker.last_words, ["no database at db.example"]);
     let shown = daemon.run(&["status"]);
     assert!(shown.contains("web/0 wrote before it ended:\n   no database at db.example"), "{shown}");
-    assert!(daemon.log().contains("no database at db.example"), "it is in the log as well");
+    daemon.says("no database at db.example");
     daemon.stop();
 }

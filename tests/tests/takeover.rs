@@ -235,7 +235,7 @@ fn another_layout_keeps_sockets_and_connections() {
     let after = daemon.service();
     assert_eq!(places(&after), places(&before));
     assert!(owners(&world) == buckets, "buckets are where they were");
-    assert!(daemon.log().contains("its maps had layout 9"), "{}", daemon.log());
+    daemon.says("its maps had layout 9");
     let report = load.end();
     println!("{report}");
     assert!(report.failed.is_empty() && report.ended.is_empty(), "{report}");

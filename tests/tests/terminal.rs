@@ -165,7 +165,7 @@ fn what_is_asked_of_the_daemon_is_logged_and_answered_without_what_steers() {
         fs::write(world.path("config.toml"), format!("{web}{wrong}\n")).unwrap();
         assert!(!run(paths, &["reload".as_ref()]).status.success(), "{wrong}");
     }
-    assert!(daemon.log().contains("reload failed"), "{}", daemon.log());
+    daemon.says("reload failed");
     let control = paths.control();
     let post = |path: &str, body: &str| {
         let head = format!("POST {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n");
@@ -227,7 +227,7 @@ fn what_workers_are_called_is_shown_without_what_steers() {
     assert!(text.contains("(\\u{1b}[2J\\n\\r") && text.contains("by itself"), "{text}");
     let json = run(daemon.paths(), &["status".as_ref(), "--json".as_ref()]);
     serde_json::from_slice::<Value>(&json.stdout).unwrap();
-    assert!(daemon.log().contains("opened tcp://127.0.0.1:3000 by itself"), "{}", daemon.log());
+    daemon.says("opened tcp://127.0.0.1:3000 by itself");
     assert_harmless(daemon.log().as_bytes(), "the log");
     daemon.stop();
 }
@@ -241,7 +241,7 @@ fn what_workers_wrote_is_shown_without_what_steers() {
     let script = format!("[ -e {crash} ] || exec sleep 1000; printf '{nasty}\\377\\n'; exit 1");
     let config = Config::web().workers(1).set("ready", "immediate").command(&["sh", "-c", &script]);
     let daemon = Daemon::with(&world, &config);
-    until("it to be up", || daemon.log().contains("is up").then_some(()));
+    daemon.says("is up");
     fs::write(world.path("crash"), "").unwrap();
     let first = daemon.service().workers[0].pid.unwrap();
     signal(first, Signal::SIGKILL);

@@ -100,6 +100,6 @@ fn only_a_process_of_the_worker_can_be_named() {
     let main = main_of(&daemon);
     assert!(is_alive(main) && main != 1, "{main}");
     let refused = "not followed as its main process (MAINPID=): it is not one of the worker's processes";
-    assert!(daemon.log().contains(refused), "{}", daemon.log());
+    daemon.says(refused);
     daemon.stop();
 }

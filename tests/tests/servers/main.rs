@@ -100,7 +100,7 @@ fn opens_by_itself(config: impl FnOnce(&World) -> Config, process: &str, opened:
     );
     let said =
         said + ", and does not wait for work on its own sockets: they are its descriptors 3 (LISTEN_FDS)";
-    assert!(daemon.log().contains(&said), "{}", daemon.log());
+    daemon.says(&said);
     assert_eq!((worker.member, worker.restarts), (false, 0), "it is not ready, and nobody ends it");
     assert!(daemon.run(&["status"]).contains("by itself"));
     daemon.stop();
