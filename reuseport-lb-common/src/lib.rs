@@ -2,7 +2,7 @@
 //!
 //! What both sides read and write, one structure per file: [`entry`] and [`table`], [`activity`], [`load`],
 //! [`counters`]. What is decided: [`steer`] makes a key of a packet, and [`select`] a slot of the key.
-//! [`program`] lists the kernel programs.
+//! [`program`] lists the kernel programs. [`trace_word`] is a decision as it is logged.
 //!
 //! Nothing here knows of sockets, processes or system calls, so all of it runs on the host under
 //! `cargo test` just as it runs in the kernel.
@@ -20,6 +20,7 @@ pub mod shared;
 pub mod slots;
 pub mod steer;
 pub mod table;
+pub mod trace_word;
 
 /// Version of what one daemon takes over from another, [`activity::Activity`] and [`counters::Counters`];
 /// changes whenever a size, an offset or a meaning does. ([`load::Load`] is made anew, and [`table::Table`]

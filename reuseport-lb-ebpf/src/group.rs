@@ -14,6 +14,7 @@ use reuseport_lb_common::select::policy::{FirstFit, PreferWaiting as Waiting};
 use reuseport_lb_common::select::{Decision, Group, SelectPolicy};
 use reuseport_lb_common::slots::{MAX_SLOTS, NO_SLOT};
 use reuseport_lb_common::table::Table;
+use reuseport_lb_common::trace_word::TraceWord;
 
 use crate::{maps, waiting};
 
@@ -75,23 +76,21 @@ impl<K: Kind> Group for KernelGroup<K> {
         if K::TRACKS { Some(&maps::ACTIVITY) } else { None }
     }
 
-    /// Counts what it selects. The counter is read before the helper runs, so that the wait for
-    /// its cache line and the helper's work overlap (5 ns of 60), and looked up after the bucket's
-    /// entry was, so that the program's first instructions send for that (2 ns).
-    ///
-    /// Where workers are asked, several may be selected one after the other, and only the last one is
-    /// counted, in [`Group::count`].
     #[inline(always)]
     fn select(&mut self, slot: u16) -> bool {
-        let ctx = SkReuseportContext::new(self.md);
-        if K::Policy::ASKS {
-            return maps::SOCKETS.select_reuseport(&ctx, u32::from(slot)).is_ok();
-        }
+        maps::SOCKETS.select_reuseport(&SkReuseportContext::new(self.md), u32::from(slot)).is_ok()
+    }
+
+    /// The counter is read before the helper runs, so that the wait for its cache line and the helper's work
+    /// overlap (5 ns of 60), and looked up after the bucket's entry was, so that the program's first instructions
+    /// send for that (2 ns).
+    #[inline(always)]
+    fn take(&mut self, slot: u16) -> bool {
         let Some(counters) = counters() else { return false };
         let counter = &raw mut counters.selected[usize::from(slot) & (MAX_SLOTS - 1)];
         // SAFETY: a reference's address; volatile only to keep the read where it is.
         let selected = unsafe { counter.read_volatile() };
-        if maps::SOCKETS.select_reuseport(&ctx, u32::from(slot)).is_err() {
+        if !self.select(slot) {
             return false;
         }
         // SAFETY: as above. Nothing else writes on this CPU.
@@ -120,9 +119,7 @@ impl<K: Kind> Group for KernelGroup<K> {
         let Some(counters) = counters() else { return };
         let migrating = self.is_migrating();
         decision.count(migrating, |counter, by| counters.events[counter & (EVENTS - 1)] += by);
-        if K::Policy::ASKS
-            && let Some(slot) = decision.slot()
-        {
+        if let Some(slot) = decision.slot() {
             counters.selected[usize::from(slot) & (MAX_SLOTS - 1)] += 1;
         }
     }
@@ -130,9 +127,9 @@ impl<K: Kind> Group for KernelGroup<K> {
     #[inline(always)]
     fn trace(&mut self, key: u32, decision: Decision) {
         let why = if self.is_migrating() { Counter::Migration } else { Counter::Packet };
-        let detour = decision.detour.map_or(EVENTS as u16, |detour| detour as u16);
+        let counters = [why as u32, decision.owner_index(), decision.detour_index()];
         let slot = decision.slot().unwrap_or(NO_SLOT);
-        trace(self.md, key, [why as u16, decision.owner_index() as u16, detour, slot]);
+        trace(self.md, TraceWord { key, slot, counters }.pack());
     }
 
     #[inline(always)]
@@ -141,10 +138,10 @@ impl<K: Kind> Group for KernelGroup<K> {
     }
 }
 
-/// Numbers only: names of counters and workers are the reader's to add (the daemon's trace.rs).
+/// A number only: names of counters and workers are the reader's to add (the daemon's trace.rs).
 #[inline(never)]
-fn trace(md: *mut sk_reuseport_md, key: u32, [why, owner, detour, slot]: [u16; 4]) {
-    info!(&SkReuseportContext::new(md), "{} {} {} {} {}", why, key, owner, detour, slot);
+fn trace(md: *mut sk_reuseport_md, traced: u64) {
+    info!(&SkReuseportContext::new(md), "{}", traced);
 }
 
 /// Counts one event.

@@ -210,12 +210,12 @@ fn a_listener_costs_little_at_start() {
         cost
     };
     let more = 60;
-    // A program of UDP with tracked flows is twice as long, and 4 MiB of marks belong to it. On a quiet machine 7 and
-    // 16 ms; 75 when each load read the kernel's own types.
-    for (protocol, most) in [("tcp", 25.0), ("udp", 60.0)] {
+    // On a quiet machine 6 and 7 ms; 75 when each load read the kernel's own types, and 16 of UDP when the verifier
+    // followed its program twice and aya wrote 4 MiB of zeros.
+    for protocol in ["tcp", "udp"] {
         let each = (cost(protocol, 1 + more) as f64 - cost(protocol, 1) as f64) / f64::from(more as u32);
         println!("{each:.1} ms of CPU a listener, {protocol}");
-        assert!(each < most * f64::from(slow()), "{protocol}: {each} ms");
+        assert!(each < 25.0 * f64::from(slow()), "{protocol}: {each} ms");
     }
 }
 

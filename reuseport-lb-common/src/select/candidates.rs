@@ -45,8 +45,7 @@ pub(super) fn walk<G: Group>(key: u32, owner: u16, tried: bool, failed: u32, gro
         }
     };
     let why = unfollowed(why as u32);
-    let decided =
-        |detour, slot, failed| Decision { owner: why, detour: Some(detour), slot, selected: true, failed };
+    let decided = |detour, slot, failed| Decision::detoured(why, detour, slot, failed);
 
     let pick = candidate(key, 0);
     macro_rules! ask {
@@ -88,7 +87,7 @@ pub(super) fn walk<G: Group>(key: u32, owner: u16, tried: bool, failed: u32, gro
             return decided(Counter::DetourHold, slot, failed);
         }
     }
-    Decision { owner: why, detour: Some(Counter::DetourNone), slot: NO_SLOT, selected: false, failed }
+    decided(Counter::DetourNone, NO_SLOT, failed)
 }
 
 /// Selects the socket in `slot`; if there is none, that is one more attempt that `failed`.

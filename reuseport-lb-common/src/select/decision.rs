@@ -1,29 +1,46 @@
 //! What was decided, and what of it is counted.
 
-use crate::counters::Counter;
+use crate::counters::{Counter, EVENTS};
 use crate::shared::unfollowed;
+use crate::slots::NO_SLOT;
 
-/// What was decided, and why.
+/// What was decided, and why. Numbers that the verifier does not follow, so that it goes once through what is done
+/// with them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use]
 pub struct Decision {
     /// Index of a counter of stage `Owner`: see [`Decision::owner`].
-    pub(super) owner: u32,
-    /// Who was asked instead (a counter of stage `Detour`), unless the owner was taken.
-    pub detour: Option<Counter>,
-    /// The selected slot, if `selected`. (In an `Option` that is empty the verifier may see a pointer.)
-    pub(super) slot: u16,
-    /// Whether a socket was selected; else the connection or datagram is refused.
-    pub(super) selected: bool,
+    owner: u32,
+    /// Index of a counter of stage `Detour`, or [`NO_DETOUR`].
+    detour: u32,
+    /// The selected slot, or [`NO_SLOT`].
+    slot: u32,
     /// Attempts at sockets that were gone.
     pub failed: u32,
 }
+
+/// The index of a detour that was not made.
+const NO_DETOUR: u32 = EVENTS as u32;
 
 impl Decision {
     /// The bucket's worker, or the previous one (a counter of stage `Owner`), in `slot`.
     #[inline(always)]
     pub(super) const fn taken(owner: Counter, slot: u16, failed: u32) -> Self {
-        Self { owner: owner as u32, detour: None, slot, selected: true, failed }
+        Self { owner: owner as u32, detour: NO_DETOUR, slot: slot as u32, failed }
+    }
+
+    /// Another one than the bucket's worker, of which the index `owner` says what became of it, in `slot`; none if that
+    /// is [`NO_SLOT`].
+    #[inline(always)]
+    pub(super) fn detoured(owner: u32, detour: Counter, slot: u16, failed: u32) -> Self {
+        Self { owner, detour: unfollowed(detour as u32), slot: unfollowed(slot.into()), failed }
+    }
+
+    /// The same numbers: what the verifier learns of these, it does not learn of those.
+    #[inline(always)]
+    pub(super) fn again(&self) -> Self {
+        let Self { owner, detour, slot, failed } = *self;
+        Self { owner: unfollowed(owner), detour: unfollowed(detour), slot: unfollowed(slot), failed }
     }
 
     /// What became of the bucket's own worker (a counter of stage `Owner`).
@@ -39,11 +56,24 @@ impl Decision {
         self.owner
     }
 
+    /// Who was asked instead (a counter of stage `Detour`), unless the owner was taken.
+    #[must_use]
+    pub fn detour(&self) -> Option<Counter> {
+        Counter::ALL.get(self.detour as usize).copied()
+    }
+
+    /// The index of [`Decision::detour`], which needs no table; [`EVENTS`] if there is none.
+    #[inline(always)]
+    #[must_use]
+    pub fn detour_index(&self) -> u32 {
+        self.detour
+    }
+
     /// The selected slot; `None` refuses the connection or datagram.
     #[inline(always)]
     #[must_use]
     pub fn slot(&self) -> Option<u16> {
-        if self.selected { Some(self.slot) } else { None }
+        if self.slot == NO_SLOT as u32 { None } else { Some(self.slot as u16) }
     }
 
     /// What there is to count of a decision off the fast path: calls `add` with the index of each counter and by
@@ -53,15 +83,14 @@ impl Decision {
         if migrating {
             add(Counter::Migration.index(), 1);
         }
-        let owner = unfollowed(self.owner);
-        if owner != Counter::OwnerTaken as u32 {
-            add(owner as usize, 1);
+        if self.owner != Counter::OwnerTaken as u32 {
+            add(self.owner as usize, 1);
         }
-        if let Some(detour) = self.detour {
-            add(unfollowed(detour as u32) as usize, 1);
+        if self.detour != NO_DETOUR {
+            add(self.detour as usize, 1);
         }
         add(Counter::SelectFailed.index(), self.failed.into());
-        if !self.selected {
+        if self.slot == NO_SLOT as u32 {
             add(Counter::Refused.index(), 1);
         }
     }

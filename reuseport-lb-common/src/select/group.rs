@@ -21,6 +21,8 @@ pub trait Group {
     fn activity(&self) -> Option<&Activity>;
     /// Tries to select the socket in `slot`; false if there is none. What is selected last, counts.
     fn select(&mut self, slot: u16) -> bool;
+    /// As [`Group::select`], and counts what it selects: for decisions that [`Group::count`] does not see.
+    fn take(&mut self, slot: u16) -> bool;
     /// Of the slot that was just selected: `None` if its worker waits for work, else the length of its queue.
     fn busy(&self) -> Option<u32>;
     /// Whether it is about a connection whose listener closes; else about one that begins, or a datagram.

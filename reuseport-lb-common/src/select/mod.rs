@@ -34,11 +34,7 @@ pub fn decide<G: Group>(key: u32, mut group: G) -> G::Verdict {
             Err(entry) => entry,
         }
     };
-    if group.activity().is_some() && entry.is_moving() && !entry.is_slow() {
-        moving(key, entry, group)
-    } else {
-        detour(key, entry, group)
-    }
+    detour(key, entry, group)
 }
 
 /// The fast path, which nearly every decision takes: the bucket's own worker; or else the bucket's
@@ -56,40 +52,47 @@ fn owner(key: u32, group: &mut impl Group) -> Result<u16, Entry> {
         activity.mark(key, entry);
     }
     let slot = entry.plain_slot();
-    if group.select(slot) { Ok(slot) } else { Err(entry) }
+    if group.take(slot) { Ok(slot) } else { Err(entry) }
+}
+
+/// Everything off the fast path: `entry` is what it found in the bucket, slow where nothing was tried yet. A function of
+/// its own, so that its registers are its own as well; `cold` only puts it behind the fast path, whose instructions then
+/// follow each other. It has one caller, because the verifier follows it anew for each.
+#[cold]
+#[inline(never)]
+fn detour<G: Group>(key: u32, entry: Entry, mut group: G) -> G::Verdict {
+    if group.activity().is_some()
+        && entry.is_moving()
+        && !entry.is_slow()
+        && let Some(decision) = moving(key, entry, &mut group)
+    {
+        return group.verdict(decision);
+    }
+    let decision = slowly(key, entry, &mut group);
+    group.count(decision.again());
+    if group.table().attention.get() & attention::TRACE != 0 {
+        group.trace(key, decision.again());
+    }
+    group.verdict(decision)
 }
 
 /// In a bucket that is moving and not slow: the previous worker for flows that were there before, else the
-/// new one. A function of its own, so that its registers are its own as well; `cold` only puts it behind the
-/// fast path, whose instructions then follow each other.
-#[cold]
-#[inline(never)]
-fn moving<G: Group>(key: u32, entry: Entry, mut group: G) -> G::Verdict {
+/// new one; `None` if its socket is gone.
+#[inline(always)]
+fn moving(key: u32, entry: Entry, group: &mut impl Group) -> Option<Decision> {
     let stays = group.activity().is_some_and(|activity| activity.stays(key, entry));
     let (slot, owner) = if stays {
         (entry.plain_previous(), Counter::OwnerKept)
     } else {
         (entry.plain_slot(), Counter::OwnerTaken)
     };
-    if !group.select(slot) {
-        return detour(key, entry, group);
+    if !group.take(slot) {
+        return None;
     }
     if stays {
         group.count_kept();
     }
-    group.verdict(Decision::taken(owner, slot, 0))
-}
-
-/// Everything off the fast path: `entry` is what it found in the bucket, slow where nothing was tried yet.
-#[cold]
-#[inline(never)]
-fn detour<G: Group>(key: u32, entry: Entry, mut group: G) -> G::Verdict {
-    let decision = slowly(key, entry, &mut group);
-    group.count(decision);
-    if group.table().attention.get() & attention::TRACE != 0 {
-        group.trace(key, decision);
-    }
-    group.verdict(decision)
+    Some(Decision::taken(owner, slot, 0))
 }
 
 #[inline(always)]

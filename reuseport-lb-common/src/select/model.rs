@@ -138,6 +138,11 @@ impl<P: SelectPolicy> Group for &mut Model<P> {
         self.sockets.contains(&slot)
     }
 
+    /// Every decision is counted in [`Model::decide`].
+    fn take(&mut self, slot: u16) -> bool {
+        self.select(slot)
+    }
+
     fn busy(&self) -> Option<u32> {
         self.busy.get(self.tried.last()?).copied()
     }

@@ -17,7 +17,7 @@ use crate::load::Fitness;
 fn the_owner_is_taken_with_one_attempt() {
     let mut model = Model::<FirstFit>::new(&[3, 5]);
     let decision = model.arrive(0x7777_0001);
-    assert_eq!((decision.slot(), decision.owner(), decision.detour), (Some(5), Counter::OwnerTaken, None));
+    assert_eq!((decision.slot(), decision.owner(), decision.detour()), (Some(5), Counter::OwnerTaken, None));
     assert_eq!(model.tried, [5]);
 }
 
@@ -27,7 +27,7 @@ fn a_slow_entry_alone_changes_nothing() {
     model.table.attention.set(attention::TRACE);
     model.table.set_entry(1, Entry::steady(5).with_slow(true));
     let decision = model.arrive(1);
-    assert_eq!((decision.slot(), decision.owner(), decision.detour), (Some(5), Counter::OwnerTaken, None));
+    assert_eq!((decision.slot(), decision.owner(), decision.detour()), (Some(5), Counter::OwnerTaken, None));
     assert_eq!((&model.tried[..], &model.traced[..]), (&[5][..], &[1][..]));
 }
 
@@ -40,9 +40,9 @@ fn a_flow_that_was_there_before_stays_and_others_go_to_the_new_one() {
     for slow in [false, true, false] {
         model.table.set_entry(1, moving.with_slow(slow));
         let kept = model.arrive(before);
-        assert_eq!((kept.slot(), kept.owner(), kept.detour), (Some(5), Counter::OwnerKept, None));
+        assert_eq!((kept.slot(), kept.owner(), kept.detour()), (Some(5), Counter::OwnerKept, None));
         let new = model.arrive(begun);
-        assert_eq!((new.slot(), new.owner(), new.detour), (Some(3), Counter::OwnerTaken, None));
+        assert_eq!((new.slot(), new.owner(), new.detour()), (Some(3), Counter::OwnerTaken, None));
         assert_eq!(model.arrive(shares).slot(), Some(5), "it is in the sub-bucket of a flow that stays");
     }
     // And the other way round: back, while a flow that began meanwhile stays.
@@ -88,7 +88,7 @@ fn an_overloaded_owner_is_passed_over_unless_nobody_is_better() {
     let decisions: Vec<Decision> = (0..2000).step_by(2).map(|key| model.arrive(key)).collect();
     assert!(decisions.iter().all(|decision| decision.owner() == Counter::OwnerOverloaded));
     let to = |slot, detour| {
-        decisions.iter().filter(|d| d.slot() == Some(slot) && d.detour == Some(detour)).count()
+        decisions.iter().filter(|d| d.slot() == Some(slot) && d.detour() == Some(detour)).count()
     };
     let (other, back) = (to(1, Counter::DetourCandidate), to(0, Counter::DetourOwner));
     // Four candidates all of slot 0: one key in sixteen.
@@ -113,10 +113,10 @@ fn with_nobody_ready_it_waits_or_is_refused() {
     model.load.waiting.set(&[9]);
     model.sockets.insert(9);
     let decision = model.arrive(7);
-    assert_eq!((decision.slot(), decision.detour), (Some(9), Some(Counter::DetourHold)));
+    assert_eq!((decision.slot(), decision.detour()), (Some(9), Some(Counter::DetourHold)));
     model.load.waiting.set(&[]);
     let decision = model.arrive(7);
-    assert_eq!((decision.slot(), decision.detour), (None, Some(Counter::DetourNone)));
+    assert_eq!((decision.slot(), decision.detour()), (None, Some(Counter::DetourNone)));
     assert_eq!(decision.owner(), Counter::OwnerNone);
 }
 
@@ -136,7 +136,7 @@ fn a_busy_owner_is_passed_over_for_one_that_waits() {
                 (decision.slot(), decision.owner(), decision.failed),
                 (Some(0), Counter::OwnerBusy, 0)
             );
-            decision.detour.unwrap().name()
+            decision.detour().unwrap().name()
         })
         .collect();
     // One in three keys has no candidate that waits, and is found one among the ready workers.
@@ -153,7 +153,7 @@ fn if_all_are_busy_the_shortest_queue_is_taken_and_the_owner_first() {
     for key in 0..400 {
         let decision = busy([3, 3, 3, 3]).arrive(key);
         assert_eq!((decision.slot(), decision.owner()), (Some(key as u16 % 4), Counter::OwnerBusy));
-        assert_eq!(decision.detour, Some(Counter::DetourOwner));
+        assert_eq!(decision.detour(), Some(Counter::DetourOwner));
         let decision = busy([3, 3, 3, 2]).arrive(key);
         assert_eq!((decision.slot(), decision.owner()), (Some(3), Counter::OwnerBusy));
     }
@@ -182,7 +182,7 @@ fn one_that_is_always_busy_is_worse_than_one_that_waits_now_and_then() {
 fn a_migration_is_decided_and_counted_as_any_other_arrival() {
     let mut model = Model::<FirstFit>::new(&[3, 5]);
     let decision = model.migrate(1);
-    assert_eq!((decision.slot(), decision.owner(), decision.detour), (Some(5), Counter::OwnerTaken, None));
+    assert_eq!((decision.slot(), decision.owner(), decision.detour()), (Some(5), Counter::OwnerTaken, None));
     model.sockets.remove(&5);
     let decision = model.migrate(1);
     assert_eq!((decision.slot(), decision.owner(), decision.failed), (Some(3), Counter::OwnerGone, 1));
@@ -192,7 +192,7 @@ fn a_migration_is_decided_and_counted_as_any_other_arrival() {
         wanted.iter().for_each(|(counter, n)| events[counter.index()] = *n);
         events
     };
-    let detour = decision.detour.unwrap();
+    let detour = decision.detour().unwrap();
     assert_eq!(
         model.counted(),
         counted(&[
@@ -227,7 +227,7 @@ fn check<P: SelectPolicy>(
     let decision = model.arrive(key);
     prop_assert_eq!(decision.slot().is_some(), !model.sockets.is_empty());
     prop_assert!(decision.slot().is_none_or(|slot| model.sockets.contains(&slot)));
-    prop_assert_eq!(decision.detour.is_none(), decision.owner() == Counter::OwnerTaken);
+    prop_assert_eq!(decision.detour().is_none(), decision.owner() == Counter::OwnerTaken);
     let found = model.tried.iter().filter(|slot| !model.sockets.contains(slot)).count();
     prop_assert_eq!(decision.failed as usize, found);
     if P::ASKS && any_waits && slots.len() <= P::READY_TRIES as usize {

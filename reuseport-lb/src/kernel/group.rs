@@ -25,7 +25,7 @@ use reuseport_lb_common::table::{BUCKETS, Table};
 use socket2::Socket;
 use tracing::warn;
 
-use super::loading::{OBJECT, explained, loader, make_map, open_map};
+use super::loading::{OBJECT, explained, loader, make_map, open_map, replace};
 use super::mapped::Mapped;
 use super::offsets::offsets;
 pub use super::policy::Policy;
@@ -52,8 +52,9 @@ const RENEWED: [&str; 5] = [PROGRAM, TABLE, LOAD, COUNTERS, ACTIVITY];
 const TABLE_SECTION: &str = ".bss";
 const ACTIVITY_SECTION: &str = ".bss.activity";
 
-/// The value of map `ACTIVITY` where no flows are tracked: the object has the map, but no program reads it.
-type Unused = [u8; 64];
+/// The size of map `ACTIVITY` in bytes where no flows are tracked (the object has the map, but no program reads it),
+/// and while the object is loaded.
+const UNUSED: usize = 64;
 
 /// Program and maps of one listener. Dropping it leaves pins, attachment and sockets as they are.
 pub struct PinnedGroup {
@@ -143,12 +144,7 @@ impl PinnedGroup {
         // SAFETY: the one value of the map has the size of a `Table`, whose fields are all `Shared`.
         let table = unsafe { Mapped::new(make_map::<{ size_of::<Table>() }>(&table_pin)?.fd()) }?;
         let activity_pin = pins.join(renewed(ACTIVITY));
-        let activity = if tracked {
-            Some(make_map::<{ size_of::<Activity>() }>(&activity_pin)?)
-        } else {
-            make_map::<{ size_of::<Unused>() }>(&activity_pin)?;
-            None
-        };
+        make_map::<UNUSED>(&activity_pin)?;
         let mut loader = loader();
         let loaded = loader
             .map_pin_path(TABLE_SECTION, table_pin)
@@ -160,9 +156,21 @@ impl PinnedGroup {
             .load(OBJECT);
         drop(loader);
         let mut ebpf = loaded.map_err(|error| explained(error.into(), "create its BPF maps"))?;
-        if !tracked {
-            let _ = std::fs::remove_file(&activity_pin);
-        }
+        std::fs::remove_file(&activity_pin).context("cannot unpin a map")?;
+        let activity = if tracked {
+            // Only now, because aya writes zeros over all of a map that it finds (2 ms for 4 MiB).
+            let activity = make_map::<{ size_of::<Activity>() }>(&activity_pin)?;
+            let unused = ebpf
+                .map(ACTIVITY_SECTION)
+                .with_context(|| format!("the object has no {ACTIVITY_SECTION}"))?;
+            let Map::Array(unused) = unused else {
+                bail!("{ACTIVITY_SECTION} of the object is not an array")
+            };
+            replace(unused.fd(), activity.fd()).context("cannot give the program its map of flows")?;
+            Some(activity)
+        } else {
+            None
+        };
 
         let program: &mut SkReuseport = ebpf
             .program_mut(name)

@@ -1,12 +1,15 @@
 //! Loading the object with the kernel program: the loader, maps that are made before it, and its errors in words.
 
 use std::io;
+use std::mem::ManuallyDrop;
+use std::os::fd::{AsFd as _, AsRawFd as _, FromRawFd as _, OwnedFd};
 use std::path::Path;
 use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
 
 use anyhow::{Context, Result};
 use aya::EbpfLoader;
-use aya::maps::{Array, MapData};
+use aya::maps::{Array, MapData, MapFd};
+use rustix::io::DupFlags;
 
 /// The compiled kernel program, aligned for the ELF parser.
 pub(super) static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("REUSEPORT_LB_OBJECT"));
@@ -37,6 +40,14 @@ pub(super) fn make_map<const SIZE: usize>(pin: &Path) -> Result<MapData> {
 
 pub(super) fn open_map(pin: &Path) -> Result<MapData> {
     MapData::from_pin(pin).with_context(|| format!("there is no map at {}", pin.display()))
+}
+
+/// Makes a descriptor of the loaded object, by which its programs name a map until they are loaded, one of `map`.
+pub(super) fn replace(descriptor: &MapFd, map: &MapFd) -> io::Result<()> {
+    // SAFETY: the number of an open descriptor, which stays its owner's: it is not closed here.
+    let mut descriptor = ManuallyDrop::new(unsafe { OwnedFd::from_raw_fd(descriptor.as_fd().as_raw_fd()) });
+    rustix::io::dup3(map, &mut descriptor, DupFlags::CLOEXEC)?;
+    Ok(())
 }
 
 /// Says in words what an errno of BPF_MAP_CREATE or BPF_PROG_LOAD means here.

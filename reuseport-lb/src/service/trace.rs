@@ -6,7 +6,9 @@ use std::sync::{Arc, RwLock};
 use aya_log::EbpfLogger;
 use reuseport_lb_client::api::TracedDecision;
 use reuseport_lb_common::counters::Counter;
+use reuseport_lb_common::slots::NO_SLOT;
 use reuseport_lb_common::table::BUCKETS;
+use reuseport_lb_common::trace_word::TraceWord;
 use tokio::sync::broadcast;
 
 use crate::kernel::watch;
@@ -82,12 +84,12 @@ impl log::Log for Sink {
 }
 
 impl Sink {
-    /// Reads a line of the program: `arrival key owner detour slot`, all as numbers.
+    /// Reads a line of the program: a [`TraceWord`] as a number.
     fn read(&self, line: &str) -> Option<TracedDecision> {
-        let numbers: Vec<u32> = line.split(' ').map_while(|word| word.parse().ok()).collect();
-        let &[arrival, key, owner, detour, slot] = numbers.as_slice() else { return None };
+        let TraceWord { key, slot, counters: [arrival, owner, detour] } =
+            TraceWord::unpack(line.parse().ok()?);
         let name = |counter: u32| Counter::ALL.get(counter as usize).map(|counter| counter.name().to_owned());
-        let slot = u16::try_from(slot).ok().filter(|slot| *slot != u16::MAX);
+        let slot = Some(slot).filter(|slot| *slot != NO_SLOT);
         let names = self.tracer.names.read().ok()?;
         Some(TracedDecision {
             listen: self.listen.clone(),
@@ -114,6 +116,8 @@ pub async fn follow(log: EbpfLogger<Sink>) -> std::io::Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use reuseport_lb_common::counters::EVENTS;
+
     use super::*;
 
     #[test]
@@ -121,9 +125,9 @@ mod tests {
         let tracer = Tracer::default();
         tracer.rename(3, Some("web/1"));
         let sink = tracer.sink("tcp://127.0.0.1:80".into());
-        let taken = Counter::OwnerTaken as u32;
-        let line = format!("0 {} {taken} 32 3", 0x0001_0002);
-        let decision = sink.read(&line).unwrap();
+        let counters = [Counter::Packet as u32, Counter::OwnerTaken as u32, EVENTS as u32];
+        let traced = TraceWord { key: 0x0001_0002, slot: 3, counters };
+        let decision = sink.read(&traced.pack().to_string()).unwrap();
         assert_eq!((decision.bucket, decision.slot, decision.detour), (2, Some(3), None));
         assert_eq!((decision.owner.as_str(), decision.worker.as_deref()), ("owner_taken", Some("web/1")));
         assert!(sink.read("something else").is_none());
