@@ -284,8 +284,15 @@ impl<D: Dataplane, P: Processes> Engine<D, P> {
         let rollout = self.rollout.as_ref().and_then(Rollout::deadline);
         let startup =
             if self.stopping { None } else { self.startup.deadline(&self.pool, &self.settings.config, now) };
-        let own =
-            [self.placement.join_at(), startup, rollout, self.monitor.deadline(), self.flows.deadline()];
+        let overdue = self.next_overdue();
+        let own = [
+            self.placement.join_at(),
+            startup,
+            rollout,
+            overdue,
+            self.monitor.deadline(),
+            self.flows.deadline(),
+        ];
         let workers = self.pool.iter().filter_map(|worker| worker.life.deadline());
         workers.chain(own.into_iter().flatten()).min()
     }
@@ -297,6 +304,7 @@ impl<D: Dataplane, P: Processes> Engine<D, P> {
             self.rebalance();
             return true;
         }
+        self.warn_overdue(now);
         if self.startup.nags(now) {
             for worker in Startup::silent(&self.pool) {
                 warn!(

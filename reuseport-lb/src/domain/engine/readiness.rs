@@ -140,6 +140,38 @@ impl<D: Dataplane, P: Processes> Engine<D, P> {
         worker.life.wants_sight(&self.settings.config) || (unknown && self.dataplane.sees_waits())
     }
 
+    /// Whether `start_timeout` is still to pass for a worker that is not ready. Of a successor the log says that it is
+    /// given up then, and of a worker with sockets of its own what is wrong.
+    fn may_be_overdue(worker: &Worker) -> bool {
+        let Sightings { overdue, foreign, .. } = &worker.sightings;
+        let unready = matches!(worker.life.state(), State::Starting | State::Loading);
+        unready && !worker.is_successor() && !overdue && foreign.is_none()
+    }
+
+    /// When the next worker that is not ready exceeds `start_timeout`.
+    pub(super) fn next_overdue(&self) -> Option<Instant> {
+        let limit = self.settings.config.start_timeout;
+        let unready = self.pool.iter().filter(|worker| Self::may_be_overdue(worker));
+        unready.filter_map(|worker| worker.process.map(|running| running.since + limit)).min()
+    }
+
+    /// Logs which workers are not ready within `start_timeout`. They go on: whether they ever will be is not known.
+    pub(super) fn warn_overdue(&mut self, now: Instant) {
+        let limit = self.settings.config.start_timeout;
+        let is_due = |it: &Worker| Self::may_be_overdue(it) && it.age(now).is_some_and(|age| age >= limit);
+        for id in self.pool.ids(is_due) {
+            let Some(worker) = self.pool.get(id) else { continue };
+            let lacks = self.lacks(worker, now).map_or_else(String::new, |lacks| format!(": it {lacks}"));
+            warn!(
+                worker = worker.name,
+                "not ready within start_timeout ({limit:?}), and left to go on{lacks}"
+            );
+            if let Some(worker) = self.pool.get_mut(id) {
+                worker.sightings.overdue = true;
+            }
+        }
+    }
+
     /// Looks at workers that were not seen to wait for work yet.
     pub(super) fn check_readiness(&mut self, now: Instant) {
         for id in self.pool.ids(|worker| self.is_asked(worker, now)) {
@@ -161,14 +193,20 @@ impl<D: Dataplane, P: Processes> Engine<D, P> {
         // While no worker is ready, this one gets connections; a process that polls without ever sleeping takes them.
         let takes = self.placement.members().is_empty() && self.has_taken(worker);
         let some = all || unattended.len() < worker.sockets.len() || takes;
-        let late = !all && worker.life.state() != State::Ready && age >= SAID_AFTER;
+        let ready = worker.life.state() == State::Ready;
+        let late = !all && age >= SAID_AFTER && !(ready && self.has_taken(worker));
         if late && !worker.sightings.said {
             let what = |(at, socket): &(usize, WorkerSocket)| {
                 let listener = self.dataplane.address(socket.listener);
                 format!("{listener} (descriptor {})", at + FIRST_DESCRIPTOR)
             };
             let what: Vec<String> = unattended.iter().map(what).collect();
-            info!(worker = worker.name, "it does not wait for work yet on {}", what.join(", "));
+            let what = what.join(", ");
+            if ready {
+                info!(worker = worker.name, "it is ready, but was not seen to wait for work yet on {what}");
+            } else {
+                info!(worker = worker.name, "it does not wait for work yet on {what}");
+            }
         }
         if let Some(worker) = self.pool.get_mut(id) {
             worker.sightings.waiting = all || takes;
@@ -212,31 +250,49 @@ impl<D: Dataplane, P: Processes> Engine<D, P> {
         }
     }
 
-    /// What a worker lacks that is not ready, or is stalled at some listeners, as the end of a sentence: worker web/0
-    /// "does not wait for work yet on …".
+    /// What a worker lacks that is not ready, is stalled at some listeners, or was never seen to use its sockets, as
+    /// the end of a sentence: worker web/0 "does not wait for work yet on …".
     #[must_use]
     pub fn lacks(&self, worker: &Worker, now: Instant) -> Option<String> {
-        let Sightings { not_started, locked, foreign, .. } = &worker.sightings;
+        let Sightings { not_started, locked, foreign, waiting, .. } = &worker.sightings;
         if let Some(why) = not_started {
             return Some(format!("is not started: {why}"));
         }
         if let Some(listener) = locked {
             return Some(format!("has locked its socket of {listener} (SO_LOCK_FILTER)"));
         }
+        let state = worker.life.state();
         let standing = self.standing(worker);
-        let text = |listeners: &[Listener]| {
-            listeners.iter().map(Listener::to_string).collect::<Vec<String>>().join(", ")
-        };
-        if worker.life.state() == State::Ready && !standing.stalled.is_empty() && !standing.is_stalled() {
+        // `stalled` as its state says all; it is `loading` if it has never accepted.
+        if state == State::Ready && !standing.stalled.is_empty() && (standing.never || !standing.is_stalled())
+        {
             return Some(format!("does not accept on {}", text(&standing.stalled)));
         }
-        let late = worker.age(now).is_some_and(|age| age >= SHOWN_AFTER);
-        let waits = matches!(worker.life.state(), State::Starting | State::Loading);
-        if !self.dataplane.sees_waits() || !late || !waits {
+        if worker.age(now).is_none_or(|age| age < SHOWN_AFTER) {
             return None;
         }
-        let silent = self.addresses(self.unattended(worker, true));
-        let instead = foreign.as_ref().map(|foreign| format!(": {foreign}")).unwrap_or_default();
-        (!silent.is_empty()).then(|| format!("does not wait for work yet on {}{instead}", text(&silent)))
+        let silent = |unseen| {
+            let sockets = self.unattended(worker, unseen).filter(|_| self.dataplane.sees_waits());
+            Some(text(&self.addresses(sockets))).filter(|silent| !silent.is_empty())
+        };
+        let unheard = worker.life.awaits_word(&self.settings.config);
+        match state {
+            State::Starting | State::Loading => {
+                let instead = foreign.as_ref().map(|foreign| format!(": {foreign}")).unwrap_or_default();
+                let silent = silent(true).map(|on| format!("does not wait for work yet on {on}{instead}"));
+                let said = unheard.then(|| "has not said READY=1 yet".to_owned());
+                let all: Vec<String> = said.into_iter().chain(silent).collect();
+                Some(all.join(", and ")).filter(|all| !all.is_empty())
+            }
+            State::Ready if !waiting && !self.has_taken(worker) => {
+                silent(false).map(|on| format!("was not seen to wait for work yet on {on}"))
+            }
+            _ => None,
+        }
     }
+}
+
+/// The addresses of listeners, for a sentence.
+fn text(listeners: &[Listener]) -> String {
+    listeners.iter().map(Listener::to_string).collect::<Vec<String>>().join(", ")
 }

@@ -66,6 +66,8 @@ pub struct Sightings {
     pub foreign: Option<ForeignSocket>,
     /// The log has said which sockets the process does not wait on yet.
     pub said: bool,
+    /// The log has said that the process is not ready within `start_timeout`.
+    pub overdue: bool,
     /// Why the process cannot be started.
     pub not_started: Option<String>,
     /// Listener of a socket that takes no program any more (SO_LOCK_FILTER).

@@ -130,6 +130,12 @@ impl Life {
         self.running && Readiness::is_open(self.state) && self.readiness.wants_sight(policy)
     }
 
+    /// Whether the process becomes ready only by saying `READY=1`.
+    #[must_use]
+    pub fn awaits_word(&self, policy: &ServiceConfig) -> bool {
+        self.running && Readiness::is_open(self.state) && self.readiness.awaits_word(policy)
+    }
+
     /// Whether a process that is ending by itself is started again.
     #[must_use]
     pub fn returns(&self) -> bool {

@@ -64,6 +64,11 @@ impl Readiness {
         asked || self.word_lost
     }
 
+    /// Whether only `READY=1` makes the process ready.
+    pub(super) fn awaits_word(&self, policy: &ServiceConfig) -> bool {
+        policy.ready == Ready::Notify && !self.word_lost
+    }
+
     /// Notes that the process waits for work, on `all` of its sockets or on some; returns whether it is ready.
     pub(super) fn seen_waiting(&mut self, all: bool, policy: &ServiceConfig) -> bool {
         self.seen = true;
