@@ -9,6 +9,7 @@ use std::time::Duration;
 use clap::{Args, CommandFactory, Parser, Subcommand};
 use reuseport_lb_client::api::Scale;
 
+use crate::config::process::LogTo;
 use crate::config::{self, Ready, Replace, SocketOwner, StopMode, StopSignal};
 use crate::daemon::Paths;
 use crate::domain::listener::Listener;
@@ -22,6 +23,9 @@ Examples:
   reuseport-lb run --config /etc/reuseport-lb.toml              your services
   reuseport-lb doctor --config /etc/reuseport-lb.toml           would they work here?
   reuseport-lb status                                           what happens
+
+`run` needs root or eight capabilities (docs/SYSTEMD.md). Commands that speak to a daemon are for root and the daemon's \
+user; `exec` is for whom the service lets join.
 
 Exit codes: 0 done, 1 failed, 2 usage or invalid configuration.";
 
@@ -45,16 +49,20 @@ impl Cli {
     }
 }
 
+/// Heads the options of [`Global`] in help texts.
+const COMMON: &str = "Options of every command";
+
 #[derive(Debug, Args)]
 pub(crate) struct Global {
-    /// Where the daemon's sockets are
-    #[arg(long, global = true, value_name = "DIR", default_value = "/run/reuseport-lb")]
+    /// The directory of the daemon's lock, sockets and state; one for each daemon
+    #[arg(long, global = true, help_heading = COMMON, value_name = "DIR", default_value = "/run/reuseport-lb")]
     pub(crate) runtime_dir: PathBuf,
-    /// A BPF file system for pins; mounted there if it is not, on an empty directory
-    #[arg(long, global = true, value_name = "DIR", default_value = "/sys/fs/bpf")]
+    /// A BPF file system, for what the kernel shall keep without the daemon; if there is none, it is mounted there, on an
+    /// empty directory
+    #[arg(long, global = true, help_heading = COMMON, value_name = "DIR", default_value = "/sys/fs/bpf")]
     pub(crate) bpffs: PathBuf,
-    /// Say more; twice: still more
-    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
+    /// Log more; twice: still more. RUST_LOG overrules it
+    #[arg(short, long, global = true, help_heading = COMMON, action = clap::ArgAction::Count)]
     pub(crate) verbose: u8,
 }
 
@@ -76,11 +84,15 @@ Examples:
   reuseport-lb run --listen tcp://127.0.0.1:3000 --stop-signal USR1 -- haproxy -db -f haproxy.cfg
   reuseport-lb run --config /etc/reuseport-lb.toml
 
-A command gets its sockets as descriptors 3, 4, … in the order of --listen, with LISTEN_FDS,
-LISTEN_PID, LISTEN_FDNAMES, NOTIFY_SOCKET and REUSEPORT_LB_WORKER, _SERVICE and _INDEX in its environment.
-{index}, {worker}, {service} and {pid} in its arguments, --env and --cwd stand for the worker's own.
-Without --config and --listen it listens on tcp and udp of 127.0.0.1:8080 and [::1]:8080.
-SIGTERM, SIGINT and `reuseport-lb stop` end it in order; a second signal ends it at once.")]
+It needs root, or the capabilities in docs/SYSTEMD.md; `reuseport-lb doctor` says what is missing.
+
+A command gets its sockets as descriptors 3, 4, … in the order of --listen, with LISTEN_FDS, LISTEN_PID, \
+LISTEN_FDNAMES, NOTIFY_SOCKET and REUSEPORT_LB_WORKER, _SERVICE and _INDEX in its environment. {index}, {worker}, \
+{service} and {pid} in its arguments, --env and --cwd stand for the worker's own; --log has them but for {pid}. \
+What has no option has a key in a file.
+
+Without --config and --listen it listens on tcp and udp of 127.0.0.1:8080 and [::1]:8080. SIGTERM, SIGINT (Ctrl-C) \
+and `reuseport-lb stop` end it in order; a second signal ends it at once.")]
     Run(RunArgs),
     /// Join a running daemon as a worker, from anywhere, and become a command
     #[command(after_help = "\
@@ -89,17 +101,26 @@ Examples:
   reuseport-lb exec web --name 7 -- ./server          worker web/7, in whose buckets it comes back
   reuseport-lb exec web --weight 3 -- haproxy -db -f haproxy.cfg
 
-The command gets its sockets as descriptors 3, 4, … and finds LISTEN_FDS, LISTEN_PID, LISTEN_FDNAMES,
-NOTIFY_SOCKET and REUSEPORT_LB_WORKER, _SERVICE and _INDEX in its environment, as from `run` (docs/JOIN.md). It keeps the
-process id and the user. The worker leaves when the process ends, or when it says STOPPING=1.")]
+The command gets its sockets as descriptors 3, 4, … and finds LISTEN_FDS, LISTEN_PID, LISTEN_FDNAMES, NOTIFY_SOCKET and \
+REUSEPORT_LB_WORKER, _SERVICE and _INDEX in its environment, as from `run` (docs/JOIN.md). It keeps the process id and \
+the user, which `join` of the service must allow. The worker leaves when the process ends, or when it says STOPPING=1.")]
     Exec(ExecArgs),
-    /// Show services, groups and workers
+    /// Show services, listeners and workers
     #[command(after_help = "\
 Examples:
   reuseport-lb status
   reuseport-lb status web
   reuseport-lb status web/2
-  reuseport-lb status --json | jq '.services[].workers[] | {name, state, share}'")]
+  reuseport-lb status --json | jq '.services[].workers[] | {name, state, share}'
+
+Of listeners: DECISIONS is how often the program in the kernel (PROGRAM, its id) picked a socket for a connection or a \
+datagram, REFUSED how often there was none to pick, STRANGERS how many sockets other programs have on that address: they \
+get nothing.
+
+Of workers: SHARE is their part of the 65,536 buckets that all clients are hashed into, and so of what is new; SLOT their \
+place in the kernel's table of sockets, SELECTED how often they were picked, QUEUE how many connections they have not \
+accepted yet, RESTARTS how often their process was started again. Below the table stands what a worker lacks that does \
+not serve.")]
     Status(StatusArgs),
     /// Check a configuration file and show what it means; changes nothing
     #[command(after_help = "\
@@ -115,10 +136,9 @@ Examples:
   reuseport-lb doctor --config /etc/reuseport-lb.toml
   reuseport-lb doctor --json | jq '.checks[] | select(.verdict != \"ok\")'
 
-Run it as the daemon will be run: as the same user, with the same --runtime-dir and --bpffs, best also
-with the same limits. Each line says ok, WARNING (it works, but) or FAILURE (it would not work); the
-last two with what that means and how to mend it (docs/DOCTOR.md). Without --config it looks at what
-`run` alone needs.
+Run it as the daemon will be run: as the same user, with the same --runtime-dir and --bpffs, best also with the same \
+limits. Each line says ok, WARNING (it works, but) or FAILURE (it would not work); the last two with what that means and \
+how to mend it (docs/DOCTOR.md). Without --config it looks at what `run` alone needs.
 
 Exit codes: 0 no failure, 1 at least one, 2 usage or invalid configuration.")]
     Doctor(DoctorArgs),
@@ -129,8 +149,8 @@ Examples:
   reuseport-lb trace web --count 10
   reuseport-lb trace web --json | jq .worker
 
-While it runs, every decision leaves the fast path and writes a log line; it costs nothing when it
-does not. A reader that is too slow misses decisions, and is told how many.")]
+While it runs, every decision leaves the fast path and writes a log line; it costs nothing when it does not. A reader \
+that is too slow misses decisions, and is told how many.")]
     Trace(TraceArgs),
     /// Add or remove workers, and wait until that is done
     #[command(after_help = "\
@@ -140,8 +160,8 @@ Examples:
   reuseport-lb scale web -2            two fewer
   reuseport-lb scale web 2 --no-wait
 
-New workers get buckets when they are ready. Those with the highest numbers leave: their buckets
-move, their queue empties, then stop_signal (SIGTERM), and SIGKILL after drain_timeout.")]
+New workers get their share when they are ready. Those with the highest numbers leave: they get nothing new, their queue \
+empties, then stop_signal (SIGTERM), and SIGKILL after drain_timeout. What this changes holds until `reload`.")]
     Scale(ScaleArgs),
     /// Change the weight of a worker: its share is its weight over the sum of all
     #[command(after_help = "\
@@ -155,8 +175,7 @@ Examples:
   reuseport-lb drain web/2
   reuseport-lb drain web/2 --timeout 5s
 
-Its buckets move, its queue empties, then stop_signal (SIGTERM), and SIGKILL if it is still there
-after the timeout.
+It gets nothing new, its queue empties, then stop_signal (SIGTERM), and SIGKILL if it is still there after the timeout. \
 It is not replaced: the service has one worker less until `scale` or `reload`.")]
     Drain(DrainArgs),
     /// Replace the process of a worker, or of all workers of a service, without losing a connection
@@ -166,22 +185,24 @@ Examples:
   reuseport-lb restart web --parallel 4
   reuseport-lb restart web/2
 
-A new process is started beside each old one. When it is ready, and the first one also after a trial,
-it takes over, and the old one leaves in order. If it does not become ready, it is stopped, the old one
-stays, and no other worker is replaced. With replace = \"stop-first\" the old process ends first.")]
+A new process is started beside each old one. When it is ready, and the first one also after a trial, it takes over, and \
+the old one leaves in order. If it does not become ready, it is stopped, the old one stays, and no other worker is \
+replaced. With replace = \"stop-first\" the old process ends first.")]
     Restart(RestartArgs),
     /// Read the configuration again, and apply it whole, or not at all
     #[command(after_help = "\
 Examples:
   reuseport-lb reload
   systemctl reload reuseport-lb                            if it runs as a unit
-  kill -HUP $(head -n1 /run/reuseport-lb/daemon.lock)      the same; the outcome is in the log")]
+  kill -HUP $(head -n1 /run/reuseport-lb/daemon.lock)      the same; the outcome is in the log
+
+It is for a daemon that was started with --config. docs/CONFIGURATION.md says which keys replace processes.")]
     Reload(ReloadArgs),
     /// End the daemon in order, and wait until it is gone
     #[command(after_help = "\
 Examples:
   reuseport-lb stop
-  reuseport-lb stop --keep             workers go on without it, until the next daemon takes them over
+  reuseport-lb stop --keep                      workers go on; the next `run` takes them over
   reuseport-lb stop --runtime-dir /run/other")]
     Stop(StopArgs),
     #[command(name = COMMAND, hide = true)]
@@ -193,7 +214,7 @@ Examples:
 #[derive(Debug, Args)]
 pub(crate) struct RunArgs {
     /// A file with services (docs/CONFIGURATION.md)
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["listen", "workers", "name", "ready", "stop_signal", "stop_mode", "replace", "user", "group", "socket_owner", "join", "env", "cwd", "command"])]
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["listen", "workers", "name", "ready", "stop_signal", "stop_mode", "replace", "user", "group", "socket_owner", "join", "env", "cwd", "lame_duck", "log", "command"])]
     pub(crate) config: Option<PathBuf>,
     /// An address to listen on, like tcp://127.0.0.1:3000, udp://[::]:53, or tcp://*:80 for both families; may be repeated
     #[arg(long, value_name = "URL")]
@@ -205,7 +226,7 @@ pub(crate) struct RunArgs {
     #[arg(long, value_name = "NAME", default_value = "demo")]
     pub(crate) name: String,
     /// When a command counts as ready: accepting (it waits for work on its sockets), notify (READY=1),
-    /// immediate, or a time; READY=1 counts with each
+    /// immediate, or a time like 500ms (it waits for work then); READY=1 counts with each
     #[arg(long, value_name = "WHEN", default_value = "accepting", requires = "command")]
     pub(crate) ready: Ready,
     /// What ends a worker of a command in order: TERM, QUIT, INT, HUP, USR1, USR2 or WINCH; nginx needs QUIT,
@@ -238,6 +259,14 @@ pub(crate) struct RunArgs {
     /// Their working directory, like /srv/{worker}; without it the daemon's
     #[arg(long, value_name = "DIR", requires = "command", value_parser = values::directory)]
     pub(crate) cwd: Option<String>,
+    /// How long to go on serving after `stop`, SIGTERM or SIGINT, like 10s, while `status` says that the service is to
+    /// end: for load balancers in front
+    #[arg(long, value_name = "TIME", default_value = "0s", value_parser = config::duration)]
+    pub(crate) lame_duck: Duration,
+    /// Where the output of workers goes: inherit (with the daemon's log), or a file, like /var/log/web-{index}.log,
+    /// which is renamed at 10 MiB; the last three are kept
+    #[arg(long, value_name = "WHERE", default_value = "inherit", value_parser = config::log)]
+    pub(crate) log: LogTo,
     /// The program of a worker, and its arguments; without it the embedded one
     #[arg(last = true, value_name = "COMMAND")]
     pub(crate) command: Vec<String>,
@@ -326,7 +355,7 @@ pub(crate) struct WeightArgs {
 pub(crate) struct DrainArgs {
     /// The worker, like web/2
     pub(crate) worker: String,
-    /// Until stop_signal, and again until SIGKILL; without it the service's drain_timeout
+    /// How long to wait until stop_signal, and again until SIGKILL, like 5s; without it the service's drain_timeout
     #[arg(long, value_name = "TIME", value_parser = config::duration)]
     pub(crate) timeout: Option<Duration>,
 }
@@ -338,7 +367,7 @@ pub(crate) struct RestartArgs {
     /// How many at a time, once the first has stood its trial
     #[arg(long, value_name = "N", default_value = "1", value_parser = values::at_a_time, allow_negative_numbers = true)]
     pub(crate) parallel: u16,
-    /// How long a new process may take to become ready; without it the service's start_timeout
+    /// How long a new process may take to become ready, like 10s; without it the service's start_timeout
     #[arg(long, value_name = "TIME", value_parser = config::duration)]
     pub(crate) timeout: Option<Duration>,
     /// How long the first new process must have been ready before it takes over
@@ -360,18 +389,4 @@ pub(crate) struct StopArgs {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_command_line_is_consistent() {
-        Cli::command().debug_assert();
-    }
-
-    #[test]
-    fn global_options_go_before_and_after_the_command() {
-        for line in [["x", "--runtime-dir", "/r", "status"], ["x", "status", "--runtime-dir", "/r"]] {
-            assert_eq!(Cli::parse_from(line).global.runtime_dir, PathBuf::from("/r"));
-        }
-    }
-}
+mod tests;

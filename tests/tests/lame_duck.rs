@@ -2,13 +2,16 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on shall panic")]
 
+use std::fs;
 use std::net::SocketAddr;
 use std::process::Stdio;
 
 use nix::sys::signal::Signal;
 use testkit::client::Connection;
 use testkit::config::Config;
-use testkit::daemon::{Daemon, is_alive, selected, signal, until};
+use testkit::daemon::{Daemon, Paths, is_alive, selected, signal, until};
+use testkit::said::assert_said;
+use testkit::server;
 use testkit::world::World;
 
 fn to() -> SocketAddr {
@@ -61,4 +64,28 @@ fn its_time_ends_by_itself_after_sigterm() {
     until("the worker to end", || (!is_alive(worker)).then_some(()));
     until("the daemon to end", || (!is_alive(daemon.pid())).then_some(()));
     daemon.says("stopped");
+}
+
+#[test]
+fn run_takes_it_and_a_log_file_from_the_command_line() {
+    let world = World::new();
+    let log = world.path("web-{index}.log").display().to_string();
+    let server = server::words(&world, "").join(" ");
+    let script = format!("echo hello; exec {server}");
+    let run = |log: &str| {
+        let options = ["run", "--listen", "tcp://127.0.0.1:3000", "--workers", "1", "--lame-duck", "1h"];
+        Paths::of(&world).command(&[&options[..], &["--log", log, "--", "sh", "-c", &script]].concat())
+    };
+    assert_said(&run("web.log").output().unwrap(), 2, &["--log <WHERE>", "write an absolute one"]);
+    let missing = ["log files cannot be made in /no/such: No such file or directory"];
+    assert_said(&run("/no/such/web.log").output().unwrap(), 1, &missing);
+    let daemon = Daemon::start_as(&world, run(&log));
+    until("its output", || (fs::read_to_string(world.path("web-0.log")).ok()? == "hello\n").then_some(()));
+    let worker = daemon.workers()[0];
+    signal(daemon.pid(), Signal::SIGTERM);
+    daemon.says("goes on for 3600s (lame_duck), and says that it is ending");
+    assert_eq!(served(), worker);
+    daemon.stop();
+    let log = fs::read_to_string(world.path("daemon.log")).unwrap();
+    assert!(!log.contains("hello"), "{log}");
 }

@@ -29,6 +29,8 @@ fn service(arguments: cli::RunArgs) -> Result<ServiceConfig, String> {
         host::find_user(user).map_err(|error| format!("--join: {error}"))?;
     }
     service.join = Some(arguments.join).filter(|join| !join.is_empty());
+    service.lame_duck = arguments.lame_duck;
+    service.process.log = arguments.log;
     if !arguments.command.is_empty() {
         service.command = arguments.command;
         service.embedded = false;

@@ -72,19 +72,34 @@ impl<'de> Deserialize<'de> for Log {
 impl<'de> Deserialize<'de> for Path {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let path = String::deserialize(deserializer)?;
-        if !path.starts_with('/') || path.ends_with('/') || path.contains('\0') {
-            return Err(D::Error::custom(format!(
-                "{path:?} is no path of a log file: write an absolute one, like \"/var/log/web-{{index}}.log\""
-            )));
-        }
-        if placeholders::has(&path, "pid") {
-            return Err(D::Error::custom(
-                "the path of a log file cannot have {pid}: each process would begin one that nobody removes; \
-                 {index}, {worker} and {service} stay the same",
-            ));
-        }
-        Ok(Self(path))
+        check_path(&path).map(|()| Self(path)).map_err(D::Error::custom)
     }
+}
+
+/// What is wrong with the path of a log file.
+fn check_path(path: &str) -> Result<(), String> {
+    if !path.starts_with('/') || path.ends_with('/') || path.contains('\0') {
+        return Err(format!(
+            "{path:?} is no path of a log file: write an absolute one, like \"/var/log/web-{{index}}.log\""
+        ));
+    }
+    if placeholders::has(path, "pid") {
+        return Err(
+            "the path of a log file cannot have {pid}: each process would begin one that nobody removes; \
+                    {index}, {worker} and {service} stay the same"
+                .into(),
+        );
+    }
+    Ok(())
+}
+
+/// Reads where output goes from the command line: `inherit`, or the path of a file.
+pub fn log(text: &str) -> Result<LogTo, String> {
+    if text == "inherit" {
+        return Ok(LogTo::Inherit);
+    }
+    check_path(text)?;
+    Ok(LogTo::File(LogFile { path: text.into(), max: Size::default().0, keep: Keep::default().0 }))
 }
 
 impl<'de> Deserialize<'de> for Size {
@@ -146,7 +161,11 @@ mod tests {
     #[test]
     fn a_log_is_inherit_or_a_file_with_a_size_and_a_number() {
         assert_eq!(read("\"inherit\""), Ok(LogTo::Inherit));
+        assert_eq!(log("inherit"), Ok(LogTo::Inherit));
         let file = |path: &str, max, keep| Ok(LogTo::File(LogFile { path: path.into(), max, keep }));
+        assert_eq!(log("/l/{index}"), file("/l/{index}", 10 << 20, 3), "on the command line");
+        assert!(log("web.log").is_err_and(|error| error.contains("write an absolute one")));
+        assert!(log("/l/{pid}").is_err_and(|error| error.contains("cannot have {pid}")));
         assert_eq!(read("{ file = \"/l/{index}\" }"), file("/l/{index}", 10 << 20, 3));
         assert_eq!(read("{ file = \"/l\", max = \"4KiB\", keep = 0 }"), file("/l", 4096, 0));
         assert_eq!(read("{ file = \"/l\", max = \"5000 B\", keep = 1000 }"), file("/l", 5000, 1000));

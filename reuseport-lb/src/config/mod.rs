@@ -21,7 +21,7 @@ pub use errors::Invalid;
 pub(crate) use errors::{nearest, plain};
 pub use known::{KnownServer, SaysReady, TakesSockets, known_server};
 pub use listen::ListenerConfig;
-pub use log::written as size;
+pub use log::{log, written as size};
 pub use machine::Machine;
 pub(crate) use service::check_name;
 pub use service::{MAX_LISTENERS, MAX_WEIGHT, MAX_WORKERS, ServiceConfig, check_weight, check_workers};
