@@ -4,7 +4,9 @@ mod refusal;
 mod status;
 
 pub use refusal::{Refusal, RefusalBody};
-pub use status::{FlowCounts, GroupStatus, ServiceStatus, SocketStatus, Status, WorkerStatus};
+pub use status::{
+    FlowCounts, GroupStatus, LastReload, ServiceStatus, SocketStatus, Status, Usage, WorkerStatus,
+};
 
 use serde::{Deserialize, Serialize};
 

@@ -10,7 +10,7 @@ use clap::{Args, CommandFactory, Parser, Subcommand};
 use reuseport_lb_client::api::Scale;
 
 use crate::config::process::LogTo;
-use crate::config::{self, Ready, Replace, SocketOwner, StopMode, StopSignal};
+use crate::config::{self, HttpAddress, Ready, Replace, SocketOwner, StopMode, StopSignal};
 use crate::daemon::Paths;
 use crate::domain::listener::Listener;
 use crate::kernel::bpffs;
@@ -267,6 +267,10 @@ pub(crate) struct RunArgs {
     /// which is renamed at 10 MiB; the last three are kept
     #[arg(long, value_name = "WHERE", default_value = "inherit", value_parser = config::log)]
     pub(crate) log: LogTo,
+    /// Answer over HTTP at this address, like 127.0.0.1:9465 or /run/lb.http: /metrics, /readyz and more
+    /// (docs/HTTP.md); counts more than [http] of a file
+    #[arg(long, value_name = "ADDRESS")]
+    pub(crate) http: Option<HttpAddress>,
     /// The program of a worker, and its arguments; without it the embedded one
     #[arg(last = true, value_name = "COMMAND")]
     pub(crate) command: Vec<String>,

@@ -13,11 +13,26 @@ pub struct Status {
     pub kernel: String,
     /// Process id of the daemon.
     pub pid: u32,
+    /// When the daemon was started, in seconds since 1970.
+    #[serde(default)]
+    pub start_time: f64,
+    /// The last reload; `null`: none yet.
+    #[serde(default)]
+    pub last_reload: Option<LastReload>,
     /// Longest time in milliseconds that one step has kept the daemon's loop from everything else.
     #[serde(default)]
     pub longest_step_ms: f64,
     /// All services, or the one that was asked for.
     pub services: Vec<ServiceStatus>,
+}
+
+/// How the last reload ended.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct LastReload {
+    /// Whether the configuration was applied.
+    pub successful: bool,
+    /// When it ended, in seconds since 1970.
+    pub time: f64,
 }
 
 /// Status of a service.
@@ -106,6 +121,9 @@ pub struct WorkerStatus {
     pub state: String,
     /// Process id, if a process runs.
     pub pid: Option<i32>,
+    /// What the process has used; `null` if none runs.
+    #[serde(default)]
+    pub usage: Option<Usage>,
     /// Weight; the share of buckets is the weight over the sum of all.
     pub weight: u32,
     /// Whether the worker may own buckets; new workers may from when they are ready.
@@ -143,6 +161,17 @@ pub struct WorkerStatus {
     pub sockets: Vec<SocketStatus>,
 }
 
+/// What a process has used, without its children.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Usage {
+    /// When it was started, in seconds since 1970.
+    pub start_time: f64,
+    /// CPU time of all its threads, in seconds.
+    pub cpu_seconds: f64,
+    /// Resident memory in bytes.
+    pub resident_bytes: u64,
+}
+
 /// Status of a worker's socket.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct SocketStatus {
@@ -156,4 +185,7 @@ pub struct SocketStatus {
     pub queue: u32,
     /// Limit of the queue, in the same unit.
     pub backlog: u32,
+    /// What the kernel dropped because the queue was full: handshakes of TCP, datagrams of UDP.
+    #[serde(default)]
+    pub drops: u32,
 }

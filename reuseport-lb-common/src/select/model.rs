@@ -138,7 +138,7 @@ impl<P: SelectPolicy> Group for &mut Model<P> {
         self.sockets.contains(&slot)
     }
 
-    /// Every decision is counted in [`Model::decide`].
+    /// Every decision is counted in `Model::decide`.
     fn take(&mut self, slot: u16) -> bool {
         self.select(slot)
     }

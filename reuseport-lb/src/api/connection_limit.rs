@@ -5,10 +5,10 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
+use std::io;
 use std::rc::Rc;
 use std::time::Duration;
 
-use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::Notify;
 
 /// Most idle connections of one socket.
@@ -107,15 +107,15 @@ impl Drop for Permit {
 
 /// Accepts connections as long as the runtime lives, each with a task of its own; `converse` has to
 /// end when its connection is evicted. `what`: name of the socket for the log.
-pub async fn serve<F: Future<Output = ()> + 'static>(
-    listener: UnixListener,
+pub async fn serve<S, F: Future<Output = ()> + 'static>(
+    accept: impl AsyncFn() -> io::Result<S>,
     what: &str,
-    converse: impl Fn(UnixStream, Permit) -> F,
+    converse: impl Fn(S, Permit) -> F,
 ) {
     let limiter = Limiter::new(MOST);
     loop {
-        match listener.accept().await {
-            Ok((stream, _)) => {
+        match accept().await {
+            Ok(stream) => {
                 tokio::task::spawn_local(converse(stream, limiter.admit()));
             }
             // For instance no descriptor is free: a pause before the next attempt.

@@ -2,5 +2,7 @@
 
 pub mod connection_limit;
 pub mod control;
+mod exchange;
+pub mod http;
 pub mod join;
 mod json;

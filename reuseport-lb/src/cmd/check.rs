@@ -6,12 +6,12 @@ use serde_json::json;
 use super::print::{print, print_json};
 use super::settings;
 use crate::cli;
-use crate::config::{self, Invalid, Machine, ServiceConfig};
+use crate::config::{self, Configuration, Invalid, Machine, ServiceConfig};
 use crate::daemon::{HERE, startable};
 use crate::printable::{self, inline};
 
 pub(super) fn run(arguments: &cli::CheckArgs) -> Result<()> {
-    let services = match arguments.offline {
+    let Configuration { services, http } = match arguments.offline {
         true => config::read(&arguments.file, Machine::ANOTHER)?,
         false => config::read(&arguments.file, HERE)?,
     };
@@ -24,10 +24,14 @@ pub(super) fn run(arguments: &cli::CheckArgs) -> Result<()> {
     let warnings = config::warnings(&services);
     if arguments.json {
         let described: Vec<_> = services.iter().map(as_json).collect();
-        let all = json!({ "services": described, "warnings": warnings });
+        let http = http.map(|address| address.to_string());
+        let all = json!({ "services": described, "http": http, "warnings": warnings });
         return print_json(&serde_json::to_string_pretty(&all)?);
     }
-    let described: String = services.iter().map(as_text).collect();
+    let mut described: String = services.iter().map(as_text).collect();
+    if let Some(address) = http {
+        described += &format!("  answers at {address}\n");
+    }
     let warned: String = warnings.iter().map(|line| format!("warning: {line}\n")).collect();
     print(&format!("{} is valid\n{described}{warned}", printable::path(&arguments.file)))
 }

@@ -25,7 +25,7 @@ use crate::kernel::{rights, socket, strangers};
 
 pub(super) fn run(arguments: &cli::DoctorArgs, paths: &Paths) -> Result<()> {
     let services = match &arguments.config {
-        Some(file) => config::read(file, HERE)?,
+        Some(file) => config::read(file, HERE)?.services,
         None => vec![ServiceConfig::demo_here(socket::has_ipv6())],
     };
     let mut checks = checks(&services, paths)?;

@@ -209,12 +209,14 @@ mod tests {
             selected: 12_345_678_901_234,
             queue: 4096,
             backlog: 4096,
+            drops: 0,
         };
         let worker = WorkerStatus {
             name: "service-of-16-char/1023".into(),
             slot: 2047,
             state: "starting".into(),
             pid: Some(4_194_303),
+            usage: None,
             weight: 100_000,
             member: true,
             share: 1.0,
@@ -263,6 +265,8 @@ mod tests {
         let status = Status {
             version: "0.1.0".into(),
             longest_step_ms: 0.0,
+            start_time: 0.0,
+            last_reload: None,
             kernel: "6.1".into(),
             pid: 1,
             services: vec![service],

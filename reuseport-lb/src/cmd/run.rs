@@ -4,14 +4,18 @@ use anyhow::Result;
 use tracing::warn;
 
 use crate::cli;
-use crate::config::{self, Invalid, ServiceConfig, StopSettings};
+use crate::config::{self, Configuration, Invalid, ServiceConfig, StopSettings};
 use crate::daemon::{self, Paths, Source};
 use crate::kernel::{host, socket};
 
 pub(super) fn run(arguments: cli::RunArgs, paths: &Paths) -> Result<()> {
+    let http = arguments.http.clone();
     let source = match &arguments.config {
-        Some(file) => Source::File(std::path::absolute(file)?),
-        None => Source::Arguments(Box::new(service(arguments).map_err(Invalid)?)),
+        Some(file) => Source::File { path: std::path::absolute(file)?, http },
+        None => {
+            let services = vec![service(arguments).map_err(Invalid)?];
+            Source::Arguments(Box::new(Configuration { services, http }))
+        }
     };
     daemon::run(&source, paths)
 }

@@ -157,7 +157,7 @@ mod tests {
     #[test]
     fn no_key_of_the_file_is_left_out() {
         let head = "[[service]]\nname = \"web\"\nlisten = [\"tcp://127.0.0.1:80\"]\n";
-        let service = parse(head, Machine::ANOTHER).unwrap().remove(0);
+        let service = parse(head, Machine::ANOTHER).unwrap().services.remove(0);
         let shown = of_service(&service).into_iter().chain(of_process(&service));
         let mut shown: Vec<&str> = shown.map(|setting| setting.key).collect();
         // The parser lists what it knows.

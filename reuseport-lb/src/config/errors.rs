@@ -189,13 +189,16 @@ fn values(key: &str) -> Option<&'static str> {
 }
 
 fn unknown(field: &str, known: &[&str]) -> String {
-    if known == ["service"] {
+    if known.contains(&"service") {
         return match nearest(field, known) {
-            Some(_) => format!("unknown field `{field}`: did you mean [[service]]?"),
+            Some("service") => format!("unknown field `{field}`: did you mean [[service]]?"),
+            Some(table) => format!("unknown field `{field}`: did you mean [{table}]?"),
             None if values(field).is_some() => {
                 format!("unknown field `{field}` outside of a service: write it below a line [[service]]")
             }
-            None => format!("unknown field `{field}`: only tables that start with [[service]] are known"),
+            None => format!(
+                "unknown field `{field}`: only tables that start with [[service]], and [http], are known"
+            ),
         };
     }
     match nearest(field, known) {

@@ -134,7 +134,7 @@ mod tests {
     fn listen(list: &str) -> Result<Vec<ListenerConfig>, String> {
         let text = format!("[[service]]\nname = \"web\"\nlisten = {list}\n");
         parse(&text, Machine::ANOTHER)
-            .map(|mut services| services.remove(0).listen)
+            .map(|mut all| all.services.remove(0).listen)
             .map_err(|Invalid(error)| error)
     }
 

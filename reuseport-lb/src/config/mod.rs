@@ -1,8 +1,9 @@
-//! The configuration: a file → validated services. Not: what a running service does with its settings.
+//! The configuration: a file → validated settings. Not: what a running service does with its own.
 
 mod choices;
 mod environment;
 mod errors;
+mod http;
 mod known;
 mod listen;
 mod log;
@@ -19,6 +20,7 @@ pub use choices::{Affinity, Flows, OnCrash, OnStall, Replace, SocketOwner, WhenB
 pub use environment::{check_directory, check_program, check_variable};
 pub use errors::Invalid;
 pub(crate) use errors::{nearest, plain};
+pub use http::HttpAddress;
 pub use known::{KnownServer, SaysReady, TakesSockets, known_server};
 pub use listen::ListenerConfig;
 pub use log::{log, written as size};
@@ -39,15 +41,24 @@ use crate::printable;
 use errors::located;
 use written::Written;
 
+/// A whole configuration.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Configuration {
+    /// All services; at least one.
+    pub services: Vec<ServiceConfig>,
+    /// Where the daemon answers over HTTP; `None`: nowhere.
+    pub http: Option<HttpAddress>,
+}
+
 /// Reads and validates the configuration file of `machine`.
-pub fn read(path: &Path, machine: Machine) -> Result<Vec<ServiceConfig>, Invalid> {
+pub fn read(path: &Path, machine: Machine) -> Result<Configuration, Invalid> {
     let text = std::fs::read_to_string(path)
         .map_err(|error| Invalid(format!("cannot read {}: {error}", printable::path(path))))?;
     parse(&text, machine).map_err(|Invalid(error)| Invalid(format!("{}: {error}", printable::path(path))))
 }
 
 /// Validates the text of a configuration of `machine`.
-pub fn parse(text: &str, machine: Machine) -> Result<Vec<ServiceConfig>, Invalid> {
+pub fn parse(text: &str, machine: Machine) -> Result<Configuration, Invalid> {
     let file: File = toml::from_str(text).map_err(|error| Invalid(errors::explain(text, &error)))?;
     let mut services = Vec::new();
     let mut names = HashMap::new();
@@ -87,7 +98,8 @@ pub fn parse(text: &str, machine: Machine) -> Result<Vec<ServiceConfig>, Invalid
     if services.is_empty() {
         return Err(Invalid("there is no service in it; add one that starts with [[service]]".into()));
     }
-    Ok(services)
+    let http = file.http.map(|written| written.validated(text, machine)).transpose()?;
+    Ok(Configuration { services, http })
 }
 
 /// Says why `*` and `[::]` of one port do not go together.
@@ -119,6 +131,7 @@ pub fn check_listeners(service: &ServiceConfig) -> Result<(), String> {
 struct File {
     #[serde(default)]
     service: Vec<Written>,
+    http: Option<http::Written>,
 }
 
 #[cfg(test)]

@@ -229,7 +229,7 @@ mod tests {
         let user = |name: &str| if name == "gone" { Err("there is no user".into()) } else { Ok(()) };
         let machine = Machine { user, ..Machine::ANOTHER };
         parse(&format!("{MINIMAL}{more}\n"), machine)
-            .map(|mut all| all.remove(0))
+            .map(|mut all| all.services.remove(0))
             .map_err(|Invalid(error)| error)
     }
 

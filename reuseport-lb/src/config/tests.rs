@@ -10,7 +10,7 @@ use crate::daemon::HERE;
 
 /// Parses with the users of this machine.
 fn parse(text: &str) -> Result<Vec<ServiceConfig>, Invalid> {
-    parse_with(text, HERE)
+    parse_with(text, HERE).map(|all| all.services)
 }
 
 const MINIMAL: &str = "[[service]]\nname = \"web\"\nlisten = [\"tcp://127.0.0.1:80\"]\n";
@@ -221,7 +221,7 @@ fn what_a_process_is_started_with_is_read() {
     let old = serde_json::from_value::<ServiceConfig>(json).unwrap();
     assert_eq!(old.process, ProcessConfig::default());
     // Another machine need not have the file; what is in it may not be shown.
-    let elsewhere = parse_with(&text, Machine::ANOTHER).unwrap().remove(0).process.env_file.unwrap();
+    let elsewhere = parse_with(&text, Machine::ANOTHER).unwrap().services.remove(0).process.env_file.unwrap();
     assert!(elsewhere.variables.is_empty() && elsewhere.path == file);
     std::fs::write(&file, "A=1\nsecret\n").unwrap();
     let Invalid(error) = parse(&text).unwrap_err();
@@ -339,13 +339,12 @@ fn what_is_near_to_what_was_meant_is_named() {
     for (text, line, says) in [
         (service.replace("[[service]]", "[service]"), 1, "write [[service]]"),
         (service.replace("[[service]]", "[[services]]"), 1, "did you mean [[service]]?"),
-        (service.replace("[[service]]", "[Service]"), 1, "did you mean [[service]]?"),
         (service.replace("[[service]]", "[web]"), 1, "that start with [[service]]"),
+        (format!("[htp]\nlisten = \"127.0.0.1:1\"\n{service}"), 1, "did you mean [http]?"),
         (service.replace("[[service]]\n", ""), 2, "below a line [[service]]"),
         ("service = 3\n".into(), 1, "starts with [[service]]"),
         (format!("{service}hold-timeout = \"2s\"\n"), 4, "did you mean `hold_timeout`?"),
-        (format!("{service}worker = 2\n"), 4, "did you mean `workers`?"),
-        (format!("{service}Backlog = 2\n"), 4, "did you mean `backlog`?"),
+        (format!("{service}Worker = 2\n"), 4, "did you mean `workers`?"),
         (format!("{service}zzz = 2\n"), 4, "known are name, listen, command"),
         (format!("{service}overload = {{ flor = 2 }}\n"), 4, "did you mean `floor`?"),
         (
@@ -365,7 +364,10 @@ fn what_is_near_to_what_was_meant_is_named() {
 fn another_machine_may_have_other_users() {
     let text = format!("{MINIMAL}user = \"no-such-user\"\ncommand = [\"x\"]\n");
     assert!(parse(&text).unwrap_err().0.contains("line 4: there is no user"));
-    assert_eq!(parse_with(&text, Machine::ANOTHER).unwrap()[0].user.as_deref(), Some("no-such-user"));
+    assert_eq!(
+        parse_with(&text, Machine::ANOTHER).unwrap().services[0].user.as_deref(),
+        Some("no-such-user")
+    );
     let wrong = format!("{MINIMAL}user = \"no-such-user\"\nworkers = -1\n");
     assert!(parse_with(&wrong, Machine::ANOTHER).unwrap_err().0.contains("line 5"));
 }

@@ -3,6 +3,7 @@
 mod abandoned;
 mod apply;
 mod forgotten;
+mod http;
 mod listener_moves;
 mod own_rights;
 mod paths;
@@ -28,7 +29,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::LocalSet;
 use tracing::{info, warn};
 
-use crate::config;
+use crate::config::{self, Configuration};
 use crate::handle::{Handle, Order};
 use crate::kernel::bpffs::Pins;
 use crate::kernel::cgroup::Cgroups;
@@ -41,6 +42,7 @@ use crate::service::state_file::{self, SavedService, StateFile};
 use crate::service::{self, Claims, Command, Outputs, Service, Surroundings};
 use abandoned::{claimant, deciding, end_abandoned, end_in_time, holders, successors};
 use apply::{Configurator, Occasion};
+use http::HttpServer;
 use runtime_dir::Files;
 use services::Registry;
 use sockets::Sockets;
@@ -63,7 +65,7 @@ enum End {
 /// Runs the services of `source` until SIGTERM, SIGINT or `stop`; a second signal kills the workers. Returns when no
 /// process, pin or socket file is left; with `stop --keep`, at once.
 pub fn run(source: &Source, paths: &Paths) -> Result<()> {
-    let services = source.read()?;
+    let Configuration { services, http } = source.read()?;
     config::warnings(&services).iter().for_each(|line| warn!("{line}"));
     rights::require()?;
     for service in &services {
@@ -75,6 +77,10 @@ pub fn run(source: &Source, paths: &Paths) -> Result<()> {
     host::return_memory();
     let open_files = host::raise_open_files();
     let files = Rc::new(Files::make(paths)?);
+    let http = {
+        let _entered = runtime.enter();
+        http::open(http, None)?
+    };
     let waits = Waits::load().inspect_err(|error| warn!("{error:#}")).ok();
     let pins = Pins::prepare(&paths.bpffs, &paths.runtime_dir)?;
     let (ours, runtime_dir) = (RefCell::default(), paths.runtime_dir.clone());
@@ -102,8 +108,8 @@ pub fn run(source: &Source, paths: &Paths) -> Result<()> {
         surroundings: surroundings.clone(),
         abandoned: Rc::default(),
     };
-    let end =
-        LocalSet::new().block_on(&runtime, offload::measured("the daemon", daemon.serve(services, failed)));
+    let end = LocalSet::new()
+        .block_on(&runtime, offload::measured("the daemon", daemon.serve(services, http, failed)));
     if matches!(end, Ok(End::Keep | End::Failed)) {
         files.keep.set(true);
         anyhow::ensure!(matches!(end, Ok(End::Keep)), "the start failed; see above");
@@ -128,6 +134,7 @@ impl Daemon<'_> {
     async fn serve(
         self,
         services: Vec<config::ServiceConfig>,
+        http: http::Change,
         mut failures: mpsc::UnboundedReceiver<anyhow::Error>,
     ) -> Result<End> {
         let mut signals = [signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?];
@@ -138,6 +145,8 @@ impl Daemon<'_> {
         let (orders, mut ordered) = mpsc::unbounded_channel();
         let registry = &self.registry;
         let handle = Handle::new(registry.services.clone(), orders);
+        let answers = Rc::new(HttpServer::new(handle.clone()));
+        answers.apply(http);
         self.surroundings.starting.begun();
         // The control socket answers from the first moment, with services that are still to come.
         let (left, damaged) = self.look_for_states();
@@ -150,7 +159,12 @@ impl Daemon<'_> {
             around.pins.look();
             around.look();
         };
-        tokio::task::spawn_local(sockets.serve(self.files.paths.clone(), handle, registry.clone(), look));
+        tokio::task::spawn_local(sockets.serve(
+            self.files.paths.clone(),
+            handle.clone(),
+            registry.clone(),
+            look,
+        ));
         tokio::task::spawn_local(systemd::stay_alive());
         info!("control socket {}", self.files.paths.control().display());
         if let Err(error) = self.start(left, services.clone()).await {
@@ -170,7 +184,7 @@ impl Daemon<'_> {
                         outcome = Ok(if keep { End::Keep } else { End::InOrder });
                         break;
                     }
-                    Order::Reload(answer) => self.reload(answer),
+                    Order::Reload(answer) => self.reload(answer, &handle, &answers),
                 },
                 () = registry.ended.notified() => {
                     if let Some(error) = registry.broken() {
@@ -184,7 +198,7 @@ impl Daemon<'_> {
                         break;
                     }
                     // The answer is dropped: the outcome is logged.
-                    self.reload(oneshot::channel().0);
+                    self.reload(oneshot::channel().0, &handle, &answers);
                 }
                 Some(error) = failures.recv() => {
                     outcome = Err(error);
@@ -344,15 +358,26 @@ impl Daemon<'_> {
         aside
     }
 
-    fn reload(&self, answer: oneshot::Sender<Result<String, Refusal>>) {
-        let (file, runtime_dir) = (self.source.file(), self.surroundings.runtime_dir.clone());
-        let configurator = self.configurator.clone();
+    fn reload(
+        &self,
+        answer: oneshot::Sender<Result<String, Refusal>>,
+        handle: &Handle,
+        answers: &Rc<HttpServer>,
+    ) {
+        let (source, runtime_dir) = (self.source.clone(), self.surroundings.runtime_dir.clone());
+        let (configurator, handle, answers) = (self.configurator.clone(), handle.clone(), answers.clone());
         systemd::reloading();
         tokio::task::spawn_local(async move {
-            let outcome = match read_again(file, runtime_dir).await {
-                Ok(services) => configurator.apply(services, Occasion::Reload).await.map_err(Refusal::from),
-                Err(error) => Err(error),
+            let outcome = async {
+                let Configuration { services, http } = read_again(source, runtime_dir).await?;
+                let change =
+                    answers.prepare(http).map_err(|error| format!("nothing is changed: {error:#}"))?;
+                let changes = configurator.apply(services, Occasion::Reload).await?;
+                answers.apply(change);
+                Ok::<_, Refusal>(changes)
             };
+            let outcome = outcome.await;
+            handle.reloaded(outcome.is_ok());
             systemd::ready();
             match &outcome {
                 Ok(changes) => info!("reloaded: {}", changes.replace('\n', "; ")),

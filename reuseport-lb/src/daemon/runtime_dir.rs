@@ -160,8 +160,11 @@ impl Drop for Files {
         if self.keep.get() {
             return;
         }
-        // Fails if a service has left a state file.
-        let _ = fs::remove_dir(state_file::directory(&self.paths.runtime_dir));
+        // Fails if a service has left a state file: then the next daemon is to know what this one knew.
+        let state = state_file::directory(&self.paths.runtime_dir);
+        if fs::remove_dir(&state).is_err() && state.exists() {
+            return;
+        }
         let _ = fs::remove_file(self.paths.runtime_dir.join(LOCK));
         if self.made.get() {
             // Fails if other programs have put files into it.

@@ -1,13 +1,13 @@
 //! Where the configuration comes from, and reading it, also again for a reload.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use reuseport_lb_client::api::Refusal;
 use tracing::warn;
 
 use super::startable;
-use crate::config::{self, Invalid, Machine, ServiceConfig};
+use crate::config::{self, Configuration, HttpAddress, Invalid, Machine};
 use crate::kernel::host;
 use crate::offload;
 
@@ -17,46 +17,46 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// What a configuration is told of this machine.
 pub const HERE: Machine = Machine { user: host::find_user, group: host::find_group, file: host::read_text };
 
-/// Where services come from.
+/// Where the configuration comes from.
+#[derive(Clone)]
 pub enum Source {
     /// A file, which can be read again.
-    File(PathBuf),
+    File {
+        /// Its path; absolute.
+        path: PathBuf,
+        /// The address that the command line gives for HTTP; counts more than the file's.
+        http: Option<HttpAddress>,
+    },
     /// The command line.
-    Arguments(Box<ServiceConfig>),
+    Arguments(Box<Configuration>),
 }
 
 impl Source {
     /// Reads the configuration at the start.
-    pub(super) fn read(&self) -> Result<Vec<ServiceConfig>, Invalid> {
+    pub(super) fn read(&self) -> Result<Configuration, Invalid> {
         match self {
-            Self::File(file) => config::read(file, HERE),
-            Self::Arguments(service) => Ok(vec![(**service).clone()]),
-        }
-    }
-
-    /// The file, if the configuration can be read again.
-    pub(super) fn file(&self) -> Option<PathBuf> {
-        match self {
-            Self::File(file) => Some(file.clone()),
-            Self::Arguments(_) => None,
+            Self::File { path, http } => read(path, http.clone()),
+            Self::Arguments(configuration) => Ok((**configuration).clone()),
         }
     }
 }
 
+fn read(path: &Path, http: Option<HttpAddress>) -> Result<Configuration, Invalid> {
+    let file = config::read(path, HERE)?;
+    Ok(Configuration { http: http.or(file.http), ..file })
+}
+
 /// Reads the configuration again, in a thread so that it does not hold the loop up.
-pub(super) async fn read_again(
-    file: Option<PathBuf>,
-    runtime_dir: PathBuf,
-) -> Result<Vec<ServiceConfig>, Refusal> {
-    let Some(file) = file else {
+pub(super) async fn read_again(source: Source, runtime_dir: PathBuf) -> Result<Configuration, Refusal> {
+    let Source::File { path, http } = source else {
         return Err("there is no configuration file: the daemon was started without --config"
             .to_owned()
             .into());
     };
-    let path = file.clone();
-    let read = offload::in_thread_within(PATIENCE, "reading", move || config::read(&path, HERE)).await;
+    let file = path.clone();
+    let read = offload::in_thread_within(PATIENCE, "reading", move || read(&path, http)).await;
     let invalid = |error: String| Refusal::InvalidConfiguration(format!("nothing is changed: {error}"));
-    let services = match read {
+    let configuration = match read {
         Ok(read) => read.map_err(|error| invalid(error.to_string()))?,
         Err(error) => {
             return Err(invalid(format!(
@@ -65,12 +65,12 @@ pub(super) async fn read_again(
             )));
         }
     };
-    let wanted = services.clone();
+    let wanted = configuration.services.clone();
     let looked = move || wanted.iter().try_for_each(|service| startable::require(service, &runtime_dir));
     let looked = offload::in_thread_within(PATIENCE, "looking for commands", looked).await;
     looked
         .unwrap_or_else(|error| Err(format!("cannot look for commands in PATH: {error:#}")))
         .map_err(|error| Refusal::from(format!("nothing is changed: {error}")))?;
-    config::warnings(&services).iter().for_each(|line| warn!("{line}"));
-    Ok(services)
+    config::warnings(&configuration.services).iter().for_each(|line| warn!("{line}"));
+    Ok(configuration)
 }

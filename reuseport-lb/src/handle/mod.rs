@@ -7,11 +7,13 @@ mod trace;
 pub use services::{ServiceHandle, Services};
 pub use trace::Trace;
 
+use std::cell::Cell;
+use std::rc::Rc;
 use std::time::Duration;
 
 use reuseport_lb_client::api::{
-    Drain, Drained, Progress, Refusal, Reloaded, Restart, Scale, Scaled, ServiceStatus, Status, Stop,
-    Stopping, Weight,
+    Drain, Drained, LastReload, Progress, Refusal, Reloaded, Restart, Scale, Scaled, ServiceStatus, Status,
+    Stop, Stopping, Weight,
 };
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, timeout_at};
@@ -36,13 +38,20 @@ pub enum Order {
 pub struct Handle {
     services: Services,
     orders: mpsc::UnboundedSender<Order>,
+    start_time: f64,
+    last_reload: Rc<Cell<Option<LastReload>>>,
 }
 
 impl Handle {
     /// Makes a handle of these services; `orders` go to the daemon.
     #[must_use]
     pub fn new(services: Services, orders: mpsc::UnboundedSender<Order>) -> Self {
-        Self { services, orders }
+        Self { services, orders, start_time: host::now(), last_reload: Rc::default() }
+    }
+
+    /// Says how a reload ended.
+    pub fn reloaded(&self, successful: bool) {
+        self.last_reload.set(Some(LastReload { successful, time: host::now() }));
     }
 
     /// Gives the status of all services, or of one, to `then` in a thread: with thousands of sockets both take many
@@ -52,6 +61,30 @@ impl Handle {
         only: Option<&str>,
         then: impl FnOnce(Status) -> T + Send + 'static,
     ) -> Result<T, Refusal> {
+        let reports = self.reports(only).await?;
+        let longest_step_ms = offload::longest().as_secs_f64() * 1000.0;
+        let (start_time, last_reload) = (self.start_time, self.last_reload.get());
+        let completed = service::complete(reports, move |services| {
+            then(Status {
+                version: env!("CARGO_PKG_VERSION").into(),
+                kernel: host::release(),
+                pid: std::process::id(),
+                start_time,
+                last_reload,
+                longest_step_ms,
+                services,
+            })
+        });
+        completed.await.map_err(|error| Refusal::Failed(format!("{error:#}")))
+    }
+
+    /// The status of all services, or of one, without flows, strangers and sockets, which take long. A service that is
+    /// busy is shown as it was before.
+    pub async fn glances(&self, only: Option<&str>) -> Result<Vec<ServiceStatus>, Refusal> {
+        Ok(self.reports(only).await?.into_iter().map(|report| report.service).collect())
+    }
+
+    async fn reports(&self, only: Option<&str>) -> Result<Vec<ServiceReport>, Refusal> {
         let services = match only {
             Some(name) => vec![self.services.find(name)?],
             None => self.services.all(),
@@ -68,17 +101,7 @@ impl Handle {
         for (service, receive) in asked {
             reports.extend(reported(&service, receive, patience).await.transpose()?);
         }
-        let longest_step_ms = offload::longest().as_secs_f64() * 1000.0;
-        let completed = service::complete(reports, move |services| {
-            then(Status {
-                version: env!("CARGO_PKG_VERSION").into(),
-                kernel: host::release(),
-                pid: std::process::id(),
-                longest_step_ms,
-                services,
-            })
-        });
-        completed.await.map_err(|error| Refusal::Failed(format!("{error:#}")))
+        Ok(reports)
     }
 
     /// The status of a service, as soon as it is not busy, without flows, strangers and sockets, which take long.

@@ -3,6 +3,7 @@
 
 mod decides;
 mod memory;
+mod totals;
 
 use std::cell::{Cell, RefCell};
 use std::io;
@@ -10,17 +11,16 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use aya::Ebpf;
-use aya::maps::{Map, MapData, MapError, PerCpuArray, ReusePortSockArray};
+use aya::maps::{Map, MapData, MapError, ReusePortSockArray};
 use aya::programs::sk_reuseport::SkReuseportError;
 use aya::programs::{ProgramError, SkReuseport};
 use aya_log::EbpfLogger;
 use reuseport_lb_common::LAYOUT_VERSION;
 use reuseport_lb_common::activity::Activity;
-use reuseport_lb_common::counters::{Counters, EVENTS, complete};
 use reuseport_lb_common::entry::Entry;
 use reuseport_lb_common::offsets::Offsets;
 use reuseport_lb_common::program::{self, Kind, OFFSETS};
-use reuseport_lb_common::slots::{MAX_SLOTS, NO_SLOT};
+use reuseport_lb_common::slots::NO_SLOT;
 use reuseport_lb_common::table::{BUCKETS, Table};
 use socket2::Socket;
 use tracing::warn;
@@ -35,6 +35,8 @@ use crate::domain::listener::{Listener, Protocol};
 pub use decides::Decides;
 pub use memory::GroupMemory;
 use memory::mapped;
+use totals::GroupCounters;
+pub use totals::Totals;
 
 /// Names of pins; of maps they are those in the object as well, but for those of globals.
 const PROGRAM: &str = "program";
@@ -66,7 +68,7 @@ pub struct PinnedGroup {
     memory: GroupMemory,
     /// Map `ACTIVITY` of the program that decides, until this one does.
     activity_before: RefCell<Option<MapData>>,
-    counters: PerCpuArray<MapData, Counters>,
+    counters: GroupCounters,
     program_id: u32,
     /// Whether this program is attached to the kernel's group; else that of another service is.
     pub decides: Decides,
@@ -74,15 +76,6 @@ pub struct PinnedGroup {
     pub freebind: Cell<bool>,
     merges: Cell<u64>,
     settled: Cell<bool>,
-}
-
-/// The counters of all CPUs added up.
-#[derive(Clone)]
-pub struct Totals {
-    /// Indexed by `reuseport_lb_common::counters::Counter`.
-    pub events: [u64; EVENTS],
-    /// Indexed by slot.
-    pub selected: Box<[u64]>,
 }
 
 impl PinnedGroup {
@@ -203,7 +196,7 @@ impl PinnedGroup {
             sockets,
             memory: GroupMemory::new(table, load, activity),
             activity_before: RefCell::new(None),
-            counters,
+            counters: GroupCounters::new(counters),
             program_id,
             decides: Decides::new(true),
             freebind: Cell::new(false),
@@ -364,13 +357,7 @@ impl PinnedGroup {
 
     /// What has been counted since the group was made.
     pub fn totals(&self) -> Result<Totals> {
-        let mut totals = Totals { events: [0; EVENTS], selected: vec![0; MAX_SLOTS].into() };
-        for cpu in self.counters.get(&0, 0).context("cannot read the counters")?.iter() {
-            totals.events.iter_mut().zip(cpu.events).for_each(|(sum, n)| *sum += n);
-            totals.selected.iter_mut().zip(cpu.selected).for_each(|(sum, n)| *sum += n);
-        }
-        complete(&mut totals.events, totals.selected.iter().sum());
-        Ok(totals)
+        self.counters.totals()
     }
 }
 

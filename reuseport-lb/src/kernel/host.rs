@@ -36,6 +36,18 @@ pub fn uptime_ms() -> u64 {
     u64::try_from(now.tv_sec * 1000 + now.tv_nsec / 1_000_000).unwrap_or_default()
 }
 
+/// The time now, in seconds since 1970.
+#[must_use]
+pub fn now() -> f64 {
+    std::time::UNIX_EPOCH.elapsed().unwrap_or_default().as_secs_f64()
+}
+
+/// When the kernel was started, in seconds since 1970.
+#[must_use]
+pub fn boot_time() -> f64 {
+    now() - uptime_ms() as f64 / 1000.0
+}
+
 /// The effective user id of this process.
 #[must_use]
 pub fn own_uid() -> u32 {

@@ -7,6 +7,7 @@ use std::io::IoSliceMut;
 
 use nix::sys::uio::{RemoteIoVec, process_vm_readv};
 
+use super::host;
 use crate::domain::observed::Pulse;
 
 /// How many ancestors of a process are looked at.
@@ -43,6 +44,30 @@ pub fn of_all(pids: impl IntoIterator<Item = i32>) -> Option<Pulse> {
     })
 }
 
+/// What the process `pid` has used so far, without its children; `None` if it has ended.
+#[must_use]
+pub fn usage(pid: i32) -> Option<Used> {
+    let stat = Stat::read(pid)?;
+    let [user, system, resident] = stat.used;
+    let ticks = rustix::param::clock_ticks_per_second() as f64;
+    Some(Used {
+        start_time: host::boot_time() + stat.started? as f64 / ticks,
+        cpu_seconds: (user + system) as f64 / ticks,
+        resident_bytes: resident * rustix::param::page_size() as u64,
+    })
+}
+
+/// What a process has used.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Used {
+    /// When it was started, in seconds since 1970.
+    pub start_time: f64,
+    /// CPU time of all its threads.
+    pub cpu_seconds: f64,
+    /// Resident memory.
+    pub resident_bytes: u64,
+}
+
 /// All processes that /proc shows. Reads the whole of it.
 pub(super) fn all_processes() -> impl Iterator<Item = (i32, Stat)> {
     let entries = fs::read_dir("/proc").into_iter().flatten();
@@ -75,6 +100,8 @@ pub(super) struct Stat {
     threads: u32,
     /// Clock ticks from boot to the start of the process.
     pub(super) started: Option<u64>,
+    /// Clock ticks of CPU time in user mode and in the kernel; resident pages.
+    used: [u64; 3],
     /// First address and end of the environment in the process's memory; zeros if this process may not know them.
     environment: (usize, usize),
 }
@@ -115,11 +142,15 @@ impl Stat {
         let state = *fields.next()?.as_bytes().first()?;
         let mut id = || fields.next()?.parse().ok();
         let (parent, group, session) = (id()?, id()?, id()?);
-        let threads = fields.nth(13).and_then(|count| count.parse().ok()).unwrap_or_default();
-        let started = fields.nth(1).and_then(|ticks| ticks.parse().ok());
+        let mut number = |skip| fields.nth(skip).and_then(|number| number.parse::<u64>().ok());
+        let (user, system) = (number(7).unwrap_or_default(), number(0).unwrap_or_default());
+        let threads = number(4).unwrap_or_default() as u32;
+        let started = number(1);
+        let resident = number(1).unwrap_or_default();
         let mut address = |skip| fields.nth(skip).and_then(|at| at.parse().ok()).unwrap_or_default();
-        let environment = (address(27), address(0));
-        Some(Self { state, parent, group, session, threads, started, environment })
+        let environment = (address(25), address(0));
+        let used = [user, system, resident];
+        Some(Self { state, parent, group, session, threads, started, used, environment })
     }
 }
 

@@ -185,6 +185,17 @@ fn explain(error: io::Error, listener: &Listener) -> anyhow::Error {
     anyhow::Error::new(error).context(format!("cannot listen on {listener}: {meaning}"))
 }
 
+/// How much the kernel dropped because a queue of `socket` was full: handshakes of TCP, datagrams of UDP (`sk_drops`).
+pub fn drops(socket: &Socket) -> io::Result<u32> {
+    memory(socket).map(|words| words[8])
+}
+
+/// The words of SO_MEMINFO (SK_MEMINFO_VARS, linux/sock_diag.h).
+fn memory(socket: &Socket) -> io::Result<[u32; 9]> {
+    // SAFETY: plain integers; any bytes the kernel writes are valid.
+    unsafe { option(socket, libc::SOL_SOCKET, libc::SO_MEMINFO) }
+}
+
 /// The queue of `socket`: for TCP connections and their limit, for UDP bytes and their limit.
 pub fn queue(socket: &Socket, protocol: Protocol) -> io::Result<Queue> {
     match protocol {
@@ -194,8 +205,7 @@ pub fn queue(socket: &Socket, protocol: Protocol) -> io::Result<Queue> {
             Ok(Queue { queue: info.tcpi_unacked, backlog: info.tcpi_sacked })
         }
         Protocol::Udp => {
-            // SAFETY: as above. SO_MEMINFO gives SK_MEMINFO_VARS words (linux/sock_diag.h).
-            let words: [u32; 9] = unsafe { option(socket, libc::SOL_SOCKET, libc::SO_MEMINFO) }?;
+            let words = memory(socket)?;
             Ok(Queue { queue: words[0], backlog: words[1] })
         }
     }

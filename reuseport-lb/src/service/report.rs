@@ -6,7 +6,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use anyhow::Result;
-use reuseport_lb_client::api::{FlowCounts, GroupStatus, ServiceStatus, SocketStatus, WorkerStatus};
+use reuseport_lb_client::api::{FlowCounts, GroupStatus, ServiceStatus, SocketStatus, Usage, WorkerStatus};
 use reuseport_lb_common::counters::Counter;
 use socket2::Socket;
 use tracing::warn;
@@ -17,8 +17,8 @@ use crate::domain::buckets::{FlowCounter, LiveFlows};
 use crate::domain::listener::Listener;
 use crate::domain::worker::{Origin, State};
 use crate::kernel::group::GroupMemory;
-use crate::kernel::socket;
 use crate::kernel::strangers::Census;
+use crate::kernel::{liveness, socket};
 use crate::offload::in_thread_or_here;
 
 /// The report that status requests get while a service is busy with something that takes its time.
@@ -127,6 +127,11 @@ impl ServiceReport {
         }
         for (worker, Rest { slot, sockets }) in service.workers.iter_mut().zip(workers) {
             worker.flows = slot.map_or(0, |slot| flows.iter().map(|it| it.by_slot[slot]).sum());
+            worker.usage = worker.pid.and_then(liveness::usage).map(|used| Usage {
+                start_time: used.start_time,
+                cpu_seconds: used.cpu_seconds,
+                resident_bytes: used.resident_bytes,
+            });
             worker.sockets = sockets.into_iter().map(|seen| seen.complete(census)).collect();
         }
         service
@@ -144,6 +149,7 @@ impl Seen {
             selected: self.selected,
             queue: queue.queue,
             backlog: queue.backlog,
+            drops: socket::drops(&self.socket).unwrap_or_default(),
         }
     }
 }
@@ -182,6 +188,7 @@ fn shown_worker(service: &str, number: usize, state: State) -> WorkerStatus {
         slot: 0,
         state: state.to_string(),
         pid: None,
+        usage: None,
         weight: 1,
         member: false,
         share: 0.0,

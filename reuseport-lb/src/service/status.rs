@@ -152,6 +152,7 @@ impl Service {
             slot: worker.slot,
             state: state_shown(worker, &standing),
             pid: worker.process.and_then(|running| engine.processes().pid(running.key)),
+            usage: None,
             weight: worker.weight,
             member: engine.placement().members().iter().any(is_member),
             share: f64::from(buckets) / BUCKETS as f64,

@@ -87,7 +87,7 @@ pub(super) const LAYERS: &[Layer] = &[
     },
     Layer {
         name: "api",
-        uses: &["config", "handle", "kernel", "service::joining"],
+        uses: &["config", "handle", "kernel", "offload", "service::joining"],
         packages: &[],
         never: &["aya", "clap"],
         rule: "the API sees requests, answers and a handle, never what a service is made of",

@@ -1,15 +1,11 @@
-//! Bodies of requests and answers, and their bounds.
+//! Bodies of requests, and their bounds.
 
-use std::convert::Infallible;
 use std::time::Duration;
 
-use http_body_util::combinators::BoxBody;
-use http_body_util::{BodyExt, Full, Limited};
+use http_body_util::{BodyExt, Limited};
 use hyper::body::{Bytes, Incoming};
-use hyper::header::{CONTENT_TYPE, HeaderValue};
-use hyper::{Response, StatusCode};
 use reuseport_lb_client::api::Refusal;
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 
 use crate::api::json;
 use crate::config::plain;
@@ -19,9 +15,6 @@ const LONGEST: usize = 64 << 10;
 
 /// How long a body may take to arrive.
 const PATIENCE: Duration = Duration::from_secs(5);
-
-pub(super) type Body = BoxBody<Bytes, Infallible>;
-pub(super) type Answer = Result<Response<Body>, Refusal>;
 
 /// Reads the body of a request.
 pub(super) async fn read(body: Incoming) -> Result<Bytes, Refusal> {
@@ -46,26 +39,6 @@ pub(super) fn parse<'a, T: Deserialize<'a>>(body: &'a [u8]) -> Result<T, Refusal
 /// Parses a body all of whose fields have defaults: it may be empty.
 pub(super) fn parse_or_default<'a, T: Deserialize<'a> + Default>(body: &'a [u8]) -> Result<T, Refusal> {
     if body.trim_ascii().is_empty() || body.trim_ascii() == b"null" { Ok(T::default()) } else { parse(body) }
-}
-
-/// Makes an answer of one JSON object.
-pub(super) fn one(value: &impl Serialize) -> Response<Body> {
-    text(json::line(value))
-}
-
-/// Makes an answer of a text that is JSON.
-pub(super) fn text(text: String) -> Response<Body> {
-    let mut response = Response::new(Full::new(Bytes::from(text)).boxed());
-    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    response
-}
-
-/// Makes the answer to a refused request.
-pub(super) fn refused(refusal: &Refusal) -> Response<Body> {
-    let mut response = one(&refusal.body());
-    *response.status_mut() =
-        StatusCode::from_u16(refusal.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-    response
 }
 
 #[cfg(test)]

@@ -6,79 +6,34 @@ mod body;
 mod progress;
 mod streams;
 
-use std::cell::Cell;
-use std::convert::Infallible;
 use std::rc::Rc;
-use std::time::Duration;
 
 use hyper::body::{Bytes, Incoming};
-use hyper::header::{ALLOW, CONTENT_TYPE, HeaderValue};
-use hyper::server::conn::http1;
-use hyper::service::service_fn;
+use hyper::header::CONTENT_TYPE;
 use hyper::{Method, Request};
-use hyper_util::rt::{TokioIo, TokioTimer};
 use reuseport_lb_client::api::{Drain, Refusal, Scale};
-use tokio::net::{UnixListener, UnixStream};
+use tokio::net::UnixListener;
 
 use crate::api::connection_limit::{self, Permit};
+use crate::api::exchange::{self, Answer};
 use crate::api::json;
 use crate::handle::Handle;
-use body::{Answer, parse, parse_or_default};
-
-/// Bytes of the longest request line and headers together.
-const LONGEST_HEAD: usize = 16 << 10;
-
-/// How long the head of a request may take to arrive.
-const PATIENCE: Duration = Duration::from_secs(5);
+use body::{parse, parse_or_default};
 
 /// Answers requests as long as the runtime lives.
 pub async fn serve(listener: UnixListener, handle: Handle) {
-    connection_limit::serve(listener, "control socket", |stream, permit| {
-        converse(stream, permit, handle.clone())
-    })
-    .await;
-}
-
-async fn converse(stream: UnixStream, permit: Permit, handle: Handle) {
-    let permit = Rc::new(permit);
-    let answered = Rc::new(Cell::new(false));
-    let (visitor, seen) = (permit.clone(), answered.clone());
-    let respond = service_fn(move |request| {
-        let (handle, permit, answered) = (handle.clone(), visitor.clone(), seen.clone());
-        async move {
-            let answer = answer(request, &handle, &permit).await;
-            answered.set(true);
-            Ok::<_, Infallible>(answer.unwrap_or_else(|refusal| body::refused(&refusal)))
-        }
-    });
-    let mut connection = http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(PATIENCE)
-        .max_buf_size(LONGEST_HEAD)
-        .serve_connection(TokioIo::new(stream), respond);
-    tokio::select! {
-        biased;
-        ended = &mut connection => if let Err(error) = ended {
-            tracing::debug!("control socket: {error}");
-        },
-        () = permit.evicted() => {
-            // An error within an answer that has begun could not be understood.
-            if !answered.get() {
-                // If the socket has no room, the peer does not read.
-                let _ = connection.into_parts().io.inner().try_write(crowded().as_bytes());
+    let accept = async || listener.accept().await.map(|(stream, _)| stream);
+    let converse = |stream, permit| {
+        let handle = handle.clone();
+        exchange::converse(stream, permit, "control socket", move |request, permit| {
+            let handle = handle.clone();
+            async move {
+                let answer = answer(request, &handle, &permit).await;
+                answer.unwrap_or_else(|refusal| exchange::refused(&refusal))
             }
-        }
-    }
-}
-
-/// The HTTP answer to an evicted connection.
-fn crowded() -> String {
-    let body = json::line(&Refusal::Unavailable(connection_limit::why_evicted()).body());
-    let length = body.len();
-    format!(
-        "HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/json\r\nconnection: close\r\n\
-         content-length: {length}\r\n\r\n{body}"
-    )
+        })
+    };
+    connection_limit::serve(accept, "control socket", converse).await;
 }
 
 /// The request that a path stands for.
@@ -127,11 +82,7 @@ async fn answer(request: Request<Incoming>, handle: &Handle, permit: &Rc<Permit>
     let route = Route::find(path).ok_or_else(|| Refusal::unknown_path(path))?;
     let takes = route.method();
     if parts.method != takes {
-        let refusal = Refusal::wrong_method(path, takes.as_str(), parts.method.as_str());
-        let mut response = body::refused(&refusal);
-        let takes = HeaderValue::from_str(takes.as_str());
-        response.headers_mut().extend(takes.map(|takes| (ALLOW, takes)));
-        return Ok(response);
+        return Ok(exchange::wrong_method(path, &takes, &parts.method));
     }
     let body = body::read(body).await?;
     permit.busy();
@@ -148,14 +99,16 @@ async fn answer(request: Request<Incoming>, handle: &Handle, permit: &Rc<Permit>
 /// Carries a request out.
 async fn act(route: Route<'_>, body: &Bytes, handle: &Handle, permit: &Rc<Permit>) -> Answer {
     match route {
-        Route::Status(only) => Ok(body::text(handle.status(only, |status| json::line(&status)).await?)),
+        Route::Status(only) => {
+            Ok(exchange::json_text(handle.status(only, |status| json::line(&status)).await?))
+        }
         Route::Trace(service) => streams::trace(handle, service).await,
         Route::Scale(service) => {
             let scale: Scale = parse(body)?;
             if scale.progress {
                 return progress::scale(handle, service, &scale, permit).await;
             }
-            Ok(body::one(&handle.scale(service, &scale).await?))
+            Ok(exchange::json(&handle.scale(service, &scale).await?))
         }
         Route::Restart(service, None) => streams::restart(handle, service, None, body).await,
         Route::Restart(service, Some(only)) => {
@@ -167,14 +120,14 @@ async fn act(route: Route<'_>, body: &Bytes, handle: &Handle, permit: &Rc<Permit
             if drain.progress {
                 return progress::drain(handle, service, number, drain, permit).await;
             }
-            Ok(body::one(&handle.drain(service, number, drain).await?))
+            Ok(exchange::json(&handle.drain(service, number, drain).await?))
         }
         Route::Weight(service, worker) => {
             let number = number(service, worker)?;
-            Ok(body::one(&handle.weight(service, number, parse(body)?).await?))
+            Ok(exchange::json(&handle.weight(service, number, parse(body)?).await?))
         }
-        Route::Reload => Ok(body::one(&handle.reload().await?)),
-        Route::Stop => Ok(body::one(&handle.stop(parse_or_default(body)?))),
+        Route::Reload => Ok(exchange::json(&handle.reload().await?)),
+        Route::Stop => Ok(exchange::json(&handle.stop(parse_or_default(body)?))),
     }
 }
 

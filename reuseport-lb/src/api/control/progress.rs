@@ -10,9 +10,9 @@ use reuseport_lb_client::api::{
 };
 use tokio::time::{Instant, sleep, timeout};
 
-use super::body::{self, Answer, Body};
 use super::streams::{Lines, begin, write};
 use crate::api::connection_limit::Permit;
+use crate::api::exchange::{self, Answer, Body};
 use crate::api::json;
 use crate::handle::Handle;
 
@@ -67,7 +67,7 @@ pub(super) async fn drain(
     });
     // Until the first line is due, the answer is as without progress, so that a refusal has its HTTP status.
     if let Ok(answer) = timeout(EACH, &mut drained).await {
-        return Ok(body::one(&answer?));
+        return Ok(exchange::json(&answer?));
     }
     let name = format!("{service}/{number}");
     Ok(stream(move |mut lines| async move {

@@ -8,7 +8,8 @@ use http_body_util::channel::{Channel, Sender};
 use hyper::Response;
 use hyper::body::{Bytes, Frame};
 
-use super::body::{Answer, Body, parse_or_default};
+use super::body::parse_or_default;
+use crate::api::exchange::{Answer, Body};
 use crate::api::json;
 use crate::handle::Handle;
 

@@ -1,0 +1,328 @@
+//! `/metrics`: a status as series for Prometheus (docs/METRICS.md). Not: what is measured.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
+
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{self, DescriptorEncoder, MetricEncoder, NoLabelSet};
+use prometheus_client::metrics::MetricType;
+use prometheus_client::registry::Registry;
+use reuseport_lb_client::api::{GroupStatus, ServiceStatus, SocketStatus, Status, WorkerStatus};
+use reuseport_lb_common::counters::{Counter, Stage};
+
+use super::health;
+
+/// How all names begin.
+const PREFIX: &str = "reuseport_lb";
+
+/// A format of the answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Format {
+    /// OpenMetrics 1.0.
+    OpenMetrics,
+    /// Prometheus's text format 0.0.4.
+    Text,
+}
+
+impl Format {
+    /// OpenMetrics where an `Accept` header names it, as Prometheus's does.
+    pub(super) fn accepted<'a>(accept: impl IntoIterator<Item = &'a str>) -> Self {
+        let named =
+            accept.into_iter().any(|it| it.to_ascii_lowercase().contains("application/openmetrics-text"));
+        if named { Self::OpenMetrics } else { Self::Text }
+    }
+
+    pub(super) fn content_type(self) -> &'static str {
+        match self {
+            Self::OpenMetrics => "application/openmetrics-text; version=1.0.0; charset=utf-8",
+            Self::Text => encoding::prometheus_text::CONTENT_TYPE,
+        }
+    }
+
+    pub(super) fn encode(self, status: &Arc<Status>) -> String {
+        let mut registry = Registry::with_prefix(PREFIX);
+        registry.register_collector(Box::new(Snapshot(status.clone())));
+        let mut text = String::new();
+        // Writing to a string does not fail.
+        let _ = match self {
+            Self::OpenMetrics => encoding::text::encode(&mut text, &registry),
+            Self::Text => encoding::prometheus_text::encode(&mut text, &registry),
+        };
+        text
+    }
+}
+
+macro_rules! metrics {
+    ($($variant:ident $name:literal $kind:ident [$($label:literal)*] $help:literal;)*) => {
+        /// What is shown: a family of series each.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        enum Metric { $($variant,)* }
+
+        impl Metric {
+            const ALL: &[Self] = &[$(Self::$variant),*];
+
+            /// The name without prefix, and without `_total` of counters.
+            const fn name(self) -> &'static str {
+                match self { $(Self::$variant => $name),* }
+            }
+
+            const fn kind(self) -> MetricType {
+                match self { $(Self::$variant => MetricType::$kind),* }
+            }
+
+            const fn labels(self) -> &'static [&'static str] {
+                match self { $(Self::$variant => &[$($label),*]),* }
+            }
+
+            const fn help(self) -> &'static str {
+                match self { $(Self::$variant => $help),* }
+            }
+        }
+    };
+}
+
+metrics! {
+    BuildInfo "build_info" Gauge ["version" "kernel"] "1, with the versions of the daemon and of the kernel";
+    StartTime "start_time_seconds" Gauge [] "when the daemon was started, since 1970";
+    ReloadSuccessful "config_last_reload_successful" Gauge [] "1 if the last reload was applied, or there was none";
+    ReloadTime "config_last_reload_timestamp_seconds" Gauge [] "when the last reload, or the start, was applied or refused, since 1970";
+    LongestStep "longest_step_seconds" Gauge [] "longest time that one step kept the daemon's loop from all else";
+    ServiceReady "service_ready" Gauge ["service"] "1 if a worker is ready and gets connections, and the service is not ending: what /readyz says";
+    ServiceEnding "service_ending" Gauge ["service"] "1 if the service is to end";
+    WorkersWanted "workers_wanted" Gauge ["service"] "workers that the daemon keeps";
+    WorkersReady "workers_ready" Gauge ["service"] "workers that are ready";
+    BucketsMoved "buckets_moved" Counter ["service"] "buckets that changed their worker since the daemon started";
+    BucketsMoving "buckets_moving" Gauge ["service"] "buckets in which live flows stay with another worker than the one that gets new ones";
+    BucketsWaiting "buckets_waiting" Gauge ["service"] "buckets that should change their worker, but wait for live flows";
+    FlowsCut "flows_cut" Counter ["service"] "UDP flows that still lived when the time of their leaving worker was over";
+    Arrivals "arrivals" Counter ["service" "listener" "kind"] "decisions, by why the program ran (stage Arrival)";
+    Owners "owners" Counter ["service" "listener" "outcome"] "decisions, by what became of the bucket's own worker (stage Owner)";
+    Detours "detours" Counter ["service" "listener" "to"] "decisions whose owner was neither taken nor kept, by who was asked instead (stage Detour)";
+    Refused "refused" Counter ["service" "listener"] "decisions that selected nobody";
+    SelectFailed "select_failed" Counter ["service" "listener"] "single attempts at a socket that failed";
+    KeyFallback "key_fallback" Counter ["service" "listener"] "decisions for which the client's address could not be read";
+    Flows "flows" Gauge ["service" "listener" "kind"] "live UDP flows: all, and those that stay with a worker that gets no new ones of their bucket";
+    Strangers "strangers" Gauge ["service" "listener"] "sockets of other programs on the address";
+    Selected "selected" Counter ["service" "listener" "worker"] "decisions for the worker since it got its slot";
+    QueueLength "queue_length" Gauge ["service" "listener" "worker"] "what waits in the worker's queue: connections of TCP, bytes of UDP";
+    QueueLimit "queue_limit" Gauge ["service" "listener" "worker"] "limit of the queue, in the same unit";
+    Drops "drops" Counter ["service" "listener" "worker"] "what the kernel dropped because the queue was full: handshakes of TCP, datagrams of UDP";
+    WorkerState "worker_state" Gauge ["service" "worker" "state"] "1 for the state that the worker is in, 0 for the others";
+    WorkerWeight "worker_weight" Gauge ["service" "worker"] "weight of the worker";
+    WorkerShare "worker_share_ratio" Gauge ["service" "worker"] "share of all buckets, from 0 to 1";
+    WorkerOverloaded "worker_overloaded" Gauge ["service" "worker"] "1 if new connections avoid the worker because its queue is much deeper than those of the others";
+    WorkerRestarts "worker_restarts" Counter ["service" "worker"] "how often a process was started again because one had ended";
+    WorkerStartTime "worker_start_time_seconds" Gauge ["service" "worker"] "when the worker's process was started, since 1970";
+    WorkerCpu "worker_cpu_seconds" Counter ["service" "worker"] "CPU time of the worker's process, without its children";
+    WorkerMemory "worker_resident_bytes" Gauge ["service" "worker"] "resident memory of the worker's process, without its children";
+    DroppedLines "worker_output_dropped_lines" Counter ["service" "worker"] "lines of the worker's output that nobody took in time";
+}
+
+/// States of workers, as `status` shows them.
+const STATES: [&str; 7] = ["starting", "loading", "ready", "draining", "held", "stalled", "failed"];
+
+#[derive(Debug)]
+struct Snapshot(Arc<Status>);
+
+impl Collector for Snapshot {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        let Self(status) = self;
+        let workers: Vec<Vec<Named<'_>>> = status.services.iter().map(named).collect();
+        for metric in Metric::ALL {
+            let family = encoder.encode_descriptor(metric.name(), metric.help(), None, metric.kind())?;
+            let mut samples = Samples { metric: *metric, family, failed: Ok(()) };
+            samples.of_all(status, &workers);
+            samples.failed?;
+        }
+        Ok(())
+    }
+}
+
+/// The series of one metric.
+struct Samples<'a> {
+    metric: Metric,
+    family: MetricEncoder<'a>,
+    failed: fmt::Result,
+}
+
+/// A worker by its name: one that serves, one that is to take over from it, one that leaves.
+struct Named<'a> {
+    /// The one that the name stands for.
+    now: &'a WorkerStatus,
+    all: Vec<&'a WorkerStatus>,
+}
+
+/// The workers of a service by their names.
+fn named(service: &ServiceStatus) -> Vec<Named<'_>> {
+    let mut by_name: BTreeMap<&str, Vec<&WorkerStatus>> = BTreeMap::new();
+    for worker in &service.workers {
+        by_name.entry(&worker.name).or_default().push(worker);
+    }
+    let stands_for = |worker: &&&WorkerStatus| (worker.successor, worker.state == "draining");
+    by_name
+        .into_values()
+        .filter_map(|all| Some(Named { now: *all.iter().min_by_key(stands_for)?, all }))
+        .collect()
+}
+
+impl Samples<'_> {
+    /// Adds a series with the values of its labels, in their order.
+    fn add(&mut self, labels: &[&str], value: f64) {
+        let labels: Vec<(&str, &str)> =
+            self.metric.labels().iter().copied().zip(labels.iter().copied()).collect();
+        let written = self.family.encode_family(&labels).and_then(|mut series| match self.metric.kind() {
+            MetricType::Counter => series.encode_counter::<NoLabelSet, f64, f64>(&value, None),
+            _ => series.encode_gauge(&value),
+        });
+        self.failed = self.failed.and(written);
+    }
+
+    fn of_all(&mut self, status: &Status, workers: &[Vec<Named<'_>>]) {
+        let reload = status.last_reload;
+        match self.metric {
+            Metric::BuildInfo => self.add(&[&status.version, &status.kernel], 1.0),
+            Metric::StartTime => self.add(&[], status.start_time),
+            Metric::ReloadSuccessful => self.add(&[], flag(reload.is_none_or(|reload| reload.successful))),
+            Metric::ReloadTime => self.add(&[], reload.map_or(status.start_time, |reload| reload.time)),
+            Metric::LongestStep => self.add(&[], status.longest_step_ms / 1000.0),
+            _ => {
+                for (service, workers) in status.services.iter().zip(workers) {
+                    self.of_service(service, workers);
+                }
+            }
+        }
+    }
+
+    fn of_service(&mut self, service: &ServiceStatus, workers: &[Named<'_>]) {
+        let value = match self.metric {
+            Metric::ServiceReady => flag(health::unready(std::slice::from_ref(service)).is_empty()),
+            Metric::ServiceEnding => flag(service.ending),
+            Metric::WorkersWanted => service.wanted as f64,
+            Metric::WorkersReady => {
+                workers.iter().filter(|worker| worker.now.state == "ready" && worker.now.member).count()
+                    as f64
+            }
+            Metric::BucketsMoved => service.moved as f64,
+            Metric::BucketsMoving => service.moving as f64,
+            Metric::BucketsWaiting => f64::from(service.waiting),
+            Metric::FlowsCut => service.flows_cut as f64,
+            _ => {
+                service.groups.iter().for_each(|group| self.of_group(&service.name, group));
+                return workers.iter().for_each(|worker| self.of_worker(&service.name, worker));
+            }
+        };
+        self.add(&[&service.name], value);
+    }
+
+    fn of_group(&mut self, service: &str, group: &GroupStatus) {
+        let of = |counter: &Counter| group.counters.get(counter.name()).copied().unwrap_or_default() as f64;
+        let labels = [service, &group.listen];
+        let stage = match self.metric {
+            Metric::Arrivals => Stage::Arrival,
+            Metric::Owners => Stage::Owner,
+            Metric::Detours => Stage::Detour,
+            Metric::Refused => return self.add(&labels, of(&Counter::Refused)),
+            Metric::SelectFailed => return self.add(&labels, of(&Counter::SelectFailed)),
+            Metric::KeyFallback => return self.add(&labels, of(&Counter::KeyFallback)),
+            Metric::Flows => {
+                for (kind, count) in
+                    group.flows.iter().flat_map(|flows| [("live", flows.live), ("kept", flows.kept)])
+                {
+                    self.add(&[service, &group.listen, kind], count as f64);
+                }
+                return;
+            }
+            Metric::Strangers => {
+                return group.strangers.into_iter().for_each(|count| self.add(&labels, count as f64));
+            }
+            _ => return,
+        };
+        for counter in Counter::ALL.iter().filter(|counter| counter.stage() == stage) {
+            let kind = counter.name().split_once('_').map_or(counter.name(), |(_, kind)| kind);
+            self.add(&[service, &group.listen, kind], of(counter));
+        }
+    }
+
+    fn of_worker(&mut self, service: &str, worker: &Named<'_>) {
+        let Named { now, all } = worker;
+        let of_socket: fn(&SocketStatus) -> u64 = match self.metric {
+            // A worker that took over from another one goes on counting.
+            Metric::Selected => {
+                for socket in &now.sockets {
+                    self.add(&[service, &socket.listen, &now.name], socket.selected as f64);
+                }
+                return;
+            }
+            Metric::QueueLength => |socket| socket.queue.into(),
+            Metric::QueueLimit => |socket| socket.backlog.into(),
+            Metric::Drops => |socket| socket.drops.into(),
+            Metric::WorkerState => {
+                return STATES
+                    .iter()
+                    .for_each(|state| self.add(&[service, &now.name, state], flag(now.state == *state)));
+            }
+            _ => {
+                let value = match (self.metric, now.usage) {
+                    (Metric::WorkerWeight, _) => now.weight.into(),
+                    (Metric::WorkerShare, _) => now.share,
+                    (Metric::WorkerOverloaded, _) => flag(now.overloaded),
+                    (Metric::WorkerRestarts, _) => now.restarts.into(),
+                    (Metric::DroppedLines, _) => now.dropped_lines as f64,
+                    (Metric::WorkerStartTime, Some(usage)) => usage.start_time,
+                    (Metric::WorkerCpu, Some(usage)) => usage.cpu_seconds,
+                    (Metric::WorkerMemory, Some(usage)) => usage.resident_bytes as f64,
+                    _ => return,
+                };
+                return self.add(&[service, &now.name], value);
+            }
+        };
+        let mut sums: BTreeMap<&str, u64> = BTreeMap::new();
+        for socket in all.iter().flat_map(|worker| &worker.sockets) {
+            *sums.entry(&socket.listen).or_default() += of_socket(socket);
+        }
+        for (listener, sum) in sums {
+            self.add(&[service, listener, &now.name], sum as f64);
+        }
+    }
+}
+
+fn flag(is: bool) -> f64 {
+    f64::from(u8::from(is))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_series_has_its_line_in_the_docs() {
+        let docs = include_str!("../../../../docs/METRICS.md");
+        let line = |metric: &Metric| {
+            let (kind, total) = match metric.kind() {
+                MetricType::Counter => ("counter", "_total"),
+                _ => ("gauge", ""),
+            };
+            let labels: Vec<String> = metric.labels().iter().map(|label| format!("`{label}`")).collect();
+            let labels = if labels.is_empty() { "—".into() } else { labels.join(", ") };
+            format!("| `{PREFIX}_{}{total}` | {kind} | {labels} | {} |", metric.name(), metric.help())
+        };
+        let wanted: Vec<String> = Metric::ALL.iter().map(line).collect();
+        let written: Vec<&str> = docs.lines().filter(|line| line.starts_with("| `reuseport_lb_")).collect();
+        assert_eq!(written, wanted);
+    }
+
+    #[test]
+    fn open_metrics_is_for_those_who_ask_for_it() {
+        let prometheus =
+            "application/openmetrics-text;version=1.0.0;q=0.6,text/plain;version=0.0.4;q=0.5,*/*;q=0.1";
+        for (accept, format) in [
+            (&[][..], Format::Text),
+            (&["*/*"], Format::Text),
+            (&[prometheus], Format::OpenMetrics),
+            (&["text/html", "Application/OpenMetrics-Text"], Format::OpenMetrics),
+        ] {
+            assert_eq!(Format::accepted(accept.iter().copied()), format, "{accept:?}");
+        }
+    }
+}

@@ -1,0 +1,141 @@
+//! The daemon's answers over HTTP for whoever may connect, mostly programs that watch it (docs/HTTP.md): what is, and
+//! nothing that changes it. Answers wait for no service that is busy. Not: what administrators ask (`control/`).
+
+mod health;
+mod metrics;
+mod shared;
+
+use std::rc::Rc;
+
+use hyper::body::Incoming;
+use hyper::header::{ACCEPT, HeaderMap};
+use hyper::{Method, Request, Response, StatusCode};
+use reuseport_lb_client::api::Refusal;
+use tokio::net::{TcpListener, UnixListener};
+
+use super::connection_limit::{self, Permit};
+use super::exchange::{self, Answer, Body, Stream};
+use super::json;
+use crate::handle::Handle;
+use metrics::Format;
+use shared::Shared;
+
+/// What is answered at `/`.
+const INDEX: &str = "reuseport-lb answers here:\n\
+    /livez                 ok, while the daemon runs\n\
+    /readyz?service=NAME   ready, if each service (or this one) has a worker that gets connections, and is not ending\n\
+    /weight?service=NAME   how much of the wanted weight is ready, from 0 to 100\n\
+    /metrics               for Prometheus\n\
+    /status.json           what `reuseport-lb status --json` prints\n";
+
+/// A socket that is answered at.
+pub enum Listening {
+    /// Of a TCP address.
+    Tcp(TcpListener),
+    /// Of a file.
+    Unix(UnixListener),
+}
+
+/// Answers requests as long as the task lives.
+pub async fn serve(listening: Listening, handle: Handle) {
+    let all = Rc::new(Shared::new(handle));
+    match listening {
+        Listening::Tcp(listener) => {
+            let accept = async || listener.accept().await.map(|(stream, _)| stream);
+            connection_limit::serve(accept, NAME, |stream, permit| converse(stream, permit, all.clone()))
+                .await;
+        }
+        Listening::Unix(listener) => {
+            let accept = async || listener.accept().await.map(|(stream, _)| stream);
+            connection_limit::serve(accept, NAME, |stream, permit| converse(stream, permit, all.clone()))
+                .await;
+        }
+    }
+}
+
+/// What the log calls the socket.
+const NAME: &str = "HTTP socket";
+
+async fn converse(stream: impl Stream, permit: Permit, all: Rc<Shared>) {
+    exchange::converse(stream, permit, NAME, move |request, permit| {
+        let all = all.clone();
+        async move { respond(request, &all, &permit).await.unwrap_or_else(|refusal| exchange::refused(&refusal)) }
+    })
+    .await;
+}
+
+async fn respond(request: Request<Incoming>, all: &Shared, permit: &Permit) -> Answer {
+    let (path, query) = (request.uri().path(), request.uri().query());
+    if !matches!(path, "/" | "/livez" | "/readyz" | "/weight" | "/metrics" | "/status.json") {
+        return Err(Refusal::Unknown(format!("there is no {path} here; / lists what there is")));
+    }
+    if !matches!(*request.method(), Method::GET | Method::HEAD) {
+        return Ok(exchange::wrong_method(path, &Method::GET, request.method()));
+    }
+    let service = service(path, query)?;
+    permit.busy();
+    let answer = answer(path, service.as_deref(), request.headers(), all).await;
+    // From here on the daemon waits for the peer.
+    permit.idle();
+    answer
+}
+
+async fn answer(path: &str, service: Option<&str>, headers: &HeaderMap, all: &Shared) -> Answer {
+    Ok(match path {
+        "/livez" => text("ok\n"),
+        "/readyz" => match health::unready(&all.glances(service).await?) {
+            reasons if reasons.is_empty() => text("ready\n"),
+            reasons => unavailable(reasons.join("\n") + "\n"),
+        },
+        "/weight" => text(format!("{}\n", health::weight(&all.glances(service).await?))),
+        "/metrics" => {
+            let format = Format::accepted(headers.get_all(ACCEPT).iter().filter_map(|it| it.to_str().ok()));
+            let status = all.status().await?;
+            exchange::typed(format.content_type(), all.in_thread(move || format.encode(&status)).await?)
+        }
+        "/status.json" => {
+            let status = all.status().await?;
+            exchange::json_text(all.in_thread(move || json::line(&*status)).await?)
+        }
+        _ => text(INDEX),
+    })
+}
+
+/// The service that a query asks for; `None`: all.
+fn service(path: &str, query: Option<&str>) -> Result<Option<String>, Refusal> {
+    let Some(query) = query.filter(|query| !query.is_empty()) else { return Ok(None) };
+    match query.strip_prefix("service=").filter(|_| matches!(path, "/readyz" | "/weight")) {
+        Some(name) => Ok(Some(name.to_owned())),
+        None => Err(Refusal::Malformed(match path {
+            "/readyz" | "/weight" => format!("{path} takes ?service=NAME, not ?{query}"),
+            _ => format!("{path} takes no query, and there is ?{query}"),
+        })),
+    }
+}
+
+fn text(text: impl Into<hyper::body::Bytes>) -> Response<Body> {
+    exchange::typed("text/plain; charset=utf-8", text)
+}
+
+fn unavailable(why: String) -> Response<Body> {
+    let mut response = text(why);
+    *response.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
+    response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_query_is_for_one_service() {
+        assert_eq!(service("/readyz", None).unwrap(), None);
+        assert_eq!(service("/readyz", Some("service=web")).unwrap().as_deref(), Some("web"));
+        for (path, query, says) in [
+            ("/weight", "servce=web", "/weight takes ?service=NAME, not ?servce=web"),
+            ("/metrics", "service=web", "/metrics takes no query"),
+        ] {
+            assert!(service(path, Some(query)).unwrap_err().to_string().contains(says));
+        }
+    }
+}

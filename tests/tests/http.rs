@@ -1,0 +1,296 @@
+//! `--http` and `[http]`: what is answered, to whom, and what cannot disturb the daemon.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on shall panic")]
+
+use std::fs;
+use std::io::{self, Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::Signal;
+use testkit::client::{ask, ask_udp};
+use testkit::config::Config;
+use testkit::daemon::{Daemon, Paths, signal, until};
+use testkit::patience::slow;
+use testkit::world::World;
+
+const AT: &str = "127.0.0.1:9465";
+
+/// Status and whole text of an answer.
+fn get(path: &str) -> (u16, String) {
+    request(
+        TcpStream::connect(AT).unwrap(),
+        &format!("GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n"),
+    )
+    .unwrap()
+}
+
+fn request(mut stream: impl Read + Write, request: &str) -> io::Result<(u16, String)> {
+    stream.write_all(request.as_bytes())?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer)?;
+    let status =
+        answer.split(' ').nth(1).and_then(|status| status.parse().ok()).ok_or(io::ErrorKind::InvalidData)?;
+    Ok((status, answer))
+}
+
+fn body(answer: &str) -> &str {
+    answer.split_once("\r\n\r\n").unwrap().1
+}
+
+/// The value of a series, by its name and labels as they are written.
+fn value(metrics: &str, series: &str) -> Option<f64> {
+    let line = metrics.lines().find_map(|line| line.strip_prefix(series)?.strip_prefix(' '));
+    line.map(|value| value.parse().unwrap())
+}
+
+/// The sum of all series that begin like this.
+fn sum(metrics: &str, beginning: &str) -> f64 {
+    let values = metrics.lines().filter(|line| line.starts_with(beginning));
+    values.map(|line| line.rsplit_once(' ').unwrap().1.parse::<f64>().unwrap()).sum()
+}
+
+fn with_http(world: &World, config: &Config, http: &str) {
+    let file = config.write(world);
+    let services = fs::read_to_string(&file).unwrap();
+    fs::write(&file, format!("[http]\n{http}\n{services}")).unwrap();
+}
+
+fn served(world: &World, config: &Config) -> Daemon {
+    with_http(world, config, &format!("listen = \"{AT}\""));
+    Daemon::start_until(world, Paths::of(world).run(), testkit::daemon::settled)
+}
+
+#[test]
+fn what_is_asked_is_answered_and_nothing_is_changed() {
+    let world = World::new();
+    let daemon = served(&world, &Config::web().workers(2));
+    daemon.says("answers at http://127.0.0.1:9465/");
+    for (path, status, says) in [
+        ("/livez", 200, "ok\n"),
+        ("/readyz", 200, "ready\n"),
+        ("/readyz?service=web", 200, "ready\n"),
+        ("/readyz?service=wbe", 404, "there is no service \\\"wbe\\\"; there is web"),
+        ("/readyz?web", 400, "takes ?service=NAME, not ?web"),
+        ("/weight", 200, "100\n"),
+        ("/metrics?x=1", 400, "/metrics takes no query"),
+        ("/metric", 404, "there is no /metric here; / lists what there is"),
+        ("/", 200, "/readyz?service=NAME"),
+        ("/v1/stop", 404, "there is no /v1/stop here"),
+    ] {
+        let (answered, text) = get(path);
+        assert!(answered == status && text.contains(says), "{path}: {text}");
+    }
+    for path in ["/livez", "/metrics", "/status.json"] {
+        let stream = TcpStream::connect(AT).unwrap();
+        let post =
+            format!("POST {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: 2\r\n\r\n{{}}");
+        let (status, text) = request(stream, &post).unwrap();
+        assert!(
+            status == 405 && text.contains("allow: GET") && text.contains("takes GET, not POST"),
+            "{text}"
+        );
+    }
+    let (_, json) = get("/status.json");
+    let shown: reuseport_lb_client::api::Status = serde_json::from_str(body(&json)).unwrap();
+    assert_eq!(shown.services[0].name, "web");
+    let usage = shown.services[0].workers[0].usage.unwrap();
+    assert!(usage.start_time >= shown.start_time - 1.0 && usage.resident_bytes > 100_000, "{usage:?}");
+    daemon.stop();
+}
+
+#[test]
+fn readiness_follows_the_workers_and_the_end_of_the_service() {
+    let world = World::new();
+    let config = Config::web().workers(2).set("lame_duck", "1h").toml("stall_timeout", "\"300ms\"".into());
+    let daemon = served(&world, &config);
+    let workers = daemon.workers();
+    signal(workers[0], Signal::SIGSTOP);
+    // That it does not accept shows where connections wait.
+    let mut waiting = Vec::new();
+    until("half of the weight", || {
+        waiting.push(TcpStream::connect("127.0.0.1:3000").unwrap());
+        (body(&get("/weight").1) == "50\n").then_some(())
+    });
+    assert_eq!(get("/readyz").0, 200, "another one serves");
+    let (_, metrics) = get("/metrics");
+    let state = |state| {
+        value(
+            &metrics,
+            &format!("reuseport_lb_worker_state{{service=\"web\",worker=\"web/0\",state=\"{state}\"}}"),
+        )
+    };
+    assert_eq!((state("stalled"), state("ready")), (Some(1.0), Some(0.0)));
+    assert_eq!(value(&metrics, "reuseport_lb_workers_ready{service=\"web\"}"), Some(1.0));
+    signal(workers[0], Signal::SIGCONT);
+    until("all of the weight", || (body(&get("/weight").1) == "100\n").then_some(()));
+
+    let mut stopping = daemon.paths().command(&["stop"]).stdout(std::process::Stdio::null()).spawn().unwrap();
+    until("the end to be shown", || (get("/readyz").0 == 503).then_some(()));
+    assert_eq!(body(&get("/readyz").1), "web is ending\n");
+    assert_eq!(body(&get("/weight").1), "0\n");
+    assert_eq!(get("/livez").0, 200);
+    assert!(ask("127.0.0.1:3000".parse().unwrap()).unwrap().worker.starts_with("web/"), "it still serves");
+    daemon.run(&["stop"]);
+    assert!(stopping.wait().unwrap().success());
+}
+
+#[test]
+fn counters_agree_with_clients_and_go_on_from_one_daemon_to_the_next() {
+    let world = World::new();
+    let config =
+        Config::service("web").listen("tcp://127.0.0.1:3000").listen("udp://127.0.0.1:3000").workers(3);
+    let daemon = served(&world, &config);
+    let to: SocketAddr = "127.0.0.1:3000".parse().unwrap();
+    let round = |connections: usize, datagrams: usize| {
+        (0..connections).for_each(|_| drop(ask(to).unwrap()));
+        (0..datagrams).for_each(|_| drop(ask_udp(to, None).unwrap()));
+    };
+    let check = |connections: f64, datagrams: f64| {
+        let (_, metrics) = get("/metrics");
+        for (listener, sent) in [("tcp://127.0.0.1:3000", connections), ("udp://127.0.0.1:3000", datagrams)] {
+            let all = |name: &str| {
+                sum(&metrics, &format!("reuseport_lb_{name}_total{{service=\"web\",listener=\"{listener}\""))
+            };
+            let sums = ["arrivals", "owners", "selected", "detours", "refused", "select_failed"].map(all);
+            assert_eq!(sums, [sent, sent, sent, 0.0, 0.0, 0.0], "{listener}");
+        }
+    };
+    round(200, 100);
+    check(200.0, 100.0);
+    daemon.kill();
+    round(50, 50);
+    let daemon = Daemon::start_until(&world, Paths::of(&world).run(), testkit::daemon::settled);
+    check(250.0, 150.0);
+    round(50, 50);
+    check(300.0, 200.0);
+    daemon.stop();
+}
+
+#[test]
+fn a_reload_moves_the_address_or_changes_nothing() {
+    let world = World::new();
+    let config = Config::web().workers(1);
+    let daemon = served(&world, &config);
+    let path = world.path("http.sock");
+    let unix = |more: &str| with_http(&world, &config, &format!("listen = \"{}\"\n{more}", path.display()));
+    let mode = |path: &Path| {
+        let about = fs::metadata(path).unwrap();
+        (about.permissions().mode() & 0o7777, about.gid())
+    };
+    let livez = || {
+        let stream = UnixStream::connect(&path).unwrap();
+        request(stream, "GET /livez HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").unwrap().0
+    };
+    unix("");
+    daemon.run(&["reload"]);
+    assert_eq!((mode(&path), livez()), ((0o660, 0), 200));
+    assert!(TcpStream::connect(AT).is_err(), "the address before is closed");
+    unix("mode = \"0606\"\ngroup = \"nogroup\"");
+    daemon.run(&["reload"]);
+    let nogroup = nix::unistd::Group::from_name("nogroup").unwrap().unwrap().gid.as_raw();
+    assert_eq!((mode(&path), livez()), ((0o606, nogroup), 200));
+
+    // An address that somebody else has, and a place where there is another file.
+    let other = TcpListener::bind("127.0.0.1:9466").unwrap();
+    fs::write(world.path("file"), "precious").unwrap();
+    let file = world.path("file");
+    for (listen, says) in [
+        ("127.0.0.1:9466", "cannot answer over HTTP at 127.0.0.1:9466: Address already in use"),
+        (&*file.to_string_lossy(), "there is a file already that is no socket"),
+        ("/nowhere/at/all", "cannot answer over HTTP at /nowhere/at/all: No such file or directory"),
+    ] {
+        with_http(&world, &config.clone().workers(2), &format!("listen = \"{listen}\""));
+        let output = daemon.paths().output(&["reload"]);
+        let text = String::from_utf8(output.stderr).unwrap();
+        assert!(
+            !output.status.success() && text.contains("nothing is changed: ") && text.contains(says),
+            "{text}"
+        );
+        assert_eq!((livez(), daemon.service().wanted), (200, 1));
+    }
+    assert_eq!(fs::read_to_string(&file).unwrap(), "precious");
+    drop(other);
+    let shown = daemon.status().last_reload.unwrap();
+    assert!(!shown.successful);
+
+    // Without the key it is closed, and its file is gone.
+    config.write(&world);
+    daemon.run(&["reload"]);
+    assert!(!path.exists() && daemon.status().last_reload.unwrap().successful);
+    daemon.stop();
+}
+
+#[test]
+fn a_start_whose_address_is_taken_says_so_and_leaves_nothing() {
+    let world = World::new();
+    let other = TcpListener::bind(AT).unwrap();
+    with_http(&world, &Config::web().workers(1), &format!("listen = \"{AT}\""));
+    let paths = Paths::of(&world);
+    let output = paths.run().output().unwrap();
+    let text = String::from_utf8(output.stderr).unwrap();
+    assert!(
+        !output.status.success()
+            && text.contains("cannot answer over HTTP at 127.0.0.1:9465: Address already"),
+        "{text}"
+    );
+    assert_eq!(paths.leftovers(), Vec::<std::path::PathBuf>::new());
+    drop(other);
+
+    // What serves already goes on, and so does its next daemon with another address.
+    let daemon = Daemon::with(&world, &Config::web().workers(1));
+    let workers = daemon.workers();
+    daemon.kill();
+    let other = TcpListener::bind(AT).unwrap();
+    assert!(
+        !paths
+            .command(&["run", "--http", AT, "--config", &world.path("config.toml").to_string_lossy()])
+            .output()
+            .unwrap()
+            .status
+            .success()
+    );
+    assert!(ask("127.0.0.1:3000".parse().unwrap()).is_ok());
+    drop(other);
+    let next =
+        paths.command(&["run", "--http", AT, "--config", &world.path("config.toml").to_string_lossy()]);
+    let daemon = Daemon::start_until(&world, next, testkit::daemon::settled);
+    assert_eq!((daemon.workers(), get("/readyz").0), (workers, 200));
+    daemon.stop();
+}
+
+#[test]
+fn slow_clients_and_floods_hold_nobody_up() {
+    let world = World::new();
+    let daemon = served(&world, &Config::web().workers(2));
+    // They ask for a long answer again and again, and never read; or send half of a request.
+    let asks = "GET /metrics HTTP/1.1\r\nhost: x\r\n\r\n".repeat(100);
+    let slow_ones: Vec<TcpStream> = (0..150)
+        .map(|turn| {
+            let mut stream = TcpStream::connect(AT).unwrap();
+            stream.set_nonblocking(true).unwrap();
+            let _ = stream.write(if turn % 3 == 0 { b"GET /met" } else { asks.as_bytes() });
+            stream
+        })
+        .collect();
+    let begun = Instant::now();
+    let mut longest = Duration::ZERO;
+    let mut asked = 0;
+    while begun.elapsed() < Duration::from_secs(2) {
+        let once = Instant::now();
+        assert_eq!(daemon.service().workers.len(), 2);
+        assert_eq!(get("/livez").0, 200);
+        assert_eq!(get("/readyz").0, 200);
+        longest = longest.max(once.elapsed());
+        ask("127.0.0.1:3000".parse().unwrap()).unwrap();
+        asked += 1;
+    }
+    println!("{asked} rounds, the longest {longest:?}");
+    assert!(longest < Duration::from_secs(1) * slow(), "{longest:?}");
+    assert_eq!(get("/metrics").0, 200);
+    drop(slow_ones);
+    daemon.stop();
+}
