@@ -169,4 +169,36 @@ mod tests {
         assert_eq!(shown, known);
         assert!(known.len() > 25, "{known:?}");
     }
+
+    #[test]
+    fn the_documentation_has_every_key_its_default_and_an_example_that_is_valid() {
+        let documentation = include_str!("../../../docs/CONFIGURATION.md");
+        let (_, example) = documentation.split_once("```toml\n").unwrap();
+        let (example, rest) = example.split_once("```").unwrap();
+        let services = parse(example, Machine::ANOTHER).unwrap().services;
+        assert_eq!(services.len(), 1);
+        let head = "[[service]]\nname = \"web\"\nlisten = [\"tcp://127.0.0.1:80\"]\ncommand = [\"x\"]\n";
+        let service = parse(head, Machine::ANOTHER).unwrap().services.remove(0);
+        let mut compared = 0;
+        for setting in of_service(&service).into_iter().chain(of_process(&service)) {
+            let key = setting.key;
+            let row = rest.lines().find_map(|line| line.strip_prefix(&format!("| `{key}` | ")));
+            let default =
+                row.and_then(|row| row.split(" | ").nth(1)).unwrap_or_else(|| panic!("no row of {key}"));
+            assert!(
+                example.lines().any(|line| line.starts_with(&format!("{key} = "))),
+                "no example of {key}"
+            );
+            // The others are in words.
+            let written = default.strip_prefix("`\"").and_then(|rest| rest.strip_suffix("\"`"));
+            let number = Some(default).filter(|it| it.parse::<u64>().is_ok());
+            if let Some(default) = written.or(number) {
+                let times = [&*setting.text, default].map(config::duration);
+                let same = matches!(&times, [Ok(one), Ok(other)] if one == other);
+                assert!(same || setting.text == default, "{key}: {} and {default}", setting.text);
+                compared += 1;
+            }
+        }
+        assert!(compared > 15, "{compared}");
+    }
 }
