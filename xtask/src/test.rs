@@ -25,6 +25,8 @@ const NEEDED: &[(&str, &str)] = &[
     ("lighttpd", "lighttpd"),
     ("nginx", "nginx-light"),
     ("node", "nodejs"),
+    ("prometheus", "prometheus"),
+    ("promtool", "prometheus"),
     ("python3", "python3-minimal"),
     ("systemd-analyze", "systemd"),
     ("unbound", "unbound"),
