@@ -49,7 +49,7 @@ pub(super) fn status(of: &Status, only: Option<&str>) -> String {
         let flows = || service.groups.iter().filter_map(|group| group.flows);
         if flows().any(|flows| flows.live > 0) || service.moving > 0 {
             text += &format!(
-                " UDP flows: {} live, {} of them stay where they were, in {} moving buckets\n",
+                " UDP flows: {} live, {} of them still with a previous worker; {} buckets move\n",
                 flows().map(|flows| flows.live).sum::<u64>(),
                 flows().map(|flows| flows.kept).sum::<u64>(),
                 service.moving
