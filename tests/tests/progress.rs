@@ -25,7 +25,9 @@ fn restart_reload_and_stop_say_what_they_wait_for() {
     let (out, meanwhile) = said(&paths, &["restart", "web", "--trial", "0s"]);
     assert!(out.ends_with("web: 1 replaced\n") && !out.contains("waits for"), "{out}");
     assert!(
-        meanwhile.contains("web: waits for web/0 (starting, does not wait for work yet on"),
+        meanwhile.contains(
+            "web: waits for web/0 (starting, has not said READY=1 yet, and does not wait for work yet on"
+        ),
         "{meanwhile}"
     );
     assert!(meanwhile.contains("web: waits for web/0 (draining"), "{meanwhile}");
