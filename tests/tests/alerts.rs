@@ -167,6 +167,8 @@ fn a_worker_that_is_stopped_and_a_daemon_that_is_gone() {
     let world = World::new();
     let mut watched = Watched::start(&world, &Config::web().workers(2).set("stall_timeout", "300ms"));
     let workers = watched.daemon().workers();
+    // One that has never accepted is loading.
+    until("an answer of web/0", || (ask(to()).unwrap().pid == workers[0]).then_some(()));
     signal(workers[0], Signal::SIGSTOP);
     let mut waiting = Vec::new();
     until("it to be seen", || {

@@ -290,3 +290,25 @@ fn what_takes_a_right_that_the_daemon_lacks_is_named() {
     assert_eq!((status(pid, "Groups"), status(pid, "CapPrm")), (String::new(), "0000000000000000".into()));
     daemon.stop();
 }
+
+#[test]
+fn status_has_all_settings_in_force_and_no_value_of_a_variable() {
+    let world = World::new();
+    let config =
+        Config::web().workers(1).toml("env", "{ TOKEN = \"271828\" }".into()).set("drain_timeout", "7s");
+    let daemon = Daemon::with(&world, &config.server(&world, ""));
+    daemon.run(&["scale", "web", "2"]);
+    let settings = daemon.service().settings;
+    let text = |key: &str| settings[key].to_string();
+    assert_eq!(
+        ["drain_timeout", "hold_timeout", "stop_signal", "replace", "workers", "env", "user"].map(text),
+        ["\"7s\"", "\"2s\"", "\"TERM\"", "\"start-first\"", "2", "[\"TOKEN\"]", "null"]
+    );
+    assert!(!daemon.run(&["status", "--json"]).contains("271828"));
+    let file = world.path("config.toml");
+    let text = fs::read_to_string(&file).unwrap();
+    fs::write(&file, text.replace("\"7s\"", "\"8s\"")).unwrap();
+    daemon.run(&["reload"]);
+    assert_eq!(daemon.service().settings["drain_timeout"], "8s");
+    daemon.stop();
+}

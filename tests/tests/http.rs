@@ -97,6 +97,7 @@ fn what_is_asked_is_answered_and_nothing_is_changed() {
     let (_, json) = get("/status.json");
     let shown: reuseport_lb_client::api::Status = serde_json::from_str(body(&json)).unwrap();
     assert_eq!(shown.services[0].name, "web");
+    assert!(shown.services[0].settings.is_empty(), "a command may have a secret among its arguments");
     let usage = shown.services[0].workers[0].usage.unwrap();
     assert!(usage.start_time >= shown.start_time - 1.0 && usage.resident_bytes > 100_000, "{usage:?}");
     daemon.stop();
@@ -108,6 +109,10 @@ fn readiness_follows_the_workers_and_the_end_of_the_service() {
     let config = Config::web().workers(2).set("lame_duck", "1h").toml("stall_timeout", "\"300ms\"".into());
     let daemon = served(&world, &config);
     let workers = daemon.workers();
+    // One that has never accepted is loading.
+    until("an answer of web/0", || {
+        (ask("127.0.0.1:3000".parse().unwrap()).unwrap().pid == workers[0]).then_some(())
+    });
     signal(workers[0], Signal::SIGSTOP);
     // That it does not accept shows where connections wait.
     let mut waiting = Vec::new();

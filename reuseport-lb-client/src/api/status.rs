@@ -52,6 +52,10 @@ pub struct ServiceStatus {
     pub pending: Option<String>,
     /// UDP flows that still lived when the time of their leaving worker was over.
     pub flows_cut: u64,
+    /// All settings in force by their keys in the file, defaults included; of `env` the names alone. Empty over HTTP for
+    /// everyone.
+    #[serde(default)]
+    pub settings: BTreeMap<String, serde_json::Value>,
     /// Longest time until a worker is ready, in milliseconds.
     #[serde(default)]
     pub start_timeout_ms: u64,

@@ -4,9 +4,8 @@ use anyhow::Result;
 use serde_json::json;
 
 use super::print::{print, print_json};
-use super::settings;
 use crate::cli;
-use crate::config::{self, Configuration, Invalid, Machine, ServiceConfig};
+use crate::config::{self, Configuration, Invalid, Machine, ServiceConfig, settings};
 use crate::daemon::{HERE, startable};
 use crate::printable::{self, inline};
 

@@ -13,7 +13,6 @@ mod render;
 mod restart;
 mod run;
 mod scale;
-mod settings;
 mod status;
 mod stop;
 mod trace;

@@ -252,6 +252,7 @@ mod tests {
             waiting: 65536,
             pending: Some("65536 buckets wait: flows of two workers live in them".into()),
             flows_cut: 1,
+            settings: std::collections::BTreeMap::new(),
             start_timeout_ms: 30_000,
             socket_owner: Some("www-data".into()),
             may_join: vec!["www-data".into(), "1001".into()],

@@ -11,6 +11,7 @@ mod machine;
 pub mod process;
 mod quoted;
 mod service;
+pub mod settings;
 mod stop;
 mod values;
 mod warnings;

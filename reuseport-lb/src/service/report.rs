@@ -37,6 +37,7 @@ pub fn coming(config: &config::ServiceConfig, is: &str) -> ServiceStatus {
         waiting: 0,
         pending: None,
         flows_cut: 0,
+        settings: config::settings::without_secrets(config),
         start_timeout_ms: config.start_timeout.as_millis() as u64,
         socket_owner: config.user.clone().filter(|_| config.socket_owner == config::SocketOwner::User),
         may_join: config.join.clone().unwrap_or_else(|| config.user.iter().cloned().collect()),

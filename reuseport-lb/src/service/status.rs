@@ -13,6 +13,7 @@ use super::groups::ListenerGroup;
 use super::report::{Rest, Seen, ServiceReport};
 use crate::config::ServiceConfig;
 use crate::config::process::LogTo;
+use crate::config::settings::without_secrets;
 use crate::domain::buckets;
 use crate::domain::engine::{Standing, Worker, WorkerSocket};
 use crate::domain::listener::{Listener, Protocol};
@@ -101,6 +102,7 @@ impl Service {
                 format!("{waiting} buckets wait: flows of two workers live in those that could move")
             }),
             flows_cut: engine.flows().cut(),
+            settings: without_secrets(config),
             start_timeout_ms: config.start_timeout.as_millis() as u64,
             socket_owner: engine.settings().socket_owner().map(|user| user.name.clone()),
             may_join: engine.settings().may_join().iter().map(|user| user.name.clone()).collect(),

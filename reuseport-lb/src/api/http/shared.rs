@@ -44,7 +44,12 @@ impl Shared {
         sleep_until(self.next.get()).await;
         let begun = Instant::now();
         self.next.set(begun + APART);
-        let status = self.handle.status(None, Arc::new).await?;
+        let shown = |mut status: Status| {
+            // A command may have a secret among its arguments.
+            status.services.iter_mut().for_each(|service| service.settings.clear());
+            Arc::new(status)
+        };
+        let status = self.handle.status(None, shown).await?;
         self.seen.replace(Some((begun, status.clone())));
         Ok(status)
     }

@@ -1,17 +1,21 @@
-//! All settings of a service that are in force, defaults included, as `check` shows them.
+//! All settings of a service that are in force, defaults included, as `check` and `status` show them.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::config::process::{EnvFile, LogFile, LogTo, ProcessConfig};
-use crate::config::{self, Overload, ServiceConfig};
+use super::process::{EnvFile, LogFile, LogTo, ProcessConfig};
+use super::{Overload, ServiceConfig, size};
 
 /// One key of the file and its value, for programs and for people.
-pub(super) struct Setting {
-    pub(super) key: &'static str,
-    pub(super) json: Value,
-    pub(super) text: String,
+pub struct Setting {
+    /// Its name in the file.
+    pub key: &'static str,
+    /// For programs.
+    pub json: Value,
+    /// For people.
+    pub text: String,
 }
 
 impl Setting {
@@ -28,7 +32,7 @@ impl Setting {
 }
 
 /// All of a service but those in [`of_process`], in the order of the documentation.
-pub(super) fn of_service(service: &ServiceConfig) -> Vec<Setting> {
+pub fn of_service(service: &ServiceConfig) -> Vec<Setting> {
     // Named one by one, so that a new one is not left out.
     let ServiceConfig {
         name,
@@ -104,7 +108,7 @@ fn log(log: &LogTo) -> Setting {
     match log {
         LogTo::Inherit => Setting::new("log", json!("inherit")),
         LogTo::File(LogFile { path, max, keep }) => {
-            let max = config::size(*max);
+            let max = size(*max);
             let text = format!("{path} (max {max}, keep {keep})");
             Setting { text, ..Setting::new("log", json!({ "file": path, "max": max, "keep": keep })) }
         }
@@ -121,7 +125,7 @@ fn no_user(service: &ServiceConfig) -> &'static str {
 }
 
 /// What workers of a command are started with.
-pub(super) fn of_process(service: &ServiceConfig) -> Vec<Setting> {
+pub fn of_process(service: &ServiceConfig) -> Vec<Setting> {
     let ProcessConfig { env, env_file, cwd, umask, nice, open_files, cpus, group, log: _ } = &service.process;
     let daemons = |key, json| Setting::or(key, json, "the daemon's");
     let users = if service.user.is_some() { "the user's" } else { "the daemon's" };
@@ -140,8 +144,17 @@ pub(super) fn of_process(service: &ServiceConfig) -> Vec<Setting> {
     ]
 }
 
+/// All of them by key, without the values of variables, which may be secrets.
+#[must_use]
+pub fn without_secrets(service: &ServiceConfig) -> BTreeMap<String, Value> {
+    let all = of_service(service).into_iter().chain(of_process(service)).filter(|it| it.key != "name");
+    let mut all: BTreeMap<String, Value> = all.map(|it| (it.key.to_owned(), it.json)).collect();
+    all.insert("env".into(), json!(service.process.env.keys().collect::<Vec<_>>()));
+    all
+}
+
 /// The names alone: values in a file may be secrets.
-pub(super) fn names(file: Option<&EnvFile>) -> Vec<&str> {
+pub fn names(file: Option<&EnvFile>) -> Vec<&str> {
     file.iter().flat_map(|file| file.variables.keys()).map(String::as_str).collect()
 }
 
@@ -193,7 +206,7 @@ mod tests {
             let written = default.strip_prefix("`\"").and_then(|rest| rest.strip_suffix("\"`"));
             let number = Some(default).filter(|it| it.parse::<u64>().is_ok());
             if let Some(default) = written.or(number) {
-                let times = [&*setting.text, default].map(config::duration);
+                let times = [&*setting.text, default].map(super::super::duration);
                 let same = matches!(&times, [Ok(one), Ok(other)] if one == other);
                 assert!(same || setting.text == default, "{key}: {} and {default}", setting.text);
                 compared += 1;
