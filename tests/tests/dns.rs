@@ -59,18 +59,20 @@ fn upstream() -> String {
     "127.0.0.1@5353".into()
 }
 
-/// Answers all that [`upstream`] is asked after this time.
+/// Answers all that [`upstream`] is asked after this time, or a third of it less, in turn: of a server that always
+/// takes as long, unbound expects just that, and asks it again if an answer is a bit later.
 fn answer_after(time: Duration, over: &AtomicBool) {
     let socket = UdpSocket::bind(upstream().replace('@', ":")).unwrap();
     socket.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
     std::thread::scope(|scope| {
-        let mut query = [0; 512];
+        let (mut query, mut turn) = ([0; 512], 0);
         while !over.load(Ordering::Relaxed) {
             let Ok((length, from)) = socket.recv_from(&mut query) else { continue };
             let answer = answer(&query[..length]);
             let socket = &socket;
+            turn += 1;
             scope.spawn(move || {
-                lasts("what it takes to answer", time);
+                lasts("what it takes to answer", time - time / 3 * (turn % 2));
                 socket.send_to(&answer, from).unwrap();
             });
         }
@@ -204,7 +206,7 @@ fn restart_in_flight(flows: &str) -> (usize, usize) {
     let slow = Duration::from_secs(3);
     let (((), answered), ()) = beside(|over| answer_after(slow, over), || beside(asking, restart));
     let lost = answered.iter().filter(|answered| !**answered).count();
-    println!("flows {flows}: {lost} of {} queries of {slow:?} lost", answered.len());
+    println!("flows {flows}: {lost} of {} queries of up to {slow:?} lost", answered.len());
     assert!(daemon.workers().iter().all(|pid| !before.contains(pid)));
     daemon.stop();
     (answered.len(), lost)
