@@ -1,7 +1,10 @@
 //! The command line: verbs, options, help texts. Not: what the commands do (`cmd/`).
 
 mod launch;
+mod questions;
 mod values;
+
+pub(crate) use questions::{CheckArgs, DoctorArgs, StatusArgs};
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -112,6 +115,8 @@ Examples:
   reuseport-lb status web
   reuseport-lb status web/2
   reuseport-lb status --json | jq '.services[].workers[] | {name, state, share}'
+  reuseport-lb status --watch
+  reuseport-lb status --check      for monitoring: exit code 0 if all is ready, else 1
 
 Of listeners: DECISIONS is how often the program in the kernel (PROGRAM, its id) picked a socket for a connection or a \
 datagram, REFUSED how often there was none to pick, STRANGERS how many sockets other programs have on that address: they \
@@ -289,37 +294,6 @@ pub(crate) struct ExecArgs {
     /// The program, and its arguments
     #[arg(last = true, required = true, value_name = "COMMAND")]
     pub(crate) command: Vec<String>,
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct StatusArgs {
-    /// Only this service, like web, or this worker, like web/2
-    pub(crate) what: Option<String>,
-    /// As JSON (docs/CONTROL.md)
-    #[arg(long)]
-    pub(crate) json: bool,
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct CheckArgs {
-    /// The configuration file
-    pub(crate) file: PathBuf,
-    /// For another machine: users and commands need not be on this one
-    #[arg(long)]
-    pub(crate) offline: bool,
-    /// As JSON
-    #[arg(long)]
-    pub(crate) json: bool,
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct DoctorArgs {
-    /// A file with services; without it the embedded demo
-    #[arg(long, value_name = "FILE")]
-    pub(crate) config: Option<PathBuf>,
-    /// As JSON (docs/DOCTOR.md)
-    #[arg(long)]
-    pub(crate) json: bool,
 }
 
 #[derive(Debug, Args)]

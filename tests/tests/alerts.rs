@@ -264,3 +264,28 @@ fn flows_that_are_cut() {
     assert!(watched.daemon().service().flows_cut > 0);
     watched.fires(&["FlowsCut"]);
 }
+
+#[test]
+fn every_query_of_the_dashboard_is_understood_and_finds_something() {
+    let world = World::new();
+    let config =
+        Config::service("web").listen("tcp://127.0.0.1:3000").listen("udp://127.0.0.1:3000").workers(2);
+    let _watched = Watched::start(&world, &config);
+    let text = fs::read_to_string(repository().join("packaging/prometheus/dashboard.json")).unwrap();
+    let dashboard: serde_json::Value = serde_json::from_str(&text).unwrap();
+    let mut asked = 0;
+    for panel in dashboard["panels"].as_array().unwrap() {
+        for target in panel["targets"].as_array().unwrap() {
+            let query = target["expr"].as_str().unwrap();
+            let query =
+                query.replace("$__rate_interval", "1m").replace("$instance", ".*").replace("$service", "web");
+            let encoded: String = query.bytes().map(|byte| format!("%{byte:02x}")).collect();
+            let answer = get(PROMETHEUS, &format!("/api/v1/query?query={encoded}")).unwrap();
+            let answer: serde_json::Value = serde_json::from_str(&answer).unwrap();
+            assert_eq!(answer["status"], "success", "{query}: {answer}");
+            assert!(!answer["data"]["result"].as_array().unwrap().is_empty(), "{query} finds nothing");
+            asked += 1;
+        }
+    }
+    assert!(asked >= 20, "{asked}");
+}

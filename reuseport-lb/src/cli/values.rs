@@ -1,5 +1,7 @@
 //! Values of options: numbers with their limits, `+1`; and commands that do not exist.
 
+use std::time::Duration;
+
 use clap::Command;
 use clap::error::{ContextKind, ContextValue, Error, ErrorKind};
 use reuseport_lb_client::api::Scale;
@@ -53,6 +55,12 @@ pub(super) fn in_all(text: &str) -> Result<u64, String> {
 }
 
 /// Reads the order in which a worker is replaced.
+/// A pause between two looks.
+pub(super) fn seconds(text: &str) -> Result<Duration, String> {
+    let seconds: Option<f64> = text.parse().ok().filter(|seconds| (0.1..=3600.0).contains(seconds));
+    seconds.map(Duration::from_secs_f64).ok_or_else(|| "write seconds, from 0.1 to 3600".into())
+}
+
 pub(super) fn replace(text: &str) -> Result<Replace, String> {
     let all = [Replace::StartFirst, Replace::StopFirst];
     let found = all.into_iter().find(|order| order.to_string() == text);

@@ -14,6 +14,11 @@ pub(super) fn print_json(text: &str) -> Result<()> {
     write(&(printable::json(text).into_owned() + "\n"))
 }
 
+/// Clears the terminal that is standard output, and begins again at its top.
+pub(super) fn clear_terminal() -> Result<()> {
+    write("\u{1b}[H\u{1b}[2J")
+}
+
 /// Writes to standard output; a closed pipe (`| head`) ends the command.
 fn write(text: &str) -> Result<()> {
     use std::io::Write;

@@ -1,5 +1,7 @@
 //! Texts and tables that commands print.
 
+use std::collections::HashMap;
+
 use comfy_table::{CellAlignment, Table, presets};
 use reuseport_lb_client::api::{Awaited, GroupStatus, ServiceStatus, Status, Waiting, WorkerStatus};
 
@@ -33,9 +35,13 @@ fn awaited(worker: &Awaited) -> String {
     text + ")"
 }
 
-/// The tables of `status`, of at most 100 columns for names of up to 24 characters. With `only`, that worker only.
+/// Decisions for each worker per second, by name.
+pub(super) type Rates = HashMap<String, f64>;
+
+/// The tables of `status`, of at most 100 columns for names of up to 24 characters. With `only`, that worker only; with
+/// `rates`, one column more.
 #[must_use]
-pub(super) fn status(of: &Status, only: Option<&str>) -> String {
+pub(super) fn status(of: &Status, only: Option<&str>, rates: Option<&Rates>) -> String {
     let mut text = format!("reuseport-lb {}, pid {}, Linux {}\n", of.version, of.pid, of.kernel);
     for service in &of.services {
         let ready = service.workers.iter().filter(|worker| worker.state == "ready").count();
@@ -75,7 +81,7 @@ pub(super) fn status(of: &Status, only: Option<&str>) -> String {
         }
         text += &groups(service);
         let shown = service.workers.iter().filter(|worker| only.is_none_or(|only| only == worker.name));
-        text += &workers(&shown.collect::<Vec<&WorkerStatus>>());
+        text += &workers(&shown.collect::<Vec<&WorkerStatus>>(), rates);
     }
     text
 }
@@ -102,9 +108,11 @@ fn groups(service: &ServiceStatus) -> String {
     text
 }
 
-fn workers(shown: &[&WorkerStatus]) -> String {
-    let mut table =
-        plain(["WORKER", "STATE", "PID", "SLOT", "WEIGHT", "SHARE", "SELECTED", "QUEUE", "RESTARTS"]);
+fn workers(shown: &[&WorkerStatus], rates: Option<&Rates>) -> String {
+    let mut header =
+        vec!["WORKER", "STATE", "PID", "SLOT", "WEIGHT", "SHARE", "SELECTED", "QUEUE", "RESTARTS"];
+    header.extend(rates.map(|_| "NEW/S"));
+    let mut table = plain(header);
     for worker in shown {
         let selected: u64 = worker.sockets.iter().map(|socket| socket.selected).sum();
         let queue: u64 = worker
@@ -113,7 +121,7 @@ fn workers(shown: &[&WorkerStatus]) -> String {
             .filter(|socket| socket.listen.starts_with("tcp"))
             .map(|socket| u64::from(socket.queue))
             .sum();
-        table.add_row([
+        let mut row = vec![
             worker.name.clone(),
             state(worker),
             worker.pid.map_or_else(|| "-".into(), |pid| pid.to_string()),
@@ -123,7 +131,12 @@ fn workers(shown: &[&WorkerStatus]) -> String {
             selected.to_string(),
             queue.to_string(),
             worker.restarts.to_string(),
-        ]);
+        ];
+        row.extend(
+            rates
+                .map(|rates| rates.get(&worker.name).map_or_else(|| "-".into(), |rate| format!("{rate:.0}"))),
+        );
+        table.add_row(row);
     }
     let mut text = finish(table, 2);
     for worker in shown {
@@ -155,9 +168,9 @@ fn shorten(line: &str, most: usize) -> String {
     line.chars().take(most).collect()
 }
 
-fn plain<const N: usize>(header: [&str; N]) -> Table {
+fn plain<'a>(header: impl IntoIterator<Item = &'a str>) -> Table {
     let mut table = Table::new();
-    table.load_style(presets::NOTHING).set_header(header);
+    table.load_style(presets::NOTHING).set_header(header.into_iter().collect::<Vec<&str>>());
     table
 }
 
@@ -272,7 +285,7 @@ mod tests {
             pid: 1,
             services: vec![service],
         };
-        let text = super::status(&status, None);
+        let text = super::status(&status, None, None);
         println!("{text}");
         assert!(text.lines().all(|line| line.chars().count() <= 100), "{text}");
         assert!(text.contains("12345678901234"));

@@ -1,18 +1,55 @@
-//! `status`: prints the status as tables or as JSON.
+//! `status`: prints the status as tables or as JSON, once or again and again, or says whether all that is wanted is
+//! ready.
+
+use std::collections::HashMap;
+use std::io::{IsTerminal, stdout};
+use std::time::Instant;
 
 use anyhow::{Result, bail};
-use reuseport_lb_client::api::{Refusal, WorkerStatus};
+use reuseport_lb_client::api::{Refusal, ServiceStatus, Status, WorkerStatus};
 
 use super::client::client;
 use super::names;
-use super::print::{print, print_json};
+use super::print::{clear_terminal, print, print_json};
+use super::render::{self, Rates};
 use crate::cli;
 use crate::daemon::Paths;
 
 pub(super) fn run(arguments: &cli::StatusArgs, paths: &Paths) -> Result<()> {
+    let what = arguments.what.as_deref();
+    let only = what.filter(|what| names::worker(what).is_ok());
+    let mut status = ask(what, only, paths)?;
+    if arguments.check {
+        return check(&status, only);
+    }
+    let Some(pause) = arguments.watch else {
+        if arguments.json {
+            return print_json(&serde_json::to_string_pretty(&shown(status, only))?);
+        }
+        return print(&render::status(&status, only, None));
+    };
+    let (mut rates, mut at) = (Rates::new(), Instant::now());
+    let in_place = stdout().is_terminal() && !arguments.json;
+    loop {
+        if in_place {
+            clear_terminal()?;
+        }
+        if arguments.json {
+            print_json(&serde_json::to_string(&shown(status.clone(), only))?)?;
+        } else {
+            let end = if in_place { "" } else { "\n" };
+            print(&(render::status(&status, only, Some(&rates)) + end))?;
+        }
+        std::thread::sleep(pause);
+        let (before, begun) = (status, at);
+        (status, at) = (ask(what, only, paths)?, Instant::now());
+        rates = rates_between(&before, &status, (at - begun).as_secs_f64());
+    }
+}
+
+fn ask(what: Option<&str>, only: Option<&str>, paths: &Paths) -> Result<Status> {
     let client = client(paths);
-    let only = arguments.what.as_deref().filter(|what| names::worker(what).is_ok());
-    let mut status = match (arguments.what.as_deref(), only) {
+    let status = match (what, only) {
         (_, Some(name)) => client.status_of(names::worker(name)?.0)?,
         (Some(service), None) => client.status_of(names::service(service, "status")?)?,
         (None, None) => client.status()?,
@@ -24,10 +61,65 @@ pub(super) fn run(arguments: &cli::StatusArgs, paths: &Paths) -> Result<()> {
             bail!(Refusal::unknown_worker(name, known));
         }
     }
-    if arguments.json {
-        let shown = |worker: &WorkerStatus| only.is_none_or(|only| only == worker.name);
-        status.services.iter_mut().for_each(|service| service.workers.retain(shown));
-        return print_json(&serde_json::to_string_pretty(&status)?);
+    Ok(status)
+}
+
+/// The status with `only` this worker.
+fn shown(mut status: Status, only: Option<&str>) -> Status {
+    let shown = |worker: &WorkerStatus| only.is_none_or(|only| only == worker.name);
+    status.services.iter_mut().for_each(|service| service.workers.retain(shown));
+    status
+}
+
+/// Decisions for each worker per second; of a worker whose slot is another one now, since then.
+fn rates_between(before: &Status, now: &Status, seconds: f64) -> Rates {
+    let selected = |status: &Status| -> HashMap<String, u64> {
+        let workers =
+            status.services.iter().flat_map(|service| &service.workers).filter(|worker| !worker.successor);
+        workers.map(|it| (it.name.clone(), it.sockets.iter().map(|socket| socket.selected).sum())).collect()
+    };
+    let before = selected(before);
+    let rate = |(name, now): (String, u64)| {
+        let before = before.get(&name).copied().filter(|before| *before <= now).unwrap_or_default();
+        (name, (now - before) as f64 / seconds)
+    };
+    selected(now).into_iter().map(rate).collect()
+}
+
+/// Prints that all that is wanted is ready, or fails with what is not.
+fn check(status: &Status, only: Option<&str>) -> Result<()> {
+    let wrong: Vec<String> = status.services.iter().flat_map(|service| wrong(service, only)).collect();
+    if !wrong.is_empty() {
+        bail!("not all that is wanted is ready: {}", wrong.join("; "));
     }
-    print(&super::render::status(&status, only))
+    let ready = |service: &ServiceStatus| match only {
+        Some(only) => only.to_owned(),
+        None => format!("{} ({} workers)", service.name, service.wanted),
+    };
+    let ready: Vec<String> = status.services.iter().map(ready).collect();
+    print(&format!("all that is wanted is ready: {}\n", ready.join(", ")))
+}
+
+/// What of a service, or of one worker, is not as it is wanted.
+fn wrong(service: &ServiceStatus, only: Option<&str>) -> Vec<String> {
+    let mut wrong = Vec::new();
+    if service.ending {
+        wrong.push(format!("{} is ending", service.name));
+    }
+    // Those that are to take over, or that leave, are not what is wanted.
+    let wanted = service.workers.iter().filter(|worker| !worker.successor && worker.state != "draining");
+    let wanted: Vec<&WorkerStatus> =
+        wanted.filter(|worker| only.is_none_or(|only| only == worker.name)).collect();
+    for worker in wanted.iter().filter(|worker| worker.state != "ready") {
+        let lacks = worker.lacks.as_ref().map(|lacks| format!(" ({lacks})")).unwrap_or_default();
+        wrong.push(format!("{} is {}{lacks}", worker.name, worker.state));
+    }
+    match only {
+        Some(only) if wanted.is_empty() => wrong.push(format!("{only} is leaving")),
+        None if wanted.len() < service.wanted => {
+            wrong.push(format!("{} has {} of {} workers", service.name, wanted.len(), service.wanted));
+        }
+        _ => {}
+    }
+    wrong
 }

@@ -7,7 +7,7 @@ use reuseport_lb::config::{self, Invalid, ServiceConfig};
 
 fuzz_target!(|text: &str| {
     match config::parse(text, config::Machine::ANOTHER) {
-        Ok(services) => services.iter().for_each(accepted),
+        Ok(all) => all.services.iter().for_each(accepted),
         Err(Invalid(error)) => {
             assert!(!error.is_empty());
             if let Some((number, _)) = error.strip_prefix("line ").and_then(|rest| rest.split_once(':')) {

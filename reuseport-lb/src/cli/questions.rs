@@ -1,0 +1,45 @@
+//! Arguments of the commands that ask, and change nothing.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::Args;
+
+use super::values;
+
+#[derive(Debug, Args)]
+pub(crate) struct StatusArgs {
+    /// Only this service, like web, or this worker, like web/2
+    pub(crate) what: Option<String>,
+    /// As JSON (docs/CONTROL.md)
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// Exit with 1 unless all that is wanted is ready, and say what is not
+    #[arg(long, conflicts_with_all = ["json", "watch"])]
+    pub(crate) check: bool,
+    /// Again and again, every SECONDS (1 without a number), with the decisions of each worker per second
+    #[arg(long, value_name = "SECONDS", num_args = 0..=1, require_equals = true, default_missing_value = "1", value_parser = values::seconds)]
+    pub(crate) watch: Option<Duration>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct CheckArgs {
+    /// The configuration file
+    pub(crate) file: PathBuf,
+    /// For another machine: users and commands need not be on this one
+    #[arg(long)]
+    pub(crate) offline: bool,
+    /// As JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct DoctorArgs {
+    /// A file with services; without it the embedded demo
+    #[arg(long, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+    /// As JSON (docs/DOCTOR.md)
+    #[arg(long)]
+    pub(crate) json: bool,
+}
