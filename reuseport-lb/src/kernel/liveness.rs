@@ -6,6 +6,7 @@ use std::fs;
 use std::io::IoSliceMut;
 
 use nix::sys::uio::{RemoteIoVec, process_vm_readv};
+use nix::unistd::{SysconfVar, sysconf};
 
 use super::host;
 use crate::domain::observed::Pulse;
@@ -49,11 +50,13 @@ pub fn of_all(pids: impl IntoIterator<Item = i32>) -> Option<Pulse> {
 pub fn usage(pid: i32) -> Option<Used> {
     let stat = Stat::read(pid)?;
     let [user, system, resident] = stat.used;
-    let ticks = rustix::param::clock_ticks_per_second() as f64;
+    // Of libc: rustix reads /proc/self/auxv, which a process that is not dumpable may not (Linux 6.1).
+    let system_says = |what| sysconf(what).ok().flatten().and_then(|number| u64::try_from(number).ok());
+    let (ticks, page) = (system_says(SysconfVar::CLK_TCK)? as f64, system_says(SysconfVar::PAGE_SIZE)?);
     Some(Used {
         start_time: host::boot_time() + stat.started? as f64 / ticks,
         cpu_seconds: (user + system) as f64 / ticks,
-        resident_bytes: resident * rustix::param::page_size() as u64,
+        resident_bytes: resident * page,
     })
 }
 
