@@ -141,6 +141,28 @@ pub fn ask_from(to: SocketAddr, from: Option<IpAddr>) -> io::Result<Answer> {
     answer
 }
 
+/// What an HTTP server answered.
+pub struct HttpAnswer {
+    /// The status code.
+    pub status: u16,
+    /// Status line and headers.
+    pub head: String,
+    pub body: String,
+}
+
+/// A request over HTTP on a connection of its own, and its answer. HTTP/1.0: the body comes as it is, not in chunks.
+pub fn http(mut stream: impl Read + Write, method: &str, path: &str) -> io::Result<HttpAnswer> {
+    write!(stream, "{method} {path} HTTP/1.0\r\nhost: test\r\n\r\n")?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer)?;
+    let parts = answer.split_once("\r\n\r\n");
+    let parsed = parts.and_then(|(head, body)| Some((head.split(' ').nth(1)?.parse().ok()?, head, body)));
+    match parsed {
+        Some((status, head, body)) => Ok(HttpAnswer { status, head: head.into(), body: body.into() }),
+        None => Err(io::Error::new(io::ErrorKind::InvalidData, answer)),
+    }
+}
+
 /// One datagram and its answer, from `from` or any address.
 pub fn ask_udp(to: SocketAddr, from: Option<IpAddr>) -> io::Result<Answer> {
     let any = if to.is_ipv4() { IpAddr::from([0, 0, 0, 0]) } else { IpAddr::from([0u16; 8]) };

@@ -19,6 +19,8 @@ use crate::world::World;
 #[derive(Clone, Debug)]
 #[must_use]
 pub struct Config {
+    /// The lines of `[http]`.
+    http: Option<String>,
     others: Vec<Service>,
     /// The one that is being written.
     last: Service,
@@ -36,6 +38,7 @@ struct Service {
 impl Config {
     pub fn service(name: &str) -> Self {
         Self {
+            http: None,
             others: Vec::new(),
             last: Service { name: name.into(), listen: Vec::new(), values: Vec::new() },
         }
@@ -44,6 +47,11 @@ impl Config {
     /// A service `web` on port 3000 over TCP.
     pub fn web() -> Self {
         Self::service("web").listen("tcp://127.0.0.1:3000")
+    }
+
+    /// Where the daemon answers over HTTP: `listen`, and further lines as TOML has them.
+    pub fn http(self, listen: &str, more: &str) -> Self {
+        Self { http: Some(format!("listen = {listen:?}\n{more}\n")), ..self }
     }
 
     /// One more address.
@@ -93,12 +101,15 @@ impl Config {
     /// Other services after this one.
     pub fn and(self, other: Self) -> Self {
         let others = self.others.into_iter().chain([self.last]).chain(other.others).collect();
-        Self { others, last: other.last }
+        Self { http: self.http.or(other.http), others, last: other.last }
     }
 }
 
 impl fmt::Display for Config {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(http) = &self.http {
+            write!(f, "[http]\n{http}")?;
+        }
         for Service { name, listen, values } in self.others.iter().chain([&self.last]) {
             writeln!(f, "[[service]]\nname = {name:?}\nlisten = [{}]", listen.join(", "))?;
             values.iter().try_for_each(|(key, value)| writeln!(f, "{key} = {value}"))?;

@@ -4,14 +4,14 @@
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};
-use std::io::{Read, Write};
+use std::io::Write;
 use std::net::{SocketAddr, TcpStream, UdpSocket};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
 use socket2::{Domain, Socket, Type};
-use testkit::client::{ask, ask_udp};
+use testkit::client::{ask, ask_udp, http};
 use testkit::config::Config;
 use testkit::daemon::{Daemon, Paths, settled, signal, throughout, until, until_within};
 use testkit::patience::patience;
@@ -21,12 +21,9 @@ use testkit::world::{World, program, repository};
 const METRICS: &str = "127.0.0.1:9465";
 const PROMETHEUS: &str = "127.0.0.1:9090";
 
+/// The body of an answer.
 fn get(at: &str, path: &str) -> std::io::Result<String> {
-    let mut stream = TcpStream::connect(at)?;
-    write!(stream, "GET {path} HTTP/1.0\r\nhost: x\r\n\r\n")?;
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer)?;
-    Ok(answer.split_once("\r\n\r\n").map(|(_, body)| body.to_owned()).unwrap_or_default())
+    Ok(http(TcpStream::connect(at)?, "GET", path)?.body)
 }
 
 fn rules() -> String {
@@ -42,11 +39,8 @@ struct Watched {
 
 impl Watched {
     fn start(world: &World, config: &Config) -> Self {
-        let file = config.write(world);
-        let services = fs::read_to_string(&file).unwrap();
-        fs::write(&file, format!("[http]\nlisten = \"{METRICS}\"\n{services}")).unwrap();
+        let daemon = Daemon::with(world, &config.clone().http(METRICS, ""));
         let paths = Paths::of(world);
-        let daemon = Daemon::start_until(world, paths.run(), settled);
         // What has to hold for a while fires at once.
         let at_once: String = rules()
             .lines()
@@ -101,24 +95,24 @@ impl Watched {
     /// Waits until just these alerts fire.
     fn fires(&self, wanted: &[&str]) {
         let wanted: BTreeSet<String> = wanted.iter().map(|name| (*name).to_owned()).collect();
-        let mut last = BTreeSet::new();
-        let begun = std::time::Instant::now();
-        while begun.elapsed() < patience() {
-            last = self.firing();
-            if last == wanted {
-                return;
-            }
-            std::thread::sleep(Duration::from_millis(100)); // sleep: between two looks
-        }
-        panic!("{last:?} fire, not {wanted:?}:\n{}", get(METRICS, "/metrics").unwrap_or_default());
+        until(&format!("just {wanted:?} to fire"), || (self.firing() == wanted).then_some(()));
     }
 }
 
 impl Drop for Watched {
     fn drop(&mut self) {
+        if std::thread::panicking() {
+            let answers =
+                [(PROMETHEUS, "/api/v1/alerts"), (METRICS, "/metrics")].map(|(at, path)| get(at, path));
+            answers.iter().for_each(|answer| eprintln!("{answer:?}"));
+        }
         let _ = self.prometheus.kill();
         let _ = self.prometheus.wait();
     }
+}
+
+fn both_protocols() -> Config {
+    Config::service("web").listen("tcp://127.0.0.1:3000").listen("udp://127.0.0.1:3000").workers(2)
 }
 
 fn to() -> SocketAddr {
@@ -128,9 +122,7 @@ fn to() -> SocketAddr {
 #[test]
 fn promtool_finds_nothing_wrong_with_metrics_and_rules() {
     let world = World::new();
-    let config =
-        Config::service("web").listen("tcp://127.0.0.1:3000").listen("udp://127.0.0.1:3000").workers(2);
-    let watched = Watched::start(&world, &config);
+    let watched = Watched::start(&world, &both_protocols());
     let mut check = Command::new(program("promtool"));
     let mut check = check
         .args(["check", "metrics"])
@@ -268,9 +260,7 @@ fn flows_that_are_cut() {
 #[test]
 fn every_query_of_the_dashboard_is_understood_and_finds_something() {
     let world = World::new();
-    let config =
-        Config::service("web").listen("tcp://127.0.0.1:3000").listen("udp://127.0.0.1:3000").workers(2);
-    let _watched = Watched::start(&world, &config);
+    let _watched = Watched::start(&world, &both_protocols());
     let text = fs::read_to_string(repository().join("packaging/prometheus/dashboard.json")).unwrap();
     let dashboard: serde_json::Value = serde_json::from_str(&text).unwrap();
     let mut asked = 0;

@@ -3,7 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on shall panic")]
 
 use std::fs;
-use std::io::{self, Read, Write};
+use std::io::Write;
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::os::unix::net::UnixStream;
@@ -11,7 +11,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
-use testkit::client::{ask, ask_udp};
+use testkit::client::{ask, ask_udp, http};
 use testkit::config::Config;
 use testkit::daemon::{Daemon, Paths, signal, throughout, until};
 use testkit::patience::slow;
@@ -19,26 +19,10 @@ use testkit::world::World;
 
 const AT: &str = "127.0.0.1:9465";
 
-/// Status and whole text of an answer.
+/// Status and body of an answer.
 fn get(path: &str) -> (u16, String) {
-    request(
-        TcpStream::connect(AT).unwrap(),
-        &format!("GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n"),
-    )
-    .unwrap()
-}
-
-fn request(mut stream: impl Read + Write, request: &str) -> io::Result<(u16, String)> {
-    stream.write_all(request.as_bytes())?;
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer)?;
-    let status =
-        answer.split(' ').nth(1).and_then(|status| status.parse().ok()).ok_or(io::ErrorKind::InvalidData)?;
-    Ok((status, answer))
-}
-
-fn body(answer: &str) -> &str {
-    answer.split_once("\r\n\r\n").unwrap().1
+    let answer = http(TcpStream::connect(AT).unwrap(), "GET", path).unwrap();
+    (answer.status, answer.body)
 }
 
 /// The value of a series, by its name and labels as they are written.
@@ -53,15 +37,8 @@ fn sum(metrics: &str, beginning: &str) -> f64 {
     values.map(|line| line.rsplit_once(' ').unwrap().1.parse::<f64>().unwrap()).sum()
 }
 
-fn with_http(world: &World, config: &Config, http: &str) {
-    let file = config.write(world);
-    let services = fs::read_to_string(&file).unwrap();
-    fs::write(&file, format!("[http]\n{http}\n{services}")).unwrap();
-}
-
 fn served(world: &World, config: &Config) -> Daemon {
-    with_http(world, config, &format!("listen = \"{AT}\""));
-    Daemon::start_until(world, Paths::of(world).run(), testkit::daemon::settled)
+    Daemon::with(world, &config.clone().http(AT, ""))
 }
 
 #[test]
@@ -85,17 +62,12 @@ fn what_is_asked_is_answered_and_nothing_is_changed() {
         assert!(answered == status && text.contains(says), "{path}: {text}");
     }
     for path in ["/livez", "/metrics", "/status.json"] {
-        let stream = TcpStream::connect(AT).unwrap();
-        let post =
-            format!("POST {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: 2\r\n\r\n{{}}");
-        let (status, text) = request(stream, &post).unwrap();
-        assert!(
-            status == 405 && text.contains("allow: GET") && text.contains("takes GET, not POST"),
-            "{text}"
-        );
+        let answer = http(TcpStream::connect(AT).unwrap(), "POST", path).unwrap();
+        assert_eq!(answer.status, 405);
+        assert!(answer.head.contains("allow: GET") && answer.body.contains("takes GET, not POST"));
     }
     let (_, json) = get("/status.json");
-    let shown: reuseport_lb_client::api::Status = serde_json::from_str(body(&json)).unwrap();
+    let shown: reuseport_lb_client::api::Status = serde_json::from_str(&json).unwrap();
     assert_eq!(shown.services[0].name, "web");
     assert!(shown.services[0].settings.is_empty(), "a command may have a secret among its arguments");
     let usage = shown.services[0].workers[0].usage.unwrap();
@@ -116,7 +88,7 @@ fn readiness_follows_the_workers_and_the_end_of_the_service() {
     let mut waiting = Vec::new();
     until("half of the weight", || {
         waiting.push(TcpStream::connect("127.0.0.1:3000").unwrap());
-        (body(&get("/weight").1) == "50\n").then_some(())
+        (get("/weight").1 == "50\n").then_some(())
     });
     assert_eq!(get("/readyz").0, 200, "another one serves");
     let (_, metrics) = get("/metrics");
@@ -129,12 +101,12 @@ fn readiness_follows_the_workers_and_the_end_of_the_service() {
     assert_eq!((state("stalled"), state("ready")), (Some(1.0), Some(0.0)), "{metrics}");
     assert_eq!(value(&metrics, "reuseport_lb_workers_ready{service=\"web\"}"), Some(1.0));
     signal(workers[0], Signal::SIGCONT);
-    until("all of the weight", || (body(&get("/weight").1) == "100\n").then_some(()));
+    until("all of the weight", || (get("/weight").1 == "100\n").then_some(()));
 
     let mut stopping = daemon.paths().command(&["stop"]).stdout(std::process::Stdio::null()).spawn().unwrap();
     until("the end to be shown", || (get("/readyz").0 == 503).then_some(()));
-    assert_eq!(body(&get("/readyz").1), "web is ending\n");
-    assert_eq!(body(&get("/weight").1), "0\n");
+    assert_eq!(get("/readyz").1, "web is ending\n");
+    assert_eq!(get("/weight").1, "0\n");
     assert_eq!(get("/livez").0, 200);
     assert!(ask("127.0.0.1:3000".parse().unwrap()).unwrap().worker.starts_with("web/"), "it still serves");
     daemon.run(&["stop"]);
@@ -179,15 +151,12 @@ fn a_reload_moves_the_address_or_changes_nothing() {
     let config = Config::web().workers(1);
     let daemon = served(&world, &config);
     let path = world.path("http.sock");
-    let unix = |more: &str| with_http(&world, &config, &format!("listen = \"{}\"\n{more}", path.display()));
+    let unix = |more: &str| config.clone().http(&path.to_string_lossy(), more).write(&world);
     let mode = |path: &Path| {
         let about = fs::metadata(path).unwrap();
         (about.permissions().mode() & 0o7777, about.gid())
     };
-    let livez = || {
-        let stream = UnixStream::connect(&path).unwrap();
-        request(stream, "GET /livez HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").unwrap().0
-    };
+    let livez = || http(UnixStream::connect(&path).unwrap(), "GET", "/livez").unwrap().status;
     unix("");
     daemon.run(&["reload"]);
     assert_eq!((mode(&path), livez()), ((0o660, 0), 200));
@@ -206,7 +175,7 @@ fn a_reload_moves_the_address_or_changes_nothing() {
         (&*file.to_string_lossy(), "there is a file already that is no socket"),
         ("/nowhere/at/all", "cannot answer over HTTP at /nowhere/at/all: No such file or directory"),
     ] {
-        with_http(&world, &config.clone().workers(2), &format!("listen = \"{listen}\""));
+        config.clone().workers(2).http(listen, "").write(&world);
         let output = daemon.paths().output(&["reload"]);
         let text = String::from_utf8(output.stderr).unwrap();
         assert!(
@@ -231,7 +200,7 @@ fn a_reload_moves_the_address_or_changes_nothing() {
 fn a_start_whose_address_is_taken_says_so_and_leaves_nothing() {
     let world = World::new();
     let other = TcpListener::bind(AT).unwrap();
-    with_http(&world, &Config::web().workers(1), &format!("listen = \"{AT}\""));
+    Config::web().workers(1).http(AT, "").write(&world);
     let paths = Paths::of(&world);
     let output = paths.run().output().unwrap();
     let text = String::from_utf8(output.stderr).unwrap();
@@ -248,19 +217,12 @@ fn a_start_whose_address_is_taken_says_so_and_leaves_nothing() {
     let workers = daemon.workers();
     daemon.kill();
     let other = TcpListener::bind(AT).unwrap();
-    assert!(
-        !paths
-            .command(&["run", "--http", AT, "--config", &world.path("config.toml").to_string_lossy()])
-            .output()
-            .unwrap()
-            .status
-            .success()
-    );
+    let file = world.path("config.toml").display().to_string();
+    let run = ["run", "--http", AT, "--config", &*file];
+    assert!(!paths.output(&run).status.success());
     assert!(ask("127.0.0.1:3000".parse().unwrap()).is_ok());
     drop(other);
-    let next =
-        paths.command(&["run", "--http", AT, "--config", &world.path("config.toml").to_string_lossy()]);
-    let daemon = Daemon::start_until(&world, next, testkit::daemon::settled);
+    let daemon = Daemon::start_until(&world, paths.command(&run), testkit::daemon::settled);
     assert_eq!((daemon.workers(), get("/readyz").0), (workers, 200));
     daemon.stop();
 }

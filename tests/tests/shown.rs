@@ -18,7 +18,7 @@ use testkit::world::World;
 /// What a process lacks that has not touched any of its sockets.
 const BOTH: &str = "does not wait for work yet on tcp://127.0.0.1:3000, tcp://127.0.0.1:3001";
 
-/// The same, as the log has it.
+/// What the log says of a process that has not touched any of its sockets.
 const BOTH_LOGGED: &str = "it does not wait for work yet on tcp://127.0.0.1:3000 (descriptor 3), \
                            tcp://127.0.0.1:3001 (descriptor 4) worker=\"web/0\"";
 

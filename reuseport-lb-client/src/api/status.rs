@@ -52,8 +52,8 @@ pub struct ServiceStatus {
     pub pending: Option<String>,
     /// UDP flows that still lived when the time of their leaving worker was over.
     pub flows_cut: u64,
-    /// All settings in force by their keys in the file, defaults included; of `env` the names alone. Empty over HTTP for
-    /// everyone.
+    /// All settings in force by their keys in the file, defaults included; of `env` the names alone. Empty in
+    /// `/status.json` of the HTTP address, which everyone may ask for.
     #[serde(default)]
     pub settings: BTreeMap<String, serde_json::Value>,
     /// Longest time until a worker is ready, in milliseconds.
@@ -163,6 +163,15 @@ pub struct WorkerStatus {
     pub last_words: Vec<String>,
     /// One socket per listener, in their order.
     pub sockets: Vec<SocketStatus>,
+}
+
+impl WorkerStatus {
+    /// Whether the worker is one of those that its service wants: it is not about to take over from another one, and does
+    /// not leave.
+    #[must_use]
+    pub fn is_wanted(&self) -> bool {
+        !self.successor && self.state != "draining"
+    }
 }
 
 /// What a process has used, without its children.

@@ -36,7 +36,8 @@ impl Decision {
         Self { owner, detour: unfollowed(detour as u32), slot: unfollowed(slot.into()), failed }
     }
 
-    /// The same numbers: what the verifier learns of these, it does not learn of those.
+    /// A copy of the decision: what the verifier learns of the copy, by a branch for example, it does not learn of the
+    /// original.
     #[inline(always)]
     pub(super) fn again(&self) -> Self {
         let Self { owner, detour, slot, failed } = *self;

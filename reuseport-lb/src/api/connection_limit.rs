@@ -9,6 +9,7 @@ use std::io;
 use std::rc::Rc;
 use std::time::Duration;
 
+use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::sync::Notify;
 
 /// Most idle connections of one socket.
@@ -105,16 +106,41 @@ impl Drop for Permit {
     }
 }
 
+/// A socket that connections are accepted from.
+pub trait Listen {
+    /// A connection.
+    type Stream;
+
+    /// Accepts the next connection.
+    fn next(&self) -> impl Future<Output = io::Result<Self::Stream>>;
+}
+
+impl Listen for UnixListener {
+    type Stream = UnixStream;
+
+    async fn next(&self) -> io::Result<UnixStream> {
+        self.accept().await.map(|(stream, _)| stream)
+    }
+}
+
+impl Listen for TcpListener {
+    type Stream = TcpStream;
+
+    async fn next(&self) -> io::Result<TcpStream> {
+        self.accept().await.map(|(stream, _)| stream)
+    }
+}
+
 /// Accepts connections as long as the runtime lives, each with a task of its own; `converse` has to
 /// end when its connection is evicted. `what`: name of the socket for the log.
-pub async fn serve<S, F: Future<Output = ()> + 'static>(
-    accept: impl AsyncFn() -> io::Result<S>,
+pub async fn serve<L: Listen, F: Future<Output = ()> + 'static>(
+    listener: L,
     what: &str,
-    converse: impl Fn(S, Permit) -> F,
+    converse: impl Fn(L::Stream, Permit) -> F,
 ) {
     let limiter = Limiter::new(MOST);
     loop {
-        match accept().await {
+        match listener.next().await {
             Ok(stream) => {
                 tokio::task::spawn_local(converse(stream, limiter.admit()));
             }

@@ -54,13 +54,13 @@ pub(super) fn in_all(text: &str) -> Result<u64, String> {
     whole(text).filter(|number| *number > 0).ok_or_else(|| "write a whole number from 1 on".into())
 }
 
-/// Reads the order in which a worker is replaced.
-/// A pause between two looks.
+/// Reads a pause between two looks.
 pub(super) fn seconds(text: &str) -> Result<Duration, String> {
     let seconds: Option<f64> = text.parse().ok().filter(|seconds| (0.1..=3600.0).contains(seconds));
     seconds.map(Duration::from_secs_f64).ok_or_else(|| "write seconds, from 0.1 to 3600".into())
 }
 
+/// Reads the order in which a worker is replaced.
 pub(super) fn replace(text: &str) -> Result<Replace, String> {
     let all = [Replace::StartFirst, Replace::StopFirst];
     let found = all.into_iter().find(|order| order.to_string() == text);

@@ -36,8 +36,8 @@ pub(super) fn run(arguments: &cli::CheckArgs) -> Result<()> {
 }
 
 fn as_json(service: &ServiceConfig) -> serde_json::Value {
-    let all = settings::of_service(service).into_iter().chain(settings::of_process(service));
-    let mut object: serde_json::Map<_, _> = all.map(|it| (it.key.to_owned(), it.json)).collect();
+    let mut object: serde_json::Map<_, _> =
+        settings::of_all(service).map(|it| (it.key.to_owned(), it.json)).collect();
     object.insert("env_file_variables".into(), json!(settings::names(service.process.env_file.as_ref())));
     object.into()
 }
@@ -110,7 +110,7 @@ mod tests {
         let expected = "  service web: 2 x ./server\n    tcp://127.0.0.1:80\n    set here: backlog 16, nice 5\n    \
                         by default: affinity flow, ready accepting, start_timeout 30s, on_crash hold, hold_timeout 2s,\n";
         assert!(text.starts_with(expected), "{text}");
-        for setting in settings::of_service(&service).into_iter().chain(settings::of_process(&service)) {
+        for setting in settings::of_all(&service) {
             let shown = format!("{} {}", setting.key, setting.text);
             assert!(ABOVE.contains(&setting.key) || text.contains(&shown), "{shown}: {text}");
         }

@@ -106,8 +106,7 @@ fn wrong(service: &ServiceStatus, only: Option<&str>) -> Vec<String> {
     if service.ending {
         wrong.push(format!("{} is ending", service.name));
     }
-    // Those that are to take over, or that leave, are not what is wanted.
-    let wanted = service.workers.iter().filter(|worker| !worker.successor && worker.state != "draining");
+    let wanted = service.workers.iter().filter(|worker| worker.is_wanted());
     let wanted: Vec<&WorkerStatus> =
         wanted.filter(|worker| only.is_none_or(|only| only == worker.name)).collect();
     for worker in wanted.iter().filter(|worker| worker.state != "ready") {

@@ -230,3 +230,38 @@ fn shorten(value: &str) -> String {
     }
     line.chars().take(MOST).collect::<String>() + "…"
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Machine, parse};
+    use super::*;
+
+    #[test]
+    fn what_is_near_to_what_was_meant_is_named() {
+        let service = "[[service]]\nname = \"web\"\nlisten = [\"tcp://127.0.0.1:80\"]\n";
+        for (text, line, says) in [
+            (service.replace("[[service]]", "[service]"), 1, "write [[service]]"),
+            (service.replace("[[service]]", "[[services]]"), 1, "did you mean [[service]]?"),
+            (service.replace("[[service]]", "[Service]"), 1, "did you mean [[service]]?"),
+            (service.replace("[[service]]", "[web]"), 1, "that start with [[service]]"),
+            (format!("[htp]\nlisten = \"127.0.0.1:1\"\n{service}"), 1, "did you mean [http]?"),
+            (service.replace("[[service]]\n", ""), 2, "below a line [[service]]"),
+            ("service = 3\n".into(), 1, "starts with [[service]]"),
+            (format!("{service}hold-timeout = \"2s\"\n"), 4, "did you mean `hold_timeout`?"),
+            (format!("{service}worker = 2\n"), 4, "did you mean `workers`?"),
+            (format!("{service}Backlog = 2\n"), 4, "did you mean `backlog`?"),
+            (format!("{service}zzz = 2\n"), 4, "known are name, listen, command"),
+            (format!("{service}overload = {{ flor = 2 }}\n"), 4, "did you mean `floor`?"),
+            (
+                service.replace("[\"tcp://127.0.0.1:80\"]", "\"tcp://127.0.0.1:80\""),
+                3,
+                "write a list of addresses",
+            ),
+            (format!("{service}command = \"./server --fd 3\"\n"), 4, "write a list of the program"),
+            (format!("{service}[[service.overload]]\nfloor = 2\n"), 4, "\"off\" or a table like"),
+        ] {
+            let Invalid(error) = parse(&text, Machine::ANOTHER).unwrap_err();
+            assert!(error.starts_with(&format!("line {line}:")) && error.contains(says), "{text}{error}");
+        }
+    }
+}

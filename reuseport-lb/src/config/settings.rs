@@ -144,10 +144,15 @@ pub fn of_process(service: &ServiceConfig) -> Vec<Setting> {
     ]
 }
 
+/// All of a service, in the order of the documentation.
+pub fn of_all(service: &ServiceConfig) -> impl Iterator<Item = Setting> + use<> {
+    of_service(service).into_iter().chain(of_process(service))
+}
+
 /// All of them by key, without the values of variables, which may be secrets.
 #[must_use]
 pub fn without_secrets(service: &ServiceConfig) -> BTreeMap<String, Value> {
-    let all = of_service(service).into_iter().chain(of_process(service)).filter(|it| it.key != "name");
+    let all = of_all(service).filter(|it| it.key != "name");
     let mut all: BTreeMap<String, Value> = all.map(|it| (it.key.to_owned(), it.json)).collect();
     all.insert("env".into(), json!(service.process.env.keys().collect::<Vec<_>>()));
     all
@@ -171,8 +176,7 @@ mod tests {
     fn no_key_of_the_file_is_left_out() {
         let head = "[[service]]\nname = \"web\"\nlisten = [\"tcp://127.0.0.1:80\"]\n";
         let service = parse(head, Machine::ANOTHER).unwrap().services.remove(0);
-        let shown = of_service(&service).into_iter().chain(of_process(&service));
-        let mut shown: Vec<&str> = shown.map(|setting| setting.key).collect();
+        let mut shown: Vec<&str> = of_all(&service).map(|setting| setting.key).collect();
         // The parser lists what it knows.
         let error = parse(&format!("{head}zzzzzzzzzz = 1\n"), Machine::ANOTHER).unwrap_err().to_string();
         let (_, known) = error.lines().next().unwrap().split_once("known are ").unwrap();
@@ -193,7 +197,7 @@ mod tests {
         let head = "[[service]]\nname = \"web\"\nlisten = [\"tcp://127.0.0.1:80\"]\ncommand = [\"x\"]\n";
         let service = parse(head, Machine::ANOTHER).unwrap().services.remove(0);
         let mut compared = 0;
-        for setting in of_service(&service).into_iter().chain(of_process(&service)) {
+        for setting in of_all(&service) {
             let key = setting.key;
             let row = rest.lines().find_map(|line| line.strip_prefix(&format!("| `{key}` | ")));
             let default =

@@ -334,33 +334,6 @@ fn whatever_is_wrong_with_a_value_the_error_says_what_to_write() {
 }
 
 #[test]
-fn what_is_near_to_what_was_meant_is_named() {
-    let service = "[[service]]\nname = \"web\"\nlisten = [\"tcp://127.0.0.1:80\"]\n";
-    for (text, line, says) in [
-        (service.replace("[[service]]", "[service]"), 1, "write [[service]]"),
-        (service.replace("[[service]]", "[[services]]"), 1, "did you mean [[service]]?"),
-        (service.replace("[[service]]", "[web]"), 1, "that start with [[service]]"),
-        (format!("[htp]\nlisten = \"127.0.0.1:1\"\n{service}"), 1, "did you mean [http]?"),
-        (service.replace("[[service]]\n", ""), 2, "below a line [[service]]"),
-        ("service = 3\n".into(), 1, "starts with [[service]]"),
-        (format!("{service}hold-timeout = \"2s\"\n"), 4, "did you mean `hold_timeout`?"),
-        (format!("{service}Worker = 2\n"), 4, "did you mean `workers`?"),
-        (format!("{service}zzz = 2\n"), 4, "known are name, listen, command"),
-        (format!("{service}overload = {{ flor = 2 }}\n"), 4, "did you mean `floor`?"),
-        (
-            service.replace("[\"tcp://127.0.0.1:80\"]", "\"tcp://127.0.0.1:80\""),
-            3,
-            "write a list of addresses",
-        ),
-        (format!("{service}command = \"./server --fd 3\"\n"), 4, "write a list of the program"),
-        (format!("{service}[[service.overload]]\nfloor = 2\n"), 4, "\"off\" or a table like"),
-    ] {
-        let Invalid(error) = parse(&text).unwrap_err();
-        assert!(error.starts_with(&format!("line {line}:")) && error.contains(says), "{text}{error}");
-    }
-}
-
-#[test]
 fn another_machine_may_have_other_users() {
     let text = format!("{MINIMAL}user = \"no-such-user\"\ncommand = [\"x\"]\n");
     assert!(parse(&text).unwrap_err().0.contains("line 4: there is no user"));

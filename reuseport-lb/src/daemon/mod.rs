@@ -375,8 +375,8 @@ impl Daemon<'_> {
                 let changes = configurator.apply(services, Occasion::Reload).await?;
                 answers.apply(change);
                 Ok::<_, Refusal>(changes)
-            };
-            let outcome = outcome.await;
+            }
+            .await;
             handle.reloaded(outcome.is_ok());
             systemd::ready();
             match &outcome {

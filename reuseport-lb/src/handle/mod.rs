@@ -78,10 +78,10 @@ impl Handle {
         completed.await.map_err(|error| Refusal::Failed(format!("{error:#}")))
     }
 
-    /// The status of all services, or of one, without flows, strangers and sockets, which take long. A service that is
-    /// busy is shown as it was before.
-    pub async fn glances(&self, only: Option<&str>) -> Result<Vec<ServiceStatus>, Refusal> {
-        Ok(self.reports(only).await?.into_iter().map(|report| report.service).collect())
+    /// The status of all services without flows, strangers and sockets, which take long. A service that is busy is shown
+    /// as it was before.
+    pub async fn glances(&self) -> Result<Vec<ServiceStatus>, Refusal> {
+        Ok(self.reports(None).await?.into_iter().map(|report| report.service).collect())
     }
 
     async fn reports(&self, only: Option<&str>) -> Result<Vec<ServiceReport>, Refusal> {

@@ -22,7 +22,6 @@ use body::{parse, parse_or_default};
 
 /// Answers requests as long as the runtime lives.
 pub async fn serve(listener: UnixListener, handle: Handle) {
-    let accept = async || listener.accept().await.map(|(stream, _)| stream);
     let converse = |stream, permit| {
         let handle = handle.clone();
         exchange::converse(stream, permit, "control socket", move |request, permit| {
@@ -33,7 +32,7 @@ pub async fn serve(listener: UnixListener, handle: Handle) {
             }
         })
     };
-    connection_limit::serve(accept, "control socket", converse).await;
+    connection_limit::serve(listener, "control socket", converse).await;
 }
 
 /// The request that a path stands for.

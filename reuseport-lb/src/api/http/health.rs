@@ -31,7 +31,7 @@ fn of_service(service: &ServiceStatus) -> u32 {
         let workers = service.workers.iter().filter(|worker| which(worker));
         workers.map(|worker| u64::from(worker.weight)).sum::<u64>()
     };
-    let (ready, wanted) = (sum(gets_connections), sum(is_wanted));
+    let (ready, wanted) = (sum(gets_connections), sum(WorkerStatus::is_wanted));
     let percent = (ready * 100).checked_div(wanted).unwrap_or_default() as u32;
     if ready > 0 { percent.max(1) } else { 0 }
 }
@@ -39,9 +39,4 @@ fn of_service(service: &ServiceStatus) -> u32 {
 /// Whether a worker gets new connections.
 fn gets_connections(worker: &WorkerStatus) -> bool {
     worker.state == "ready" && worker.buckets > 0
-}
-
-/// Whether a worker should get new connections: not one that leaves, nor one that is to take over from another.
-fn is_wanted(worker: &WorkerStatus) -> bool {
-    !worker.successor && worker.state != "draining"
 }

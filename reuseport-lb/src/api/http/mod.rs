@@ -13,7 +13,7 @@ use hyper::{Method, Request, Response, StatusCode};
 use reuseport_lb_client::api::Refusal;
 use tokio::net::{TcpListener, UnixListener};
 
-use super::connection_limit::{self, Permit};
+use super::connection_limit::{self, Listen, Permit};
 use super::exchange::{self, Answer, Body, Stream};
 use super::json;
 use crate::handle::Handle;
@@ -40,26 +40,22 @@ pub enum Listening {
 pub async fn serve(listening: Listening, handle: Handle) {
     let all = Rc::new(Shared::new(handle));
     match listening {
-        Listening::Tcp(listener) => {
-            let accept = async || listener.accept().await.map(|(stream, _)| stream);
-            connection_limit::serve(accept, NAME, |stream, permit| converse(stream, permit, all.clone()))
-                .await;
-        }
-        Listening::Unix(listener) => {
-            let accept = async || listener.accept().await.map(|(stream, _)| stream);
-            connection_limit::serve(accept, NAME, |stream, permit| converse(stream, permit, all.clone()))
-                .await;
-        }
+        Listening::Tcp(listener) => serve_at(listener, all).await,
+        Listening::Unix(listener) => serve_at(listener, all).await,
     }
 }
 
-/// What the log calls the socket.
-const NAME: &str = "HTTP socket";
-
-async fn converse(stream: impl Stream, permit: Permit, all: Rc<Shared>) {
-    exchange::converse(stream, permit, NAME, move |request, permit| {
+async fn serve_at<L: Listen<Stream: Stream + 'static>>(listener: L, all: Rc<Shared>) {
+    const NAME: &str = "HTTP socket";
+    connection_limit::serve(listener, NAME, |stream, permit| {
         let all = all.clone();
-        async move { respond(request, &all, &permit).await.unwrap_or_else(|refusal| exchange::refused(&refusal)) }
+        exchange::converse(stream, permit, NAME, move |request, permit| {
+            let all = all.clone();
+            async move {
+                let answer = respond(request, &all, &permit).await;
+                answer.unwrap_or_else(|refusal| exchange::refused(&refusal))
+            }
+        })
     })
     .await;
 }
@@ -83,11 +79,11 @@ async fn respond(request: Request<Incoming>, all: &Shared, permit: &Permit) -> A
 async fn answer(path: &str, service: Option<&str>, headers: &HeaderMap, all: &Shared) -> Answer {
     Ok(match path {
         "/livez" => text("ok\n"),
-        "/readyz" => match health::unready(&all.glances(service).await?) {
+        "/readyz" => match all.judged(service, health::unready).await? {
             reasons if reasons.is_empty() => text("ready\n"),
             reasons => unavailable(reasons.join("\n") + "\n"),
         },
-        "/weight" => text(format!("{}\n", health::weight(&all.glances(service).await?))),
+        "/weight" => text(format!("{}\n", all.judged(service, health::weight).await?)),
         "/metrics" => {
             let format = Format::accepted(headers.get_all(ACCEPT).iter().filter_map(|it| it.to_str().ok()));
             let status = all.status().await?;

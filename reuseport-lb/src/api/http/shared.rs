@@ -1,7 +1,8 @@
-//! What all requests share: one look at the daemon at a time, so that a flood of requests costs no more than one after
-//! the other does, and each answer is of a moment after its request.
+//! What all requests share: one look of a kind at the daemon at a time, so that a flood of requests costs no more than one
+//! after the other does, and each answer is of a moment after its request.
 
 use std::cell::{Cell, RefCell};
+use std::slice::from_ref;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,51 +13,75 @@ use tokio::time::{Instant, sleep_until};
 use crate::handle::Handle;
 use crate::offload;
 
-/// Least time between the beginnings of two looks.
+/// Least time between the beginnings of two looks of a kind.
 const APART: Duration = Duration::from_millis(50);
 
 /// The daemon, as all requests see it.
 pub(super) struct Shared {
     handle: Handle,
+    statuses: Looks<Status>,
+    glances: Looks<Vec<ServiceStatus>>,
+}
+
+/// Looks of one kind.
+struct Looks<T> {
     /// Held by the request that looks.
     looking: Mutex<()>,
     /// When the last look that ended began, and what it saw.
-    seen: RefCell<Option<(Instant, Arc<Status>)>>,
+    seen: RefCell<Option<(Instant, Arc<T>)>>,
     next: Cell<Instant>,
 }
 
-impl Shared {
-    pub(super) fn new(handle: Handle) -> Self {
-        let next = Cell::new(Instant::now());
-        Self { handle, looking: Mutex::default(), seen: RefCell::default(), next }
+impl<T> Looks<T> {
+    fn new() -> Self {
+        Self { looking: Mutex::default(), seen: RefCell::default(), next: Cell::new(Instant::now()) }
     }
 
-    /// The status of all services.
-    pub(super) async fn status(&self) -> Result<Arc<Status>, Refusal> {
+    /// What a look of after this call sees; this request's own, or that of another one.
+    async fn share(&self, look: impl Future<Output = Result<Arc<T>, Refusal>>) -> Result<Arc<T>, Refusal> {
         let asked = Instant::now();
         let _looking = self.looking.lock().await;
-        // Somebody else may have looked since.
-        if let Some((begun, status)) = &*self.seen.borrow()
+        if let Some((begun, seen)) = &*self.seen.borrow()
             && *begun >= asked
         {
-            return Ok(status.clone());
+            return Ok(seen.clone());
         }
         sleep_until(self.next.get()).await;
         let begun = Instant::now();
         self.next.set(begun + APART);
+        let seen = look.await?;
+        self.seen.replace(Some((begun, seen.clone())));
+        Ok(seen)
+    }
+}
+
+impl Shared {
+    pub(super) fn new(handle: Handle) -> Self {
+        Self { handle, statuses: Looks::new(), glances: Looks::new() }
+    }
+
+    /// The status of all services.
+    pub(super) async fn status(&self) -> Result<Arc<Status>, Refusal> {
         let shown = |mut status: Status| {
             // A command may have a secret among its arguments.
             status.services.iter_mut().for_each(|service| service.settings.clear());
             Arc::new(status)
         };
-        let status = self.handle.status(None, shown).await?;
-        self.seen.replace(Some((begun, status.clone())));
-        Ok(status)
+        self.statuses.share(self.handle.status(None, shown)).await
     }
 
-    /// The status of all services, or of one, without what takes long.
-    pub(super) async fn glances(&self, only: Option<&str>) -> Result<Vec<ServiceStatus>, Refusal> {
-        self.handle.glances(only).await
+    /// What `judge` says of all services, or of one; it sees their status without what takes long.
+    pub(super) async fn judged<J>(
+        &self,
+        only: Option<&str>,
+        judge: impl FnOnce(&[ServiceStatus]) -> J,
+    ) -> Result<J, Refusal> {
+        let all = self.glances.share(async { self.handle.glances().await.map(Arc::new) }).await?;
+        let Some(name) = only else { return Ok(judge(&all)) };
+        match all.iter().find(|service| service.name == name) {
+            Some(service) => Ok(judge(from_ref(service))),
+            None => Err(Refusal::unknown_service(name, all.iter().map(|service| &*service.name))),
+        }
     }
 
     /// Makes a long text in a thread.
@@ -67,5 +92,28 @@ impl Shared {
         offload::in_thread_or_here("answering", make)
             .await
             .map_err(|error| Refusal::Failed(format!("{error:#}")))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(flavor = "current_thread")]
+    async fn requests_that_come_together_share_a_look_that_began_after_them() {
+        let (looks, looked) = (Looks::new(), Cell::new(0));
+        let one = || {
+            looks.share(async {
+                looked.set(looked.get() + 1);
+                tokio::task::yield_now().await;
+                Ok(Arc::new(looked.get()))
+            })
+        };
+        // The look of the first one may have begun before the others came.
+        let (first, second, third, fourth) = tokio::join!(one(), one(), one(), one());
+        let seen = [first, second, third, fourth].map(|seen| *seen.unwrap());
+        assert!(looked.get() <= 2 && seen[1..] == [looked.get(); 3], "{seen:?}");
+        assert_eq!(*one().await.unwrap(), looked.get());
+        assert!(seen[3] < looked.get(), "each answer is of a moment after its request");
     }
 }

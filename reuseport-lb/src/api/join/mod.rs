@@ -33,9 +33,10 @@ pub fn listen(path: &Path) -> Result<UnixListener> {
 
 /// Hands each valid request on, as long as the runtime lives.
 pub async fn serve(listener: UnixListener, requests: mpsc::UnboundedSender<Request>) {
-    let accept = async || listener.accept().await.map(|(stream, _)| stream);
-    let converse = |stream, permit| converse(stream, permit, requests.clone());
-    connection_limit::serve(accept, "join socket", converse).await;
+    connection_limit::serve(listener, "join socket", |stream, permit| {
+        converse(stream, permit, requests.clone())
+    })
+    .await;
 }
 
 async fn converse(stream: UnixStream, permit: Permit, requests: mpsc::UnboundedSender<Request>) {
