@@ -1,8 +1,10 @@
 //! Requests and answers of `control.sock`, field by field as docs/CONTROL.md describes them.
 
+mod event;
 mod refusal;
 mod status;
 
+pub use event::{EventKind, EventLine, EventRecord, Requester};
 pub use refusal::{Refusal, RefusalBody};
 pub use status::{
     FlowCounts, GroupStatus, LastReload, ServiceStatus, SocketStatus, Status, Usage, WorkerStatus,

@@ -10,8 +10,8 @@ use serde::de::DeserializeOwned;
 use thiserror::Error;
 
 use crate::api::{
-    Drain, Drained, Progress, Refusal, RefusalBody, Reloaded, Restart, Scale, Scaled, Status, Stop, Stopping,
-    Traced, Wait, Weight,
+    Drain, Drained, EventLine, Progress, Refusal, RefusalBody, Reloaded, Restart, Scale, Scaled, Status,
+    Stop, Stopping, Traced, Wait, Weight,
 };
 use crate::http::{self, Body, Response, Until};
 use crate::stream;
@@ -151,6 +151,11 @@ impl ControlClient {
     /// Decisions of a service as they are made, without end.
     pub fn trace(&self, service: &str) -> Result<Lines<Traced>, ControlError> {
         self.lines("GET", &of_service(service, "trace")?, &[])
+    }
+
+    /// What happened, of all services: what the daemon still knows, then, with `follow`, what comes, without end.
+    pub fn events(&self, follow: bool) -> Result<Lines<EventLine>, ControlError> {
+        self.lines("GET", if follow { "/v1/events?follow=true" } else { "/v1/events" }, &[])
     }
 
     fn soon<T: DeserializeOwned>(&self, method: &str, path: &str, body: &[u8]) -> Result<T, ControlError> {

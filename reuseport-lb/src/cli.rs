@@ -4,7 +4,7 @@ mod launch;
 mod questions;
 mod values;
 
-pub(crate) use questions::{CheckArgs, DoctorArgs, StatusArgs};
+pub(crate) use questions::{CheckArgs, DoctorArgs, EventsArgs, StatusArgs};
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -147,6 +147,9 @@ how to mend it (docs/DOCTOR.md). Without --config it looks at what `run` alone n
 
 Exit codes: 0 no failure, 1 at least one, 2 usage or invalid configuration.")]
     Doctor(DoctorArgs),
+    /// Show what happened and happens to services and workers, why, and who asked for it, as JSON lines
+    #[command(after_help = questions::EVENTS)]
+    Events(EventsArgs),
     /// Show single decisions as they are made, until Ctrl-C
     #[command(after_help = "\
 Examples:

@@ -43,3 +43,27 @@ pub(crate) struct DoctorArgs {
     #[arg(long)]
     pub(crate) json: bool,
 }
+
+/// Ends the help of `events`.
+pub(super) const EVENTS: &str = "\
+Examples:
+  reuseport-lb events
+  reuseport-lb events web --text
+  reuseport-lb events web/2 --once | jq 'select(.event == \"state\") | {time, from, to, reason, by}'
+
+First what the daemon still knows, the last 2,048 events, then what comes, until Ctrl-C or the end of the daemon.";
+
+#[derive(Debug, Args)]
+pub(crate) struct EventsArgs {
+    /// Only of this service, like web, or this worker, like web/2
+    pub(crate) what: Option<String>,
+    /// End after what has happened so far
+    #[arg(long)]
+    pub(crate) once: bool,
+    /// A readable line for each
+    #[arg(long)]
+    pub(crate) text: bool,
+    /// As JSON (docs/EVENTS.md), which they are anyway
+    #[arg(long, conflicts_with = "text")]
+    pub(crate) json: bool,
+}

@@ -4,6 +4,7 @@ mod check;
 mod client;
 mod doctor;
 mod drain;
+mod events;
 mod exec;
 mod meanwhile;
 mod names;
@@ -50,6 +51,7 @@ pub fn run(cli: Cli) -> Result<()> {
         Verb::Status(arguments) => status::run(&arguments, &paths),
         Verb::Check(arguments) => check::run(&arguments),
         Verb::Doctor(arguments) => doctor::run(&arguments, &paths),
+        Verb::Events(arguments) => events::run(&arguments, &paths),
         Verb::Trace(arguments) => trace::run(&arguments, &paths),
         Verb::Scale(arguments) => scale::run(&arguments, &paths),
         Verb::Weight(arguments) => weight::run(&arguments, &paths),

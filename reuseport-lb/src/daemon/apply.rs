@@ -1,10 +1,11 @@
 //! Applies a configuration to all services of a daemon, or to none. Not: applying it to one service
 //! (`service/opening.rs`, `domain/engine/applying.rs`).
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::pin::Pin;
 use std::rc::Rc;
 
+use reuseport_lb_client::api::Requester;
 use tokio::sync::oneshot;
 use tracing::{info, warn};
 
@@ -31,6 +32,8 @@ pub(super) struct Configurator {
     registry: Rc<Registry>,
     surroundings: Rc<Surroundings>,
     changing: Cell<bool>,
+    /// Who asked for the change that is being made.
+    asker: RefCell<Option<Requester>>,
     /// Counts changes of the configuration.
     changes: Cell<u64>,
 }
@@ -54,7 +57,13 @@ struct Prepared {
 
 impl Configurator {
     pub(super) fn new(registry: Rc<Registry>, surroundings: Rc<Surroundings>) -> Rc<Self> {
-        Rc::new(Self { registry, surroundings, changing: Cell::new(false), changes: Cell::new(0) })
+        Rc::new(Self {
+            registry,
+            surroundings,
+            changing: Cell::new(false),
+            asker: RefCell::default(),
+            changes: Cell::new(0),
+        })
     }
 
     /// Applies a configuration: new services are started, others changed or ended. If anything fails, nothing is
@@ -63,10 +72,12 @@ impl Configurator {
         self: &Rc<Self>,
         wanted: Vec<config::ServiceConfig>,
         occasion: Occasion,
+        asker: Option<Requester>,
     ) -> Result<String, String> {
         if self.changing.replace(true) {
             return Err("the configuration is being changed already: try again when that is done".into());
         }
+        self.asker.replace(asker);
         self.changes.update(|changes| changes + 1);
         let claims = &self.surroundings.claims;
         claims.hold(true);
@@ -140,7 +151,7 @@ impl Configurator {
             if self.changes.get() != changes || self.changing.get() {
                 return;
             }
-            match self.apply(wanted, Occasion::Start).await {
+            match self.apply(wanted, Occasion::Start, None).await {
                 Ok(_) => info!("ready at last: {moves}"),
                 Err(error) => warn!("the configuration is not what serves: {error}"),
             }
@@ -188,14 +199,14 @@ impl Configurator {
             }
             info!(service = name, "it is not in the configuration any more");
             claims.leave_only(&[], name);
-            let _ = service.tell(Command::Stop);
+            let _ = service.clone().asked_by(self.asker.borrow().clone()).tell(Command::Stop);
             changes.lines.push(format!("{name}: ended"));
             changes.removed.push(name.to_owned());
         }
         for service in prepared.known {
             let (answer, receive) = oneshot::channel();
-            let _ = service.tell(Command::Commit(answer));
             changes.answers.push((service.name().to_owned(), receive));
+            let _ = service.asked_by(self.asker.borrow().clone()).tell(Command::Commit(answer));
         }
         Ok(changes)
     }

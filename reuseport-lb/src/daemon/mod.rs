@@ -7,6 +7,7 @@ mod http;
 mod listener_moves;
 mod own_rights;
 mod paths;
+mod reloading;
 mod runtime_dir;
 mod services;
 mod sockets;
@@ -23,7 +24,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use anyhow::{Result, anyhow};
-use reuseport_lb_client::api::{Refusal, Stop};
+use reuseport_lb_client::api::{EventKind, Refusal, Requester, Stop};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::LocalSet;
@@ -46,7 +47,6 @@ use http::HttpServer;
 use runtime_dir::Files;
 use services::Registry;
 use sockets::Sockets;
-use source::read_again;
 
 /// Time limit of the search for workers of an earlier daemon.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -96,6 +96,7 @@ pub fn run(source: &Source, paths: &Paths) -> Result<()> {
         waits,
         open_files,
         failures,
+        events: Rc::default(),
         outputs: Outputs::default(),
         starting,
     });
@@ -144,9 +145,11 @@ impl Daemon<'_> {
 
         let (orders, mut ordered) = mpsc::unbounded_channel();
         let registry = &self.registry;
-        let handle = Handle::new(registry.services.clone(), orders);
+        let handle = Handle::new(registry.services.clone(), orders, self.surroundings.events.clone());
         let answers = Rc::new(HttpServer::new(handle.clone()));
         answers.apply(http);
+        let (pid, version) = (std::process::id(), env!("CARGO_PKG_VERSION").to_owned());
+        self.surroundings.events.add(EventKind::Started { pid, version }, None, None);
         self.surroundings.starting.begun();
         // The control socket answers from the first moment, with services that are still to come.
         let (left, damaged) = self.look_for_states();
@@ -176,43 +179,47 @@ impl Daemon<'_> {
         self.surroundings.starting.done();
 
         let mut outcome = Ok(End::InOrder);
-        loop {
+        let asker = loop {
             tokio::select! {
-                () = any(&mut signals) => break,
+                signal = any(&mut signals) => break Some(signal),
                 Some(order) = ordered.recv() => match order {
-                    Order::Stop(Stop { keep }) => {
+                    Order::Stop(Stop { keep }, asker) => {
                         outcome = Ok(if keep { End::Keep } else { End::InOrder });
-                        break;
+                        break asker;
                     }
-                    Order::Reload(answer) => self.reload(answer, &handle, &answers),
+                    Order::Reload(answer, asker) => self.reload(answer, asker, &handle, &answers),
                 },
                 () = registry.ended.notified() => {
                     if let Some(error) = registry.broken() {
                         outcome = Err(anyhow!(error));
-                        break;
+                        break None;
                     }
                 }
                 // With a terminal, the terminal was closed; without one, SIGHUP asks for a reload.
                 _ = hangup.recv() => {
+                    let asker = Some(Requester::Signal { signal: "SIGHUP".into() });
                     if interactive {
-                        break;
+                        break asker;
                     }
                     // The answer is dropped: the outcome is logged.
-                    self.reload(oneshot::channel().0, &handle, &answers);
+                    self.reload(oneshot::channel().0, asker, &handle, &answers);
                 }
                 Some(error) = failures.recv() => {
                     outcome = Err(error);
-                    break;
+                    break None;
                 }
             }
-        }
+        };
         systemd::stopping();
+        let (keep, reason) =
+            (matches!(outcome, Ok(End::Keep)), outcome.as_ref().err().map(|error| format!("{error:#}")));
+        self.surroundings.events.add(EventKind::Stopping { keep }, reason, asker.clone());
         if matches!(outcome, Ok(End::Keep)) {
             info!("ending; workers, sockets and buckets stay for the next daemon");
-            registry.tell(|| Command::Keep);
+            registry.tell(&asker, || Command::Keep);
         } else {
             info!("stopping: workers finish what they have");
-            registry.tell(|| Command::Retire);
+            registry.tell(&asker, || Command::Retire);
             // Abandoned workers need not wait for new ones to be ready.
             for state in self.abandoned.take() {
                 end_abandoned(&state).await;
@@ -222,22 +229,22 @@ impl Daemon<'_> {
             told.for_each(|state| state.file(&self.surroundings.runtime_dir).remove());
         }
         if outcome.is_err() {
-            registry.tell(|| Command::Kill);
+            registry.tell(&asker, || Command::Kill);
         }
         while !registry.services.is_empty() {
             tokio::select! {
                 () = registry.ended.notified() => {}
                 Some(order) = ordered.recv() => match order {
                     // The time of lame ducks is over.
-                    Order::Stop(_) => registry.tell(|| Command::Stop),
-                    Order::Reload(answer) => {
+                    Order::Stop(_, asker) => registry.tell(&asker, || Command::Stop),
+                    Order::Reload(answer, _) => {
                         let refusal = Refusal::Impossible("the daemon is ending".into());
                         drop(answer.send(Err(refusal)));
                     }
                 },
-                () = any(&mut signals) => {
+                signal = any(&mut signals) => {
                     warn!("a second signal: workers are killed");
-                    registry.tell(|| Command::Kill);
+                    registry.tell(&Some(signal), || Command::Kill);
                 }
             }
         }
@@ -269,7 +276,7 @@ impl Daemon<'_> {
         }
         let wanted = |name: &str| services.iter().any(|service| service.name == name);
         self.registry.forget(|name| !wanted(name));
-        let applied = self.configurator.apply(services.clone(), Occasion::Start).await;
+        let applied = self.configurator.apply(services.clone(), Occasion::Start, None).await;
         applied.map_err(anyhow::Error::msg)?;
         for state in &abandoned {
             let (state, successors) = (state.clone(), successors(state, &services));
@@ -291,7 +298,7 @@ impl Daemon<'_> {
         let registry = &self.registry;
         registry.forget(|_| true);
         let kept = self.surroundings.starting.is_over();
-        registry.tell(|| if kept { Command::Keep } else { Command::Kill });
+        registry.tell(&None, || if kept { Command::Keep } else { Command::Kill });
         while !registry.services.is_empty() {
             registry.ended.notified().await;
         }
@@ -357,42 +364,13 @@ impl Daemon<'_> {
         }
         aside
     }
-
-    fn reload(
-        &self,
-        answer: oneshot::Sender<Result<String, Refusal>>,
-        handle: &Handle,
-        answers: &Rc<HttpServer>,
-    ) {
-        let (source, runtime_dir) = (self.source.clone(), self.surroundings.runtime_dir.clone());
-        let (configurator, handle, answers) = (self.configurator.clone(), handle.clone(), answers.clone());
-        systemd::reloading();
-        tokio::task::spawn_local(async move {
-            let outcome = async {
-                let Configuration { services, http } = read_again(source, runtime_dir).await?;
-                let change =
-                    answers.prepare(http).map_err(|error| format!("nothing is changed: {error:#}"))?;
-                let changes = configurator.apply(services, Occasion::Reload).await?;
-                answers.apply(change);
-                Ok::<_, Refusal>(changes)
-            }
-            .await;
-            handle.reloaded(outcome.is_ok());
-            systemd::ready();
-            match &outcome {
-                Ok(changes) => info!("reloaded: {}", changes.replace('\n', "; ")),
-                Err(error) => warn!("reload failed: {error}"),
-            }
-            // The caller may have gone.
-            let _ = answer.send(outcome);
-        });
-    }
 }
 
-async fn any(signals: &mut [Signal; 2]) {
-    let [one, other] = signals;
+/// Waits for a signal that ends the daemon.
+async fn any(signals: &mut [Signal; 2]) -> Requester {
+    let [terminate, interrupt] = signals;
     tokio::select! {
-        _ = one.recv() => {}
-        _ = other.recv() => {}
+        _ = terminate.recv() => Requester::Signal { signal: "SIGTERM".into() },
+        _ = interrupt.recv() => Requester::Signal { signal: "SIGINT".into() },
     }
 }

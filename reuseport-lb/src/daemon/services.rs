@@ -5,13 +5,13 @@ use std::cell::RefCell;
 use std::collections::HashMap;
 use std::rc::Rc;
 
-use reuseport_lb_client::api::ServiceStatus;
+use reuseport_lb_client::api::{Requester, ServiceStatus};
 use tokio::sync::{Notify, mpsc, oneshot};
 
 use crate::handle::{ServiceHandle, Services};
 use crate::offload;
 use crate::service::joining::Request;
-use crate::service::{Command, Service, coming};
+use crate::service::{Asked, Command, Service, coming};
 
 /// All services.
 #[derive(Default)]
@@ -19,7 +19,7 @@ pub(super) struct Registry {
     /// All services, also expected ones.
     pub(super) services: Services,
     /// Commands to services that are still being opened or taken over, until their tasks take them.
-    expected: RefCell<HashMap<String, mpsc::UnboundedReceiver<Command>>>,
+    expected: RefCell<HashMap<String, mpsc::UnboundedReceiver<Asked>>>,
     /// A service's task has ended.
     pub(super) ended: Notify,
     /// The error of a service whose task has panicked.
@@ -74,11 +74,11 @@ impl Registry {
         self.broken.borrow().clone()
     }
 
-    /// Tells all services.
-    pub(super) fn tell(&self, command: impl Fn() -> Command) {
+    /// Tells all services what `asker` asks for.
+    pub(super) fn tell(&self, asker: &Option<Requester>, command: impl Fn() -> Command) {
         for service in self.services.all() {
             // Fails if the service has ended already.
-            let _ = service.tell(command());
+            let _ = service.asked_by(asker.clone()).tell(command());
         }
     }
 

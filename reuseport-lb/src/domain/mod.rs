@@ -7,6 +7,7 @@ pub mod denied;
 pub mod engine;
 pub mod flows;
 pub mod health;
+pub mod incident;
 pub mod listener;
 pub mod listeners;
 pub mod log_limit;

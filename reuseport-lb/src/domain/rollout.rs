@@ -16,6 +16,7 @@
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
+use super::incident::Cause;
 use super::ports::WorkerId;
 use super::reconfigure::Undo;
 use crate::config::Replace;
@@ -129,6 +130,7 @@ impl Active {
 /// A replacement that is going on.
 pub struct Rollout {
     options: RestartOptions,
+    cause: Cause,
     waiting: VecDeque<usize>,
     active: Vec<Active>,
     /// Successors that serve.
@@ -140,10 +142,12 @@ pub struct Rollout {
 }
 
 impl Rollout {
-    /// Replaces the workers with these numbers; `undo` is returned by [`Rollout::finish`] if a successor fails.
+    /// Replaces the workers with these numbers for this cause; `undo` is returned by [`Rollout::finish`] if a successor
+    /// fails.
     #[must_use]
     pub fn new(
         options: RestartOptions,
+        cause: Cause,
         waiting: impl IntoIterator<Item = usize>,
         undo: Option<Undo>,
         listener: Box<dyn Fn(RolloutEvent)>,
@@ -151,6 +155,7 @@ impl Rollout {
         let waiting = waiting.into_iter().collect();
         Self {
             options,
+            cause,
             waiting,
             active: Vec::new(),
             done: Vec::new(),
@@ -169,6 +174,13 @@ impl Rollout {
             Stage::Stopping | Stage::Leaving => None,
         });
         due.min()
+    }
+
+    /// Why a worker leaves or is added: this replacement's cause, after what happens to the worker.
+    #[must_use]
+    pub fn cause(&self, what: &str) -> Cause {
+        let Cause { reason, by } = self.cause.clone();
+        Cause::asked(reason.map_or_else(|| what.to_owned(), |reason| format!("{what}: {reason}")), by)
     }
 
     /// Whether a successor has stood its trial.

@@ -12,25 +12,26 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use reuseport_lb_client::api::{
-    Drain, Drained, LastReload, Progress, Refusal, Reloaded, Restart, Scale, Scaled, ServiceStatus, Status,
-    Stop, Stopping, Weight,
+    Drain, Drained, LastReload, Progress, Refusal, Reloaded, Requester, Restart, Scale, Scaled,
+    ServiceStatus, Status, Stop, Stopping, Weight,
 };
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, timeout_at};
 
 use crate::kernel::host;
 use crate::offload;
+use crate::service::event_log::{EventLog, EventReader};
 use crate::service::{self, Command, ServiceReport};
 
 /// A service that does not answer within this time is shown as it was before.
 const BUSY: Duration = Duration::from_millis(50);
 
-/// A request to the daemon itself.
+/// A request to the daemon itself, with who asks.
 pub enum Order {
     /// End.
-    Stop(Stop),
+    Stop(Stop, Option<Requester>),
     /// Read the configuration again; answered, with what changed, when that is done.
-    Reload(oneshot::Sender<Result<String, Refusal>>),
+    Reload(oneshot::Sender<Result<String, Refusal>>, Option<Requester>),
 }
 
 /// Requests to a daemon and its services. Clones ask the same daemon.
@@ -40,13 +41,32 @@ pub struct Handle {
     orders: mpsc::UnboundedSender<Order>,
     start_time: f64,
     last_reload: Rc<Cell<Option<LastReload>>>,
+    events: Rc<EventLog>,
+    asker: Option<Requester>,
 }
 
 impl Handle {
-    /// Makes a handle of these services; `orders` go to the daemon.
+    /// Makes a handle of these services, to which this happens; `orders` go to the daemon.
     #[must_use]
-    pub fn new(services: Services, orders: mpsc::UnboundedSender<Order>) -> Self {
-        Self { services, orders, start_time: host::now(), last_reload: Rc::default() }
+    pub fn new(services: Services, orders: mpsc::UnboundedSender<Order>, events: Rc<EventLog>) -> Self {
+        let (start_time, last_reload) = (host::now(), Rc::default());
+        Self { services, orders, start_time, last_reload, events, asker: None }
+    }
+
+    /// A handle for what `asker` asks for.
+    #[must_use]
+    pub fn asked_by(&self, asker: Requester) -> Self {
+        Self { asker: Some(asker), ..self.clone() }
+    }
+
+    fn service(&self, name: &str) -> Result<ServiceHandle, Refusal> {
+        Ok(self.services.find(name)?.asked_by(self.asker.clone()))
+    }
+
+    /// Reads what happened, and follows.
+    #[must_use]
+    pub fn events(&self) -> EventReader {
+        self.events.reader()
     }
 
     /// Says how a reload ended.
@@ -113,13 +133,13 @@ impl Handle {
     pub async fn scale(&self, service: &str, scale: &Scale) -> Result<Scaled, Refusal> {
         let (answer, scaled) = oneshot::channel();
         let command = Command::scale(scale, answer)?;
-        self.services.find(service)?.tell(command)?;
+        self.service(service)?.tell(command)?;
         scaled.await.map_err(|_| Refusal::ending())?
     }
 
     /// Gives a worker another weight.
     pub async fn weight(&self, service: &str, number: usize, weight: Weight) -> Result<Weight, Refusal> {
-        let service = self.services.find(service)?;
+        let service = self.service(service)?;
         service.ask(|answer| Command::Weight(number, weight.weight, answer)).await?;
         Ok(weight)
     }
@@ -127,7 +147,7 @@ impl Handle {
     /// Lets a worker leave; answered when it is removed.
     pub async fn drain(&self, service: &str, number: usize, drain: Drain) -> Result<Drained, Refusal> {
         let patience = drain.timeout_ms.map(Duration::from_millis);
-        self.services.find(service)?.ask(|answer| Command::Drain(number, patience, answer)).await
+        self.service(service)?.ask(|answer| Command::Drain(number, patience, answer)).await
     }
 
     /// Replaces all workers of a service, or the one with this number; the receiver gets the progress, with
@@ -146,7 +166,7 @@ impl Handle {
                 return Err(Refusal::unknown_worker(&name, workers.iter().map(|worker| &*worker.name)));
             }
         }
-        self.services.find(service)?.tell(command)?;
+        self.service(service)?.tell(command)?;
         Ok(told)
     }
 
@@ -163,7 +183,7 @@ impl Handle {
     pub async fn reload(&self) -> Result<Reloaded, Refusal> {
         let (answer, changes) = oneshot::channel();
         // A daemon that is ending drops the order.
-        let _ = self.orders.send(Order::Reload(answer));
+        let _ = self.orders.send(Order::Reload(answer, self.asker.clone()));
         Ok(Reloaded { changes: changes.await.map_err(|_| Refusal::ending())?? })
     }
 
@@ -171,7 +191,7 @@ impl Handle {
     #[must_use]
     pub fn stop(&self, stop: Stop) -> Stopping {
         // The daemon may be ending already.
-        let _ = self.orders.send(Order::Stop(stop));
+        let _ = self.orders.send(Order::Stop(stop, self.asker.clone()));
         Stopping { pid: std::process::id() }
     }
 }

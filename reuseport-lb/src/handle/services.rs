@@ -3,27 +3,28 @@
 use std::cell::RefCell;
 use std::rc::Rc;
 
-use reuseport_lb_client::api::{Refusal, ServiceStatus};
+use reuseport_lb_client::api::{Refusal, Requester, ServiceStatus};
 use tokio::sync::{mpsc, oneshot};
 
-use crate::service::{Command, ServiceReport, Shown};
+use crate::service::{Asked, Command, ServiceReport, Shown};
 
 /// Sends commands to one service.
 #[derive(Clone)]
 pub struct ServiceHandle {
     name: String,
-    commands: mpsc::UnboundedSender<Command>,
+    commands: mpsc::UnboundedSender<Asked>,
     shown: Shown,
+    by: Option<Requester>,
 }
 
 impl ServiceHandle {
     /// Makes the handle of a service that is not open yet, and is shown as `coming` until then; commands wait in the
     /// receiver.
     #[must_use]
-    pub fn new(coming: ServiceStatus) -> (Self, mpsc::UnboundedReceiver<Command>) {
+    pub fn new(coming: ServiceStatus) -> (Self, mpsc::UnboundedReceiver<Asked>) {
         let (commands, told) = mpsc::unbounded_channel();
         let name = coming.name.clone();
-        (Self { name, commands, shown: Rc::new(RefCell::new(Some(coming.into()))) }, told)
+        (Self { name, commands, shown: Rc::new(RefCell::new(Some(coming.into()))), by: None }, told)
     }
 
     /// The name of the service.
@@ -38,9 +39,15 @@ impl ServiceHandle {
         &self.shown
     }
 
+    /// This handle for what `asker` asks for; `None`: the daemon by itself.
+    #[must_use]
+    pub fn asked_by(self, asker: Option<Requester>) -> Self {
+        Self { by: asker, ..self }
+    }
+
     /// Sends a command; fails if the service has ended.
     pub fn tell(&self, command: Command) -> Result<(), Refusal> {
-        self.commands.send(command).map_err(|_| Refusal::ending())
+        self.commands.send(Asked { command, by: self.by.clone() }).map_err(|_| Refusal::ending())
     }
 
     /// Sends a command and waits for its answer.

@@ -42,6 +42,12 @@ pub fn now() -> f64 {
     std::time::UNIX_EPOCH.elapsed().unwrap_or_default().as_secs_f64()
 }
 
+/// Name of the program that a process runs (/proc/PID/comm); empty if the process is gone.
+#[must_use]
+pub fn program_of(pid: i32) -> String {
+    fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default().trim_end().to_owned()
+}
+
 /// When the kernel was started, in seconds since 1970.
 #[must_use]
 pub fn boot_time() -> f64 {

@@ -3,7 +3,9 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use reuseport_lb_client::api::{Drained, Progress, Refusal, Restart, Scale, Scaled, TracedDecision};
+use reuseport_lb_client::api::{
+    Drained, Progress, Refusal, Requester, Restart, Scale, Scaled, TracedDecision,
+};
 use tokio::sync::{broadcast, mpsc, oneshot};
 
 use super::joining::Request;
@@ -12,6 +14,7 @@ use crate::config;
 use crate::domain::Reply;
 use crate::domain::denied::Denied;
 use crate::domain::engine::{Departure, RestartOptions, RolloutEvent, Scaling, TRIAL, Target};
+use crate::domain::incident::Asker;
 
 impl From<Scaling> for Scaled {
     fn from(Scaling { before, after }: Scaling) -> Self {
@@ -34,6 +37,15 @@ impl From<RolloutEvent> for Progress {
             RolloutEvent::Ready { worker } => Self::Ready { worker },
             RolloutEvent::Replaced { worker } => Self::Replaced { worker },
             RolloutEvent::Done { replaced, error } => Self::Done { replaced, error },
+        }
+    }
+}
+
+impl From<Requester> for Asker {
+    fn from(requester: Requester) -> Self {
+        match requester {
+            Requester::Process { pid, uid, command } => Self::Process { pid, uid, command },
+            Requester::Signal { signal } => Self::Signal(signal),
         }
     }
 }
@@ -63,6 +75,14 @@ pub struct Prepare {
     pub config: config::ServiceConfig,
     /// Change nothing if the same was configured before: what `scale` and `drain` did since then stays.
     pub if_changed: bool,
+}
+
+/// A request to a service, and who asks.
+pub struct Asked {
+    /// The request.
+    pub command: Command,
+    /// Who asks; `None`: the daemon by itself.
+    pub by: Option<Requester>,
 }
 
 /// A request to a service; answers go into the channels that it carries.
@@ -136,17 +156,17 @@ impl Command {
 
 /// The queue of commands, in their order; but status requests can be taken out between the parts of a long step.
 pub(super) struct Commands {
-    receiver: mpsc::UnboundedReceiver<Command>,
-    later: VecDeque<Command>,
+    receiver: mpsc::UnboundedReceiver<Asked>,
+    later: VecDeque<Asked>,
 }
 
 impl Commands {
-    pub(super) fn new(receiver: mpsc::UnboundedReceiver<Command>) -> Self {
+    pub(super) fn new(receiver: mpsc::UnboundedReceiver<Asked>) -> Self {
         Self { receiver, later: VecDeque::new() }
     }
 
     /// The next command; `None` if all senders are gone. Cancelling the future loses no command.
-    pub(super) async fn next(&mut self) -> Option<Command> {
+    pub(super) async fn next(&mut self) -> Option<Asked> {
         match self.later.pop_front() {
             Some(command) => Some(command),
             None => self.receiver.recv().await,
@@ -156,12 +176,12 @@ impl Commands {
     /// Takes the status requests out of the queue; other commands wait.
     pub(super) fn questions(&mut self) -> Vec<oneshot::Sender<Result<ServiceReport, Refusal>>> {
         let mut asked = Vec::new();
-        while let Ok(command) = self.receiver.try_recv() {
+        while let Ok(Asked { command, by }) = self.receiver.try_recv() {
             match command {
                 // A report is not worth making for a client that has given up.
                 Command::Status(answer) if answer.is_closed() => {}
                 Command::Status(answer) => asked.push(answer),
-                other => self.later.push_back(other),
+                command => self.later.push_back(Asked { command, by }),
             }
         }
         asked

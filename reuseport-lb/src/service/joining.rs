@@ -1,5 +1,5 @@
 //! The request of a process that wants to be a worker, and the ticket that it gets. Not: which processes may join
-//! (`domain/engine/joining.rs`), nor the protocol of `join.sock` (`api/join`).
+//! (`domain/engine/joining.rs`), nor making it one (`admitting.rs`), nor the protocol of `join.sock` (`api/join`).
 
 use std::path::PathBuf;
 use std::time::Duration;

@@ -1,9 +1,11 @@
 //! One service: its engine, the ports that the engine acts through, and the task that runs it. Not: decisions
 //! (`domain/engine`), nor system calls (`kernel/`).
 
+mod admitting;
 mod claims;
 mod command;
 mod dataplane;
+pub mod event_log;
 mod groups;
 pub mod joining;
 mod opening;
@@ -18,7 +20,7 @@ mod takeover;
 pub mod trace;
 
 pub use claims::Claims;
-pub use command::{Command, Prepare};
+pub use command::{Asked, Command, Prepare};
 pub use opening::with_user;
 pub use report::{ServiceReport, Shown, coming, complete, left};
 pub use surroundings::{Outputs, Surroundings};
@@ -27,19 +29,18 @@ pub use takeover::{abandon, is_left, unknown_life};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, anyhow};
-use reuseport_lb_client::api::Progress;
+use anyhow::anyhow;
+use reuseport_lb_client::api::{Progress, Requester};
 use tokio::sync::mpsc;
 use tracing::{info, warn};
 
 use crate::config;
 use crate::domain::Reply;
-use crate::domain::engine::{CheckKind, Input, JoinRequest, ProcessEvent, Reconfiguration, Work};
+use crate::domain::engine::{CheckKind, Input, ProcessEvent, Reconfiguration, Work};
 use crate::domain::log_limit::LogLimit;
 use crate::domain::ports::{ProcessKey, Processes};
 use crate::offload::Slices;
 use command::{Commands, answering};
-use joining::{Request, Ticket};
 use processes::OwnEngine;
 use saving::Saver;
 use trace::Tracer;
@@ -64,8 +65,8 @@ pub struct Service {
     shown: Option<Shown>,
     /// The daemon waits until this service is up.
     starting: bool,
-    /// When the service begins to end, if the daemon is to end and `lame_duck` lets the service go on.
-    retires_at: Option<Instant>,
+    /// When the service begins to end, if the daemon is to end and `lame_duck` lets the service go on; and who asked.
+    retires: Option<(Instant, Option<Requester>)>,
     surroundings: Rc<Surroundings>,
 }
 
@@ -85,7 +86,7 @@ impl Service {
             tracer,
             shown: None,
             starting: false,
-            retires_at: None,
+            retires: None,
             surroundings: surroundings.clone(),
             engine,
         }
@@ -99,7 +100,7 @@ impl Service {
 
     /// Serves until [`Command::Stop`] or [`Command::Kill`] has ended every worker, or [`Command::Keep`] leaves
     /// everything to the next daemon.
-    pub async fn run(mut self, commands: mpsc::UnboundedReceiver<Command>, shown: Shown) {
+    pub async fn run(mut self, commands: mpsc::UnboundedReceiver<Asked>, shown: Shown) {
         let mut commands = Commands::new(commands);
         self.shown = Some(shown);
         self.engine.begin(Instant::now());
@@ -109,6 +110,7 @@ impl Service {
             self.engine.settle(Instant::now());
             self.report_start();
             self.save();
+            self.tell_incidents();
             if self.engine.is_over() {
                 return self.end().await;
             }
@@ -117,21 +119,23 @@ impl Service {
                 continue;
             }
             self.idle();
-            if self.retires_at.is_some_and(|at| at <= Instant::now()) {
-                self.handle(Command::Stop).await;
+            if let Some((_, by)) = self.retires.take_if(|(at, _)| *at <= Instant::now()) {
+                self.engine.asked_by(by.map(Into::into));
+                self.handle(Command::Stop, None).await;
                 continue;
             }
             let deadline = self.deadline(more);
             tokio::select! {
                 biased;
                 command = commands.next() => match command {
-                    Some(Command::Keep) => return self.keep(),
-                    Some(command) => {
+                    Some(Asked { command: Command::Keep, .. }) => return self.keep(),
+                    Some(Asked { command, by }) => {
                         if !matches!(command, Command::Status(_)) {
                             // A client may rely on an answered change, so that is saved without a pause.
                             self.saver.at_once();
+                            self.engine.asked_by(by.clone().map(Into::into));
                         }
-                        self.handle(command).await;
+                        self.handle(command, by).await;
                     }
                     None => self.engine.handle(Input::Stop, Instant::now()),
                 },
@@ -151,6 +155,7 @@ impl Service {
     }
 
     fn hear(&mut self, key: ProcessKey, event: ProcessEvent) {
+        self.engine.asked_by(None);
         self.engine.handle(Input::Process(key, event), Instant::now());
     }
 
@@ -174,7 +179,8 @@ impl Service {
         if more {
             return Some(now);
         }
-        let deadlines = [self.engine.next_deadline(now), self.saver.deadline(), self.retires_at];
+        let deadlines =
+            [self.engine.next_deadline(now), self.saver.deadline(), self.retires.as_ref().map(|(at, _)| *at)];
         deadlines.into_iter().flatten().min()
     }
 
@@ -200,6 +206,13 @@ impl Service {
         }
     }
 
+    /// Tells what has happened to those who watch the daemon.
+    fn tell_incidents(&mut self) {
+        for incident in self.engine.take_incidents() {
+            self.surroundings.events.add_incident(&self.config().name, incident);
+        }
+    }
+
     fn report_start(&mut self) {
         if let Some(failure) = self.engine.take_failure() {
             if !self.surroundings.starting.is_over() {
@@ -218,7 +231,7 @@ impl Service {
         }
     }
 
-    async fn handle(&mut self, command: Command) {
+    async fn handle(&mut self, command: Command, by: Option<Requester>) {
         let now = Instant::now();
         // Answers are dropped where the client has gone away meanwhile.
         match command {
@@ -261,9 +274,9 @@ impl Service {
                 drop(answer.send(subscribed));
             }
             Command::TraceEnded => self.engine.dataplane().trace(),
-            Command::Retire => self.retire(now),
+            Command::Retire => self.retire(by, now),
             Command::Stop => {
-                self.retires_at = None;
+                self.retires = None;
                 self.engine.handle(Input::Stop, now);
             }
             Command::Kill => self.engine.handle(Input::Kill, now),
@@ -273,74 +286,13 @@ impl Service {
     }
 
     /// Ends the service after `lame_duck`.
-    fn retire(&mut self, now: Instant) {
+    fn retire(&mut self, by: Option<Requester>, now: Instant) {
         let config::ServiceConfig { name: service, lame_duck, .. } = self.config();
         if lame_duck.is_zero() {
             return self.engine.handle(Input::Stop, now);
         }
         info!(service, "goes on for {lame_duck:?} (lame_duck), and says that it is ending");
-        self.retires_at = Some(now + *lame_duck);
-    }
-
-    /// Makes a process a worker, or answers why not.
-    fn join(&mut self, request: Request, now: Instant) {
-        let Request { number, weight, peer, answer, delivered, .. } = request;
-        let (uid, pid) = (peer.uid, peer.pid);
-        let events = self.engine.ports().1.events();
-        self.engine.ports().1.set_joining(Some(peer));
-        let outcome: Rc<std::cell::Cell<Option<_>>> = Rc::default();
-        let told = outcome.clone();
-        let reply = Reply::new(move |joined| told.set(Some(joined)));
-        self.engine.handle(Input::Join(JoinRequest { number, weight, uid }, reply), now);
-        self.engine.ports().1.set_joining(None);
-        let Some(outcome) = outcome.take() else { return };
-        let ticket = outcome.map_err(|denied| denied.to_string()).and_then(|key| {
-            let ticket = self.ticket_of(key).map_err(|error| format!("{error:#}"))?;
-            Ok((key, ticket))
-        });
-        match ticket {
-            Ok((key, ticket)) => {
-                info!(worker = ticket.worker, uid, pid, "joins");
-                let _ = answer.send(Ok(ticket));
-                // If the ticket did not arrive, the worker is lost, though the process may live on.
-                tokio::task::spawn_local(async move {
-                    if delivered.await.is_err() {
-                        let _ = events.send((key, ProcessEvent::Lost));
-                    }
-                });
-            }
-            Err(error) => {
-                // A process may ask in a loop: it must not fill the log.
-                if let Some(suppressed) = self.refused.allow(uid, now) {
-                    let more = if suppressed > 0 {
-                        format!(" ({suppressed} more of that user since)")
-                    } else {
-                        String::new()
-                    };
-                    warn!(service = self.config().name, uid, pid, "may not join: {error}{more}");
-                }
-                // Sending fails if the process has gone away.
-                let _ = answer.send(Err(error));
-            }
-        }
-    }
-
-    /// The ticket of a process that has joined: duplicates of its sockets, and where it says `READY=1`.
-    fn ticket_of(&self, key: ProcessKey) -> anyhow::Result<Ticket> {
-        let worker = self.engine.pool().get(key.worker).context("the worker is gone")?;
-        let running = self.engine.processes().get(key).context("the process is gone")?;
-        let sockets = self.engine.dataplane().sockets();
-        let sockets = sockets.borrow();
-        let own = worker.sockets.iter().filter_map(|socket| sockets.get(&socket.cookie));
-        let names = own.clone().map(|own| self.engine.socket_name(own.id)).collect();
-        let sockets = own.map(|own| own.socket.try_clone()).collect::<std::io::Result<Vec<_>>>()?;
-        Ok(Ticket {
-            worker: worker.name.clone(),
-            notify: running.notify.path().to_owned(),
-            names,
-            sockets,
-            watchdog: self.config().watchdog,
-        })
+        self.retires = Some((now + *lame_duck, by));
     }
 
     /// Drops the prepared settings and what was made for them.
@@ -353,6 +305,7 @@ impl Service {
     /// Removes the state file and all pins, after the last worker's end.
     async fn end(mut self) {
         self.started();
+        self.tell_incidents();
         self.saver.remove();
         self.unpin_all().await;
     }
@@ -371,6 +324,7 @@ impl Service {
     fn keep(mut self) {
         self.surroundings.claims.freeze();
         self.engine.leave_to_itself(Instant::now());
+        self.tell_incidents();
         self.saver.at_once();
         self.saver.save(&self.engine, &self.surroundings.claims);
         self.engine.ports().1.unblock();

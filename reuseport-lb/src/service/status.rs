@@ -109,7 +109,7 @@ impl Service {
             wanted: config.workers,
             unsaved: self.saver.failure().map(str::to_owned),
             busy: engine.busy().map(str::to_owned),
-            ending: self.retires_at.is_some() || engine.is_stopping(),
+            ending: self.retires.is_some() || engine.is_stopping(),
             groups: engine.listeners().filter_map(|it| self.group_status(it.id, totals)).collect(),
             workers: engine.pool().iter().map(|worker| self.worker_status(worker, &shares)).collect(),
         }

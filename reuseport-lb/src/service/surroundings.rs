@@ -13,6 +13,7 @@ use tokio::sync::mpsc;
 use tokio::time::sleep;
 
 use super::Claims;
+use super::event_log::EventLog;
 use crate::domain::listener::Listener;
 use crate::kernel::addresses::{self, Held, Taken};
 use crate::kernel::bpffs::Pins;
@@ -43,6 +44,8 @@ pub struct Surroundings {
     pub failures: mpsc::UnboundedSender<anyhow::Error>,
     /// Output of workers that may not be written yet.
     pub outputs: Outputs,
+    /// What happened to the daemon and its services.
+    pub events: Rc<EventLog>,
     /// Tells the service manager when all services are up.
     pub starting: Starting,
 }

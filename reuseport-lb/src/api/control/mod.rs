@@ -11,23 +11,25 @@ use std::rc::Rc;
 use hyper::body::{Bytes, Incoming};
 use hyper::header::CONTENT_TYPE;
 use hyper::{Method, Request};
-use reuseport_lb_client::api::{Drain, Refusal, Scale};
-use tokio::net::UnixListener;
+use reuseport_lb_client::api::{Drain, Refusal, Requester, Scale};
+use tokio::net::unix::UCred;
+use tokio::net::{UnixListener, UnixStream};
 
 use crate::api::connection_limit::{self, Permit};
 use crate::api::exchange::{self, Answer};
 use crate::api::json;
 use crate::handle::Handle;
+use crate::kernel::host;
 use body::{parse, parse_or_default};
 
 /// Answers requests as long as the runtime lives.
 pub async fn serve(listener: UnixListener, handle: Handle) {
-    let converse = |stream, permit| {
-        let handle = handle.clone();
+    let converse = |stream: UnixStream, permit| {
+        let (handle, peer) = (handle.clone(), stream.peer_cred().ok());
         exchange::converse(stream, permit, "control socket", move |request, permit| {
             let handle = handle.clone();
             async move {
-                let answer = answer(request, &handle, &permit).await;
+                let answer = answer(request, handle, peer, &permit).await;
                 answer.unwrap_or_else(|refusal| exchange::refused(&refusal))
             }
         })
@@ -40,6 +42,8 @@ pub async fn serve(listener: UnixListener, handle: Handle) {
 enum Route<'a> {
     /// The status of one service, or of all.
     Status(Option<&'a str>),
+    /// What happened, and with the query `follow=true` what comes.
+    Events(Option<&'a str>),
     Trace(&'a str),
     Scale(&'a str),
     /// A whole service, or the worker with this number.
@@ -52,11 +56,12 @@ enum Route<'a> {
 
 impl<'a> Route<'a> {
     /// The route of a path; `None` for an unknown one.
-    fn find(path: &'a str) -> Option<Self> {
+    fn find(path: &'a str, query: Option<&'a str>) -> Option<Self> {
         let path: Vec<&str> = path.trim_start_matches('/').split('/').collect();
         Some(match path.as_slice() {
             ["v1", "status"] => Self::Status(None),
             ["v1", "status", service] => Self::Status(Some(service)),
+            ["v1", "events"] => Self::Events(query),
             ["v1", "services", service, "trace"] => Self::Trace(service),
             ["v1", "services", service, "scale"] => Self::Scale(service),
             ["v1", "services", service, "restart"] => Self::Restart(service, None),
@@ -71,21 +76,33 @@ impl<'a> Route<'a> {
 
     /// The HTTP method that the route takes.
     fn method(self) -> Method {
-        if matches!(self, Self::Status(_) | Self::Trace(_)) { Method::GET } else { Method::POST }
+        if matches!(self, Self::Status(_) | Self::Events(_) | Self::Trace(_)) {
+            Method::GET
+        } else {
+            Method::POST
+        }
     }
 }
 
-async fn answer(request: Request<Incoming>, handle: &Handle, permit: &Rc<Permit>) -> Answer {
+async fn answer(
+    request: Request<Incoming>,
+    mut handle: Handle,
+    peer: Option<UCred>,
+    permit: &Rc<Permit>,
+) -> Answer {
     let (parts, body) = request.into_parts();
     let path = parts.uri.path();
-    let route = Route::find(path).ok_or_else(|| Refusal::unknown_path(path))?;
+    let route = Route::find(path, parts.uri.query()).ok_or_else(|| Refusal::unknown_path(path))?;
     let takes = route.method();
     if parts.method != takes {
         return Ok(exchange::wrong_method(path, &takes, &parts.method));
     }
     let body = body::read(body).await?;
     permit.busy();
-    let answer = act(route, &body, handle, permit).await;
+    if takes == Method::POST {
+        handle = handle.asked_by(requester(peer));
+    }
+    let answer = act(route, &body, &handle, permit).await;
     // A connection with a trace or with progress is not idle: its answer goes on.
     let goes_on = answer.as_ref().is_ok_and(|answer| !answer.headers().contains_key(CONTENT_TYPE));
     if !goes_on || matches!(route, Route::Restart(..)) {
@@ -95,12 +112,24 @@ async fn answer(request: Request<Incoming>, handle: &Handle, permit: &Rc<Permit>
     answer
 }
 
+/// Who asks, for those who watch the daemon.
+fn requester(peer: Option<UCred>) -> Requester {
+    let pid = peer.and_then(|peer| peer.pid()).unwrap_or_default();
+    let uid = peer.map(|peer| peer.uid()).unwrap_or_default();
+    Requester::Process { pid, uid, command: host::program_of(pid) }
+}
+
 /// Carries a request out.
 async fn act(route: Route<'_>, body: &Bytes, handle: &Handle, permit: &Rc<Permit>) -> Answer {
     match route {
         Route::Status(only) => {
             Ok(exchange::json_text(handle.status(only, |status| json::line(&status)).await?))
         }
+        Route::Events(query) => match query {
+            None | Some("" | "follow=false") => Ok(streams::events(handle, false)),
+            Some("follow=true") => Ok(streams::events(handle, true)),
+            Some(other) => Err(Refusal::Malformed(format!("/v1/events takes ?follow=true, not ?{other}"))),
+        },
         Route::Trace(service) => streams::trace(handle, service).await,
         Route::Scale(service) => {
             let scale: Scale = parse(body)?;

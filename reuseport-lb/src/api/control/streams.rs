@@ -1,4 +1,4 @@
-//! Answers that come line by line: progress of a restart, and single decisions.
+//! Answers that come line by line: progress of a restart, events, and single decisions.
 
 use std::convert::Infallible;
 use std::time::Duration;
@@ -43,6 +43,33 @@ pub(super) async fn restart(handle: &Handle, service: &str, only: Option<usize>,
         }
     });
     Ok(response)
+}
+
+/// Answers with one JSON object a line for everything that happened, and, if the reader is to `follow`, that happens until
+/// the connection is closed; empty lines in between.
+pub(super) fn events(handle: &Handle, follow: bool) -> Response<Body> {
+    let mut reader = handle.events();
+    let (mut lines, response) = begin();
+    tokio::task::spawn_local(async move {
+        let mut heartbeat = tokio::time::interval(HEARTBEAT);
+        loop {
+            while let Some(event) = reader.read() {
+                if !write(&mut lines, json::line(&event)).await {
+                    return;
+                }
+            }
+            if !follow {
+                return;
+            }
+            tokio::select! {
+                () = reader.wait() => {}
+                _ = heartbeat.tick() => if !write(&mut lines, String::from("\n")).await {
+                    return;
+                },
+            }
+        }
+    });
+    response
 }
 
 /// Answers with one JSON object a line for every decision, until the connection is closed; empty lines in between.

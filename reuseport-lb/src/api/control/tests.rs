@@ -17,7 +17,7 @@ fn with_server(name: &str, clients: impl FnOnce(&dyn Fn() -> StdStream) + Send +
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     tokio::task::LocalSet::new().block_on(&runtime, async {
         let listener = UnixListener::from_std(listener).unwrap();
-        let handle = Handle::new(Services::default(), mpsc::unbounded_channel().0);
+        let handle = Handle::new(Services::default(), mpsc::unbounded_channel().0, Rc::default());
         tokio::task::spawn_local(serve(listener, handle));
         tokio::task::spawn_blocking(move || clients(&|| StdStream::connect_addr(&address).unwrap()))
             .await

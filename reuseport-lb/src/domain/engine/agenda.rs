@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, VecDeque};
 use super::super::Reply;
 use super::super::bucket_move::Constraint;
 use super::super::denied::Denied;
+use super::super::incident::IncidentQueue;
 use super::super::ports::{Cookie, ListenerId, WorkerId};
 use super::super::reconfigure::Undo;
 use super::super::table::Plan;
@@ -35,6 +36,8 @@ pub(super) struct Agenda {
     pub(super) prepared: bool,
     /// Callers that are answered when the service decides for all of its listeners.
     pub(super) deciding: Vec<Reply<()>>,
+    /// What is still to be told to those who watch the service.
+    pub(super) incidents: IncidentQueue,
 }
 
 impl Agenda {

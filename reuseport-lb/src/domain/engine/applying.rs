@@ -199,7 +199,8 @@ impl<D: Dataplane, P: Processes> Engine<D, P> {
                 Some(error) => Err(format!("service {name} goes on with {OLD}: {error}")),
             });
         };
-        self.replace(RestartOptions::in_turn(trial), outdated, Some(undo), Box::new(listener));
+        let cause = self.agenda.incidents.asked("its settings have changed");
+        self.replace(RestartOptions::in_turn(trial), outdated, Some(undo), cause, Box::new(listener));
     }
 
     /// Goes back to the settings that processes were started with before, because new processes did not work. Workers

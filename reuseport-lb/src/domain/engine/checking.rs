@@ -8,6 +8,7 @@ use reuseport_lb_common::load::Fitness;
 use tracing::{info, warn};
 
 use super::super::health::{Change, HealthStatus, Sample, Signs};
+use super::super::incident::{Cause, IncidentKind};
 use super::super::listener::Listener;
 use super::super::monitor::{CheckKind, OFTEN, RARELY, Wanted};
 use super::super::observed::Pulse;
@@ -131,6 +132,8 @@ impl<D: Dataplane, P: Processes> Engine<D, P> {
                 let loading = if loading { " yet (it has never)" } else { "" };
                 let worker = self.pool.name_of(id.number);
                 warn!(worker, "it does not accept on {address}{loading}: others get what waits for it");
+                let cause = Cause::own(format!("it does not accept{loading}"));
+                self.tell_of(id, IncidentKind::Stalled { listener: address }, cause);
             }
             Change::Rescue(id) => self.rescue_living(listener, id),
             Change::Recovered(id) => {
@@ -140,6 +143,8 @@ impl<D: Dataplane, P: Processes> Engine<D, P> {
                     worker = self.pool.name_of(id.number),
                     "stall on {address} over: it gets connections again"
                 );
+                let cause = Cause::own("it accepts again");
+                self.tell_of(id, IncidentKind::Recovered { listener: address }, cause);
             }
             Change::Replace(id) => {
                 let replaced = self.replace_alone(id);

@@ -2,8 +2,9 @@
 
 use std::time::Instant;
 
-use tracing::{info, warn};
+use tracing::info;
 
+use super::super::incident::{Cause, IncidentKind};
 use super::super::observed::{Exit, Said};
 use super::super::pool::Worker;
 use super::super::ports::{Dataplane, ProcessKey, Processes, WorkerId};
@@ -63,17 +64,13 @@ impl<D: Dataplane, P: Processes> Engine<D, P> {
         if let Some(words) = words.filter(|words| !words.is_empty() && !killed) {
             worker.sightings.last_words = words;
         }
-        let name = worker.name.clone();
-        if worker.is_successor() {
-            warn!(worker = name, "its successor {exit}{advice}");
-        } else if worker.life.state() == State::Draining {
-            info!(worker = name, "it {exit}");
-        } else {
-            warn!(worker = name, "it {exit}{advice}");
-            if Startup::is_first_of(worker, &self.settings.config, now) {
-                let why = format!("worker {name} {exit} while the service was being started{advice}");
-                self.fail_start(&why);
-            }
+        let (successor, expected) = (worker.is_successor(), worker.life.state() == State::Draining);
+        let first = !successor && !expected && Startup::is_first_of(worker, &self.settings.config, now);
+        let how = if expected && !successor { exit.to_string() } else { format!("{exit}{advice}") };
+        self.tell_of(id, IncidentKind::Ended { successor, expected }, Cause::own(how));
+        if first {
+            let name = self.pool.name_of(id.number);
+            self.fail_start(&format!("worker {name} {exit} while the service was being started{advice}"));
         }
         if let Some(worker) = self.pool.get_mut(id) {
             worker.process = None;

@@ -3,6 +3,7 @@
 use std::time::Instant;
 
 use super::super::denied::Denied;
+use super::super::incident::IncidentKind;
 use super::super::pool::Running;
 use super::super::ports::{Dataplane, ProcessKey, Processes};
 use super::super::worker::{Event, Origin, State};
@@ -24,6 +25,8 @@ impl<D: Dataplane, P: Processes> Engine<D, P> {
             let stop = self.settings.config.stop;
             worker.process = Some(Running { key, since: now, selected: 0, stop });
         }
+        let cause = self.agenda.incidents.asked("it joins");
+        self.tell_of(id, IncidentKind::Added, cause);
         self.on_event(id, Event::Start, now);
         self.on_event(id, Event::Spawned, now);
         Ok(key)

@@ -3,8 +3,9 @@
 use std::time::{Duration, Instant};
 
 use reuseport_lb_common::load::Fitness;
-use tracing::{info, warn};
+use tracing::warn;
 
+use super::super::incident::{Cause, IncidentKind};
 use super::super::listener::{Listener, Protocol};
 use super::super::pool::{New, Running, Seat, Worker, WorkerSocket};
 use super::super::ports::{Cookie, Dataplane, ListenerId, OpenedSocket, Processes, Spawn, WorkerId};
@@ -189,7 +190,9 @@ impl<D: Dataplane, P: Processes> Engine<D, P> {
         if let Some(running) = worker.process {
             self.processes.forget(running.key);
         }
-        info!(worker = worker.name, slot = worker.slot, "worker removed");
+        let took = worker.drain.begun.map_or(Duration::ZERO, |begun| now - begun);
+        let (handed_over, flows_cut) = (worker.drain.handed_over, worker.drain.flows_cut);
+        self.tell_of(id, IncidentKind::Removed { took, handed_over, flows_cut }, Cause::default());
         if let Some(rollout) = &mut self.rollout {
             rollout.saw_removed(id, &worker.name);
         }
@@ -206,7 +209,13 @@ impl<D: Dataplane, P: Processes> Engine<D, P> {
     }
 
     /// Lets all of these workers leave at once, so that buckets move once.
-    pub(super) fn leave(&mut self, ids: &[WorkerId], patience: Option<Duration>, now: Instant) {
+    pub(super) fn leave(
+        &mut self,
+        ids: &[WorkerId],
+        patience: Option<Duration>,
+        cause: &Cause,
+        now: Instant,
+    ) {
         let mut all = Vec::new();
         for id in ids {
             let queue = self.pool.get(*id).map_or(0, |worker| self.queue(worker));
@@ -217,10 +226,7 @@ impl<D: Dataplane, P: Processes> Engine<D, P> {
                 worker.drain.queue = queue;
             }
             all.push((*id, worker.life.on(Event::Leave { patience }, now, &self.settings.config)));
-            let to = worker.life.state();
-            if from != to {
-                info!(worker = worker.name, slot = worker.slot, from = %from, to = %to, "state changed");
-            }
+            self.tell_state(*id, from, cause.clone());
         }
         for (id, steps) in all {
             if ids.len() > 1 {

@@ -17,6 +17,7 @@ mod rolling;
 mod scaling;
 mod snapshot;
 mod stepping;
+mod telling;
 #[cfg(test)]
 mod tests;
 
@@ -25,6 +26,7 @@ use std::time::{Duration, Instant};
 use tracing::{info, warn};
 
 use super::flows::FlowTracking;
+use super::incident::{Cause, IncidentKind};
 use super::listener::Listener;
 use super::listeners::{ListenerState, Listeners};
 use super::monitor::Monitor;
@@ -269,6 +271,7 @@ impl<D: Dataplane, P: Processes> Engine<D, P> {
         {
             self.mark_started();
             info!("service {} is up: {}", self.settings.config.name, self.summary());
+            self.tell(IncidentKind::Up, Cause::default());
         }
         self.take_listeners();
         self.publish_rosters(None);
@@ -334,8 +337,10 @@ impl<D: Dataplane, P: Processes> Engine<D, P> {
 
     fn stop(&mut self, now: Instant) {
         if !std::mem::replace(&mut self.stopping, true) {
+            let cause = self.agenda.incidents.asked("the service is ending");
+            self.tell(IncidentKind::Ending, cause.clone());
             self.end_rollout("the service is ending", now);
-            self.leave(&self.pool.ids(|_| true), None, now);
+            self.leave(&self.pool.ids(|_| true), None, &cause, now);
         }
     }
 }

@@ -8,6 +8,7 @@ use tracing::info;
 
 use super::super::bucket_move::Constraint;
 use super::super::flows::Due;
+use super::super::incident::{Cause, IncidentKind};
 use super::super::listeners::ListenerState;
 use super::super::pool::Worker;
 use super::super::ports::{Dataplane, ListenerId, Processes};
@@ -145,7 +146,7 @@ impl<D: Dataplane, P: Processes> Engine<D, P> {
         }
         if !changes.is_empty() {
             let members = self.placement.members().len();
-            info!(service, members, buckets = changes.len(), "buckets moved");
+            self.tell(IncidentKind::Moved { buckets: changes.len(), members }, Cause::default());
         }
     }
 

@@ -10,10 +10,8 @@
 
 use std::time::{Duration, Instant};
 
-use reuseport_lb_common::load::Fitness;
-use tracing::{info, warn};
-
 use super::super::denied::Denied;
+use super::super::incident::{Cause, IncidentKind};
 use super::super::pool::{New, Seat, Worker};
 use super::super::ports::{Dataplane, Processes, WorkerId};
 use super::super::reconfigure::Undo;
@@ -22,6 +20,7 @@ use super::super::worker::{Event, Life, Origin, State};
 use super::Engine;
 use super::membership::is_tcp;
 use crate::config::Replace;
+use reuseport_lb_common::load::Fitness;
 
 /// How long the first worker with another command must be ready before it takes over.
 pub const TRIAL: Duration = Duration::from_secs(2);
@@ -29,7 +28,10 @@ pub const TRIAL: Duration = Duration::from_secs(2);
 impl<D: Dataplane, P: Processes> Engine<D, P> {
     pub(super) fn restart(&mut self, options: RestartOptions, listener: Box<dyn Fn(RolloutEvent)>) {
         match self.replaceable(&options) {
-            Ok(numbers) => self.replace(options, numbers, None, listener),
+            Ok(numbers) => {
+                let cause = self.agenda.incidents.asked("it is restarted");
+                self.replace(options, numbers, None, cause, listener);
+            }
             Err(denied) => listener(RolloutEvent::Done { replaced: 0, error: Some(denied.to_string()) }),
         }
     }
@@ -58,18 +60,20 @@ impl<D: Dataplane, P: Processes> Engine<D, P> {
         options: RestartOptions,
         numbers: Vec<usize>,
         undo: Option<Undo>,
+        cause: Cause,
         listener: Box<dyn Fn(RolloutEvent)>,
     ) {
-        info!(service = self.settings.config.name, workers = numbers.len(), "replacing");
+        self.tell(IncidentKind::Replacing { workers: numbers.len() }, cause.clone());
         self.mark_started();
-        self.rollout = Some(Rollout::new(options, numbers, undo, listener));
+        self.rollout = Some(Rollout::new(options, cause, numbers, undo, listener));
     }
 
     /// Begins to replace workers that were started with other settings, unless a replacement is under way.
     pub(super) fn replace_outdated(&mut self) {
         let outdated = self.pool.outdated(self.settings.revision());
         if self.rollout.is_none() && !outdated.is_empty() {
-            self.replace(RestartOptions::in_turn(TRIAL), outdated, None, Box::new(|_| {}));
+            let cause = Cause::own("it was started with other settings");
+            self.replace(RestartOptions::in_turn(TRIAL), outdated, None, cause, Box::new(|_| {}));
         }
     }
 
@@ -79,7 +83,8 @@ impl<D: Dataplane, P: Processes> Engine<D, P> {
         let busy = self.rollout.is_some() || self.agenda.prepared || self.stopping;
         if ours && !busy {
             let options = RestartOptions { only: Some(id.number), ..RestartOptions::in_turn(Duration::ZERO) };
-            self.replace(options, vec![id.number], None, Box::new(|_| {}));
+            let cause = Cause::own("it stalls again and again");
+            self.replace(options, vec![id.number], None, cause, Box::new(|_| {}));
         }
         ours && !busy
     }
@@ -111,12 +116,10 @@ impl<D: Dataplane, P: Processes> Engine<D, P> {
 
     fn finish_rollout(&mut self) {
         let Some(rollout) = self.rollout.take() else { return };
-        let (replaced, error, undo) = rollout.finish();
-        let service = &self.settings.config.name;
-        match error {
-            None => info!(service, "{replaced} workers replaced"),
-            Some(error) => warn!(service, "{replaced} workers replaced, then: {error}"),
-        }
+        let Cause { by, .. } = rollout.cause("");
+        let (workers, error, undo) = rollout.finish();
+        let kind = IncidentKind::Replaced { workers, all: error.is_none() };
+        self.tell(kind, Cause { reason: error, by });
         match undo {
             Some(undo) => self.undo(undo),
             None => self.prune_listeners(),
@@ -167,8 +170,9 @@ impl<D: Dataplane, P: Processes> Engine<D, P> {
         let seated = self.seat_successor(pair);
         let Some(rollout) = &mut self.rollout else { return };
         if let Err(error) = seated {
-            rollout.give_up(format!("cannot replace {name}: {error}"));
-            return self.leave(&[pair.new], None, now);
+            let why = format!("cannot replace {name}: {error}");
+            rollout.give_up(why.clone());
+            return self.leave(&[pair.new], None, &Cause::own(why), now);
         }
         rollout.stopping(pair, &name);
         let life = self.pool.get(pair.old).map(|old| Life::succeeding(&old.life));
@@ -176,7 +180,8 @@ impl<D: Dataplane, P: Processes> Engine<D, P> {
             new.life = life;
         }
         self.forget_health(pair.old);
-        self.leave(&[pair.old], None, now);
+        let cause = self.rollout_cause("it ends before its successor starts");
+        self.leave(&[pair.old], None, &cause, now);
         self.on_event(pair.new, Event::Start, now);
     }
 
@@ -210,18 +215,20 @@ impl<D: Dataplane, P: Processes> Engine<D, P> {
         if !stays(pair.old) || !stays(pair.new) {
             // The worker was drained meanwhile, and needs no successor.
             let dropped = self.rollout.as_mut().map(|rollout| rollout.drop_successor(pair));
-            return self.leave(&dropped.unwrap_or_default(), None, now);
+            let cause = Cause::own("its predecessor needs no successor any more");
+            return self.leave(&dropped.unwrap_or_default(), None, &cause, now);
         }
         if let Err(error) = self.seat_successor(pair) {
             return self.fail_successor(pair, error, now);
         }
-        let new = self.pool.get(pair.new);
-        new.iter().for_each(|new| info!(worker = new.name, slot = new.slot, "successor serves"));
+        let cause = self.rollout_cause("it has stood its trial");
+        self.tell_of(pair.new, IncidentKind::Serves, cause);
         self.forget_health(pair.old);
         if let Some(rollout) = &mut self.rollout {
             rollout.promoted(pair.new);
         }
-        self.leave(&[pair.old], None, now);
+        let cause = self.rollout_cause("its successor serves");
+        self.leave(&[pair.old], None, &cause, now);
         self.rebalance();
     }
 
@@ -263,8 +270,9 @@ impl<D: Dataplane, P: Processes> Engine<D, P> {
     }
 
     fn fail_successor(&mut self, pair: Pair, why: String, now: Instant) {
+        let cause = Cause::own(why.as_str());
         let dropped = self.rollout.as_mut().map(|rollout| rollout.fail(pair, why));
-        self.leave(&dropped.unwrap_or_default(), None, now);
+        self.leave(&dropped.unwrap_or_default(), None, &cause, now);
     }
 
     /// Tells the rollout that the process of a worker has done `what`: it ended, or is about to.
@@ -272,8 +280,13 @@ impl<D: Dataplane, P: Processes> Engine<D, P> {
         let (name, stays) = (self.pool.name_of(id.number), self.pool.get(id).is_some_and(Worker::stays));
         let Some(rollout) = &mut self.rollout else { return };
         for new in rollout.saw_end(id, &name, what, stays) {
-            self.leave(&[new], None, now);
+            self.leave(&[new], None, &Cause::own(format!("it {what}")), now);
         }
+    }
+
+    /// The cause of a step of the replacement that is going on.
+    fn rollout_cause(&self, what: &str) -> Cause {
+        self.rollout.as_ref().map_or_else(|| Cause::own(what), |rollout| rollout.cause(what))
     }
 
     /// Ends the rollout: successors that have not taken over leave, and no further worker is replaced.
@@ -281,7 +294,7 @@ impl<D: Dataplane, P: Processes> Engine<D, P> {
         let Some(rollout) = &mut self.rollout else { return };
         rollout.give_up(why.to_owned());
         for new in rollout.discard() {
-            self.leave(&[new], None, now);
+            self.leave(&[new], None, &Cause::own(why), now);
         }
         self.finish_rollout();
     }

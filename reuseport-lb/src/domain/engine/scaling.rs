@@ -3,10 +3,11 @@
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-use tracing::{info, warn};
+use tracing::warn;
 
 use super::super::Reply;
 use super::super::denied::Denied;
+use super::super::incident::{Cause, IncidentKind};
 use super::super::pool::Departure;
 use super::super::ports::{Dataplane, Processes};
 use super::super::worker::Origin;
@@ -47,7 +48,9 @@ impl<D: Dataplane, P: Processes> Engine<D, P> {
         let staying = self.pool.staying();
         let before = staying.len();
         if to < before {
-            self.leave(&staying[to..], None, now);
+            let cause =
+                self.agenda.incidents.asked(format!("the service is scaled from {before} to {to} workers"));
+            self.leave(&staying[to..], None, &cause, now);
         }
         let left = self.pool.free_numbers().take(to.saturating_sub(before)).collect();
         // Set at once: the next daemon would go on with it.
@@ -63,10 +66,15 @@ impl<D: Dataplane, P: Processes> Engine<D, P> {
     ) -> Result<Growth, Result<Scaling, Denied>> {
         if let Some(number) = growth.left.pop_front() {
             match self.add(number, Origin::Started, 1) {
-                Ok(id) => growth.added.push(id),
+                Ok(id) => {
+                    growth.added.push(id);
+                    let cause = self.agenda.incidents.asked("the service is scaled");
+                    self.tell_of(id, IncidentKind::Added, cause);
+                }
                 Err(error) => {
                     self.settings.config.workers = growth.wanted;
-                    self.leave(&growth.added, None, now);
+                    let cause = Cause::own(format!("not all that were wanted could be added: {error}"));
+                    self.leave(&growth.added, None, &cause, now);
                     return Err(Err(error.into()));
                 }
             }
@@ -74,7 +82,8 @@ impl<D: Dataplane, P: Processes> Engine<D, P> {
         }
         let Growth { added, before, after, .. } = growth;
         self.agenda.starts.extend(added);
-        info!(service = self.settings.config.name, from = before, to = after, "scaled");
+        let cause = self.agenda.incidents.asked("");
+        self.tell(IncidentKind::Scaled { from: before, to: after }, Cause { reason: None, ..cause });
         Err(Ok(Scaling { before, after }))
     }
 
@@ -101,8 +110,7 @@ impl<D: Dataplane, P: Processes> Engine<D, P> {
         let number = left.pop_front()?;
         match self.add(number, Origin::Started, 1) {
             Ok(id) => {
-                let worker = self.pool.name_of(id.number);
-                info!(worker, "added: the service has too few workers");
+                self.tell_of(id, IncidentKind::Added, Cause::own("the service has too few workers"));
                 self.agenda.starts.push_back(id);
                 self.agenda.refill_failed = false;
                 Some(Change::Refilling(left))
@@ -125,8 +133,9 @@ impl<D: Dataplane, P: Processes> Engine<D, P> {
             Err(denied) => return reply.send(Err(denied)),
         };
         if let Some(worker) = self.pool.get_mut(id) {
-            worker.weight = weight;
-            info!(worker = worker.name, weight, "weight changed");
+            let from = std::mem::replace(&mut worker.weight, weight);
+            let cause = self.agenda.incidents.asked("");
+            self.tell_of(id, IncidentKind::Weight { from, to: weight }, Cause { reason: None, ..cause });
         }
         self.rebalance();
         // Answered when buckets have moved, so that the caller can rely on the weight.
@@ -155,6 +164,7 @@ impl<D: Dataplane, P: Processes> Engine<D, P> {
             self.settings.config.workers = self.settings.config.workers.saturating_sub(1);
         }
         self.mark_started();
-        self.leave(&[id], patience, now);
+        let cause = self.agenda.incidents.asked("it is drained");
+        self.leave(&[id], patience, &cause, now);
     }
 }

@@ -2,9 +2,10 @@
 
 use std::time::Instant;
 
-use tracing::{info, warn};
+use tracing::warn;
 
 use super::super::flows::FlowTracking;
+use super::super::incident::{Cause, IncidentKind};
 use super::super::listener::Listener;
 use super::super::listeners::{ListenerState, Listeners};
 use super::super::monitor::Monitor;
@@ -170,14 +171,15 @@ impl<D: Dataplane, P: Processes> Engine<D, P> {
         // The table may not be exact: a change may have been half written, or a worker with buckets is gone.
         engine.placement.want(engine.pool.admitted());
         for id in ended {
-            warn!(worker = engine.pool.name_of(id.number), "process ended while no daemon ran");
+            let kind = IncidentKind::Ended { successor: false, expected: false };
+            engine.tell_of(id, kind, Cause::own("ended while no daemon ran"));
             engine.on_event(id, Event::Ended { killed: false }, now);
         }
         engine.rebalance();
         engine.begin_refilling();
         engine.prune_listeners();
         let running = engine.pool.iter().filter(|worker| worker.process.is_some()).count();
-        info!(service = engine.settings.config.name, workers = running, "taken over from the daemon before");
+        engine.tell(IncidentKind::TakenOver { workers: running }, Cause::default());
         Ok(engine)
     }
 

@@ -3,13 +3,12 @@
 
 use std::time::Instant;
 
-use tracing::info;
-
 use super::super::pool::Running;
 use super::super::ports::{Dataplane, Processes, WorkerId};
 use super::super::watchdog::Watchdog;
 use super::super::worker::{Event, State, Step};
 use super::Engine;
+use super::telling::reason_of;
 
 impl<D: Dataplane, P: Processes> Engine<D, P> {
     /// A deadline of the worker has passed.
@@ -42,9 +41,8 @@ impl<D: Dataplane, P: Processes> Engine<D, P> {
                 rollout.saw_ready(id, &worker.name, now);
             }
         }
-        if before != after {
-            info!(worker = worker.name, slot = worker.slot, from = %before, to = %after, "state changed");
-        }
+        let cause = reason_of(event, worker);
+        self.tell_state(id, before, cause);
         self.apply(id, steps, now);
     }
 

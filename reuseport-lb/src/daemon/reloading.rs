@@ -1,0 +1,56 @@
+//! Reading the configuration again, and applying it. Not: how it is applied (`apply.rs`).
+
+use std::rc::Rc;
+
+use reuseport_lb_client::api::{EventKind, Refusal, Requester};
+use tokio::sync::oneshot;
+use tracing::{info, warn};
+
+use super::Daemon;
+use super::apply::Occasion;
+use super::http::HttpServer;
+use super::source::read_again;
+use crate::config::Configuration;
+use crate::handle::Handle;
+use crate::kernel::systemd;
+
+impl Daemon<'_> {
+    /// Applies the configuration as it is now, in a task; answered when that is done.
+    pub(super) fn reload(
+        &self,
+        answer: oneshot::Sender<Result<String, Refusal>>,
+        asker: Option<Requester>,
+        handle: &Handle,
+        answers: &Rc<HttpServer>,
+    ) {
+        let (source, runtime_dir) = (self.source.clone(), self.surroundings.runtime_dir.clone());
+        let (configurator, handle, answers) = (self.configurator.clone(), handle.clone(), answers.clone());
+        let events = self.surroundings.events.clone();
+        systemd::reloading();
+        tokio::task::spawn_local(async move {
+            let outcome = async {
+                let Configuration { services, http } = read_again(source, runtime_dir).await?;
+                let change =
+                    answers.prepare(http).map_err(|error| format!("nothing is changed: {error:#}"))?;
+                let changes = configurator.apply(services, Occasion::Reload, asker.clone()).await?;
+                answers.apply(change);
+                Ok::<_, Refusal>(changes)
+            }
+            .await;
+            handle.reloaded(outcome.is_ok());
+            systemd::ready();
+            match &outcome {
+                Ok(changes) => {
+                    info!("reloaded: {}", changes.replace('\n', "; "));
+                    events.add(EventKind::Reloaded { changes: changes.clone() }, None, asker);
+                }
+                Err(error) => {
+                    warn!("reload failed: {error}");
+                    events.add(EventKind::ReloadFailed, Some(error.to_string()), asker);
+                }
+            }
+            // The caller may have gone.
+            let _ = answer.send(outcome);
+        });
+    }
+}
