@@ -1,16 +1,17 @@
 //! The command line: verbs, options, help texts. Not: what the commands do (`cmd/`).
 
+mod changes;
 mod launch;
 mod questions;
 mod values;
 
+pub(crate) use changes::{DrainArgs, ReloadArgs, RestartArgs, ScaleArgs, StopArgs, WeightArgs};
 pub(crate) use questions::{CheckArgs, DoctorArgs, EventsArgs, StatusArgs};
 
 use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, CommandFactory, Parser, Subcommand};
-use reuseport_lb_client::api::Scale;
 
 use crate::config::process::LogTo;
 use crate::config::{self, HttpAddress, Ready, Replace, SocketOwner, StopMode, StopSignal};
@@ -219,6 +220,26 @@ Examples:
     Unmount { bpffs: PathBuf },
 }
 
+impl Verb {
+    /// Whether the answer is to be JSON.
+    pub(crate) fn json(&self) -> bool {
+        match self {
+            Self::Status(arguments) => arguments.json,
+            Self::Check(arguments) => arguments.json,
+            Self::Doctor(arguments) => arguments.json,
+            Self::Events(arguments) => !arguments.text,
+            Self::Trace(arguments) => arguments.json,
+            Self::Scale(arguments) => arguments.json,
+            Self::Weight(arguments) => arguments.json,
+            Self::Drain(arguments) => arguments.json,
+            Self::Restart(arguments) => arguments.json,
+            Self::Reload(arguments) => arguments.json,
+            Self::Stop(arguments) => arguments.json,
+            Self::Run(_) | Self::Exec(_) | Self::Launch(_) | Self::Unmount { .. } => false,
+        }
+    }
+}
+
 #[derive(Debug, Args)]
 pub(crate) struct RunArgs {
     /// A file with services (docs/CONFIGURATION.md)
@@ -309,64 +330,6 @@ pub(crate) struct TraceArgs {
     /// One JSON object a line
     #[arg(long)]
     pub(crate) json: bool,
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct ScaleArgs {
-    /// The service
-    pub(crate) service: String,
-    /// How many workers the service shall have; +N or -N: so many more or fewer
-    #[arg(value_name = "N", value_parser = values::workers, allow_hyphen_values = true)]
-    pub(crate) workers: Scale,
-    /// Do not wait until new workers are ready and others are gone
-    #[arg(long)]
-    pub(crate) no_wait: bool,
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct WeightArgs {
-    /// The worker, like web/2
-    pub(crate) worker: String,
-    /// From 0 to 1,000,000; workers start with 1
-    #[arg(value_parser = values::weight, allow_negative_numbers = true)]
-    pub(crate) weight: u32,
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct DrainArgs {
-    /// The worker, like web/2
-    pub(crate) worker: String,
-    /// How long to wait until stop_signal, and again until SIGKILL, like 5s; without it the service's drain_timeout
-    #[arg(long, value_name = "TIME", value_parser = config::duration)]
-    pub(crate) timeout: Option<Duration>,
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct RestartArgs {
-    /// The service, like web, or the worker, like web/2
-    pub(crate) what: String,
-    /// How many at a time, once the first has stood its trial
-    #[arg(long, value_name = "N", default_value = "1", value_parser = values::at_a_time, allow_negative_numbers = true)]
-    pub(crate) parallel: u16,
-    /// How long a new process may take to become ready, like 10s; without it the service's start_timeout
-    #[arg(long, value_name = "TIME", value_parser = config::duration)]
-    pub(crate) timeout: Option<Duration>,
-    /// How long the first new process must have been ready before it takes over
-    #[arg(long, value_name = "TIME", default_value = "2s", value_parser = config::duration)]
-    pub(crate) trial: Duration,
-    /// One JSON object a line
-    #[arg(long)]
-    pub(crate) json: bool,
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct ReloadArgs {}
-
-#[derive(Debug, Args)]
-pub(crate) struct StopArgs {
-    /// End the daemon only: workers, sockets and buckets stay for the next one
-    #[arg(long)]
-    pub(crate) keep: bool,
 }
 
 #[cfg(test)]

@@ -8,7 +8,7 @@ use anyhow::{Result, bail};
 use reuseport_lb_client::control::ControlError;
 
 use super::client::client;
-use super::print::{print, print_json};
+use super::print::{Reported, print, print_json};
 use crate::cli;
 use crate::config::{self, ServiceConfig, WhenBusy};
 use crate::daemon::{self, HERE, Paths, startable};
@@ -39,9 +39,10 @@ pub(super) fn run(arguments: &cli::DoctorArgs, paths: &Paths) -> Result<()> {
     }
     match report.count(Verdict::Failure) {
         0 => Ok(()),
-        failures => {
-            bail!("{failures} of {} checks failed: the services would not work here", report.checks.len())
-        }
+        failures => bail!(Reported(format!(
+            "{failures} of {} checks failed: the services would not work here",
+            report.checks.len()
+        ))),
     }
 }
 

@@ -5,7 +5,7 @@ use reuseport_lb_client::api::{Drain, Drained, Refusal, Wait};
 
 use super::client::client;
 use super::names;
-use super::print::print;
+use super::print::{print, print_json};
 use super::render;
 use crate::cli;
 use crate::daemon::Paths;
@@ -15,9 +15,12 @@ pub(super) fn run(arguments: &cli::DrainArgs, paths: &Paths) -> Result<()> {
     let timeout_ms = arguments.timeout.map(|timeout| timeout.as_millis() as u64);
     let request = Drain { timeout_ms, ..Drain::default() };
     for line in client(paths).drain_and_wait(&arguments.worker, &request)? {
-        match line?.value {
-            Wait::Waiting(waiting) => print(&render::waiting(&arguments.worker, &waiting))?,
+        let line = line?;
+        match line.value {
             Wait::Refused(body) => return Err(Refusal::from_wire(422, body).into()),
+            Wait::Waiting(_) if arguments.json => print_json(&line.text)?,
+            Wait::Waiting(waiting) => print(&render::waiting(&arguments.worker, &waiting))?,
+            Wait::Done(_) if arguments.json => return print_json(&line.text),
             Wait::Done(drained) => return told(drained),
         }
     }

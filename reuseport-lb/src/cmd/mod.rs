@@ -24,6 +24,7 @@ use std::ffi::OsString;
 use anyhow::{Context, Result};
 
 use crate::cli::{Cli, Verb};
+use crate::daemon::Paths;
 use crate::kernel::{bpffs, launch, output};
 use crate::logging;
 
@@ -41,24 +42,33 @@ pub fn run(cli: Cli) -> Result<()> {
         _ => logging::of_command(cli.global.verbose),
     }
     let paths = cli.global.paths()?;
-    match cli.verb {
+    let json = cli.verb.json();
+    act(cli.verb, &paths).inspect_err(|error| {
+        if json {
+            print::print_error(error);
+        }
+    })
+}
+
+fn act(verb: Verb, paths: &Paths) -> Result<()> {
+    match verb {
         Verb::Run(arguments) => {
-            let ended = run::run(arguments, &paths);
+            let ended = run::run(arguments, paths);
             logging::flush();
             ended
         }
-        Verb::Exec(arguments) => exec::run(&arguments, &paths),
-        Verb::Status(arguments) => status::run(&arguments, &paths),
+        Verb::Exec(arguments) => exec::run(&arguments, paths),
+        Verb::Status(arguments) => status::run(&arguments, paths),
         Verb::Check(arguments) => check::run(&arguments),
-        Verb::Doctor(arguments) => doctor::run(&arguments, &paths),
-        Verb::Events(arguments) => events::run(&arguments, &paths),
-        Verb::Trace(arguments) => trace::run(&arguments, &paths),
-        Verb::Scale(arguments) => scale::run(&arguments, &paths),
-        Verb::Weight(arguments) => weight::run(&arguments, &paths),
-        Verb::Drain(arguments) => drain::run(&arguments, &paths),
-        Verb::Restart(arguments) => restart::run(&arguments, &paths),
-        Verb::Reload(_) => reload::run(&paths),
-        Verb::Stop(arguments) => stop::run(&arguments, &paths),
+        Verb::Doctor(arguments) => doctor::run(&arguments, paths),
+        Verb::Events(arguments) => events::run(&arguments, paths),
+        Verb::Trace(arguments) => trace::run(&arguments, paths),
+        Verb::Scale(arguments) => scale::run(&arguments, paths),
+        Verb::Weight(arguments) => weight::run(&arguments, paths),
+        Verb::Drain(arguments) => drain::run(&arguments, paths),
+        Verb::Restart(arguments) => restart::run(&arguments, paths),
+        Verb::Reload(arguments) => reload::run(&arguments, paths),
+        Verb::Stop(arguments) => stop::run(&arguments, paths),
         Verb::Launch(arguments) => crate::embedded::run(launch::launch(arguments.into())?),
         Verb::Unmount { bpffs } => bpffs::unmount(&bpffs),
     }

@@ -1,8 +1,16 @@
 //! Standard output of the commands.
 
 use anyhow::Result;
+use serde::Serialize;
+use serde_json::json;
+use thiserror::Error;
 
 use crate::printable;
+
+/// An error that the JSON on standard output says already.
+#[derive(Debug, Error)]
+#[error("{0}")]
+pub(super) struct Reported(pub(super) String);
 
 /// Prints text to standard output, with control characters escaped.
 pub(super) fn print(text: &str) -> Result<()> {
@@ -12,6 +20,19 @@ pub(super) fn print(text: &str) -> Result<()> {
 /// Prints JSON and the end of the line.
 pub(super) fn print_json(text: &str) -> Result<()> {
     write(&(printable::json(text).into_owned() + "\n"))
+}
+
+/// Prints a value as one line of JSON.
+pub(super) fn print_object(value: &impl Serialize) -> Result<()> {
+    print_json(&serde_json::to_string(value)?)
+}
+
+/// Prints why a command with `--json` failed, unless that stands there already.
+pub(super) fn print_error(error: &anyhow::Error) {
+    if !error.is::<Reported>() {
+        // The error goes to standard error as well.
+        let _ = print_object(&json!({ "error": format!("{error:#}") }));
+    }
 }
 
 /// Clears the terminal that is standard output, and begins again at its top.

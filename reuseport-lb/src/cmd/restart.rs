@@ -2,11 +2,12 @@
 
 use anyhow::{Result, bail};
 use reuseport_lb_client::api::{Progress, Restart};
+use reuseport_lb_client::control::Line;
 
 use super::client::client;
 use super::meanwhile::meanwhile;
 use super::names;
-use super::print::{print, print_json};
+use super::print::{Reported, print, print_json};
 use crate::cli;
 use crate::daemon::Paths;
 
@@ -23,30 +24,34 @@ pub(super) fn run(arguments: &cli::RestartArgs, paths: &Paths) -> Result<()> {
         trial_ms: Some(arguments.trial.as_millis() as u64),
     };
     let service = what.split('/').next();
-    if arguments.json {
-        follow(arguments, &request, paths)
-    } else {
-        meanwhile(paths, service, || follow(arguments, &request, paths))
+    let last = meanwhile(paths, service, arguments.json, || follow(arguments, &request, paths))?;
+    // Nothing that is waited for is said after it.
+    tell(arguments, &last)?;
+    match last.value {
+        Progress::Done { replaced, error: Some(error) } => {
+            bail!(Reported(format!("{error} ({replaced} replaced)")))
+        }
+        _ => Ok(()),
     }
 }
 
-/// Asks for the restart, and prints what comes of it.
-fn follow(arguments: &cli::RestartArgs, request: &Restart, paths: &Paths) -> Result<()> {
-    let what = &arguments.what;
-    for line in client(paths).restart(what, request)? {
+/// Asks for the restart, and prints what comes of it, but for the last line, which it returns.
+fn follow(arguments: &cli::RestartArgs, request: &Restart, paths: &Paths) -> Result<Line<Progress>> {
+    for line in client(paths).restart(&arguments.what, request)? {
         let line = line?;
-        if arguments.json {
-            print_json(&line.text)?;
-        } else {
-            print(&render(what, &line.value))?;
+        if matches!(line.value, Progress::Done { .. }) {
+            return Ok(line);
         }
-        match line.value {
-            Progress::Done { error: None, .. } => return Ok(()),
-            Progress::Done { replaced, error: Some(error) } => bail!("{error} ({replaced} replaced)"),
-            _ => {}
-        }
+        tell(arguments, &line)?;
     }
     bail!("the daemon ended; `reuseport-lb status` of the next one shows how far it came")
+}
+
+fn tell(arguments: &cli::RestartArgs, line: &Line<Progress>) -> Result<()> {
+    if arguments.json {
+        return print_json(&line.text);
+    }
+    print(&render(&arguments.what, &line.value))
 }
 
 fn render(what: &str, progress: &Progress) -> String {
