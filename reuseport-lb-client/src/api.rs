@@ -236,6 +236,9 @@ pub enum Traced {
 pub struct TracedDecision {
     /// Address of the listener.
     pub listen: String,
+    /// Address and port of the client, like `192.0.2.7:40000` or `[::1]:40000`; `null` if the kernel did not tell.
+    #[serde(default)]
+    pub client: Option<String>,
     /// Counter of stage arrival: `arrival_packet` or `arrival_migration`.
     pub arrival: String,
     /// Hash of the 4-tuple or of the client's address.

@@ -43,7 +43,7 @@ mod access {
     /// kernel/bpf/verifier.c, Linux 6.18).
     #[inline(always)]
     #[cfg(target_arch = "bpf")]
-    pub(crate) fn unfollowed(number: u32) -> u32 {
+    pub fn unfollowed(number: u32) -> u32 {
         let mut place = 0u64;
         let mut number = u64::from(number) + 1;
         // SAFETY: writes and reads the upper half of `place`.
@@ -60,7 +60,7 @@ mod access {
 
     /// Returns `number`; only the verifier has something to forget.
     #[cfg(not(target_arch = "bpf"))]
-    pub(crate) fn unfollowed(number: u32) -> u32 {
+    pub fn unfollowed(number: u32) -> u32 {
         number
     }
 
@@ -95,7 +95,7 @@ mod access {
     }
 }
 
-pub(crate) use access::unfollowed;
+pub use access::unfollowed;
 
 impl<T: Copy> Shared<T> {
     /// A number of its own, for tests and models; real ones lie in map memory.

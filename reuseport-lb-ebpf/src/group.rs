@@ -14,8 +14,9 @@ use reuseport_lb_common::select::policy::{FirstFit, PreferWaiting as Waiting};
 use reuseport_lb_common::select::{Decision, Group, SelectPolicy};
 use reuseport_lb_common::slots::{MAX_SLOTS, NO_SLOT};
 use reuseport_lb_common::table::Table;
-use reuseport_lb_common::trace_word::TraceWord;
+use reuseport_lb_common::trace_word::{LINE, TraceLine, TraceWord};
 
+use crate::packet::KernelPacket;
 use crate::{maps, waiting};
 
 /// What a group is besides its table; see `reuseport_lb_common::program::Kind`.
@@ -138,10 +139,24 @@ impl<K: Kind> Group for KernelGroup<K> {
     }
 }
 
-/// A number only: names of counters and workers are the reader's to add (the daemon's trace.rs).
+/// Numbers only: names of counters and workers are the reader's to add (the daemon's trace.rs).
 #[inline(never)]
-fn trace(md: *mut sk_reuseport_md, traced: u64) {
-    info!(&SkReuseportContext::new(md), "{}", traced);
+fn trace(md: *mut sk_reuseport_md, word: u64) {
+    let mut line = TraceLine { word, ..TraceLine::default() };
+    KernelPacket(&SkReuseportContext::new(md)).note_client(&mut line);
+    // SAFETY: the line is plain numbers without padding.
+    let [word, first, second, third] = unsafe { core::mem::transmute::<TraceLine, [u64; 4]>(line) };
+    write(word, first, second, third);
+}
+
+/// Writes the four words of a [`TraceLine`]: in registers, so that the verifier goes once through this, however they came
+/// about.
+#[inline(never)]
+fn write(word: u64, first: u64, second: u64, third: u64) {
+    let words = [word, first, second, third];
+    // SAFETY: numbers, which live as long as the reference.
+    let bytes = unsafe { &*(&raw const words).cast::<[u8; LINE]>() };
+    info!((), target: "", "{:x}", bytes.as_slice());
 }
 
 /// Counts one event.

@@ -3,12 +3,17 @@
 use aya_ebpf::EbpfContext as _;
 use aya_ebpf::bindings::bpf_hdr_start_off::BPF_HDR_START_NET;
 use aya_ebpf::bindings::sk_reuseport_md;
-use aya_ebpf::helpers::generated::bpf_skb_load_bytes_relative;
+use aya_ebpf::helpers::generated::{bpf_skb_load_bytes, bpf_skb_load_bytes_relative};
 use aya_ebpf::programs::SkReuseportContext;
-use reuseport_lb_common::steer::Packet;
+use reuseport_lb_common::shared::unfollowed;
+use reuseport_lb_common::steer::{Packet, V4_SOURCE, V6_SOURCE};
+use reuseport_lb_common::trace_word::{TraceLine, family};
 
 /// The protocol of an IPv4 packet (linux/if_ether.h), in network byte order as the context has it.
 const ETH_P_IP: u32 = 0x0800_u16.to_be() as u32;
+
+/// Offset of the client's port in the packet, which begins with its TCP or UDP header (RFC 9293, RFC 768).
+const SOURCE_PORT: u32 = 0;
 
 /// The packet of a context.
 pub struct KernelPacket<'a>(pub &'a SkReuseportContext);
@@ -17,6 +22,39 @@ impl KernelPacket<'_> {
     #[inline(always)]
     fn md(&self) -> *mut sk_reuseport_md {
         self.0.md
+    }
+
+    /// Notes in `line` who the client is, if that can be read. An IPv4 address comes with the twelve bytes behind it, which
+    /// every packet has (the server's address and a datagram's header), so that the verifier has one way to follow.
+    #[inline(always)]
+    pub fn note_client(&self, line: &mut TraceLine) {
+        if self.is_migrating() {
+            line.address = self.migrating_v6();
+            // SAFETY: the verifier lets a program read this field of a `migrating_sk` that is there.
+            let port = unsafe { (*(*self.md()).__bindgen_anon_4.migrating_sk).dst_port };
+            line.port = port.to_ne_bytes();
+            line.family = family::V6;
+            return;
+        }
+        let is_v4 = unfollowed(self.is_v4().into());
+        // SAFETY: each helper fills all of the bytes that it gets, or fails.
+        let failed = unsafe {
+            bpf_skb_load_bytes_relative(
+                self.0.as_ptr(),
+                V6_SOURCE + is_v4 * (V4_SOURCE - V6_SOURCE),
+                (&raw mut line.address).cast(),
+                size_of_val(&line.address) as u32,
+                BPF_HDR_START_NET,
+            ) | bpf_skb_load_bytes(
+                self.0.as_ptr(),
+                SOURCE_PORT,
+                (&raw mut line.port).cast(),
+                size_of_val(&line.port) as u32,
+            )
+        };
+        if failed == 0 {
+            line.family = family::V6 - is_v4 as u8 * (family::V6 - family::V4);
+        }
     }
 }
 

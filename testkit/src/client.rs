@@ -121,6 +121,15 @@ impl Connection {
         Ok(silent)
     }
 
+    /// The client's own address.
+    ///
+    /// # Panics
+    /// If the kernel does not tell.
+    #[must_use]
+    pub fn local(&self) -> SocketAddr {
+        self.0.local_addr().expect("a connected socket has an address")
+    }
+
     /// Closes with a reset, so that no port is left in TIME_WAIT.
     pub fn reset(self) {
         // The worst that can happen is an ordinary close.

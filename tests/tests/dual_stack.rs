@@ -40,6 +40,11 @@ fn key(client: IpAddr) -> u32 {
     }
 }
 
+/// The client of a decision.
+fn came_from(decision: &TracedDecision) -> SocketAddr {
+    decision.client.as_ref().expect("the kernel tells who came").parse().unwrap()
+}
+
 /// The decisions of a daemon's service `web`.
 struct Trace(mpsc::Receiver<TracedDecision>);
 
@@ -111,6 +116,7 @@ fn a_client_keeps_its_worker_whichever_listener_family_and_protocol_it_comes_by(
         };
         let (client, workers) = &met[&decision.key];
         assert_eq!(workers.first(), decision.worker.as_ref(), "{client}: {decision:?}");
+        assert_eq!(came_from(&decision).ip(), *client, "{decision:?}");
         *by_listener.entry(decision.listen).or_default() += 1;
     }
     assert_eq!((by_listener["tcp://*:3000"], by_listener["udp://*:3000"]), (asked / 3, asked / 3));
@@ -131,11 +137,12 @@ fn an_ipv4_client_that_waits_is_handed_over_by_its_ipv4_key() {
     let trace = Trace::begin(&daemon, v4(0));
     let clients: Vec<Connection> =
         (1..=40).map(|n| Connection::open(both()[0], Some(v4(n))).unwrap()).collect();
-    let known: BTreeSet<u32> = (1..=40).map(|n| key(v4(n))).collect();
+    let known: BTreeMap<u32, SocketAddr> =
+        clients.iter().map(|client| (key(client.local().ip()), client.local())).collect();
     let mut waits: BTreeSet<u32> = BTreeSet::new();
     for _ in 0..clients.len() {
         let decision = trace.next();
-        assert!(known.contains(&decision.key) || decision.key == key(v4(0)), "{decision:?}");
+        assert!(known.contains_key(&decision.key) || decision.key == key(v4(0)), "{decision:?}");
         if decision.worker.as_deref() == Some("web/3") {
             waits.insert(decision.key);
         }
@@ -147,6 +154,7 @@ fn an_ipv4_client_that_waits_is_handed_over_by_its_ipv4_key() {
         assert_ne!(decision.worker.as_deref(), Some("web/3"), "{decision:?}");
         if decision.arrival == "arrival_migration" && decision.key != key(v4(0)) {
             assert!(waits.remove(&decision.key), "{decision:?} of {waits:x?}");
+            assert_eq!(came_from(&decision), known[&decision.key], "{decision:?}");
         }
     }
     drop(clients);

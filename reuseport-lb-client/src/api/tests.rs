@@ -76,6 +76,7 @@ fn each_line_of_a_restart_and_of_a_trace_says_what_it_is() {
     both_ways(&Progress::Done { replaced: 1, error: None }, r#"{"event":"done","replaced":1,"error":null}"#);
     let decision = TracedDecision {
         listen: "tcp://127.0.0.1:3000".into(),
+        client: Some("[::1]:40312".into()),
         arrival: "arrival_packet".into(),
         key: 3_880_059_168,
         bucket: 288,
@@ -86,7 +87,7 @@ fn each_line_of_a_restart_and_of_a_trace_says_what_it_is() {
     };
     both_ways(
         &Traced::Decision(decision),
-        r#"{"listen":"tcp://127.0.0.1:3000","arrival":"arrival_packet","key":3880059168,"bucket":288,"owner":"owner_taken","detour":null,"slot":1,"worker":"demo/1"}"#,
+        r#"{"listen":"tcp://127.0.0.1:3000","client":"[::1]:40312","arrival":"arrival_packet","key":3880059168,"bucket":288,"owner":"owner_taken","detour":null,"slot":1,"worker":"demo/1"}"#,
     );
     both_ways(&Traced::Missed { missed: 7 }, r#"{"missed":7}"#);
 }

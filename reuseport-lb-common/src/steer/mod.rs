@@ -4,7 +4,7 @@ mod flow;
 mod source;
 
 pub use flow::Flow;
-pub use source::{SourceAny, SourceV4, SourceV6, source_v4, source_v6};
+pub use source::{SourceAny, SourceV4, SourceV6, V4_SOURCE, V6_SOURCE, source_v4, source_v6};
 
 /// What steering reads of a packet, or of the connection that is being migrated.
 pub trait Packet {

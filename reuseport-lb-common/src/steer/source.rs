@@ -5,9 +5,9 @@ use xxhash_rust::xxh64::xxh64;
 use super::{Packet, Steer};
 
 /// Offset of the source address in an IPv4 header (RFC 791).
-const V4_SOURCE: u32 = 12;
+pub const V4_SOURCE: u32 = 12;
 /// Offset of the source address in an IPv6 header (RFC 8200).
-const V6_SOURCE: u32 = 8;
+pub const V6_SOURCE: u32 = 8;
 
 /// How an IPv4-mapped address begins (RFC 4291, 2.5.5.2).
 const MAPPED: [u8; 12] = [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff];

@@ -37,8 +37,9 @@ fn render(decision: &TracedDecision) -> String {
         (None, None) => "refused".into(),
     };
     let detour = decision.detour.as_ref().map(|detour| format!(" {detour}")).unwrap_or_default();
+    let client = decision.client.as_deref().unwrap_or("an unknown client");
     format!(
-        "{} key {:08x} bucket {:5} → {who}  ({} {}{detour})\n",
+        "{} from {client} key {:08x} bucket {:5} → {who}  ({} {}{detour})\n",
         decision.listen, decision.key, decision.bucket, decision.arrival, decision.owner
     )
 }

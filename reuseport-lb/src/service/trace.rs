@@ -8,7 +8,7 @@ use reuseport_lb_client::api::TracedDecision;
 use reuseport_lb_common::counters::Counter;
 use reuseport_lb_common::slots::NO_SLOT;
 use reuseport_lb_common::table::BUCKETS;
-use reuseport_lb_common::trace_word::TraceWord;
+use reuseport_lb_common::trace_word::{LINE, TraceLine, TraceWord};
 use tokio::sync::broadcast;
 
 use crate::kernel::watch;
@@ -84,15 +84,16 @@ impl log::Log for Sink {
 }
 
 impl Sink {
-    /// Reads a line of the program: a [`TraceWord`] as a number.
+    /// Reads a line of the program: the bytes of a [`TraceLine`].
     fn read(&self, line: &str) -> Option<TracedDecision> {
-        let TraceWord { key, slot, counters: [arrival, owner, detour] } =
-            TraceWord::unpack(line.parse().ok()?);
+        let line = TraceLine::of(bytes(line)?);
+        let TraceWord { key, slot, counters: [arrival, owner, detour] } = TraceWord::unpack(line.word);
         let name = |counter: u32| Counter::ALL.get(counter as usize).map(|counter| counter.name().to_owned());
         let slot = Some(slot).filter(|slot| *slot != NO_SLOT);
         let names = self.tracer.names.read().ok()?;
         Some(TracedDecision {
             listen: self.listen.clone(),
+            client: line.client().map(|client| client.to_string()),
             arrival: name(arrival)?,
             key,
             bucket: (key as usize % BUCKETS) as u16,
@@ -102,6 +103,18 @@ impl Sink {
             worker: slot.and_then(|slot| names.get(&slot).cloned()),
         })
     }
+}
+
+/// The bytes that are written as two hexadecimal digits each.
+fn bytes(text: &str) -> Option<[u8; LINE]> {
+    let mut bytes = [0; LINE];
+    if !text.is_ascii() || text.len() != 2 * LINE {
+        return None;
+    }
+    for (at, byte) in bytes.iter_mut().enumerate() {
+        *byte = u8::from_str_radix(&text[2 * at..2 * at + 2], 16).ok()?;
+    }
+    Some(bytes)
 }
 
 /// Reads a group's log ring until the task is aborted; costs nothing while the ring is empty.
@@ -117,6 +130,7 @@ pub async fn follow(log: EbpfLogger<Sink>) -> std::io::Result<()> {
 #[cfg(test)]
 mod tests {
     use reuseport_lb_common::counters::EVENTS;
+    use reuseport_lb_common::trace_word::family;
 
     use super::*;
 
@@ -126,10 +140,17 @@ mod tests {
         tracer.rename(3, Some("web/1"));
         let sink = tracer.sink("tcp://127.0.0.1:80".into());
         let counters = [Counter::Packet as u32, Counter::OwnerTaken as u32, EVENTS as u32];
-        let traced = TraceWord { key: 0x0001_0002, slot: 3, counters };
-        let decision = sink.read(&traced.pack().to_string()).unwrap();
+        let word = TraceWord { key: 0x0001_0002, slot: 3, counters }.pack();
+        let address = "2001:db8::7".parse::<std::net::Ipv6Addr>().unwrap().octets();
+        let mut line = word.to_ne_bytes().to_vec();
+        line.extend(address.into_iter().chain([0x9c, 0x40, family::V6, 0, 0, 0, 0, 0]));
+        let text: String = line.iter().map(|byte| format!("{byte:02x}")).collect();
+        let decision = sink.read(&text).unwrap();
         assert_eq!((decision.bucket, decision.slot, decision.detour), (2, Some(3), None));
         assert_eq!((decision.owner.as_str(), decision.worker.as_deref()), ("owner_taken", Some("web/1")));
-        assert!(sink.read("something else").is_none());
+        assert_eq!(decision.client.as_deref(), Some("[2001:db8::7]:40000"));
+        for bad in ["something else", &text[2..], &text.replace("9c", "xc"), &text.replace("9c", "é")] {
+            assert!(sink.read(bad).is_none(), "{bad}");
+        }
     }
 }
