@@ -89,10 +89,18 @@ pub struct Stop {
     pub keep: bool,
 }
 
+/// Body of `POST /v1/reload`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Reload {
+    /// Change nothing, and answer what would be changed.
+    pub dry_run: bool,
+}
+
 /// Answer to `POST /v1/reload`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Reloaded {
-    /// What has changed, one line a service.
+    /// What has changed, or would be changed, one line a service.
     pub changes: String,
 }
 

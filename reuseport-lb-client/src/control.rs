@@ -10,8 +10,8 @@ use serde::de::DeserializeOwned;
 use thiserror::Error;
 
 use crate::api::{
-    Drain, Drained, EventLine, Progress, Refusal, RefusalBody, Reloaded, Restart, Scale, Scaled, Status,
-    Stop, Stopping, Traced, Wait, Weight,
+    Drain, Drained, EventLine, Progress, Refusal, RefusalBody, Reload, Reloaded, Restart, Scale, Scaled,
+    Status, Stop, Stopping, Traced, Wait, Weight,
 };
 use crate::http::{self, Body, Response, Until};
 use crate::stream;
@@ -139,8 +139,8 @@ impl ControlClient {
     }
 
     /// Makes the daemon read its configuration again. Answered when that is applied.
-    pub fn reload(&self) -> Result<Reloaded, ControlError> {
-        self.patiently("POST", "/v1/reload", &[])
+    pub fn reload(&self, request: &Reload) -> Result<Reloaded, ControlError> {
+        self.patiently("POST", "/v1/reload", &json(request)?)
     }
 
     /// Ends the daemon. Answered at once, before its process ends.

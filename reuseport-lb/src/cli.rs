@@ -201,6 +201,7 @@ replaced. With replace = \"stop-first\" the old process ends first.")]
     /// Read the configuration again, and apply it whole, or not at all
     #[command(after_help = "\
 Examples:
+  reuseport-lb reload --dry-run                            what would be changed
   reuseport-lb reload
   systemctl reload reuseport-lb                            if it runs as a unit
   kill -HUP $(head -n1 /run/reuseport-lb/daemon.lock)      the same; the outcome is in the log

@@ -25,6 +25,7 @@ fn requests_are_written_as_documented() {
     let all = Restart { parallel: 4, timeout_ms: Some(1), trial_ms: Some(2) };
     both_ways(&all, r#"{"parallel":4,"timeout_ms":1,"trial_ms":2}"#);
     both_ways(&Stop { keep: true }, r#"{"keep":true}"#);
+    both_ways(&Reload { dry_run: true }, r#"{"dry_run":true}"#);
 }
 
 #[test]
@@ -33,6 +34,7 @@ fn what_is_left_out_has_its_default_and_what_is_unknown_is_an_error() {
     assert_eq!(from_str::<Restart>("{}").unwrap(), Restart::default());
     assert_eq!(from_str::<Stop>("{}").unwrap(), Stop { keep: false });
     assert_eq!(from_str::<Scale>("{}").unwrap(), Scale::default());
+    assert_eq!(from_str::<Reload>("{}").unwrap(), Reload { dry_run: false });
     assert!(from_str::<Weight>("{}").unwrap_err().to_string().contains("missing field `weight`"));
     let unknown = [
         from_str::<Scale>(r#"{"x":1}"#).unwrap_err(),
@@ -40,6 +42,7 @@ fn what_is_left_out_has_its_default_and_what_is_unknown_is_an_error() {
         from_str::<Drain>(r#"{"x":1}"#).unwrap_err(),
         from_str::<Restart>(r#"{"x":1}"#).unwrap_err(),
         from_str::<Stop>(r#"{"x":1}"#).unwrap_err(),
+        from_str::<Reload>(r#"{"x":1}"#).unwrap_err(),
     ];
     assert!(unknown.iter().all(|error| error.to_string().contains("unknown field `x`")), "{unknown:?}");
 }

@@ -61,7 +61,7 @@ fn a_request_goes_where_it_belongs() {
         "{error:?}"
     );
     assert_eq!(error.to_string(), "there is no worker web/9; there is web/0");
-    let error = client.reload().unwrap_err();
+    let error = client.reload(&Reload::default()).unwrap_err();
     assert!(matches!(error, ControlError::Refused(Refusal::InvalidConfiguration(_))), "{error:?}");
     let error = client.stop(&Stop { keep: true }).unwrap_err();
     assert!(matches!(error, ControlError::Unexpected(_)), "{error:?}");
@@ -70,7 +70,7 @@ fn a_request_goes_where_it_belongs() {
         [
             "POST /v1/services/web/scale {\"workers\":4}",
             "POST /v1/workers/web/9/drain {\"timeout_ms\":null}",
-            "POST /v1/reload ",
+            "POST /v1/reload {\"dry_run\":false}",
             "POST /v1/stop {\"keep\":true}",
         ]
     );

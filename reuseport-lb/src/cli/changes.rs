@@ -67,6 +67,9 @@ pub(crate) struct RestartArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct ReloadArgs {
+    /// Print what would be changed, and change nothing
+    #[arg(long)]
+    pub(crate) dry_run: bool,
     /// One JSON object a line (docs/CONTROL.md)
     #[arg(long)]
     pub(crate) json: bool,

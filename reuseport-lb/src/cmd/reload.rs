@@ -1,7 +1,7 @@
 //! `reload`: makes the daemon read its configuration again.
 
 use anyhow::{Error, Result};
-use reuseport_lb_client::api::Refusal;
+use reuseport_lb_client::api::{Refusal, Reload};
 use reuseport_lb_client::control::ControlError;
 
 use super::client::client;
@@ -12,7 +12,8 @@ use crate::config::Invalid;
 use crate::daemon::Paths;
 
 pub(super) fn run(arguments: &cli::ReloadArgs, paths: &Paths) -> Result<()> {
-    let reloaded = meanwhile(paths, None, arguments.json, || client(paths).reload());
+    let request = Reload { dry_run: arguments.dry_run };
+    let reloaded = meanwhile(paths, None, arguments.json, || client(paths).reload(&request));
     let reloaded = reloaded.map_err(|error| match error {
         ControlError::Refused(Refusal::InvalidConfiguration(why)) => Error::new(Invalid(why)),
         error => error.into(),

@@ -17,6 +17,9 @@ use crate::handle::ServiceHandle;
 use crate::kernel::host;
 use crate::service::{Command, Prepare, START, Service, Surroundings, coming};
 
+/// Why a configuration is not applied while another one is.
+pub(super) const BUSY: &str = "the configuration is being changed already: try again when that is done";
+
 /// When the configuration is applied.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Occasion {
@@ -29,9 +32,9 @@ pub(super) enum Occasion {
 
 /// Applies configurations, one at a time.
 pub(super) struct Configurator {
-    registry: Rc<Registry>,
-    surroundings: Rc<Surroundings>,
-    changing: Cell<bool>,
+    pub(super) registry: Rc<Registry>,
+    pub(super) surroundings: Rc<Surroundings>,
+    pub(super) changing: Cell<bool>,
     /// Who asked for the change that is being made.
     asker: RefCell<Option<Requester>>,
     /// Counts changes of the configuration.
@@ -75,7 +78,7 @@ impl Configurator {
         asker: Option<Requester>,
     ) -> Result<String, String> {
         if self.changing.replace(true) {
-            return Err("the configuration is being changed already: try again when that is done".into());
+            return Err(BUSY.into());
         }
         self.asker.replace(asker);
         self.changes.update(|changes| changes + 1);

@@ -46,7 +46,8 @@ impl Moves {
         self.0.iter().map(|it| &*it.to)
     }
 
-    fn is_taker(&self, name: &str) -> bool {
+    /// Whether a service gets a listener.
+    pub(super) fn is_taker(&self, name: &str) -> bool {
         self.takers().any(|taker| taker == name)
     }
 

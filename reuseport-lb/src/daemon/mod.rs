@@ -7,6 +7,7 @@ mod http;
 mod listener_moves;
 mod own_rights;
 mod paths;
+mod preview;
 mod reloading;
 mod runtime_dir;
 mod services;
@@ -189,6 +190,7 @@ impl Daemon<'_> {
                     }
                     Order::Reload(answer, asker) => self.reload(answer, asker, &handle, &answers),
                 },
+                    Order::DryRun(answer) => self.dry_run(answer, &answers),
                 () = registry.ended.notified() => {
                     if let Some(error) = registry.broken() {
                         outcome = Err(anyhow!(error));
@@ -237,7 +239,7 @@ impl Daemon<'_> {
                 Some(order) = ordered.recv() => match order {
                     // The time of lame ducks is over.
                     Order::Stop(_, asker) => registry.tell(&asker, || Command::Stop),
-                    Order::Reload(answer, _) => {
+                    Order::Reload(answer, _) | Order::DryRun(answer) => {
                         let refusal = Refusal::Impossible("the daemon is ending".into());
                         drop(answer.send(Err(refusal)));
                     }

@@ -54,3 +54,18 @@ impl Daemon<'_> {
         });
     }
 }
+
+    /// Answers what [`Daemon::reload`] would change now, or why it would fail.
+    pub(super) fn dry_run(&self, answer: oneshot::Sender<Result<String, Refusal>>, answers: &Rc<HttpServer>) {
+        let (source, runtime_dir) = (self.source.clone(), self.surroundings.runtime_dir.clone());
+        let (configurator, answers) = (self.configurator.clone(), answers.clone());
+        tokio::task::spawn_local(async move {
+            let outcome = async {
+                let Configuration { services, http, .. } = read_again(source, runtime_dir).await?;
+                // Opened, and closed again.
+                answers.prepare(http).map_err(|error| format!("nothing is changed: {error:#}"))?;
+                Ok::<_, Refusal>(configurator.preview(services).await?)
+            };
+            let _ = answer.send(outcome.await);
+        });
+    }

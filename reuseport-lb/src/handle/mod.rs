@@ -12,7 +12,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use reuseport_lb_client::api::{
-    Drain, Drained, LastReload, Progress, Refusal, Reloaded, Requester, Restart, Scale, Scaled,
+    Drain, Drained, LastReload, Progress, Refusal, Reload, Reloaded, Requester, Restart, Scale, Scaled,
     ServiceStatus, Status, Stop, Stopping, Weight,
 };
 use tokio::sync::{mpsc, oneshot};
@@ -32,6 +32,8 @@ pub enum Order {
     Stop(Stop, Option<Requester>),
     /// Read the configuration again; answered, with what changed, when that is done.
     Reload(oneshot::Sender<Result<String, Refusal>>, Option<Requester>),
+    /// Read the configuration again, and change nothing; answered with what would change.
+    DryRun(oneshot::Sender<Result<String, Refusal>>),
 }
 
 /// Requests to a daemon and its services. Clones ask the same daemon.
@@ -180,10 +182,13 @@ impl Handle {
     }
 
     /// Makes the daemon read its configuration again; answered when that is applied.
-    pub async fn reload(&self) -> Result<Reloaded, Refusal> {
+    pub async fn reload(&self, reload: Reload) -> Result<Reloaded, Refusal> {
         let (answer, changes) = oneshot::channel();
         // A daemon that is ending drops the order.
-        let _ = self.orders.send(Order::Reload(answer, self.asker.clone()));
+        let _ = self.orders.send(match reload.dry_run {
+            true => Order::DryRun(answer),
+            false => Order::Reload(answer, self.asker.clone()),
+        });
         Ok(Reloaded { changes: changes.await.map_err(|_| Refusal::ending())?? })
     }
 

@@ -161,7 +161,8 @@ fn make(
     Ok(socket)
 }
 
-fn explain(error: io::Error, listener: &Listener) -> anyhow::Error {
+/// What an error of opening a socket for `listener` means, and how to mend it.
+pub fn explain(error: io::Error, listener: &Listener) -> anyhow::Error {
     let port = listener.address.port();
     let v6 = listener.address.is_ipv6();
     let meaning = match error.raw_os_error() {

@@ -104,6 +104,8 @@ pub enum Command {
     Prepare(Box<Prepare>, oneshot::Sender<Result<(), String>>),
     /// Apply what was prepared; answered, with what changed, when it is done.
     Commit(oneshot::Sender<Result<String, String>>),
+    /// Answer what [`Command::Commit`] would change.
+    Preview(oneshot::Sender<String>),
     /// Forget what was prepared.
     Abort,
     /// Answer when the service decides for all of its listeners: those of other services are taken over when its

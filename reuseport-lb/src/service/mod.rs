@@ -263,6 +263,9 @@ impl Service {
                 let change = self.prepared.take();
                 self.engine.handle(Input::Reconfigure(change, reply), now);
             }
+            Command::Preview(answer) => {
+                drop(answer.send(self.engine.preview(self.prepared.as_deref())));
+            }
             Command::Abort => self.forget_prepared(),
             Command::Decides(answer) => {
                 let reply = Reply::new(move |()| answer.send(()).unwrap_or_default());

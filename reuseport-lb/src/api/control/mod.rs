@@ -154,7 +154,7 @@ async fn act(route: Route<'_>, body: &Bytes, handle: &Handle, permit: &Rc<Permit
             let number = number(service, worker)?;
             Ok(exchange::json(&handle.weight(service, number, parse(body)?).await?))
         }
-        Route::Reload => Ok(exchange::json(&handle.reload().await?)),
+        Route::Reload => Ok(exchange::json(&handle.reload(parse_or_default(body)?).await?)),
         Route::Stop => Ok(exchange::json(&handle.stop(parse_or_default(body)?))),
     }
 }

@@ -11,6 +11,7 @@ mod joining;
 mod listening;
 mod membership;
 mod placing;
+mod previewing;
 mod queues;
 mod readiness;
 mod rolling;
