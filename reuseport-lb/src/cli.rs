@@ -14,7 +14,7 @@ use std::time::Duration;
 use clap::{Args, CommandFactory, Parser, Subcommand};
 
 use crate::config::process::LogTo;
-use crate::config::{self, HttpAddress, Ready, Replace, SocketOwner, StopMode, StopSignal};
+use crate::config::{self, HttpAddress, LogFormat, Ready, Replace, SocketOwner, StopMode, StopSignal};
 use crate::daemon::Paths;
 use crate::domain::listener::Listener;
 use crate::kernel::bpffs;
@@ -301,6 +301,10 @@ pub(crate) struct RunArgs {
     /// (docs/HTTP.md); counts more than [http] of a file
     #[arg(long, value_name = "ADDRESS")]
     pub(crate) http: Option<HttpAddress>,
+    /// How the log looks: text, or json, one object a line; counts more than log_format of a file, and is text without
+    /// both
+    #[arg(long, value_name = "FORMAT")]
+    pub(crate) log_format: Option<LogFormat>,
     /// The program of a worker, and its arguments; without it the embedded one
     #[arg(last = true, value_name = "COMMAND")]
     pub(crate) command: Vec<String>,

@@ -3,6 +3,9 @@
 
 use std::borrow::Cow;
 use std::path::Path;
+use std::time::SystemTime;
+
+use serde_json::Value;
 
 /// `text` with control characters escaped, as in `\u{1b}`; ends of lines and tabs stay.
 #[must_use]
@@ -27,6 +30,28 @@ pub fn path(path: &Path) -> String {
 pub fn json(text: &str) -> Cow<'_, str> {
     let code = |c: char, to: &mut String| to.push_str(&format!("\\u{:04x}", u32::from(c)));
     escape(text, |c| steers(c) && !matches!(c, '\n' | '\t' | '\r'), code)
+}
+
+/// A line of a log as a JSON object: the time (RFC 3339, UTC), level and message, then other members.
+#[must_use]
+pub fn log_line(time: SystemTime, level: &str, message: &str, others: &[(&str, Value)]) -> String {
+    let time = humantime::format_rfc3339_micros(time);
+    let mut text =
+        format!("{{\"time\":\"{time}\",\"level\":\"{level}\",\"message\":{}", Value::from(message));
+    for (name, value) in others {
+        text += &format!(",{}:{value}", Value::from(*name));
+    }
+    json(&text).into_owned() + "}\n"
+}
+
+/// Bytes that a character takes in a string of [`log_line`].
+#[must_use]
+pub fn length_in_json(c: char) -> usize {
+    match c {
+        '"' | '\\' | '\n' | '\r' | '\t' | '\u{8}' | '\u{c}' => 2,
+        _ if steers(c) => 6,
+        _ => c.len_utf8(),
+    }
 }
 
 /// Whether a character is escaped: control characters, and those that change the direction of text or end a line. None
@@ -58,6 +83,21 @@ mod tests {
         assert_eq!(printable("zwölf\n\tKöpfe"), "zwölf\n\tKöpfe");
         assert_eq!(printable("abc\u{202e}def\u{2028}"), "abc\\u{202e}def\\u{2028}");
         assert_eq!(inline("zwölf\n\tKöpfe"), "zwölf\\n\\tKöpfe");
+    }
+
+    #[test]
+    fn a_line_of_a_log_is_one_object_without_control_characters() {
+        let all: String = (0..=0x2070).filter_map(char::from_u32).collect();
+        let line = log_line(SystemTime::UNIX_EPOCH, "WARN", &all, &[("pid", 7.into()), ("x\n", "y".into())]);
+        let (text, end) = line.split_at(line.len() - 1);
+        assert!(end == "\n" && !text.chars().any(steers), "{line}");
+        let value: Value = serde_json::from_str(text).unwrap();
+        assert_eq!(
+            value,
+            serde_json::json!({ "time": "1970-01-01T00:00:00.000000Z", "level": "WARN", "message": all, "pid": 7, "x\n": "y" })
+        );
+        let empty = log_line(SystemTime::UNIX_EPOCH, "WARN", "", &[("pid", 7.into()), ("x\n", "y".into())]);
+        assert_eq!(line.len() - empty.len(), all.chars().map(length_in_json).sum::<usize>());
     }
 
     #[test]

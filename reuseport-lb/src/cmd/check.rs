@@ -10,7 +10,7 @@ use crate::daemon::{HERE, startable};
 use crate::printable::{self, inline};
 
 pub(super) fn run(arguments: &cli::CheckArgs) -> Result<()> {
-    let Configuration { services, http } = match arguments.offline {
+    let Configuration { services, http, metrics, log_format } = match arguments.offline {
         true => config::read(&arguments.file, Machine::ANOTHER)?,
         false => config::read(&arguments.file, HERE)?,
     };
@@ -24,13 +24,22 @@ pub(super) fn run(arguments: &cli::CheckArgs) -> Result<()> {
     if arguments.json {
         let described: Vec<_> = services.iter().map(as_json).collect();
         let http = http.map(|address| address.to_string());
-        let all = json!({ "services": described, "http": http, "warnings": warnings });
+        let metrics = json!({ "per_listener": metrics.per_listener });
+        let all = json!({
+            "services": described,
+            "http": http,
+            "metrics": metrics,
+            "log_format": log_format,
+            "warnings": warnings,
+        });
         return print_json(&serde_json::to_string_pretty(&all)?);
     }
     let mut described: String = services.iter().map(as_text).collect();
     if let Some(address) = http {
-        described += &format!("  answers at {address}\n");
+        let series = if metrics.per_listener { "for each listener" } else { "summed over listeners" };
+        described += &format!("  answers at {address}, with metrics {series}\n");
     }
+    described += &format!("  log_format {log_format}\n");
     let warned: String = warnings.iter().map(|line| format!("warning: {line}\n")).collect();
     print(&format!("{} is valid\n{described}{warned}", printable::path(&arguments.file)))
 }

@@ -35,8 +35,9 @@ pub fn keeper(line: impl Iterator<Item = OsString>) -> Option<Result<()>> {
 
 /// Runs the command of the command line.
 pub fn run(cli: Cli) -> Result<()> {
-    match cli.verb {
-        Verb::Run(_) => {
+    match &cli.verb {
+        Verb::Run(arguments) => {
+            logging::use_format(arguments.log_format.unwrap_or_default());
             logging::of_daemon(cli.global.verbose).context("cannot start the thread of the log")?
         }
         _ => logging::of_command(cli.global.verbose),

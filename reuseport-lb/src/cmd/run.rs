@@ -4,17 +4,24 @@ use anyhow::Result;
 use tracing::warn;
 
 use crate::cli;
-use crate::config::{self, Configuration, Invalid, ServiceConfig, StopSettings};
-use crate::daemon::{self, Paths, Source};
+use crate::config::{self, Configuration, Invalid, MetricsConfig, ServiceConfig, StopSettings};
+use crate::daemon::{self, Overruling, Paths, Source};
 use crate::kernel::{host, socket};
 
 pub(super) fn run(arguments: cli::RunArgs, paths: &Paths) -> Result<()> {
-    let http = arguments.http.clone();
+    let overruling = Overruling { http: arguments.http.clone(), log_format: arguments.log_format };
     let source = match &arguments.config {
-        Some(file) => Source::File { path: std::path::absolute(file)?, http },
+        Some(file) => Source::File { path: std::path::absolute(file)?, overruling },
         None => {
             let services = vec![service(arguments).map_err(Invalid)?];
-            Source::Arguments(Box::new(Configuration { services, http }))
+            let Overruling { http, log_format } = overruling;
+            let log_format = log_format.unwrap_or_default();
+            Source::Arguments(Box::new(Configuration {
+                services,
+                http,
+                metrics: MetricsConfig::default(),
+                log_format,
+            }))
         }
     };
     daemon::run(&source, paths)

@@ -29,6 +29,19 @@ pub enum HttpAddress {
     },
 }
 
+/// Which series `/metrics` has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MetricsConfig {
+    /// Series of listeners are those of each listener; else they are sums over all listeners of a service.
+    pub per_listener: bool,
+}
+
+impl Default for MetricsConfig {
+    fn default() -> Self {
+        Self { per_listener: true }
+    }
+}
+
 /// Permissions of a socket's file that sets none: all of its group may connect.
 const MODE: u32 = 0o660;
 
@@ -79,9 +92,23 @@ pub(super) struct Written {
     listen: Spanned<String>,
     mode: Option<Spanned<Mode>>,
     group: Option<Spanned<Id>>,
+    #[serde(default)]
+    metrics: WrittenMetrics,
+}
+
+/// `metrics` as it is written in the file.
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct WrittenMetrics {
+    per_listener: Option<bool>,
 }
 
 impl Written {
+    pub(super) fn metrics(&self) -> MetricsConfig {
+        let usual = MetricsConfig::default();
+        MetricsConfig { per_listener: self.metrics.per_listener.unwrap_or(usual.per_listener) }
+    }
+
     pub(super) fn validated(self, text: &str, machine: Machine) -> Result<HttpAddress, Invalid> {
         let at = |span: std::ops::Range<usize>, message: &str| Invalid(located(text, Some(span), message));
         let mut address =
@@ -158,6 +185,21 @@ mod tests {
     }
 
     #[test]
+    fn series_are_of_each_listener_unless_the_file_says_otherwise() {
+        let per_listener = |written: &str| {
+            let text = format!("{SERVICE}[http]\nlisten = \"127.0.0.1:1\"\n{written}\n");
+            parse(&text, Machine::ANOTHER).unwrap().metrics.per_listener
+        };
+        assert!(
+            per_listener("")
+                && per_listener("metrics = {}")
+                && per_listener("metrics = { per_listener = true }")
+        );
+        assert!(!per_listener("metrics = { per_listener = false }"));
+        assert!(parse(SERVICE, Machine::ANOTHER).unwrap().metrics.per_listener);
+    }
+
+    #[test]
     fn what_is_wrong_is_named_with_its_place() {
         for (written, line, says) in [
             ("listen = \"localhost:80\"", "line 5", "like 127.0.0.1:9465"),
@@ -168,6 +210,8 @@ mod tests {
             ("listen = \"/run/x\"\nmode = \"6\"", "line 6", "like \"660\""),
             ("listen = \"/run/x\"\nmode = \"888\"", "line 6", "like \"660\""),
             ("listen = \"/run/x\"\nport = 1", "line 6", "port"),
+            ("listen = \"/run/x\"\nmetrics = { per_worker = true }", "line 6", "per_worker"),
+            ("listen = \"/run/x\"\nmetrics = { per_listener = 1 }", "line 6", "true or false"),
             ("", "line 4", "listen"),
         ] {
             let error = http(&format!("[http]\n{written}\n")).unwrap_err();

@@ -17,11 +17,11 @@ mod values;
 mod warnings;
 mod written;
 
-pub use choices::{Affinity, Flows, OnCrash, OnStall, Replace, SocketOwner, WhenBusy, WhenEmpty};
+pub use choices::{Affinity, Flows, LogFormat, OnCrash, OnStall, Replace, SocketOwner, WhenBusy, WhenEmpty};
 pub use environment::{check_directory, check_program, check_variable};
 pub use errors::Invalid;
 pub(crate) use errors::{nearest, plain};
-pub use http::HttpAddress;
+pub use http::{HttpAddress, MetricsConfig};
 pub use known::{KnownServer, SaysReady, TakesSockets, known_server};
 pub use listen::ListenerConfig;
 pub use log::{log, written as size};
@@ -49,12 +49,32 @@ pub struct Configuration {
     pub services: Vec<ServiceConfig>,
     /// Where the daemon answers over HTTP; `None`: nowhere.
     pub http: Option<HttpAddress>,
+    /// Which series it has there.
+    pub metrics: MetricsConfig,
+    /// How the daemon's log looks.
+    pub log_format: LogFormat,
 }
 
 /// Reads and validates the configuration file of `machine`.
 pub fn read(path: &Path, machine: Machine) -> Result<Configuration, Invalid> {
+    read_with(path, machine, |_| {})
+}
+
+/// Like [`read`]; tells what the file says about `log_format` before anything can be wrong with the rest of it.
+pub fn read_with(
+    path: &Path,
+    machine: Machine,
+    format: impl FnOnce(LogFormat),
+) -> Result<Configuration, Invalid> {
+    #[derive(Deserialize)]
+    struct Format {
+        log_format: LogFormat,
+    }
     let text = std::fs::read_to_string(path)
         .map_err(|error| Invalid(format!("cannot read {}: {error}", printable::path(path))))?;
+    if let Ok(Format { log_format }) = toml::from_str(&text) {
+        format(log_format);
+    }
     parse(&text, machine).map_err(|Invalid(error)| Invalid(format!("{}: {error}", printable::path(path))))
 }
 
@@ -99,8 +119,9 @@ pub fn parse(text: &str, machine: Machine) -> Result<Configuration, Invalid> {
     if services.is_empty() {
         return Err(Invalid("there is no service in it; add one that starts with [[service]]".into()));
     }
+    let metrics = file.http.as_ref().map(http::Written::metrics).unwrap_or_default();
     let http = file.http.map(|written| written.validated(text, machine)).transpose()?;
-    Ok(Configuration { services, http })
+    Ok(Configuration { services, http, metrics, log_format: file.log_format })
 }
 
 /// Says why `*` and `[::]` of one port do not go together.
@@ -133,6 +154,8 @@ struct File {
     #[serde(default)]
     service: Vec<Written>,
     http: Option<http::Written>,
+    #[serde(default)]
+    log_format: LogFormat,
 }
 
 #[cfg(test)]

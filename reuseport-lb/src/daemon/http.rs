@@ -1,12 +1,13 @@
 //! Where the daemon answers over HTTP: opened before a configuration is applied, so that one whose address cannot be
 //! opened changes nothing. Not: what is answered (`api/http/`).
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::fs;
 use std::net::SocketAddr;
 use std::os::unix::fs::{FileTypeExt as _, PermissionsExt as _, chown};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 
 use anyhow::{Context, Result, bail};
 use tokio::net::{TcpListener, UnixListener};
@@ -14,7 +15,7 @@ use tokio::task::JoinHandle;
 use tracing::{info, warn};
 
 use crate::api::http::{self, Listening};
-use crate::config::HttpAddress;
+use crate::config::{HttpAddress, MetricsConfig};
 use crate::handle::Handle;
 use crate::kernel::host::Inode;
 use crate::kernel::{closing, host};
@@ -22,6 +23,7 @@ use crate::kernel::{closing, host};
 /// The address that is served now, if any.
 pub(super) struct HttpServer {
     handle: Handle,
+    metrics: Rc<Cell<MetricsConfig>>,
     now: RefCell<Option<Serving>>,
 }
 
@@ -50,7 +52,12 @@ pub(super) enum Change {
 
 impl HttpServer {
     pub(super) fn new(handle: Handle) -> Self {
-        Self { handle, now: RefCell::default() }
+        Self { handle, metrics: Rc::default(), now: RefCell::default() }
+    }
+
+    /// `/metrics` has these series from now on.
+    pub(super) fn use_metrics(&self, metrics: MetricsConfig) {
+        self.metrics.set(metrics);
     }
 
     /// Opens `wanted`, unless it is served already.
@@ -71,7 +78,8 @@ impl HttpServer {
             warn!("{error:#}");
         }
         info!("answers at {address}");
-        let task = tokio::task::spawn_local(http::serve(listening, self.handle.clone()));
+        let task =
+            tokio::task::spawn_local(http::serve(listening, self.handle.clone(), self.metrics.clone()));
         self.now.replace(Some(Serving { address, task, _file: file }));
     }
 }

@@ -17,7 +17,7 @@ pub mod startable;
 
 pub use paths::Paths;
 pub use runtime_dir::{about_directory, is_locked, left_in};
-pub use source::{HERE, Source};
+pub use source::{HERE, Overruling, Source};
 
 use std::cell::RefCell;
 use std::io::{self, IsTerminal};
@@ -31,7 +31,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::LocalSet;
 use tracing::{info, warn};
 
-use crate::config::{self, Configuration};
+use crate::config::{self, Configuration, MetricsConfig};
 use crate::handle::{Handle, Order};
 use crate::kernel::bpffs::Pins;
 use crate::kernel::cgroup::Cgroups;
@@ -66,7 +66,7 @@ enum End {
 /// Runs the services of `source` until SIGTERM, SIGINT or `stop`; a second signal kills the workers. Returns when no
 /// process, pin or socket file is left; with `stop --keep`, at once.
 pub fn run(source: &Source, paths: &Paths) -> Result<()> {
-    let Configuration { services, http } = source.read()?;
+    let Configuration { services, http, metrics, .. } = source.read()?;
     config::warnings(&services).iter().for_each(|line| warn!("{line}"));
     rights::require()?;
     for service in &services {
@@ -111,7 +111,7 @@ pub fn run(source: &Source, paths: &Paths) -> Result<()> {
         abandoned: Rc::default(),
     };
     let end = LocalSet::new()
-        .block_on(&runtime, offload::measured("the daemon", daemon.serve(services, http, failed)));
+        .block_on(&runtime, offload::measured("the daemon", daemon.serve(services, (http, metrics), failed)));
     if matches!(end, Ok(End::Keep | End::Failed)) {
         files.keep.set(true);
         anyhow::ensure!(matches!(end, Ok(End::Keep)), "the start failed; see above");
@@ -136,7 +136,7 @@ impl Daemon<'_> {
     async fn serve(
         self,
         services: Vec<config::ServiceConfig>,
-        http: http::Change,
+        (http, metrics): (http::Change, MetricsConfig),
         mut failures: mpsc::UnboundedReceiver<anyhow::Error>,
     ) -> Result<End> {
         let mut signals = [signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?];
@@ -148,6 +148,7 @@ impl Daemon<'_> {
         let registry = &self.registry;
         let handle = Handle::new(registry.services.clone(), orders, self.surroundings.events.clone());
         let answers = Rc::new(HttpServer::new(handle.clone()));
+        answers.use_metrics(metrics);
         answers.apply(http);
         let (pid, version) = (std::process::id(), env!("CARGO_PKG_VERSION").to_owned());
         self.surroundings.events.add(EventKind::Started { pid, version }, None, None);
@@ -189,8 +190,8 @@ impl Daemon<'_> {
                         break asker;
                     }
                     Order::Reload(answer, asker) => self.reload(answer, asker, &handle, &answers),
-                },
                     Order::DryRun(answer) => self.dry_run(answer, &answers),
+                },
                 () = registry.ended.notified() => {
                     if let Some(error) = registry.broken() {
                         outcome = Err(anyhow!(error));

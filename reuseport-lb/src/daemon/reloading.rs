@@ -13,6 +13,7 @@ use super::source::read_again;
 use crate::config::Configuration;
 use crate::handle::Handle;
 use crate::kernel::systemd;
+use crate::logging;
 
 impl Daemon<'_> {
     /// Applies the configuration as it is now, in a task; answered when that is done.
@@ -29,11 +30,14 @@ impl Daemon<'_> {
         systemd::reloading();
         tokio::task::spawn_local(async move {
             let outcome = async {
-                let Configuration { services, http } = read_again(source, runtime_dir).await?;
+                let Configuration { services, http, metrics, log_format } =
+                    read_again(source, runtime_dir).await?;
                 let change =
                     answers.prepare(http).map_err(|error| format!("nothing is changed: {error:#}"))?;
                 let changes = configurator.apply(services, Occasion::Reload, asker.clone()).await?;
                 answers.apply(change);
+                answers.use_metrics(metrics);
+                logging::use_format(log_format);
                 Ok::<_, Refusal>(changes)
             }
             .await;
@@ -53,7 +57,6 @@ impl Daemon<'_> {
             let _ = answer.send(outcome);
         });
     }
-}
 
     /// Answers what [`Daemon::reload`] would change now, or why it would fail.
     pub(super) fn dry_run(&self, answer: oneshot::Sender<Result<String, Refusal>>, answers: &Rc<HttpServer>) {
@@ -69,3 +72,4 @@ impl Daemon<'_> {
             let _ = answer.send(outcome.await);
         });
     }
+}

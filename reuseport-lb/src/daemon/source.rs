@@ -7,9 +7,9 @@ use reuseport_lb_client::api::Refusal;
 use tracing::warn;
 
 use super::startable;
-use crate::config::{self, Configuration, HttpAddress, Invalid, Machine};
+use crate::config::{self, Configuration, HttpAddress, Invalid, LogFormat, Machine};
 use crate::kernel::host;
-use crate::offload;
+use crate::{logging, offload};
 
 /// Time limit of reading the file again and looking for commands.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -24,37 +24,54 @@ pub enum Source {
     File {
         /// Its path; absolute.
         path: PathBuf,
-        /// The address that the command line gives for HTTP; counts more than the file's.
-        http: Option<HttpAddress>,
+        /// What counts more than the file.
+        overruling: Overruling,
     },
     /// The command line.
     Arguments(Box<Configuration>),
+}
+
+/// What the command line says beside a file, over what that says.
+#[derive(Clone)]
+pub struct Overruling {
+    /// Where to answer over HTTP.
+    pub http: Option<HttpAddress>,
+    /// How the log looks.
+    pub log_format: Option<LogFormat>,
 }
 
 impl Source {
     /// Reads the configuration at the start.
     pub(super) fn read(&self) -> Result<Configuration, Invalid> {
         match self {
-            Self::File { path, http } => read(path, http.clone()),
+            Self::File { path, overruling } => {
+                // Also if the rest of the file is wrong: what says so is a line of the log.
+                read(path, overruling.clone(), logging::use_format)
+            }
             Self::Arguments(configuration) => Ok((**configuration).clone()),
         }
     }
 }
 
-fn read(path: &Path, http: Option<HttpAddress>) -> Result<Configuration, Invalid> {
-    let file = config::read(path, HERE)?;
-    Ok(Configuration { http: http.or(file.http), ..file })
+fn read(
+    path: &Path,
+    overruling: Overruling,
+    use_format: impl FnOnce(LogFormat),
+) -> Result<Configuration, Invalid> {
+    let Overruling { http, log_format } = overruling;
+    let file = config::read_with(path, HERE, |format| use_format(log_format.unwrap_or(format)))?;
+    Ok(Configuration { http: http.or(file.http), log_format: log_format.unwrap_or(file.log_format), ..file })
 }
 
 /// Reads the configuration again, in a thread so that it does not hold the loop up.
 pub(super) async fn read_again(source: Source, runtime_dir: PathBuf) -> Result<Configuration, Refusal> {
-    let Source::File { path, http } = source else {
+    let Source::File { path, overruling } = source else {
         return Err("there is no configuration file: the daemon was started without --config"
             .to_owned()
             .into());
     };
     let file = path.clone();
-    let read = offload::in_thread_within(PATIENCE, "reading", move || read(&path, http)).await;
+    let read = offload::in_thread_within(PATIENCE, "reading", move || read(&path, overruling, |_| {})).await;
     let invalid = |error: String| Refusal::InvalidConfiguration(format!("nothing is changed: {error}"));
     let configuration = match read {
         Ok(read) => read.map_err(|error| invalid(error.to_string()))?,

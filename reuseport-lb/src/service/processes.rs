@@ -28,6 +28,7 @@ use crate::kernel::fd_passing::Peer;
 use crate::kernel::output::{Amount, Output};
 use crate::kernel::process::{self, Kin, Launch, Process};
 use crate::kernel::{liveness, opened};
+use crate::logging;
 use crate::offload::in_thread;
 
 /// How long to wait until a process has stopped after SIGSTOP; a process that takes longer is busy in the kernel.
@@ -180,7 +181,7 @@ impl ProcessTable {
         let user = spawn.settings.user.as_ref();
         let owner = user.map(|user| (user.uid, user.gid));
         let notify = self.listen_to(key, name, path, owner)?;
-        let kept = Output::start(name, &spawn.settings.config.process.log);
+        let kept = Output::start(name, &spawn.settings.config.process.log, logging::is_json());
         let (output, written) = kept.with_context(|| format!("cannot start worker {name}"))?;
         let output = self.look_after(output);
         let cgroup = self.surroundings.cgroups.make(name);
@@ -234,7 +235,8 @@ impl ProcessTable {
         match self.listen_to(key, name, path, owner) {
             Ok(notify) => {
                 let known = written.process.output;
-                let output = known.and_then(|known| Output::find(name, log, known, process.pid()));
+                let output =
+                    known.and_then(|known| Output::find(name, log, logging::is_json(), known, process.pid()));
                 let output = output.map(|output| self.look_after(output));
                 self.watch(key, process, notify, output);
                 true

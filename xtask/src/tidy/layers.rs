@@ -94,7 +94,7 @@ pub(super) const LAYERS: &[Layer] = &[
     },
     Layer {
         name: "daemon",
-        uses: &["api", "config", "doctor", "handle", "kernel", "offload", "service"],
+        uses: &["api", "config", "doctor", "handle", "kernel", "logging", "offload", "service"],
         packages: &[],
         never: &["clap"],
         rule: "the daemon joins services and API; only a service joins domain and kernel",

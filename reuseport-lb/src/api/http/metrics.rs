@@ -12,6 +12,10 @@ use reuseport_lb_client::api::{GroupStatus, ServiceStatus, SocketStatus, Status,
 use reuseport_lb_common::counters::{Counter, Stage};
 
 use super::health;
+use crate::config::MetricsConfig;
+
+/// The label that is missing where series are sums over listeners.
+const LISTENER: &str = "listener";
 
 /// How all names begin.
 const PREFIX: &str = "reuseport_lb";
@@ -40,9 +44,9 @@ impl Format {
         }
     }
 
-    pub(super) fn encode(self, status: &Arc<Status>) -> String {
+    pub(super) fn encode(self, status: &Arc<Status>, metrics: MetricsConfig) -> String {
         let mut registry = Registry::with_prefix(PREFIX);
-        registry.register_collector(Box::new(Snapshot(status.clone())));
+        registry.register_collector(Box::new(Snapshot(status.clone(), metrics)));
         let mut text = String::new();
         // Writing to a string does not fail.
         let _ = match self {
@@ -123,17 +127,18 @@ metrics! {
 const STATES: [&str; 7] = ["starting", "loading", "ready", "draining", "held", "stalled", "failed"];
 
 #[derive(Debug)]
-struct Snapshot(Arc<Status>);
+struct Snapshot(Arc<Status>, MetricsConfig);
 
 impl Collector for Snapshot {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
-        let Self(status) = self;
+        let Self(status, MetricsConfig { per_listener }) = self;
         let workers: Vec<Vec<Named<'_>>> = status.services.iter().map(named).collect();
         for metric in Metric::ALL {
             let family = encoder.encode_descriptor(metric.name(), metric.help(), None, metric.kind())?;
-            let mut samples = Samples { metric: *metric, family, failed: Ok(()) };
+            let sums = (!per_listener && metric.labels().contains(&LISTENER)).then(BTreeMap::new);
+            let mut samples = Samples { metric: *metric, family, sums, failed: Ok(()) };
             samples.of_all(status, &workers);
-            samples.failed?;
+            samples.finish()?;
         }
         Ok(())
     }
@@ -143,6 +148,8 @@ impl Collector for Snapshot {
 struct Samples<'a> {
     metric: Metric,
     family: MetricEncoder<'a>,
+    /// Sums over listeners by the values of the other labels; `None` if each series is written as it comes.
+    sums: Option<BTreeMap<Vec<String>, f64>>,
     failed: fmt::Result,
 }
 
@@ -169,8 +176,26 @@ fn named(service: &ServiceStatus) -> Vec<Named<'_>> {
 impl Samples<'_> {
     /// Adds a series with the values of its labels, in their order.
     fn add(&mut self, labels: &[&str], value: f64) {
-        let labels: Vec<(&str, &str)> =
-            self.metric.labels().iter().copied().zip(labels.iter().copied()).collect();
+        let labels = self.metric.labels().iter().copied().zip(labels.iter().copied());
+        if let Some(sums) = &mut self.sums {
+            let others = labels.filter(|(name, _)| *name != LISTENER).map(|(_, value)| value.to_owned());
+            *sums.entry(others.collect()).or_default() += value;
+            return;
+        }
+        self.write(&labels.collect::<Vec<_>>(), value);
+    }
+
+    /// Writes the sums, if there are any.
+    fn finish(mut self) -> fmt::Result {
+        let names = self.metric.labels().iter().copied().filter(|name| *name != LISTENER);
+        for (values, sum) in self.sums.take().unwrap_or_default() {
+            let labels: Vec<(&str, &str)> = names.clone().zip(values.iter().map(String::as_str)).collect();
+            self.write(&labels, sum);
+        }
+        self.failed
+    }
+
+    fn write(&mut self, labels: &[(&str, &str)], value: f64) {
         let written = self.family.encode_family(&labels).and_then(|mut series| match self.metric.kind() {
             MetricType::Counter => series.encode_counter::<NoLabelSet, f64, f64>(&value, None),
             _ => series.encode_gauge(&value),
@@ -293,6 +318,8 @@ fn flag(is: bool) -> f64 {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
 
     #[test]
@@ -324,5 +351,38 @@ mod tests {
         ] {
             assert_eq!(Format::accepted(accept.iter().copied()), format, "{accept:?}");
         }
+    }
+
+    #[test]
+    fn sums_over_listeners_make_the_answer_of_many_workers_small() {
+        let listen = |at: usize| format!("tcp://10.0.0.1:{}", 8000 + at);
+        let socket = |at| json!({ "listen": listen(at), "cookie": 1, "selected": at, "queue": 1, "backlog": 4096, "drops": 0 });
+        let worker = |number: usize| {
+            json!({ "name": format!("web/{number}"), "slot": number, "state": "ready", "pid": 1, "usage": null,
+                "weight": 1, "member": true, "share": 0.001, "buckets": 65, "flows": 0, "restarts": 0,
+                "joined": false, "successor": false, "overloaded": false, "lacks": null, "last_words": [],
+                "sockets": (0..4).map(socket).collect::<Vec<_>>() })
+        };
+        let group = |at: usize| {
+            json!({ "listen": listen(at), "name": "x", "protocol": "tcp", "program_id": 1,
+                "counters": { "refused": 10 + at }, "flows": null, "decided_by": null, "strangers": 0 })
+        };
+        let service = json!({ "name": "web", "affinity": "flow", "moved": 0, "moving": 0, "waiting": 0,
+            "pending": null, "flows_cut": 0, "wanted": 1000, "may_join": [], "ending": false,
+            "groups": (0..4).map(group).collect::<Vec<_>>(),
+            "workers": (0..1000).map(worker).collect::<Vec<_>>() });
+        let status = json!({ "version": "1", "kernel": "6", "pid": 1, "services": [service] });
+        let status = Arc::new(serde_json::from_value::<Status>(status).unwrap());
+        let text = |per_listener| Format::Text.encode(&status, MetricsConfig { per_listener });
+        let (each, summed) = (text(true), text(false));
+        assert!(
+            each.contains("refused_total{service=\"web\",listener=\"tcp://10.0.0.1:8003\"} 13"),
+            "{each}"
+        );
+        assert!(summed.contains("refused_total{service=\"web\"} 46"), "{summed}");
+        assert!(summed.contains("selected_total{service=\"web\",worker=\"web/7\"} 6"), "{summed}");
+        assert!(!summed.contains("listener="));
+        assert!(summed.len() * 2 < each.len(), "{} of {} bytes", summed.len(), each.len());
+        eprintln!("{} of {} bytes", summed.len(), each.len());
     }
 }

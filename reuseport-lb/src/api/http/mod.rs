@@ -5,6 +5,7 @@ mod health;
 mod metrics;
 mod shared;
 
+use std::cell::Cell;
 use std::rc::Rc;
 
 use hyper::body::Incoming;
@@ -16,6 +17,7 @@ use tokio::net::{TcpListener, UnixListener};
 use super::connection_limit::{self, Listen, Permit};
 use super::exchange::{self, Answer, Body, Stream};
 use super::json;
+use crate::config::MetricsConfig;
 use crate::handle::Handle;
 use metrics::Format;
 use shared::Shared;
@@ -36,9 +38,9 @@ pub enum Listening {
     Unix(UnixListener),
 }
 
-/// Answers requests as long as the task lives.
-pub async fn serve(listening: Listening, handle: Handle) {
-    let all = Rc::new(Shared::new(handle));
+/// Answers requests as long as the task lives; `metrics` may change meanwhile.
+pub async fn serve(listening: Listening, handle: Handle, metrics: Rc<Cell<MetricsConfig>>) {
+    let all = Rc::new(Shared::new(handle, metrics));
     match listening {
         Listening::Tcp(listener) => serve_at(listener, all).await,
         Listening::Unix(listener) => serve_at(listener, all).await,
@@ -86,8 +88,9 @@ async fn answer(path: &str, service: Option<&str>, headers: &HeaderMap, all: &Sh
         "/weight" => text(format!("{}\n", all.judged(service, health::weight).await?)),
         "/metrics" => {
             let format = Format::accepted(headers.get_all(ACCEPT).iter().filter_map(|it| it.to_str().ok()));
-            let status = all.status().await?;
-            exchange::typed(format.content_type(), all.in_thread(move || format.encode(&status)).await?)
+            let (status, metrics) = (all.status().await?, all.metrics.get());
+            let encode = move || format.encode(&status, metrics);
+            exchange::typed(format.content_type(), all.in_thread(encode).await?)
         }
         "/status.json" => {
             let status = all.status().await?;

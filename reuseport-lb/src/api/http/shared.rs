@@ -2,6 +2,7 @@
 //! after the other does, and each answer is of a moment after its request.
 
 use std::cell::{Cell, RefCell};
+use std::rc::Rc;
 use std::slice::from_ref;
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,6 +11,7 @@ use reuseport_lb_client::api::{Refusal, ServiceStatus, Status};
 use tokio::sync::Mutex;
 use tokio::time::{Instant, sleep_until};
 
+use crate::config::MetricsConfig;
 use crate::handle::Handle;
 use crate::offload;
 
@@ -19,6 +21,7 @@ const APART: Duration = Duration::from_millis(50);
 /// The daemon, as all requests see it.
 pub(super) struct Shared {
     handle: Handle,
+    pub(super) metrics: Rc<Cell<MetricsConfig>>,
     statuses: Looks<Status>,
     glances: Looks<Vec<ServiceStatus>>,
 }
@@ -56,8 +59,8 @@ impl<T> Looks<T> {
 }
 
 impl Shared {
-    pub(super) fn new(handle: Handle) -> Self {
-        Self { handle, statuses: Looks::new(), glances: Looks::new() }
+    pub(super) fn new(handle: Handle, metrics: Rc<Cell<MetricsConfig>>) -> Self {
+        Self { handle, metrics, statuses: Looks::new(), glances: Looks::new() }
     }
 
     /// The status of all services.

@@ -1,6 +1,7 @@
 //! Lines that wait to be written, PURE: within a bound, and counted if there is no room. Not: how they look (`lines.rs`).
 
-use super::lines::{AT_ONCE, Amount, Piece, Style};
+use super::lines::{AT_ONCE, Amount, Piece};
+use super::style::Style;
 
 /// Most bytes that wait to be written.
 const ROOM: usize = 1 << 20;
@@ -146,7 +147,7 @@ mod tests {
 
     #[test]
     fn what_there_is_no_room_for_is_counted_and_said_in_its_place() {
-        let mut backlog = Backlog::new(Style::new("web/0", false), Amount { lines: 5, bytes: 50 });
+        let mut backlog = Backlog::new(Style::new("web/0", false, false), Amount { lines: 5, bytes: 50 });
         let text = [b'x'; 99];
         let mut kept = 0;
         while backlog.dropped().lines == 5 {
@@ -171,7 +172,7 @@ mod tests {
 
     #[test]
     fn of_a_line_that_is_cut_into_parts_nothing_follows_a_gap() {
-        let mut backlog = Backlog::new(Style::new("web/0", false), Amount::default());
+        let mut backlog = Backlog::new(Style::new("web/0", false, false), Amount::default());
         let part = |begins, ends| Piece { text: &[b'x'; 4000], begins, ends };
         backlog.push(&part(true, false));
         while backlog.dropped().lines == 0 {

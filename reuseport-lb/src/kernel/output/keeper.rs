@@ -3,7 +3,6 @@
 //!
 //! Its standard input is the worker's output, its standard output is the [`Page`], its standard error the daemon's.
 
-use std::ffi::OsString;
 use std::fs::File;
 use std::io::{self, ErrorKind};
 use std::os::fd::AsFd;
@@ -12,23 +11,25 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
+use super::arguments::KeeperArguments;
 use super::backlog::Backlog;
 use super::file::Log;
-use super::lines::{Amount, LastLines, Piece, Splitter, Style};
+use super::lines::{Amount, LastLines, Piece, Splitter};
 use super::page::{Doing, Page, Record};
 use super::sink::Sink;
+use super::style::Style;
 use crate::config::process::{LogFile, LogTo};
 use crate::kernel::{host, journal, rights};
 use crate::placeholders;
-
-/// The hidden command that a keeper is.
-const COMMAND: &str = "keep";
 
 /// Name of the process, for ps(1).
 pub(super) const PROCESS: &std::ffi::CStr = c"reuseport-keep";
 
 /// Bytes of one read: what a pipe holds.
 const PIECE: usize = 64 << 10;
+
+/// Bytes of one read where each line becomes much longer.
+const PIECE_OF_JSON: usize = 8 << 10;
 
 /// How long after an error writing is tried again.
 const AGAIN: Duration = Duration::from_secs(1);
@@ -38,42 +39,6 @@ const SLOW: Duration = Duration::from_millis(200);
 
 /// How long a keeper whose worker has ended waits for a reader that stands still.
 const PATIENCE: Duration = Duration::from_secs(60);
-
-/// What a keeper is told.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct KeeperArguments {
-    /// The worker's name.
-    pub(super) name: String,
-    /// Where its output goes.
-    pub(super) log: LogTo,
-}
-
-impl KeeperArguments {
-    pub(super) fn line(&self) -> Vec<OsString> {
-        let mut line: Vec<OsString> = vec![COMMAND.into(), self.name.clone().into()];
-        if let LogTo::File(LogFile { path, max, keep }) = &self.log {
-            line.extend([path.into(), max.to_string().into(), keep.to_string().into()]);
-        }
-        line
-    }
-
-    /// What this command line tells, if it is one for a keeper. Read before any other: the parser of the others takes more
-    /// memory than all the rest of a keeper.
-    pub fn of(line: impl Iterator<Item = OsString>) -> Option<Self> {
-        let words: Option<Vec<String>> = line.skip(1).map(|word| word.into_string().ok()).collect();
-        let log = match words?.as_slice() {
-            [command, name] if command == COMMAND => {
-                return Some(Self { name: name.clone(), log: LogTo::Inherit });
-            }
-            [command, name, path, max, keep] if command == COMMAND => (
-                name.clone(),
-                LogFile { path: path.clone(), max: max.parse().ok()?, keep: keep.parse().ok()? },
-            ),
-            _ => return None,
-        };
-        Some(Self { name: log.0, log: LogTo::File(log.1) })
-    }
-}
 
 /// Keeps the output of a worker until nobody can write it any more.
 pub fn keep(arguments: KeeperArguments) -> Result<()> {
@@ -123,6 +88,8 @@ struct Keeper {
     /// What the page says.
     told: (Doing, (Amount, Amount)),
     pace: Pace,
+    /// Bytes of one read.
+    piece: usize,
 }
 
 /// Whether a keeper with no more room waits for its reader, so that the worker waits as well.
@@ -151,12 +118,12 @@ impl Pace {
 
 impl Keeper {
     fn new(arguments: KeeperArguments, page: Page, sink: Sink) -> Self {
-        let KeeperArguments { name, log } = arguments;
-        let style = Style::new(&name, journal::is_there());
+        let KeeperArguments { name, log, json } = arguments;
+        let style = Style::new(&name, journal::is_there(), json);
         let target = match log {
             LogTo::Inherit => None,
             LogTo::File(file) => Some(Target {
-                style: (!placeholders::is_of_one(&file.path)).then(|| Style::new(&name, false)),
+                style: (!placeholders::is_of_one(&file.path)).then(|| Style::new(&name, false, false)),
                 log: Log::new(&LogFile { path: placeholders::fill(&file.path, &name, 0), ..file }),
                 batch: Vec::new(),
                 again_at: None,
@@ -172,11 +139,12 @@ impl Keeper {
             target,
             told: (Doing::Waits, Default::default()),
             pace: Pace::Reads,
+            piece: if json { PIECE_OF_JSON } else { PIECE },
         }
     }
 
     fn run(mut self) -> Result<()> {
-        let mut buffer = vec![0; PIECE];
+        let mut buffer = vec![0; self.piece];
         // When nobody could write any more.
         let mut over: Option<Instant> = None;
         loop {
@@ -334,24 +302,9 @@ impl Target {
 mod tests {
     use super::*;
 
-    #[test]
-    fn a_keeper_understands_what_the_daemon_tells_it() {
-        let file = LogFile { path: "/var/log/a b-{index}.log".into(), max: 7, keep: 3 };
-        for log in [LogTo::Inherit, LogTo::File(file)] {
-            let told = KeeperArguments { name: "web/2".into(), log };
-            let line = ["reuseport-lb".into()].into_iter().chain(told.line());
-            assert_eq!(KeeperArguments::of(line), Some(told));
-        }
-        for other in
-            [&["reuseport-lb", "run"][..], &["reuseport-lb", "keep"], &["reuseport-lb", "keep", "a", "b"]]
-        {
-            assert_eq!(KeeperArguments::of(other.iter().map(OsString::from)), None);
-        }
-    }
-
     fn target(path: &std::path::Path, named: bool) -> Target {
         let file = LogFile { path: path.to_str().unwrap().into(), max: 1000, keep: 1 };
-        let style = named.then(|| Style::new("web/0", false));
+        let style = named.then(|| Style::new("web/0", false, false));
         Target { log: Log::new(&file), style, batch: Vec::new(), again_at: None }
     }
 
@@ -361,7 +314,7 @@ mod tests {
         for named in [false, true] {
             let folder = directory.path().join(format!("folder-{named}"));
             let mut it = target(&folder.join("log"), named);
-            let mut other = Backlog::new(Style::new("web/0", false), Amount::default());
+            let mut other = Backlog::new(Style::new("web/0", false, false), Amount::default());
             let mut write = |it: &mut Target, text: &[u8]| {
                 it.push(&Piece { text, begins: true, ends: true });
                 it.write(&mut other);

@@ -1,5 +1,5 @@
-//! Lines of a worker's output, PURE: cut out of the stream, marked with the worker's name, and the last ones. Not: those
-//! that wait to be written (`backlog.rs`).
+//! Lines of a worker's output, PURE: cut out of the stream, and the last ones. Not: how they look (`style.rs`), nor those that
+//! wait to be written (`backlog.rs`).
 
 use std::collections::VecDeque;
 
@@ -87,64 +87,6 @@ impl Splitter {
     }
 }
 
-/// How lines look where those of several workers come together.
-pub(super) struct Style {
-    /// The worker's name.
-    name: String,
-    /// Lines begin with their priority, as the journal has it (sd-daemon(3)).
-    journal: bool,
-}
-
-/// Priorities of the journal (syslog(3)).
-const WARNING: &str = "<4>";
-const INFO: &str = "<6>";
-
-impl Style {
-    pub(super) fn new(name: &str, journal: bool) -> Self {
-        Self { name: name.to_owned(), journal }
-    }
-
-    /// How long pieces may be, so that a line with all its marks is written at once.
-    pub(super) fn most(&self) -> usize {
-        AT_ONCE - INFO.len() - self.name.len() - "+: \n".len()
-    }
-
-    /// Bytes that a piece takes.
-    pub(super) fn length(&self, piece: &Piece<'_>) -> usize {
-        piece.text.len() + INFO.len() + self.name.len() + "+: \n".len()
-    }
-
-    /// Adds a piece as a line: its priority, the name, and the text. A priority at its beginning stays in front.
-    pub(super) fn format(&self, piece: &Piece<'_>, to: &mut Vec<u8>) {
-        let mut text = piece.text;
-        if self.journal {
-            match text {
-                [b'<', b'0'..=b'7', b'>', ..] if piece.begins => {
-                    to.extend_from_slice(&text[..INFO.len()]);
-                    text = &text[INFO.len()..];
-                }
-                _ => to.extend_from_slice(INFO.as_bytes()),
-            }
-        }
-        to.extend_from_slice(self.name.as_bytes());
-        to.extend_from_slice(if piece.begins { b": " } else { b"+: " });
-        to.extend_from_slice(text);
-        to.push(b'\n');
-    }
-
-    /// The text of a line that was formatted without a priority.
-    pub(super) fn text_of<'a>(&self, line: &'a [u8]) -> Option<&'a [u8]> {
-        let text = line.strip_prefix(self.name.as_bytes())?;
-        text.strip_prefix(b": ").or_else(|| text.strip_prefix(b"+: "))
-    }
-
-    /// A line of our own about the worker's output.
-    pub(super) fn remark(&self, remark: &str) -> Vec<u8> {
-        let priority = if self.journal { WARNING } else { "" };
-        format!("{priority}{}: {remark}\n", self.name).into_bytes()
-    }
-}
-
 /// Lines and bytes of output.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Amount {
@@ -207,45 +149,6 @@ mod tests {
 
     fn line(text: &[u8]) -> Piece<'_> {
         Piece { text, begins: true, ends: true }
-    }
-
-    #[test]
-    fn long_lines_are_cut_into_parts_and_say_so() {
-        let style = Style::new("web/0", false);
-        let mut splitter = Splitter::new(4);
-        let mut text = Vec::new();
-        let mut each = |piece: Piece<'_>| style.format(&piece, &mut text);
-        splitter.push(b"ab\nabcd\nabcdefghij\n\nx", &mut each);
-        splitter.push(b"y", &mut each);
-        splitter.finish(&mut each);
-        splitter.finish(&mut each);
-        assert_eq!(
-            String::from_utf8(text).unwrap(),
-            "web/0: ab\nweb/0: abcd\nweb/0: abcd\nweb/0+: efgh\nweb/0+: ij\nweb/0: \nweb/0: xy\n"
-        );
-    }
-
-    #[test]
-    fn in_the_journal_lines_have_priorities_and_keep_their_own() {
-        let style = Style::new("web/0", true);
-        let mut text = Vec::new();
-        for piece in [
-            line(b"plain"),
-            line(b"<3>bad"),
-            line(b"<8>x"),
-            line(b"<3"),
-            Piece { text: b"<3>", begins: false, ends: true },
-        ] {
-            style.format(&piece, &mut text);
-        }
-        text.extend(style.remark("it"));
-        assert_eq!(
-            String::from_utf8(text).unwrap(),
-            "<6>web/0: plain\n<3>web/0: bad\n<6>web/0: <8>x\n<6>web/0: <3\n<6>web/0+: <3>\n<4>web/0: it\n"
-        );
-        let (longest, mut whole) = (vec![b'x'; style.most()], Vec::new());
-        style.format(&Piece { text: &longest, begins: false, ends: true }, &mut whole);
-        assert_eq!(whole.len(), AT_ONCE);
     }
 
     #[test]

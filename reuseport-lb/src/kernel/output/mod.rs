@@ -1,12 +1,14 @@
 //! The output of a worker: a pipe, and a process that reads it beside the worker (`keeper.rs`). The daemon has both ends'
 //! inode in its state file and the reading end open, so that a keeper that is killed can be replaced, and reads nothing.
 
+mod arguments;
 mod backlog;
 mod file;
 mod keeper;
 mod lines;
 mod page;
 mod sink;
+mod style;
 
 use std::cell::{Cell, RefCell};
 use std::fs::File;
@@ -31,7 +33,8 @@ use super::liveness::{self, Stat};
 use super::process::Identity;
 use super::{systemd, watch};
 use crate::config::process::LogTo;
-pub use keeper::{KeeperArguments, keep};
+pub use arguments::KeeperArguments;
+pub use keeper::keep;
 pub(crate) use lines::AT_ONCE;
 pub use lines::Amount;
 use page::{Doing, Page, Record};
@@ -112,17 +115,18 @@ impl Keeper {
 
 impl Output {
     /// Makes a pipe for a new process of the worker `name`, and starts its keeper. Returns the end for the worker as well.
-    pub fn start(name: &str, log: &LogTo) -> Result<(Self, PipeWriter)> {
+    /// `json`: lines that go with the daemon's log are JSON.
+    pub fn start(name: &str, log: &LogTo, json: bool) -> Result<(Self, PipeWriter)> {
         let (pipe, worker) = io::pipe().context("cannot make a pipe")?;
         fchmod(&worker, MODE).context("cannot open a pipe for others")?;
         let pipe = OwnedFd::from(pipe);
-        Ok((Self::with(name, log, pipe, Page::make()?)?, worker))
+        Ok((Self::with(name, log, json, pipe, Page::make()?)?, worker))
     }
 
-    fn with(name: &str, log: &LogTo, pipe: OwnedFd, page: Page) -> Result<Self> {
+    fn with(name: &str, log: &LogTo, json: bool, pipe: OwnedFd, page: Page) -> Result<Self> {
         // The reading end only: each end has its own flags.
         fcntl_setfl(&pipe, fcntl_getfl(&pipe)? | OFlags::NONBLOCK).context("cannot read a pipe")?;
-        let arguments = KeeperArguments { name: name.to_owned(), log: log.clone() };
+        let arguments = KeeperArguments { name: name.to_owned(), log: log.clone(), json };
         let keeper = start(&arguments, &pipe, &page)?;
         Ok(Self { arguments, pipe, page, keeper: RefCell::new(Rc::new(keeper)), over: Cell::new(false) })
     }
@@ -130,7 +134,7 @@ impl Output {
     /// Goes on with the output of a worker of an earlier daemon, whose process is `pid`; with another keeper if there is
     /// none any more. `None` if nobody has the pipe.
     #[must_use]
-    pub fn find(name: &str, log: &LogTo, known: OutputIdentity, pid: i32) -> Option<Self> {
+    pub fn find(name: &str, log: &LogTo, json: bool, known: OutputIdentity, pid: i32) -> Option<Self> {
         let is_it = |pipe: &OwnedFd| fstat(pipe).is_ok_and(|about| about.st_ino == known.pipe);
         let kept = |keeper: &Keeper| {
             let pipe = descriptor_of(keeper.identity.pid, 0).filter(is_it)?;
@@ -143,14 +147,14 @@ impl Output {
         if let Some(keeper) = keeper
             && let Some((pipe, page)) = kept(&keeper)
         {
-            let arguments = KeeperArguments { name: name.to_owned(), log: log.clone() };
+            let arguments = KeeperArguments { name: name.to_owned(), log: log.clone(), json };
             let keeper = RefCell::new(Rc::new(keeper));
             return Some(Self { arguments, pipe, page, keeper, over: Cell::new(false) });
         }
         let worker = [1, 2].into_iter().find_map(|fd| descriptor_of(pid, fd).filter(is_it))?;
         let opened =
             File::open(format!("/proc/self/fd/{}", worker.as_raw_fd())).context("cannot open its pipe");
-        let found = opened.and_then(|pipe| Self::with(name, log, pipe.into(), Page::make()?));
+        let found = opened.and_then(|pipe| Self::with(name, log, json, pipe.into(), Page::make()?));
         match &found {
             Ok(_) => warn!(
                 worker = name,

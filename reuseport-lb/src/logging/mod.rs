@@ -2,23 +2,22 @@
 //! reader, a full disk or a stopped terminal never hold the daemon up, nor end it. Lines that the queue has no room
 //! for are dropped and counted, and their number is written when there is room again.
 
+mod format;
+
 use std::borrow::Cow;
-use std::fmt;
 use std::io::{self, ErrorKind, IsTerminal, Write};
 use std::mem::take;
 use std::sync::{Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
-use tracing::{Event, Level, Subscriber};
 use tracing_subscriber::EnvFilter;
-use tracing_subscriber::field::RecordFields;
-use tracing_subscriber::fmt::format::{DefaultFields, Format, Writer};
-use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields, SubscriberBuilder};
-use tracing_subscriber::registry::LookupSpan;
+use tracing_subscriber::fmt::SubscriberBuilder;
 
 use crate::kernel::output::AT_ONCE;
-use crate::kernel::{journal, rights};
-use crate::printable::inline;
+use crate::kernel::rights;
+use crate::printable::log_line;
+use format::{ERROR, OneLine, Prioritized, WARNING, is_journal};
+pub use format::{is_json, use_format};
 
 /// Most bytes in the queue; as many again may be in the writing thread.
 const ROOM: usize = 1 << 20;
@@ -31,9 +30,6 @@ const LAST_WORDS: Duration = Duration::from_millis(500);
 const AGAIN: Duration = Duration::from_secs(1);
 
 static DAEMON: OnceLock<Queue> = OnceLock::new();
-
-/// Whether the log goes to the journal.
-static JOURNAL: OnceLock<bool> = OnceLock::new();
 
 /// Lines that wait to be written.
 #[derive(Default)]
@@ -84,8 +80,12 @@ impl Queue {
             0 => Vec::new(),
             n => {
                 let priority = if is_journal() { WARNING } else { "" };
-                format!("{priority}{n} lines were dropped here: standard error did not take them\n")
-                    .into_bytes()
+                let said = format!("{n} lines were dropped here: standard error did not take them");
+                let said = match is_json() {
+                    true => log_line(SystemTime::now(), "WARN", &said, &[]),
+                    false => said + "\n",
+                };
+                (priority.to_owned() + &said).into_bytes()
             }
         };
         let notice = text.len();
@@ -172,9 +172,10 @@ pub fn of_daemon(verbose: u8) -> io::Result<()> {
     Ok(())
 }
 
-/// Writes text to standard error that is no log line: errors of commands.
+/// Writes text to standard error that is no log line: errors of commands. In a log of JSON it is one.
 pub fn put(text: &[u8]) {
-    let text = &*in_journal(text, is_journal());
+    let text = if is_json() { as_line(text) } else { text.into() };
+    let text = &*in_journal(&text, is_journal());
     match DAEMON.get() {
         Some(queue) => queue.put(text),
         // An error could only be reported on standard error.
@@ -182,8 +183,12 @@ pub fn put(text: &[u8]) {
     }
 }
 
-fn is_journal() -> bool {
-    *JOURNAL.get_or_init(journal::is_there)
+/// An error as a line of a log of JSON.
+fn as_line(text: &[u8]) -> Cow<'_, [u8]> {
+    let text = String::from_utf8_lossy(text);
+    let text = text.trim_end();
+    let text = text.strip_prefix("reuseport-lb: ").unwrap_or(text);
+    log_line(SystemTime::now(), "ERROR", text, &[]).into_bytes().into()
 }
 
 /// `text` with the priority of an error before each line, if it goes to the journal.
@@ -202,49 +207,6 @@ fn in_journal(text: &[u8], journal: bool) -> Cow<'_, [u8]> {
 pub fn flush() {
     if let Some(queue) = DAEMON.get() {
         queue.flush();
-    }
-}
-
-/// Formats message and fields of an event on one line, with control characters escaped.
-struct OneLine;
-
-impl<'w> FormatFields<'w> for OneLine {
-    fn format_fields<R: RecordFields>(&self, mut writer: Writer<'w>, fields: R) -> fmt::Result {
-        let mut text = String::new();
-        DefaultFields::new().format_fields(Writer::new(&mut text), fields)?;
-        writer.write_str(&inline(&text))
-    }
-}
-
-/// Priorities of the journal (syslog(3)).
-const ERROR: &str = "<3>";
-const WARNING: &str = "<4>";
-const INFO: &str = "<6>";
-const DEBUG: &str = "<7>";
-
-/// Formats an event, with its priority in front if the log goes to the journal.
-struct Prioritized(Format);
-
-impl<S, N> FormatEvent<S, N> for Prioritized
-where
-    S: Subscriber + for<'a> LookupSpan<'a>,
-    N: for<'a> FormatFields<'a> + 'static,
-{
-    fn format_event(
-        &self,
-        context: &FmtContext<'_, S, N>,
-        mut writer: Writer<'_>,
-        event: &Event<'_>,
-    ) -> fmt::Result {
-        if is_journal() {
-            writer.write_str(match *event.metadata().level() {
-                Level::ERROR => ERROR,
-                Level::WARN => WARNING,
-                Level::INFO => INFO,
-                Level::DEBUG | Level::TRACE => DEBUG,
-            })?;
-        }
-        self.0.format_event(context, writer, event)
     }
 }
 

@@ -1,0 +1,77 @@
+//! What a keeper is told, as the words of its command line.
+
+use std::ffi::OsString;
+
+use crate::config::process::{LogFile, LogTo};
+
+/// The hidden command that a keeper is.
+const COMMAND: &str = "keep";
+
+/// Its last word, if what goes with the daemon's log is JSON.
+const JSON: &str = "json";
+
+/// What a keeper is told.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KeeperArguments {
+    /// The worker's name.
+    pub(super) name: String,
+    /// Where its output goes.
+    pub(super) log: LogTo,
+    /// What goes with the daemon's log is JSON.
+    pub(super) json: bool,
+}
+
+impl KeeperArguments {
+    pub(super) fn line(&self) -> Vec<OsString> {
+        let mut line: Vec<OsString> = vec![COMMAND.into(), self.name.clone().into()];
+        if let LogTo::File(LogFile { path, max, keep }) = &self.log {
+            line.extend([path.into(), max.to_string().into(), keep.to_string().into()]);
+        }
+        if self.json {
+            line.push(JSON.into());
+        }
+        line
+    }
+
+    /// What this command line tells, if it is one for a keeper. Read before any other: the parser of the others takes more
+    /// memory than all the rest of a keeper.
+    pub fn of(line: impl Iterator<Item = OsString>) -> Option<Self> {
+        let words: Option<Vec<String>> = line.skip(1).map(|word| word.into_string().ok()).collect();
+        let words = words?;
+        let (words, json) = match words.as_slice() {
+            [words @ .., last] if last == JSON => (words, true),
+            words => (words, false),
+        };
+        let (name, log) = match words {
+            [command, name] if command == COMMAND => (name, LogTo::Inherit),
+            [command, name, path, max, keep] if command == COMMAND => {
+                let (max, keep) = (max.parse().ok()?, keep.parse().ok()?);
+                (name, LogTo::File(LogFile { path: path.clone(), max, keep }))
+            }
+            _ => return None,
+        };
+        Some(Self { name: name.clone(), log, json })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_keeper_understands_what_the_daemon_tells_it() {
+        let file = LogFile { path: "/var/log/a b-{index}.log".into(), max: 7, keep: 3 };
+        for log in [LogTo::Inherit, LogTo::File(file)] {
+            for json in [false, true] {
+                let told = KeeperArguments { name: "web/2".into(), log: log.clone(), json };
+                let line = ["reuseport-lb".into()].into_iter().chain(told.line());
+                assert_eq!(KeeperArguments::of(line), Some(told));
+            }
+        }
+        for other in
+            [&["reuseport-lb", "run"][..], &["reuseport-lb", "keep"], &["reuseport-lb", "keep", "a", "b"]]
+        {
+            assert_eq!(KeeperArguments::of(other.iter().map(OsString::from)), None);
+        }
+    }
+}
