@@ -3,7 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on shall panic")]
 
 use std::fs;
-use std::io::Write;
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::os::unix::net::UnixStream;
@@ -55,7 +55,11 @@ fn what_is_asked_is_answered_and_nothing_is_changed() {
         ("/weight", 200, "100\n"),
         ("/metrics?x=1", 400, "/metrics takes no query"),
         ("/metric", 404, "there is no /metric here; / lists what there is"),
-        ("/", 200, "/readyz?service=NAME"),
+        ("/", 200, "<a href=\"/readyz\">/readyz</a>"),
+        ("/page.js", 200, "new EventSource(\"/events\")"),
+        ("/page.css", 200, "color-scheme: light dark"),
+        ("/buckets", 400, "/buckets takes ?service=NAME"),
+        ("/buckets?service=wbe", 404, "there is no service \\\"wbe\\\"; there is web"),
         ("/v1/stop", 404, "there is no /v1/stop here"),
     ] {
         let (answered, text) = get(path);
@@ -227,17 +231,54 @@ fn a_start_whose_address_is_taken_says_so_and_leaves_nothing() {
     daemon.stop();
 }
 
+/// Reads a stream of events until `is` a line.
+fn reads(lines: &mut impl Iterator<Item = std::io::Result<String>>, is: impl Fn(&str) -> bool) -> String {
+    lines.map(Result::unwrap).find(|line| is(line)).unwrap()
+}
+
+#[test]
+fn events_come_as_they_happen_with_a_status_each_second() {
+    let world = World::new();
+    let daemon = served(&world, &Config::web().workers(2));
+    let mut stream = TcpStream::connect(AT).unwrap();
+    stream.set_read_timeout(Some(testkit::patience::patience())).unwrap();
+    stream.write_all(b"GET /events HTTP/1.0\r\nhost: x\r\n\r\n").unwrap();
+    let mut lines = BufReader::new(stream).lines();
+    reads(&mut lines, |line| line == "content-type: text/event-stream");
+    let first = reads(&mut lines, |line| line.starts_with("data: "));
+    assert!(first.starts_with("data: {\"seq\":1,") && first.contains("\"event\":\"started\""), "{first}");
+    for _ in 0..2 {
+        reads(&mut lines, |line| line == "event: status");
+        let status = reads(&mut lines, |line| line.starts_with("data: "));
+        let status: reuseport_lb_client::api::Status = serde_json::from_str(&status[6..]).unwrap();
+        assert!(status.services[0].workers.len() == 2 && status.services[0].settings.is_empty());
+    }
+    signal(daemon.workers()[1], Signal::SIGKILL);
+    let ended = reads(&mut lines, |line| line.contains("\"event\":\"ended\""));
+    assert!(ended.contains("\"worker\":\"web/1\"") && ended.contains("was killed by SIGKILL"), "{ended}");
+
+    let mut stream = TcpStream::connect(AT).unwrap();
+    stream.write_all(b"GET /buckets?service=web HTTP/1.0\r\nhost: x\r\n\r\n").unwrap();
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer).unwrap();
+    let owners = answer[answer.len() - 2 * 65536..].chunks(2).map(|two| u16::from_le_bytes([two[0], two[1]]));
+    let mut shares = [0, 0];
+    owners.for_each(|owner| shares[usize::from(owner)] += 1);
+    assert_eq!(shares, [32768, 32768]);
+}
+
 #[test]
 fn slow_clients_and_floods_hold_nobody_up() {
     let world = World::new();
     let daemon = served(&world, &Config::web().workers(2));
     // They ask for a long answer again and again, and never read; or send half of a request.
     let asks = "GET /metrics HTTP/1.1\r\nhost: x\r\n\r\n".repeat(100);
-    let slow_ones: Vec<TcpStream> = (0..150)
+    let events = "GET /events HTTP/1.1\r\nhost: x\r\n\r\n";
+    let slow_ones: Vec<TcpStream> = (0..240)
         .map(|turn| {
             let mut stream = TcpStream::connect(AT).unwrap();
             stream.set_nonblocking(true).unwrap();
-            let _ = stream.write(if turn % 3 == 0 { b"GET /met" } else { asks.as_bytes() });
+            let _ = stream.write([&asks, events, events, "GET /met"][turn % 4].as_bytes());
             stream
         })
         .collect();

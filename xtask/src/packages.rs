@@ -124,11 +124,13 @@ pub(crate) fn wrapped(root: &Path, programs: &[&str]) -> Result<PathBuf> {
     let folder = root.join("bin-of-tests");
     fs::create_dir_all(&folder)?;
     for program in programs {
-        let places = ["usr/bin", "usr/sbin", "bin", "sbin"].map(|place| root.join(place).join(program));
+        // Chromium's own script looks for its settings in /etc.
+        let places = ["usr/lib/chromium", "usr/bin", "usr/sbin", "bin", "sbin"]
+            .map(|place| root.join(place).join(program));
         let Some(place) = places.iter().find(|place| place.exists()) else {
             bail!("{program} is not where it was expected in {}", root.display());
         };
-        // Variables are set for each program only. systemd's libraries are in a folder of their own.
+        // Variables are set for each program only. Libraries of systemd and of PulseAudio are in folders of their own.
         let libraries = libraries(root).unwrap_or_else(|_| root.join("usr/lib"));
         let script = if is_python(place) {
             let modules = root.join("usr/lib/python3/dist-packages");
@@ -141,11 +143,13 @@ pub(crate) fn wrapped(root: &Path, programs: &[&str]) -> Result<PathBuf> {
             let plugins = root.join("usr/lib/uwsgi/plugins");
             let older = root.join("lib").join(libraries.file_name().unwrap_or_default());
             format!(
-                "#!/bin/sh\n{}UWSGI_PLUGINS_DIR={} LD_LIBRARY_PATH={}:{}:{} exec {} \"$@\"\n",
+                "#!/bin/sh\n{}{}UWSGI_PLUGINS_DIR={} LD_LIBRARY_PATH={}:{}:{}:{} exec {} \"$@\"\n",
                 python_home(root),
+                fonts(root),
                 plugins.display(),
                 libraries.display(),
                 libraries.join("systemd").display(),
+                libraries.join("pulseaudio").display(),
                 older.display(),
                 place.display()
             )
@@ -163,6 +167,12 @@ fn python_home(root: &Path) -> String {
     let has_python = fs::read_dir(usr.join("lib"))
         .is_ok_and(|entries| entries.flatten().any(|entry| entry.path().join("encodings").is_dir()));
     if has_python { format!("PYTHONHOME={} ", usr.display()) } else { String::new() }
+}
+
+/// Where fonts are found, as a variable in front of a command; nothing if they are the system's.
+fn fonts(root: &Path) -> String {
+    let own = root.join("etc/fonts/fonts.conf").exists();
+    if own { format!("FONTCONFIG_SYSROOT={} ", root.display()) } else { String::new() }
 }
 
 /// Whether a program is a script for Python.

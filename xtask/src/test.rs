@@ -15,6 +15,8 @@ use crate::vm;
 /// Programs that tests run, and their packages.
 const NEEDED: &[(&str, &str)] = &[
     ("ab", "apache2-utils"),
+    ("chromedriver", "chromium-driver"),
+    ("chromium", "chromium"),
     ("dnsperf", "dnsperf"),
     ("faketime", "faketime"),
     ("go", "golang-go"),

@@ -131,6 +131,11 @@ impl Handle {
         Ok(self.services.find(service)?.report().await?.service)
     }
 
+    /// The slot that owns each bucket of a service, with [`MOVING`](crate::service::MOVING) where flows stay with another.
+    pub async fn buckets(&self, service: &str) -> Result<Vec<u16>, Refusal> {
+        self.service(service)?.ask(Command::Buckets).await
+    }
+
     /// Changes the number of a service's workers; answered when that has begun.
     pub async fn scale(&self, service: &str, scale: &Scale) -> Result<Scaled, Refusal> {
         let (answer, scaled) = oneshot::channel();

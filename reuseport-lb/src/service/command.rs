@@ -77,6 +77,9 @@ pub struct Prepare {
     pub if_changed: bool,
 }
 
+/// Flag of a bucket's owner: live flows stay with another worker.
+pub const MOVING: u16 = 0x8000;
+
 /// A request to a service, and who asks.
 pub struct Asked {
     /// The request.
@@ -89,6 +92,8 @@ pub struct Asked {
 pub enum Command {
     /// Report the service's state.
     Status(oneshot::Sender<Result<ServiceReport, Refusal>>),
+    /// Tell the slot that owns each bucket, with [`MOVING`].
+    Buckets(oneshot::Sender<Result<Vec<u16>, Refusal>>),
     /// Have this many workers.
     Scale(Target, oneshot::Sender<Result<Scaled, Refusal>>),
     /// Give the worker with this number this weight.

@@ -20,7 +20,7 @@ mod takeover;
 pub mod trace;
 
 pub use claims::Claims;
-pub use command::{Asked, Command, Prepare};
+pub use command::{Asked, Command, MOVING, Prepare};
 pub use opening::with_user;
 pub use report::{ServiceReport, Shown, coming, complete, left};
 pub use surroundings::{Outputs, Surroundings};
@@ -130,7 +130,7 @@ impl Service {
                 command = commands.next() => match command {
                     Some(Asked { command: Command::Keep, .. }) => return self.keep(),
                     Some(Asked { command, by }) => {
-                        if !matches!(command, Command::Status(_)) {
+                        if !matches!(command, Command::Status(_) | Command::Buckets(_)) {
                             // A client may rely on an answered change, so that is saved without a pause.
                             self.saver.at_once();
                             self.engine.asked_by(by.clone().map(Into::into));
@@ -238,6 +238,7 @@ impl Service {
             // A report is not worth making for a client that has given up.
             Command::Status(answer) if answer.is_closed() => {}
             Command::Status(answer) => drop(answer.send(self.report())),
+            Command::Buckets(answer) => drop(answer.send(Ok(self.bucket_owners()))),
             Command::Scale(to, answer) => {
                 self.busy("is being scaled");
                 self.engine.handle(Input::Scale(to, answering(answer)), now);

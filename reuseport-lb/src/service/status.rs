@@ -9,6 +9,7 @@ use reuseport_lb_common::counters::Counter;
 use reuseport_lb_common::table::BUCKETS;
 
 use super::Service;
+use super::command::MOVING;
 use super::groups::ListenerGroup;
 use super::report::{Rest, Seen, ServiceReport};
 use crate::config::ServiceConfig;
@@ -96,7 +97,7 @@ impl Service {
             name: config.name.clone(),
             affinity: config.affinity.to_string(),
             moved: engine.placement().moved(),
-            moving: self.moving(),
+            moving: self.moving().into_iter().filter(|moving| *moving).count(),
             waiting,
             pending: (waiting > 0).then(|| {
                 format!("{waiting} buckets wait: flows of two workers live in those that could move")
@@ -115,12 +116,18 @@ impl Service {
         }
     }
 
-    /// Number of buckets that are moving in any group.
-    fn moving(&self) -> usize {
+    /// Which buckets are moving in any group.
+    fn moving(&self) -> Vec<bool> {
         let mut moving = vec![false; BUCKETS];
         let tracked = self.groups().filter(|it| it.asked.protocol == Protocol::Udp);
         tracked.for_each(|it| buckets::mark_moving(it.memory(), &mut moving));
-        moving.into_iter().filter(|moving| *moving).count()
+        moving
+    }
+
+    /// The slot that owns each bucket, with [`MOVING`].
+    pub(super) fn bucket_owners(&self) -> Vec<u16> {
+        let owners = self.engine.placement().table().owners().iter().zip(self.moving());
+        owners.map(|(owner, moving)| owner & !MOVING | if moving { MOVING } else { 0 }).collect()
     }
 
     fn group_status(&self, id: ListenerId, totals: &HashMap<Listener, Totals>) -> Option<GroupStatus> {

@@ -2,7 +2,9 @@
 //! nothing that changes it. Answers wait for no service that is busy. Not: what administrators ask (`control/`).
 
 mod health;
+mod live;
 mod metrics;
+mod page;
 mod shared;
 
 use std::cell::Cell;
@@ -22,13 +24,23 @@ use crate::handle::Handle;
 use metrics::Format;
 use shared::Shared;
 
-/// What is answered at `/`.
-const INDEX: &str = "reuseport-lb answers here:\n\
-    /livez                 ok, while the daemon runs\n\
-    /readyz?service=NAME   ready, if each service (or this one) has a worker that gets connections, and is not ending\n\
-    /weight?service=NAME   how much of the wanted weight is ready, from 0 to 100\n\
-    /metrics               for Prometheus\n\
-    /status.json           what `reuseport-lb status --json` prints\n";
+/// What can be asked.
+const PATHS: &[&str] = &[
+    "/",
+    "/livez",
+    "/readyz",
+    "/weight",
+    "/metrics",
+    "/status.json",
+    "/events",
+    "/buckets",
+    "/page.js",
+    "/page.css",
+    "/icon.svg",
+];
+
+/// What can be asked of one service.
+const OF_ONE: &[&str] = &["/readyz", "/weight", "/buckets"];
 
 /// A socket that is answered at.
 pub enum Listening {
@@ -62,9 +74,9 @@ async fn serve_at<L: Listen<Stream: Stream + 'static>>(listener: L, all: Rc<Shar
     .await;
 }
 
-async fn respond(request: Request<Incoming>, all: &Shared, permit: &Permit) -> Answer {
+async fn respond(request: Request<Incoming>, all: &Rc<Shared>, permit: &Permit) -> Answer {
     let (path, query) = (request.uri().path(), request.uri().query());
-    if !matches!(path, "/" | "/livez" | "/readyz" | "/weight" | "/metrics" | "/status.json") {
+    if !PATHS.contains(&path) {
         return Err(Refusal::Unknown(format!("there is no {path} here; / lists what there is")));
     }
     if !matches!(*request.method(), Method::GET | Method::HEAD) {
@@ -78,7 +90,7 @@ async fn respond(request: Request<Incoming>, all: &Shared, permit: &Permit) -> A
     answer
 }
 
-async fn answer(path: &str, service: Option<&str>, headers: &HeaderMap, all: &Shared) -> Answer {
+async fn answer(path: &str, service: Option<&str>, headers: &HeaderMap, all: &Rc<Shared>) -> Answer {
     Ok(match path {
         "/livez" => text("ok\n"),
         "/readyz" => match all.judged(service, health::unready).await? {
@@ -96,17 +108,25 @@ async fn answer(path: &str, service: Option<&str>, headers: &HeaderMap, all: &Sh
             let status = all.status().await?;
             exchange::json_text(all.in_thread(move || json::line(&*status)).await?)
         }
-        _ => text(INDEX),
+        "/events" => live::answer(all),
+        "/buckets" => {
+            let name = service.ok_or_else(|| Refusal::Malformed("/buckets takes ?service=NAME".into()))?;
+            exchange::typed("application/octet-stream", all.buckets(name).await?)
+        }
+        "/page.js" => exchange::typed("text/javascript; charset=utf-8", page::SCRIPT),
+        "/page.css" => exchange::typed("text/css; charset=utf-8", page::STYLE),
+        "/icon.svg" => exchange::typed("image/svg+xml", page::ICON),
+        _ => page::answer(&*all.status().await?),
     })
 }
 
 /// The service that a query asks for; `None`: all.
 fn service(path: &str, query: Option<&str>) -> Result<Option<String>, Refusal> {
     let Some(query) = query.filter(|query| !query.is_empty()) else { return Ok(None) };
-    match query.strip_prefix("service=").filter(|_| matches!(path, "/readyz" | "/weight")) {
+    match query.strip_prefix("service=").filter(|_| OF_ONE.contains(&path)) {
         Some(name) => Ok(Some(name.to_owned())),
         None => Err(Refusal::Malformed(match path {
-            "/readyz" | "/weight" => format!("{path} takes ?service=NAME, not ?{query}"),
+            path if OF_ONE.contains(&path) => format!("{path} takes ?service=NAME, not ?{query}"),
             _ => format!("{path} takes no query, and there is ?{query}"),
         })),
     }

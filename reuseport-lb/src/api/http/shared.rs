@@ -2,13 +2,15 @@
 //! after the other does, and each answer is of a moment after its request.
 
 use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::slice::from_ref;
 use std::sync::Arc;
 use std::time::Duration;
 
+use hyper::body::Bytes;
 use reuseport_lb_client::api::{Refusal, ServiceStatus, Status};
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, watch};
 use tokio::time::{Instant, sleep_until};
 
 use crate::config::MetricsConfig;
@@ -24,6 +26,12 @@ pub(super) struct Shared {
     pub(super) metrics: Rc<Cell<MetricsConfig>>,
     statuses: Looks<Status>,
     glances: Looks<Vec<ServiceStatus>>,
+    /// Of each service that was asked for.
+    buckets: RefCell<BTreeMap<String, Rc<Looks<Bytes>>>>,
+    /// What all readers of `/events` get each second.
+    live: watch::Sender<Bytes>,
+    /// Whether a task makes these.
+    feeding: Cell<bool>,
 }
 
 /// Looks of one kind.
@@ -60,7 +68,43 @@ impl<T> Looks<T> {
 
 impl Shared {
     pub(super) fn new(handle: Handle, metrics: Rc<Cell<MetricsConfig>>) -> Self {
-        Self { handle, metrics, statuses: Looks::new(), glances: Looks::new() }
+        let (statuses, glances) = (Looks::new(), Looks::new());
+        Self {
+            handle,
+            metrics,
+            statuses,
+            glances,
+            buckets: RefCell::default(),
+            live: watch::Sender::default(),
+            feeding: Cell::default(),
+        }
+    }
+
+    pub(super) fn handle(&self) -> &Handle {
+        &self.handle
+    }
+
+    pub(super) fn live(&self) -> &watch::Sender<Bytes> {
+        &self.live
+    }
+
+    pub(super) fn feeding(&self) -> &Cell<bool> {
+        &self.feeding
+    }
+
+    /// The owners of a service's buckets, as `/buckets` answers.
+    pub(super) async fn buckets(&self, service: &str) -> Result<Bytes, Refusal> {
+        let looks = self.buckets.borrow().get(service).cloned();
+        let looks = looks.unwrap_or_else(|| Rc::new(Looks::new()));
+        let look = async {
+            let owners = self.handle.buckets(service).await?;
+            // Only of services that there are.
+            self.buckets.borrow_mut().insert(service.to_owned(), looks.clone());
+            Ok(Arc::new(owners.into_iter().flat_map(u16::to_le_bytes).collect::<Vec<u8>>().into()))
+        };
+        let seen =
+            looks.share(look).await.inspect_err(|_| drop(self.buckets.borrow_mut().remove(service)))?;
+        Ok(Bytes::clone(&seen))
     }
 
     /// The status of all services.
