@@ -2,7 +2,9 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on shall panic")]
 
+use std::fs;
 use std::net::TcpListener;
+use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 use testkit::config::Config;
@@ -22,12 +24,21 @@ fn status(daemon: &Daemon) -> Value {
     all
 }
 
+/// All that the kernel keeps by names.
+fn pins(at: &Path) -> Vec<PathBuf> {
+    let found = fs::read_dir(at).unwrap().map(|entry| entry.unwrap().path());
+    let mut all: Vec<PathBuf> = found.flat_map(|it| if it.is_dir() { pins(&it) } else { vec![it] }).collect();
+    all.sort();
+    all
+}
+
 /// What a dry run says and with which exit code, after which all must be as it was.
-fn dry(daemon: &Daemon) -> (String, Option<i32>) {
+fn dry(world: &World, daemon: &Daemon) -> (String, Option<i32>) {
     until("all to be settled", || daemon.status().services.iter().all(settled).then_some(()));
-    let before = status(daemon);
+    let before = (status(daemon), pins(&world.bpffs()));
+    assert!(!before.1.is_empty());
     let output = daemon.paths().output(&["reload", "--dry-run"]);
-    assert_eq!(status(daemon), before);
+    assert_eq!((status(daemon), pins(&world.bpffs())), before);
     (said(&output), output.status.code())
 }
 
@@ -68,7 +79,7 @@ fn a_dry_run_says_what_the_reload_then_says() {
         (api(3002), "web: ended"),
     ] {
         config.write(&world);
-        let told = dry(&daemon);
+        let told = dry(&world, &daemon);
         assert!(told.0.contains(says), "{told:?} is not {says:?}");
         let output = daemon.paths().output(&["reload"]);
         // While it goes on, it also says on standard error what it waits for.
@@ -94,7 +105,7 @@ fn what_the_reload_would_refuse_is_refused_with_the_same_words() {
         web().and(api(3001).listen("tcp://127.0.0.1:3009")),
     ] {
         config.write(&world);
-        let told = dry(&daemon);
+        let told = dry(&world, &daemon);
         let output = daemon.paths().output(&["reload"]);
         assert_eq!(told, (said(&output), output.status.code()));
         assert_ne!(told.1, Some(0), "{told:?}");
@@ -110,7 +121,7 @@ fn what_the_reload_would_refuse_is_refused_with_the_same_words() {
 
     // Without a file there is nothing to read.
     let daemon = Daemon::start(&world, &["--listen", "tcp://127.0.0.1:3000", "--workers", "1"]);
-    let (told, code) = dry(&daemon);
+    let (told, code) = dry(&world, &daemon);
     assert!(told.contains("without --config") && code == Some(1), "{told}");
     daemon.stop();
 }

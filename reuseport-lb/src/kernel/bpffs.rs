@@ -19,6 +19,9 @@ use rustix::mount::{
 use tracing::{info, warn};
 use xxhash_rust::xxh3::xxh3_64;
 
+/// How names of pins end until their program is attached.
+pub(super) const UNATTACHED: &str = "-new";
+
 /// `f_type` of a BPF file system (include/uapi/linux/magic.h).
 const BPF_FS_MAGIC: rustix::fs::FsWord = 0xcafe_4a11;
 
@@ -126,6 +129,16 @@ impl Pins {
         let service = self.root.join(escape(service));
         let _ = fs::remove_dir_all(service.join(escape(listener)));
         let _ = fs::remove_dir(service);
+    }
+
+    /// Removes the pins of programs that were made for a listener which has one, and were never attached.
+    pub fn forget_unattached(&self, service: &str, listener: &str) {
+        let pins = self.root.join(escape(service)).join(escape(listener));
+        for pin in fs::read_dir(pins).into_iter().flatten().flatten() {
+            if pin.file_name().as_encoded_bytes().ends_with(UNATTACHED.as_bytes()) {
+                let _ = fs::remove_file(pin.path());
+            }
+        }
     }
 
     /// Removes the pins of all services but these.

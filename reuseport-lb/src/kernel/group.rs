@@ -25,6 +25,7 @@ use reuseport_lb_common::table::{BUCKETS, Table};
 use socket2::Socket;
 use tracing::warn;
 
+use super::bpffs::UNATTACHED;
 use super::loading::{OBJECT, explained, loader, make_map, open_map, replace};
 use super::mapped::Mapped;
 use super::offsets::offsets;
@@ -363,7 +364,7 @@ impl PinnedGroup {
 
 /// The name of a pin until its program is attached.
 fn renewed(name: &str) -> String {
-    format!("{name}-new")
+    format!("{name}{UNATTACHED}")
 }
 
 /// All entries of a table that was pinned, by whatever version.

@@ -164,8 +164,30 @@ impl Service {
     async fn make_ready(&mut self, configured: config::ServiceConfig) -> Result<Reconfiguration> {
         let settings = look_up(configured).await?;
         self.require_owner(&settings)?;
+        let mut prepared = BTreeMap::new();
+        let made = self.make_groups(&settings, &mut prepared).await;
+        self.engine.ports().0.prepare(prepared);
+        match made {
+            Ok((groups, serial)) => {
+                self.engine.reserve(serial);
+                Ok(Reconfiguration { settings, groups })
+            }
+            Err(error) => {
+                self.engine.ports().0.forget_prepared();
+                Err(error)
+            }
+        }
+    }
+
+    /// Makes the groups of new listeners, and those that decide in another way, into `made`; returns which, and the last
+    /// serial number. What an error leaves there has pins.
+    async fn make_groups(
+        &self,
+        settings: &Settings,
+        made: &mut BTreeMap<ListenerId, ListenerGroup>,
+    ) -> Result<(Vec<NewGroup>, u64)> {
         let mut serial = self.engine.pool().serial();
-        let (mut made, mut groups) = (BTreeMap::new(), Vec::new());
+        let mut groups = Vec::new();
         let mut known: Vec<ListenerId> = self.engine.listeners().map(|it| it.id).collect();
         let owner =
             Owner { config: &settings.config, surroundings: &self.surroundings, tracer: &self.tracer };
@@ -173,12 +195,14 @@ impl Service {
         for asked in &settings.config.listen {
             let same =
                 |id: &ListenerId| dataplane.get(*id).is_some_and(|group| group.asked == asked.listener);
-            let (id, group) = match known.iter().position(same) {
+            let id = match known.iter().position(same) {
                 None => {
                     serial += 1;
-                    let group = ListenerGroup::make(asked, serial, &owner).await?;
-                    socket::probe(&group.group, owner_of(&settings))?;
-                    (ListenerId(serial), group)
+                    let id = ListenerId(serial);
+                    let group =
+                        made.entry(id).insert_entry(ListenerGroup::make(asked, serial, &owner).await?);
+                    socket::probe(&group.get().group, owner_of(settings))?;
+                    id
                 }
                 Some(at) => {
                     let id = known.remove(at);
@@ -187,15 +211,16 @@ impl Service {
                         continue;
                     }
                     let which = (&group.asked, group.group.listener());
-                    (id, ListenerGroup::take_over(which, &group.name, LAYOUT_VERSION, &owner).await?)
+                    made.insert(
+                        id,
+                        ListenerGroup::take_over(which, &group.name, LAYOUT_VERSION, &owner).await?,
+                    );
+                    id
                 }
             };
-            made.insert(id, group);
             groups.push(NewGroup { id, asked: asked.listener });
         }
-        self.engine.reserve(serial);
-        self.engine.ports().0.prepare(made);
-        Ok(Reconfiguration { settings, groups })
+        Ok((groups, serial))
     }
 }
 

@@ -76,11 +76,14 @@ impl Groups {
         self.prepared = groups;
     }
 
-    /// Drops the groups that were made for new settings, and the pins of new listeners.
+    /// Drops the groups that were made for new settings, and their pins.
     pub(super) fn forget_prepared(&mut self) {
         for (id, group) in std::mem::take(&mut self.prepared) {
-            if !self.all.contains_key(&id) {
-                self.surroundings.pins.forget(&self.service, &group.name);
+            let pins = &self.surroundings.pins;
+            if self.all.contains_key(&id) {
+                pins.forget_unattached(&self.service, &group.name);
+            } else {
+                pins.forget(&self.service, &group.name);
             }
         }
     }
