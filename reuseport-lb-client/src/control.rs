@@ -2,6 +2,8 @@
 
 use std::io;
 use std::marker::PhantomData;
+use std::net::Shutdown;
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -222,6 +224,17 @@ pub struct Lines<T> {
     kind: PhantomData<fn() -> T>,
 }
 
+/// Ends an answer of [`Lines`] on drop.
+#[derive(Debug)]
+pub struct HangUp(UnixStream);
+
+impl Drop for HangUp {
+    fn drop(&mut self) {
+        // One that has ended needs no end.
+        let _ = self.0.shutdown(Shutdown::Both);
+    }
+}
+
 /// One line of [`Lines`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Line<T> {
@@ -254,6 +267,13 @@ impl<T: DeserializeOwned> Iterator for Lines<T> {
 }
 
 impl<T> Lines<T> {
+    /// Lets another thread end the answer, also while this one waits for a line.
+    pub fn hang_up(&self) -> Result<HangUp, ControlError> {
+        let ended = || ControlError::Gone(io::ErrorKind::NotConnected.into());
+        let stream = self.body.as_ref().ok_or_else(ended)?.stream().try_clone();
+        Ok(HangUp(stream.map_err(ControlError::Gone)?))
+    }
+
     /// The next line, without its end.
     fn line(&mut self) -> Option<io::Result<Vec<u8>>> {
         let mut looked_at = 0;

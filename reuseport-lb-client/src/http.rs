@@ -161,6 +161,11 @@ impl<S: Read> Body<S> {
         Ok(whole)
     }
 
+    /// The stream that it is read from.
+    pub(crate) fn stream(&self) -> &S {
+        &self.stream
+    }
+
     /// Takes at most `most` of the received bytes.
     fn take(&mut self, most: u64, to: &mut Vec<u8>) -> u64 {
         let length = usize::try_from(most).unwrap_or(usize::MAX).min(self.buffer.len());
@@ -204,6 +209,11 @@ impl Until {
         let Some(end) = self.end else { return Ok(None) };
         let left = end.saturating_duration_since(Instant::now());
         if left.is_zero() { Err(io::ErrorKind::WouldBlock.into()) } else { Ok(Some(left)) }
+    }
+
+    /// One more descriptor of the connection.
+    pub(crate) fn try_clone(&self) -> io::Result<UnixStream> {
+        self.stream.try_clone()
     }
 }
 

@@ -6,7 +6,7 @@ mod questions;
 mod values;
 
 pub(crate) use changes::{DrainArgs, ReloadArgs, RestartArgs, ScaleArgs, StopArgs, WeightArgs};
-pub(crate) use questions::{CheckArgs, DoctorArgs, EventsArgs, StatusArgs};
+pub(crate) use questions::{CheckArgs, DoctorArgs, EventsArgs, StatusArgs, TopArgs};
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -128,6 +128,9 @@ place in the kernel's table of sockets, SELECTED how often they were picked, QUE
 accepted yet, RESTARTS how often their process was started again. Below the table stands what a worker lacks that does \
 not serve.")]
     Status(StatusArgs),
+    /// Watch services and workers, and change them by keys
+    #[command(after_help = questions::TOP_HELP)]
+    Top(TopArgs),
     /// Check a configuration file and show what it means; changes nothing
     #[command(after_help = "\
 Examples:
@@ -236,7 +239,7 @@ impl Verb {
             Self::Restart(arguments) => arguments.json,
             Self::Reload(arguments) => arguments.json,
             Self::Stop(arguments) => arguments.json,
-            Self::Run(_) | Self::Exec(_) | Self::Launch(_) | Self::Unmount { .. } => false,
+            Self::Run(_) | Self::Exec(_) | Self::Top(_) | Self::Launch(_) | Self::Unmount { .. } => false,
         }
     }
 }

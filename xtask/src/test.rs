@@ -31,6 +31,7 @@ const NEEDED: &[(&str, &str)] = &[
     ("promtool", "prometheus"),
     ("python3", "python3-minimal"),
     ("systemd-analyze", "systemd"),
+    ("tmux", "tmux"),
     ("unbound", "unbound"),
     ("uwsgi-core", "uwsgi-plugin-python3"),
     ("uvicorn", "uvicorn"),

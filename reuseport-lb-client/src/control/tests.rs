@@ -101,6 +101,31 @@ fn lines_are_events_wherever_their_chunks_end() {
 }
 
 #[test]
+fn an_answer_without_end_is_ended_by_another_thread_while_this_one_waits() {
+    let directory = tempfile::tempdir().unwrap();
+    let client = ControlClient::new(directory.path().join("control.sock"));
+    let listener = UnixListener::bind(client.path()).unwrap();
+    let answering = std::thread::spawn(move || {
+        let (mut stream, _) = listener.accept().unwrap();
+        stream.write_all(chunked(&["\n"]).as_bytes()).unwrap();
+        let (mut heard, mut all) = ([0; 4096], 0);
+        // Until the other end is gone.
+        while let Ok(length @ 1..) = stream.read(&mut heard) {
+            all += length;
+        }
+        all
+    });
+    let mut lines = client.trace("web").unwrap();
+    let hang_up = lines.hang_up().unwrap();
+    let ending = std::thread::spawn(move || drop(hang_up));
+    assert!(matches!(lines.next(), Some(Err(ControlError::Gone(_)))));
+    assert!(lines.next().is_none());
+    assert!(matches!(lines.hang_up(), Err(ControlError::Gone(_))));
+    ending.join().unwrap();
+    assert!(answering.join().unwrap() > 0);
+}
+
+#[test]
 fn without_a_daemon_it_says_so() {
     let error = ControlClient::new("/no/such/directory/control.sock").status().unwrap_err();
     assert!(matches!(error, ControlError::NoDaemon { .. }), "{error:?}");

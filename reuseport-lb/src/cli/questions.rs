@@ -22,6 +22,29 @@ pub(crate) struct StatusArgs {
     pub(crate) watch: Option<Duration>,
 }
 
+/// Below the options of `top`.
+pub(super) const TOP_HELP: &str = "\
+Examples:
+  reuseport-lb top
+  reuseport-lb top web
+  reuseport-lb top --once      one table; as without a terminal, like `reuseport-lb top | cat`
+
+Of a worker: SINCE is the age of its process, SHARE its part of the buckets, GOT its part of what was new in the last \
+second, NEW/S how much that was, QUEUE how full its fullest queue is, with the connections (and bytes of datagrams) that \
+wait, CPU and MEMORY what its process uses, without its children. One table takes a second, between two looks.
+
+Keys: arrows select a worker, d drains it, r restarts it, w changes its weight, s sorts, / filters, t shows decisions, ? \
+explains, q quits. What changes anything asks first. NO_COLOR=1 turns colours off.";
+
+#[derive(Debug, Args)]
+pub(crate) struct TopArgs {
+    /// Only this service
+    pub(crate) service: Option<String>,
+    /// Print one table, and exit
+    #[arg(long)]
+    pub(crate) once: bool,
+}
+
 #[derive(Debug, Args)]
 pub(crate) struct CheckArgs {
     /// The configuration file

@@ -86,10 +86,10 @@ fn whole(text: &str) -> Option<u64> {
 }
 
 /// Commands that change nothing that runs: only those are proposed for an unknown word.
-const HARMLESS: [&str; 6] = ["run", "exec", "status", "check", "doctor", "trace"];
+const HARMLESS: [&str; 7] = ["run", "exec", "status", "top", "check", "doctor", "trace"];
 
 /// Says more of an error than the parser does: a word that is no command proposes none that ends
-/// anything, as `top` would `stop`.
+/// anything, as `shop` would `stop`.
 pub(super) fn explain(error: Error, whole: &Command) -> Error {
     let Some(ContextValue::String(word)) = error.get(ContextKind::InvalidSubcommand) else { return error };
     if error.kind() != ErrorKind::InvalidSubcommand {
@@ -174,7 +174,7 @@ mod tests {
     #[test]
     fn no_word_proposes_a_command_that_ends_anything() {
         for (word, says) in [
-            ("top", "--help"),
+            ("topp", "did you mean `top`?"),
             ("stat", "did you mean `status`?"),
             ("statsu", "did you mean `status`?"),
             ("docter", "did you mean `doctor`?"),

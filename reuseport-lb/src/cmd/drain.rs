@@ -21,20 +21,21 @@ pub(super) fn run(arguments: &cli::DrainArgs, paths: &Paths) -> Result<()> {
             Wait::Waiting(_) if arguments.json => print_json(&line.text)?,
             Wait::Waiting(waiting) => print(&render::waiting(&arguments.worker, &waiting))?,
             Wait::Done(_) if arguments.json => return print_json(&line.text),
-            Wait::Done(drained) => return told(drained),
+            Wait::Done(drained) => return print(&told(drained)),
         }
     }
     bail!("the daemon ended; `reuseport-lb status` of the next one shows whether the worker is gone")
 }
 
-fn told(drained: Drained) -> Result<()> {
+/// What a drain has come to, in a line.
+pub(super) fn told(drained: Drained) -> String {
     let Drained { worker, seconds, queue, handed_over, flows, flows_cut, end } = drained;
     let end = end.map_or_else(|| "it had no process".into(), |end| format!("it {end}"));
     let flows = match flows {
         0 => String::new(),
         _ => format!(" {flows} UDP flows lived, {flows_cut} of those were cut,"),
     };
-    print(&format!(
+    format!(
         "{worker}: {queue} waited for it, {handed_over} of those were handed over,{flows} {end}; gone after {seconds:.1} s\n"
-    ))
+    )
 }

@@ -42,14 +42,18 @@ fn require_known(what: &str, paths: &Paths) -> Result<()> {
 }
 
 /// Whether an event is one of a service or a worker; `None`: of any.
-fn concerns(event: &EventRecord, what: Option<&str>) -> bool {
+pub(super) fn concerns(event: &EventRecord, what: Option<&str>) -> bool {
     what.is_none_or(|what| event.service.as_deref() == Some(what) || event.worker.as_deref() == Some(what))
 }
 
-/// An event on one line.
-pub(super) fn render(event: &EventRecord) -> String {
+/// An event on one line, with its time.
+fn render(event: &EventRecord) -> String {
     let time = UNIX_EPOCH + Duration::try_from_secs_f64(event.time).unwrap_or_default();
-    let time = humantime::format_rfc3339_seconds(time);
+    format!("{} {}", humantime::format_rfc3339_seconds(time), text(event))
+}
+
+/// An event on one line, without its time.
+pub(super) fn text(event: &EventRecord) -> String {
     let whom = event.worker.as_deref().or(event.service.as_deref()).unwrap_or("the daemon");
     let reason = event.reason.as_ref().map_or_else(String::new, |reason| format!(": {reason}"));
     let by = match &event.by {
@@ -57,7 +61,7 @@ pub(super) fn render(event: &EventRecord) -> String {
         Some(Requester::Signal { signal }) => format!(" (by {signal})"),
         Some(Requester::Process { pid, uid, command }) => format!(" (by {command}, pid {pid}, uid {uid})"),
     };
-    inline(&format!("{time} {whom} {}{reason}{by}", what(&event.kind))).into_owned()
+    inline(&format!("{whom} {}{reason}{by}", what(&event.kind))).into_owned()
 }
 
 fn what(kind: &EventKind) -> String {

@@ -16,6 +16,7 @@ mod run;
 mod scale;
 mod status;
 mod stop;
+mod top;
 mod trace;
 mod weight;
 
@@ -63,6 +64,7 @@ fn act(verb: Verb, paths: &Paths) -> Result<()> {
         Verb::Check(arguments) => check::run(&arguments),
         Verb::Doctor(arguments) => doctor::run(&arguments, paths),
         Verb::Events(arguments) => events::run(&arguments, paths),
+        Verb::Top(arguments) => top::run(&arguments, paths),
         Verb::Trace(arguments) => trace::run(&arguments, paths),
         Verb::Scale(arguments) => scale::run(&arguments, paths),
         Verb::Weight(arguments) => weight::run(&arguments, paths),

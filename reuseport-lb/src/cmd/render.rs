@@ -156,7 +156,7 @@ fn workers(shown: &[&WorkerStatus], rates: Option<&Rates>) -> String {
 }
 
 /// State of a worker; `successor` and `overloaded` come in place of it.
-fn state(worker: &WorkerStatus) -> String {
+pub(super) fn state(worker: &WorkerStatus) -> String {
     match (worker.successor, worker.overloaded) {
         (true, _) => "successor".into(),
         (_, true) => "overloaded".into(),
@@ -168,14 +168,15 @@ fn shorten(line: &str, most: usize) -> String {
     line.chars().take(most).collect()
 }
 
-fn plain<'a>(header: impl IntoIterator<Item = &'a str>) -> Table {
+/// A table without lines, with this header.
+pub(super) fn plain<'a>(header: impl IntoIterator<Item = &'a str>) -> Table {
     let mut table = Table::new();
     table.load_style(presets::NOTHING).set_header(header.into_iter().collect::<Vec<&str>>());
     table
 }
 
 /// Aligns all columns but the first `left` to the right.
-fn finish(mut table: Table, left: usize) -> String {
+pub(super) fn finish(mut table: Table, left: usize) -> String {
     for column in table.column_iter_mut().skip(left) {
         column.set_cell_alignment(CellAlignment::Right);
     }

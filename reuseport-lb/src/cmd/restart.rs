@@ -54,7 +54,8 @@ fn tell(arguments: &cli::RestartArgs, line: &Line<Progress>) -> Result<()> {
     print(&render(&arguments.what, &line.value))
 }
 
-fn render(what: &str, progress: &Progress) -> String {
+/// A step of a restart, in a line; empty for a failure.
+pub(super) fn render(what: &str, progress: &Progress) -> String {
     match progress {
         Progress::Stopping { worker } => format!("{worker}: the old process is told to end\n"),
         Progress::Starting { worker, pid: Some(pid) } => format!("{worker}: process {pid} starts\n"),

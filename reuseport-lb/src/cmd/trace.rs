@@ -2,6 +2,7 @@
 
 use anyhow::{Result, bail};
 use reuseport_lb_client::api::{Traced, TracedDecision};
+use reuseport_lb_client::control::Line;
 
 use super::client::client;
 use super::names;
@@ -17,9 +18,9 @@ pub(super) fn run(arguments: &cli::TraceArgs, paths: &Paths) -> Result<()> {
         let line = line?;
         match line.value {
             Traced::Decision(_) if arguments.json => print_json(&line.text)?,
-            Traced::Decision(decision) => print(&render(&decision))?,
+            Traced::Decision(_) => print(&text(&line))?,
             Traced::Missed { .. } => {
-                crate::logging::put(format!("reuseport-lb: too slow: {}\n", inline(&line.text)).as_bytes());
+                crate::logging::put(format!("reuseport-lb: {}", text(&line)).as_bytes());
             }
         }
         left -= 1;
@@ -28,6 +29,14 @@ pub(super) fn run(arguments: &cli::TraceArgs, paths: &Paths) -> Result<()> {
         }
     }
     bail!("the daemon ended")
+}
+
+/// A line of a trace, for people.
+pub(super) fn text(line: &Line<Traced>) -> String {
+    match &line.value {
+        Traced::Decision(decision) => render(decision),
+        Traced::Missed { .. } => format!("too slow: {}\n", inline(&line.text)),
+    }
 }
 
 fn render(decision: &TracedDecision) -> String {
