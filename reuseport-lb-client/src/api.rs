@@ -1,10 +1,12 @@
 //! Requests and answers of `control.sock`, field by field as docs/CONTROL.md describes them.
 
 mod event;
+mod explained;
 mod refusal;
 mod status;
 
 pub use event::{EventKind, EventLine, EventRecord, Requester};
+pub use explained::{Chance, ClientAddress, Explained, Explanation, Place};
 pub use refusal::{Refusal, RefusalBody};
 pub use status::{
     FlowCounts, GroupStatus, LastReload, ServiceStatus, SocketStatus, Status, Usage, WorkerStatus,

@@ -12,8 +12,8 @@ use serde::de::DeserializeOwned;
 use thiserror::Error;
 
 use crate::api::{
-    Drain, Drained, EventLine, Progress, Refusal, RefusalBody, Reload, Reloaded, Restart, Scale, Scaled,
-    Status, Stop, Stopping, Traced, Wait, Weight,
+    ClientAddress, Drain, Drained, EventLine, Explained, Progress, Refusal, RefusalBody, Reload, Reloaded,
+    Restart, Scale, Scaled, Status, Stop, Stopping, Traced, Wait, Weight,
 };
 use crate::http::{self, Body, Response, Until};
 use crate::stream;
@@ -158,6 +158,18 @@ impl ControlClient {
     /// What happened, of all services: what the daemon still knows, then, with `follow`, what comes, without end.
     pub fn events(&self, follow: bool) -> Result<Lines<EventLine>, ControlError> {
         self.lines("GET", if follow { "/v1/events?follow=true" } else { "/v1/events" }, &[])
+    }
+
+    /// Where the next connection or datagram of a client would go now, for all listeners of the service that such a client
+    /// could come to, or for the one that is written like `listen`.
+    pub fn explain(
+        &self,
+        service: &str,
+        client: ClientAddress,
+        listen: Option<&str>,
+    ) -> Result<Explained, ControlError> {
+        let listen = listen.map(|listen| format!("&listen={listen}")).unwrap_or_default();
+        self.soon("GET", &of_service(service, &format!("explain?client={client}{listen}"))?, &[])
     }
 
     fn soon<T: DeserializeOwned>(&self, method: &str, path: &str, body: &[u8]) -> Result<T, ControlError> {

@@ -74,6 +74,18 @@ impl Activity {
         (0..EPOCHS).fold(0, |live, epoch| live | seen(epoch))
     }
 
+    /// Whether the flow of `key` lives on this side, or another one of its sub-bucket.
+    pub fn lives(&self, key: u32, side: usize) -> bool {
+        self.live(key as u16, side) & bit(key) != 0
+    }
+
+    /// Takes over the flows of one bucket that live in `other`.
+    #[cfg(not(target_arch = "bpf"))]
+    pub fn merge_bucket(&self, bucket: u16, other: &Self) {
+        let lanes = 0..LANES;
+        lanes.for_each(|lane| self.word(bucket.into(), lane).or(other.word(bucket.into(), lane).get()));
+    }
+
     /// Forgets these flows of a bucket on this side.
     #[cfg(not(target_arch = "bpf"))]
     pub fn forget(&self, bucket: u16, side: usize, flows: u64) {
@@ -108,7 +120,7 @@ const fn bit(key: u32) -> u64 {
     1 << (key >> 16 & (SUB_BUCKETS - 1))
 }
 
-#[cfg(any(test, feature = "model"))]
+#[cfg(any(test, feature = "model", feature = "user"))]
 #[expect(unsafe_code, reason = "says that it is valid when zeroed")]
 // SAFETY: all fields are `Shared` integers.
 unsafe impl crate::shared::Zeroable for Activity {}

@@ -117,6 +117,19 @@ pub struct Load {
 }
 
 impl Load {
+    /// Takes over all that `other` says.
+    #[cfg(not(target_arch = "bpf"))]
+    pub fn copy(&self, other: &Self) {
+        for (own, other) in self.lines.iter().zip(&other.lines) {
+            own.fitness.set(other.fitness.get());
+            own.busy.set(other.busy.get());
+        }
+        for (own, other) in [(&self.ready, &other.ready), (&self.waiting, &other.waiting)] {
+            own.slots.iter().zip(&other.slots).for_each(|(own, other)| own.set(other.get()));
+            own.len.set(other.len.get());
+        }
+    }
+
     /// The line of `slot`.
     #[inline(always)]
     pub fn line(&self, slot: u16) -> &LoadLine {
@@ -124,7 +137,7 @@ impl Load {
     }
 }
 
-#[cfg(any(test, feature = "model"))]
+#[cfg(any(test, feature = "model", feature = "user"))]
 #[expect(unsafe_code, reason = "says that it is valid when zeroed")]
 // SAFETY: all fields are `Shared` integers.
 unsafe impl crate::shared::Zeroable for Load {}

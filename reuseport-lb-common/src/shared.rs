@@ -104,8 +104,8 @@ impl<T: Copy> Shared<T> {
     }
 }
 
-/// The values of maps, for tests and models: too large for a stack.
-#[cfg(any(test, feature = "model"))]
+/// The values of maps, for models of a group and for copies: too large for a stack.
+#[cfg(any(test, feature = "model", feature = "user"))]
 #[expect(unsafe_code, reason = "values that are valid when zeroed, and too large for a stack")]
 mod zeroable {
     extern crate std;
@@ -123,5 +123,5 @@ mod zeroable {
     }
 }
 
-#[cfg(any(test, feature = "model"))]
+#[cfg(any(test, feature = "model", feature = "user"))]
 pub use zeroable::Zeroable;

@@ -42,7 +42,7 @@ impl Table {
     }
 }
 
-#[cfg(any(test, feature = "model"))]
+#[cfg(any(test, feature = "model", feature = "user"))]
 #[expect(unsafe_code, reason = "says that it is valid when zeroed")]
 // SAFETY: all fields are `Shared` integers.
 unsafe impl crate::shared::Zeroable for Table {}

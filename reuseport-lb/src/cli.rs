@@ -6,7 +6,7 @@ mod questions;
 mod values;
 
 pub(crate) use changes::{DrainArgs, ReloadArgs, RestartArgs, ScaleArgs, StopArgs, WeightArgs};
-pub(crate) use questions::{CheckArgs, DoctorArgs, EventsArgs, StatusArgs, TopArgs};
+pub(crate) use questions::{CheckArgs, DoctorArgs, EventsArgs, StatusArgs, TopArgs, TraceArgs};
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -160,9 +160,14 @@ Examples:
   reuseport-lb trace web
   reuseport-lb trace web --count 10
   reuseport-lb trace web --json | jq .worker
+  reuseport-lb trace web --explain 192.0.2.7     where would this client go now, and why?
+  reuseport-lb trace web --explain [2001:db8::7]:40000 --listen udp://[::]:53 --json
 
 While it runs, every decision leaves the fast path and writes a log line; it costs nothing when it does not. A reader \
-that is too slow misses decisions, and is told how many.")]
+that is too slow misses decisions, and is told how many.
+
+--explain asks the daemon instead, once, and decides as the kernel would. With affinity \"source\" the answer is exact, and \
+the port does not matter. With \"flow\" nobody can know the bucket beforehand: it shows how likely each worker is.")]
     Trace(TraceArgs),
     /// Add or remove workers, and wait until that is done
     #[command(after_help = "\
@@ -326,18 +331,6 @@ pub(crate) struct ExecArgs {
     /// The program, and its arguments
     #[arg(last = true, required = true, value_name = "COMMAND")]
     pub(crate) command: Vec<String>,
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct TraceArgs {
-    /// The service
-    pub(crate) service: String,
-    /// End after this many decisions
-    #[arg(long, value_name = "N", value_parser = values::in_all, allow_negative_numbers = true)]
-    pub(crate) count: Option<u64>,
-    /// One JSON object a line
-    #[arg(long)]
-    pub(crate) json: bool,
 }
 
 #[cfg(test)]

@@ -4,8 +4,10 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Args;
+use reuseport_lb_client::api::ClientAddress;
 
 use super::values;
+use crate::domain::listener::Listener;
 
 #[derive(Debug, Args)]
 pub(crate) struct StatusArgs {
@@ -88,5 +90,24 @@ pub(crate) struct EventsArgs {
     pub(crate) text: bool,
     /// As JSON (docs/EVENTS.md), which they are anyway
     #[arg(long, conflicts_with = "text")]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct TraceArgs {
+    /// The service
+    pub(crate) service: String,
+    /// End after this many decisions
+    #[arg(long, value_name = "N", value_parser = values::in_all, allow_negative_numbers = true)]
+    pub(crate) count: Option<u64>,
+    /// Show instead where a new connection or datagram of this client would go now, and why: 192.0.2.7, 192.0.2.7:40000,
+    /// ::1 or [::1]:40000
+    #[arg(long, value_name = "ADDRESS[:PORT]", conflicts_with = "count")]
+    pub(crate) explain: Option<ClientAddress>,
+    /// With --explain: the listener that it comes to, like tcp://127.0.0.1:3000; without it each that it could come to
+    #[arg(long, value_name = "URL", requires = "explain")]
+    pub(crate) listen: Option<Listener>,
+    /// One JSON object a line
+    #[arg(long)]
     pub(crate) json: bool,
 }

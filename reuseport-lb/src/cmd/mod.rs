@@ -6,6 +6,7 @@ mod doctor;
 mod drain;
 mod events;
 mod exec;
+mod explain;
 mod meanwhile;
 mod names;
 mod print;

@@ -5,14 +5,17 @@ use reuseport_lb_client::api::{Traced, TracedDecision};
 use reuseport_lb_client::control::Line;
 
 use super::client::client;
-use super::names;
 use super::print::{print, print_json};
+use super::{explain, names};
 use crate::cli;
 use crate::daemon::Paths;
 use crate::printable::inline;
 
 pub(super) fn run(arguments: &cli::TraceArgs, paths: &Paths) -> Result<()> {
     let service = names::service(&arguments.service, "trace")?;
+    if let Some(client) = arguments.explain {
+        return explain::run(service, client, arguments.listen.as_ref(), arguments.json, paths);
+    }
     let mut left = arguments.count.unwrap_or(u64::MAX);
     for line in client(paths).trace(service)? {
         let line = line?;

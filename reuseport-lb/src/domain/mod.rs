@@ -6,6 +6,7 @@ pub mod buckets;
 pub mod denied;
 pub mod engine;
 pub mod flows;
+pub mod foresight;
 pub mod health;
 pub mod incident;
 pub mod listener;

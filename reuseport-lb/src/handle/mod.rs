@@ -12,12 +12,13 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use reuseport_lb_client::api::{
-    Drain, Drained, LastReload, Progress, Refusal, Reload, Reloaded, Requester, Restart, Scale, Scaled,
-    ServiceStatus, Status, Stop, Stopping, Weight,
+    ClientAddress, Drain, Drained, Explained, LastReload, Progress, Refusal, Reload, Reloaded, Requester,
+    Restart, Scale, Scaled, ServiceStatus, Status, Stop, Stopping, Weight,
 };
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, timeout_at};
 
+use crate::domain::listener::Listener;
 use crate::kernel::host;
 use crate::offload;
 use crate::service::event_log::{EventLog, EventReader};
@@ -175,6 +176,16 @@ impl Handle {
         }
         self.service(service)?.tell(command)?;
         Ok(told)
+    }
+
+    /// Says where a client's next connection or datagram would go, to this listener or to any.
+    pub async fn explain(
+        &self,
+        service: &str,
+        client: ClientAddress,
+        listen: Option<Listener>,
+    ) -> Result<Explained, Refusal> {
+        self.services.find(service)?.ask(|answer| Command::Explain(client, listen, answer)).await
     }
 
     /// Subscribes to single decisions of a service, from now on.

@@ -3,6 +3,7 @@
 
 mod decides;
 mod memory;
+mod occupied;
 mod totals;
 
 use std::cell::{Cell, RefCell};

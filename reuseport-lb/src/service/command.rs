@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use reuseport_lb_client::api::{
-    Drained, Progress, Refusal, Requester, Restart, Scale, Scaled, TracedDecision,
+    ClientAddress, Drained, Explained, Progress, Refusal, Requester, Restart, Scale, Scaled, TracedDecision,
 };
 use tokio::sync::{broadcast, mpsc, oneshot};
 
@@ -15,6 +15,7 @@ use crate::domain::Reply;
 use crate::domain::denied::Denied;
 use crate::domain::engine::{Departure, RestartOptions, RolloutEvent, Scaling, TRIAL, Target};
 use crate::domain::incident::Asker;
+use crate::domain::listener::Listener;
 
 impl From<Scaling> for Scaled {
     fn from(Scaling { before, after }: Scaling) -> Self {
@@ -116,6 +117,8 @@ pub enum Command {
     /// Answer when the service decides for all of its listeners: those of other services are taken over when its
     /// workers are ready.
     Decides(oneshot::Sender<()>),
+    /// Say where a client's next connection or datagram would go, to this listener or to any.
+    Explain(ClientAddress, Option<Listener>, oneshot::Sender<Result<Explained, Refusal>>),
     /// Report single decisions.
     Trace(oneshot::Sender<broadcast::Receiver<TracedDecision>>),
     /// A subscriber of [`Command::Trace`] is gone.

@@ -6,6 +6,7 @@ mod claims;
 mod command;
 mod dataplane;
 pub mod event_log;
+mod explain;
 mod groups;
 pub mod joining;
 mod opening;
@@ -130,7 +131,10 @@ impl Service {
                 command = commands.next() => match command {
                     Some(Asked { command: Command::Keep, .. }) => return self.keep(),
                     Some(Asked { command, by }) => {
-                        if !matches!(command, Command::Status(_) | Command::Buckets(_)) {
+                        if !matches!(
+                            command,
+                            Command::Status(_) | Command::Buckets(_) | Command::Explain(..)
+                        ) {
                             // A client may rely on an answered change, so that is saved without a pause.
                             self.saver.at_once();
                             self.engine.asked_by(by.clone().map(Into::into));
@@ -271,6 +275,9 @@ impl Service {
             Command::Decides(answer) => {
                 let reply = Reply::new(move |()| answer.send(()).unwrap_or_default());
                 self.engine.handle(Input::Decides(reply), now);
+            }
+            Command::Explain(client, listen, answer) => {
+                drop(answer.send(self.explain(client, listen)));
             }
             Command::Trace(answer) => {
                 let subscribed = self.tracer.subscribe();

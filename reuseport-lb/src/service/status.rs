@@ -189,7 +189,7 @@ fn log_of(worker: &str, started: bool, config: &ServiceConfig) -> Option<String>
     }
 }
 
-fn state_shown(worker: &Worker, standing: &Standing) -> String {
+pub(super) fn state_shown(worker: &Worker, standing: &Standing) -> String {
     match worker.life.state() {
         State::Ready if standing.is_stalled() && standing.never => "loading".into(),
         State::Ready if standing.is_stalled() => "stalled".into(),

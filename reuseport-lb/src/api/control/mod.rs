@@ -3,6 +3,7 @@
 //! no other connection.
 
 mod body;
+mod explain;
 mod progress;
 mod streams;
 
@@ -45,6 +46,8 @@ enum Route<'a> {
     /// What happened, and with the query `follow=true` what comes.
     Events(Option<&'a str>),
     Trace(&'a str),
+    /// Where a client of a service would go; what is asked is in the query.
+    Explain(&'a str, Option<&'a str>),
     Scale(&'a str),
     /// A whole service, or the worker with this number.
     Restart(&'a str, Option<&'a str>),
@@ -63,6 +66,7 @@ impl<'a> Route<'a> {
             ["v1", "status", service] => Self::Status(Some(service)),
             ["v1", "events"] => Self::Events(query),
             ["v1", "services", service, "trace"] => Self::Trace(service),
+            ["v1", "services", service, "explain"] => Self::Explain(service, query),
             ["v1", "services", service, "scale"] => Self::Scale(service),
             ["v1", "services", service, "restart"] => Self::Restart(service, None),
             ["v1", "workers", service, number, "restart"] => Self::Restart(service, Some(number)),
@@ -76,7 +80,7 @@ impl<'a> Route<'a> {
 
     /// The HTTP method that the route takes.
     fn method(self) -> Method {
-        if matches!(self, Self::Status(_) | Self::Events(_) | Self::Trace(_)) {
+        if matches!(self, Self::Status(_) | Self::Events(_) | Self::Trace(_) | Self::Explain(..)) {
             Method::GET
         } else {
             Method::POST
@@ -130,6 +134,10 @@ async fn act(route: Route<'_>, body: &Bytes, handle: &Handle, permit: &Rc<Permit
             Some("follow=true") => Ok(streams::events(handle, true)),
             Some(other) => Err(Refusal::Malformed(format!("/v1/events takes ?follow=true, not ?{other}"))),
         },
+        Route::Explain(service, query) => {
+            let (client, listen) = explain::question(query)?;
+            Ok(exchange::json(&handle.explain(service, client, listen).await?))
+        }
         Route::Trace(service) => streams::trace(handle, service).await,
         Route::Scale(service) => {
             let scale: Scale = parse(body)?;

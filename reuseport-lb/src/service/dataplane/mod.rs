@@ -92,6 +92,10 @@ impl Groups {
         self.all.get(&id)
     }
 
+    pub(super) fn group_mut(&mut self, id: ListenerId) -> Option<&mut ListenerGroup> {
+        self.all.get_mut(&id)
+    }
+
     pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = (ListenerId, &mut ListenerGroup)> {
         self.all.iter_mut().map(|(id, group)| (*id, group))
     }

@@ -1,0 +1,77 @@
+//! The query of a request to explain: `client=ADDRESS[:PORT]`, and perhaps `listen=URL`.
+
+use reuseport_lb_client::api::{ClientAddress, Refusal};
+
+use crate::domain::listener::Listener;
+
+/// Reads the query.
+pub(super) fn question(query: Option<&str>) -> Result<(ClientAddress, Option<Listener>), Refusal> {
+    let wrong = |what: &str| {
+        Refusal::Malformed(format!(
+            "{what}: write explain?client=192.0.2.7:40000, or with &listen=tcp://127.0.0.1:3000"
+        ))
+    };
+    let (mut client, mut listen): (Option<ClientAddress>, Option<Listener>) = (None, None);
+    for part in query.unwrap_or_default().split('&').filter(|part| !part.is_empty()) {
+        let (name, value) = part.split_once('=').unwrap_or((part, ""));
+        let value =
+            unescaped(value).ok_or_else(|| wrong(&format!("{part:?} is not UTF-8 with %XX for bytes")))?;
+        match name {
+            "client" if client.is_none() => client = Some(value.parse().map_err(Refusal::Malformed)?),
+            "listen" if listen.is_none() => listen = Some(value.parse().map_err(Refusal::Malformed)?),
+            "client" | "listen" => return Err(wrong(&format!("{name:?} is there twice"))),
+            _ => return Err(wrong(&format!("{name:?} is neither client nor listen"))),
+        }
+    }
+    let client = client.ok_or_else(|| wrong("client is missing"))?;
+    Ok((client, listen))
+}
+
+/// A value with each `%XX` replaced by its byte (RFC 3986, 2.1).
+fn unescaped(value: &str) -> Option<String> {
+    let mut parts = value.split('%');
+    let mut bytes = parts.next()?.as_bytes().to_vec();
+    for part in parts {
+        let (digits, rest) = part.split_at_checked(2)?;
+        if !digits.bytes().all(|digit| digit.is_ascii_hexdigit()) {
+            return None;
+        }
+        bytes.push(u8::from_str_radix(digits, 16).ok()?);
+        bytes.extend(rest.as_bytes());
+    }
+    String::from_utf8(bytes).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_query_names_a_client_and_perhaps_a_listener() {
+        let asked = |query| question(Some(query)).map(|(client, listen)| (client.to_string(), listen));
+        let listen = |url: &str| url.parse::<Listener>().ok();
+        assert_eq!(asked("client=192.0.2.7:1").unwrap(), ("192.0.2.7:1".into(), None));
+        for query in
+            ["listen=tcp://[::1]:80&client=[::1]", "client=%5b%3A%3A1%5D&listen=tcp%3A%2F%2F%5B::1%5D:80"]
+        {
+            assert_eq!(asked(query).unwrap(), ("::1".into(), listen("tcp://[::1]:80")), "{query}");
+        }
+        for (query, says) in [
+            ("", "client is missing"),
+            ("listen=tcp://[::1]:80", "client is missing"),
+            ("client=localhost", "no address of a client"),
+            ("client=::1&listen=80", "is not a listener"),
+            ("client=::1&client=::1", "twice"),
+            ("client=::1&port=7", "\"port\" is neither"),
+            ("client=%", "is not UTF-8"),
+            ("client=%+1", "is not UTF-8"),
+            ("client=%ff", "is not UTF-8"),
+        ] {
+            let error = asked(query).unwrap_err();
+            assert!(
+                matches!(&error, Refusal::Malformed(_)) && error.to_string().contains(says),
+                "{query}: {error}"
+            );
+        }
+    }
+}

@@ -1,0 +1,229 @@
+//! What would be decided about a client now, PURE: the decision of the kernel program, on copies of what it would change.
+//! Not: what the workers are called.
+
+use reuseport_lb_common::activity::Activity;
+use reuseport_lb_common::entry::Entry;
+use reuseport_lb_common::load::Load;
+use reuseport_lb_common::select::policy::{FirstFit, PreferWaiting};
+use reuseport_lb_common::select::{Decision, Group, SelectPolicy, decide};
+use reuseport_lb_common::shared::Zeroable as _;
+use reuseport_lb_common::slots::{MAX_SLOTS, NO_SLOT};
+use reuseport_lb_common::table::{BUCKETS, Table};
+
+use super::slots::SlotSet;
+
+/// What a group decides with.
+pub struct Foresight<'a> {
+    /// The group's table.
+    pub table: &'a Table,
+    /// Fitness and rosters.
+    pub load: &'a Load,
+    /// The marks of live flows; `None` where no flows are tracked.
+    pub activity: Option<&'a Activity>,
+    /// Slots that have a socket.
+    pub sockets: &'a SlotSet,
+    /// Of a slot: `None` if its worker waits for work, else the length of its queue. `None` where connections go to their
+    /// worker also if that is busy.
+    pub busy: Option<&'a dyn Fn(u16) -> Option<u32>>,
+}
+
+/// What would be decided.
+#[derive(Debug)]
+pub struct Foreseen {
+    /// The entry of the key's bucket.
+    pub entry: Entry,
+    /// The decision.
+    pub decision: Decision,
+    /// Whether a flow of this key lives, or another one of its sub-bucket; `None` where no flows are tracked.
+    pub lives: Option<bool>,
+}
+
+impl Foresight<'_> {
+    /// Decides about a new connection, or a datagram, with this key.
+    #[must_use]
+    pub fn decide(&self, key: u32) -> Foreseen {
+        let entry = self.table.entry(key);
+        let marks = self.activity.map(|activity| {
+            let copy = Activity::boxed();
+            copy.merge_bucket(key as u16, activity);
+            copy
+        });
+        let sides = if entry.is_moving() { vec![0, 1] } else { vec![entry.side()] };
+        let lives = marks.as_deref().map(|marks| sides.into_iter().any(|side| marks.lives(key, side)));
+        let decision = self.with(&[key], marks.as_deref());
+        Foreseen { entry, decision: decision[0], lives }
+    }
+
+    /// Decides about a client whose key is not known and who has no live flow: how many of all buckets lead to each slot, and
+    /// to none ([`NO_SLOT`]). All workers are taken to wait for work.
+    #[must_use]
+    pub fn chances(&self) -> Vec<(u16, u32)> {
+        // The upper half only chooses among candidates, and is as good as any.
+        let keys: Vec<u32> =
+            (0..BUCKETS as u32).map(|bucket| bucket | bucket.wrapping_mul(0x9e37) << 16).collect();
+        let marks = self.activity.map(|_| Activity::boxed());
+        let busy = self.busy.map(|_| &(|_| None) as &dyn Fn(u16) -> Option<u32>);
+        let mut counts = vec![0; MAX_SLOTS];
+        let mut refused = 0;
+        for decision in (Foresight { busy, ..*self }).with(&keys, marks.as_deref()) {
+            match decision.slot() {
+                Some(slot) => counts[usize::from(slot)] += 1,
+                None => refused += 1,
+            }
+        }
+        let counted = (0..).zip(counts).chain([(NO_SLOT, refused)]);
+        counted.filter(|(_, count)| *count > 0).collect()
+    }
+
+    fn with(&self, keys: &[u32], activity: Option<&Activity>) -> Vec<Decision> {
+        match self.busy {
+            Some(busy) => self.decided::<PreferWaiting>(keys, activity, busy),
+            None => self.decided::<FirstFit>(keys, activity, &|_| None),
+        }
+    }
+
+    fn decided<P: SelectPolicy>(
+        &self,
+        keys: &[u32],
+        activity: Option<&Activity>,
+        busy: &dyn Fn(u16) -> Option<u32>,
+    ) -> Vec<Decision> {
+        let load = Load::boxed();
+        load.copy(self.load);
+        let decided = |key: &u32| {
+            let group = Imagined::<P> {
+                table: self.table,
+                load: &load,
+                activity,
+                sockets: self.sockets,
+                busy,
+                selected: NO_SLOT,
+                policy: std::marker::PhantomData,
+            };
+            decide(*key, group)
+        };
+        keys.iter().map(decided).collect()
+    }
+}
+
+/// A group that counts nothing and sends nothing anywhere.
+struct Imagined<'a, P> {
+    table: &'a Table,
+    load: &'a Load,
+    activity: Option<&'a Activity>,
+    sockets: &'a SlotSet,
+    busy: &'a dyn Fn(u16) -> Option<u32>,
+    selected: u16,
+    policy: std::marker::PhantomData<P>,
+}
+
+impl<P: SelectPolicy> Group for Imagined<'_, P> {
+    type Policy = P;
+    type Verdict = Decision;
+
+    fn table(&self) -> &Table {
+        self.table
+    }
+
+    fn load(&self) -> Option<&Load> {
+        Some(self.load)
+    }
+
+    fn activity(&self) -> Option<&Activity> {
+        self.activity
+    }
+
+    fn select(&mut self, slot: u16) -> bool {
+        self.selected = slot;
+        self.sockets.contains(slot)
+    }
+
+    fn take(&mut self, slot: u16) -> bool {
+        self.select(slot)
+    }
+
+    fn busy(&self) -> Option<u32> {
+        (self.busy)(self.selected)
+    }
+
+    fn is_migrating(&self) -> bool {
+        false
+    }
+
+    fn count_kept(&mut self) {}
+
+    fn count(&mut self, _decision: Decision) {}
+
+    fn trace(&mut self, _key: u32, _decision: Decision) {}
+
+    fn verdict(self, decision: Decision) -> Decision {
+        decision
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use reuseport_lb_common::counters::Counter;
+    use reuseport_lb_common::load::Fitness;
+    use reuseport_lb_common::table::attention;
+
+    use super::*;
+
+    /// Half of the buckets are of slot 0, half of slot 1.
+    fn halves() -> (Box<Table>, Box<Load>, SlotSet) {
+        let (table, load) = (Table::boxed(), Load::boxed());
+        (0..=u16::MAX).for_each(|bucket| table.set_entry(bucket, Entry::steady(bucket % 2)));
+        load.ready.set(&[0, 1]);
+        (table, load, [0, 1].into_iter().collect())
+    }
+
+    #[test]
+    fn what_is_foreseen_changes_nothing() {
+        let (table, load, sockets) = halves();
+        let activity = Activity::boxed();
+        let foresight = Foresight {
+            table: &table,
+            load: &load,
+            activity: Some(&activity),
+            sockets: &sockets,
+            busy: None,
+        };
+        let key = 0x0005_0001;
+        assert_eq!(foresight.decide(key).decision.slot(), Some(1));
+        assert_eq!(foresight.decide(key).lives, Some(false), "nothing was marked");
+        activity.mark(key, table.entry(key));
+        assert_eq!(foresight.decide(key).lives, Some(true));
+        let moving = table.entry(key).turned().with_slot(0).with_previous(1);
+        table.set_entry(1, moving);
+        let foreseen = foresight.decide(key);
+        assert_eq!((foreseen.decision.slot(), foreseen.decision.owner()), (Some(1), Counter::OwnerKept));
+        assert_eq!((foreseen.entry.slot(), foreseen.entry.previous()), (0, 1));
+        let other = foresight.decide(0x0006_0001);
+        assert_eq!((other.decision.slot(), other.lives), (Some(0), Some(false)));
+        assert_eq!(foresight.chances(), [(0, 32769), (1, 32767)]);
+    }
+
+    #[test]
+    fn it_knows_who_is_unfit_busy_or_gone() {
+        let (table, load, sockets) = halves();
+        let queues = |slot: u16| if slot == 0 { Some(3) } else { None };
+        let foresight =
+            |busy| Foresight { table: &table, load: &load, activity: None, sockets: &sockets, busy };
+        let busy = foresight(Some(&queues)).decide(2).decision;
+        assert_eq!((busy.slot(), busy.owner()), (Some(1), Counter::OwnerBusy));
+        assert_eq!(load.line(0).busy(), 0, "noted on a copy only");
+        assert_eq!(foresight(None).decide(2).decision.slot(), Some(0));
+        load.line(0).set_fitness(Fitness::Stalled);
+        table.attention.set(attention::AVOID);
+        table.set_entry(2, table.entry(2).with_slow(true));
+        let stalled = foresight(None).decide(2).decision;
+        assert_eq!((stalled.slot(), stalled.owner()), (Some(1), Counter::OwnerStalled));
+        let none = SlotSet::default();
+        let gone = Foresight { sockets: &none, ..foresight(None) };
+        assert_eq!(
+            (gone.decide(1).decision.slot(), gone.decide(1).decision.owner()),
+            (None, Counter::OwnerGone)
+        );
+        assert_eq!(gone.chances(), [(NO_SLOT, 65536)]);
+    }
+}
