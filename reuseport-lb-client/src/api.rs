@@ -9,7 +9,8 @@ pub use event::{EventKind, EventLine, EventRecord, Requester};
 pub use explained::{Chance, ClientAddress, Explained, Explanation, Place};
 pub use refusal::{Refusal, RefusalBody};
 pub use status::{
-    FlowCounts, GroupStatus, LastReload, ServiceStatus, SocketStatus, Status, Usage, WorkerStatus,
+    FlowCounts, GroupStatus, LastReload, ServiceStatus, ServiceTotals, SocketStatus, Status, Usage,
+    WorkerStatus,
 };
 
 use serde::{Deserialize, Serialize};

@@ -120,8 +120,9 @@ fn readiness_follows_the_workers_and_the_end_of_the_service() {
 #[test]
 fn counters_agree_with_clients_and_go_on_from_one_daemon_to_the_next() {
     let world = World::new();
-    let config =
-        Config::service("web").listen("tcp://127.0.0.1:3000").listen("udp://127.0.0.1:3000").workers(3);
+    let config = Config::service("web").listen("tcp://127.0.0.1:3000").listen("udp://127.0.0.1:3000");
+    // Live flows keep a worker that leaves for so long.
+    let config = config.workers(3).set("drain_timeout", "500ms");
     let daemon = served(&world, &config);
     let to: SocketAddr = "127.0.0.1:3000".parse().unwrap();
     let round = |connections: usize, datagrams: usize| {
@@ -146,6 +147,31 @@ fn counters_agree_with_clients_and_go_on_from_one_daemon_to_the_next() {
     check(250.0, 150.0);
     round(50, 50);
     check(300.0, 200.0);
+
+    // What happens to workers is counted as well, and goes on.
+    daemon.run(&["restart", "web"]);
+    daemon.run(&["drain", "web/2"]);
+    let killed = daemon.workers()[0];
+    signal(killed, Signal::SIGKILL);
+    daemon.settled_without(killed);
+    let counted = || {
+        let (_, metrics) = get("/metrics");
+        let all = [
+            "rollouts_total{service=\"web\",result=\"done\"}",
+            "rollouts_total{service=\"web\",result=\"failed\"}",
+            "drain_seconds_count{service=\"web\"}",
+            "drain_seconds_bucket{service=\"web\",le=\"+Inf\"}",
+            "handed_over_total{service=\"web\"}",
+            "worker_restarts_total{service=\"web\",worker=\"web/0\",reason=\"killed\"}",
+            "worker_restarts_total{service=\"web\",worker=\"web/0\",reason=\"ended\"}",
+        ];
+        all.map(|series| value(&metrics, &format!("reuseport_lb_{series}")))
+    };
+    let wanted = [1.0, 0.0, 4.0, 4.0, 0.0, 1.0, 0.0].map(Some);
+    assert_eq!(counted(), wanted);
+    daemon.kill();
+    let daemon = Daemon::start_until(&world, Paths::of(&world).run(), testkit::daemon::settled);
+    assert_eq!(counted(), wanted);
     daemon.stop();
 }
 

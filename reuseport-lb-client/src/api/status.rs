@@ -52,6 +52,9 @@ pub struct ServiceStatus {
     pub pending: Option<String>,
     /// UDP flows that still lived when the time of their leaving worker was over.
     pub flows_cut: u64,
+    /// What has happened since the service began, also under earlier daemons.
+    #[serde(default)]
+    pub totals: ServiceTotals,
     /// All settings in force by their keys in the file, defaults included; of `env` the names alone. Empty in
     /// `/status.json` of the HTTP address, which everyone may ask for.
     #[serde(default)]
@@ -80,6 +83,22 @@ pub struct ServiceStatus {
     pub groups: Vec<GroupStatus>,
     /// Workers in the order of their numbers.
     pub workers: Vec<WorkerStatus>,
+}
+
+/// What has happened to a service, in numbers.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct ServiceTotals {
+    /// Connections that other workers got, because the one that was removed did not accept them.
+    pub handed_over: u64,
+    /// Replacements of workers (`restart`, `reload`) that replaced all that were meant.
+    pub rollouts_done: u64,
+    /// Replacements that did not.
+    pub rollouts_failed: u64,
+    /// How many workers were removed within this time (in seconds, `null`: any) since their buckets moved, without those of
+    /// the shorter times.
+    pub drains: Vec<(Option<f64>, u64)>,
+    /// The sum of these times, in seconds.
+    pub drain_seconds: f64,
 }
 
 /// Status of a listener's group.
@@ -140,6 +159,9 @@ pub struct WorkerStatus {
     pub flows: u64,
     /// How often a process was started again.
     pub restarts: u32,
+    /// How many of these came after a SIGKILL that the daemon had not sent.
+    #[serde(default)]
+    pub kills: u32,
     /// Whether the process joined, with `exec` for example.
     pub joined: bool,
     /// Whether the worker is to take over from the other worker of this name.

@@ -111,6 +111,7 @@ fn found(
         config,
         moved: 0,
         flows_cut: 0,
+        tally: Default::default(),
         count: 0,
         revision: 0,
         listeners: listeners.iter().map(saved).collect(),

@@ -157,41 +157,9 @@ pub enum IncidentKind {
     Ending,
 }
 
-/// Incidents that are still to be told, and who asked for the change that is being made.
-#[derive(Default)]
-pub struct IncidentQueue {
-    asker: Option<Asker>,
-    untold: Vec<Incident>,
-}
-
-impl IncidentQueue {
-    /// Notes who asks for what is done from now on; `None`: nobody.
-    pub fn asked_by(&mut self, asker: Option<Asker>) {
-        self.asker = asker;
-    }
-
-    /// The cause of what is done now, with who asked for it.
-    #[must_use]
-    pub fn asked(&self, reason: impl Into<String>) -> Cause {
-        Cause::asked(reason, self.asker.clone())
-    }
-
-    /// Adds an incident, and logs it.
-    pub fn add(&mut self, service: &str, worker: Option<&str>, kind: IncidentKind, cause: Cause) {
-        let incident = Incident { worker: worker.map(str::to_owned), kind, cause };
-        incident.log(service);
-        self.untold.push(incident);
-    }
-
-    /// Takes all incidents out.
-    #[must_use]
-    pub fn take(&mut self) -> Vec<Incident> {
-        std::mem::take(&mut self.untold)
-    }
-}
-
 impl Incident {
-    fn log(&self, service: &str) {
+    /// Logs it, unless that is done where it happens.
+    pub(super) fn log(&self, service: &str) {
         let reason = self.cause.reason.as_deref();
         let by = self.cause.by.as_ref().map(ToString::to_string);
         let (worker, by) = (self.worker.as_deref(), by.as_deref());

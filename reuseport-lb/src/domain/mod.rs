@@ -9,6 +9,7 @@ pub mod flows;
 pub mod foresight;
 pub mod health;
 pub mod incident;
+pub mod incidents;
 pub mod listener;
 pub mod listeners;
 pub mod log_limit;
@@ -22,6 +23,7 @@ pub mod rollout;
 pub mod slots;
 mod startup;
 pub mod table;
+pub mod tally;
 pub mod watchdog;
 pub mod worker;
 

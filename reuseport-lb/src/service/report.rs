@@ -6,7 +6,9 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use anyhow::Result;
-use reuseport_lb_client::api::{FlowCounts, GroupStatus, ServiceStatus, SocketStatus, Usage, WorkerStatus};
+use reuseport_lb_client::api::{
+    FlowCounts, GroupStatus, ServiceStatus, ServiceTotals, SocketStatus, Usage, WorkerStatus,
+};
 use reuseport_lb_common::counters::Counter;
 use socket2::Socket;
 use tracing::warn;
@@ -15,6 +17,7 @@ use super::state_file;
 use crate::config;
 use crate::domain::buckets::{FlowCounter, LiveFlows};
 use crate::domain::listener::Listener;
+use crate::domain::tally::{DRAIN_BOUNDS, Tally};
 use crate::domain::worker::{Origin, State};
 use crate::kernel::group::GroupMemory;
 use crate::kernel::strangers::Census;
@@ -23,6 +26,18 @@ use crate::offload::in_thread_or_here;
 
 /// The report that status requests get while a service is busy with something that takes its time.
 pub type Shown = Rc<RefCell<Option<ServiceReport>>>;
+
+/// What has happened to a service, as a status has it.
+pub(super) fn in_numbers(tally: &Tally) -> ServiceTotals {
+    let bounds = DRAIN_BOUNDS.into_iter().map(Some).chain([None]);
+    ServiceTotals {
+        handed_over: tally.handed_over,
+        rollouts_done: tally.rollouts_done,
+        rollouts_failed: tally.rollouts_failed,
+        drains: bounds.zip(tally.drains).collect(),
+        drain_seconds: tally.drain_seconds,
+    }
+}
 
 /// The status of a service of which only the settings are known yet; `is` says what it is busy with.
 #[must_use]
@@ -37,6 +52,7 @@ pub fn coming(config: &config::ServiceConfig, is: &str) -> ServiceStatus {
         waiting: 0,
         pending: None,
         flows_cut: 0,
+        totals: ServiceTotals::default(),
         settings: config::settings::without_secrets(config),
         start_timeout_ms: config.start_timeout.as_millis() as u64,
         socket_owner: config.user.clone().filter(|_| config.socket_owner == config::SocketOwner::User),
@@ -59,6 +75,7 @@ pub fn left(state: &state_file::SavedService) -> ServiceStatus {
         pid: written.process.identity.map(|process| process.pid),
         weight: written.weight,
         restarts: written.life.restarts,
+        kills: written.life.kills,
         joined: written.life.origin == Origin::Joined,
         successor: written.trial,
         ..shown_worker(name, written.number, written.life.state)
@@ -66,6 +83,7 @@ pub fn left(state: &state_file::SavedService) -> ServiceStatus {
     ServiceStatus {
         moved: state.moved,
         flows_cut: state.flows_cut,
+        totals: in_numbers(&state.tally),
         groups: state
             .listeners
             .iter()
@@ -196,6 +214,7 @@ fn shown_worker(service: &str, number: usize, state: State) -> WorkerStatus {
         buckets: 0,
         flows: 0,
         restarts: 0,
+        kills: 0,
         joined: false,
         successor: false,
         overloaded: false,

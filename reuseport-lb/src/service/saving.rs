@@ -129,6 +129,7 @@ fn to_state(
         configured: snapshot.settings.configured.clone(),
         moved: snapshot.moved,
         flows_cut: snapshot.flows_cut,
+        tally: snapshot.tally.clone(),
         count: snapshot.serial,
         revision: snapshot.revision,
         listeners: listeners.to_vec(),

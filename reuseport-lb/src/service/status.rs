@@ -11,7 +11,7 @@ use reuseport_lb_common::table::BUCKETS;
 use super::Service;
 use super::command::MOVING;
 use super::groups::ListenerGroup;
-use super::report::{Rest, Seen, ServiceReport};
+use super::report::{Rest, Seen, ServiceReport, in_numbers};
 use crate::config::ServiceConfig;
 use crate::config::process::LogTo;
 use crate::config::settings::without_secrets;
@@ -103,6 +103,7 @@ impl Service {
                 format!("{waiting} buckets wait: flows of two workers live in those that could move")
             }),
             flows_cut: engine.flows().cut(),
+            totals: in_numbers(engine.tally()),
             settings: without_secrets(config),
             start_timeout_ms: config.start_timeout.as_millis() as u64,
             socket_owner: engine.settings().socket_owner().map(|user| user.name.clone()),
@@ -168,6 +169,7 @@ impl Service {
             buckets,
             flows: 0,
             restarts: worker.life.restarts(),
+            kills: worker.life.kills(),
             joined: worker.life.origin() == Origin::Joined,
             successor: worker.is_successor(),
             overloaded: standing.overloaded,

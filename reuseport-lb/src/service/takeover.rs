@@ -67,6 +67,7 @@ impl Takeover {
             settings,
             moved: state.moved,
             flows_cut: state.flows_cut,
+            tally: state.tally.clone(),
             serial: state.count,
             revision: state.revision,
             listeners: Vec::new(),

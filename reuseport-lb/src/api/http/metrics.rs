@@ -8,7 +8,9 @@ use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{self, DescriptorEncoder, MetricEncoder, NoLabelSet};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::Registry;
-use reuseport_lb_client::api::{GroupStatus, ServiceStatus, SocketStatus, Status, WorkerStatus};
+use reuseport_lb_client::api::{
+    GroupStatus, ServiceStatus, ServiceTotals, SocketStatus, Status, WorkerStatus,
+};
 use reuseport_lb_common::counters::{Counter, Stage};
 
 use super::health;
@@ -100,6 +102,9 @@ metrics! {
     BucketsMoving "buckets_moving" Gauge ["service"] "buckets in which live flows stay with another worker than the one that gets new ones";
     BucketsWaiting "buckets_waiting" Gauge ["service"] "buckets that should change their worker, but wait for live flows";
     FlowsCut "flows_cut" Counter ["service"] "UDP flows that still lived when the time of their leaving worker was over";
+    HandedOver "handed_over" Counter ["service"] "connections that other workers got, because the one that was removed did not accept them";
+    Rollouts "rollouts" Counter ["service" "result"] "replacements of workers, by whether all were replaced (done) or not (failed)";
+    Drains "drain_seconds" Histogram ["service"] "time from the move of a worker's buckets until it was removed";
     Arrivals "arrivals" Counter ["service" "listener" "kind"] "decisions, by why the program ran (stage Arrival)";
     Owners "owners" Counter ["service" "listener" "outcome"] "decisions, by what became of the bucket's own worker (stage Owner)";
     Detours "detours" Counter ["service" "listener" "to"] "decisions whose owner was neither taken nor kept, by who was asked instead (stage Detour)";
@@ -116,7 +121,7 @@ metrics! {
     WorkerWeight "worker_weight" Gauge ["service" "worker"] "weight of the worker";
     WorkerShare "worker_share_ratio" Gauge ["service" "worker"] "share of all buckets, from 0 to 1";
     WorkerOverloaded "worker_overloaded" Gauge ["service" "worker"] "1 if new connections avoid the worker because its queue is much deeper than those of the others";
-    WorkerRestarts "worker_restarts" Counter ["service" "worker"] "how often a process was started again because one had ended";
+    WorkerRestarts "worker_restarts" Counter ["service" "worker" "reason"] "how often a process was started again because one had ended: by itself (ended) or by SIGKILL from outside (killed)";
     WorkerStartTime "worker_start_time_seconds" Gauge ["service" "worker"] "when the worker's process was started, since 1970";
     WorkerCpu "worker_cpu_seconds" Counter ["service" "worker"] "CPU time of the worker's process, without its children";
     WorkerMemory "worker_resident_bytes" Gauge ["service" "worker"] "resident memory of the worker's process, without its children";
@@ -232,12 +237,28 @@ impl Samples<'_> {
             Metric::BucketsMoving => service.moving as f64,
             Metric::BucketsWaiting => f64::from(service.waiting),
             Metric::FlowsCut => service.flows_cut as f64,
+            Metric::HandedOver => service.totals.handed_over as f64,
+            Metric::Rollouts => {
+                self.add(&[&service.name, "done"], service.totals.rollouts_done as f64);
+                return self.add(&[&service.name, "failed"], service.totals.rollouts_failed as f64);
+            }
+            Metric::Drains => return self.drains(&service.name, &service.totals),
             _ => {
                 service.groups.iter().for_each(|group| self.of_group(&service.name, group));
                 return workers.iter().for_each(|worker| self.of_worker(&service.name, worker));
             }
         };
         self.add(&[&service.name], value);
+    }
+
+    fn drains(&mut self, service: &str, totals: &ServiceTotals) {
+        let groups: Vec<(f64, u64)> =
+            totals.drains.iter().map(|(bound, count)| (bound.unwrap_or(f64::MAX), *count)).collect();
+        let count = groups.iter().map(|(_, count)| count).sum();
+        let written = self.family.encode_family(&[("service", service)]).and_then(|mut series| {
+            series.encode_histogram::<NoLabelSet>(totals.drain_seconds, count, &groups, None)
+        });
+        self.failed = self.failed.and(written);
     }
 
     fn of_group(&mut self, service: &str, group: &GroupStatus) {
@@ -287,12 +308,15 @@ impl Samples<'_> {
                     .iter()
                     .for_each(|state| self.add(&[service, &now.name, state], flag(now.state == *state)));
             }
+            Metric::WorkerRestarts => {
+                self.add(&[service, &now.name, "ended"], now.restarts.saturating_sub(now.kills).into());
+                return self.add(&[service, &now.name, "killed"], now.kills.into());
+            }
             _ => {
                 let value = match (self.metric, now.usage) {
                     (Metric::WorkerWeight, _) => now.weight.into(),
                     (Metric::WorkerShare, _) => now.share,
                     (Metric::WorkerOverloaded, _) => flag(now.overloaded),
-                    (Metric::WorkerRestarts, _) => now.restarts.into(),
                     (Metric::DroppedLines, _) => now.dropped_lines as f64,
                     (Metric::WorkerStartTime, Some(usage)) => usage.start_time,
                     (Metric::WorkerCpu, Some(usage)) => usage.cpu_seconds,
@@ -317,72 +341,4 @@ fn flag(is: bool) -> f64 {
 }
 
 #[cfg(test)]
-mod tests {
-    use serde_json::json;
-
-    use super::*;
-
-    #[test]
-    fn every_series_has_its_line_in_the_docs() {
-        let docs = include_str!("../../../../docs/METRICS.md");
-        let line = |metric: &Metric| {
-            let (kind, total) = match metric.kind() {
-                MetricType::Counter => ("counter", "_total"),
-                _ => ("gauge", ""),
-            };
-            let labels: Vec<String> = metric.labels().iter().map(|label| format!("`{label}`")).collect();
-            let labels = if labels.is_empty() { "—".into() } else { labels.join(", ") };
-            format!("| `{PREFIX}_{}{total}` | {kind} | {labels} | {} |", metric.name(), metric.help())
-        };
-        let wanted: Vec<String> = Metric::ALL.iter().map(line).collect();
-        let written: Vec<&str> = docs.lines().filter(|line| line.starts_with("| `reuseport_lb_")).collect();
-        assert_eq!(written, wanted);
-    }
-
-    #[test]
-    fn open_metrics_is_for_those_who_ask_for_it() {
-        let prometheus =
-            "application/openmetrics-text;version=1.0.0;q=0.6,text/plain;version=0.0.4;q=0.5,*/*;q=0.1";
-        for (accept, format) in [
-            (&[][..], Format::Text),
-            (&["*/*"], Format::Text),
-            (&[prometheus], Format::OpenMetrics),
-            (&["text/html", "Application/OpenMetrics-Text"], Format::OpenMetrics),
-        ] {
-            assert_eq!(Format::accepted(accept.iter().copied()), format, "{accept:?}");
-        }
-    }
-
-    #[test]
-    fn sums_over_listeners_make_the_answer_of_many_workers_small() {
-        let listen = |at: usize| format!("tcp://10.0.0.1:{}", 8000 + at);
-        let socket = |at| json!({ "listen": listen(at), "cookie": 1, "selected": at, "queue": 1, "backlog": 4096, "drops": 0 });
-        let worker = |number: usize| {
-            json!({ "name": format!("web/{number}"), "slot": number, "state": "ready", "pid": 1, "usage": null,
-                "weight": 1, "member": true, "share": 0.001, "buckets": 65, "flows": 0, "restarts": 0,
-                "joined": false, "successor": false, "overloaded": false, "lacks": null, "last_words": [],
-                "sockets": (0..4).map(socket).collect::<Vec<_>>() })
-        };
-        let group = |at: usize| {
-            json!({ "listen": listen(at), "name": "x", "protocol": "tcp", "program_id": 1,
-                "counters": { "refused": 10 + at }, "flows": null, "decided_by": null, "strangers": 0 })
-        };
-        let service = json!({ "name": "web", "affinity": "flow", "moved": 0, "moving": 0, "waiting": 0,
-            "pending": null, "flows_cut": 0, "wanted": 1000, "may_join": [], "ending": false,
-            "groups": (0..4).map(group).collect::<Vec<_>>(),
-            "workers": (0..1000).map(worker).collect::<Vec<_>>() });
-        let status = json!({ "version": "1", "kernel": "6", "pid": 1, "services": [service] });
-        let status = Arc::new(serde_json::from_value::<Status>(status).unwrap());
-        let text = |per_listener| Format::Text.encode(&status, MetricsConfig { per_listener });
-        let (each, summed) = (text(true), text(false));
-        assert!(
-            each.contains("refused_total{service=\"web\",listener=\"tcp://10.0.0.1:8003\"} 13"),
-            "{each}"
-        );
-        assert!(summed.contains("refused_total{service=\"web\"} 46"), "{summed}");
-        assert!(summed.contains("selected_total{service=\"web\",worker=\"web/7\"} 6"), "{summed}");
-        assert!(!summed.contains("listener="));
-        assert!(summed.len() * 2 < each.len(), "{} of {} bytes", summed.len(), each.len());
-        eprintln!("{} of {} bytes", summed.len(), each.len());
-    }
-}
+mod tests;

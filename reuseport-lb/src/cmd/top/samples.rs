@@ -3,7 +3,9 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use reuseport_lb_client::api::{GroupStatus, ServiceStatus, SocketStatus, Status, Usage, WorkerStatus};
+use reuseport_lb_client::api::{
+    GroupStatus, ServiceStatus, ServiceTotals, SocketStatus, Status, Usage, WorkerStatus,
+};
 
 use super::model::Look;
 
@@ -29,6 +31,7 @@ pub(super) fn worker(number: u16) -> WorkerStatus {
         buckets: 16384,
         flows: 0,
         restarts: 0,
+        kills: 0,
         joined: false,
         successor: false,
         overloaded: false,
@@ -60,6 +63,7 @@ pub(super) fn service(name: &str, workers: Vec<WorkerStatus>) -> ServiceStatus {
         waiting: 0,
         pending: None,
         flows_cut: 0,
+        totals: ServiceTotals::default(),
         settings: BTreeMap::new(),
         start_timeout_ms: 30_000,
         socket_owner: None,

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, VecDeque};
 use super::super::Reply;
 use super::super::bucket_move::Constraint;
 use super::super::denied::Denied;
-use super::super::incident::IncidentQueue;
+use super::super::incidents::IncidentQueue;
 use super::super::ports::{Cookie, ListenerId, WorkerId};
 use super::super::reconfigure::Undo;
 use super::super::table::Plan;

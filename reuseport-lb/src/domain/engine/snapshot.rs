@@ -6,6 +6,7 @@ use tracing::warn;
 
 use super::super::flows::FlowTracking;
 use super::super::incident::{Cause, IncidentKind};
+use super::super::incidents::IncidentQueue;
 use super::super::listener::Listener;
 use super::super::listeners::{ListenerState, Listeners};
 use super::super::monitor::Monitor;
@@ -15,6 +16,7 @@ use super::super::ports::{Cookie, Dataplane, ListenerId, ProcessKey, Processes, 
 use super::super::slots::Slots;
 use super::super::startup::Startup;
 use super::super::table::{BucketChange, BucketTable};
+use super::super::tally::Tally;
 use super::super::watchdog::Watchdog;
 use super::super::worker::{Event, Left, Life, Origin, State};
 use super::agenda::Agenda;
@@ -30,6 +32,8 @@ pub struct Snapshot {
     pub moved: u64,
     /// UDP flows that were cut so far.
     pub flows_cut: u64,
+    /// What has happened so far, in numbers.
+    pub tally: Tally,
     /// The last serial number in use.
     pub serial: u64,
     /// Revision of the settings in force.
@@ -97,6 +101,7 @@ impl<D: Dataplane, P: Processes> Engine<D, P> {
             settings: self.settings.clone(),
             moved: self.placement.moved(),
             flows_cut: self.flows.cut(),
+            tally: self.tally().clone(),
             serial: self.pool.serial(),
             revision: self.settings.revision(),
             listeners: self.listeners.iter().map(ListenerRecord::of).collect(),
@@ -110,6 +115,7 @@ impl<D: Dataplane, P: Processes> Engine<D, P> {
         self.settings == known.settings
             && self.placement.moved() == known.moved
             && self.flows.cut() == known.flows_cut
+            && *self.tally() == known.tally
             && self.pool.serial() == known.serial
             && self.listeners.iter().map(ListenerRecord::of).eq(known.listeners.iter().copied())
             && self.pool.len() == known.workers.len()
@@ -127,7 +133,7 @@ impl<D: Dataplane, P: Processes> Engine<D, P> {
         now: Instant,
     ) -> Result<Self, String> {
         let (dataplane, processes) = ports;
-        let Snapshot { settings, moved, flows_cut, serial, revision, listeners, workers } = snapshot;
+        let Snapshot { settings, moved, flows_cut, tally, serial, revision, listeners, workers } = snapshot;
         let taken: Vec<u16> = workers.iter().filter(|it| it.holds_slot).map(|it| it.slot).collect();
         let mut known = Listeners::default();
         for ListenerRecord { id, asked, wanted } in listeners {
@@ -141,7 +147,7 @@ impl<D: Dataplane, P: Processes> Engine<D, P> {
             rollout: None,
             monitor: Monitor::new(now),
             startup: Startup::Up,
-            agenda: Agenda::default(),
+            agenda: Agenda { incidents: IncidentQueue::after(tally), ..Agenda::default() },
             stopping: false,
             settings,
             dataplane,

@@ -3,6 +3,7 @@
 use super::super::incident::{Asker, Cause, Incident, IncidentKind};
 use super::super::pool::Worker;
 use super::super::ports::{Dataplane, Processes, WorkerId};
+use super::super::tally::Tally;
 use super::super::worker::{Event, State};
 use super::Engine;
 
@@ -16,6 +17,12 @@ impl<D: Dataplane, P: Processes> Engine<D, P> {
     #[must_use]
     pub fn take_incidents(&mut self) -> Vec<Incident> {
         self.agenda.incidents.take()
+    }
+
+    /// What has happened since the service began, in numbers.
+    #[must_use]
+    pub fn tally(&self) -> &Tally {
+        self.agenda.incidents.tally()
     }
 
     /// Tells what happened to the service.

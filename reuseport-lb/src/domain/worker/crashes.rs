@@ -28,6 +28,8 @@ pub(super) const NOT_ITS_FAULT: Duration = Duration::from_millis(100);
 pub(super) struct Crashes {
     /// How often a process was started again.
     restarts: u32,
+    /// How many of those because SIGKILL had ended the process.
+    kills: u32,
     /// Exits in a row by a process's own fault.
     streak: u32,
     /// How many of those came before the process had been ready for [`PROVEN`].
@@ -44,8 +46,12 @@ pub(super) enum Next {
 }
 
 impl Crashes {
-    pub(super) fn of(restarts: u32) -> Self {
-        Self { restarts, ..Self::default() }
+    pub(super) fn of(restarts: u32, kills: u32) -> Self {
+        Self { restarts, kills, ..Self::default() }
+    }
+
+    pub(super) fn kills(self) -> u32 {
+        self.kills
     }
 
     pub(super) fn restarts(self) -> u32 {
@@ -74,6 +80,7 @@ impl Crashes {
             self.unproven += u32::from(!(proven || killed && ready_for.is_some()));
         }
         self.restarts += 1;
+        self.kills += u32::from(killed);
         if self.unproven >= FAILED_AFTER { Next::Failed(FAILED_PAUSE) } else { Next::After(pause) }
     }
 }

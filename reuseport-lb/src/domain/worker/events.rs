@@ -59,6 +59,9 @@ pub struct Left {
     pub running: bool,
     /// How often a process was started again.
     pub restarts: u32,
+    /// How many of these because SIGKILL had ended the process.
+    #[serde(default)]
+    pub kills: u32,
     /// Whether the process knew that it was to end.
     pub told: bool,
     /// Whether a process that was ending by itself is started again.

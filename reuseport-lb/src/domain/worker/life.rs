@@ -50,7 +50,7 @@ impl Life {
     /// Goes on with the life of a worker that an earlier daemon left.
     #[must_use]
     pub fn taken_over(left: &Left, now: Instant, policy: &ServiceConfig) -> Self {
-        let Left { origin, state, admitted, running, restarts, told, returns } = *left;
+        let Left { origin, state, admitted, running, restarts, kills, told, returns } = *left;
         let leaving = match (state, told || returns) {
             (State::Draining, true) => {
                 Some(Leaving::by_itself(now, policy.drain_timeout, origin).returning(returns))
@@ -62,7 +62,7 @@ impl Life {
             state,
             admitted,
             running,
-            crashes: Crashes::of(restarts),
+            crashes: Crashes::of(restarts, kills),
             ready_since: matches!(state, State::Ready | State::Draining).then_some(now),
             restart_at: (!running && origin == Origin::Started).then_some(now),
             hold_until: (admitted && state != State::Ready).then(|| now + policy.hold_timeout),
@@ -88,6 +88,7 @@ impl Life {
             admitted: self.admitted,
             running: self.running,
             restarts: self.crashes.restarts(),
+            kills: self.crashes.kills(),
             told: self.told(),
             returns: self.returns(),
         }
@@ -159,6 +160,12 @@ impl Life {
     #[must_use]
     pub fn restarts(&self) -> u32 {
         self.crashes.restarts()
+    }
+
+    /// How many of these restarts came after a SIGKILL that the daemon had not sent.
+    #[must_use]
+    pub fn kills(&self) -> u32 {
+        self.crashes.kills()
     }
 
     /// Whether the last process ended by its own fault.

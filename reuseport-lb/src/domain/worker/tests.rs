@@ -371,6 +371,7 @@ fn what_an_earlier_daemon_left_goes_on() {
         admitted: true,
         running: true,
         restarts: 3,
+        kills: 1,
         told: false,
         returns: false,
     };

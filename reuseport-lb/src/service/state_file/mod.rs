@@ -20,6 +20,7 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use crate::config;
 use crate::domain::listener::Listener;
+use crate::domain::tally::Tally;
 use crate::domain::worker;
 use crate::kernel::host::{self, Inode};
 use crate::kernel::output::OutputIdentity;
@@ -50,6 +51,9 @@ pub struct SavedService {
     /// How many UDP flows were cut so far.
     #[serde(default)]
     pub flows_cut: u64,
+    /// What has happened so far, in numbers.
+    #[serde(default)]
+    pub tally: Tally,
     /// The last serial number used.
     pub count: u64,
     /// Number of the settings in force; a worker that was started with another one is outdated.

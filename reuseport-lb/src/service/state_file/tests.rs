@@ -43,6 +43,7 @@ fn state() -> SavedService {
         config,
         moved: 1,
         flows_cut: 3,
+        tally: Tally { handed_over: 4, ..Tally::default() },
         count: 2,
         revision: 0,
         listeners: vec![saved],
@@ -75,7 +76,7 @@ fn what_earlier_versions_have_written_is_read() {
     let whole = serde_json::to_value(state()).unwrap();
     let mut old = whole.clone();
     let parts = [
-        ("/", &["abandoned", "told", "flows_cut"][..]),
+        ("/", &["abandoned", "told", "flows_cut", "tally"][..]),
         ("/workers/0", &["cgroup", "process", "leader", "notify", "output", "stop"]),
     ];
     let parts =
@@ -85,7 +86,8 @@ fn what_earlier_versions_have_written_is_read() {
         assert!(later.iter().all(|name| part.remove(*name).is_some()), "{whole}");
     }
     let mut wanted = state();
-    (wanted.flows_cut, wanted.workers[0].process) = (0, SavedProcess::default());
+    (wanted.flows_cut, wanted.tally) = (0, Tally::default());
+    wanted.workers[0].process = SavedProcess::default();
     assert_eq!(serde_json::from_value::<SavedService>(old).unwrap(), wanted);
 }
 
@@ -116,4 +118,5 @@ fn the_other_copy_is_read_then() {
     assert_eq!(fs::read_dir(state_file::directory(directory.path())).unwrap().count(), 0);
 }
 
+use crate::domain::tally::Tally;
 use crate::service::state_file;
