@@ -4,6 +4,7 @@
 
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixListener as StdListener, UnixStream as StdStream};
+use std::rc::Rc;
 use std::time::Duration;
 
 use libfuzzer_sys::fuzz_target;
@@ -38,11 +39,11 @@ impl Daemon {
         local.block_on(&runtime, async {
             let (orders, mut ordered) = mpsc::unbounded_channel();
             let listener = UnixListener::from_std(listener).expect("a listener of the runtime");
-            let handle = Handle::new(Services::default(), orders);
+            let handle = Handle::new(Services::default(), orders, Rc::default());
             tokio::task::spawn_local(control::serve(listener, handle));
             tokio::task::spawn_local(async move {
                 while let Some(order) = ordered.recv().await {
-                    if let Order::Reload(answer) = order {
+                    if let Order::Reload(answer, _) | Order::DryRun(answer) = order {
                         let _ = answer.send(Err("nothing to reload".to_owned().into()));
                     }
                 }
