@@ -194,13 +194,17 @@ impl Service {
         if slices.is_over() && self.engine.is_whole() {
             let asked = commands.questions();
             if !asked.is_empty() {
-                // A client may act on what it is shown, so the next daemon must know that as well.
-                self.saver.at_once();
-                self.save();
+                self.save_what_is_shown();
             }
             asked.into_iter().for_each(|answer| drop(answer.send(self.report())));
         }
         slices.turn().await;
+    }
+
+    /// Saves without a pause: a client may act on what it is shown, so the next daemon must know that as well.
+    fn save_what_is_shown(&mut self) {
+        self.saver.at_once();
+        self.save();
     }
 
     /// Saves what the next daemon must know; then unblocks new processes, which wait for that.
@@ -241,7 +245,10 @@ impl Service {
         match command {
             // A report is not worth making for a client that has given up.
             Command::Status(answer) if answer.is_closed() => {}
-            Command::Status(answer) => drop(answer.send(self.report())),
+            Command::Status(answer) => {
+                self.save_what_is_shown();
+                drop(answer.send(self.report()));
+            }
             Command::Buckets(answer) => drop(answer.send(Ok(self.bucket_owners()))),
             Command::Scale(to, answer) => {
                 self.busy("is being scaled");

@@ -90,9 +90,11 @@ fn finishes(command: impl FnOnce(&World) -> Vec<String>, stop: &Stop) {
     assert!(all.len() > 10 && all.iter().all(Result::is_ok), "{stop:?}: {all:?}");
 }
 
-/// What is told otherwise cuts requests: the server ends in order for the reason that it is thought to.
-fn cuts(command: impl FnOnce(&World) -> Vec<String>, stop: &Stop) {
-    assert!(restart_in_flight(command, stop).iter().any(Result::is_err), "{stop:?} cuts nothing");
+/// What is told otherwise cuts requests: the server ends in order for the reason that it is thought to. Which requests
+/// are in flight then is chance.
+fn cuts(command: impl Fn(&World) -> Vec<String>, stop: &Stop) {
+    let cuts = |_| restart_in_flight(&command, stop).iter().any(Result::is_err);
+    assert!((0..3).any(cuts), "{stop:?} cuts nothing in three restarts");
 }
 
 #[test]
