@@ -188,7 +188,7 @@ impl From<&WorkerStatus> for Awaited {
             state: worker.state.clone(),
             pid: worker.pid,
             lacks: worker.lacks.clone(),
-            queue: worker.sockets.iter().map(|socket| u64::from(socket.queue)).sum(),
+            queue: worker.queue(),
             flows: worker.flows,
         }
     }

@@ -1,6 +1,7 @@
 //! The daemon under test: the real binary, in a test's world.
 
 use std::fs::{self, File};
+use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::time::{Duration, Instant};
@@ -187,6 +188,21 @@ impl Daemon {
             status.services.iter().all(&there).then_some(())
         });
         daemon
+    }
+
+    /// Starts a daemon with the world's configuration file, whose standard error is the journal as far as it can see.
+    ///
+    /// # Panics
+    /// If it does not get there.
+    #[must_use]
+    pub fn in_journal(world: &World) -> Self {
+        let paths = Paths::of(world);
+        let log = File::options().create(true).append(true).open(&paths.log).expect("cannot make a log");
+        let about = log.metadata().expect("cannot look at the log");
+        let mut command = paths.run();
+        command.env("JOURNAL_STREAM", format!("{}:{}", about.dev(), about.ino()));
+        command.stdout(Stdio::null()).stderr(log);
+        Self::start_unheard(world, command, settled)
     }
 
     /// With a configuration file of this content.

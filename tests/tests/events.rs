@@ -26,6 +26,14 @@ fn happens(daemon: &Daemon, what: &str, is: impl Fn(&Value) -> bool) -> Value {
     until(what, || events(daemon, &[]).into_iter().find(&is))
 }
 
+/// Runs a command that must succeed; returns who asked then, as events have it.
+fn asks(daemon: &Daemon, command: &[&str]) -> Value {
+    let mut process = daemon.paths().command(command).stdout(Stdio::null()).spawn().unwrap();
+    let by = serde_json::json!({"pid": process.id(), "uid": 0, "command": "reuseport-lb"});
+    assert!(process.wait().unwrap().success(), "{command:?}");
+    by
+}
+
 /// Whether an event is a change of this worker's state, between these.
 fn changes(event: &Value, worker: &str, from: &str, to: &str) -> bool {
     (&event["event"], &event["worker"], &event["from"], &event["to"])
@@ -55,27 +63,20 @@ fn each_event_has_its_reason_and_who_asked_for_it() {
     });
 
     // What somebody asks for.
-    let mut drain = daemon.paths().command(&["drain", "web/2"]).stdout(Stdio::null()).spawn().unwrap();
-    let asker = drain.id();
-    assert!(drain.wait().unwrap().success());
-    let by = |pid: u32| serde_json::json!({"pid": pid, "uid": 0, "command": "reuseport-lb"});
+    let by = asks(&daemon, &["drain", "web/2"]);
     let drained = happens(&daemon, "web/2 to leave", |it| changes(it, "web/2", "ready", "draining"));
-    assert_eq!((&drained["reason"], &drained["by"]), (&"it is drained".into(), &by(asker)));
+    assert_eq!((&drained["reason"], &drained["by"]), (&"it is drained".into(), &by));
     let removed = happens(&daemon, "web/2 to be removed", |it| it["event"] == "removed");
     assert_eq!((&removed["worker"], &removed["handed_over"]), (&"web/2".into(), &0.into()));
 
-    let mut weight = daemon.paths().command(&["weight", "web/0", "5"]).stdout(Stdio::null()).spawn().unwrap();
-    let asker = weight.id();
-    assert!(weight.wait().unwrap().success());
+    let by = asks(&daemon, &["weight", "web/0", "5"]);
     let changed = happens(&daemon, "a weight", |it| it["event"] == "weight");
-    assert_eq!((&changed["from"], &changed["to"], &changed["by"]), (&1.into(), &5.into(), &by(asker)));
+    assert_eq!((&changed["from"], &changed["to"], &changed["by"]), (&1.into(), &5.into(), &by));
 
-    let mut restart = daemon.paths().command(&["restart", "web/0"]).stdout(Stdio::null()).spawn().unwrap();
-    let asker = restart.id();
-    assert!(restart.wait().unwrap().success());
+    let by = asks(&daemon, &["restart", "web/0"]);
     let left = happens(&daemon, "web/0 to be replaced", |it| changes(it, "web/0", "ready", "draining"));
     let reason = "its successor serves: it is restarted";
-    assert_eq!((&left["reason"], &left["by"]), (&reason.into(), &by(asker)));
+    assert_eq!((&left["reason"], &left["by"]), (&reason.into(), &by));
 
     // A reload by a signal, which is refused, and one that is not.
     let path = file.write(&world);
@@ -86,13 +87,11 @@ fn each_event_has_its_reason_and_who_asked_for_it() {
     assert_eq!(refused["by"], serde_json::json!({"signal": "SIGHUP"}));
     assert!(refused["reason"].as_str().unwrap().contains("nonsense"), "{refused}");
     fs::write(&path, good).unwrap();
-    let mut reload = daemon.paths().command(&["reload"]).stdout(Stdio::null()).spawn().unwrap();
-    let asker = reload.id();
-    assert!(reload.wait().unwrap().success());
+    let by = asks(&daemon, &["reload"]);
     let reloaded = happens(&daemon, "a reload", |it| it["event"] == "reloaded");
-    assert_eq!((&reloaded["changes"], &reloaded["by"]), (&"web: 2 → 3 workers".into(), &by(asker)));
+    assert_eq!((&reloaded["changes"], &reloaded["by"]), (&"web: 2 → 3 workers".into(), &by));
     let scaled = happens(&daemon, "a scaling", |it| it["event"] == "scaled");
-    assert_eq!((&scaled["from"], &scaled["to"], &scaled["by"]), (&2.into(), &3.into(), &by(asker)));
+    assert_eq!((&scaled["from"], &scaled["to"], &scaled["by"]), (&2.into(), &3.into(), &by));
 
     // One that does not accept.
     throughout(Duration::from_millis(1500), || drop(ask("127.0.0.1:3000".parse().unwrap()).unwrap()));

@@ -2,10 +2,6 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on shall panic")]
 
-use std::fs::File;
-use std::os::unix::fs::MetadataExt;
-use std::process::Stdio;
-
 use serde_json::{Value, json};
 use testkit::config::Config;
 use testkit::daemon::{Daemon, Paths, settled, until};
@@ -72,12 +68,7 @@ fn in_the_journal_objects_have_priorities() {
     let world = World::new();
     let told = Told::new(&world);
     with_format(&world, "json", &told.config());
-    let log = File::options().create(true).append(true).open(world.path("daemon.log")).unwrap();
-    let about = log.metadata().unwrap();
-    let mut command = Paths::of(&world).run();
-    command.env("JOURNAL_STREAM", format!("{}:{}", about.dev(), about.ino()));
-    command.stdout(Stdio::null()).stderr(log);
-    let daemon = Daemon::start_unheard(&world, command, settled);
+    let daemon = Daemon::in_journal(&world);
     told.does("echo plain; echo '<3>bad'");
     for text in ["plain", "bad"] {
         daemon.says(&format!("\"message\":\"{text}\""));

@@ -1,11 +1,9 @@
 //! Where the output of workers goes: into the journal, and into files.
 
-use std::fs::{self, File};
-use std::os::unix::fs::MetadataExt;
-use std::process::Stdio;
+use std::fs;
 
 use nix::sys::signal::Signal;
-use testkit::daemon::{Daemon, Paths, settled, signal, until};
+use testkit::daemon::{Daemon, Paths, signal, until};
 use testkit::said::{assert_said, said};
 use testkit::told::{Told, lines, up};
 use testkit::world::World;
@@ -15,12 +13,7 @@ fn in_the_journal_lines_have_priorities() {
     let world = World::new();
     let told = Told::new(&world);
     told.config().write(&world);
-    let log = File::options().create(true).append(true).open(world.path("daemon.log")).unwrap();
-    let about = log.metadata().unwrap();
-    let mut command = Paths::of(&world).run();
-    command.env("JOURNAL_STREAM", format!("{}:{}", about.dev(), about.ino()));
-    command.stdout(Stdio::null()).stderr(log);
-    let daemon = Daemon::start_unheard(&world, command, settled);
+    let daemon = Daemon::in_journal(&world);
     told.does("echo plain; echo '<3>bad'; echo \"journal ${JOURNAL_STREAM:-none}\"");
     for line in ["<6>web/0: plain\n", "<3>web/0: bad\n", "<6>web/0: journal none\n"] {
         until(line, || daemon.log().contains(line).then_some(()));

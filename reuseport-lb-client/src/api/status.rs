@@ -187,7 +187,27 @@ pub struct WorkerStatus {
     pub sockets: Vec<SocketStatus>,
 }
 
+impl ServiceStatus {
+    /// How many workers are `ready`.
+    #[must_use]
+    pub fn ready(&self) -> usize {
+        self.workers.iter().filter(|worker| worker.state == "ready").count()
+    }
+}
+
 impl WorkerStatus {
+    /// What waits in all of its queues: connections of TCP, and bytes of UDP.
+    #[must_use]
+    pub fn queue(&self) -> u64 {
+        self.sockets.iter().map(|socket| u64::from(socket.queue)).sum()
+    }
+
+    /// Decisions for all of its sockets so far.
+    #[must_use]
+    pub fn selected(&self) -> u64 {
+        self.sockets.iter().map(|socket| socket.selected).sum()
+    }
+
     /// Whether the worker is one of those that its service wants: it is not about to take over from another one, and does
     /// not leave.
     #[must_use]

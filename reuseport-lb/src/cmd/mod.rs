@@ -10,10 +10,13 @@ mod explain;
 mod meanwhile;
 mod names;
 mod print;
+mod rates;
 mod reload;
 mod render;
 mod restart;
 mod run;
+#[cfg(test)]
+mod samples;
 mod scale;
 mod status;
 mod stop;

@@ -44,7 +44,7 @@ pub(super) type Rates = HashMap<String, f64>;
 pub(super) fn status(of: &Status, only: Option<&str>, rates: Option<&Rates>) -> String {
     let mut text = format!("reuseport-lb {}, pid {}, Linux {}\n", of.version, of.pid, of.kernel);
     for service in &of.services {
-        let ready = service.workers.iter().filter(|worker| worker.state == "ready").count();
+        let ready = service.ready();
         text += &format!(
             "\nservice {}: {ready} of {} workers ready, affinity {}, {} buckets moved\n",
             service.name,
@@ -187,6 +187,7 @@ pub(super) fn finish(mut table: Table, left: usize) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cmd::samples;
     use reuseport_lb_client::api::{FlowCounts, GroupStatus, SocketStatus};
 
     #[test]
@@ -232,63 +233,37 @@ mod tests {
             pid: Some(4_194_303),
             usage: None,
             weight: 100_000,
-            member: true,
             share: 1.0,
             buckets: 65536,
             flows: 1_000_000,
             restarts: 1000,
-            kills: 0,
-            joined: false,
-            successor: false,
-            overloaded: false,
-            lacks: None,
-            log: None,
             dropped_lines: 7,
             dropped_bytes: 700,
-            last_words: Vec::new(),
             sockets: vec![socket.clone()],
+            ..samples::worker(0)
         };
         let counters = [("arrival_packet".to_owned(), 12_345_678_901_234)].into();
+        let mut service = samples::service("service-of-16-char", vec![worker]);
         let group = GroupStatus {
-            name: String::new(),
             listen: socket.listen,
-            protocol: "tcp".into(),
             program_id: 123_456,
             counters,
             flows: Some(FlowCounts { live: 1_000_000, kept: 1_000_000 }),
-            decided_by: None,
-            strangers: Some(0),
+            ..service.groups.remove(0)
         };
         let service = ServiceStatus {
-            name: "service-of-16-char".into(),
             affinity: "source".into(),
             moved: 1_000_000,
             moving: 65536,
             waiting: 65536,
             pending: Some("65536 buckets wait: flows of two workers live in them".into()),
             flows_cut: 1,
-            totals: reuseport_lb_client::api::ServiceTotals::default(),
-            settings: std::collections::BTreeMap::new(),
-            start_timeout_ms: 30_000,
             socket_owner: Some("www-data".into()),
             may_join: vec!["www-data".into(), "1001".into()],
-            wanted: 1,
-            unsaved: None,
-            busy: None,
-            ending: false,
             groups: vec![group],
-            workers: vec![worker],
+            ..service
         };
-        let status = Status {
-            version: "0.1.0".into(),
-            longest_step_ms: 0.0,
-            start_time: 0.0,
-            last_reload: None,
-            kernel: "6.1".into(),
-            pid: 1,
-            services: vec![service],
-        };
-        let text = super::status(&status, None, None);
+        let text = super::status(&samples::status(vec![service]), None, None);
         println!("{text}");
         assert!(text.lines().all(|line| line.chars().count() <= 100), "{text}");
         assert!(text.contains("12345678901234"));

@@ -1,7 +1,6 @@
 //! `status`: prints the status as tables or as JSON, once or again and again, or says whether all that is wanted is
 //! ready.
 
-use std::collections::HashMap;
 use std::io::{IsTerminal, stdout};
 use std::time::Instant;
 
@@ -11,6 +10,7 @@ use reuseport_lb_client::api::{Refusal, ServiceStatus, Status, WorkerStatus};
 use super::client::client;
 use super::names;
 use super::print::{clear_terminal, print, print_json};
+use super::rates::decisions;
 use super::render::{self, Rates};
 use crate::cli;
 use crate::daemon::Paths;
@@ -72,18 +72,12 @@ fn shown(mut status: Status, only: Option<&str>) -> Status {
 }
 
 /// Decisions for each worker per second; of a worker whose slot is another one now, since then.
-fn rates_between(before: &Status, now: &Status, seconds: f64) -> Rates {
-    let selected = |status: &Status| -> HashMap<String, u64> {
-        let workers =
-            status.services.iter().flat_map(|service| &service.workers).filter(|worker| !worker.successor);
-        workers.map(|it| (it.name.clone(), it.sockets.iter().map(|socket| socket.selected).sum())).collect()
+fn rates_between<'a>(before: &'a Status, now: &'a Status, seconds: f64) -> Rates {
+    let workers = |status: &'a Status| {
+        status.services.iter().flat_map(|service| &service.workers).filter(|worker| !worker.successor)
     };
-    let before = selected(before);
-    let rate = |(name, now): (String, u64)| {
-        let before = before.get(&name).copied().filter(|before| *before <= now).unwrap_or_default();
-        (name, (now - before) as f64 / seconds)
-    };
-    selected(now).into_iter().map(rate).collect()
+    let new = decisions(workers(before), workers(now), |worker| worker.name.clone());
+    new.into_iter().map(|(name, new)| (name, new as f64 / seconds)).collect()
 }
 
 /// Prints that all that is wanted is ready, or fails with what is not.

@@ -33,12 +33,7 @@ impl Configurator {
         let lines = self.lines(&wanted, &moves).await;
         claims.hold(false);
         self.changing.set(false);
-        lines.map(|lines| {
-            lines.join(
-                "
-",
-            )
-        })
+        lines.map(|lines| lines.join("\n"))
     }
 
     async fn lines(&self, wanted: &[ServiceConfig], moves: &Moves) -> Result<Vec<String>, String> {

@@ -50,12 +50,6 @@ impl Cause {
     pub fn own(reason: impl Into<String>) -> Self {
         Self { reason: Some(reason.into()), by: None }
     }
-
-    /// What was asked for, be it by nobody but the daemon.
-    #[must_use]
-    pub fn asked(reason: impl Into<String>, by: Option<Asker>) -> Self {
-        Self { reason: Some(reason.into()), by }
-    }
 }
 
 /// Something that happened.
@@ -166,7 +160,10 @@ impl Incident {
         let said = reason.unwrap_or_default();
         match &self.kind {
             // Logged where it is known how.
-            IncidentKind::Up | IncidentKind::Stalled { .. } | IncidentKind::Recovered { .. } => {}
+            IncidentKind::Up | IncidentKind::Stalled { .. } => {}
+            IncidentKind::Recovered { listener } => {
+                info!(worker, "stall on {listener} over: it gets connections again");
+            }
             IncidentKind::TakenOver { workers } => {
                 info!(service, workers, "taken over from the daemon before");
             }

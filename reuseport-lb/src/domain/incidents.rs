@@ -29,10 +29,16 @@ impl IncidentQueue {
         self.asker = asker;
     }
 
+    /// Who asked for what is done now.
+    #[must_use]
+    pub fn by(&self) -> Cause {
+        Cause { reason: None, by: self.asker.clone() }
+    }
+
     /// The cause of what is done now, with who asked for it.
     #[must_use]
     pub fn asked(&self, reason: impl Into<String>) -> Cause {
-        Cause::asked(reason, self.asker.clone())
+        Cause { reason: Some(reason.into()), ..self.by() }
     }
 
     /// Adds an incident, and logs it.

@@ -180,7 +180,14 @@ impl Rollout {
     #[must_use]
     pub fn cause(&self, what: &str) -> Cause {
         let Cause { reason, by } = self.cause.clone();
-        Cause::asked(reason.map_or_else(|| what.to_owned(), |reason| format!("{what}: {reason}")), by)
+        let reason = reason.map_or_else(|| what.to_owned(), |reason| format!("{what}: {reason}"));
+        Cause { reason: Some(reason), by }
+    }
+
+    /// The cause of the end of this replacement, with why it did not replace all.
+    #[must_use]
+    pub fn cause_of_end(&self) -> Cause {
+        Cause { reason: self.error.clone(), by: self.cause.by.clone() }
     }
 
     /// Whether a successor has stood its trial.

@@ -45,7 +45,8 @@ pub fn now() -> f64 {
 /// Name of the program that a process runs (/proc/PID/comm); empty if the process is gone.
 #[must_use]
 pub fn program_of(pid: i32) -> String {
-    fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default().trim_end().to_owned()
+    let name = fs::read(format!("/proc/{pid}/comm")).unwrap_or_default();
+    String::from_utf8_lossy(name.strip_suffix(b"\n").unwrap_or(&name)).into_owned()
 }
 
 /// When the kernel was started, in seconds since 1970.

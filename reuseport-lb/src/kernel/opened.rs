@@ -7,6 +7,7 @@ use std::net::SocketAddr;
 
 use anyhow::Result;
 
+use super::host;
 use super::liveness::{self, Stat};
 use super::strangers::{kinds, sockets};
 use crate::domain::listener::{Listener, Protocol};
@@ -37,9 +38,7 @@ pub fn by_groups(
         for inode in inodes(pid) {
             let Some(&(protocol, address, instead)) = known.get(&inode) else { continue };
             if opened.get(&group).is_none_or(|before| instead && !before.instead) {
-                let name = fs::read(format!("/proc/{pid}/comm")).unwrap_or_default();
-                let name = name.strip_suffix(b"\n").unwrap_or(&name);
-                let process = inline(&String::from_utf8_lossy(name)).to_string();
+                let process = inline(&host::program_of(pid)).to_string();
                 let socket = ForeignSocket { pid, process, protocol: protocol.name(), address, instead };
                 opened.insert(group, socket);
             }

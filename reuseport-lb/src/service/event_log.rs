@@ -1,7 +1,7 @@
 //! What happened to the daemon and its services: a bounded log in memory, which any number of readers follow. Not: what
 //! is an incident (`domain/incident.rs`), nor the protocols (`api/`).
 
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::rc::Rc;
 
@@ -17,8 +17,7 @@ pub const KEPT: usize = 2048;
 /// The events of a daemon. Readers get them by [`EventReader`].
 #[derive(Default)]
 pub struct EventLog {
-    kept: RefCell<VecDeque<Rc<EventRecord>>>,
-    last: Cell<u64>,
+    kept: RefCell<VecDeque<EventRecord>>,
     news: watch::Sender<()>,
 }
 
@@ -42,14 +41,12 @@ impl EventLog {
         reason: Option<String>,
         by: Option<Requester>,
     ) {
-        let (seq, time) = (self.last.get() + 1, host::now());
-        self.last.set(seq);
-        let record = EventRecord { seq, time, service, worker, kind, reason, by };
         let mut kept = self.kept.borrow_mut();
+        let seq = kept.back().map_or(1, |last| last.seq + 1);
         if kept.len() == KEPT {
             kept.pop_front();
         }
-        kept.push_back(Rc::new(record));
+        kept.push_back(EventRecord { seq, time: host::now(), service, worker, kind, reason, by });
         self.news.send_replace(());
     }
 
@@ -77,9 +74,9 @@ impl EventReader {
             self.next = first;
             return Some(EventLine::Missed { missed });
         }
-        let event = kept.get((self.next - first) as usize)?;
+        let event = kept.get((self.next - first) as usize)?.clone();
         self.next += 1;
-        Some(EventLine::Event(EventRecord::clone(event)))
+        Some(EventLine::Event(event))
     }
 
     /// Waits for an event after those that are kept now. May be cancelled.

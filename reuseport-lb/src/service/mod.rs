@@ -246,7 +246,10 @@ impl Service {
             // A report is not worth making for a client that has given up.
             Command::Status(answer) if answer.is_closed() => {}
             Command::Status(answer) => {
-                self.save_what_is_shown();
+                // All else was saved before the command was taken.
+                if self.saver.deadline().is_some() {
+                    self.save_what_is_shown();
+                }
                 drop(answer.send(self.report()));
             }
             Command::Buckets(answer) => drop(answer.send(Ok(self.bucket_owners()))),

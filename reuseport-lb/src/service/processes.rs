@@ -25,7 +25,7 @@ use crate::domain::ports::{Cookie, ProcessKey, Processes, Spawn};
 use crate::domain::worker::Origin;
 use crate::kernel::cgroup::Cgroup;
 use crate::kernel::fd_passing::Peer;
-use crate::kernel::output::{Amount, Output};
+use crate::kernel::output::{Amount, KeeperArguments, Output};
 use crate::kernel::process::{self, Kin, Launch, Process};
 use crate::kernel::{liveness, opened};
 use crate::logging;
@@ -181,7 +181,7 @@ impl ProcessTable {
         let user = spawn.settings.user.as_ref();
         let owner = user.map(|user| (user.uid, user.gid));
         let notify = self.listen_to(key, name, path, owner)?;
-        let kept = Output::start(name, &spawn.settings.config.process.log, logging::is_json());
+        let kept = Output::start(kept(name, &spawn.settings.config.process.log));
         let (output, written) = kept.with_context(|| format!("cannot start worker {name}"))?;
         let output = self.look_after(output);
         let cgroup = self.surroundings.cgroups.make(name);
@@ -235,8 +235,7 @@ impl ProcessTable {
         match self.listen_to(key, name, path, owner) {
             Ok(notify) => {
                 let known = written.process.output;
-                let output =
-                    known.and_then(|known| Output::find(name, log, logging::is_json(), known, process.pid()));
+                let output = known.and_then(|known| Output::find(kept(name, log), known, process.pid()));
                 let output = output.map(|output| self.look_after(output));
                 self.watch(key, process, notify, output);
                 true
@@ -373,4 +372,9 @@ pub(super) fn process_of(worker: &state_file::SavedWorker) -> Option<Process> {
 /// The cgroup of a worker that an earlier daemon left, if it is still there.
 pub(super) fn cgroup_of(worker: &state_file::SavedWorker) -> Option<Cgroup> {
     worker.process.cgroup.as_deref().and_then(Cgroup::find)
+}
+
+/// How the output of the worker `name` is kept.
+fn kept(name: &str, log: &LogTo) -> KeeperArguments {
+    KeeperArguments { name: name.to_owned(), log: log.clone(), json: logging::is_json() }
 }

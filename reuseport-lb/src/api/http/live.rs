@@ -22,8 +22,8 @@ const EACH: Duration = Duration::from_secs(1);
 
 /// The statuses from now on, which are made only while somebody has such a receiver.
 fn follow(all: &Rc<Shared>) -> watch::Receiver<Bytes> {
-    let receiver = all.live().subscribe();
-    if !all.feeding().replace(true) {
+    let receiver = all.live.subscribe();
+    if !all.feeding.replace(true) {
         tokio::task::spawn_local(feed(all.clone()));
     }
     receiver
@@ -31,23 +31,23 @@ fn follow(all: &Rc<Shared>) -> watch::Receiver<Bytes> {
 
 /// Makes a status each second until nobody wants one.
 async fn feed(all: Rc<Shared>) {
-    while all.live().receiver_count() > 0 {
+    while all.live.receiver_count() > 0 {
         // A status that cannot be made now is left out.
         if let Ok(status) = all.status().await
             && let Ok(text) = all.in_thread(move || message("status", None, &json::line(&*status))).await
         {
-            all.live().send_replace(text.into());
+            all.live.send_replace(text.into());
         }
         tokio::time::sleep(EACH).await;
     }
-    all.feeding().set(false);
+    all.feeding.set(false);
 }
 
 /// Answers with what happened and happens, until the connection is closed. A reader that is too slow misses statuses, and
 /// is told how many events it has missed.
 pub(super) fn answer(all: &Rc<Shared>) -> Response<Body> {
     let (mut lines, body) = Channel::<Bytes, Infallible>::new(1);
-    let (mut events, mut statuses) = (all.handle().events(), follow(all));
+    let (mut events, mut statuses) = (all.handle.events(), follow(all));
     tokio::task::spawn_local(async move {
         loop {
             while let Some(event) = events.read() {

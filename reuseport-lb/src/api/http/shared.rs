@@ -22,16 +22,16 @@ const APART: Duration = Duration::from_millis(50);
 
 /// The daemon, as all requests see it.
 pub(super) struct Shared {
-    handle: Handle,
+    pub(super) handle: Handle,
     pub(super) metrics: Rc<Cell<MetricsConfig>>,
     statuses: Looks<Status>,
     glances: Looks<Vec<ServiceStatus>>,
     /// Of each service that was asked for.
     buckets: RefCell<BTreeMap<String, Rc<Looks<Bytes>>>>,
     /// What all readers of `/events` get each second.
-    live: watch::Sender<Bytes>,
+    pub(super) live: watch::Sender<Bytes>,
     /// Whether a task makes these.
-    feeding: Cell<bool>,
+    pub(super) feeding: Cell<bool>,
 }
 
 /// Looks of one kind.
@@ -43,11 +43,13 @@ struct Looks<T> {
     next: Cell<Instant>,
 }
 
-impl<T> Looks<T> {
-    fn new() -> Self {
+impl<T> Default for Looks<T> {
+    fn default() -> Self {
         Self { looking: Mutex::default(), seen: RefCell::default(), next: Cell::new(Instant::now()) }
     }
+}
 
+impl<T> Looks<T> {
     /// What a look of after this call sees; this request's own, or that of another one.
     async fn share(&self, look: impl Future<Output = Result<Arc<T>, Refusal>>) -> Result<Arc<T>, Refusal> {
         let asked = Instant::now();
@@ -68,7 +70,7 @@ impl<T> Looks<T> {
 
 impl Shared {
     pub(super) fn new(handle: Handle, metrics: Rc<Cell<MetricsConfig>>) -> Self {
-        let (statuses, glances) = (Looks::new(), Looks::new());
+        let (statuses, glances) = (Looks::default(), Looks::default());
         Self {
             handle,
             metrics,
@@ -80,28 +82,14 @@ impl Shared {
         }
     }
 
-    pub(super) fn handle(&self) -> &Handle {
-        &self.handle
-    }
-
-    pub(super) fn live(&self) -> &watch::Sender<Bytes> {
-        &self.live
-    }
-
-    pub(super) fn feeding(&self) -> &Cell<bool> {
-        &self.feeding
-    }
-
     /// The owners of a service's buckets, as `/buckets` answers.
     pub(super) async fn buckets(&self, service: &str) -> Result<Bytes, Refusal> {
-        let looks = self.buckets.borrow().get(service).cloned();
-        let looks = looks.unwrap_or_else(|| Rc::new(Looks::new()));
+        let looks = self.buckets.borrow_mut().entry(service.to_owned()).or_default().clone();
         let look = async {
             let owners = self.handle.buckets(service).await?;
-            // Only of services that there are.
-            self.buckets.borrow_mut().insert(service.to_owned(), looks.clone());
             Ok(Arc::new(owners.into_iter().flat_map(u16::to_le_bytes).collect::<Vec<u8>>().into()))
         };
+        // Of a service that there is not, or not any more, nothing is kept.
         let seen =
             looks.share(look).await.inspect_err(|_| drop(self.buckets.borrow_mut().remove(service)))?;
         Ok(Bytes::clone(&seen))
@@ -148,7 +136,7 @@ mod tests {
 
     #[tokio::test(flavor = "current_thread")]
     async fn requests_that_come_together_share_a_look_that_began_after_them() {
-        let (looks, looked) = (Looks::new(), Cell::new(0));
+        let (looks, looked) = (Looks::default(), Cell::new(0));
         let one = || {
             looks.share(async {
                 looked.set(looked.get() + 1);

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{sleep, spawn};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use nix::sys::signal::{SigSet, Signal, raise};
@@ -19,6 +19,7 @@ use super::model::Look;
 use super::screen::Screen;
 use super::view::{self, Theme};
 use crate::cmd::{events, trace};
+use crate::kernel::host::now;
 use crate::printable::inline;
 
 /// Interval between two looks.
@@ -50,10 +51,6 @@ impl Looker {
         };
         status.map(|status| Look { status, at: self.begun.elapsed(), time: now() })
     }
-}
-
-fn now() -> f64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64()
 }
 
 /// What the loop waits for.

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use reuseport_lb_client::api::{ServiceStatus, SocketStatus, Status, Usage, WorkerStatus};
 
+use crate::cmd::rates::decisions;
 use crate::cmd::render;
 use crate::printable::inline;
 
@@ -140,7 +141,7 @@ fn section(earlier: Option<Earlier<'_>>, service: &ServiceStatus, time: f64) -> 
 }
 
 fn title(service: &ServiceStatus, each_second: Option<f64>) -> String {
-    let ready = service.workers.iter().filter(|worker| worker.state == "ready").count();
+    let ready = service.ready();
     let mut text = format!(
         "service {}: {ready} of {} workers ready, affinity {}",
         service.name,
@@ -165,16 +166,7 @@ fn title(service: &ServiceStatus, each_second: Option<f64>) -> String {
 
 /// Decisions between two looks, by slot: a worker that gets the slot of another one counts from 0.
 fn arrivals(before: &ServiceStatus, now: &ServiceStatus) -> HashMap<u16, u64> {
-    let selected = |service: &ServiceStatus| -> HashMap<u16, u64> {
-        let workers = service.workers.iter();
-        workers.map(|it| (it.slot, it.sockets.iter().map(|socket| socket.selected).sum())).collect()
-    };
-    let before = selected(before);
-    let new = |(slot, now): (u16, u64)| {
-        let before = before.get(&slot).copied().filter(|before| *before <= now);
-        (slot, now - before.unwrap_or_default())
-    };
-    selected(now).into_iter().map(new).collect()
+    decisions(before.workers.iter(), now.workers.iter(), |worker| worker.slot)
 }
 
 fn usage(service: &ServiceStatus) -> HashMap<i32, Usage> {

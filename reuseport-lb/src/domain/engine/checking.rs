@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::time::Instant;
 
 use reuseport_lb_common::load::Fitness;
-use tracing::{info, warn};
+use tracing::warn;
 
 use super::super::health::{Change, HealthStatus, Sample, Signs};
 use super::super::incident::{Cause, IncidentKind};
@@ -139,10 +139,6 @@ impl<D: Dataplane, P: Processes> Engine<D, P> {
             Change::Recovered(id) => {
                 self.set_fitness(listener, id, Fitness::Fit);
                 self.publish_rosters(None);
-                info!(
-                    worker = self.pool.name_of(id.number),
-                    "stall on {address} over: it gets connections again"
-                );
                 let cause = Cause::own("it accepts again");
                 self.tell_of(id, IncidentKind::Recovered { listener: address }, cause);
             }

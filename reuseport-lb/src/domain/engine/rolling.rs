@@ -10,6 +10,8 @@
 
 use std::time::{Duration, Instant};
 
+use reuseport_lb_common::load::Fitness;
+
 use super::super::denied::Denied;
 use super::super::incident::{Cause, IncidentKind};
 use super::super::pool::{New, Seat, Worker};
@@ -20,7 +22,6 @@ use super::super::worker::{Event, Life, Origin, State};
 use super::Engine;
 use super::membership::is_tcp;
 use crate::config::Replace;
-use reuseport_lb_common::load::Fitness;
 
 /// How long the first worker with another command must be ready before it takes over.
 pub const TRIAL: Duration = Duration::from_secs(2);
@@ -116,10 +117,9 @@ impl<D: Dataplane, P: Processes> Engine<D, P> {
 
     fn finish_rollout(&mut self) {
         let Some(rollout) = self.rollout.take() else { return };
-        let Cause { by, .. } = rollout.cause("");
+        let cause = rollout.cause_of_end();
         let (workers, error, undo) = rollout.finish();
-        let kind = IncidentKind::Replaced { workers, all: error.is_none() };
-        self.tell(kind, Cause { reason: error, by });
+        self.tell(IncidentKind::Replaced { workers, all: error.is_none() }, cause);
         match undo {
             Some(undo) => self.undo(undo),
             None => self.prune_listeners(),

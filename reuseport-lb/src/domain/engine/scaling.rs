@@ -82,8 +82,7 @@ impl<D: Dataplane, P: Processes> Engine<D, P> {
         }
         let Growth { added, before, after, .. } = growth;
         self.agenda.starts.extend(added);
-        let cause = self.agenda.incidents.asked("");
-        self.tell(IncidentKind::Scaled { from: before, to: after }, Cause { reason: None, ..cause });
+        self.tell(IncidentKind::Scaled { from: before, to: after }, self.agenda.incidents.by());
         Err(Ok(Scaling { before, after }))
     }
 
@@ -134,8 +133,7 @@ impl<D: Dataplane, P: Processes> Engine<D, P> {
         };
         if let Some(worker) = self.pool.get_mut(id) {
             let from = std::mem::replace(&mut worker.weight, weight);
-            let cause = self.agenda.incidents.asked("");
-            self.tell_of(id, IncidentKind::Weight { from, to: weight }, Cause { reason: None, ..cause });
+            self.tell_of(id, IncidentKind::Weight { from, to: weight }, self.agenda.incidents.by());
         }
         self.rebalance();
         // Answered when buckets have moved, so that the caller can rely on the weight.

@@ -41,8 +41,10 @@ impl<D: Dataplane, P: Processes> Engine<D, P> {
                 rollout.saw_ready(id, &worker.name, now);
             }
         }
-        let cause = reason_of(event, worker);
-        self.tell_state(id, before, cause);
+        if before != after {
+            let cause = reason_of(event, worker);
+            self.tell_state(id, before, cause);
+        }
         self.apply(id, steps, now);
     }
 

@@ -14,11 +14,11 @@ const JSON: &str = "json";
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct KeeperArguments {
     /// The worker's name.
-    pub(super) name: String,
+    pub name: String,
     /// Where its output goes.
-    pub(super) log: LogTo,
+    pub log: LogTo,
     /// What goes with the daemon's log is JSON.
-    pub(super) json: bool,
+    pub json: bool,
 }
 
 impl KeeperArguments {

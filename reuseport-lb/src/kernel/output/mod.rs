@@ -31,8 +31,7 @@ use tracing::warn;
 use super::fd_passing::descriptor_of;
 use super::liveness::{self, Stat};
 use super::process::Identity;
-use super::{systemd, watch};
-use crate::config::process::LogTo;
+use super::{host, systemd, watch};
 pub use arguments::KeeperArguments;
 pub use keeper::keep;
 pub(crate) use lines::AT_ONCE;
@@ -114,19 +113,17 @@ impl Keeper {
 }
 
 impl Output {
-    /// Makes a pipe for a new process of the worker `name`, and starts its keeper. Returns the end for the worker as well.
-    /// `json`: lines that go with the daemon's log are JSON.
-    pub fn start(name: &str, log: &LogTo, json: bool) -> Result<(Self, PipeWriter)> {
+    /// Makes a pipe for a new process of a worker, and starts its keeper. Returns the end for the worker as well.
+    pub fn start(arguments: KeeperArguments) -> Result<(Self, PipeWriter)> {
         let (pipe, worker) = io::pipe().context("cannot make a pipe")?;
         fchmod(&worker, MODE).context("cannot open a pipe for others")?;
         let pipe = OwnedFd::from(pipe);
-        Ok((Self::with(name, log, json, pipe, Page::make()?)?, worker))
+        Ok((Self::with(arguments, pipe, Page::make()?)?, worker))
     }
 
-    fn with(name: &str, log: &LogTo, json: bool, pipe: OwnedFd, page: Page) -> Result<Self> {
+    fn with(arguments: KeeperArguments, pipe: OwnedFd, page: Page) -> Result<Self> {
         // The reading end only: each end has its own flags.
         fcntl_setfl(&pipe, fcntl_getfl(&pipe)? | OFlags::NONBLOCK).context("cannot read a pipe")?;
-        let arguments = KeeperArguments { name: name.to_owned(), log: log.clone(), json };
         let keeper = start(&arguments, &pipe, &page)?;
         Ok(Self { arguments, pipe, page, keeper: RefCell::new(Rc::new(keeper)), over: Cell::new(false) })
     }
@@ -134,7 +131,7 @@ impl Output {
     /// Goes on with the output of a worker of an earlier daemon, whose process is `pid`; with another keeper if there is
     /// none any more. `None` if nobody has the pipe.
     #[must_use]
-    pub fn find(name: &str, log: &LogTo, json: bool, known: OutputIdentity, pid: i32) -> Option<Self> {
+    pub fn find(arguments: KeeperArguments, known: OutputIdentity, pid: i32) -> Option<Self> {
         let is_it = |pipe: &OwnedFd| fstat(pipe).is_ok_and(|about| about.st_ino == known.pipe);
         let kept = |keeper: &Keeper| {
             let pipe = descriptor_of(keeper.identity.pid, 0).filter(is_it)?;
@@ -147,14 +144,14 @@ impl Output {
         if let Some(keeper) = keeper
             && let Some((pipe, page)) = kept(&keeper)
         {
-            let arguments = KeeperArguments { name: name.to_owned(), log: log.clone(), json };
             let keeper = RefCell::new(Rc::new(keeper));
             return Some(Self { arguments, pipe, page, keeper, over: Cell::new(false) });
         }
         let worker = [1, 2].into_iter().find_map(|fd| descriptor_of(pid, fd).filter(is_it))?;
+        let name = arguments.name.clone();
         let opened =
             File::open(format!("/proc/self/fd/{}", worker.as_raw_fd())).context("cannot open its pipe");
-        let found = opened.and_then(|pipe| Self::with(name, log, json, pipe.into(), Page::make()?));
+        let found = opened.and_then(|pipe| Self::with(arguments, pipe.into(), Page::make()?));
         match &found {
             Ok(_) => warn!(
                 worker = name,
@@ -284,8 +281,7 @@ fn start(arguments: &KeeperArguments, pipe: &OwnedFd, page: &Page) -> Result<Kee
 fn readers(pipe: u64) -> impl Iterator<Item = i32> {
     let link = format!("pipe:[{pipe}]");
     let reads = move |pid: &i32| {
-        let name = std::fs::read(format!("/proc/{pid}/comm")).unwrap_or_default();
-        name.trim_ascii_end() == keeper::PROCESS.to_bytes()
+        host::program_of(*pid).as_bytes() == keeper::PROCESS.to_bytes()
             && std::fs::read_link(format!("/proc/{pid}/fd/0")).is_ok_and(|it| it.as_os_str() == &*link)
     };
     liveness::all_processes().map(|(pid, _)| pid).filter(reads)

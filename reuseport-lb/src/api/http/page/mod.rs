@@ -101,7 +101,6 @@ fn section(service: &ServiceStatus) -> Markup {
 }
 
 fn row(worker: &WorkerStatus) -> Markup {
-    let queue: u64 = worker.sockets.iter().map(|socket| u64::from(socket.queue)).sum();
     let megabytes = worker.usage.map(|usage| usage.resident_bytes / 1_000_000);
     html! {
         tr {
@@ -114,7 +113,7 @@ fn row(worker: &WorkerStatus) -> Markup {
             td { (format!("{:.1} %", worker.share * 100.0)) }
             td {}
             td {}
-            td { (queue) }
+            td { (worker.queue()) }
             td { (worker.flows) }
             td {}
             td { @if let Some(megabytes) = megabytes { (megabytes) " MB" } }
@@ -126,7 +125,7 @@ fn row(worker: &WorkerStatus) -> Markup {
 
 /// What a service is, in one line.
 fn summary(service: &ServiceStatus) -> String {
-    let ready = service.workers.iter().filter(|worker| worker.state == "ready").count();
+    let ready = service.ready();
     let ending = if service.ending { ", is ending" } else { "" };
     format!("{ready} ready of {} that are wanted{ending}", service.wanted)
 }

@@ -14,8 +14,7 @@ const STATES = {
 
 const services = new Map(); // name → { workers: last numbers by name, buckets: owners, moved: times, key }
 const states = new Map(); // worker → [[time, state], …]
-let last; // the status before
-let lastAt;
+let lastAt; // when the status before came, in milliseconds
 
 const color = (slot) => `hsl(${(slot * 137.508) % 360} 62% 52%)`;
 const percent = (part) => `${(part * 100).toFixed(1)} %`;
@@ -121,7 +120,7 @@ function note(worker, time, state) {
 
 function show(status) {
   const at = performance.now();
-  const seconds = last ? (at - lastAt) / 1000 : 0;
+  const seconds = lastAt === undefined ? 0 : (at - lastAt) / 1000;
   const names = new Set(status.services.map((service) => service.name));
   for (const child of [...document.getElementById("services").children]) {
     if (!names.has(child.dataset.service)) child.remove();
@@ -147,7 +146,7 @@ function show(status) {
   }
   document.getElementById("daemon").textContent = `version ${status.version}, pid ${status.pid}, Linux ${status.kernel}`;
   say(`live, ${clock(Date.now() / 1000)} UTC`, false);
-  [last, lastAt] = [status, at];
+  lastAt = at;
 }
 
 const key = (worker) => `${worker.name} ${worker.successor}`;
