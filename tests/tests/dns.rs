@@ -61,15 +61,13 @@ fn upstream() -> String {
 
 /// Answers all that [`upstream`] is asked after this time, or a third of it less, in turn: of a server that always
 /// takes as long, unbound expects just that, and asks it again if an answer is a bit later.
-fn answer_after(time: Duration, over: &AtomicBool) {
-    let socket = UdpSocket::bind(upstream().replace('@', ":")).unwrap();
+fn answer_after(time: Duration, socket: &UdpSocket, over: &AtomicBool) {
     socket.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
     std::thread::scope(|scope| {
         let (mut query, mut turn) = ([0; 512], 0);
         while !over.load(Ordering::Relaxed) {
             let Ok((length, from)) = socket.recv_from(&mut query) else { continue };
             let answer = answer(&query[..length]);
-            let socket = &socket;
             turn += 1;
             scope.spawn(move || {
                 lasts("what it takes to answer", time - time / 3 * (turn % 2));
@@ -204,7 +202,9 @@ fn restart_in_flight(flows: &str) -> (usize, usize) {
         daemon.run(&["restart", "dns", "--trial", "100ms"]);
     };
     let slow = Duration::from_secs(3);
-    let (((), answered), ()) = beside(|over| answer_after(slow, over), || beside(asking, restart));
+    // Before the first query: one that is refused is given up.
+    let upstream = UdpSocket::bind(upstream().replace('@', ":")).unwrap();
+    let (((), answered), ()) = beside(|over| answer_after(slow, &upstream, over), || beside(asking, restart));
     let lost = answered.iter().filter(|answered| !**answered).count();
     println!("flows {flows}: {lost} of {} queries of up to {slow:?} lost", answered.len());
     assert!(daemon.workers().iter().all(|pid| !before.contains(pid)));
