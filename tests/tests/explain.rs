@@ -212,19 +212,34 @@ fn where_clients_would_go_is_where_they_go() {
     };
     assert_eq!(asked.agrees(&[]), BTreeSet::from(["owner_taken".into()]), "all are ready");
 
-    // One does not accept: its connections go elsewhere, its datagrams stay.
+    // One neither accepts nor reads: its connections go elsewhere, and so do new flows; live ones stay.
     let stopped = asked.daemon.workers()[1];
     signal(stopped, Signal::SIGSTOP);
-    until("web/1 to be stalled on both listeners", || {
+    let stalls = [
+        "accept on tcp://127.0.0.1",
+        "accept on tcp://[::1]",
+        "read from udp://127.0.0.1",
+        "read from udp://[::1]",
+    ];
+    until("web/1 to be stalled on all listeners", || {
         for to in ["127.0.0.1:3000", "[::1]:3000"].map(address) {
             drop(Connection::open(to, Some(somebody(&mut asked.dice, to.is_ipv6()))));
+            let socket = UdpSocket::bind((somebody(&mut asked.dice, to.is_ipv6()), 0)).unwrap();
+            socket.send_to(b"?", to).unwrap();
         }
-        is(&asked, "web/1", "stalled")
+        let log = asked.daemon.log();
+        stalls.iter().all(|it| log.contains(&format!("it does not {it}:3000: others get"))).then_some(())
     });
+    is(&asked, "web/1", "stalled").unwrap();
     let became = asked.agrees(&["web/1"]);
-    assert_eq!(became, BTreeSet::from(["owner_ejected".into(), "owner_taken".into()]), "one is stalled");
+    let wanted = ["owner_ejected", "owner_kept", "owner_taken"].map(String::from);
+    assert_eq!(became, BTreeSet::from(wanted), "one is stalled");
     signal(stopped, Signal::SIGCONT);
     until("web/1 to be ready", || is(&asked, "web/1", "ready"));
+    until("the listeners to have the same buckets again", || {
+        let log = asked.daemon.log();
+        (log.matches("stall on udp://").count() == 2).then_some(())
+    });
 
     // One ended, and its successor is not ready: who comes waits for it.
     std::fs::write(&hold, "").unwrap();

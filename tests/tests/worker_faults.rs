@@ -47,9 +47,11 @@ fn a_worker_is_stopped() {
     assert_eq!(stalled.workers[1].pid, Some(pid));
     signal(pid, Signal::SIGCONT);
     let service = until("it to be taken back", || Some(scene.service()).filter(settled));
-    assert_eq!((service.moved, service.workers[1].restarts), (moved, 0));
+    assert_eq!(service.workers[1].restarts, 0);
+    // If it was stalled at UDP as well, its buckets there moved away and came back.
+    assert!([0, 2 * 16_384].contains(&(service.moved - moved)), "{} buckets moved", service.moved - moved);
     let seen = scene.end(&accepted);
-    seen.counters.assert_only(&SHUNNED, &["detour_ready"]);
+    seen.counters.assert_only(&SHUNNED, &["detour_ready", "owner_kept"]);
     assert_eq!(seen.datagrams.moved, 0, "flows of datagrams wait for their worker");
     seen.row(
         "a worker is stopped (SIGSTOP), later continued",

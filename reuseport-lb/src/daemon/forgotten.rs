@@ -82,6 +82,7 @@ fn found(
         program: None,
         since: 1,
         lost: false,
+        avoided: None,
     };
     let worker = |(number, marked): (usize, &Marked)| state_file::SavedWorker {
         number,

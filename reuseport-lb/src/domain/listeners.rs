@@ -1,10 +1,13 @@
 //! The listeners of a service, PURE: their order, which of them new workers get sockets of, and the health of workers
 //! at each.
 
+use std::time::Duration;
+
+use super::apart::Apart;
 use super::health::Health;
 use super::listener::{Listener, Protocol};
 use super::ports::{ListenerId, WorkerId};
-use crate::config::ListenerConfig;
+use crate::config::{ListenerConfig, ServiceConfig};
 
 /// One listener.
 pub struct ListenerState {
@@ -16,8 +19,10 @@ pub struct ListenerState {
     pub wanted: bool,
     /// What its sockets are called, if not by its address.
     pub name: Option<String>,
-    /// Health of workers at this listener (TCP only).
+    /// Health of workers at this listener.
     pub health: Health<WorkerId>,
+    /// Its buckets, if they are not those of the service (UDP only).
+    pub apart: Option<Apart>,
     /// Decisions for each slot, as read when a queue was last not empty.
     pub selected: Box<[u64]>,
 }
@@ -26,7 +31,14 @@ impl ListenerState {
     /// A listener whose workers are not known yet.
     #[must_use]
     pub fn new(id: ListenerId, asked: Listener, wanted: bool) -> Self {
-        Self { id, asked, wanted, name: None, health: Health::default(), selected: Box::default() }
+        let (health, selected) = Default::default();
+        Self { id, asked, wanted, name: None, health, apart: None, selected }
+    }
+
+    /// Pause until the next look at its queues; `None`: no look is needed.
+    #[must_use]
+    pub fn pause(&self, policy: &ServiceConfig) -> Option<Duration> {
+        if self.is_tcp() { self.health.pause(policy) } else { self.health.datagram_pause(policy) }
     }
 
     /// Whether this is a TCP listener.

@@ -1,6 +1,7 @@
 //! All decisions of the daemon, PURE: values and a time given as an argument go in, values come out. Not: carrying them
 //! out (`service/`, `kernel/`). [`engine`] is one service: inputs and a time go in, commands to two [`ports`] come out.
 
+pub mod apart;
 pub mod bucket_move;
 pub mod buckets;
 pub mod denied;

@@ -14,6 +14,17 @@ pub struct Queue {
     pub backlog: u32,
 }
 
+/// What waits first in the queue of a UDP socket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Head {
+    /// The queue is empty.
+    Empty,
+    /// It was not looked at: that could change what the socket's process sees.
+    Unseen,
+    /// A datagram: hash of its sender, length and content.
+    Datagram(u64),
+}
+
 /// Signs of life of a process, or of a group of them, at one moment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Pulse {
@@ -22,6 +33,8 @@ pub struct Pulse {
     /// Voluntary context switches of all threads so far. A thread that ends takes its part with it, so any change is a
     /// sign of life, not only a rise.
     pub switches: u64,
+    /// CPU time of all threads so far, in clock ticks.
+    pub ticks: u64,
 }
 
 /// A socket that a worker's process has opened itself.

@@ -47,6 +47,11 @@ impl Placement {
         self.moved
     }
 
+    /// Counts buckets that changed their worker at one listener only.
+    pub fn moved_apart(&mut self, buckets: usize) {
+        self.moved += buckets as u64;
+    }
+
     /// Asks for a table of these members.
     pub fn want(&mut self, members: Vec<Member>) {
         self.join_at = None;

@@ -7,7 +7,7 @@ use reuseport_lb_common::load::Fitness;
 
 use super::bucket_move::Constraint;
 use super::listener::Listener;
-use super::observed::{Pulse, Queue};
+use super::observed::{Head, Pulse, Queue};
 use super::reconfigure::Settings;
 use super::slots::SlotSet;
 use super::table::BucketChange;
@@ -114,6 +114,8 @@ pub trait Dataplane {
     fn close(&mut self, socket: Cookie);
     /// The queue of a socket; empty for one that is closed.
     fn queue(&self, socket: Cookie) -> Queue;
+    /// What waits first in the queue of a UDP socket; leaves it there.
+    fn head(&self, socket: Cookie) -> Head;
     /// Stops listening: the kernel hands queued connections to the sockets that the program picks.
     fn shut_down(&mut self, socket: Cookie) -> Result<(), String>;
     /// Makes a socket that was shut down listen again, and puts it into its slot.

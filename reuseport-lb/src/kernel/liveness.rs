@@ -33,7 +33,8 @@ pub fn of_process(pid: i32) -> Option<Pulse> {
     if threads == 0 || (threads == 1 && matches!(stat.state, b'Z' | b'X')) {
         return None;
     }
-    Some(Pulse { stopped: matches!(stat.state, b'T' | b't'), switches })
+    let [user, system, _] = stat.used;
+    Some(Pulse { stopped: matches!(stat.state, b'T' | b't'), switches, ticks: user + system })
 }
 
 /// Signs of life of these processes together; `None` if all have ended.
@@ -42,6 +43,7 @@ pub fn of_all(pids: impl IntoIterator<Item = i32>) -> Option<Pulse> {
     pids.into_iter().filter_map(of_process).reduce(|all, one| Pulse {
         stopped: all.stopped && one.stopped,
         switches: all.switches + one.switches,
+        ticks: all.ticks + one.ticks,
     })
 }
 

@@ -23,6 +23,7 @@ pub mod opened;
 pub mod options;
 pub mod output;
 pub mod owner;
+pub mod peek;
 pub mod probe;
 pub mod process;
 pub mod recover;

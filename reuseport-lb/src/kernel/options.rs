@@ -114,6 +114,12 @@ fn get(socket: &Socket, (level, name): (i32, i32)) -> io::Result<Vec<u8>> {
     if failed == 0 { Ok(value[..size as usize].to_vec()) } else { Err(io::Error::last_os_error()) }
 }
 
+/// From where a peek at the queue begins (SO_PEEK_OFF, socket(7)); negative: from the head.
+pub(super) fn peek_offset(socket: &Socket) -> io::Result<i32> {
+    let value = get(socket, (libc::SOL_SOCKET, libc::SO_PEEK_OFF))?;
+    Ok(value.first_chunk().map_or(-1, |value| i32::from_ne_bytes(*value)))
+}
+
 /// Sets an option, given by its level and name, to these bytes.
 pub(super) fn set(socket: impl AsFd, (level, name): (i32, i32), value: &[u8]) -> io::Result<()> {
     let (fd, size) = (socket.as_fd().as_raw_fd(), value.len() as libc::socklen_t);

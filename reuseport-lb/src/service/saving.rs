@@ -111,6 +111,7 @@ fn listeners_of(engine: &OwnEngine, claims: &Claims) -> Vec<state_file::SavedLis
             program: Some(group.group.program_id()),
             since: claims.since(&listener.asked, service),
             lost: claims.is_lost(&listener.asked, service),
+            avoided: listener.apart.as_ref().map(|apart| apart.avoided().to_vec()),
         })
     };
     engine.listeners().filter_map(of).collect()

@@ -117,7 +117,8 @@ impl Takeover {
         }
         self.snapshot.serial += 1;
         let id = ListenerId(self.snapshot.serial);
-        self.snapshot.listeners.push(ListenerRecord { id, asked: saved.asked, wanted: saved.wanted });
+        let (asked, wanted, avoided) = (saved.asked, saved.wanted, saved.avoided.clone());
+        self.snapshot.listeners.push(ListenerRecord { id, asked, wanted, avoided });
         self.known.insert(saved.bound, id);
         self.groups.add(id, group);
         Ok(())

@@ -74,14 +74,33 @@ pub(super) enum PassStage {
     CountFlows(Vec<u64>),
     /// Takes flows from workers that keep them no longer; counts them by slot.
     Cut(BTreeMap<u16, u64>),
-    /// Collects the constraints of buckets; empty if all can move anywhere.
-    Constrain(Vec<Constraint>),
-    /// Writes the changes of a plan into buckets.
-    Publish(Plan),
+    /// Collects the constraints of buckets.
+    Constrain(Constraints),
+    /// Writes the changes of a plan into buckets; of listeners with buckets of their own, makes the plan first.
+    Publish(Publishing),
     /// Counts by slot the live flows that stay with it although their bucket has moved.
     CountStaying(Vec<u64>),
     /// Ends moves of buckets whose previous worker has no live flow; counts them.
     Sweep(usize),
+}
+
+/// Where buckets can move; those beyond the end of a list can move anywhere.
+#[derive(Default)]
+pub(super) struct Constraints {
+    /// In all listeners with the buckets of the service.
+    pub(super) common: Vec<Constraint>,
+    /// In each of the others.
+    pub(super) own: BTreeMap<ListenerId, Vec<Constraint>>,
+}
+
+/// A plan that is being written.
+pub(super) struct Publishing {
+    /// The plan for all listeners with the buckets of the service.
+    pub(super) plan: Plan,
+    pub(super) constraints: Constraints,
+    /// Buckets that changed their worker in any listener, and those that should.
+    pub(super) moved: usize,
+    pub(super) waiting: u32,
 }
 
 /// A change that is being made; the engine takes no input until it is done.

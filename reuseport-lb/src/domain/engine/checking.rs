@@ -18,33 +18,13 @@ use super::super::watchdog::Watchdog;
 use super::super::worker::State;
 use super::Engine;
 
-/// Health of a worker over all of its TCP listeners.
-pub struct Standing {
-    /// Number of the worker's TCP listeners.
-    tcp: usize,
-    /// Listeners at which the worker is stalled.
-    pub stalled: Vec<Listener>,
-    /// The worker has never accepted at any of the stalled listeners.
-    pub never: bool,
-    /// The worker is overloaded at one of its listeners.
-    pub overloaded: bool,
-}
-
-impl Standing {
-    /// Whether the worker is stalled at all of its TCP listeners.
-    #[must_use]
-    pub fn is_stalled(&self) -> bool {
-        self.tcp > 0 && self.stalled.len() == self.tcp
-    }
-}
-
 impl<D: Dataplane, P: Processes> Engine<D, P> {
     /// Plans the next checks.
     pub(super) fn plan_checks(&mut self, now: Instant) {
-        let queues = self.pool.iter().any(|it| it.is_monitored() && self.tcp_sockets(it).next().is_some());
-        let tcp = || self.listeners.iter().filter(|listener| queues && listener.is_tcp());
-        let pause = tcp().filter_map(|listener| listener.health.pause(&self.settings.config)).min();
-        let busy = tcp().any(|listener| listener.health.is_busy());
+        let queues = self.pool.iter().any(|it| it.is_monitored() && !it.sockets.is_empty());
+        let all = || self.listeners.iter().filter(|_| queues);
+        let pause = all().filter_map(|it| it.pause(&self.settings.config)).min();
+        let busy = all().any(|listener| listener.health.is_busy());
         let served = self.pool.iter().filter(|worker| worker.life.state() != State::Draining);
         let wanted = Wanted {
             queues: pause.map(|pause| (pause, if busy { OFTEN } else { RARELY })),
@@ -71,26 +51,36 @@ impl<D: Dataplane, P: Processes> Engine<D, P> {
         // Read once per process: reading /proc takes longer than all the rest of this check.
         let known: RefCell<BTreeMap<WorkerId, Option<Pulse>>> = RefCell::default();
         for at in 0..self.listeners.iter().len() {
-            let Some(listener) = self.listeners.at(at).filter(|it| it.is_tcp()).map(|it| it.id) else {
-                continue;
-            };
-            let samples = self.sample_queues(at, listener);
             let Some(state) = self.listeners.at_mut(at) else { continue };
+            let (listener, tcp) = (state.id, state.is_tcp());
+            if !tcp && !state.health.is_due(&self.settings.config, now) {
+                continue;
+            }
             let mut health = std::mem::take(&mut state.health);
-            let signs = |id: WorkerId| {
-                let worker = self.pool.get(id)?;
-                let look = || self.processes.pulse(worker.process?.key);
-                let Pulse { stopped, switches } = (*known.borrow_mut().entry(id).or_insert_with(look))?;
+            let signs = |engine: &Self, id: WorkerId| {
+                let worker = engine.pool.get(id)?;
+                let look = || engine.processes.pulse(worker.process?.key);
+                let pulse = (*known.borrow_mut().entry(id).or_insert_with(look))?;
+                let Pulse { stopped, switches, ticks } = pulse;
                 let socket = worker.socket_near(at, listener);
-                let waits = socket.and_then(|socket| self.dataplane.waits(socket.cookie));
+                let waits = socket.and_then(|socket| engine.dataplane.waits(socket.cookie));
+                // A worker that computes between two datagrams need not sleep.
+                let switches = if tcp { switches } else { switches.wrapping_add(ticks) };
                 Some(Signs { stopped, switches, pinged: pings.contains(&id), waits })
             };
-            let changes = health.look(&samples, signs, now, &self.settings.config);
+            let changes = if tcp {
+                let samples = self.sample_queues(at, listener);
+                health.look(&samples, |id| signs(self, id), now, &self.settings.config)
+            } else {
+                let samples = self.sample_datagrams(at, listener);
+                let head = |id| self.head(at, listener, id);
+                health.look_at_datagrams(&samples, head, |id| signs(self, id), now, &self.settings.config)
+            };
             if let Some(state) = self.listeners.at_mut(at) {
                 state.health = health;
             }
             for change in changes {
-                self.on_health(listener, change);
+                if tcp { self.on_health(listener, change) } else { self.on_reading(listener, change) }
             }
         }
     }
@@ -142,36 +132,15 @@ impl<D: Dataplane, P: Processes> Engine<D, P> {
                 let cause = Cause::own("it accepts again");
                 self.tell_of(id, IncidentKind::Recovered { listener: address }, cause);
             }
-            Change::Replace(id) => {
-                let replaced = self.replace_alone(id);
-                let outcome = if replaced { "it gets a new process" } else { "a new process may help" };
-                warn!(
-                    worker = self.pool.name_of(id.number),
-                    "stalls on {address} again and again: {outcome}"
-                );
-            }
+            Change::Replace(id) => self.replace_stalling(address, id),
         }
     }
 
-    /// Health of a worker over all of its TCP listeners.
-    #[must_use]
-    pub fn standing(&self, worker: &Worker) -> Standing {
-        let mut standing = Standing { tcp: 0, stalled: Vec::new(), never: true, overloaded: false };
-        for (at, socket) in worker.sockets.iter().enumerate() {
-            let Some(listener) = self.listeners.near(at, socket.listener).filter(|it| it.is_tcp()) else {
-                continue;
-            };
-            standing.tcp += 1;
-            match listener.health.status(worker.id) {
-                HealthStatus::Fit => {}
-                HealthStatus::Overloaded => standing.overloaded = true,
-                HealthStatus::Stalled => {
-                    standing.stalled.push(self.dataplane.address(listener.id));
-                    standing.never &= listener.health.is_loading(worker.id);
-                }
-            }
-        }
-        standing
+    /// Replaces a worker that stalls again and again.
+    pub(super) fn replace_stalling(&mut self, listener: Listener, id: WorkerId) {
+        let replaced = self.replace_alone(id);
+        let outcome = if replaced { "it gets a new process" } else { "a new process may help" };
+        warn!(worker = self.pool.name_of(id.number), "stalls on {listener} again and again: {outcome}");
     }
 
     /// Hands over the queue of a worker whose process runs. The process is stopped while its listener

@@ -14,6 +14,7 @@ mod placing;
 mod previewing;
 mod queues;
 mod readiness;
+mod reading;
 mod rolling;
 mod scaling;
 mod snapshot;
@@ -43,8 +44,8 @@ pub use super::monitor::CheckKind;
 pub use super::pool::{Departure, Pool, Seat, Worker, WorkerSocket};
 pub use super::reconfigure::Settings;
 pub use super::rollout::{RestartOptions, RolloutEvent};
-pub use checking::Standing;
 pub use input::{Input, JoinRequest, NewGroup, ProcessEvent, Reconfiguration, Scaling, Target, Work};
+pub use reading::Standing;
 pub use rolling::TRIAL;
 pub use snapshot::{Found, ListenerRecord, Snapshot, WorkerRecord};
 
@@ -266,6 +267,7 @@ impl<D: Dataplane, P: Processes> Engine<D, P> {
             return;
         }
         self.follow_pinned(now);
+        self.follow_stalls();
         if !self.startup.is_over()
             && !self.stopping
             && Startup::is_complete(&self.pool, &self.settings.config, now)

@@ -6,6 +6,7 @@ use std::time::Instant;
 use reuseport_lb_common::slots::MAX_SLOTS;
 use tracing::info;
 
+use super::super::apart::Apart;
 use super::super::bucket_move::Constraint;
 use super::super::flows::Due;
 use super::super::incident::{Cause, IncidentKind};
@@ -13,10 +14,10 @@ use super::super::listeners::ListenerState;
 use super::super::pool::Worker;
 use super::super::ports::{Dataplane, ListenerId, Processes};
 use super::super::slots::SlotSet;
-use super::super::table::BucketChange;
+use super::super::table::Plan;
 use super::super::worker::State;
 use super::Engine;
-use super::agenda::{Pass, PassStage};
+use super::agenda::{Constraints, Pass, PassStage, Publishing};
 
 impl<D: Dataplane, P: Processes> Engine<D, P> {
     /// Does one part of making and writing the table that is wanted; false if none is.
@@ -44,9 +45,12 @@ impl<D: Dataplane, P: Processes> Engine<D, P> {
     }
 
     fn pass(&self, stage: PassStage) -> Pass {
-        let mut left = match &stage {
-            PassStage::Publish(plan) if plan.changes.is_empty() => Vec::new(),
-            PassStage::Publish(_) => self.listeners.ids(),
+        let mut left: Vec<ListenerId> = match &stage {
+            PassStage::Publish(it) => {
+                let meant =
+                    |listener: &&ListenerState| !it.plan.changes.is_empty() || listener.apart.is_some();
+                self.listeners.iter().filter(meant).map(|it| it.id).collect()
+            }
             _ => self.tracking().collect(),
         };
         left.reverse();
@@ -77,6 +81,11 @@ impl<D: Dataplane, P: Processes> Engine<D, P> {
                 }
             }
             PassStage::Constrain(constraints) => {
+                let is_apart = self.listeners.near(0, listener).is_some_and(|it| it.apart.is_some());
+                let constraints = match is_apart {
+                    true => constraints.own.entry(listener).or_default(),
+                    false => &mut constraints.common,
+                };
                 for (bucket, constraint) in dataplane.constraints(listener, pinned) {
                     let at = usize::from(bucket);
                     if constraints.len() <= at {
@@ -85,7 +94,19 @@ impl<D: Dataplane, P: Processes> Engine<D, P> {
                     constraints[at] = constraints[at].and(constraint);
                 }
             }
-            PassStage::Publish(plan) => dataplane.publish(listener, &plan.changes, pinned),
+            PassStage::Publish(all) => {
+                let own = all.constraints.own.remove(&listener).unwrap_or_default();
+                let mut known = self.listeners.iter_mut();
+                let Some(apart) = known.find(|it| it.id == listener).map(|it| &mut it.apart) else { return };
+                let Some(it) = apart else { return dataplane.publish(listener, &all.plan.changes, pinned) };
+                let Plan { changes, waiting } =
+                    it.plan(self.placement.table(), self.placement.members(), |bucket| at(&own, bucket));
+                dataplane.publish(listener, &changes, pinned);
+                self.placement.moved_apart(changes.len());
+                all.moved += changes.len();
+                all.waiting += waiting;
+                apart.take_if(|it| it.is_over(self.placement.table()));
+            }
             PassStage::CountStaying(flows) => dataplane.add_staying(listener, flows),
             PassStage::Sweep(ended) => *ended += dataplane.sweep(listener),
         }
@@ -101,16 +122,15 @@ impl<D: Dataplane, P: Processes> Engine<D, P> {
             }
             PassStage::Cut(cut) => {
                 self.note_cut(cut);
-                Some(self.pass(PassStage::Constrain(Vec::new())))
+                Some(self.pass(PassStage::Constrain(Constraints::default())))
             }
             PassStage::Constrain(constraints) => {
-                let constraint =
-                    |bucket: u16| constraints.get(usize::from(bucket)).copied().unwrap_or_default();
-                let plan = self.placement.plan(constraint);
-                Some(self.pass(PassStage::Publish(plan)))
+                let plan = self.placement.plan(|bucket| at(&constraints.common, bucket));
+                let (moved, waiting) = (plan.changes.len(), plan.waiting);
+                Some(self.pass(PassStage::Publish(Publishing { plan, constraints, moved, waiting })))
             }
-            PassStage::Publish(plan) => {
-                self.note_published(&plan.changes, plan.waiting, now);
+            PassStage::Publish(published) => {
+                self.note_published(&published, now);
                 self.tracks_flows().then(|| self.pass(PassStage::CountStaying(vec![0; MAX_SLOTS])))
             }
             PassStage::CountStaying(staying) => {
@@ -139,14 +159,15 @@ impl<D: Dataplane, P: Processes> Engine<D, P> {
         }
     }
 
-    fn note_published(&mut self, changes: &[BucketChange], waiting: u32, now: Instant) {
+    fn note_published(&mut self, published: &Publishing, now: Instant) {
         let service = &self.settings.config.name;
-        if self.tracks_flows() && self.flows.placed(changes.len(), waiting, now) {
+        let Publishing { plan, moved, waiting, .. } = published;
+        if self.tracks_flows() && self.flows.placed(*moved, *waiting, now) {
             info!(service, buckets = waiting, "wait for live flows before they move");
         }
-        if !changes.is_empty() {
-            let members = self.placement.members().len();
-            self.tell(IncidentKind::Moved { buckets: changes.len(), members }, Cause::default());
+        if !plan.changes.is_empty() {
+            let (buckets, members) = (plan.changes.len(), self.placement.members().len());
+            self.tell(IncidentKind::Moved { buckets, members }, Cause::default());
         }
     }
 
@@ -189,6 +210,25 @@ impl<D: Dataplane, P: Processes> Engine<D, P> {
         }
     }
 
+    /// Gives listeners buckets of their own while workers do not read there, and those of the service again afterwards.
+    pub(super) fn follow_stalls(&mut self) {
+        let mut changed = false;
+        for listener in self.listeners.iter_mut().filter(|it| !it.is_tcp()) {
+            let member = |id| self.pool.get(id).filter(|worker| worker.is_member());
+            let stalled: Vec<u16> = listener.health.stalled().filter_map(member).map(|it| it.slot).collect();
+            match &mut listener.apart {
+                None if stalled.is_empty() => continue,
+                None => listener.apart = Some(Apart::of(self.placement.table().clone(), stalled)),
+                Some(apart) if apart.avoided() == stalled => continue,
+                Some(apart) => apart.avoid(stalled),
+            }
+            changed = true;
+        }
+        if changed {
+            self.placement.again();
+        }
+    }
+
     /// The listeners whose flows are tracked.
     fn tracking(&self) -> impl Iterator<Item = ListenerId> {
         let tracks = |listener: &&ListenerState| self.settings.config.tracks(&listener.asked);
@@ -219,6 +259,11 @@ impl<D: Dataplane, P: Processes> Engine<D, P> {
         // When all workers leave, flows end with them.
         if worker.holds_slot() && !self.stopping { self.flows.staying(worker.slot) } else { 0 }
     }
+}
+
+/// The constraint of a bucket.
+fn at(constraints: &[Constraint], bucket: u16) -> Constraint {
+    constraints.get(usize::from(bucket)).copied().unwrap_or_default()
 }
 
 /// Whether the flows of a worker are to be counted: it has begun to leave.

@@ -263,10 +263,10 @@ impl<D: Dataplane, P: Processes> Engine<D, P> {
         }
         let state = worker.life.state();
         let standing = self.standing(worker);
-        // `stalled` as its state says all; it is `loading` if it has never accepted.
-        if state == State::Ready && !standing.stalled.is_empty() && (standing.never || !standing.is_stalled())
-        {
-            return Some(format!("does not accept on {}", text(&standing.stalled)));
+        // `stalled` as its state says all if that is so everywhere; it is `loading` if it has never accepted.
+        let shown = standing.is_partial() || (standing.never && !standing.stalled.is_empty());
+        if state == State::Ready && shown {
+            return Some(standing.where_stalled());
         }
         if worker.age(now).is_none_or(|age| age < SHOWN_AFTER) {
             return None;

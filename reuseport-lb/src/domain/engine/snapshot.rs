@@ -4,6 +4,7 @@ use std::time::Instant;
 
 use tracing::warn;
 
+use super::super::apart::Apart;
 use super::super::flows::FlowTracking;
 use super::super::incident::{Cause, IncidentKind};
 use super::super::incidents::IncidentQueue;
@@ -45,7 +46,7 @@ pub struct Snapshot {
 }
 
 /// What the next daemon needs to know of a listener.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ListenerRecord {
     /// Identifies the listener within its service.
     pub id: ListenerId,
@@ -53,6 +54,8 @@ pub struct ListenerRecord {
     pub asked: Listener,
     /// Whether new workers get sockets of the listener.
     pub wanted: bool,
+    /// If its buckets are not those of the service: the slots of workers that do not read there.
+    pub avoided: Option<Vec<u16>>,
 }
 
 /// What the next daemon needs to know of a worker.
@@ -117,7 +120,7 @@ impl<D: Dataplane, P: Processes> Engine<D, P> {
             && self.flows.cut() == known.flows_cut
             && *self.tally() == known.tally
             && self.pool.serial() == known.serial
-            && self.listeners.iter().map(ListenerRecord::of).eq(known.listeners.iter().copied())
+            && self.listeners.iter().map(ListenerRecord::of).eq(known.listeners.iter().cloned())
             && self.pool.len() == known.workers.len()
             && self.pool.iter().zip(&known.workers).all(|(worker, record)| record.is_of(worker))
     }
@@ -136,8 +139,10 @@ impl<D: Dataplane, P: Processes> Engine<D, P> {
         let Snapshot { settings, moved, flows_cut, tally, serial, revision, listeners, workers } = snapshot;
         let taken: Vec<u16> = workers.iter().filter(|it| it.holds_slot).map(|it| it.slot).collect();
         let mut known = Listeners::default();
-        for ListenerRecord { id, asked, wanted } in listeners {
-            known.push(ListenerState::new(id, asked, wanted));
+        for ListenerRecord { id, asked, wanted, avoided } in listeners {
+            let mut listener = ListenerState::new(id, asked, wanted);
+            listener.apart = avoided.map(|slots| Apart::of(BucketTable::default(), slots));
+            known.push(listener);
         }
         let mut engine = Self {
             pool: Pool::new(&settings.config.name, serial, Slots::without(&taken)),
@@ -165,7 +170,7 @@ impl<D: Dataplane, P: Processes> Engine<D, P> {
             }
             ended.extend(engine.restore_worker(&record, &found, now)?);
         }
-        engine.restore_table();
+        engine.restore_table(now);
         engine.publish_rosters(None);
         // Only now, when the maps of the new program say all that those of the old one said.
         for listener in engine.listeners.ids() {
@@ -190,14 +195,22 @@ impl<D: Dataplane, P: Processes> Engine<D, P> {
     }
 
     /// Reads the table from a group and writes it into all of them: the earlier daemon may have died between two.
-    fn restore_table(&mut self) {
+    fn restore_table(&mut self, now: Instant) {
         let Some(first) = self.listeners.at(0) else { return };
-        let known = self.listeners.iter().find(|it| !self.dataplane.is_new(it.id)).unwrap_or(first);
-        let table = BucketTable::of(self.dataplane.owners(known.id));
+        let there = || self.listeners.iter().filter(|it| !self.dataplane.is_new(it.id));
+        let common = there().find(|it| it.apart.is_none());
+        let known = common.or_else(|| there().next()).unwrap_or(first);
+        let mut table = BucketTable::of(self.dataplane.owners(known.id));
+        if common.is_none() && known.apart.is_some() {
+            // All have buckets of their own: those of the service, which no group has now, are made from them.
+            table.rebalance(&self.pool.admitted());
+        }
         let all: Vec<BucketChange> = (0..=u16::MAX).zip(table.owners().iter().copied()).collect();
         self.flows.pin(self.pool.pinned());
         for listener in self.listeners.ids() {
-            self.dataplane.publish(listener, &all, self.flows.pinned());
+            if !self.restore_apart(listener, now) {
+                self.dataplane.publish(listener, &all, self.flows.pinned());
+            }
         }
         self.placement = Placement::of(table, self.placement.moved());
     }
@@ -325,7 +338,8 @@ impl<D: Dataplane, P: Processes> Engine<D, P> {
 
 impl ListenerRecord {
     fn of(state: &ListenerState) -> Self {
-        Self { id: state.id, asked: state.asked, wanted: state.wanted }
+        let avoided = state.apart.as_ref().map(|apart| apart.avoided().to_vec());
+        Self { id: state.id, asked: state.asked, wanted: state.wanted, avoided }
     }
 }
 

@@ -1,5 +1,5 @@
-//! Which workers take connections at a TCP listener, PURE: samples of their queues → workers that become
-//! overloaded, stalled, or fit again. Not: sampling (`kernel/`), nor what follows (`engine/checking.rs`).
+//! Which workers take connections at a TCP listener, or read at a UDP one, PURE: samples of their queues → workers that
+//! become overloaded (TCP), stalled, or fit again. Not: sampling (`kernel/`), nor what follows (`engine/checking.rs`).
 //!
 //! ```text
 //!            queue much deeper than the others'
@@ -10,6 +10,8 @@
 //!     stalled ◀───────────────────────────────────┘
 //! ```
 
+mod datagrams;
+mod reading;
 mod record;
 mod window;
 
@@ -22,8 +24,9 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use crate::config::{OnStall, ServiceConfig};
+pub use datagrams::DatagramSample;
 pub use record::{HealthStatus, Signs};
-use record::{Stall, UNSEEN_AWAY, Worker};
+use record::{Stall, Worker};
 use window::{Doubt, Verdict, Window};
 
 /// Time between looks while a queue is not empty.
@@ -69,11 +72,13 @@ pub struct Health<K> {
     workers: BTreeMap<K, Worker>,
     /// A queue was not empty at the last look.
     busy: bool,
+    /// Time of the last look at a UDP listener's queues.
+    looked_at: Option<Instant>,
 }
 
 impl<K> Default for Health<K> {
     fn default() -> Self {
-        Self { workers: BTreeMap::new(), busy: false }
+        Self { workers: BTreeMap::new(), busy: false, looked_at: None }
     }
 }
 
@@ -121,6 +126,11 @@ impl<K: Copy + Ord> Health<K> {
     #[must_use]
     pub fn has_stalled(&self) -> bool {
         self.workers.values().any(|worker| worker.stall.is_some())
+    }
+
+    /// The workers that are stalled.
+    pub fn stalled(&self) -> impl Iterator<Item = K> {
+        self.workers.iter().filter(|(_, worker)| worker.stall.is_some()).map(|(key, _)| *key)
     }
 
     /// Whether a queue was not empty at the last look.
@@ -179,7 +189,7 @@ impl<K: Copy + Ord> Health<K> {
             return;
         };
         let takers = || samples.iter().filter(|sample| self.status(sample.worker) != HealthStatus::Stalled);
-        let mut able = takers().count();
+        let able = takers().count();
         // If all queues are full there is too much work, and one worker less would not help.
         let room = takers().any(|sample| !sample.full);
         let mut stuck = Vec::new();
@@ -209,10 +219,22 @@ impl<K: Copy + Ord> Health<K> {
             }
             worker.watch = None;
         }
-        // If all workers are stuck, the one that got stuck last is not stalled.
+        self.set_stalled(stuck, able, signs, now, policy, changes);
+    }
+
+    /// Stalls workers that were found `stuck`, of which at least one that is `able` is left: if all are stuck, the one that
+    /// got stuck last.
+    fn set_stalled(
+        &mut self,
+        mut stuck: Vec<(Instant, K)>,
+        mut able: usize,
+        signs: &mut impl FnMut(K) -> Option<Signs>,
+        now: Instant,
+        policy: &ServiceConfig,
+        changes: &mut Vec<Change<K>>,
+    ) {
         stuck.sort_unstable();
         for (_, key) in stuck {
-            // At least one worker must be left to take the queues.
             if able <= 1 {
                 break;
             }
@@ -222,13 +244,7 @@ impl<K: Copy + Ord> Health<K> {
             worker.overloaded = false;
             worker.window = Window::default();
             worker.watch = None;
-            worker.stall = Some(Stall {
-                until: now + away,
-                unseen_until: now + away.max(UNSEEN_AWAY),
-                first: signs(key),
-                awake: false,
-                left: None,
-            });
+            worker.stall = Some(Stall::begun(now, away, signs(key)));
             changes.push(Change::Stalled(key));
             if policy.on_stall == OnStall::Restart && worker.proven && worker.record.wants_replacement() {
                 changes.push(Change::Replace(key));

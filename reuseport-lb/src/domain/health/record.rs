@@ -3,6 +3,7 @@
 
 use std::time::{Duration, Instant};
 
+use super::reading::Reading;
 use super::window::{Doubt, Window};
 
 /// A recovered worker that has accepted for this long has shown that it works: its relapses are forgotten.
@@ -13,7 +14,7 @@ pub(super) const FIRST_AWAY: Duration = Duration::from_millis(250);
 
 /// How long a worker stays stalled that shows signs of life but is not seen to wait for work: it may poll without
 /// ever sleeping.
-pub(super) const UNSEEN_AWAY: Duration = Duration::from_secs(5);
+const UNSEEN_AWAY: Duration = Duration::from_secs(5);
 
 /// The longest that relapses keep a worker with signs of life stalled.
 const LONGEST_AWAY: Duration = Duration::from_secs(30);
@@ -53,6 +54,7 @@ pub enum HealthStatus {
 #[derive(Debug, Default)]
 pub(super) struct Worker {
     pub(super) window: Window,
+    pub(super) reading: Reading,
     pub(super) overloaded: bool,
     pub(super) watch: Option<Watch>,
     pub(super) stall: Option<Stall>,
@@ -131,6 +133,12 @@ impl Worker {
 }
 
 impl Stall {
+    /// A stall that lasts for `away` at least.
+    pub(super) fn begun(now: Instant, away: Duration, first: Option<Signs>) -> Self {
+        let unseen_until = now + away.max(UNSEEN_AWAY);
+        Self { until: now + away, unseen_until, first, awake: false, left: None }
+    }
+
     /// Whether the worker recovers. It gets no connections, so it cannot show that it accepts; the best sign is that it
     /// waits for work. Other signs of life may come from other work (a long request, another listener).
     pub(super) fn is_over(&mut self, signs: impl FnOnce() -> Option<Signs>, now: Instant) -> bool {

@@ -10,11 +10,11 @@ use super::Groups;
 use crate::domain::bucket_move::Constraint;
 use crate::domain::buckets;
 use crate::domain::listener::Listener;
-use crate::domain::observed::Queue;
+use crate::domain::observed::{Head, Queue};
 use crate::domain::ports::{Attachment, Claim, Cookie, Dataplane, Holder, ListenerId, OpenedSocket, Repair};
 use crate::domain::slots::SlotSet;
 use crate::domain::table::BucketChange;
-use crate::kernel::socket;
+use crate::kernel::{peek, socket};
 
 fn words<T>(result: Result<T>) -> Result<T, String> {
     result.map_err(|error| format!("{error:#}"))
@@ -52,6 +52,10 @@ impl Dataplane for Groups {
         let sockets = self.sockets.borrow();
         let queue = sockets.get(&socket).and_then(|it| socket::queue(&it.socket, it.listener.protocol).ok());
         queue.unwrap_or_default()
+    }
+
+    fn head(&self, socket: Cookie) -> Head {
+        self.sockets.borrow().get(&socket).map_or(Head::Unseen, |it| peek::head(&it.socket))
     }
 
     fn shut_down(&mut self, socket: Cookie) -> Result<(), String> {

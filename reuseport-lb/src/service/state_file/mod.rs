@@ -105,6 +105,9 @@ pub struct SavedListener {
     /// Whether another service has taken the listener.
     #[serde(default)]
     pub lost: bool,
+    /// If its buckets are not those of the service: the slots of workers that do not read there.
+    #[serde(default)]
+    pub avoided: Option<Vec<u16>>,
 }
 
 /// The saved state of one worker.

@@ -34,6 +34,7 @@ fn state() -> SavedService {
         program: None,
         since: 0,
         lost: false,
+        avoided: Some(vec![17]),
     };
     SavedService {
         abandoned: None,
@@ -79,14 +80,16 @@ fn what_earlier_versions_have_written_is_read() {
         ("/", &["abandoned", "told", "flows_cut", "tally"][..]),
         ("/workers/0", &["cgroup", "process", "leader", "notify", "output", "stop"]),
     ];
-    let parts =
-        parts.into_iter().chain([("/doors/0", &["program", "since", "lost"][..]), ("/config", &["stop"])]);
+    let parts = parts
+        .into_iter()
+        .chain([("/doors/0", &["program", "since", "lost", "avoided"][..]), ("/config", &["stop"])]);
     for (at, later) in parts {
         let part = old.pointer_mut(at.trim_end_matches('/')).and_then(|part| part.as_object_mut()).unwrap();
         assert!(later.iter().all(|name| part.remove(*name).is_some()), "{whole}");
     }
     let mut wanted = state();
     (wanted.flows_cut, wanted.tally) = (0, Tally::default());
+    wanted.listeners[0].avoided = None;
     wanted.workers[0].process = SavedProcess::default();
     assert_eq!(serde_json::from_value::<SavedService>(old).unwrap(), wanted);
 }

@@ -246,5 +246,5 @@ fn whatever_happens_to_connections_what_must_hold_does() {
 /// REUSEPORT_LB_HISTORIES says how many.
 #[test]
 fn whatever_happens_to_flows_what_must_hold_does() {
-    histories(&[&[Protocol::Udp], &[Protocol::Tcp, Protocol::Udp]]);
+    histories(&[&[Protocol::Udp], &[Protocol::Tcp, Protocol::Udp], &[Protocol::Udp, Protocol::Udp]]);
 }

@@ -8,9 +8,11 @@ use reuseport_lb_common::slots::NO_SLOT;
 use super::fake::{BUCKETS, FLOWS, Fake, Stage};
 use super::scene::Scene;
 use crate::config::{Ready, Replace};
+use crate::domain::apart::Apart;
 use crate::domain::engine::{Engine, Worker};
-use crate::domain::ports::{ProcessKey, WorkerId};
-use crate::domain::table::BucketTable;
+use crate::domain::listeners::ListenerState;
+use crate::domain::ports::{ListenerId, ProcessKey, WorkerId};
+use crate::domain::table::{BucketTable, Member};
 use crate::domain::worker::{Origin, State};
 
 impl Scene {
@@ -26,12 +28,55 @@ impl Scene {
         });
     }
 
-    pub(super) fn owners(&self) -> Vec<u16> {
+    /// The owner of each bucket of each group, but for those that were made anew.
+    pub(super) fn owners(&self) -> BTreeMap<ListenerId, Vec<u16>> {
         self.world(|world| {
-            let known = world.groups.iter().find(|(id, _)| !world.anew.contains(id));
-            let (_, group) = known.or_else(|| world.groups.iter().next()).expect("a group");
-            group.entries.iter().map(|entry| entry.slot()).collect()
+            let known = world.groups.iter().filter(|(id, _)| !world.anew.contains(id));
+            known.map(|(id, group)| (*id, group.entries.iter().map(|entry| entry.slot()).collect())).collect()
         })
+    }
+
+    /// Checks that a takeover has not moved a bucket.
+    pub(super) fn check_buckets_are(
+        &self,
+        engine: &Engine<Fake, Fake>,
+        before: &BTreeMap<ListenerId, Vec<u16>>,
+    ) {
+        for apart in engine.listeners().filter(|it| it.apart.is_some()) {
+            let own = self.owners().remove(&apart.id);
+            assert_eq!(own.as_ref(), before.get(&apart.id), "buckets of {:?} have moved", apart.id);
+        }
+        let mut common = engine.listeners().filter(|it| it.apart.is_none() && before.contains_key(&it.id));
+        if let Some(known) = common.next() {
+            let owners = engine.placement().table().owners();
+            assert_eq!(owners, before[&known.id], "buckets are not where they were");
+        }
+    }
+
+    /// Checks that a listener has buckets of its own only while a worker does not read there, or flows keep buckets where
+    /// they are; and that then they are spread over all others.
+    fn check_apart(&self, engine: &Engine<Fake, Fake>, listener: &ListenerState, apart: &Apart) {
+        let waits = engine.flows().waiting() > 0;
+        assert!(
+            waits || !apart.avoided().is_empty(),
+            "{:?} has buckets of its own for no reason",
+            listener.id
+        );
+        let owners = apart.table().owners();
+        self.world(|world| {
+            let own = world.groups[&listener.id].entries.iter().map(|entry| entry.slot());
+            assert!(own.eq(owners.iter().copied()), "the buckets of {:?} are not its own", listener.id);
+        });
+        let (avoided, members) = (apart.avoided(), engine.placement().members());
+        let others: Vec<Member> =
+            members.iter().filter(|it| !avoided.contains(&it.slot())).copied().collect();
+        if !waits && !others.is_empty() && engine.placement().join_at().is_none() {
+            let mut exact = BucketTable::of(owners.to_vec());
+            assert!(
+                exact.rebalance(&others).is_empty(),
+                "buckets without those of {avoided:?} are not exact"
+            );
+        }
     }
 
     /// Checks what must hold at any time.
@@ -53,12 +98,17 @@ impl Scene {
         let Some(engine) = self.engine.as_ref() else { return };
         let owners = engine.placement().table().owners();
         let members = engine.pool().admitted();
-        self.world(|world| {
-            for (id, group) in &world.groups {
-                let own: Vec<u16> = group.entries.iter().map(|entry| entry.slot()).collect();
-                assert_eq!(own, owners, "the buckets of {id:?} are not those of the table");
+        let groups: BTreeSet<ListenerId> = self.world(|world| world.groups.keys().copied().collect());
+        for listener in engine.listeners().filter(|listener| groups.contains(&listener.id)) {
+            match &listener.apart {
+                Some(apart) => self.check_apart(engine, listener, apart),
+                None => self.world(|world| {
+                    let own = world.groups[&listener.id].entries.iter().map(|entry| entry.slot());
+                    let same = own.eq(owners.iter().copied());
+                    assert!(same, "the buckets of {:?} are not those of the table", listener.id);
+                }),
             }
-        });
+        }
         let ready = |worker: &&Worker| worker.is_member() && worker.life.state() == State::Ready;
         let slots: BTreeSet<u16> = self.workers().filter(ready).map(|worker| worker.slot).collect();
         self.world(|world| {

@@ -239,8 +239,11 @@ impl Scene {
                     continue;
                 }
                 for cookie in &process.sockets {
-                    if let Some(socket) = world.sockets.get_mut(cookie).filter(|socket| socket.queue > 0) {
+                    let socket = world.sockets.get_mut(cookie);
+                    let waits = |it: &&mut super::fake::Socket| it.queue > 0 || !it.datagrams.is_empty();
+                    if let Some(socket) = socket.filter(waits) {
                         socket.queue = 0;
+                        socket.datagrams.clear();
                         process.switches += 1;
                     }
                 }
@@ -344,11 +347,11 @@ impl Scene {
                 found.push(it);
             }
         });
-        let before: Vec<u16> = self.owners();
+        let before = self.owners();
         let ports = (self.fake.clone(), self.fake.clone());
         let engine = Engine::restore(snapshot.clone(), found, false, ports, self.now);
         let mut engine = engine.expect("a takeover");
-        assert_eq!(engine.placement().table().owners(), before, "buckets are not where they were");
+        self.check_buckets_are(&engine, &before);
         self.check_known(&engine);
         engine.begin(self.now);
         self.engine = Some(engine);

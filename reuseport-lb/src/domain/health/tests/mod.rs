@@ -1,6 +1,7 @@
 //! Tests of `health` with samples made by hand.
 
 mod back;
+mod datagrams;
 
 use super::*;
 use crate::config::Overload;

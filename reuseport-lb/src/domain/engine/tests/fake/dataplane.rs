@@ -1,6 +1,6 @@
 //! The fake kernel behind `Dataplane`.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use reuseport_lb_common::entry::Entry;
 use reuseport_lb_common::load::Fitness;
@@ -9,7 +9,7 @@ use reuseport_lb_common::slots::NO_SLOT;
 use super::{Broken, Fake, Socket, Stage, World};
 use crate::domain::bucket_move::{Constraint, constraint, moved};
 use crate::domain::listener::Listener;
-use crate::domain::observed::Queue;
+use crate::domain::observed::{Head, Queue};
 use crate::domain::ports::*;
 use crate::domain::slots::SlotSet;
 use crate::domain::table::BucketChange;
@@ -36,8 +36,15 @@ impl Dataplane for Fake {
             }
         }
         let cookie = Cookie(world.next());
-        let socket =
-            Socket { listener, ours: true, holders: BTreeSet::new(), listens: true, queue: 0, locked: false };
+        let socket = Socket {
+            listener,
+            ours: true,
+            holders: BTreeSet::new(),
+            listens: true,
+            queue: 0,
+            datagrams: VecDeque::new(),
+            locked: false,
+        };
         world.sockets.insert(cookie, socket);
         let group = world.groups.get_mut(&listener).expect("a listener that is there");
         if enter {
@@ -59,8 +66,16 @@ impl Dataplane for Fake {
     }
 
     fn queue(&self, socket: Cookie) -> Queue {
-        let queue = self.0.borrow().sockets.get(&socket).map_or(0, |socket| socket.queue);
-        Queue { queue, backlog: 1024 }
+        let world = self.0.borrow();
+        let Some(socket) = world.sockets.get(&socket) else { return Queue::default() };
+        let bytes = socket.datagrams.len() as u32 * 768;
+        Queue { queue: socket.queue + bytes, backlog: if bytes > 0 { 212_992 } else { 1024 } }
+    }
+
+    fn head(&self, socket: Cookie) -> Head {
+        let world = self.0.borrow();
+        let first = world.sockets.get(&socket).and_then(|socket| socket.datagrams.front());
+        first.map_or(Head::Empty, |datagram| Head::Datagram(*datagram))
     }
 
     fn shut_down(&mut self, socket: Cookie) -> Result<(), String> {

@@ -5,7 +5,7 @@ mod dataplane;
 mod processes;
 
 use std::cell::RefCell;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::rc::Rc;
 
 use reuseport_lb_common::entry::Entry;
@@ -76,6 +76,8 @@ pub(super) struct Socket {
     pub(super) listens: bool,
     /// Connections that no process has accepted.
     pub(super) queue: u32,
+    /// Datagrams that no process has read; each has a number of its own.
+    pub(super) datagrams: VecDeque<u64>,
     pub(super) locked: bool,
 }
 
@@ -173,13 +175,22 @@ impl World {
         let marks = &mut group.marks[bucket];
         let stays = entry.is_moving() && marks[side] & bit == 0 && marks[1 - side] & bit != 0;
         let slot = if stays { entry.previous() } else { entry.slot() };
-        if slot == NO_SLOT || !group.slots.contains_key(&slot) {
-            return None;
-        }
+        let cookie = *group.slots.get(&slot).filter(|_| slot != NO_SLOT)?;
         if !stays {
             marks[side] |= bit;
         }
         group.selected[usize::from(slot)] += 1;
+        let datagram = self.next();
+        if let Some(socket) = self.sockets.get_mut(&cookie) {
+            let reads = |key: &ProcessKey| {
+                let process = &self.processes[key];
+                process.stage == Stage::Runs && process.waits && !process.hangs
+            };
+            socket.datagrams.push_back(datagram);
+            if socket.holders.iter().any(reads) {
+                socket.datagrams.clear();
+            }
+        }
         Some(slot)
     }
 

@@ -113,7 +113,7 @@ impl Processes for Fake {
     fn pulse(&self, process: ProcessKey) -> Option<Pulse> {
         let world = self.0.borrow();
         let process = world.processes.get(&process).filter(|process| process.stage != Stage::Gone)?;
-        Some(Pulse { stopped: process.suspended, switches: process.switches })
+        Some(Pulse { stopped: process.suspended, switches: process.switches, ticks: 0 })
     }
 
     fn restore_notify(&mut self, _process: ProcessKey) -> bool {
