@@ -13,6 +13,7 @@ use serde_json::Value;
 use testkit::client::ask;
 use testkit::config::Config;
 use testkit::daemon::{Daemon, signal, throughout, until};
+use testkit::said::assert_said;
 use testkit::world::World;
 
 /// All events so far of a service, or a worker.
@@ -110,9 +111,14 @@ fn each_event_has_its_reason_and_who_asked_for_it() {
     let all = events(&daemon, &[]);
     assert!((1..).zip(&all).all(|(seq, event): (u64, _)| event["seq"] == seq));
     assert!(events(&daemon, &["web/1"]).iter().all(|event| event["worker"] == "web/1"));
-    let refused = daemon.paths().output(&["events", "wbe"]);
-    let error = String::from_utf8(refused.stderr).unwrap();
-    assert!(error.contains("there is no service \"wbe\"; there is web"), "{error}");
+    let unknown = [
+        (&["events", "wbe"][..], "there is no service \"wbe\"; there is web"),
+        (&["events", "web/9", "--once"], "there is no worker web/9; there is web/0, web/1"),
+        (&["events", "web/", "--once"], "there is no worker web/; there is web/0, web/1"),
+    ];
+    for (command, error) in unknown {
+        assert_said(&daemon.paths().output(command), 1, &[error]);
+    }
     let text = daemon.run(&["events", "web", "--once", "--text"]);
     assert!(text.contains("web/2 ready → draining: it is drained (by reuseport-lb, pid "), "{text}");
 }

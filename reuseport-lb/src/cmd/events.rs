@@ -3,7 +3,7 @@
 use std::time::{Duration, UNIX_EPOCH};
 
 use anyhow::{Result, bail};
-use reuseport_lb_client::api::{EventKind, EventLine, EventRecord, Requester};
+use reuseport_lb_client::api::{EventKind, EventLine, EventRecord, Refusal, Requester};
 
 use super::client::client;
 use super::print::{print, print_json};
@@ -29,7 +29,7 @@ pub(super) fn run(arguments: &cli::EventsArgs, paths: &Paths) -> Result<()> {
     if arguments.once { Ok(()) } else { bail!("the daemon ended") }
 }
 
-/// Fails if there is no such service, and nothing is known to have happened to one.
+/// Fails if there is no such service or worker, and nothing is known to have happened to one.
 fn require_known(what: &str, paths: &Paths) -> Result<()> {
     for line in client(paths).events(false)? {
         if matches!(line?.value, EventLine::Event(event) if concerns(&event, Some(what))) {
@@ -37,7 +37,11 @@ fn require_known(what: &str, paths: &Paths) -> Result<()> {
         }
     }
     let service = what.split('/').next().unwrap_or_default();
-    client(paths).status_of(service)?;
+    let status = client(paths).status_of(service)?;
+    let workers = || status.services.iter().flat_map(|it| &it.workers).map(|worker| &*worker.name);
+    if what != service && !workers().any(|worker| worker == what) {
+        bail!(Refusal::unknown_worker(what, workers()));
+    }
     Ok(())
 }
 
