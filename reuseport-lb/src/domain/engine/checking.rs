@@ -72,7 +72,7 @@ impl<D: Dataplane, P: Processes> Engine<D, P> {
                 let samples = self.sample_queues(at, listener);
                 health.look(&samples, |id| signs(self, id), now, &self.settings.config)
             } else {
-                let samples = self.sample_datagrams(at, listener);
+                let samples = self.sample_datagrams(at, listener, &health);
                 let head = |id| self.head(at, listener, id);
                 health.look_at_datagrams(&samples, head, |id| signs(self, id), now, &self.settings.config)
             };

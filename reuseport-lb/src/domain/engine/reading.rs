@@ -6,7 +6,7 @@ use std::time::Instant;
 use tracing::warn;
 
 use super::super::apart::Apart;
-use super::super::health::{Change, DatagramSample, HealthStatus};
+use super::super::health::{Change, DatagramSample, Health, HealthStatus};
 use super::super::incident::{Cause, IncidentKind};
 use super::super::listener::{Listener, Protocol};
 use super::super::observed::Head;
@@ -95,12 +95,21 @@ impl<D: Dataplane, P: Processes> Engine<D, P> {
         true
     }
 
-    pub(super) fn sample_datagrams(&self, at: usize, listener: ListenerId) -> Vec<DatagramSample<WorkerId>> {
+    pub(super) fn sample_datagrams(
+        &self,
+        at: usize,
+        listener: ListenerId,
+        health: &Health<WorkerId>,
+    ) -> Vec<DatagramSample<WorkerId>> {
+        let monitored = || self.pool.iter().filter(|worker| worker.is_monitored());
+        let wanted = health.wants_selected(monitored().map(|worker| worker.id));
+        let all = if wanted { self.dataplane.selected(listener) } else { None };
         let sample = |worker: &Worker| {
             let socket = worker.socket_near(at, listener)?;
-            Some(DatagramSample { worker: worker.id, queue: self.dataplane.queue(socket.cookie) })
+            let selected = all.as_ref().and_then(|all| all.get(usize::from(worker.slot)).copied());
+            Some(DatagramSample { worker: worker.id, queue: self.dataplane.queue(socket.cookie), selected })
         };
-        self.pool.iter().filter(|worker| worker.is_monitored()).filter_map(sample).collect()
+        monitored().filter_map(sample).collect()
     }
 
     /// What waits first in the queue of a worker.

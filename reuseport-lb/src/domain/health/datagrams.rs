@@ -12,6 +12,9 @@ use crate::domain::observed::{Head, Queue};
 /// The time after which a worker is stalled is looked at in so many parts.
 const PARTS: u32 = 16;
 
+/// So many workers at most are asked for signs of life in one look, which takes up to a millisecond each.
+const ASKED: usize = 64;
+
 /// One look at the queue of a worker that is ready, be it stalled or not.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DatagramSample<K> {
@@ -19,6 +22,8 @@ pub struct DatagramSample<K> {
     pub worker: K,
     /// Bytes in the queue, and its limit.
     pub queue: Queue,
+    /// The program's decisions for the worker so far, read before the queue; `None` if they were not needed.
+    pub selected: Option<u64>,
 }
 
 impl<K: Copy + Ord> Health<K> {
@@ -39,6 +44,11 @@ impl<K: Copy + Ord> Health<K> {
         pause.is_some_and(|pause| self.looked_at.is_none_or(|before| now - before >= pause))
     }
 
+    /// Whether the program's decisions are needed: one of these workers was never seen to read.
+    pub fn wants_selected(&self, workers: impl IntoIterator<Item = K>) -> bool {
+        workers.into_iter().any(|worker| !self.is_proven(worker))
+    }
+
     /// Takes over a stall that an earlier daemon has found.
     pub fn restore_stalled(&mut self, worker: K, now: Instant) {
         let worker = self.workers.entry(worker).or_default();
@@ -47,7 +57,7 @@ impl<K: Copy + Ord> Health<K> {
     }
 
     /// Finds changes of health from samples of all workers that are ready. Calls `head` for queues that were not empty at
-    /// the last look either, and `signs` only for workers that are about to be stalled, or may be.
+    /// the last look either, and `signs` for few workers that may be about to be stalled.
     pub fn look_at_datagrams(
         &mut self,
         samples: &[DatagramSample<K>],
@@ -75,9 +85,11 @@ impl<K: Copy + Ord> Health<K> {
         let room =
             takers().any(|sample| sample.queue.queue < sample.queue.backlog - sample.queue.backlog / 8);
         let mut stuck = Vec::new();
+        let mut asked = 0;
         for sample in samples {
             let worker = self.workers.entry(sample.worker).or_default();
-            let verdict = worker.reading.look(sample.queue, || head(sample.worker), now, patience);
+            let head = || head(sample.worker);
+            let verdict = worker.reading.look(sample.queue, sample.selected, head, now, patience);
             let reads = verdict == Verdict::Accepts;
             worker.proven |= reads;
             if let Some(stall) = &mut worker.stall {
@@ -96,7 +108,12 @@ impl<K: Copy + Ord> Health<K> {
             match verdict {
                 Verdict::Stuck { since, doubt: Doubt::None } => stuck.push((since, sample.worker)),
                 Verdict::Stuck { since, doubt } => {
-                    if worker.shows_nothing(|| signs(sample.worker), doubt, room, now, patience) {
+                    let more = asked < ASKED;
+                    let signs = || {
+                        asked += 1;
+                        signs(sample.worker)
+                    };
+                    if more && worker.shows_nothing(signs, doubt, room, now, patience) {
                         stuck.push((since, sample.worker));
                     }
                     continue;
@@ -105,7 +122,8 @@ impl<K: Copy + Ord> Health<K> {
             }
             worker.watch = None;
         }
-        self.set_stalled(stuck, able, &mut signs, now, policy, &mut changes);
+        // By reading a worker shows that it is back: other signs are not needed.
+        self.set_stalled(stuck, able, &mut |_| None, now, policy, &mut changes);
         changes
     }
 }

@@ -26,6 +26,8 @@ const LEAST: u32 = 512;
 pub(super) struct Reading {
     /// Bytes in the queue at the last look.
     bytes: u32,
+    /// Decisions at the last look at an empty queue, if they were known.
+    selected: Option<u64>,
     first: Option<First>,
 }
 
@@ -46,6 +48,7 @@ impl Reading {
     pub(super) fn look(
         &mut self,
         queue: Queue,
+        selected: Option<u64>,
         head: impl FnOnce() -> Head,
         now: Instant,
         patience: Duration,
@@ -53,9 +56,15 @@ impl Reading {
         let before = std::mem::replace(&mut self.bytes, queue.queue);
         let shrank = queue.queue < before;
         let read = |it: bool| if it { Verdict::Accepts } else { Verdict::Unclear };
-        if before == 0 || queue.queue == 0 {
+        if queue.queue == 0 {
+            // What came meanwhile is not there any more.
+            let came = self.selected.zip(selected).is_some_and(|(before, now)| now > before);
+            (self.first, self.selected) = (None, selected);
+            return read(shrank || came);
+        }
+        if before == 0 {
             self.first = None;
-            return read(shrank);
+            return Verdict::Unclear;
         }
         let hash = match head() {
             Head::Datagram(hash) => hash,

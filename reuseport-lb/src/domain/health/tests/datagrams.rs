@@ -127,7 +127,7 @@ impl Trial {
     fn look(&mut self) -> Vec<Change<usize>> {
         let sample = |(worker, socket): (usize, &Socket)| {
             let queue = Queue { queue: socket.bytes, backlog: LIMIT };
-            DatagramSample { worker, queue }
+            DatagramSample { worker, queue, selected: Some(socket.next) }
         };
         let samples: Vec<_> = self.sockets.iter().enumerate().map(sample).collect();
         let signs: Vec<Signs> = self.sockets.iter().map(|socket| socket.signs).collect();
@@ -157,12 +157,11 @@ fn a_stopped_worker_is_stalled_in_time_and_back_when_it_has_read() {
         let mut it = Trial::new(3);
         it.sockets.iter_mut().for_each(|socket| socket.equal = equal);
         assert_eq!(it.run(ms(2_000), to_all), []);
-        it.health.prove(1);
         (it.sockets[1].pace, it.sockets[1].signs.stopped) = (None, true);
         let changes = it.run(ms(4_000), to_all);
         assert_eq!(Trial::kinds(&changes), [Change::Stalled(1)]);
         assert!(changes[0].0 < ms(2_000) + STALL + ms(400), "{changes:?}");
-        assert!(!it.health.is_loading(1), "it was seen to wait");
+        assert!(!it.health.is_loading(1), "it has read before");
         (it.sockets[1].pace, it.sockets[1].signs.stopped) = (Some(Duration::ZERO), false);
         assert_eq!(Trial::kinds(&it.run(ms(500), |_| {})), [Change::Recovered(1)]);
         assert_eq!(it.health.status(1), HealthStatus::Fit);
@@ -335,5 +334,20 @@ proptest! {
             }
         });
         prop_assert_eq!(changes, []);
+    }
+}
+
+#[test]
+fn many_that_stop_at_once_are_asked_a_few_at_a_time_and_all_found() {
+    let mut it = Trial::new(400);
+    it.run(ms(1_000), to_all);
+    for socket in it.sockets.iter_mut().skip(100) {
+        (socket.pace, socket.signs.stopped) = (None, true);
+    }
+    let changes = it.run(ms(2_500), to_all);
+    assert_eq!(changes.len(), 300);
+    for (time, _) in &changes {
+        let together = changes.iter().filter(|(other, _)| other == time).count();
+        assert!(together <= 64, "{together} in one look");
     }
 }
