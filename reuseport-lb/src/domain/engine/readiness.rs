@@ -284,8 +284,10 @@ impl<D: Dataplane, P: Processes> Engine<D, P> {
                 let all: Vec<String> = said.into_iter().chain(silent).collect();
                 Some(all.join(", and ")).filter(|all| !all.is_empty())
             }
-            State::Ready if !waiting && !self.has_taken(worker) => {
-                silent(false).map(|on| format!("was not seen to wait for work yet on {on}"))
+            State::Ready if !waiting => {
+                // Looked at first: most workers wait, and what each has taken is read from the counters of all CPUs.
+                let on = silent(false)?;
+                (!self.has_taken(worker)).then(|| format!("was not seen to wait for work yet on {on}"))
             }
             _ => None,
         }
