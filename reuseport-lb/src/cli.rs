@@ -14,7 +14,9 @@ use std::time::Duration;
 use clap::{Args, CommandFactory, Parser, Subcommand};
 
 use crate::config::process::LogTo;
-use crate::config::{self, HttpAddress, LogFormat, Ready, Replace, SocketOwner, StopMode, StopSignal};
+use crate::config::{
+    self, HttpAddress, LogFormat, Ready, Replace, SocketOwner, SocketSource, StopMode, StopSignal,
+};
 use crate::daemon::Paths;
 use crate::domain::listener::Listener;
 use crate::kernel::bpffs;
@@ -252,7 +254,7 @@ impl Verb {
 #[derive(Debug, Args)]
 pub(crate) struct RunArgs {
     /// A file with services (docs/CONFIGURATION.md)
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["listen", "workers", "name", "ready", "stop_signal", "stop_mode", "replace", "user", "group", "socket_owner", "join", "env", "cwd", "lame_duck", "log", "command"])]
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["listen", "workers", "name", "ready", "sockets", "stop_signal", "stop_mode", "replace", "user", "group", "socket_owner", "join", "env", "cwd", "lame_duck", "log", "command"])]
     pub(crate) config: Option<PathBuf>,
     /// An address to listen on, like tcp://127.0.0.1:3000, udp://[::]:53, or tcp://*:80 for both families; may be repeated
     #[arg(long, value_name = "URL")]
@@ -263,10 +265,15 @@ pub(crate) struct RunArgs {
     /// The name of the service
     #[arg(long, value_name = "NAME", default_value = "demo")]
     pub(crate) name: String,
-    /// When a command counts as ready: accepting (it waits for work on its sockets), notify (READY=1),
-    /// immediate, or a time like 500ms (it waits for work then); READY=1 counts with each
-    #[arg(long, value_name = "WHEN", default_value = "accepting", requires = "command")]
-    pub(crate) ready: Ready,
+    /// How a command comes by its sockets: pass (it gets them, LISTEN_FDS), bind (it opens its own, like servers that
+    /// know nothing of socket activation), or nginx (it gets them in the way of nginx)
+    #[arg(long, value_name = "HOW", default_value = "pass", requires = "command")]
+    pub(crate) sockets: SocketSource,
+    /// When a command counts as ready: accepting (it waits for work on its sockets; the default), listening (it has called
+    /// listen; the default with --sockets bind), notify (READY=1), immediate, or a time like 500ms (it waits for work then);
+    /// READY=1 counts with each
+    #[arg(long, value_name = "WHEN", requires = "command")]
+    pub(crate) ready: Option<Ready>,
     /// What ends a worker of a command in order: TERM, QUIT, INT, HUP, USR1, USR2 or WINCH; nginx needs QUIT,
     /// HAProxy USR1
     #[arg(long, value_name = "SIGNAL", default_value = "TERM", requires = "command")]

@@ -32,7 +32,7 @@ fn the_server_of_the_readme_serves() {
     fs::write(&path, wrapper).unwrap();
     fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
     let mut command = Command::new("sh");
-    command.args(["-c", &format!("exec {}", block("README.md", "serve_forever()"))]);
+    command.args(["-c", &format!("exec {}", block("README.md", "http.server 8080"))]);
     command.env("PATH", format!("{}:{}", at.display(), std::env::var("PATH").unwrap()));
     let daemon = Daemon::start_as(&world, command);
     assert_eq!(daemon.workers().len(), 2);

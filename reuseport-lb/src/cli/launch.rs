@@ -12,8 +12,12 @@ pub(crate) struct Options {
     name: String,
     #[arg(long, value_delimiter = ',')]
     fds: Vec<RawFd>,
-    #[arg(long)]
+    #[arg(long, default_value = "")]
     fd_names: String,
+    #[arg(long)]
+    nginx: bool,
+    #[arg(long)]
+    calls: Option<RawFd>,
     #[arg(long)]
     notify: PathBuf,
     #[arg(long)]
@@ -40,7 +44,8 @@ pub(crate) struct Options {
 
 impl From<Options> for Arguments {
     fn from(options: Options) -> Self {
-        let Options { name, fds, fd_names, notify, cgroup, user, watchdog, command, .. } = options;
+        let Options { name, fds, fd_names, nginx, calls, notify, cgroup, user, watchdog, command, .. } =
+            options;
         let process = ProcessConfig {
             group: options.group,
             cwd: options.cwd,
@@ -50,7 +55,7 @@ impl From<Options> for Arguments {
             cpus: if options.one_cpu { Cpus::Each } else { Cpus::All },
             ..ProcessConfig::default()
         };
-        Self { name, fds, fd_names, notify, cgroup, user, process, watchdog, command }
+        Self { name, fds, fd_names, nginx, calls, notify, cgroup, user, process, watchdog, command }
     }
 }
 
@@ -65,6 +70,8 @@ mod tests {
             name: "web/2".into(),
             fds: vec![9],
             fd_names: "tcp-8080".into(),
+            nginx: true,
+            calls: None,
             notify: "/run/x/notify/1".into(),
             cgroup: None,
             user: None,
@@ -75,6 +82,8 @@ mod tests {
         let whole = Arguments {
             fds: vec![9, 4, 11],
             fd_names: "a:b:c".into(),
+            nginx: false,
+            calls: Some(9),
             cgroup: Some("/sys/fs/cgroup/x".into()),
             user: Some("nobody".into()),
             process: ProcessConfig {

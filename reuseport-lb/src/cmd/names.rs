@@ -8,8 +8,10 @@ pub(super) fn worker(text: &str) -> Result<(&str, &str), Invalid> {
         Invalid(format!("{text:?} is not a worker{why}: write it like web/2, as `reuseport-lb status` does"))
     };
     let (service, number) = text.split_once('/').ok_or_else(|| wrong(", but perhaps a service"))?;
-    let digits = !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit());
-    if config::check_name(service).is_err() || !digits {
+    // With a dot: a further socket of the worker's process.
+    let is_number = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    let (whole, part) = number.split_once('.').unwrap_or((number, "1"));
+    if config::check_name(service).is_err() || !is_number(whole) || !is_number(part) {
         return Err(wrong(""));
     }
     Ok((service, number))

@@ -45,7 +45,8 @@ fn service(arguments: cli::RunArgs) -> Result<ServiceConfig, String> {
     if !arguments.command.is_empty() {
         service.command = arguments.command;
         service.embedded = false;
-        service.ready = arguments.ready;
+        service.sockets = arguments.sockets;
+        service.ready = arguments.ready.unwrap_or_else(|| service.default_ready());
         service.stop = StopSettings { signal: arguments.stop_signal, mode: arguments.stop_mode };
         service.replace = arguments.replace;
         if let Some(user) = &arguments.user {

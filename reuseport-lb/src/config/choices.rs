@@ -58,6 +58,38 @@ impl std::fmt::Display for Flows {
     }
 }
 
+/// How a worker comes by its sockets.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum SocketSource {
+    /// The command gets them (LISTEN_FDS).
+    #[default]
+    Pass,
+    /// The command opens its own, which become members of the group as they are.
+    Bind,
+    /// The command is nginx, which gets them in its own way (the variable NGINX).
+    Nginx,
+}
+
+impl std::str::FromStr for SocketSource {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "pass" => Ok(Self::Pass),
+            "bind" => Ok(Self::Bind),
+            "nginx" => Ok(Self::Nginx),
+            other => Err(format!("{other:?} is not \"pass\", \"bind\" or \"nginx\"")),
+        }
+    }
+}
+
+impl std::fmt::Display for SocketSource {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.serialize(f)
+    }
+}
+
 /// The user that sockets belong to: processes of another one cannot bind on their addresses.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]

@@ -44,6 +44,7 @@ const VALUES: &[(&str, &str)] = &[
     ("backlog", "a whole number from 1 to 4294967295"),
     ("user", "the name or the number of a user, like \"www-data\" or 1001"),
     ("group", "the name or the number of a group, like \"www-data\" or 1001"),
+    ("sockets", "\"pass\", \"bind\" or \"nginx\""),
     ("socket_owner", "\"daemon\" or \"user\""),
     ("join", "a list of users, names or numbers, like [\"www-data\", 1001]"),
     ("env", "a table of variables, like { PORT = \"8080\" }"),

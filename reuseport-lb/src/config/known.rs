@@ -119,7 +119,7 @@ const SERVERS: &[KnownServer] = &[
     KnownServer {
         names: &["nginx"],
         signal: Some(Quit),
-        sockets: Told(Argument { sign: "NGINX=", or: &[], write: "env = { NGINX = \"3;\" }" }),
+        sockets: Told(Argument { sign: "NGINX=", or: &[], write: "sockets = \"nginx\"" }),
         ready: Never,
         source: "nginx, Controlling nginx; servers/restarts.rs",
         ..UNKNOWN

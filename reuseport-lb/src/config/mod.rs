@@ -17,7 +17,9 @@ mod values;
 mod warnings;
 mod written;
 
-pub use choices::{Affinity, Flows, LogFormat, OnCrash, OnStall, Replace, SocketOwner, WhenBusy, WhenEmpty};
+pub use choices::{
+    Affinity, Flows, LogFormat, OnCrash, OnStall, Replace, SocketOwner, SocketSource, WhenBusy, WhenEmpty,
+};
 pub use environment::{check_directory, check_program, check_variable};
 pub use errors::Invalid;
 pub(crate) use errors::{nearest, plain};
@@ -90,6 +92,7 @@ pub fn parse(text: &str, machine: Machine) -> Result<Configuration, Invalid> {
         service.validate().map_err(|error| {
             let span = match &error {
                 it if it.contains("socket_owner") => spans.socket_owner.clone(),
+                it if it.contains("sockets = ") => spans.sockets.clone(),
                 it if it.contains("workers") => spans.workers.clone(),
                 _ => None,
             };

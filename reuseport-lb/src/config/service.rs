@@ -4,7 +4,9 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::choices::{Affinity, Flows, OnCrash, OnStall, Replace, SocketOwner, WhenBusy, WhenEmpty};
+use super::choices::{
+    Affinity, Flows, OnCrash, OnStall, Replace, SocketOwner, SocketSource, WhenBusy, WhenEmpty,
+};
 use super::listen::{ListenerConfig, check_names};
 use super::process::ProcessConfig;
 use super::stop::StopSettings;
@@ -80,6 +82,9 @@ pub struct ServiceConfig {
     pub backlog: u32,
     /// The user of workers, a name or a number; `None`: the daemon's.
     pub user: Option<String>,
+    /// How workers that are started come by their sockets.
+    #[serde(default)]
+    pub sockets: SocketSource,
     /// The user that the sockets belong to; that of the workers only if there is a `user`.
     #[serde(default)]
     pub socket_owner: SocketOwner,
@@ -120,6 +125,7 @@ impl ServiceConfig {
             flows: Flows::default(),
             backlog: 4096,
             user: None,
+            sockets: SocketSource::default(),
             socket_owner: SocketOwner::default(),
             join: None,
             process: ProcessConfig::default(),
@@ -143,6 +149,15 @@ impl ServiceConfig {
         let mut demo = Self::demo();
         demo.listen.retain(|it| has_ipv6 || it.listener.address.is_ipv4());
         demo
+    }
+
+    /// When a worker counts as ready if nothing else is said.
+    #[must_use]
+    pub fn default_ready(&self) -> Ready {
+        match self.sockets {
+            SocketSource::Pass | SocketSource::Nginx => Ready::Accepting,
+            SocketSource::Bind => Ready::Listening,
+        }
     }
 
     /// Protocols and addresses of its listeners, in their order.
@@ -169,6 +184,16 @@ impl ServiceConfig {
         if self.socket_owner == SocketOwner::User && self.user.is_none() {
             return Err(
                 "`socket_owner = \"user\"` gives the sockets to the user of the workers: add `user`".into()
+            );
+        }
+        if self.sockets != SocketSource::Pass && self.command.is_empty() {
+            return Err(format!("`sockets = \"{}\"` is about a `command`, and there is none", self.sockets));
+        }
+        if self.ready == Ready::Listening && self.sockets != SocketSource::Bind {
+            return Err(
+                "`ready = \"listening\"` needs `sockets = \"bind\"`: of other commands it is not known when they call \
+                 listen; leave `ready` out, or say \"accepting\""
+                    .into(),
             );
         }
         if self.listen.len() > MAX_LISTENERS {

@@ -25,6 +25,9 @@ pub enum Ready {
     Accepting,
     /// When it says `READY=1` (sd_notify(3)).
     Notify,
+    /// When its processes, which open its sockets themselves, have called listen(2) (UDP: bind(2)) for each listener; or at
+    /// `READY=1`.
+    Listening,
     /// As soon as its process runs.
     Immediate,
     /// When its processes wait for work on one of its sockets, but not before this time has passed; or at `READY=1`.
@@ -36,6 +39,7 @@ impl std::fmt::Display for Ready {
         match self {
             Self::Accepting => f.write_str("accepting"),
             Self::Notify => f.write_str("notify"),
+            Self::Listening => f.write_str("listening"),
             Self::Immediate => f.write_str("immediate"),
             Self::After(time) => humantime::format_duration(*time).fmt(f),
         }
@@ -49,9 +53,10 @@ impl std::str::FromStr for Ready {
         match text {
             "accepting" => Ok(Self::Accepting),
             "notify" => Ok(Self::Notify),
+            "listening" => Ok(Self::Listening),
             "immediate" => Ok(Self::Immediate),
             other => duration(other).map(Self::After).map_err(|_| {
-                format!("{other:?} is not \"accepting\", \"notify\", \"immediate\" or a time like \"500ms\"")
+                format!("{other:?} is not \"accepting\", \"listening\", \"notify\", \"immediate\" or a time like \"500ms\"")
             }),
         }
     }

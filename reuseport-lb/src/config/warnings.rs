@@ -1,7 +1,7 @@
 //! Warnings about a valid configuration, PURE: addresses of one service that lie within those of another, what a
 //! command does not fit, and sockets that belong to a user of many.
 
-use super::choices::SocketOwner;
+use super::choices::{SocketOwner, SocketSource};
 use super::known::{Launched, SaysReady, TakesSockets};
 use super::service::ServiceConfig;
 use super::values::Ready;
@@ -43,6 +43,7 @@ fn about_server(service: &ServiceConfig) -> Vec<String> {
         said.push(format!("no signal ends {name} in order without {}: add that", argument.write));
     }
     if let TakesSockets::Told(argument) = server.sockets
+        && service.sockets == SocketSource::Pass
         && launched.lacks(argument)
     {
         said.push(format!(
@@ -167,7 +168,7 @@ mod tests {
         assert_eq!(said("python3 -m uvicorn app:app", none), [uvicorn]);
         assert!(said("uvicorn --fd 3 app:app", none).is_empty());
         let nginx = said("nginx", |service| service.stop.signal = StopSignal::Quit);
-        let opens = "service web: nginx opens sockets of its own, and gets nothing, without env = { NGINX = \"3;\" }: add that";
+        let opens = "service web: nginx opens sockets of its own, and gets nothing, without sockets = \"nginx\": add that";
         assert_eq!(nginx, [opens]);
         let fine = said("nginx", |service| {
             service.stop.signal = StopSignal::Quit;

@@ -7,7 +7,9 @@ use std::num::NonZeroU32;
 use serde::Deserialize;
 use toml::Spanned;
 
-use super::choices::{Affinity, Flows, OnCrash, OnStall, Replace, SocketOwner, WhenBusy, WhenEmpty};
+use super::choices::{
+    Affinity, Flows, OnCrash, OnStall, Replace, SocketOwner, SocketSource, WhenBusy, WhenEmpty,
+};
 use super::environment::{self, Id, Nice, Umask};
 use super::errors::{Invalid, located};
 use super::listen::ListenerConfig;
@@ -29,8 +31,7 @@ pub(super) struct Written {
     workers: Option<Spanned<usize>>,
     #[serde(default)]
     affinity: Affinity,
-    #[serde(default)]
-    ready: Ready,
+    ready: Option<Ready>,
     #[serde(default)]
     on_crash: OnCrash,
     #[serde(default)]
@@ -50,6 +51,7 @@ pub(super) struct Written {
     backlog: Option<NonZeroU32>,
     user: Option<Spanned<Id>>,
     group: Option<Spanned<Id>>,
+    sockets: Option<Spanned<SocketSource>>,
     socket_owner: Option<Spanned<SocketOwner>>,
     join: Option<Vec<Spanned<Id>>>,
     env: Option<BTreeMap<Spanned<String>, String>>,
@@ -71,6 +73,7 @@ pub(super) struct Spans {
     pub(super) name: std::ops::Range<usize>,
     pub(super) listen: Vec<std::ops::Range<usize>>,
     pub(super) workers: Option<std::ops::Range<usize>>,
+    pub(super) sockets: Option<std::ops::Range<usize>>,
     pub(super) socket_owner: Option<std::ops::Range<usize>>,
 }
 
@@ -82,6 +85,7 @@ impl Written {
             name: self.name.span(),
             listen: Vec::new(),
             workers: self.workers.as_ref().map(Spanned::span),
+            sockets: self.sockets.as_ref().map(Spanned::span),
             socket_owner: self.socket_owner.as_ref().map(Spanned::span),
         };
         for url in self.listen.into_inner() {
@@ -141,7 +145,8 @@ impl Written {
         service.stop = StopSettings::validated(self.stop_signal, self.stop_mode, service.embedded)
             .map_err(|(span, error)| at(span, error))?;
         service.affinity = self.affinity;
-        service.ready = self.ready;
+        service.sockets = self.sockets.map(Spanned::into_inner).unwrap_or_default();
+        service.ready = self.ready.unwrap_or_else(|| service.default_ready());
         service.on_crash = self.on_crash;
         service.on_stall = self.on_stall;
         service.replace = self.replace;

@@ -85,8 +85,7 @@ fn found(
         avoided: None,
     };
     let worker = |(number, marked): (usize, &Marked)| state_file::SavedWorker {
-        number,
-        instance: number as u64,
+        id: state_file::SavedId { number, instance: number as u64, part: 0 },
         slot: 0,
         holds_slot: false,
         trial: false,

@@ -69,6 +69,15 @@ impl Listener {
         }
     }
 
+    /// Whether a socket that a server binds to `address` is meant to receive what this listener does: its own address, or
+    /// all addresses, of the same port. An IPv6 socket on all addresses may serve IPv4 as well.
+    #[must_use]
+    pub fn is_bound_by(&self, address: SocketAddr) -> bool {
+        let ip = address.ip().to_canonical();
+        let all = address.ip().is_unspecified() && (address.is_ipv6() || self.address.is_ipv4());
+        address.port() == self.address.port() && (all || ip == self.address.ip())
+    }
+
     /// Whether sockets of both could receive the same packets.
     #[must_use]
     pub fn overlaps(&self, other: &Self) -> bool {
@@ -201,6 +210,29 @@ mod tests {
         ] {
             let error = text.parse::<Listener>().unwrap_err();
             assert!(error.contains(says), "{text}: {error}");
+        }
+    }
+
+    #[test]
+    fn a_server_means_a_listener_by_its_address_or_all() {
+        for (listener, bound) in [
+            (
+                "tcp://127.0.0.1:80",
+                ["127.0.0.1:80", "0.0.0.0:80", "[::]:80", "[::ffff:127.0.0.1]:80"].as_slice(),
+            ),
+            ("tcp://0.0.0.0:80", &["0.0.0.0:80", "[::]:80", "[::ffff:0.0.0.0]:80"]),
+            ("udp://[::1]:80", &["[::1]:80", "[::]:80"]),
+            ("tcp://[::]:80", &["[::]:80"]),
+            ("tcp://*:80", &["[::]:80"]),
+        ] {
+            let all =
+                ["127.0.0.1:80", "127.0.0.2:80", "0.0.0.0:80", "[::]:80", "[::1]:80", "[::]:81", "0.0.0.0:0"];
+            let mapped = ["[::ffff:127.0.0.1]:80", "[::ffff:0.0.0.0]:80"];
+            let listener: Listener = listener.parse().unwrap();
+            for address in all.into_iter().chain(mapped) {
+                let means = listener.is_bound_by(address.parse().unwrap());
+                assert_eq!(means, bound.contains(&address), "{listener} {address}");
+            }
         }
     }
 

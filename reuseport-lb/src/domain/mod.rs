@@ -15,6 +15,7 @@ pub mod listener;
 pub mod listeners;
 pub mod log_limit;
 mod monitor;
+pub mod number;
 pub mod observed;
 pub mod placement;
 pub mod pool;

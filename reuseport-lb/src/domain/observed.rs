@@ -3,7 +3,7 @@
 use std::fmt;
 use std::net::SocketAddr;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// Length and limit of a socket's queue: connections for TCP, bytes for UDP.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
@@ -57,6 +57,21 @@ impl fmt::Display for ForeignSocket {
         let Self { pid, process, protocol, address, .. } = self;
         write!(f, "pid {pid} ({process}) opened {protocol}://{address} by itself")
     }
+}
+
+/// Identifies a call that waits for an answer among those of its process (seccomp_unotify(2)).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct CallId(pub u64);
+
+/// A call that waits for an answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum CallKind {
+    /// bind(2) to this address.
+    Bind(SocketAddr),
+    /// listen(2).
+    Listen,
+    /// bind(2) to something else than an IP address.
+    Other,
 }
 
 /// How a process ended.

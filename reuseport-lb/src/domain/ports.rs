@@ -7,7 +7,8 @@ use reuseport_lb_common::load::Fitness;
 
 use super::bucket_move::Constraint;
 use super::listener::Listener;
-use super::observed::{Head, Pulse, Queue};
+use super::number::Number;
+use super::observed::{CallId, Head, Pulse, Queue};
 use super::reconfigure::Settings;
 use super::slots::SlotSet;
 use super::table::BucketChange;
@@ -20,6 +21,22 @@ pub struct WorkerId {
     pub number: usize,
     /// Serial number: higher for the later one of two workers with the same number.
     pub instance: u64,
+    /// 0 for the worker itself; further ones are members that have sockets which its process has bound besides.
+    pub part: usize,
+}
+
+impl WorkerId {
+    /// The worker whose process has this one's sockets.
+    #[must_use]
+    pub fn leader(self) -> Self {
+        Self { part: 0, ..self }
+    }
+}
+
+impl From<WorkerId> for Number {
+    fn from(id: WorkerId) -> Self {
+        Self { worker: id.number, part: id.part }
+    }
 }
 
 /// Identifies a process of a worker.
@@ -73,6 +90,30 @@ pub enum Repair {
     Failed(String),
 }
 
+/// How a socket that a process has opened itself can serve a listener.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fit {
+    /// It becomes a member of the group.
+    Itself,
+    /// The process gets the worker's socket in its place.
+    Replaced,
+    /// It is of another protocol.
+    Not,
+}
+
+/// The answer to a call of bind(2) or listen(2) that has waited for one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CallOutcome {
+    /// The kernel does what was called.
+    GoOn,
+    /// It is done.
+    Done,
+    /// It fails with this error number.
+    Fails(i32),
+    /// The process gets this socket in place of its own.
+    Instead(Cookie),
+}
+
 /// Outcome of attaching a listener's program to its group.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Attachment {
@@ -112,6 +153,27 @@ pub trait Dataplane {
     fn set_owner(&mut self, uid: Option<u32>);
     /// Closes the daemon's duplicate; a socket without any duplicate leaves its slot.
     fn close(&mut self, socket: Cookie);
+    /// Closes the daemon's duplicate of a socket that a process has and goes on with, outside of the service.
+    fn let_go(&mut self, socket: Cookie);
+
+    /// How a socket that a process has opened itself can serve a listener.
+    fn fits(&self, opened: Cookie, listener: ListenerId) -> Fit;
+    /// Whether a socket that a process has opened itself is bound to the address of a listener.
+    fn is_bound_to(&self, opened: Cookie, listener: ListenerId) -> bool;
+    /// Binds a socket that a process has opened itself to the address of a listener. Errors are error numbers.
+    fn bind(&mut self, opened: Cookie, listener: ListenerId) -> Result<(), i32>;
+    /// Lets a socket that was bound serve in place of `old`, which is closed; others get what waits there. With `enter`,
+    /// puts it into `slot`.
+    fn replace(
+        &mut self,
+        old: Cookie,
+        opened: Cookie,
+        slot: u16,
+        enter: bool,
+        backlog: u32,
+    ) -> Result<(), String>;
+    /// Gives the worker's socket that a process is to get the options that its own one has.
+    fn resemble(&mut self, socket: Cookie, opened: Cookie);
     /// The queue of a socket; empty for one that is closed.
     fn queue(&self, socket: Cookie) -> Queue;
     /// What waits first in the queue of a UDP socket; leaves it there.
@@ -199,8 +261,11 @@ pub struct Spawn<'a> {
     pub key: ProcessKey,
     /// Name of the worker.
     pub name: &'a str,
-    /// The worker's sockets with what they are called (LISTEN_FDNAMES), in the listeners' order.
+    /// The worker's sockets with what they are called (LISTEN_FDNAMES), in the listeners' order; none if its processes
+    /// open their own.
     pub sockets: &'a [(Cookie, String)],
+    /// The addresses of the service's listeners.
+    pub listeners: &'a [Listener],
     /// Command, user and other settings of the start.
     pub settings: &'a Settings,
 }
@@ -233,6 +298,10 @@ pub trait Processes {
     fn restore_notify(&mut self, process: ProcessKey) -> bool;
     /// Forgets a process that has ended; returns the last lines of its output, none of a joined one.
     fn forget(&mut self, process: ProcessKey) -> Vec<String>;
+    /// Which of these sockets none of the worker's processes has any more.
+    fn closed(&self, process: ProcessKey, sockets: &[Cookie]) -> Vec<Cookie>;
+    /// Answers a call of bind(2) or listen(2).
+    fn answer(&mut self, process: ProcessKey, call: CallId, answer: CallOutcome);
     /// Searches in a thread for sockets that these processes have opened themselves; finds come as inputs.
     fn look_for_foreign(&mut self, processes: &[ProcessKey], listeners: &[Listener]);
 }

@@ -5,7 +5,7 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use super::observed::User;
 use crate::config::process::ProcessConfig;
-use crate::config::{ServiceConfig, SocketOwner};
+use crate::config::{ServiceConfig, SocketOwner, SocketSource};
 
 /// The settings of a service.
 #[derive(Clone, Debug, PartialEq)]
@@ -76,8 +76,9 @@ impl Undo {
 /// `rest` with those settings of `start` that a process is started with (see [`revision_of`]), with how it is told to
 /// end, and with whose its sockets are.
 fn starting_as(start: ServiceConfig, rest: ServiceConfig) -> ServiceConfig {
-    let ServiceConfig { listen, command, embedded, user, socket_owner, process, watchdog, stop, .. } = start;
-    ServiceConfig { listen, command, embedded, user, socket_owner, process, watchdog, stop, ..rest }
+    let ServiceConfig { listen, command, embedded, user, sockets, socket_owner, process, .. } = start;
+    let (watchdog, stop) = (start.watchdog, start.stop);
+    ServiceConfig { listen, command, embedded, user, sockets, socket_owner, process, watchdog, stop, ..rest }
 }
 
 /// Hash of the settings that a process is started with: see [`Settings::revision`].
@@ -95,6 +96,9 @@ fn revision_of(config: &ServiceConfig) -> u64 {
     }
     if config.socket_owner != SocketOwner::default() {
         text += "sockets of the user";
+    }
+    if config.sockets != SocketSource::default() {
+        text += "opens its sockets";
     }
     xxh3_64(text.as_bytes())
 }

@@ -19,6 +19,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, timeout_at};
 
 use crate::domain::listener::Listener;
+use crate::domain::number::Number;
 use crate::kernel::host;
 use crate::offload;
 use crate::service::event_log::{EventLog, EventReader};
@@ -146,14 +147,14 @@ impl Handle {
     }
 
     /// Gives a worker another weight.
-    pub async fn weight(&self, service: &str, number: usize, weight: Weight) -> Result<Weight, Refusal> {
+    pub async fn weight(&self, service: &str, number: Number, weight: Weight) -> Result<Weight, Refusal> {
         let service = self.service(service)?;
         service.ask(|answer| Command::Weight(number, weight.weight, answer)).await?;
         Ok(weight)
     }
 
     /// Lets a worker leave; answered when it is removed.
-    pub async fn drain(&self, service: &str, number: usize, drain: Drain) -> Result<Drained, Refusal> {
+    pub async fn drain(&self, service: &str, number: Number, drain: Drain) -> Result<Drained, Refusal> {
         let patience = drain.timeout_ms.map(Duration::from_millis);
         self.service(service)?.ask(|answer| Command::Drain(number, patience, answer)).await
     }

@@ -251,6 +251,12 @@ pub(super) fn ignore_ends() {
     }
 }
 
+/// Lets a descriptor stay open at exec. May be called between fork and exec.
+pub(super) fn keep_at_exec(fd: RawFd) -> io::Result<()> {
+    // SAFETY: fcntl on a number changes a flag of a descriptor.
+    if unsafe { libc::fcntl(fd, libc::F_SETFD, 0) } < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
 /// Closes all descriptors from `first` on. For a process that has just started, or is about to execute another program:
 /// no value may own any of them.
 pub(super) fn close_from(first: RawFd) -> io::Result<()> {

@@ -16,7 +16,7 @@ use anyhow::{Context, Result};
 use socket2::Socket;
 
 use super::cgroup::Cgroup;
-use super::{attributes, rights};
+use super::{attributes, calls, rights};
 use crate::config::process::{Cpus, ProcessConfig};
 use crate::placeholders::{fill, parts};
 
@@ -35,6 +35,11 @@ pub struct Arguments {
     pub fds: Vec<RawFd>,
     /// Names of the sockets, colon-separated, as in LISTEN_FDNAMES.
     pub fd_names: String,
+    /// Whether the worker is nginx, which does not know LISTEN_FDS.
+    pub nginx: bool,
+    /// An inherited descriptor: where the worker leaves how its calls of bind(2) and listen(2) are answered, if it opens
+    /// its sockets itself.
+    pub calls: Option<RawFd>,
     /// The socket that receives `READY=1` (`NOTIFY_SOCKET`).
     pub notify: PathBuf,
     /// The cgroup to enter.
@@ -56,8 +61,12 @@ impl Arguments {
         let fds: Vec<String> = self.fds.iter().map(ToString::to_string).collect();
         let mut line: Vec<OsString> = vec![COMMAND.into()];
         line.extend(["--name".into(), self.name.clone().into()]);
-        line.extend(["--fds".into(), fds.join(",").into()]);
-        line.extend(["--fd-names".into(), self.fd_names.clone().into()]);
+        if !fds.is_empty() {
+            line.extend(["--fds".into(), fds.join(",").into()]);
+            line.extend(["--fd-names".into(), self.fd_names.clone().into()]);
+        }
+        line.extend(self.nginx.then(|| "--nginx".into()));
+        line.extend(self.calls.into_iter().flat_map(|fd| ["--calls".into(), fd.to_string().into()]));
         line.extend(["--notify".into(), self.notify.clone().into()]);
         if let Some(cgroup) = &self.cgroup {
             line.extend(["--cgroup".into(), cgroup.clone().into()]);
@@ -126,6 +135,10 @@ pub fn launch(arguments: Arguments) -> Result<Embedded> {
         super::host::ignore_hangup();
     }
     wait_for_go().context("the daemon is gone")?;
+    if let Some(channel) = arguments.calls {
+        // Before rights are given up.
+        calls::begin(raw::owned(channel))?;
+    }
     let end = arrange(&arguments.fds).context("cannot arrange the worker's sockets")?;
     // Before the limit of open files, which may be just enough for the sockets.
     super::host::close_from(end).context("cannot close what the worker does not need")?;
@@ -150,6 +163,10 @@ pub fn launch(arguments: Arguments) -> Result<Embedded> {
     };
     let mut command = Command::new(program);
     user.iter().for_each(|user| attributes::introduce(&mut command, user));
+    if arguments.nginx {
+        let fds = (FIRST_FD..).take(arguments.fds.len());
+        command.env("NGINX", fds.map(|fd| format!("{fd};")).collect::<String>());
+    }
     attributes::unpack(&mut command, name);
     if let Some(cwd) = &process.cwd {
         attributes::enter(cwd, name)?;
@@ -189,10 +206,13 @@ fn become_command(mut command: Command, worker: &Identity<'_>) -> anyhow::Error 
     if let Some(watchdog) = worker.watchdog {
         command.env("WATCHDOG_USEC", watchdog.as_micros().to_string()).env("WATCHDOG_PID", &pid);
     }
+    if worker.sockets > 0 {
+        command
+            .env("LISTEN_FDS", worker.sockets.to_string())
+            .env("LISTEN_PID", &pid)
+            .env("LISTEN_FDNAMES", worker.socket_names);
+    }
     command
-        .env("LISTEN_FDS", worker.sockets.to_string())
-        .env("LISTEN_PID", &pid)
-        .env("LISTEN_FDNAMES", worker.socket_names)
         .env("NOTIFY_SOCKET", worker.notify)
         .env("REUSEPORT_LB_WORKER", worker.name)
         .env("REUSEPORT_LB_SERVICE", service)
@@ -238,7 +258,7 @@ pub fn become_joined(worker: Joined, command: &[String]) -> anyhow::Error {
 }
 
 /// Moves `fds`, whatever their numbers are, to [`FIRST_FD`] and following. Returns the number after the last.
-fn arrange(fds: &[RawFd]) -> io::Result<RawFd> {
+pub(super) fn arrange(fds: &[RawFd]) -> io::Result<RawFd> {
     let end = FIRST_FD + fds.len() as RawFd;
     // All are moved above `end` first: one of them may have the final number of another.
     let moved = fds.iter().map(|fd| check(raw::move_above(*fd, end))).collect::<io::Result<Vec<_>>>()?;
@@ -255,7 +275,12 @@ fn check(result: i32) -> io::Result<i32> {
 mod raw {
     //! Descriptors by number: this process has just started, or is about to execute another program,
     //! and no value in it owns them.
-    use std::os::fd::RawFd;
+    use std::os::fd::{FromRawFd, OwnedFd, RawFd};
+
+    pub(super) fn owned(fd: RawFd) -> OwnedFd {
+        // SAFETY: the daemon has given this process the descriptor, and nothing else here owns it.
+        unsafe { OwnedFd::from_raw_fd(fd) }
+    }
 
     pub(super) fn move_above(fd: RawFd, end: RawFd) -> i32 {
         // SAFETY: fcntl on a number; nothing else owns the duplicate.

@@ -5,6 +5,7 @@ pub mod addresses;
 mod attributes;
 pub mod bpffs;
 pub mod btf;
+pub mod calls;
 pub mod cgroup;
 pub mod closing;
 pub mod datagram;

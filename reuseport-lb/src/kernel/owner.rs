@@ -37,6 +37,12 @@ pub(super) fn unbound(listener: &Listener, owner: Option<u32>) -> io::Result<Soc
     if owner.is_some() {
         give(&socket, owner)?;
     }
+    share(&socket, listener)?;
+    Ok(socket)
+}
+
+/// Lets a socket be bound beside others of `listener`.
+fn share(socket: &Socket, listener: &Listener) -> io::Result<()> {
     if listener.address.is_ipv6() {
         socket.set_only_v6(!listener.dual_stack)?;
     }
@@ -44,19 +50,28 @@ pub(super) fn unbound(listener: &Listener, owner: Option<u32>) -> io::Result<Soc
         // Connections of an earlier server in TIME_WAIT do not make `bind` fail.
         socket.set_reuse_address(true)?;
     }
-    socket.set_reuse_port(true)?;
-    Ok(socket)
+    socket.set_reuse_port(true)
 }
 
 /// An [`unbound`] socket; with `freebind` it may be bound to an address that the machine does not have yet.
 pub(super) fn bindable(listener: &Listener, freebind: bool, owner: Option<u32>) -> io::Result<Socket> {
     let socket = unbound(listener, owner)?;
-    match (freebind, listener.address.is_ipv6()) {
-        (false, _) => {}
-        (true, false) => socket.set_freebind_v4(true)?,
-        (true, true) => socket.set_freebind_v6(true)?,
-    }
+    set_freebind(&socket, listener, freebind)?;
     Ok(socket)
+}
+
+fn set_freebind(socket: &Socket, listener: &Listener, freebind: bool) -> io::Result<()> {
+    match (freebind, listener.address.is_ipv6()) {
+        (false, _) => Ok(()),
+        (true, false) => socket.set_freebind_v4(true),
+        (true, true) => socket.set_freebind_v6(true),
+    }
+}
+
+/// Lets a socket that was made elsewhere be bound as [`bindable`] ones are.
+pub(super) fn make_bindable(socket: &Socket, listener: &Listener, freebind: bool) -> io::Result<()> {
+    share(socket, listener)?;
+    set_freebind(socket, listener, freebind)
 }
 
 /// Gives a socket to a user; `None`: the daemon's. The kernel compares users of sockets when another one is bound to

@@ -152,6 +152,16 @@ pub fn drop_all() -> rustix::io::Result<()> {
     set_capabilities(None, CapabilitySets { effective: none, permitted: none, inheritable: none })
 }
 
+/// Gives up every right but that to look at other processes (CAP_SYS_PTRACE), for good.
+pub(super) fn keep_looking_at_others() -> rustix::io::Result<()> {
+    let kept = CapabilitySet::SYS_PTRACE;
+    clear_ambient_capability_set()?;
+    set_capabilities(
+        None,
+        CapabilitySets { effective: kept, permitted: kept, inheritable: CapabilitySet::empty() },
+    )
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

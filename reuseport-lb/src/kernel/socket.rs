@@ -7,7 +7,7 @@ use std::net::{Ipv6Addr, SocketAddr};
 use std::os::fd::AsRawFd;
 
 use anyhow::{Context, Result};
-use socket2::{SockAddr, Socket};
+use socket2::{Domain, Protocol as Ip, SockAddr, Socket, Type};
 use tracing::warn;
 
 use super::group::PinnedGroup;
@@ -111,6 +111,57 @@ pub fn has_ipv6() -> bool {
     !bound.is_err_and(|error| {
         matches!(error.raw_os_error(), Some(libc::EADDRNOTAVAIL | libc::EAFNOSUPPORT | libc::EPFNOSUPPORT))
     })
+}
+
+/// How much a socket that a server has opened itself has in common with those of a listener.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kinship {
+    /// It can be bound into their group.
+    Close,
+    /// Only one of theirs can serve in its place: it is of another family, or of MPTCP.
+    Distant,
+    /// Another transport, or an IPv6 socket that does not serve IPv4.
+    None,
+}
+
+/// How much a socket that is not bound yet, or is, has in common with those of `listener`.
+#[must_use]
+pub fn kinship(socket: &Socket, listener: &Listener) -> Kinship {
+    let (Ok(domain), Ok(kind), Ok(protocol)) = (socket.domain(), socket.r#type(), socket.protocol()) else {
+        return Kinship::None;
+    };
+    let (wanted, plain) = match listener.protocol {
+        Protocol::Tcp => (Type::STREAM, Ip::TCP),
+        Protocol::Udp => (Type::DGRAM, Ip::UDP),
+    };
+    let related = protocol == Some(plain) || (wanted == Type::STREAM && protocol == Some(Ip::MPTCP));
+    let own = Domain::for_address(listener.address);
+    // An IPv6 socket may serve IPv4, but not the other way round.
+    let may_serve = domain == own || (domain == Domain::IPV6 && !socket.only_v6().unwrap_or(true));
+    match (kind == wanted && related && may_serve, domain == own && protocol == Some(plain)) {
+        (false, _) => Kinship::None,
+        (true, true) => Kinship::Close,
+        (true, false) => Kinship::Distant,
+    }
+}
+
+/// Binds a socket that a server has opened itself to the address of `listener`, as one of its group; its options stay.
+pub fn bind_opened(
+    socket: &Socket,
+    listener: &Listener,
+    freebind: bool,
+    owner: Option<u32>,
+) -> io::Result<()> {
+    owner::give(socket, owner)?;
+    owner::make_bindable(socket, listener, freebind)?;
+    socket.bind(&SockAddr::from(listener.address))
+}
+
+/// Gives `socket` the options and the mode of one that a server has opened itself, and is to get this one for.
+pub fn resemble(socket: &Socket, opened: &Socket) -> io::Result<()> {
+    options::reset(socket, || opened.try_clone())?;
+    let waits = rustix::fs::fcntl_getfl(opened)?.contains(rustix::fs::OFlags::NONBLOCK);
+    socket.set_nonblocking(waits)
 }
 
 /// Stops listening: the kernel hands queued connections to the sockets that the program picks. No error if the

@@ -16,6 +16,7 @@ use crate::domain::denied::Denied;
 use crate::domain::engine::{Departure, RestartOptions, RolloutEvent, Scaling, TRIAL, Target};
 use crate::domain::incident::Asker;
 use crate::domain::listener::Listener;
+use crate::domain::number::Number;
 
 impl From<Scaling> for Scaled {
     fn from(Scaling { before, after }: Scaling) -> Self {
@@ -98,10 +99,10 @@ pub enum Command {
     /// Have this many workers.
     Scale(Target, oneshot::Sender<Result<Scaled, Refusal>>),
     /// Give the worker with this number this weight.
-    Weight(usize, u32, oneshot::Sender<Result<(), Refusal>>),
+    Weight(Number, u32, oneshot::Sender<Result<(), Refusal>>),
     /// Drain the worker with this number; after the given time it is ended with what it still has. Answered when the
     /// worker is gone.
-    Drain(usize, Option<Duration>, oneshot::Sender<Result<Drained, Refusal>>),
+    Drain(Number, Option<Duration>, oneshot::Sender<Result<Drained, Refusal>>),
     /// Replace workers, and tell how it goes.
     Restart(RestartOptions, mpsc::UnboundedSender<Progress>),
     /// Make a process a worker.

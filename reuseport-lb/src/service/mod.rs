@@ -2,6 +2,7 @@
 //! (`domain/engine`), nor system calls (`kernel/`).
 
 mod admitting;
+mod calls;
 mod claims;
 mod command;
 mod dataplane;

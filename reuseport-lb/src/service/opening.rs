@@ -38,7 +38,7 @@ impl Service {
         let (name, tracer) = (settings.config.name.clone(), Tracer::default());
         let (send, events) = mpsc::unbounded_channel();
         let mut groups = Groups::new(&settings, &surroundings, &tracer);
-        let processes = ProcessTable::new(&name, groups.sockets(), send, &surroundings);
+        let processes = ProcessTable::new(&name, (groups.sockets(), groups.opened()), send, &surroundings);
         let mut listeners = Vec::new();
         let owner = Owner { config: &settings.config, surroundings: &surroundings, tracer: &tracer };
         for (at, asked) in (1..).zip(&settings.config.listen) {

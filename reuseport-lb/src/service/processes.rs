@@ -8,34 +8,32 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use socket2::Socket;
-use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tracing::warn;
 
 use super::Surroundings;
-use super::dataplane::{Groups, Sockets};
+use super::calls::{Events, PendingCalls};
+use super::dataplane::{Groups, Opened, Sockets};
 use super::sd_notify::{self, Notify};
 use super::state_file;
 use crate::config::process::LogTo;
-use crate::config::{self, StopSettings};
+use crate::config::{self, SocketSource, StopSettings};
 use crate::domain::engine::{Engine, ProcessEvent};
 use crate::domain::listener::Listener;
-use crate::domain::observed::{Exit, Pulse, Said};
-use crate::domain::ports::{Cookie, ProcessKey, Processes, Spawn};
+use crate::domain::observed::{CallId, Exit, Pulse, Said};
+use crate::domain::ports::{CallOutcome, Cookie, ProcessKey, Processes, Spawn};
 use crate::domain::worker::Origin;
+use crate::kernel::calls::Calls;
 use crate::kernel::cgroup::Cgroup;
-use crate::kernel::fd_passing::Peer;
+use crate::kernel::fd_passing::{self, Peer};
 use crate::kernel::output::{Amount, KeeperArguments, Output};
-use crate::kernel::process::{self, Kin, Launch, Process};
+use crate::kernel::process::{self, Launch, Process};
 use crate::kernel::{liveness, opened};
 use crate::logging;
 use crate::offload::in_thread;
 
 /// How long to wait until a process has stopped after SIGSTOP; a process that takes longer is busy in the kernel.
 const SUSPENDING: Duration = Duration::from_millis(3);
-
-/// Where events of processes are sent.
-pub(super) type Events = mpsc::UnboundedSender<(ProcessKey, ProcessEvent)>;
 
 /// The engine of a service over the kernel.
 pub(super) type OwnEngine = Engine<Groups, ProcessTable>;
@@ -51,6 +49,7 @@ pub(super) struct ProcessTable {
     /// Output of processes that have ended which was dropped, by the workers' numbers.
     dropped: HashMap<usize, Amount>,
     sockets: Sockets,
+    opened: Opened,
     events: Events,
     /// How often another process became the main one of its worker, or keeps its output.
     changed: Rc<Cell<u64>>,
@@ -64,6 +63,7 @@ pub(super) struct Running {
     pub(super) notify: Notify,
     /// The output of the process; `None` for one that joined.
     output: Option<Rc<Output>>,
+    calls: Option<PendingCalls>,
     /// Waits for the end of the process, and reports it.
     watching: JoinHandle<()>,
 }
@@ -80,7 +80,7 @@ impl Drop for Running {
 impl ProcessTable {
     pub(super) fn new(
         service: &str,
-        sockets: Sockets,
+        (sockets, opened): (Sockets, Opened),
         events: Events,
         surroundings: &Rc<Surroundings>,
     ) -> Self {
@@ -91,6 +91,7 @@ impl ProcessTable {
             joining: None,
             dropped: HashMap::new(),
             sockets,
+            opened,
             events,
             changed: Rc::default(),
             surroundings: surroundings.clone(),
@@ -148,7 +149,14 @@ impl ProcessTable {
     }
 
     /// Watches a process from now on: its end becomes an event.
-    fn watch(&mut self, key: ProcessKey, process: Process, notify: Notify, output: Option<Rc<Output>>) {
+    fn watch(
+        &mut self,
+        key: ProcessKey,
+        process: Process,
+        notify: Notify,
+        output: Option<Rc<Output>>,
+        calls: Option<PendingCalls>,
+    ) {
         let process = Rc::new(process);
         notify.only_from(process.clone());
         let (ended, watched, last) = (self.events.clone(), process.clone(), output.clone());
@@ -163,7 +171,7 @@ impl ProcessTable {
             let _ = ended.send((key, ProcessEvent::Ended(exit)));
             watched.clean_up().await;
         });
-        self.running.insert(key, Running { process, notify, output, watching });
+        self.running.insert(key, Running { process, notify, output, calls, watching });
     }
 
     /// Keeps the output from being held up by a keeper that is killed, until nobody can write it any more.
@@ -181,9 +189,12 @@ impl ProcessTable {
         let user = spawn.settings.user.as_ref();
         let owner = user.map(|user| (user.uid, user.gid));
         let notify = self.listen_to(key, name, path, owner)?;
-        let kept = Output::start(kept(name, &spawn.settings.config.process.log));
+        let opens = spawn.settings.config.sockets == SocketSource::Bind;
+        let calls = if opens { Some(Calls::start()?) } else { None };
+        let kept = Output::start(kept(name, &spawn.settings.config.process.log), calls);
         let (output, written) = kept.with_context(|| format!("cannot start worker {name}"))?;
         let output = self.look_after(output);
+        let calls = PendingCalls::hear(key, name, &output, spawn.listeners, &self.opened, &self.events);
         let cgroup = self.surroundings.cgroups.make(name);
         let own = self.sockets.borrow();
         let socket = |(cookie, name): &(Cookie, String)| {
@@ -195,6 +206,8 @@ impl ProcessTable {
         let spawned = process::spawn(&Launch {
             name,
             sockets,
+            nginx: spawn.settings.config.sockets == SocketSource::Nginx,
+            calls: output.calls().map(Calls::for_worker),
             notify: notify.path(),
             cgroup: cgroup.as_ref(),
             user,
@@ -209,7 +222,7 @@ impl ProcessTable {
             cgroup.iter().for_each(Cgroup::remove);
         })?;
         self.blocked.push(key);
-        self.watch(key, process, notify, Some(output));
+        self.watch(key, process, notify, Some(output), calls);
         Ok(())
     }
 
@@ -218,7 +231,7 @@ impl ProcessTable {
         let path = sd_notify::path_of_joined(&self.surroundings.runtime_dir);
         let notify = self.listen_to(key, name, path, Some((peer.uid, peer.gid)))?;
         let process = Process::joined(peer.pid, peer.pidfd)?;
-        self.watch(key, process, notify, None);
+        self.watch(key, process, notify, None, None);
         Ok(())
     }
 
@@ -229,7 +242,7 @@ impl ProcessTable {
         name: &str,
         process: Process,
         written: &state_file::SavedWorker,
-        log: &LogTo,
+        (log, listeners): (&LogTo, &[Listener]),
     ) -> bool {
         let Some((path, owner)) = written.process.notify.clone() else { return false };
         match self.listen_to(key, name, path, owner) {
@@ -237,7 +250,10 @@ impl ProcessTable {
                 let known = written.process.output;
                 let output = known.and_then(|known| Output::find(kept(name, log), known, process.pid()));
                 let output = output.map(|output| self.look_after(output));
-                self.watch(key, process, notify, output);
+                let calls = output.as_ref().and_then(|output| {
+                    PendingCalls::hear(key, name, output, listeners, &self.opened, &self.events)
+                });
+                self.watch(key, process, notify, output, calls);
                 true
             }
             Err(error) => {
@@ -339,6 +355,22 @@ impl Processes for ProcessTable {
         output.last_lines()
     }
 
+    fn closed(&self, process: ProcessKey, sockets: &[Cookie]) -> Vec<Cookie> {
+        let Some(process) = self.process(process) else { return Vec::new() };
+        let wanted: Vec<u64> = sockets.iter().map(|cookie| cookie.0).collect();
+        let found = fd_passing::sockets_of_all(process.pid(), || process.all(), &wanted);
+        // Of processes that may not be looked at nothing is known.
+        let Ok(found) = found else { return Vec::new() };
+        let is_held = |cookie: &&Cookie| found.iter().any(|(held, _)| *held == cookie.0);
+        sockets.iter().filter(|cookie| !is_held(cookie)).copied().collect()
+    }
+
+    fn answer(&mut self, process: ProcessKey, call: CallId, answer: CallOutcome) {
+        if let Some(calls) = self.running.get(&process).and_then(|running| running.calls.as_ref()) {
+            calls.answer(call, answer, &self.sockets);
+        }
+    }
+
     fn look_for_foreign(&mut self, processes: &[ProcessKey], listeners: &[Listener]) {
         let suspects = processes.iter().filter_map(|key| Some((self.process(*key)?.pid(), *key)));
         let suspects: HashMap<i32, ProcessKey> = suspects.collect();
@@ -362,19 +394,7 @@ impl Processes for ProcessTable {
     }
 }
 
-/// The process of a worker that an earlier daemon left, if it still runs.
-pub(super) fn process_of(worker: &state_file::SavedWorker) -> Option<Process> {
-    let kin = if worker.life.origin == Origin::Joined { Kin::Joined } else { Kin::Orphan };
-    let mark = worker.process.notify.as_ref().map(|(path, _)| path.clone());
-    Process::find(worker.process.identity?, worker.process.leader()?, kin, cgroup_of(worker), mark)
-}
-
-/// The cgroup of a worker that an earlier daemon left, if it is still there.
-pub(super) fn cgroup_of(worker: &state_file::SavedWorker) -> Option<Cgroup> {
-    worker.process.cgroup.as_deref().and_then(Cgroup::find)
-}
-
 /// How the output of the worker `name` is kept.
 fn kept(name: &str, log: &LogTo) -> KeeperArguments {
-    KeeperArguments { name: name.to_owned(), log: log.clone(), json: logging::is_json() }
+    KeeperArguments { name: name.to_owned(), log: log.clone(), json: logging::is_json(), calls: Vec::new() }
 }

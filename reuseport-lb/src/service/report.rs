@@ -17,6 +17,8 @@ use super::state_file;
 use crate::config;
 use crate::domain::buckets::{FlowCounter, LiveFlows};
 use crate::domain::listener::Listener;
+use crate::domain::number::Number;
+use crate::domain::ports::WorkerId;
 use crate::domain::tally::{DRAIN_BOUNDS, Tally};
 use crate::domain::worker::{Origin, State};
 use crate::kernel::group::GroupMemory;
@@ -43,7 +45,7 @@ pub(super) fn in_numbers(tally: &Tally) -> ServiceTotals {
 #[must_use]
 pub fn coming(config: &config::ServiceConfig, is: &str) -> ServiceStatus {
     let group = |it: &config::ListenerConfig| shown_group(&it.listener, it.name.as_deref(), 0);
-    let worker = |number: usize| shown_worker(&config.name, number, State::Starting);
+    let worker = |number: usize| shown_worker(&config.name, number.into(), State::Starting);
     ServiceStatus {
         name: config.name.clone(),
         affinity: config.affinity.to_string(),
@@ -78,7 +80,7 @@ pub fn left(state: &state_file::SavedService) -> ServiceStatus {
         kills: written.life.kills,
         joined: written.life.origin == Origin::Joined,
         successor: written.trial,
-        ..shown_worker(name, written.number, written.life.state)
+        ..shown_worker(name, WorkerId::from(written.id).into(), written.life.state)
     };
     ServiceStatus {
         moved: state.moved,
@@ -201,7 +203,7 @@ fn shown_group(listener: &Listener, name: Option<&str>, program_id: u32) -> Grou
     }
 }
 
-fn shown_worker(service: &str, number: usize, state: State) -> WorkerStatus {
+fn shown_worker(service: &str, number: Number, state: State) -> WorkerStatus {
     WorkerStatus {
         name: format!("{service}/{number}"),
         slot: 0,

@@ -147,8 +147,7 @@ fn worker_of(engine: &OwnEngine, record: &WorkerRecord) -> state_file::SavedWork
         }
     };
     state_file::SavedWorker {
-        number: record.id.number,
-        instance: record.id.instance,
+        id: record.id.into(),
         slot: record.slot,
         holds_slot: record.holds_slot,
         trial: record.trial,

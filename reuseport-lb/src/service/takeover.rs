@@ -14,15 +14,17 @@ use tracing::warn;
 use super::dataplane::Groups;
 use super::groups::{ListenerGroup, Owner};
 use super::opening::look_up;
-use super::processes::{ProcessTable, cgroup_of, process_of};
+use super::processes::ProcessTable;
 use super::state_file::{self, SavedService};
 use super::trace::Tracer;
 use super::{Service, Surroundings};
 use crate::domain::engine::{Engine, Found, ListenerRecord, Settings, Snapshot, WorkerRecord};
 use crate::domain::listener::Listener;
+use crate::domain::number::Number;
 use crate::domain::ports::{Cookie, ListenerId, ProcessKey, WorkerId};
 use crate::domain::worker::{self, Left, Life, Origin};
-use crate::kernel::process::{self, Process};
+use crate::kernel::cgroup::Cgroup;
+use crate::kernel::process::{self, Kin, Process};
 use crate::kernel::{fd_passing, recover};
 use crate::offload::Slices;
 
@@ -62,7 +64,7 @@ impl Takeover {
         let (name, tracer) = (settings.config.name.clone(), Tracer::default());
         let (send, events) = mpsc::unbounded_channel();
         let groups = Groups::new(&settings, surroundings, &tracer);
-        let processes = ProcessTable::new(&name, groups.sockets(), send, surroundings);
+        let processes = ProcessTable::new(&name, (groups.sockets(), groups.opened()), send, surroundings);
         let snapshot = Snapshot {
             settings,
             moved: state.moved,
@@ -126,9 +128,12 @@ impl Takeover {
 
     /// Looks for the process, cgroup and sockets of a saved worker.
     fn worker(&mut self, written: &state_file::SavedWorker) -> Found {
-        let id = WorkerId { number: written.number, instance: written.instance };
-        let name = format!("{}/{}", self.snapshot.settings.config.name, id.number);
+        let id = WorkerId::from(written.id);
+        let name = format!("{}/{}", self.snapshot.settings.config.name, Number::from(id));
         let process = process_of(written);
+        if id.part > 0 {
+            return self.part(written, id, process);
+        }
         let cgroup = cgroup_of(written);
         let joined = written.life.origin == Origin::Joined;
         let leaves = written.life.state == worker::State::Draining;
@@ -148,12 +153,26 @@ impl Takeover {
             });
             self.snapshot.serial += 1;
             let key = ProcessKey { worker: id, incarnation: self.snapshot.serial };
-            found.heard =
-                self.processes.find(key, &name, process, written, &self.snapshot.settings.config.process.log);
+            let listeners: Vec<Listener> = self.known.keys().copied().collect();
+            let log = &self.snapshot.settings.config.process.log;
+            found.heard = self.processes.find(key, &name, process, written, (log, &listeners));
             self.record(written, id, Some(key));
         } else {
             self.record(written, id, None);
         }
+        found
+    }
+
+    /// Looks for the sockets of a saved worker whose process is that of another one, which has been found before.
+    fn part(&mut self, written: &state_file::SavedWorker, id: WorkerId, process: Option<Process>) -> Found {
+        let leader = self.snapshot.workers.iter().find(|record| record.id == id.leader());
+        let key = leader.and_then(|record| record.process);
+        let heard = key.is_some_and(|key| self.processes.get(key).is_some());
+        let mut found = Found { runs: process.is_some() && key.is_some(), heard, ..Found::default() };
+        if let Some(process) = process {
+            found.sockets = self.sockets(written, &process).unwrap_or_default();
+        }
+        self.record(written, id, key);
         found
     }
 
@@ -223,7 +242,7 @@ impl Takeover {
                         Ok(false) => sleep(LOOK).await,
                         Err(error) => {
                             // The engine repairs the socket later, like one that a worker has shut down.
-                            let number = record.id.number;
+                            let number = Number::from(record.id).to_string();
                             warn!(number, "cannot put {} back into service: {error:#}", own.listener);
                             break;
                         }
@@ -242,6 +261,18 @@ async fn adopt(saved: &state_file::SavedListener, layout: u32, owner: &Owner<'_>
         recover::pin_again(program, &pins)?;
     }
     ListenerGroup::take_over((&saved.asked, &saved.bound), &saved.name, layout, owner).await
+}
+
+/// The process of a worker that an earlier daemon left, if it still runs.
+fn process_of(worker: &state_file::SavedWorker) -> Option<Process> {
+    let kin = if worker.life.origin == Origin::Joined { Kin::Joined } else { Kin::Orphan };
+    let mark = worker.process.notify.as_ref().map(|(path, _)| path.clone());
+    Process::find(worker.process.identity?, worker.process.leader()?, kin, cgroup_of(worker), mark)
+}
+
+/// The cgroup of a worker that an earlier daemon left, if it is still there.
+fn cgroup_of(worker: &state_file::SavedWorker) -> Option<Cgroup> {
+    worker.process.cgroup.as_deref().and_then(Cgroup::find)
 }
 
 /// The saved life of a worker of which only the process is known.

@@ -77,6 +77,21 @@ fn haproxy_answers_a_long_request_beside_short_ones() {
 }
 
 #[test]
+fn nginx_gets_its_sockets_in_its_own_way() {
+    let world = World::new();
+    let _ = world.file("index.html", "ok");
+    let config = web(&nginx(&world, "127.0.0.1:3000", "")).set("sockets", "nginx");
+    let daemon = Daemon::with(&world, &config);
+    for _ in 0..30 {
+        assert!(get("/index.html", PATIENCE).unwrap().ends_with("ok"));
+    }
+    let service = daemon.service();
+    let selected: u64 = service.workers.iter().flat_map(|it| &it.sockets).map(|it| it.selected).sum();
+    assert_eq!((selected, service.groups[0].strangers, daemon.log().contains("NGINX")), (30, Some(0), false));
+    daemon.stop();
+}
+
+#[test]
 fn nginx_answers_a_long_request_beside_short_ones() {
     a_long_request_is_no_stall(downloads);
 }

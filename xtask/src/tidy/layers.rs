@@ -20,6 +20,7 @@ pub(super) const VALUES: &[&str] = &[
     "config::stop",
     "daemon::paths",
     "domain::listener",
+    "domain::number",
     "domain::observed",
     "kernel::findings",
     "placeholders",

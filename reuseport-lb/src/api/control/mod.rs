@@ -19,6 +19,7 @@ use tokio::net::{UnixListener, UnixStream};
 use crate::api::connection_limit::{self, Permit};
 use crate::api::exchange::{self, Answer};
 use crate::api::json;
+use crate::domain::number::Number;
 use crate::handle::Handle;
 use crate::kernel::host;
 use body::{parse, parse_or_default};
@@ -148,7 +149,14 @@ async fn act(route: Route<'_>, body: &Bytes, handle: &Handle, permit: &Rc<Permit
         }
         Route::Restart(service, None) => streams::restart(handle, service, None, body).await,
         Route::Restart(service, Some(only)) => {
-            streams::restart(handle, service, Some(number(service, only)?), body).await
+            let only = number(service, only)?;
+            if only.part > 0 {
+                return Err(Refusal::Impossible(format!(
+                    "{service}/{only} is a socket of {service}/{}, and restarted with it",
+                    only.worker
+                )));
+            }
+            streams::restart(handle, service, Some(only.worker), body).await
         }
         Route::Drain(service, worker) => {
             let number = number(service, worker)?;
@@ -168,7 +176,7 @@ async fn act(route: Route<'_>, body: &Bytes, handle: &Handle, permit: &Rc<Permit
 }
 
 /// Parses the number of a worker in a path.
-fn number(service: &str, worker: &str) -> Result<usize, Refusal> {
+fn number(service: &str, worker: &str) -> Result<Number, Refusal> {
     worker.parse().map_err(|_| Refusal::Unknown(format!("there is no worker {service}/{worker}")))
 }
 

@@ -14,6 +14,7 @@ use super::streams::{Lines, begin, write};
 use crate::api::connection_limit::Permit;
 use crate::api::exchange::{self, Answer, Body};
 use crate::api::json;
+use crate::domain::number::Number;
 use crate::handle::Handle;
 
 /// Interval between two lines.
@@ -55,7 +56,7 @@ pub(super) async fn scale(handle: &Handle, service: &str, scale: &Scale, permit:
 pub(super) async fn drain(
     handle: &Handle,
     service: &str,
-    number: usize,
+    number: Number,
     drain: Drain,
     permit: &Rc<Permit>,
 ) -> Answer {

@@ -98,7 +98,7 @@ metrics! {
     ServiceEnding "service_ending" Gauge ["service"] "1 if the service is to end";
     WorkersWanted "workers_wanted" Gauge ["service"] "workers that the daemon keeps";
     WorkersReady "workers_ready" Gauge ["service"] "workers that are ready";
-    BucketsMoved "buckets_moved" Counter ["service"] "buckets that changed their worker";
+    BucketsMoved "buckets_moved" Counter ["service"] "buckets that changed their worker, also at a single UDP listener where one does not read";
     BucketsMoving "buckets_moving" Gauge ["service"] "buckets in which live flows stay with another worker than the one that gets new ones";
     BucketsWaiting "buckets_waiting" Gauge ["service"] "buckets that should change their worker, but wait for live flows";
     FlowsCut "flows_cut" Counter ["service"] "UDP flows that still lived when the time of their leaving worker was over";

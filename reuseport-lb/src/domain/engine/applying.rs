@@ -17,6 +17,7 @@ use super::Engine;
 use super::agenda::{Applying, ApplyingStage, Change};
 use super::input::{NewGroup, Reconfiguration, Scaling};
 use super::rolling::TRIAL;
+use crate::config::ServiceConfig;
 
 /// What a service goes back to if new processes do not work.
 const OLD: &str = "its old command, listeners and all else that its workers are started with";
@@ -183,8 +184,10 @@ impl<D: Dataplane, P: Processes> Engine<D, P> {
         }
         // Only another program may fail to work, and needs a trial; other listeners do not make it another program.
         let (before, after) = (undo.config(), &self.settings.config);
-        let program =
-            (&before.command, &before.user, &before.process) == (&after.command, &after.user, &after.process);
+        let of = |config: &ServiceConfig| {
+            (config.command.clone(), config.sockets, config.user.clone(), config.process.clone())
+        };
+        let program = of(before) == of(after);
         let trial = if program { Duration::ZERO } else { TRIAL };
         let reply = RefCell::new(Some(reply));
         let listener = move |event| {

@@ -120,7 +120,7 @@ impl<D: Dataplane, P: Processes> Engine<D, P> {
                 let known = self.listeners.iter().find(|it| it.id == listener);
                 let loading = known.is_some_and(|it| it.health.is_loading(id));
                 let loading = if loading { " yet (it has never)" } else { "" };
-                let worker = self.pool.name_of(id.number);
+                let worker = self.pool.name_of(id);
                 warn!(worker, "it does not accept on {address}{loading}: others get what waits for it");
                 let cause = Cause::own(format!("it does not accept{loading}"));
                 self.tell_of(id, IncidentKind::Stalled { listener: address }, cause);

@@ -30,7 +30,7 @@ impl<D: Dataplane, P: Processes> Engine<D, P> {
                     worker.watchdog = Watchdog::fed(watchdog, now);
                 }
                 match said {
-                    Said::Ready => self.on_event(id, Event::SaidReady, now),
+                    Said::Ready => self.each_part(id, Event::SaidReady, now),
                     Said::Stopping => self.said_stopping(id, now),
                     Said::Alive => self.monitor.pinged(id),
                     Said::Main(pid) => {
@@ -40,6 +40,7 @@ impl<D: Dataplane, P: Processes> Engine<D, P> {
             }
             ProcessEvent::Ended(exit) => self.on_exit(id, exit, now),
             ProcessEvent::Opened(foreign) => self.saw_foreign(id, foreign, now),
+            ProcessEvent::Called(called) => self.on_call(key, called, now),
             ProcessEvent::Lost => self.on_exit(id, Exit::Unknown, now),
         }
     }
@@ -69,15 +70,27 @@ impl<D: Dataplane, P: Processes> Engine<D, P> {
         let how = if expected && !successor { exit.to_string() } else { format!("{exit}{advice}") };
         self.tell_of(id, IncidentKind::Ended { successor, expected }, Cause::own(how));
         if first {
-            let name = self.pool.name_of(id.number);
+            let name = self.pool.name_of(id);
             self.fail_start(&format!("worker {name} {exit} while the service was being started{advice}"));
         }
-        if let Some(worker) = self.pool.get_mut(id) {
-            worker.process = None;
+        let parts: Vec<WorkerId> = self.pool.parts(id).map(|worker| worker.id).collect();
+        for part in &parts {
+            if let Some(worker) = self.pool.get_mut(*part) {
+                worker.drain.end = Some(exit.to_string());
+                worker.process = None;
+            }
+            self.forget_health(*part);
         }
-        self.forget_health(id);
         self.rollout_saw_end(id, &format!("{exit}{advice}"), now);
-        self.on_event(id, Event::Ended { killed }, now);
+        for part in parts {
+            self.on_event(part, Event::Ended { killed }, now);
+        }
+    }
+
+    /// An event of a worker's process, for all workers that have sockets of it.
+    fn each_part(&mut self, id: WorkerId, event: Event, now: Instant) {
+        let parts: Vec<WorkerId> = self.pool.parts(id).map(|worker| worker.id).collect();
+        parts.into_iter().for_each(|part| self.on_event(part, event, now));
     }
 
     pub(super) fn fail_start(&mut self, why: &str) {

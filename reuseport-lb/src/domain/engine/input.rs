@@ -6,9 +6,10 @@ use super::super::Reply;
 use super::super::denied::Denied;
 use super::super::listener::Listener;
 use super::super::monitor::CheckKind;
-use super::super::observed::{Exit, ForeignSocket, Said};
+use super::super::number::Number;
+use super::super::observed::{CallId, CallKind, Exit, ForeignSocket, Said};
 use super::super::pool::Departure;
-use super::super::ports::{ListenerId, ProcessKey};
+use super::super::ports::{Cookie, ListenerId, ProcessKey};
 use super::super::reconfigure::Settings;
 use super::super::rollout::{RestartOptions, RolloutEvent};
 
@@ -17,9 +18,9 @@ pub enum Input {
     /// Change the number of workers.
     Scale(Target, Reply<Result<Scaling, Denied>>),
     /// Give the worker with this number this weight; answered when buckets have moved.
-    Weight(usize, u32, Reply<Result<(), Denied>>),
+    Weight(Number, u32, Reply<Result<(), Denied>>),
     /// Let the worker with this number leave, within this time (`None`: `drain_timeout`); answered when it is removed.
-    Drain(usize, Option<Duration>, Reply<Result<Departure, Denied>>),
+    Drain(Number, Option<Duration>, Reply<Result<Departure, Denied>>),
     /// Replace workers, and report the progress; a refusal is reported as an error at the end.
     Restart(RestartOptions, Box<dyn Fn(RolloutEvent)>),
     /// Make a process that asks to join a worker.
@@ -46,8 +47,21 @@ pub enum ProcessEvent {
     Ended(Exit),
     /// The process was found to have opened this socket itself.
     Opened(ForeignSocket),
+    /// The process, which opens its sockets itself, waits for the answer to a call.
+    Called(Called),
     /// The process joined, but its connection was gone before it got the answer.
     Lost,
+}
+
+/// A call of a process that waits for its answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Called {
+    /// Identifies the call.
+    pub id: CallId,
+    /// What is called.
+    pub kind: CallKind,
+    /// The socket that it is about, of which the daemon has a duplicate until it has answered.
+    pub socket: Cookie,
 }
 
 /// The kind of a part of the work, for measurements.

@@ -159,7 +159,8 @@ impl<D: Dataplane, P: Processes> Engine<D, P> {
     }
 
     /// Repairs the sockets of a worker whose process runs.
-    pub(super) fn repair_living(&mut self, id: WorkerId) {
+    pub(super) fn repair_living(&mut self, id: WorkerId, now: std::time::Instant) {
+        self.part_with_closed(id, now);
         self.repair(id, Holder::Living);
     }
 

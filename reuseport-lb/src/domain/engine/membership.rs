@@ -7,7 +7,7 @@ use tracing::warn;
 
 use super::super::incident::{Cause, IncidentKind};
 use super::super::listener::{Listener, Protocol};
-use super::super::pool::{New, Running, Seat, Worker, WorkerSocket};
+use super::super::pool::{New, Opening, Running, Seat, Worker, WorkerSocket};
 use super::super::ports::{Cookie, Dataplane, ListenerId, OpenedSocket, Processes, Spawn, WorkerId};
 use super::super::slots::SlotSet;
 use super::super::worker::{Event, Origin, State, Step};
@@ -75,7 +75,13 @@ impl<D: Dataplane, P: Processes> Engine<D, P> {
         let backlog = self.settings.config.backlog;
         let OpenedSocket { cookie, selected_before } =
             self.dataplane.open(listener, slot, enter, first, backlog)?;
-        Ok(WorkerSocket { listener, cookie, selected_before, selected_after: None })
+        Ok(WorkerSocket {
+            listener,
+            cookie,
+            selected_before,
+            selected_after: None,
+            opening: Opening::Nothing,
+        })
     }
 
     /// Starts the process of a worker. A failure means that the machine lacks resources: errors of the command itself
@@ -88,11 +94,15 @@ impl<D: Dataplane, P: Processes> Engine<D, P> {
         let key = self.pool.next_process(id);
         let Some(worker) = self.pool.get(id) else { return };
         let named = |socket: &WorkerSocket| (socket.cookie, self.socket_name(socket.listener));
-        let sockets: Vec<(Cookie, String)> = worker.sockets.iter().map(named).collect();
+        let opens = self.opens_sockets();
+        let sockets: Vec<(Cookie, String)> = worker.sockets.iter().filter(|_| !opens).map(named).collect();
+        let wanted = self.listeners.wanted();
+        let listeners: Vec<Listener> = wanted.into_iter().map(|it| self.dataplane.address(it)).collect();
         let spawned = self.processes.spawn(&Spawn {
             key,
             name: &worker.name,
             sockets: &sockets,
+            listeners: &listeners,
             settings: &self.settings,
         });
         let (revision, stop) = (self.settings.revision(), self.settings.config.stop);
@@ -105,6 +115,7 @@ impl<D: Dataplane, P: Processes> Engine<D, P> {
                 worker.process = Some(Running { key, since: now, selected, stop });
                 worker.revision = revision;
                 worker.sightings.began();
+                self.forget_openings(id);
                 self.note_following(id, now);
                 self.on_event(id, Event::Spawned, now);
             }
@@ -131,7 +142,7 @@ impl<D: Dataplane, P: Processes> Engine<D, P> {
                 && !worker.life.admitted()
                 && worker.is_started()
         };
-        if self.pool.iter().any(starts) {
+        if self.pool.iter().any(starts) || self.opens_sockets() {
             self.placement.join_soon(now);
         } else {
             self.rebalance();
@@ -165,8 +176,10 @@ impl<D: Dataplane, P: Processes> Engine<D, P> {
             .collect();
         self.dataplane.leave_to_others(&last);
         let holds_slot = worker.holds_slot();
+        // The process goes on with the socket, but gets nothing there any more.
+        let goes_on = worker.is_part() && worker.process.is_some();
         for (at, socket) in worker.sockets.iter().enumerate() {
-            if self.is_tcp(at, socket) {
+            if self.is_tcp(at, socket) && !goes_on {
                 worker.drain.handed_over += u64::from(self.dataplane.queue(socket.cookie).queue);
                 // The kernel hands queued connections to other sockets, and the slot becomes empty.
                 if let Err(error) = self.dataplane.shut_down(socket.cookie) {
@@ -180,14 +193,19 @@ impl<D: Dataplane, P: Processes> Engine<D, P> {
                     warn!(worker = worker.name, "{error}");
                 }
             }
-            self.dataplane.close(socket.cookie);
+            if goes_on {
+                worker.drain.end = Some("goes on without this socket".into());
+                self.dataplane.let_go(socket.cookie);
+            } else {
+                self.dataplane.close(socket.cookie);
+            }
         }
         self.forget_health(id);
         if holds_slot {
             self.dataplane.name_slot(worker.slot, None);
             self.pool.free_slot(worker.slot);
         }
-        if let Some(running) = worker.process {
+        if let Some(running) = worker.process.filter(|_| !worker.is_part()) {
             self.processes.forget(running.key);
         }
         let took = worker.drain.begun.map_or(Duration::ZERO, |begun| now - begun);
@@ -217,7 +235,11 @@ impl<D: Dataplane, P: Processes> Engine<D, P> {
         now: Instant,
     ) {
         let mut all = Vec::new();
-        for id in ids {
+        let along: Vec<WorkerId> =
+            ids.iter().filter(|id| id.part == 0).flat_map(|id| self.pool.further_parts(*id)).collect();
+        let alone = ids.iter().filter(|id| !along.contains(id));
+        let ids: Vec<WorkerId> = alone.chain(&along).copied().collect();
+        for id in &ids {
             let queue = self.pool.get(*id).map_or(0, |worker| self.queue(worker));
             let Some(worker) = self.pool.get_mut(*id) else { continue };
             let from = worker.life.state();
@@ -225,7 +247,8 @@ impl<D: Dataplane, P: Processes> Engine<D, P> {
                 worker.drain.begun = Some(now);
                 worker.drain.queue = queue;
             }
-            all.push((*id, worker.life.on(Event::Leave { patience }, now, &self.settings.config)));
+            let event = if along.contains(id) { Event::LeaveAlong } else { Event::Leave { patience } };
+            all.push((*id, worker.life.on(event, now, &self.settings.config)));
             self.tell_state(*id, from, cause.clone());
         }
         for (id, steps) in all {

@@ -4,6 +4,7 @@
 
 mod agenda;
 mod applying;
+mod calls;
 mod checking;
 mod events;
 mod input;
@@ -41,10 +42,10 @@ use super::worker::{Event, State};
 use agenda::{Agenda, Change};
 
 pub use super::monitor::CheckKind;
-pub use super::pool::{Departure, Pool, Seat, Worker, WorkerSocket};
+pub use super::pool::{Departure, Opening, Pool, Seat, Worker, WorkerSocket};
 pub use super::reconfigure::Settings;
 pub use super::rollout::{RestartOptions, RolloutEvent};
-pub use input::{Input, JoinRequest, NewGroup, ProcessEvent, Reconfiguration, Scaling, Target, Work};
+pub use input::{Called, Input, JoinRequest, NewGroup, ProcessEvent, Reconfiguration, Scaling, Target, Work};
 pub use reading::Standing;
 pub use rolling::TRIAL;
 pub use snapshot::{Found, ListenerRecord, Snapshot, WorkerRecord};
@@ -236,7 +237,7 @@ impl<D: Dataplane, P: Processes> Engine<D, P> {
             return Some(Work::Other);
         }
         if let Some(id) = self.agenda.repairs.pop_front() {
-            self.repair_living(id);
+            self.repair_living(id, now);
             return Some(Work::Check(CheckKind::Repairs));
         }
         if let Some(id) = self.agenda.due.pop_front() {

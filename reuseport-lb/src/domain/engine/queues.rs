@@ -47,8 +47,7 @@ impl<D: Dataplane, P: Processes> Engine<D, P> {
             let again = self.dataplane.shut_down(socket.cookie);
             let again = again.and_then(|()| self.dataplane.listen_again(socket.cookie, slot, backlog));
             if let Err(error) = again {
-                let (worker, listener) =
-                    (self.pool.name_of(id.number), self.dataplane.address(socket.listener));
+                let (worker, listener) = (self.pool.name_of(id), self.dataplane.address(socket.listener));
                 warn!(worker, "cannot put {listener} back into service: {error}");
             }
         }
@@ -71,8 +70,7 @@ impl<D: Dataplane, P: Processes> Engine<D, P> {
             }
             handed_over += queue;
             if let Err(error) = self.dataplane.shut_down(socket.cookie) {
-                let (worker, listener) =
-                    (self.pool.name_of(id.number), self.dataplane.address(socket.listener));
+                let (worker, listener) = (self.pool.name_of(id), self.dataplane.address(socket.listener));
                 warn!(worker, "cannot hand over the queue of {listener}: {error}");
             }
         }

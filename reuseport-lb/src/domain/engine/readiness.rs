@@ -116,9 +116,10 @@ impl<D: Dataplane, P: Processes> Engine<D, P> {
         if descriptors.is_empty() || worker.sightings.waiting {
             return;
         }
+        let mend = self.mend_of(&foreign);
         warn!(
             worker = worker.name,
-            "{foreign}, and does not wait for work on its own sockets: they are its descriptors {} (LISTEN_FDS)",
+            "{foreign}, and does not wait for work on its own sockets: they are its descriptors {} (LISTEN_FDS){mend}",
             descriptors.join(", ")
         );
         let instead = foreign.instead;
@@ -130,6 +131,12 @@ impl<D: Dataplane, P: Processes> Engine<D, P> {
         if instead && ready {
             self.on_event(id, Event::Unused, now);
         }
+    }
+
+    /// What to do about a socket that a process has opened itself, as the end of a sentence.
+    fn mend_of(&self, foreign: &ForeignSocket) -> &'static str {
+        let mends = foreign.instead && !self.opens_sockets();
+        if mends { "; or set sockets = \"bind\" (run --sockets bind)" } else { "" }
     }
 
     /// Whether a worker is to be seen waiting for work: for its readiness; or, after `READY=1`, so that a later stall
@@ -278,7 +285,8 @@ impl<D: Dataplane, P: Processes> Engine<D, P> {
         let unheard = worker.life.awaits_word(&self.settings.config);
         match state {
             State::Starting | State::Loading => {
-                let instead = foreign.as_ref().map(|foreign| format!(": {foreign}")).unwrap_or_default();
+                let instead = foreign.as_ref().map(|it| format!(": {it}{}", self.mend_of(it)));
+                let instead = instead.unwrap_or_default();
                 let silent = silent(true).map(|on| format!("does not wait for work yet on {on}{instead}"));
                 let said = unheard.then(|| "has not said READY=1 yet".to_owned());
                 let all: Vec<String> = said.into_iter().chain(silent).collect();

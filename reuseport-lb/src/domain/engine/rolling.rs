@@ -98,7 +98,7 @@ impl<D: Dataplane, P: Processes> Engine<D, P> {
             Action::TimedOut(pair) => self.time_out(pair, now),
             Action::Promote(pair) => self.promote(pair, now),
             Action::Stood(pair) => {
-                let name = self.pool.name_of(pair.new.number);
+                let name = self.pool.name_of(pair.new);
                 self.rollout.iter_mut().for_each(|rollout| rollout.stood(pair.new, &name));
             }
             Action::Finish => self.finish_rollout(),
@@ -109,7 +109,7 @@ impl<D: Dataplane, P: Processes> Engine<D, P> {
     fn time_out(&mut self, pair: Pair, now: Instant) {
         let asked = self.rollout.as_ref().and_then(Rollout::timeout);
         let patience = asked.unwrap_or(self.settings.config.start_timeout);
-        let name = self.pool.name_of(pair.new.number);
+        let name = self.pool.name_of(pair.new);
         let lacks = self.pool.get(pair.new).and_then(|worker| self.lacks(worker, now));
         let lacks = lacks.map_or_else(String::new, |lacks| format!(" (it {lacks})"));
         self.fail_successor(pair, format!("the new {name} was not ready within {patience:?}{lacks}"), now);
@@ -166,7 +166,7 @@ impl<D: Dataplane, P: Processes> Engine<D, P> {
 
     /// Gives the successor, which has no process yet, the old worker's place, and lets the old one leave.
     fn stop_first(&mut self, pair: Pair, now: Instant) {
-        let name = self.pool.name_of(pair.new.number);
+        let name = self.pool.name_of(pair.new);
         let seated = self.seat_successor(pair);
         let Some(rollout) = &mut self.rollout else { return };
         if let Err(error) = seated {
@@ -205,7 +205,7 @@ impl<D: Dataplane, P: Processes> Engine<D, P> {
         let Some(rollout) = &mut self.rollout else { return };
         let patience = rollout.timeout().unwrap_or(self.settings.config.start_timeout);
         if rollout.follows(id, now + patience) {
-            rollout.started(&self.pool.name_of(id.number), pid);
+            rollout.started(&self.pool.name_of(id), pid);
         }
     }
 
@@ -242,8 +242,12 @@ impl<D: Dataplane, P: Processes> Engine<D, P> {
             new.seat = Seat::Own;
             new.weight = old.weight;
         }
+        let seat = new.seat;
         self.pool.put_back(old);
         self.pool.put_back(new);
+        for part in self.pool.further_parts(pair.new) {
+            self.pool.get_mut(part).iter_mut().for_each(|part| part.seat = seat);
+        }
         seated
     }
 
@@ -277,7 +281,7 @@ impl<D: Dataplane, P: Processes> Engine<D, P> {
 
     /// Tells the rollout that the process of a worker has done `what`: it ended, or is about to.
     pub(super) fn rollout_saw_end(&mut self, id: WorkerId, what: &str, now: Instant) {
-        let (name, stays) = (self.pool.name_of(id.number), self.pool.get(id).is_some_and(Worker::stays));
+        let (name, stays) = (self.pool.name_of(id), self.pool.get(id).is_some_and(Worker::stays));
         let Some(rollout) = &mut self.rollout else { return };
         for new in rollout.saw_end(id, &name, what, stays) {
             self.leave(&[new], None, &Cause::own(format!("it {what}")), now);

@@ -8,8 +8,9 @@ use tracing::warn;
 use super::super::Reply;
 use super::super::denied::Denied;
 use super::super::incident::{Cause, IncidentKind};
+use super::super::number::Number;
 use super::super::pool::Departure;
-use super::super::ports::{Dataplane, Processes};
+use super::super::ports::{Dataplane, Processes, WorkerId};
 use super::super::worker::Origin;
 use super::Engine;
 use super::agenda::{Change, Growth};
@@ -124,14 +125,16 @@ impl<D: Dataplane, P: Processes> Engine<D, P> {
         }
     }
 
-    pub(super) fn set_weight(&mut self, number: usize, weight: u32, reply: Reply<Result<(), Denied>>) {
+    pub(super) fn set_weight(&mut self, number: Number, weight: u32, reply: Reply<Result<(), Denied>>) {
         let found = self.pool.require(number).map(|worker| worker.id);
         let checked = found.and_then(|id| config::check_weight(weight).map(|()| id).map_err(Denied::from));
         let id = match checked {
             Ok(id) => id,
             Err(denied) => return reply.send(Err(denied)),
         };
-        if let Some(worker) = self.pool.get_mut(id) {
+        let whole = self.pool.parts(id).map(|worker| worker.id).filter(|_| id.part == 0);
+        for id in whole.chain((id.part > 0).then_some(id)).collect::<Vec<WorkerId>>() {
+            let Some(worker) = self.pool.get_mut(id) else { continue };
             let from = std::mem::replace(&mut worker.weight, weight);
             self.tell_of(id, IncidentKind::Weight { from, to: weight }, self.agenda.incidents.by());
         }
@@ -146,7 +149,7 @@ impl<D: Dataplane, P: Processes> Engine<D, P> {
 
     pub(super) fn drain(
         &mut self,
-        number: usize,
+        number: Number,
         patience: Option<Duration>,
         reply: Reply<Result<Departure, Denied>>,
         now: Instant,

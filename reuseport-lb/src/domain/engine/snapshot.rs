@@ -12,7 +12,7 @@ use super::super::listener::Listener;
 use super::super::listeners::{ListenerState, Listeners};
 use super::super::monitor::Monitor;
 use super::super::placement::Placement;
-use super::super::pool::{New, Pool, Running, Seat, Worker, WorkerSocket};
+use super::super::pool::{New, Opening, Pool, Running, Seat, Worker, WorkerSocket};
 use super::super::ports::{Cookie, Dataplane, ListenerId, ProcessKey, Processes, WorkerId};
 use super::super::slots::Slots;
 use super::super::startup::Startup;
@@ -223,8 +223,10 @@ impl<D: Dataplane, P: Processes> Engine<D, P> {
         now: Instant,
     ) -> Result<Option<WorkerId>, String> {
         let WorkerRecord { id, slot, weight, revision, life, .. } = *record;
-        let name = self.pool.name_of(id.number);
+        let name = self.pool.name_of(id);
         let joined = life.origin == Origin::Joined;
+        let part = life.origin == Origin::Bound;
+        let opens = self.opens_sockets();
         let leaves = life.state == State::Draining;
         let mut sockets: Vec<WorkerSocket> = record
             .sockets
@@ -235,11 +237,14 @@ impl<D: Dataplane, P: Processes> Engine<D, P> {
                 cookie: *cookie,
                 selected_before: *selected_before,
                 selected_after: (!record.holds_slot).then_some(0),
+                // Only the daemon had those that the process had not bound.
+                opening: if opens { Opening::Done } else { Opening::Nothing },
             })
             .collect();
         // Forgotten are successors that had not taken over, and workers whose process has ended and gets no next one.
         let mut forget = record.trial || (!found.runs && (joined || (leaves && !life.returns)));
         forget |= !found.runs && !record.holds_slot;
+        forget |= part && (!found.runs || sockets.is_empty());
         // A leaving worker may have closed sockets itself.
         let lost = sockets.len() < record.sockets.len() && !leaves;
         if !forget
@@ -251,10 +256,10 @@ impl<D: Dataplane, P: Processes> Engine<D, P> {
             forget = true;
         }
         if forget {
-            if let Some(process) = record.process.filter(|_| found.runs && !joined) {
+            if let Some(process) = record.process.filter(|_| found.runs && !joined && !part) {
                 self.processes.terminate(process, record.stop);
             }
-            if let Some(process) = record.process {
+            if let Some(process) = record.process.filter(|_| !part) {
                 self.processes.forget(process);
             }
             sockets.iter().for_each(|socket| self.dataplane.close(socket.cookie));
@@ -279,7 +284,7 @@ impl<D: Dataplane, P: Processes> Engine<D, P> {
         let seat = if record.holds_slot { Seat::Own } else { Seat::Former };
         let origin = life.origin;
         self.pool.insert(id, New { number: id.number, origin, weight, slot, seat, revision, sockets });
-        Ok(self.restore_process(record, found, lost, now))
+        Ok(self.restore_process(record, found, lost && !opens, now))
     }
 
     /// Restores the process of a worker; returns the worker's id if the process has ended.
@@ -300,7 +305,7 @@ impl<D: Dataplane, P: Processes> Engine<D, P> {
         };
         if !found.heard {
             // The worker gets another process. A joined process is left alone.
-            if !joined {
+            if !joined && record.id.part == 0 {
                 self.processes.terminate(key, record.stop);
             }
             self.processes.forget(key);
@@ -316,7 +321,7 @@ impl<D: Dataplane, P: Processes> Engine<D, P> {
         // The worker gets another process if this one has lost sockets; or if its READY=1 may be lost, and this kernel
         // does not show whether it waits for work.
         let unready = matches!(life.state, State::Starting | State::Failed) && !self.dataplane.sees_waits();
-        if !joined && (lost || unready) {
+        if !joined && record.id.part == 0 && (lost || unready) {
             self.processes.terminate(key, record.stop);
         }
         None

@@ -15,9 +15,15 @@ impl<D: Dataplane, P: Processes> Engine<D, P> {
     pub(super) fn tick(&mut self, id: WorkerId, now: Instant) {
         let Some(worker) = self.pool.get(id) else { return };
         if worker.life.wants_look(now) {
-            let flows = self.staying_with(worker);
+            // A process ends when all of its sockets are done with.
+            let parts = || self.pool.parts(id).filter(|it| id.part == 0 || it.id == id);
+            let flows = parts().map(|part| self.staying_with(part)).sum();
             // While flows stay, UDP queues do not become empty for good.
-            let queue = if flows > 0 { self.connections(worker) } else { self.queue(worker) };
+            let queue = if flows > 0 {
+                parts().map(|part| self.connections(part)).sum()
+            } else {
+                parts().map(|part| self.queue(part)).sum()
+            };
             self.on_event(id, Event::Looked { queue, flows }, now);
         }
         self.on_event(id, Event::Tick, now);
@@ -67,10 +73,18 @@ impl<D: Dataplane, P: Processes> Engine<D, P> {
         match step {
             Step::Spawn => self.spawn(id, now),
             Step::Admit => self.admit(id, now),
-            Step::Withdraw | Step::Cut => self.rebalance(),
+            Step::Cut => {
+                let parts = if id.part == 0 { self.pool.further_parts(id) } else { Vec::new() };
+                parts.into_iter().for_each(|part| self.on_event(part, Event::CutAlong, now));
+                self.rebalance();
+            }
+            Step::Withdraw => self.rebalance(),
             Step::Rescue => self.rescue(id, None),
             Step::HandOn => self.hand_on(id),
-            Step::HandOver => self.hand_over(id),
+            Step::HandOver => {
+                let parts: Vec<WorkerId> = self.pool.parts(id).map(|part| part.id).collect();
+                parts.into_iter().for_each(|part| self.hand_over(part));
+            }
             Step::Terminate => {
                 self.tell_process(id, |processes, running| processes.terminate(running.key, running.stop))
             }

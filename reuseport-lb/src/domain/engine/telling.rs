@@ -32,7 +32,7 @@ impl<D: Dataplane, P: Processes> Engine<D, P> {
 
     /// Tells what happened to a worker.
     pub(super) fn tell_of(&mut self, id: WorkerId, kind: IncidentKind, cause: Cause) {
-        let name = self.pool.name_of(id.number);
+        let name = self.pool.name_of(id);
         self.agenda.incidents.add(&self.settings.config.name, Some(&name), kind, cause);
     }
 
@@ -51,6 +51,8 @@ pub(super) fn reason_of(event: Event, worker: &Worker) -> Cause {
         (Event::Spawned, _) => "it need not show that it is ready (ready = \"immediate\")",
         (Event::SaidReady, _) => "it said READY=1",
         (Event::SeenWaiting { .. }, _) => "it waits for work",
+        (Event::Listens, _) => "its process has called listen for all of its sockets",
+        (Event::LeaveAlong, _) => "its process is to end",
         (Event::Unused, _) => "it opened sockets of its own instead of using the worker's",
         (Event::SaidStopping, _) => "it said STOPPING=1",
         (Event::Tick, State::Ready) => "the time set by `ready` is over",

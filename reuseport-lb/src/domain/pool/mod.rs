@@ -3,11 +3,12 @@
 
 mod worker;
 
-pub use worker::{Departure, DrainReport, Running, Seat, Sightings, Worker, WorkerSocket};
+pub use worker::{Departure, DrainReport, Opening, Running, Seat, Sightings, Worker, WorkerSocket};
 
 use std::collections::BTreeMap;
 
 use super::denied::Denied;
+use super::number::Number;
 use super::ports::{ListenerId, ProcessKey, WorkerId};
 use super::slots::{SlotSet, Slots};
 use super::table::Member;
@@ -30,10 +31,10 @@ impl Pool {
         Self { service: service.to_owned(), workers: BTreeMap::new(), slots, serial }
     }
 
-    /// The name of the worker with this number, like `web/2`.
+    /// The name of the worker with this number, like `web/2`, or of a part of it, like `web/2.1`.
     #[must_use]
-    pub fn name_of(&self, number: usize) -> String {
-        format!("{}/{number}", self.service)
+    pub fn name_of(&self, number: impl Into<Number>) -> String {
+        format!("{}/{}", self.service, number.into())
     }
 
     /// The last serial number in use.
@@ -70,17 +71,29 @@ impl Pool {
 
     /// Adds a worker without a process, under a new id.
     pub fn add(&mut self, new: New) -> WorkerId {
-        let id = WorkerId { number: new.number, instance: self.next_serial() };
+        let id = WorkerId { number: new.number, instance: self.next_serial(), part: 0 };
         self.insert(id, new);
         id
     }
 
+    /// The worker `leader` and those with further sockets of its process.
+    pub fn parts(&self, leader: WorkerId) -> impl Iterator<Item = &Worker> + Clone {
+        let last = WorkerId { part: usize::MAX, ..leader };
+        self.workers.range(leader.leader()..=last).map(|(_, worker)| worker)
+    }
+
+    /// Ids of the workers with further sockets of the process of `leader`.
+    #[must_use]
+    pub fn further_parts(&self, leader: WorkerId) -> Vec<WorkerId> {
+        self.parts(leader).filter(|worker| worker.is_part()).map(|worker| worker.id).collect()
+    }
+
     /// Adds a worker under the id that an earlier daemon gave it.
     pub fn insert(&mut self, id: WorkerId, new: New) {
-        let New { number, origin, weight, slot, seat, revision, sockets } = new;
+        let New { number: _, origin, weight, slot, seat, revision, sockets } = new;
         let worker = Worker {
             id,
-            name: self.name_of(number),
+            name: self.name_of(id),
             slot,
             seat,
             revision,
@@ -145,17 +158,18 @@ impl Pool {
 
     /// The worker with this number: of several the one that serves, one that leaves only if there is no other.
     #[must_use]
-    pub fn find(&self, number: usize) -> Option<&Worker> {
-        let all = self.iter().filter(|worker| worker.id.number == number && !worker.is_successor());
+    pub fn find(&self, number: impl Into<Number>) -> Option<&Worker> {
+        let number = number.into();
+        let all = self.iter().filter(|it| Number::from(it.id) == number && !it.is_successor());
         all.max_by_key(|worker| (worker.stays(), worker.id.instance))
     }
 
     /// The worker with this number, or the refusal that names those that exist.
-    pub fn require(&self, number: usize) -> Result<&Worker, Denied> {
-        self.find(number).ok_or_else(|| self.unknown(number))
+    pub fn require(&self, number: impl Into<Number> + Copy) -> Result<&Worker, Denied> {
+        self.find(number).ok_or_else(|| self.unknown(number.into()))
     }
 
-    fn unknown(&self, number: usize) -> Denied {
+    fn unknown(&self, number: Number) -> Denied {
         let known = self.iter().map(|worker| worker.name.clone()).collect();
         Denied::UnknownWorker { worker: self.name_of(number), known }
     }

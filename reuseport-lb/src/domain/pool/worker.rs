@@ -42,6 +42,20 @@ pub struct WorkerSocket {
     pub selected_before: u64,
     /// Decisions for this worker, fixed when it lost the slot.
     pub selected_after: Option<u64>,
+    /// What the process has done with it, if its processes open their sockets themselves.
+    pub opening: Opening,
+}
+
+/// What a process that opens its sockets itself has called for a listener.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Opening {
+    /// Nothing yet. (Of other workers nothing is known.)
+    #[default]
+    Nothing,
+    /// bind(2), of a socket of its own, which is to serve once it listens; or of the worker's, which it has got instead.
+    Bound(Option<Cookie>),
+    /// All that it takes to serve: listen(2), with UDP bind(2).
+    Done,
 }
 
 /// A worker's process.
@@ -171,6 +185,18 @@ impl Worker {
     #[must_use]
     pub fn is_started(&self) -> bool {
         self.life.origin() == Origin::Started
+    }
+
+    /// Whether the worker has sockets that the process of another one has bound.
+    #[must_use]
+    pub fn is_part(&self) -> bool {
+        self.id.part > 0
+    }
+
+    /// Whether the process has called all that it takes to serve on each of the worker's sockets.
+    #[must_use]
+    pub fn listens(&self) -> bool {
+        self.sockets.iter().all(|socket| socket.opening == Opening::Done)
     }
 
     /// Whether the worker's health is found from its queues: it serves.

@@ -44,6 +44,8 @@ pub enum Origin {
     Started,
     /// The process joined (`exec`, or the client library); the worker ends with it.
     Joined,
+    /// The process is that of another worker, which has bound further sockets.
+    Bound,
 }
 
 /// A worker's life as an earlier daemon has saved it.
@@ -82,6 +84,8 @@ pub enum Event {
         /// On each of the worker's sockets; else on at least one.
         all: bool,
     },
+    /// The process, which opens its sockets itself, has called listen(2) for all of the worker's.
+    Listens,
     /// The process said `READY=1`, but has opened sockets of its own instead of using the worker's.
     Unused,
     /// The process said `STOPPING=1`: it ends by itself.
@@ -100,6 +104,10 @@ pub enum Event {
         /// Longest time until `stop_signal`, and again until SIGKILL; `None`: `drain_timeout`.
         patience: Option<Duration>,
     },
+    /// The worker whose process has the sockets is to leave, and this part of it with it.
+    LeaveAlong,
+    /// The worker whose process has the sockets has waited for its flows long enough.
+    CutAlong,
     /// The worker's queues and flows were counted.
     Looked {
         /// Content of all queues; while flows live, only of TCP queues.

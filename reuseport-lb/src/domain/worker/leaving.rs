@@ -69,6 +69,16 @@ impl Leaving {
         Self { told: true, returns: !parts, parts, ..Self::asked(now, patience) }
     }
 
+    /// Another worker is to leave, which has the process: that is waited for.
+    pub(super) fn along(now: Instant, patience: Duration) -> Self {
+        Self { until: None, next_poll: None, ..Self::asked(now, patience) }
+    }
+
+    /// Takes the worker's flows away.
+    pub(super) fn cut(&mut self) {
+        self.cut = true;
+    }
+
     /// Sets whether another process is started.
     pub(super) fn returning(self, returns: bool) -> Self {
         Self { returns, ..self }

@@ -1,12 +1,15 @@
 //! The state of one worker, PURE: events → steps.
 
+mod part;
+mod saved;
+
 use std::time::{Duration, Instant};
 
 use super::crashes::{Crashes, MACHINE_PAUSE, Next};
-use super::events::{Event, Left, Origin, State, Step};
+use super::events::{Event, Origin, State, Step};
 use super::leaving::Leaving;
 use super::readiness::Readiness;
-use crate::config::{OnCrash, ServiceConfig};
+use crate::config::{OnCrash, Ready, ServiceConfig};
 
 /// The life of one worker: its state, and the deadlines after which the state changes.
 #[derive(Clone, Debug)]
@@ -47,50 +50,10 @@ impl Life {
         Self { admitted: before.admitted, ..Self::new(Origin::Started) }
     }
 
-    /// Goes on with the life of a worker that an earlier daemon left.
-    #[must_use]
-    pub fn taken_over(left: &Left, now: Instant, policy: &ServiceConfig) -> Self {
-        let Left { origin, state, admitted, running, restarts, kills, told, returns } = *left;
-        let leaving = match (state, told || returns) {
-            (State::Draining, true) => {
-                Some(Leaving::by_itself(now, policy.drain_timeout, origin).returning(returns))
-            }
-            (State::Draining, false) => Some(Leaving::asked(now, policy.drain_timeout)),
-            _ => None,
-        };
-        Self {
-            state,
-            admitted,
-            running,
-            crashes: Crashes::of(restarts, kills),
-            ready_since: matches!(state, State::Ready | State::Draining).then_some(now),
-            restart_at: (!running && origin == Origin::Started).then_some(now),
-            hold_until: (admitted && state != State::Ready).then(|| now + policy.hold_timeout),
-            leaving,
-            readiness: Readiness::taken_over(state, running),
-            ..Self::new(origin)
-        }
-    }
-
     /// Notes that messages of the process may have been lost, among them `READY=1`.
     pub fn lose_word(&mut self) {
         if self.running && Readiness::is_open(self.state) {
             self.readiness.lose_word();
-        }
-    }
-
-    /// What is saved for the next daemon.
-    #[must_use]
-    pub fn left(&self) -> Left {
-        Left {
-            origin: self.origin,
-            state: self.state,
-            admitted: self.admitted,
-            running: self.running,
-            restarts: self.crashes.restarts(),
-            kills: self.crashes.kills(),
-            told: self.told(),
-            returns: self.returns(),
         }
     }
 
@@ -196,17 +159,29 @@ impl Life {
     /// The steps that follow from `event`.
     #[must_use]
     pub fn on(&mut self, event: Event, now: Instant, policy: &ServiceConfig) -> Vec<Step> {
+        let steps = self.follow(event, now, policy);
+        if self.origin == Origin::Bound { Self::steps_of_part(steps) } else { steps }
+    }
+
+    fn follow(&mut self, event: Event, now: Instant, policy: &ServiceConfig) -> Vec<Step> {
         match event {
             Event::Start => self.start(),
             Event::Spawned if self.running => self.spawned(now, policy),
             Event::SaidReady if self.running && Readiness::is_open(self.state) => self.ready(now),
             Event::SeenWaiting { all } if self.wants_sight(policy) => self.seen_waiting(all, now, policy),
+            Event::Listens
+                if self.running && Readiness::is_open(self.state) && policy.ready == Ready::Listening =>
+            {
+                self.ready(now)
+            }
             Event::Unused if self.state == State::Ready => self.unused(),
             Event::SaidStopping if self.running => self.said_stopping(now, policy),
             Event::Ended { killed } if self.running => self.ended(killed, now, policy),
             Event::NotStarted if self.running => self.not_started(now, policy),
             Event::Deferred if self.running => self.deferred(now, policy),
             Event::Leave { patience } => self.leave(now, patience.unwrap_or(policy.drain_timeout)),
+            Event::LeaveAlong => self.leave_along(now, policy),
+            Event::CutAlong => self.cut_along(),
             Event::Looked { queue, flows } => self
                 .leaving
                 .as_mut()
@@ -276,6 +251,9 @@ impl Life {
         if !stays {
             return vec![Step::Remove];
         }
+        if self.origin == Origin::Bound {
+            return self.held_as_part(now, policy);
+        }
         let ready_for = self.ready_since.take().map(|since| now - since);
         match self.crashes.ended(ready_for, killed) {
             Next::Failed(pause) => {
@@ -325,6 +303,8 @@ impl Life {
         match (std::mem::replace(&mut self.admitted, false), self.running) {
             (false, _) => Vec::new(),
             (true, true) => vec![Step::Withdraw, Step::HandOn],
+            // The next process has bound fewer sockets.
+            (true, false) if self.origin == Origin::Bound => vec![Step::Withdraw, Step::Remove],
             (true, false) => vec![Step::Withdraw, Step::Rescue],
         }
     }

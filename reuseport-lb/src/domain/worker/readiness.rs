@@ -40,7 +40,7 @@ impl Readiness {
     /// ready.
     pub(super) fn spawned(&mut self, suspect: bool, now: Instant, policy: &ServiceConfig) -> bool {
         match policy.ready {
-            Ready::Notify | Ready::Accepting => {}
+            Ready::Notify | Ready::Accepting | Ready::Listening => {}
             // After a crash the process must first run for a while.
             Ready::Immediate if suspect => self.at = Some(now + PROVEN),
             Ready::Immediate => return true,
@@ -57,7 +57,8 @@ impl Readiness {
     /// Whether it matters whether the process waits for work.
     pub(super) fn wants_sight(&self, policy: &ServiceConfig) -> bool {
         let asked = match policy.ready {
-            Ready::Accepting => true,
+            // Its calls of listen may have been heard by the daemon before.
+            Ready::Accepting | Ready::Listening => true,
             Ready::After(_) => self.due || !self.seen,
             Ready::Notify | Ready::Immediate => false,
         };

@@ -1,6 +1,7 @@
 //! What a keeper is told, as the words of its command line.
 
 use std::ffi::OsString;
+use std::os::fd::RawFd;
 
 use crate::config::process::{LogFile, LogTo};
 
@@ -9,6 +10,9 @@ const COMMAND: &str = "keep";
 
 /// Its last word, if what goes with the daemon's log is JSON.
 const JSON: &str = "json";
+
+/// The beginning of its last word but that: the descriptors by which it sorts calls.
+const CALLS: &str = "calls=";
 
 /// What a keeper is told.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -19,6 +23,8 @@ pub struct KeeperArguments {
     pub log: LogTo,
     /// What goes with the daemon's log is JSON.
     pub json: bool,
+    /// The descriptors that it inherits to sort calls of bind(2) and listen(2); empty: there are none to sort.
+    pub calls: Vec<RawFd>,
 }
 
 impl KeeperArguments {
@@ -26,6 +32,10 @@ impl KeeperArguments {
         let mut line: Vec<OsString> = vec![COMMAND.into(), self.name.clone().into()];
         if let LogTo::File(LogFile { path, max, keep }) = &self.log {
             line.extend([path.into(), max.to_string().into(), keep.to_string().into()]);
+        }
+        if !self.calls.is_empty() {
+            let calls: Vec<String> = self.calls.iter().map(ToString::to_string).collect();
+            line.push(format!("{CALLS}{}", calls.join(",")).into());
         }
         if self.json {
             line.push(JSON.into());
@@ -42,6 +52,13 @@ impl KeeperArguments {
             [words @ .., last] if last == JSON => (words, true),
             words => (words, false),
         };
+        let (words, calls) = match words {
+            [words @ .., last] if last.starts_with(CALLS) => {
+                let calls = last[CALLS.len()..].split(',').map(|fd| fd.parse().ok());
+                (words, calls.collect::<Option<Vec<RawFd>>>()?)
+            }
+            words => (words, Vec::new()),
+        };
         let (name, log) = match words {
             [command, name] if command == COMMAND => (name, LogTo::Inherit),
             [command, name, path, max, keep] if command == COMMAND => {
@@ -50,7 +67,7 @@ impl KeeperArguments {
             }
             _ => return None,
         };
-        Some(Self { name: name.clone(), log, json })
+        Some(Self { name: name.clone(), log, json, calls })
     }
 }
 
@@ -62,8 +79,8 @@ mod tests {
     fn a_keeper_understands_what_the_daemon_tells_it() {
         let file = LogFile { path: "/var/log/a b-{index}.log".into(), max: 7, keep: 3 };
         for log in [LogTo::Inherit, LogTo::File(file)] {
-            for json in [false, true] {
-                let told = KeeperArguments { name: "web/2".into(), log: log.clone(), json };
+            for (json, calls) in [(false, vec![]), (true, vec![]), (true, vec![7, 12]), (false, vec![4])] {
+                let told = KeeperArguments { name: "web/2".into(), log: log.clone(), json, calls };
                 let line = ["reuseport-lb".into()].into_iter().chain(told.line());
                 assert_eq!(KeeperArguments::of(line), Some(told));
             }

@@ -19,7 +19,7 @@ use super::page::{Doing, Page, Record};
 use super::sink::Sink;
 use super::style::Style;
 use crate::config::process::{LogFile, LogTo};
-use crate::kernel::{host, journal, rights};
+use crate::kernel::{calls, host, journal, launch, rights};
 use crate::placeholders;
 
 /// Name of the process, for ps(1).
@@ -43,7 +43,10 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// Keeps the output of a worker until nobody can write it any more.
 pub fn keep(arguments: KeeperArguments) -> Result<()> {
     // Before this process has descriptors of its own.
-    host::close_from(3).context("cannot close what a keeper does not need")?;
+    let inherited = arguments.calls.len();
+    let end = launch::arrange(&arguments.calls).context("cannot arrange what a keeper needs")?;
+    host::close_from(end).context("cannot close what a keeper does not need")?;
+    calls::reserve(inherited)?;
     let page = io::stdout().as_fd().try_clone_to_owned().ok().and_then(|page| Page::of(File::from(page)));
     let page = page.context("`keep` is for the daemon alone: it starts one beside each worker")?;
     // Neither the daemon's terminal nor its service manager ends it before the worker.
@@ -52,7 +55,17 @@ pub fn keep(arguments: KeeperArguments) -> Result<()> {
     let _ = nix::sys::prctl::set_name(PROCESS);
     // As whoever the daemon is: a pipe or a terminal may not be open to others.
     let sink = Sink::open();
-    rights::drop_all().context("cannot give up the daemon's rights (capset)")?;
+    // Whoever sorts calls reads the worker's memory and descriptors.
+    let given_up = if inherited == 0 { rights::drop_all() } else { rights::keep_looking_at_others() };
+    given_up.context("cannot give up the daemon's rights (capset)")?;
+    if inherited > 0 {
+        let sort = move || {
+            if let Err(error) = calls::sort(inherited) {
+                eprintln!("a keeper cannot sort calls of bind and listen, which go wrong now: {error:#}");
+            }
+        };
+        std::thread::Builder::new().name("calls".into()).spawn(sort).context("cannot start a thread")?;
+    }
     Keeper::new(arguments, page, sink).run()
 }
 
@@ -118,7 +131,7 @@ impl Pace {
 
 impl Keeper {
     fn new(arguments: KeeperArguments, page: Page, sink: Sink) -> Self {
-        let KeeperArguments { name, log, json } = arguments;
+        let KeeperArguments { name, log, json, .. } = arguments;
         let style = Style::new(&name, journal::is_there(), json);
         let target = match log {
             LogTo::Inherit => None,

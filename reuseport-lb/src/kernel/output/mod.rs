@@ -13,7 +13,8 @@ mod style;
 use std::cell::{Cell, RefCell};
 use std::fs::File;
 use std::io::{self, PipeWriter};
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
+use std::os::unix::process::CommandExt;
 use std::process::Command;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
@@ -28,6 +29,7 @@ use tokio::io::unix::AsyncFd;
 use tokio::time::sleep;
 use tracing::warn;
 
+use super::calls::Calls;
 use super::fd_passing::descriptor_of;
 use super::liveness::{self, Stat};
 use super::process::Identity;
@@ -67,6 +69,8 @@ pub struct Output {
     pipe: OwnedFd,
     page: Page,
     keeper: RefCell<Rc<Keeper>>,
+    /// The calls that the keeper sorts, if the worker opens its sockets itself.
+    calls: Option<Calls>,
     /// All output has been read, or nobody looks after it any more.
     over: Cell<bool>,
 }
@@ -113,19 +117,20 @@ impl Keeper {
 }
 
 impl Output {
-    /// Makes a pipe for a new process of a worker, and starts its keeper. Returns the end for the worker as well.
-    pub fn start(arguments: KeeperArguments) -> Result<(Self, PipeWriter)> {
+    /// Makes a pipe for a new process of a worker, and starts its keeper, which with `calls` sorts those. Returns the end
+    /// for the worker as well.
+    pub fn start(arguments: KeeperArguments, calls: Option<Calls>) -> Result<(Self, PipeWriter)> {
         let (pipe, worker) = io::pipe().context("cannot make a pipe")?;
         fchmod(&worker, MODE).context("cannot open a pipe for others")?;
         let pipe = OwnedFd::from(pipe);
-        Ok((Self::with(arguments, pipe, Page::make()?)?, worker))
+        Ok((Self::with(arguments, pipe, Page::make()?, calls)?, worker))
     }
 
-    fn with(arguments: KeeperArguments, pipe: OwnedFd, page: Page) -> Result<Self> {
+    fn with(arguments: KeeperArguments, pipe: OwnedFd, page: Page, calls: Option<Calls>) -> Result<Self> {
         // The reading end only: each end has its own flags.
         fcntl_setfl(&pipe, fcntl_getfl(&pipe)? | OFlags::NONBLOCK).context("cannot read a pipe")?;
-        let keeper = start(&arguments, &pipe, &page)?;
-        Ok(Self { arguments, pipe, page, keeper: RefCell::new(Rc::new(keeper)), over: Cell::new(false) })
+        let keeper = RefCell::new(Rc::new(start(&arguments, &pipe, &page, calls.as_ref())?));
+        Ok(Self { arguments, pipe, page, keeper, calls, over: Cell::new(false) })
     }
 
     /// Goes on with the output of a worker of an earlier daemon, whose process is `pid`; with another keeper if there is
@@ -144,14 +149,15 @@ impl Output {
         if let Some(keeper) = keeper
             && let Some((pipe, page)) = kept(&keeper)
         {
+            let calls = Calls::find(keeper.identity.pid);
             let keeper = RefCell::new(Rc::new(keeper));
-            return Some(Self { arguments, pipe, page, keeper, over: Cell::new(false) });
+            return Some(Self { arguments, pipe, page, keeper, calls, over: Cell::new(false) });
         }
         let worker = [1, 2].into_iter().find_map(|fd| descriptor_of(pid, fd).filter(is_it))?;
         let name = arguments.name.clone();
         let opened =
             File::open(format!("/proc/self/fd/{}", worker.as_raw_fd())).context("cannot open its pipe");
-        let found = opened.and_then(|pipe| Self::with(arguments, pipe.into(), Page::make()?));
+        let found = opened.and_then(|pipe| Self::with(arguments, pipe.into(), Page::make()?, None));
         match &found {
             Ok(_) => warn!(
                 worker = name,
@@ -160,6 +166,12 @@ impl Output {
             Err(error) => warn!(worker = name, "its output goes nowhere: {error:#}"),
         }
         found.ok()
+    }
+
+    /// The calls that the keeper sorts.
+    #[must_use]
+    pub fn calls(&self) -> Option<&Calls> {
+        self.calls.as_ref()
     }
 
     /// What the next daemon finds it by.
@@ -180,7 +192,7 @@ impl Output {
             }
             self.count_lost(&keeper);
             sleep(AGAIN.saturating_sub(keeper.begun.elapsed())).await;
-            match start(&self.arguments, &self.pipe, &self.page) {
+            match start(&self.arguments, &self.pipe, &self.page, self.calls.as_ref()) {
                 Ok(next) => {
                     self.keeper.replace(Rc::new(next));
                     replaced.set(replaced.get() + 1);
@@ -264,16 +276,22 @@ impl Output {
 }
 
 /// Starts a keeper: runs this program again.
-fn start(arguments: &KeeperArguments, pipe: &OwnedFd, page: &Page) -> Result<Keeper> {
+fn start(arguments: &KeeperArguments, pipe: &OwnedFd, page: &Page, calls: Option<&Calls>) -> Result<Keeper> {
+    let inherited = calls.map(Calls::for_keeper).transpose().context("cannot share a channel")?;
+    let inherited = inherited.unwrap_or_default();
+    let fds: Vec<RawFd> = inherited.iter().map(AsRawFd::as_raw_fd).collect();
     let mut command = Command::new("/proc/self/exe");
-    std::os::unix::process::CommandExt::arg0(&mut command, "reuseport-lb");
-    command.args(arguments.line());
+    command.arg0("reuseport-lb");
+    command.args(KeeperArguments { calls: fds.clone(), ..arguments.clone() }.line());
     command.stdin(pipe.try_clone().context("cannot share a pipe")?);
     command.stdout(page.file().try_clone().context("cannot share a file in memory")?);
     for variable in systemd::OURS.iter().chain(&systemd::DAEMONS) {
         command.env_remove(variable);
     }
+    // SAFETY: between fork and exec only fcntl runs, which is async-signal-safe.
+    unsafe { command.pre_exec(move || fds.iter().try_for_each(|fd| host::keep_at_exec(*fd))) };
     let started = command.spawn().context("cannot start the process that keeps its output")?;
+    drop(inherited);
     Keeper::of(started.id() as i32)
 }
 

@@ -2,8 +2,8 @@
 //! child does then (`launch.rs`).
 
 use std::cell::Cell;
-use std::io::{self, PipeWriter};
-use std::os::fd::{AsRawFd, RawFd};
+use std::io::PipeWriter;
+use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::Command;
@@ -28,8 +28,12 @@ use crate::kernel::systemd;
 pub struct Launch<'a> {
     /// The worker's name, like `web/2`, which becomes `REUSEPORT_LB_WORKER`.
     pub name: &'a str,
-    /// The worker's sockets and their names, in the order of the service's listeners.
+    /// The worker's sockets and their names, in the order of the service's listeners; none with `calls`.
     pub sockets: Vec<(&'a Socket, String)>,
+    /// Whether the worker is nginx, which does not know LISTEN_FDS.
+    pub nginx: bool,
+    /// Where the worker leaves how its calls are answered, if it opens its sockets itself.
+    pub calls: Option<BorrowedFd<'a>>,
     /// The socket that receives `READY=1` (`NOTIFY_SOCKET`).
     pub notify: &'a Path,
     /// The cgroup of the worker and its descendants.
@@ -54,6 +58,8 @@ impl Launch<'_> {
         Arguments {
             name: self.name.into(),
             fds: fds.to_vec(),
+            nginx: self.nginx,
+            calls: self.calls.as_ref().map(AsRawFd::as_raw_fd),
             fd_names: names.join(":"),
             notify: self.notify.into(),
             cgroup: self.cgroup.map(|cgroup| cgroup.path().into()),
@@ -72,6 +78,8 @@ const MAX_SIGNAL: i32 = 64;
 /// that the worker expects and executes the command (see [`crate::kernel::launch`]). Must be called in a tokio runtime.
 pub fn spawn(launch: &Launch<'_>) -> Result<Process> {
     let fds: Vec<RawFd> = launch.sockets.iter().map(|(socket, _)| socket.as_raw_fd()).collect();
+    let inherited: Vec<RawFd> =
+        fds.iter().copied().chain(launch.calls.as_ref().map(AsRawFd::as_raw_fd)).collect();
     let (wait, go) = std::io::pipe().context("cannot make a pipe")?;
     let open_files = launch.open_files;
     let mut command = Command::new("/proc/self/exe");
@@ -94,11 +102,7 @@ pub fn spawn(launch: &Launch<'_>) -> Result<Process> {
             // daemon's terminal, and its descendants can be signalled with it.
             rustix::process::setsid()?;
             host::reset_signals(1..=MAX_SIGNAL);
-            for fd in &fds {
-                if libc::fcntl(*fd, libc::F_SETFD, 0) < 0 {
-                    return Err(io::Error::last_os_error());
-                }
-            }
+            inherited.iter().try_for_each(|fd| host::keep_at_exec(*fd))?;
             rustix::process::setrlimit(rustix::process::Resource::Nofile, open_files)?;
             Ok(())
         });

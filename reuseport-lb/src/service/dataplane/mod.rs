@@ -1,5 +1,6 @@
 //! The engine's port to the kernel: groups, slots, sockets and buckets of one service.
 
+mod opened;
 mod port;
 
 use std::cell::RefCell;
@@ -17,7 +18,7 @@ use super::groups::ListenerGroup;
 use super::trace::Tracer;
 use crate::domain::engine::Settings;
 use crate::domain::listener::{Listener, Protocol};
-use crate::domain::ports::{Cookie, Holder, ListenerId, OpenedSocket};
+use crate::domain::ports::{self, Cookie, Holder, ListenerId};
 use crate::kernel::group::PinnedGroup;
 use crate::kernel::owner::{self, Siblings};
 use crate::kernel::socket;
@@ -32,6 +33,17 @@ pub(super) struct OwnSocket {
     pub(super) socket: Arc<Socket>,
 }
 
+/// Sockets that processes of workers have opened themselves, as long as their calls wait for an answer or another call
+/// is to come.
+pub(super) type Opened = Rc<RefCell<HashMap<Cookie, OpenedSocket>>>;
+
+/// A socket that a process has opened itself.
+pub(super) struct OpenedSocket {
+    pub(super) socket: Socket,
+    /// The process waits for its events with epoll already.
+    pub(super) polled: bool,
+}
+
 /// All sockets of a service, shared by its two ports.
 pub(super) type Sockets = Rc<RefCell<HashMap<Cookie, OwnSocket>>>;
 
@@ -42,6 +54,7 @@ pub(super) struct Groups {
     /// Groups made for new settings: of new listeners, or with another policy.
     prepared: BTreeMap<ListenerId, ListenerGroup>,
     sockets: Sockets,
+    opened: Opened,
     /// The user that they belong to; `None`: the daemon's.
     owner: Option<u32>,
     /// No process has had a socket yet.
@@ -57,6 +70,7 @@ impl Groups {
             all: BTreeMap::new(),
             prepared: BTreeMap::new(),
             sockets: Sockets::default(),
+            opened: Opened::default(),
             owner: settings.socket_owner().map(|user| user.uid),
             is_fresh: true,
             surroundings: surroundings.clone(),
@@ -66,6 +80,10 @@ impl Groups {
 
     pub(super) fn sockets(&self) -> Sockets {
         self.sockets.clone()
+    }
+
+    pub(super) fn opened(&self) -> Opened {
+        self.opened.clone()
     }
 
     pub(super) fn add(&mut self, id: ListenerId, group: ListenerGroup) {
@@ -180,7 +198,7 @@ impl Groups {
         enter: bool,
         first: bool,
         backlog: u32,
-    ) -> Result<OpenedSocket> {
+    ) -> Result<ports::OpenedSocket> {
         let siblings = self.siblings(id);
         let it = self.all.get_mut(&id).context("the listener is gone")?;
         // The counter of a free slot does not change, so one reading serves for many workers.
@@ -191,7 +209,7 @@ impl Groups {
             it.group.insert(slot, &socket)?;
         }
         let listener = *it.group.listener();
-        Ok(OpenedSocket { cookie: self.note(id, listener, socket), selected_before })
+        Ok(ports::OpenedSocket { cookie: self.note(id, listener, socket), selected_before })
     }
 
     fn try_listen_again(&mut self, cookie: Cookie, slot: u16, backlog: u32) -> Result<()> {

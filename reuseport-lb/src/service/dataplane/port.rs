@@ -11,7 +11,9 @@ use crate::domain::bucket_move::Constraint;
 use crate::domain::buckets;
 use crate::domain::listener::Listener;
 use crate::domain::observed::{Head, Queue};
-use crate::domain::ports::{Attachment, Claim, Cookie, Dataplane, Holder, ListenerId, OpenedSocket, Repair};
+use crate::domain::ports::{
+    Attachment, Claim, Cookie, Dataplane, Fit, Holder, ListenerId, OpenedSocket, Repair,
+};
 use crate::domain::slots::SlotSet;
 use crate::domain::table::BucketChange;
 use crate::kernel::{peek, socket};
@@ -45,6 +47,42 @@ impl Dataplane for Groups {
         let closed = self.sockets.borrow_mut().remove(&socket);
         if let Some(it) = closed.and_then(|own| self.all.get_mut(&own.id)) {
             it.forget_counted();
+        }
+    }
+
+    fn let_go(&mut self, socket: Cookie) {
+        // It stays known as one of the service's: no stranger.
+        self.sockets.borrow_mut().remove(&socket);
+    }
+
+    fn fits(&self, opened: Cookie, listener: ListenerId) -> Fit {
+        self.fit_of(opened, listener)
+    }
+
+    fn is_bound_to(&self, opened: Cookie, listener: ListenerId) -> bool {
+        self.is_at(opened, listener)
+    }
+
+    fn bind(&mut self, opened: Cookie, listener: ListenerId) -> Result<(), i32> {
+        self.try_bind(opened, listener)
+    }
+
+    fn replace(
+        &mut self,
+        old: Cookie,
+        opened: Cookie,
+        slot: u16,
+        enter: bool,
+        backlog: u32,
+    ) -> Result<(), String> {
+        words(self.try_replace(old, opened, slot, enter, backlog))
+    }
+
+    fn resemble(&mut self, socket: Cookie, opened: Cookie) {
+        let all = self.opened.borrow();
+        let (Ok(own), Some(it)) = (self.own(socket), all.get(&opened)) else { return };
+        if let Err(error) = socket::resemble(&own.socket, &it.socket) {
+            warn!(service = self.service, "a socket of {} does not get all options: {error}", own.listener);
         }
     }
 

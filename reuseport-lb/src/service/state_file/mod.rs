@@ -4,6 +4,7 @@
 //! Each copy is written to a new file, which is renamed, and carries a checksum: at whatever byte a write is cut off,
 //! one whole copy is left.
 
+mod id;
 #[cfg(test)]
 mod tests;
 
@@ -25,6 +26,7 @@ use crate::domain::worker;
 use crate::kernel::host::{self, Inode};
 use crate::kernel::output::OutputIdentity;
 use crate::kernel::process::Identity;
+pub use id::SavedId;
 
 /// Version of the format; it changes when an older daemon could misread the file.
 pub const VERSION: u32 = 1;
@@ -113,10 +115,9 @@ pub struct SavedListener {
 /// The saved state of one worker.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct SavedWorker {
-    /// The number in the worker's name: 7 for `web/7`.
-    pub number: usize,
-    /// Serial number, which tells workers with the same number apart.
-    pub instance: u64,
+    /// Which worker it is.
+    #[serde(flatten)]
+    pub id: SavedId,
     /// The slot in the maps of all groups.
     pub slot: u16,
     /// Whether the worker still holds `slot`; else another worker may have it.

@@ -7,8 +7,7 @@ fn state() -> SavedService {
     let config = config::ServiceConfig::new("web", vec![listener], 1);
     let place = SavedSocket { listener, cookie: u64::MAX, selected_before: 7 };
     let worker = SavedWorker {
-        number: 3,
-        instance: 9,
+        id: SavedId { number: 3, instance: 9, part: 2 },
         slot: 17,
         holds_slot: true,
         trial: false,
@@ -78,11 +77,12 @@ fn what_earlier_versions_have_written_is_read() {
     let mut old = whole.clone();
     let parts = [
         ("/", &["abandoned", "told", "flows_cut", "tally"][..]),
-        ("/workers/0", &["cgroup", "process", "leader", "notify", "output", "stop"]),
+        ("/workers/0", &["part", "cgroup", "process", "leader", "notify", "output", "stop"]),
     ];
-    let parts = parts
-        .into_iter()
-        .chain([("/doors/0", &["program", "since", "lost", "avoided"][..]), ("/config", &["stop"])]);
+    let parts = parts.into_iter().chain([
+        ("/doors/0", &["program", "since", "lost", "avoided"][..]),
+        ("/config", &["stop", "sockets"]),
+    ]);
     for (at, later) in parts {
         let part = old.pointer_mut(at.trim_end_matches('/')).and_then(|part| part.as_object_mut()).unwrap();
         assert!(later.iter().all(|name| part.remove(*name).is_some()), "{whole}");
@@ -91,6 +91,7 @@ fn what_earlier_versions_have_written_is_read() {
     (wanted.flows_cut, wanted.tally) = (0, Tally::default());
     wanted.listeners[0].avoided = None;
     wanted.workers[0].process = SavedProcess::default();
+    wanted.workers[0].id.part = 0;
     assert_eq!(serde_json::from_value::<SavedService>(old).unwrap(), wanted);
 }
 

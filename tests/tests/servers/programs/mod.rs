@@ -148,10 +148,11 @@ pub(super) fn nginx(world: &World, listen: &str, descriptors: &str) -> Vec<Strin
              server {{\n    listen {listen};\n    root {root};\n    location /slow {{ limit_rate 1k; }}\n  }}\n}}\n"
         ),
     );
+    let variable =
+        if descriptors.is_empty() { String::new() } else { format!("export NGINX='{descriptors}'; ") };
     // Each master has a pid file of its own.
     let script = format!(
-        "sed \"s/nginx-\\$\\$/nginx-$$/\" {} > {root}/$$.conf; export NGINX='{descriptors}'; \
-         exec {} -e stderr -c {root}/$$.conf",
+        "sed \"s/nginx-\\$\\$/nginx-$$/\" {} > {root}/$$.conf; {variable}exec {} -e stderr -c {root}/$$.conf",
         file.display(),
         program("nginx").display()
     );

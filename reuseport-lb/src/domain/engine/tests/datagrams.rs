@@ -147,7 +147,7 @@ fn a_stalled_worker_that_leaves_is_gone_from_all_tables() {
     let (mut scene, keys) = scene(&[Protocol::Tcp, Protocol::Udp], 3);
     stall(&mut scene, keys[1]);
     let reply = scene.reply();
-    scene.handle(Input::Drain(1, Some(Duration::from_secs(2)), reply), None);
+    scene.handle(Input::Drain(1.into(), Some(Duration::from_secs(2)), reply), None);
     scene.wait(Duration::from_secs(4));
     scene.end(keys[1], Exit::Signal(9, "SIGKILL"), None);
     scene.wait(Duration::from_secs(1));

@@ -19,7 +19,7 @@ fn a_worker_that_is_ending_and_is_drained_is_not_started_by_the_next_daemon() {
     scene.tell(key, ProcessEvent::Said(Said::Stopping), None);
     assert!(scene.worker(1).life.returns());
     let reply = scene.reply();
-    scene.handle(Input::Drain(1, None, reply), None);
+    scene.handle(Input::Drain(1.into(), None, reply), None);
     assert!(!scene.worker(1).life.returns());
     let written = scene.saved.workers.iter().find(|worker| worker.id.number == 1).expect("a record");
     assert!(!written.life.returns, "that it is drained is written down");
@@ -51,9 +51,9 @@ fn a_worker_that_could_not_be_started_is_not_ready_and_has_no_watchdog() {
 fn an_unknown_worker_is_unknown_whatever_is_asked_of_it() {
     let mut scene = Scene::new(config(&[Protocol::Tcp], 1));
     let reply = scene.reply();
-    scene.handle(Input::Weight(7, 1, reply), None);
+    scene.handle(Input::Weight(7.into(), 1, reply), None);
     let reply = scene.reply();
-    scene.handle(Input::Drain(7, None, reply), None);
+    scene.handle(Input::Drain(7.into(), None, reply), None);
     let answered = scene.answered.borrow();
     assert_eq!(answered.len(), 2);
     assert!(answered.iter().all(|it| it.contains("UnknownWorker") && it.contains("web/0")), "{answered:?}");

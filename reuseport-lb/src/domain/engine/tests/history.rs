@@ -6,9 +6,9 @@ use proptest::prelude::*;
 
 use super::fake::Broken;
 use super::scene::{Scene, config};
-use crate::config::{OnCrash, Ready, Replace, WhenEmpty};
+use crate::config::{OnCrash, Ready, Replace, SocketSource, WhenEmpty};
 use crate::domain::engine::{Input, JoinRequest, ProcessEvent, RestartOptions, Target};
-use crate::domain::listener::Protocol;
+use crate::domain::listener::{Listener, Protocol};
 use crate::domain::observed::{Exit, Said};
 
 #[derive(Clone, Debug)]
@@ -19,6 +19,8 @@ enum Event {
     Alive(usize),
     Crash(usize, bool),
     Hang(usize),
+    /// A process opens a socket of its own for each listener.
+    Open(usize),
     Awake(usize),
     Lock(usize),
     Connect(usize),
@@ -50,6 +52,7 @@ fn event() -> impl Strategy<Value = Event> {
         1 => (0..8usize).prop_map(Alive),
         3 => (0..8usize, any::<bool>()).prop_map(|(at, killed)| Crash(at, killed)),
         1 => (0..8usize).prop_map(Hang),
+        3 => (0..8usize).prop_map(Open),
         1 => (0..8usize).prop_map(Awake),
         1 => (0..8usize).prop_map(Lock),
         6 => (0..64usize).prop_map(Connect),
@@ -78,6 +81,8 @@ struct Beginning {
     when_empty: WhenEmpty,
     replace: Replace,
     watchdog: Option<Duration>,
+    /// Whether processes open their sockets themselves.
+    opens: bool,
     /// Whether stalls and overload are looked for.
     monitored: bool,
 }
@@ -94,16 +99,10 @@ fn beginning(protocols: &'static [&'static [Protocol]]) -> impl Strategy<Value =
     let when_empty = prop_oneof![Just(WhenEmpty::Hold), Just(WhenEmpty::Reject)];
     let replace = prop_oneof![2 => Just(Replace::StartFirst), 1 => Just(Replace::StopFirst)];
     let watchdog = proptest::option::of(Just(Duration::from_secs(1)));
-    (protocols, 0..4usize, ready, on_crash, when_empty, replace, watchdog, any::<bool>()).prop_map(
-        |(protocols, workers, ready, on_crash, when_empty, replace, watchdog, monitored)| Beginning {
-            protocols,
-            workers,
-            ready,
-            on_crash,
-            when_empty,
-            replace,
-            watchdog,
-            monitored,
+    let both = (any::<bool>(), prop::bool::weighted(0.3));
+    (protocols, 0..4usize, ready, on_crash, when_empty, replace, watchdog, both).prop_map(
+        |(protocols, workers, ready, on_crash, when_empty, replace, watchdog, (monitored, opens))| {
+            Beginning { protocols, workers, ready, on_crash, when_empty, replace, watchdog, opens, monitored }
         },
     )
 }
@@ -115,6 +114,12 @@ fn begin(beginning: &Beginning) -> Scene {
     config.when_empty = beginning.when_empty;
     config.watchdog = beginning.watchdog;
     config.replace = beginning.replace;
+    if beginning.opens {
+        config.sockets = SocketSource::Bind;
+        if config.ready == Ready::Accepting {
+            config.ready = Ready::Listening;
+        }
+    }
     if !beginning.monitored {
         (config.stall_timeout, config.overload) = (None, None);
     }
@@ -147,6 +152,14 @@ fn apply(scene: &mut Scene, what: &Event, parts: Option<usize>) {
             one(at).into_iter().for_each(|key| scene.end(key, exit, parts));
         }
         Event::Hang(at) => set(scene, at, |process| process.hangs = true),
+        Event::Open(_) if scene.saved.settings.config.sockets == SocketSource::Pass => {}
+        Event::Open(at) => {
+            let listeners: Vec<Listener> =
+                scene.world(|world| world.groups.values().map(|group| group.listener).collect());
+            for listener in listeners {
+                one(at).into_iter().for_each(|key| drop(scene.open(key, listener)));
+            }
+        }
         Event::Awake(at) => set(scene, at, |process| process.hangs = false),
         Event::Lock(at) => {
             if let Some(key) = one(at) {
@@ -167,11 +180,11 @@ fn apply(scene: &mut Scene, what: &Event, parts: Option<usize>) {
         }
         Event::Weight(number, weight) => {
             let reply = scene.reply();
-            scene.handle(Input::Weight(number, weight, reply), parts);
+            scene.handle(Input::Weight(number.into(), weight, reply), parts);
         }
         Event::Drain(number) => {
             let reply = scene.reply();
-            scene.handle(Input::Drain(number, Some(Duration::from_secs(2)), reply), parts);
+            scene.handle(Input::Drain(number.into(), Some(Duration::from_secs(2)), reply), parts);
         }
         Event::Restart { parallel, trial, only } => {
             let trial = Duration::from_millis(if trial { 500 } else { 0 });

@@ -122,7 +122,9 @@ impl Scene {
             let worker = self.workers().find(|it| it.holds_slot() && it.slot == *owner);
             let worker = worker.unwrap_or_else(|| panic!("slot {owner} has buckets and no worker"));
             let stop_first = engine.settings().config.replace == Replace::StopFirst;
-            let is_it = |id: &WorkerId| *id == worker.id || stop_first && id.number == worker.id.number;
+            let is_it = |id: &WorkerId| {
+                id.leader() == worker.id.leader() || stop_first && id.number == worker.id.number
+            };
             let ready = self.proven.iter().any(is_it)
                 || worker.life.origin() == Origin::Joined
                 || engine.settings().config.ready == Ready::Immediate;

@@ -1,6 +1,6 @@
 //! The fake kernel behind `Dataplane`.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::BTreeMap;
 
 use reuseport_lb_common::entry::Entry;
 use reuseport_lb_common::load::Fitness;
@@ -8,7 +8,7 @@ use reuseport_lb_common::slots::NO_SLOT;
 
 use super::{Broken, Fake, Socket, Stage, World};
 use crate::domain::bucket_move::{Constraint, constraint, moved};
-use crate::domain::listener::Listener;
+use crate::domain::listener::{Listener, Protocol};
 use crate::domain::observed::{Head, Queue};
 use crate::domain::ports::*;
 use crate::domain::slots::SlotSet;
@@ -36,15 +36,7 @@ impl Dataplane for Fake {
             }
         }
         let cookie = Cookie(world.next());
-        let socket = Socket {
-            listener,
-            ours: true,
-            holders: BTreeSet::new(),
-            listens: true,
-            queue: 0,
-            datagrams: VecDeque::new(),
-            locked: false,
-        };
+        let socket = Socket::new(listener);
         world.sockets.insert(cookie, socket);
         let group = world.groups.get_mut(&listener).expect("a listener that is there");
         if enter {
@@ -64,6 +56,55 @@ impl Dataplane for Fake {
         }
         world.collect(socket);
     }
+
+    fn let_go(&mut self, socket: Cookie) {
+        self.close(socket);
+    }
+
+    fn fits(&self, opened: Cookie, listener: ListenerId) -> Fit {
+        let world = self.0.borrow();
+        match (world.opened.get(&opened), world.groups[&listener].listener.protocol) {
+            (Some((Protocol::Tcp, _)), Protocol::Tcp) => Fit::Itself,
+            (Some((Protocol::Udp, _)), Protocol::Udp) => Fit::Replaced,
+            _ => Fit::Not,
+        }
+    }
+
+    fn is_bound_to(&self, _opened: Cookie, _listener: ListenerId) -> bool {
+        false
+    }
+
+    fn bind(&mut self, _opened: Cookie, _listener: ListenerId) -> Result<(), i32> {
+        Ok(())
+    }
+
+    fn replace(
+        &mut self,
+        old: Cookie,
+        opened: Cookie,
+        slot: u16,
+        enter: bool,
+        _backlog: u32,
+    ) -> Result<(), String> {
+        let mut world = self.0.borrow_mut();
+        let listener = world.sockets.get(&old).ok_or("it is gone")?.listener;
+        let (_, key) = world.opened.remove(&opened).ok_or("the process has closed it")?;
+        let socket = Socket::new(listener);
+        world.sockets.insert(opened, socket);
+        world.give(key, opened);
+        world.unseat(old);
+        if enter {
+            world.groups.get_mut(&listener).ok_or("no group")?.slots.insert(slot, opened);
+        }
+        if let Some(old) = world.sockets.get_mut(&old) {
+            (old.listens, old.ours) = (false, false);
+        }
+        world.migrate(old);
+        world.collect(old);
+        Ok(())
+    }
+
+    fn resemble(&mut self, _socket: Cookie, _opened: Cookie) {}
 
     fn queue(&self, socket: Cookie) -> Queue {
         let world = self.0.borrow();

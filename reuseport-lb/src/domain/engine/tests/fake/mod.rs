@@ -14,7 +14,8 @@ use reuseport_lb_common::slots::{MAX_SLOTS, NO_SLOT};
 
 use crate::config::StopSettings;
 use crate::domain::listener::{Listener, Protocol};
-use crate::domain::ports::{Claim, Cookie, ListenerId, ProcessKey};
+use crate::domain::observed::CallId;
+use crate::domain::ports::{CallOutcome, Claim, Cookie, ListenerId, ProcessKey};
 
 /// Number of buckets of a fake group.
 pub(super) const BUCKETS: usize = 48;
@@ -37,6 +38,10 @@ pub(super) struct World {
     pub(super) names: BTreeMap<u16, String>,
     /// Groups that were made anew at a takeover, because they were removed before that was saved.
     pub(super) anew: BTreeSet<ListenerId>,
+    /// Sockets that processes have opened themselves, with their protocol, while no listener has them.
+    pub(super) opened: BTreeMap<Cookie, (Protocol, ProcessKey)>,
+    /// Answers to calls of processes.
+    pub(super) answers: BTreeMap<CallId, CallOutcome>,
     /// Operations that fail next.
     pub(super) broken: BTreeSet<Broken>,
     serial: u64,
@@ -79,6 +84,21 @@ pub(super) struct Socket {
     /// Datagrams that no process has read; each has a number of its own.
     pub(super) datagrams: VecDeque<u64>,
     pub(super) locked: bool,
+}
+
+impl Socket {
+    /// A socket that the daemon has just opened.
+    fn new(listener: ListenerId) -> Self {
+        Self {
+            listener,
+            ours: true,
+            holders: BTreeSet::new(),
+            listens: true,
+            queue: 0,
+            datagrams: VecDeque::new(),
+            locked: false,
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -134,7 +154,7 @@ impl World {
         if self.broken.remove(&what) { Err(format!("{what:?} fails")) } else { Ok(()) }
     }
 
-    fn next(&mut self) -> u64 {
+    pub(super) fn next(&mut self) -> u64 {
         self.serial += 1;
         self.serial
     }
@@ -238,6 +258,13 @@ impl World {
         {
             process.sockets.push(cookie);
         }
+    }
+
+    /// A process opens a socket.
+    pub(super) fn open(&mut self, key: ProcessKey, protocol: Protocol) -> Cookie {
+        let cookie = Cookie(self.next());
+        self.opened.insert(cookie, (protocol, key));
+        cookie
     }
 
     /// A process ends.

@@ -3,7 +3,7 @@
 use super::{Broken, Fake, Process, Stage};
 use crate::config::{Replace, StopSettings};
 use crate::domain::listener::Listener;
-use crate::domain::observed::Pulse;
+use crate::domain::observed::{CallId, Pulse};
 use crate::domain::ports::*;
 
 impl Processes for Fake {
@@ -125,6 +125,23 @@ impl Processes for Fake {
             process.known = false;
         }
         Vec::new()
+    }
+
+    fn closed(&self, process: ProcessKey, sockets: &[Cookie]) -> Vec<Cookie> {
+        let world = self.0.borrow();
+        let has = |cookie: &Cookie| {
+            let opened = world.opened.get(cookie).is_some_and(|(_, key)| *key == process);
+            opened || world.processes.get(&process).is_some_and(|it| it.sockets.contains(cookie))
+        };
+        sockets.iter().filter(|cookie| !has(cookie)).copied().collect()
+    }
+
+    fn answer(&mut self, process: ProcessKey, call: CallId, answer: CallOutcome) {
+        let mut world = self.0.borrow_mut();
+        if let CallOutcome::Instead(socket) = answer {
+            world.give(process, socket);
+        }
+        world.answers.insert(call, answer);
     }
 
     fn look_for_foreign(&mut self, _processes: &[ProcessKey], _listeners: &[Listener]) {}

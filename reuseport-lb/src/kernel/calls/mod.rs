@@ -1,0 +1,131 @@
+//! Calls of bind(2) and listen(2) by processes of a worker that open their sockets themselves (`sockets = "bind"`): a
+//! filter makes them wait, the worker's keeper lets all pass that do not concern a listener, and the daemon answers the
+//! rest. Not: what an answer is (`domain/engine/calls.rs`).
+//!
+//! ```text
+//!   bind(2), listen(2) ──▶ kernel ──▶ keeper ── no listener's address ──▶ go on
+//!                             ▲          └──── a listener's ──▶ daemon ──┐
+//!                             └──────────────────────────────────────────┘ done | fails | another socket instead
+//! ```
+//!
+//! The keeper outlives the daemon, so that a process that binds other addresses notices nothing of its end. It has both
+//! ends of the channel between them, as descriptors for the next daemon to take, and says again what was not answered.
+
+mod call;
+mod channel;
+pub mod filter;
+mod notifier;
+mod sorting;
+
+use std::cell::RefCell;
+use std::collections::BTreeSet;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+
+use anyhow::{Context, Result};
+use socket2::Socket;
+use tokio::io::unix::AsyncFd;
+
+use super::fd_passing::descriptor_of;
+use super::watch;
+use crate::domain::listener::Listener;
+use crate::domain::observed::CallId;
+pub use call::{Call, CallAnswer};
+use call::{DAEMONS_END, KEEPERS_END, NOTIFIER};
+use channel::Message;
+use notifier::Notifier;
+pub use sorting::{reserve, sort};
+
+/// The daemon's side: the calls of one process of a worker, and of all that it starts.
+pub struct Calls {
+    /// The daemon's end of the channel.
+    channel: AsyncFd<OwnedFd>,
+    /// The keeper's end, for the next keeper.
+    other: OwnedFd,
+    notifier: RefCell<Option<Notifier>>,
+    /// Calls that were heard of: the keeper may say one twice.
+    heard: RefCell<BTreeSet<CallId>>,
+}
+
+impl Calls {
+    /// Makes a channel for a new keeper.
+    pub fn start() -> Result<Self> {
+        let (own, other) = channel::pair().context("cannot make a channel to a keeper (socketpair)")?;
+        Self::with(own, other)
+    }
+
+    /// Goes on with the channel of the keeper `pid`; `None` if it has none.
+    #[must_use]
+    pub fn find(pid: i32) -> Option<Self> {
+        let (own, other) = (descriptor_of(pid, DAEMONS_END)?, descriptor_of(pid, KEEPERS_END)?);
+        let found = Self::with(own, other).ok()?;
+        // That of one whose worker has not been launched yet is none: the keeper says so later.
+        found.notifier.replace(descriptor_of(pid, NOTIFIER).filter(notifier::is_one).map(Notifier::new));
+        Some(found)
+    }
+
+    fn with(own: OwnedFd, other: OwnedFd) -> Result<Self> {
+        let channel = watch::readable(own).context("cannot wait for calls")?;
+        Ok(Self { channel, other, notifier: RefCell::default(), heard: RefCell::default() })
+    }
+
+    /// The end by which a new process of the worker gives its filter to the keeper.
+    pub fn for_worker(&self) -> BorrowedFd<'_> {
+        self.channel.get_ref().as_fd()
+    }
+
+    /// What a new keeper inherits, as duplicates that [`sort`] knows by their places in this order.
+    pub(super) fn for_keeper(&self) -> io::Result<Vec<OwnedFd>> {
+        let notifier = self.notifier.borrow();
+        let all = [Some(self.other.as_fd()), Some(self.for_worker()), notifier.as_ref().map(Notifier::fd)];
+        all.into_iter().flatten().map(|fd| fd.try_clone_to_owned()).collect()
+    }
+
+    /// Tells the keeper which addresses are those of listeners. It then says again which calls wait.
+    pub fn tell(&self, listeners: &[Listener]) -> Result<()> {
+        channel::send(self.for_worker(), &Message::Listeners(listeners.to_vec()), None)
+            .context("cannot tell a keeper the listeners")
+    }
+
+    /// Waits for the next call that concerns a listener. Fails only if the channel cannot be waited for.
+    pub async fn next(&self) -> io::Result<Call> {
+        loop {
+            let mut guard = self.channel.readable().await?;
+            match channel::receive(self.for_worker()) {
+                Ok((Message::Notifier, Some(fd))) => drop(self.notifier.replace(Some(Notifier::new(fd)))),
+                Ok((Message::Call(call), _)) if self.heard.borrow_mut().insert(call.id) => return Ok(call),
+                Ok(_) => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => guard.clear_ready(),
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// A duplicate of the socket that a call is about.
+    pub fn socket_of(&self, call: &Call) -> io::Result<Socket> {
+        notifier::socket_of(call)
+    }
+
+    /// Whether the caller waits for events of the call's socket with epoll already: it could not be replaced.
+    #[must_use]
+    pub fn is_polled(&self, call: &Call) -> bool {
+        notifier::is_polled(call.thread, call.fd)
+    }
+
+    /// Answers a call. No error if the caller has gone.
+    pub fn answer(&self, call: &Call, answer: CallAnswer<'_>) -> Result<()> {
+        let notifier = self.notifier.borrow();
+        let notifier = notifier.as_ref().context("a call of a process without a filter")?;
+        notifier.answer(call, answer).context("cannot answer a call of bind or listen")
+    }
+}
+
+/// Puts the filter on this process, and gives the keeper at the other end of `channel` the descriptor by which calls are
+/// answered.
+pub fn begin(channel: impl AsFd + AsRawFd) -> Result<()> {
+    let notifier = filter::install().context(
+        "cannot make bind and listen wait for an answer (seccomp): another filter of that kind may be there, as in some containers",
+    )?;
+    channel::send(channel.as_fd(), &Message::Notifier, Some(notifier.as_fd()))
+        .context("the keeper cannot be told how to answer")
+}
