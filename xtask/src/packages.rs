@@ -141,17 +141,19 @@ pub(crate) fn wrapped(root: &Path, programs: &[&str]) -> Result<PathBuf> {
         } else {
             // uWSGI looks for its plugins in /usr/lib only.
             let plugins = root.join("usr/lib/uwsgi/plugins");
+            let erlang = erlang(root).filter(|_| *program == "erl");
             let older = root.join("lib").join(libraries.file_name().unwrap_or_default());
             format!(
-                "#!/bin/sh\n{}{}UWSGI_PLUGINS_DIR={} LD_LIBRARY_PATH={}:{}:{}:{} exec {} \"$@\"\n",
+                "#!/bin/sh\n{}{}{}UWSGI_PLUGINS_DIR={} LD_LIBRARY_PATH={}:{}:{}:{} exec {} \"$@\"\n",
                 python_home(root),
                 fonts(root),
+                erlang.as_deref().map(erlang_home).unwrap_or_default(),
                 plugins.display(),
                 libraries.display(),
                 libraries.join("systemd").display(),
                 libraries.join("pulseaudio").display(),
                 older.display(),
-                place.display()
+                erlang.as_ref().unwrap_or(place).display()
             )
         };
         let wrapper = folder.join(program);
@@ -167,6 +169,18 @@ fn python_home(root: &Path) -> String {
     let has_python = fs::read_dir(usr.join("lib"))
         .is_ok_and(|entries| entries.flatten().any(|entry| entry.path().join("encodings").is_dir()));
     if has_python { format!("PYTHONHOME={} ", usr.display()) } else { String::new() }
+}
+
+/// What Erlang's own script would run, which looks for it in /usr/lib only.
+fn erlang(root: &Path) -> Option<PathBuf> {
+    let versions = fs::read_dir(root.join("usr/lib/erlang")).ok()?;
+    versions.flatten().map(|version| version.path().join("bin/erlexec")).find(|program| program.exists())
+}
+
+/// What that script would set, as variables in front of a command.
+fn erlang_home(program: &Path) -> String {
+    let folder = |depth| program.ancestors().nth(depth).unwrap_or(program).display();
+    format!("ROOTDIR={} BINDIR={} EMU=beam PROGNAME=erl ", folder(3), folder(1))
 }
 
 /// Where fonts are found, as a variable in front of a command; nothing if they are the system's.

@@ -1,0 +1,13 @@
+//! `sockets = "bind"`: servers that open their sockets themselves, as they are, in one group.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on shall panic")]
+
+mod addresses;
+mod family;
+mod programs;
+mod protocol;
+mod rebinding;
+mod resolver;
+mod row;
+mod servers;
+mod threads;
