@@ -1,5 +1,6 @@
 //! The goals of the benchmarks, and what came out.
 
+use crate::binding;
 use crate::record::{OURS, Record};
 
 const NEXT: &str = "reuseport-lb, when_busy next";
@@ -100,5 +101,10 @@ pub(crate) fn all(record: &Record) -> Vec<Goal> {
     ] {
         add(section, &format!("{metric}: most / least"), spread(section, metric), 1.15, false);
     }
+    let ratio = record.ratio("binding", binding::REQUESTS, OURS, binding::PLAIN);
+    add("binding", "requests/s of nginx: ours / plain", ratio, 0.99, true);
+    let median = |variant| record.median("binding", variant, binding::BINDS);
+    let more = median(OURS).zip(median(binding::PLAIN)).map(|(ours, plain)| ours - plain);
+    add("binding", "ns more to open another socket", more, 20_000.0, false);
     goals
 }

@@ -2,6 +2,7 @@
 
 #![expect(unsafe_code, reason = "between fork and exec only system calls are allowed")]
 
+mod binding;
 mod chart;
 mod client;
 mod decision;
@@ -32,6 +33,11 @@ fn main() -> Result<()> {
         && first == "worker"
     {
         return worker::serve(place);
+    }
+    if let [first, file] = arguments.as_slice()
+        && first == "binds"
+    {
+        return binding::measured(file);
     }
     let quick = arguments.iter().any(|it| it == "--quick");
     arguments.retain(|it| it != "--quick");

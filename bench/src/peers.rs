@@ -47,6 +47,8 @@ pub(crate) enum Peer {
     NginxStream,
     /// nginx itself answers, from four workers with `reuseport`.
     Nginx,
+    /// The same under reuseport-lb with `sockets = "bind"`.
+    NginxBound,
 }
 
 impl Peer {
@@ -60,6 +62,7 @@ impl Peer {
             Self::Haproxy => "HAProxy, TCP mode",
             Self::NginxStream => "nginx stream",
             Self::Nginx => "nginx, reuseport",
+            Self::NginxBound => "reuseport-lb with nginx, reuseport",
         }
     }
 
@@ -105,6 +108,10 @@ impl Server {
                 server.start_proxy(workers)?;
             }
             Peer::Nginx => server.start_proxy(workers)?,
+            Peer::NginxBound => {
+                server.configure(workers)?;
+                server.daemon = Some(server.bound(workers, world));
+            }
         }
         until("a server to answer", || std::net::TcpStream::connect(to).ok());
         Ok(server)
@@ -125,13 +132,33 @@ impl Server {
             command = Command::new(program("haproxy"));
             command.args(["-W", "-db", "-f"]).arg(&file);
         } else {
-            command = Command::new(program("nginx"));
-            command.args(["-e", "stderr", "-p"]).arg(&self.place).arg("-c").arg(&file);
+            let words = self.nginx();
+            command = Command::new(&words[0]);
+            command.args(&words[1..]);
         }
         let log = std::fs::File::create(self.place.join("log"))?;
         command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
         self.processes.push(Process::start(command)?);
         Ok(())
+    }
+
+    fn nginx(&self) -> Vec<String> {
+        let place = |path: PathBuf| path.display().to_string();
+        let words =
+            ["-e", "stderr", "-p", &place(self.place.clone()), "-c", &place(self.place.join("config"))];
+        [place(program("nginx"))].into_iter().chain(words.map(str::to_owned)).collect()
+    }
+
+    /// nginx as a worker, whose processes are members of the table each.
+    fn bound(&self, processes: usize, world: &World) -> Daemon {
+        let config = Config::service("web").listen(&format!("tcp://{}", self.to)).workers(1);
+        let config = config.set("sockets", "bind").set("stop_signal", "QUIT").command(&self.nginx());
+        let daemon = Daemon::with(world, &config);
+        until("all processes of nginx", || {
+            let service = daemon.service();
+            (service.workers.len() == processes && settled(&service)).then_some(())
+        });
+        daemon
     }
 
     /// Writes the proxy's configuration.
@@ -171,7 +198,8 @@ impl Server {
         let mut pids: Vec<i32> = self.processes.iter().flat_map(|it| with_children(it.pid())).collect();
         if let Some(daemon) = &self.daemon {
             pids.push(daemon.pid());
-            pids.extend(daemon.workers());
+            let workers: std::collections::BTreeSet<i32> = daemon.workers().into_iter().collect();
+            pids.extend(workers.into_iter().flat_map(with_children));
         }
         pids
     }
@@ -330,11 +358,11 @@ impl Process {
         Ok(process)
     }
 
-    fn start(mut command: Command) -> Result<Self> {
-        // SAFETY: prctl(2) is async-signal-safe.
-        unsafe {
-            command.pre_exec(|| Ok(nix::sys::prctl::set_pdeathsig(Signal::SIGTERM)?));
-        }
+    pub(crate) fn start(mut command: Command) -> Result<Self> {
+        // Each is a session of its own, as workers of a daemon are: the scheduler may share CPUs by sessions.
+        let alone = || Ok(nix::unistd::setsid().and(nix::sys::prctl::set_pdeathsig(Signal::SIGTERM))?);
+        // SAFETY: setsid(2) and prctl(2) are async-signal-safe.
+        unsafe { command.pre_exec(alone) };
         let child = command.spawn().with_context(|| format!("cannot run {command:?}"))?;
         Ok(Self(child))
     }

@@ -4,7 +4,7 @@ use anyhow::Result;
 use testkit::world::World;
 
 use crate::record::Record;
-use crate::{decision, flows, growth, http, table};
+use crate::{binding, decision, flows, growth, http, table};
 
 /// A group of measurements.
 pub(crate) struct Section {
@@ -19,7 +19,7 @@ pub(crate) struct Section {
 }
 
 /// In the order of the report.
-pub(crate) static SECTIONS: [Section; 11] = [
+pub(crate) static SECTIONS: [Section; 12] = [
     Section {
         key: "connections",
         title: "New TCP connections, one request each",
@@ -130,6 +130,15 @@ pub(crate) static SECTIONS: [Section; 11] = [
             if quick { all } else { 5.0 * all }
         },
         measure: growth::flows,
+    },
+    Section {
+        key: "binding",
+        title: "What `sockets = \"bind\"` costs others",
+        how: "A process with `sockets = \"bind\"` opens UDP sockets on any free port, and makes other system calls; nginx with 4 workers and `reuseport` \
+              answers 64 clients, whose connections are kept or new. By turns with the same programs alone.",
+        ratios: true,
+        seconds: |quick| 2.0 * binding::seconds(quick) * if quick { 3.0 } else { 9.0 },
+        measure: binding::run_all,
     },
 ];
 
