@@ -13,9 +13,8 @@ use super::notifier::{Notifier, socket_of};
 use crate::domain::listener::Listener;
 use crate::domain::observed::CallKind;
 
-/// Sorts the calls of a worker until its last process has ended, in a process whose descriptors from
-/// descriptor 3 on are those of [`Calls::for_keeper`](super::Calls::for_keeper); `inherited`: how
-/// many these are.
+/// Sorts the calls of a worker until its last process has ended, in a process whose descriptors from 3 on are those that the
+/// daemon gives to a keeper; `inherited`: how many these are.
 pub fn sort(inherited: usize) -> Result<()> {
     // SAFETY: the caller has these descriptors, and nothing else owns them.
     let (channel, notifier) = unsafe {
