@@ -62,8 +62,14 @@ int main(int argc, char **argv)
 	for (;;) {
 		char text[512];
 		int client = accept(listener, NULL, NULL);
+		ssize_t asked = -1;
 
-		if (client >= 0 && read(client, text, sizeof(text)) > 0) {
+		// The signal ends accept, and is no end of a connection.
+		do {
+			if (client >= 0)
+				asked = read(client, text, sizeof(text));
+		} while (client >= 0 && asked < 0 && errno == EINTR);
+		if (asked > 0) {
 			snprintf(text, sizeof(text), "HTTP/1.0 200 OK\r\n\r\npid=%d\n", (int)getpid());
 			if (write(client, text, strlen(text)) < 0)
 				perror("write");
