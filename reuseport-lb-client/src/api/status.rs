@@ -188,10 +188,15 @@ pub struct WorkerStatus {
 }
 
 impl ServiceStatus {
-    /// How many workers are `ready`.
+    /// How many workers are `ready`, without further sockets of their processes.
     #[must_use]
     pub fn ready(&self) -> usize {
-        self.workers.iter().filter(|worker| worker.state == "ready").count()
+        self.whole_workers().filter(|worker| worker.state == "ready").count()
+    }
+
+    /// All workers that have a process of their own, without further sockets of these.
+    pub fn whole_workers(&self) -> impl Iterator<Item = &WorkerStatus> {
+        self.workers.iter().filter(|worker| !worker.is_part())
     }
 }
 
@@ -206,6 +211,12 @@ impl WorkerStatus {
     #[must_use]
     pub fn selected(&self) -> u64 {
         self.sockets.iter().map(|socket| socket.selected).sum()
+    }
+
+    /// Whether it is a further socket of the process of another worker, as `web/2.1` is of `web/2`.
+    #[must_use]
+    pub fn is_part(&self) -> bool {
+        self.name.rsplit('/').next().is_some_and(|number| number.contains('.'))
     }
 
     /// Whether the worker is one of those that its service wants: it is not about to take over from another one, and does

@@ -48,7 +48,7 @@ pub(super) fn status(of: &Status, only: Option<&str>, rates: Option<&Rates>) -> 
         text += &format!(
             "\nservice {}: {ready} of {} workers ready, affinity {}, {} buckets moved\n",
             service.name,
-            service.workers.len(),
+            service.whole_workers().count(),
             service.affinity,
             service.moved
         );

@@ -107,10 +107,11 @@ fn wrong(service: &ServiceStatus, only: Option<&str>) -> Vec<String> {
         let lacks = worker.lacks.as_ref().map(|lacks| format!(" ({lacks})")).unwrap_or_default();
         wrong.push(format!("{} is {}{lacks}", worker.name, worker.state));
     }
+    let whole = wanted.iter().filter(|worker| !worker.is_part()).count();
     match only {
         Some(only) if wanted.is_empty() => wrong.push(format!("{only} is leaving")),
-        None if wanted.len() < service.wanted => {
-            wrong.push(format!("{} has {} of {} workers", service.name, wanted.len(), service.wanted));
+        None if whole < service.wanted => {
+            wrong.push(format!("{} has {whole} of {} workers", service.name, service.wanted));
         }
         _ => {}
     }

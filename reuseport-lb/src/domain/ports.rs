@@ -172,6 +172,8 @@ pub trait Dataplane {
         enter: bool,
         backlog: u32,
     ) -> Result<(), String>;
+    /// Drops the daemon's duplicate of a socket that a process has opened itself, and closed again.
+    fn forget_opened(&mut self, opened: Cookie);
     /// Gives the worker's socket that a process is to get the options that its own one has.
     fn resemble(&mut self, socket: Cookie, opened: Cookie);
     /// The queue of a socket; empty for one that is closed.

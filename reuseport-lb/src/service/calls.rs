@@ -22,6 +22,7 @@ pub(super) type Events = mpsc::UnboundedSender<(ProcessKey, ProcessEvent)>;
 
 /// Calls of one process that wait for their answers. Dropping this ends the hearing of further ones.
 pub(super) struct PendingCalls {
+    process: ProcessKey,
     worker: String,
     output: Rc<Output>,
     waiting: Rc<RefCell<HashMap<CallId, (Call, Cookie)>>>,
@@ -32,6 +33,7 @@ pub(super) struct PendingCalls {
 impl Drop for PendingCalls {
     fn drop(&mut self) {
         self.hearing.abort();
+        self.opened.borrow_mut().retain(|_, it| it.process != self.process);
     }
 }
 
@@ -63,7 +65,7 @@ impl PendingCalls {
                             return warn!(worker, "its calls of bind and listen cannot be heard: {error}");
                         }
                     };
-                    let Some(socket) = taken(calls, &call, &worker, &opened) else { continue };
+                    let Some(socket) = taken(calls, &call, (key, &worker), &opened) else { continue };
                     waiting.borrow_mut().insert(call.id, (call, socket));
                     let called = Called { id: call.id, kind: call.kind, socket };
                     // The service may have ended.
@@ -71,7 +73,7 @@ impl PendingCalls {
                 }
             }
         });
-        Some(Self { worker, output, waiting, opened, hearing })
+        Some(Self { process: key, worker, output, waiting, opened, hearing })
     }
 
     /// Answers a call; `sockets` are those of the workers.
@@ -99,11 +101,16 @@ impl PendingCalls {
 }
 
 /// Takes a duplicate of the socket that a call is about. A call of a process that has ended needs no answer.
-fn taken(calls: &Calls, call: &Call, worker: &str, opened: &Opened) -> Option<Cookie> {
+fn taken(
+    calls: &Calls,
+    call: &Call,
+    (process, worker): (ProcessKey, &str),
+    opened: &Opened,
+) -> Option<Cookie> {
     let socket = calls.socket_of(call).and_then(|socket| Ok((socket.cookie()?, socket)));
     match socket {
         Ok((cookie, socket)) => {
-            let taken = OpenedSocket { polled: calls.is_polled(call), socket };
+            let taken = OpenedSocket { polled: calls.is_polled(call), process, socket };
             opened.borrow_mut().insert(Cookie(cookie), taken);
             Some(Cookie(cookie))
         }

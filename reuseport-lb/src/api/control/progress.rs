@@ -135,9 +135,9 @@ impl Scaling {
     }
 }
 
-/// The workers of a service that `scale` counts: without joined ones.
+/// The workers of a service that `scale` counts: without joined ones, and without further sockets of a process.
 fn own(service: &ServiceStatus) -> impl Iterator<Item = &WorkerStatus> {
-    service.workers.iter().filter(|worker| !worker.joined)
+    service.whole_workers().filter(|worker| !worker.joined)
 }
 
 fn missing(worker: &WorkerStatus) -> String {
@@ -192,6 +192,14 @@ mod tests {
             "start_timeout_ms":5000,"wanted":{wanted},"groups":[],"workers":[{workers}]}}"#
         );
         serde_json::from_str(&text).unwrap()
+    }
+
+    #[test]
+    fn further_sockets_of_a_process_are_no_workers() {
+        let two = [("web/0", "ready", true), ("web/0.1", "ready", true), ("web/1", "ready", true)];
+        let now = service(2, &two);
+        assert_eq!((now.ready(), now.whole_workers().count()), (2, 2));
+        assert!(from_one(2).look(&now, Duration::ZERO).unwrap());
     }
 
     fn from_one(after: usize) -> Scaling {

@@ -230,8 +230,8 @@ impl Samples<'_> {
             Metric::ServiceEnding => flag(service.ending),
             Metric::WorkersWanted => service.wanted as f64,
             Metric::WorkersReady => {
-                workers.iter().filter(|worker| worker.now.state == "ready" && worker.now.member).count()
-                    as f64
+                let ready = |it: &&Named<'_>| it.now.state == "ready" && it.now.member && !it.now.is_part();
+                workers.iter().filter(ready).count() as f64
             }
             Metric::BucketsMoved => service.moved as f64,
             Metric::BucketsMoving => service.moving as f64,

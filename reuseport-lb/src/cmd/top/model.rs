@@ -145,7 +145,7 @@ fn title(service: &ServiceStatus, each_second: Option<f64>) -> String {
     let mut text = format!(
         "service {}: {ready} of {} workers ready, affinity {}",
         service.name,
-        service.workers.len(),
+        service.whole_workers().count(),
         service.affinity
     );
     if let Some(each_second) = each_second {

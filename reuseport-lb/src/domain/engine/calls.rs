@@ -224,6 +224,7 @@ impl<D: Dataplane, P: Processes> Engine<D, P> {
         }
         let cookies: Vec<Cookie> = called.iter().map(|(_, cookie)| *cookie).collect();
         let closed = self.processes.closed(running.key, &cookies);
+        closed.iter().for_each(|cookie| self.dataplane.forget_opened(*cookie));
         let closed = called.into_iter().filter(|(_, cookie)| closed.contains(cookie));
         let closed: Vec<ListenerId> = closed.map(|(listener, _)| listener).collect();
         closed.iter().for_each(|listener| self.note_opening(id, *listener, Opening::Nothing));

@@ -80,6 +80,7 @@ impl<D: Dataplane, P: Processes> Engine<D, P> {
 
     /// Gives a worker another process, as `restart` does; false if that cannot be now, or the worker has joined.
     pub(super) fn replace_alone(&mut self, id: WorkerId) -> bool {
+        let id = id.leader();
         let ours = self.pool.get(id).is_some_and(Worker::is_started);
         let busy = self.rollout.is_some() || self.agenda.prepared || self.stopping;
         if ours && !busy {

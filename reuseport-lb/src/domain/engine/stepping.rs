@@ -42,7 +42,9 @@ impl<D: Dataplane, P: Processes> Engine<D, P> {
         let steps = worker.life.on(event, now, &self.settings.config);
         let after = worker.life.state();
         if before != after && after == State::Ready {
-            worker.watchdog = Watchdog::fed(self.settings.config.watchdog, now);
+            // Messages are those of the process, so of the worker that it belongs to.
+            let watchdog = self.settings.config.watchdog.filter(|_| !worker.is_part());
+            worker.watchdog = Watchdog::fed(watchdog, now);
             if let Some(rollout) = &mut self.rollout {
                 rollout.saw_ready(id, &worker.name, now);
             }

@@ -43,7 +43,7 @@ pub struct Calls {
     /// The keeper's end, for the next keeper.
     other: OwnedFd,
     notifier: RefCell<Option<Notifier>>,
-    /// Calls that were heard of: the keeper may say one twice.
+    /// Calls that were heard of, and wait for their answers.
     heard: RefCell<BTreeSet<CallId>>,
 }
 
@@ -93,7 +93,7 @@ impl Calls {
             let mut guard = self.channel.readable().await?;
             match channel::receive(self.for_worker()) {
                 Ok((Message::Notifier, Some(fd))) => drop(self.notifier.replace(Some(Notifier::new(fd)))),
-                Ok((Message::Call(call), _)) if self.heard.borrow_mut().insert(call.id) => return Ok(call),
+                Ok((Message::Call(call), _)) if self.is_news(call.id) => return Ok(call),
                 Ok(_) => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => guard.clear_ready(),
                 Err(error) => return Err(error),
@@ -116,7 +116,15 @@ impl Calls {
     pub fn answer(&self, call: &Call, answer: CallAnswer<'_>) -> Result<()> {
         let notifier = self.notifier.borrow();
         let notifier = notifier.as_ref().context("a call of a process without a filter")?;
-        notifier.answer(call, answer).context("cannot answer a call of bind or listen")
+        let answered = notifier.answer(call, answer).context("cannot answer a call of bind or listen");
+        self.heard.borrow_mut().remove(&call.id);
+        answered
+    }
+
+    /// Whether a call still waits and was not heard of before: the keeper may say one twice.
+    fn is_news(&self, id: CallId) -> bool {
+        let waits = self.notifier.borrow().as_ref().is_some_and(|notifier| notifier.waits(id));
+        waits && self.heard.borrow_mut().insert(id)
     }
 }
 

@@ -81,9 +81,7 @@ impl Sorter {
                 let _ = channel::send(&self.channel, &Message::Notifier, Some(fd.as_fd()));
                 self.notifier = Some(Notifier::new(fd));
             }
-            Err(error) if error.kind() != std::io::ErrorKind::WouldBlock => {
-                return Err(error).context("cannot hear the daemon");
-            }
+            // Nothing that can be heard, or nothing that is understood: then it is as if it had not been said.
             _ => {}
         }
         Ok(())

@@ -40,6 +40,7 @@ pub(super) type Opened = Rc<RefCell<HashMap<Cookie, OpenedSocket>>>;
 /// A socket that a process has opened itself.
 pub(super) struct OpenedSocket {
     pub(super) socket: Socket,
+    pub(super) process: ports::ProcessKey,
     /// The process waits for its events with epoll already.
     pub(super) polled: bool,
 }

@@ -78,6 +78,10 @@ impl Dataplane for Groups {
         words(self.try_replace(old, opened, slot, enter, backlog))
     }
 
+    fn forget_opened(&mut self, opened: Cookie) {
+        self.opened().borrow_mut().remove(&opened);
+    }
+
     fn resemble(&mut self, socket: Cookie, opened: Cookie) {
         let all = self.opened.borrow();
         let (Ok(own), Some(it)) = (self.own(socket), all.get(&opened)) else { return };

@@ -104,6 +104,10 @@ impl Dataplane for Fake {
         Ok(())
     }
 
+    fn forget_opened(&mut self, opened: Cookie) {
+        self.0.borrow_mut().opened.remove(&opened);
+    }
+
     fn resemble(&mut self, _socket: Cookie, _opened: Cookie) {}
 
     fn queue(&self, socket: Cookie) -> Queue {
