@@ -5,6 +5,7 @@
 //! wait there. The socket that the process binds takes its place when it listens, and what waits is handed to it. The
 //! second one that it binds for a listener makes a worker of its own, a part of the first.
 
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::time::Instant;
 
@@ -14,11 +15,11 @@ use super::super::incident::{Cause, IncidentKind};
 use super::super::observed::CallKind;
 use super::super::pool::{New, Opening, Seat, Worker, WorkerSocket};
 use super::super::ports::{CallOutcome, Cookie, Dataplane, Fit, ListenerId, ProcessKey, Processes, WorkerId};
-use super::super::worker::{Event, Origin};
+use super::super::worker::{Event, Origin, State};
 use super::Engine;
 use super::input::Called;
 use super::membership::is_tcp;
-use crate::config::SocketSource;
+use crate::config::{Ready, SocketSource};
 
 /// EADDRINUSE of asm-generic/errno.h.
 const ADDRESS_IN_USE: i32 = 98;
@@ -40,6 +41,11 @@ impl<D: Dataplane, P: Processes> Engine<D, P> {
         self.processes.answer(key, called.id, answer);
         if let Some(id) = served.filter(|id| self.pool.get(*id).is_some_and(Worker::listens)) {
             self.on_event(id, Event::Listens, now);
+            // READY=1 was said for all that the process serves.
+            let ready = self.pool.get(leader).is_some_and(|worker| worker.life.state() == State::Ready);
+            if id.part > 0 && ready && self.settings.config.ready == Ready::Notify {
+                self.on_event(id, Event::SaidReady, now);
+            }
         }
     }
 
@@ -204,31 +210,25 @@ impl<D: Dataplane, P: Processes> Engine<D, P> {
 
     /// Forgets the sockets that a worker's processes have closed: the next ones that they bind take their places.
     fn forget_closed(&mut self, leader: WorkerId) {
-        let parts: Vec<WorkerId> = self.pool.parts(leader).map(|worker| worker.id).collect();
-        parts.into_iter().for_each(|part| drop(self.forget_closed_of(part, |_| true)));
+        let called = self.pool.parts(leader).flat_map(called_for).collect();
+        self.forget_closed_of(leader, called);
     }
 
-    /// Forgets those of a part's sockets that are `suspect` and that the processes have closed; returns their listeners.
-    fn forget_closed_of(&mut self, id: WorkerId, suspect: impl Fn(Cookie) -> bool) -> Vec<ListenerId> {
-        let Some(worker) = self.pool.get(id) else { return Vec::new() };
-        let Some(running) = worker.process else { return Vec::new() };
-        let called = |socket: &WorkerSocket| match socket.opening {
-            Opening::Nothing => None,
-            Opening::Bound(Some(own)) => Some((socket.listener, own)),
-            Opening::Bound(None) | Opening::Done => Some((socket.listener, socket.cookie)),
-        };
-        let called: Vec<(ListenerId, Cookie)> =
-            worker.sockets.iter().filter_map(called).filter(|(_, cookie)| suspect(*cookie)).collect();
+    /// Forgets those of these sockets that the processes have closed; returns their listeners.
+    fn forget_closed_of(&mut self, id: WorkerId, called: Vec<CalledFor>) -> Vec<ListenerId> {
+        let Some(running) = self.pool.get(id).and_then(|worker| worker.process) else { return Vec::new() };
         if called.is_empty() {
             return Vec::new();
         }
-        let cookies: Vec<Cookie> = called.iter().map(|(_, cookie)| *cookie).collect();
-        let closed = self.processes.closed(running.key, &cookies);
-        closed.iter().for_each(|cookie| self.dataplane.forget_opened(*cookie));
-        let closed = called.into_iter().filter(|(_, cookie)| closed.contains(cookie));
-        let closed: Vec<ListenerId> = closed.map(|(listener, _)| listener).collect();
-        closed.iter().for_each(|listener| self.note_opening(id, *listener, Opening::Nothing));
-        closed
+        let cookies: Vec<Cookie> = called.iter().map(|(.., cookie)| *cookie).collect();
+        let closed: BTreeSet<Cookie> = self.processes.closed(running.key, &cookies).into_iter().collect();
+        let mut listeners = Vec::new();
+        for (part, listener, cookie) in called.into_iter().filter(|(.., cookie)| closed.contains(cookie)) {
+            self.dataplane.forget_opened(cookie);
+            self.note_opening(part, listener, Opening::Nothing);
+            listeners.push(listener);
+        }
+        listeners
     }
 
     /// Gives up a worker whose process has closed all sockets that it had opened for it: others get what waits there.
@@ -236,9 +236,8 @@ impl<D: Dataplane, P: Processes> Engine<D, P> {
     pub(super) fn part_with_closed(&mut self, id: WorkerId, now: Instant) {
         let Some(worker) = self.pool.get(id).filter(|worker| self.opens(worker)) else { return };
         let waits = |cookie| self.dataplane.waits(cookie) == Some(false);
-        let idle: Vec<Cookie> =
-            worker.sockets.iter().map(|socket| socket.cookie).filter(|cookie| waits(*cookie)).collect();
-        let closed = self.forget_closed_of(id, |cookie| idle.contains(&cookie));
+        let idle = called_for(worker).filter(|(.., cookie)| waits(*cookie)).collect();
+        let closed = self.forget_closed_of(id, idle);
         let all = |worker: &&Worker| worker.sockets.iter().all(|socket| socket.opening == Opening::Nothing);
         if closed.is_empty() || self.pool.get(id).filter(all).is_none() {
             return;
@@ -281,4 +280,19 @@ impl<D: Dataplane, P: Processes> Engine<D, P> {
         let (worker, listener) = (self.pool.name_of(leader), self.dataplane.address(listener));
         warn!(worker, "a socket that it has opened cannot serve {listener}: {why}");
     }
+}
+
+/// A socket that a process has bound, with the worker and the listener that it is for.
+type CalledFor = (WorkerId, ListenerId, Cookie);
+
+/// The sockets that a worker's process has bound for it.
+fn called_for(worker: &Worker) -> impl Iterator<Item = CalledFor> {
+    worker.sockets.iter().filter_map(|socket| {
+        let cookie = match socket.opening {
+            Opening::Nothing => return None,
+            Opening::Bound(Some(own)) => own,
+            Opening::Bound(None) | Opening::Done => socket.cookie,
+        };
+        Some((worker.id, socket.listener, cookie))
+    })
 }

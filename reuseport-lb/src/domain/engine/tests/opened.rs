@@ -165,6 +165,17 @@ fn a_socket_that_is_opened_again_takes_the_place_of_the_one_that_was_closed() {
 }
 
 #[test]
+fn a_socket_that_is_opened_after_ready_1_serves_as_well() {
+    let mut scene = Scene::new(ServiceConfig { ready: Ready::Notify, ..opening(&[Protocol::Tcp], 1) });
+    let key = process(&scene);
+    scene.open(key, listener(0));
+    scene.be_ready(key, None);
+    scene.open(key, listener(0));
+    scene.wait(Duration::from_millis(300));
+    assert_eq!(shares(&scene), [24, 24]);
+}
+
+#[test]
 fn what_nobody_holds_any_more_is_handed_over_and_freed() {
     let (mut scene, key) = scene();
     scene.world(|world| world.processes.get_mut(&key).into_iter().for_each(|process| process.waits = true));
