@@ -36,7 +36,19 @@ pub(crate) fn family(of: i32) -> Vec<i32> {
 pub(crate) fn freeze(of: i32) -> Vec<i32> {
     let all = family(of);
     all.iter().for_each(|pid| signal(*pid, Signal::SIGSTOP));
+    // A thread that waits in recv or accept may still take something until it has stopped.
+    until("all threads to be stopped", || all.iter().all(|pid| is_stopped(*pid)).then_some(()));
     all
+}
+
+/// Whether no thread of a process runs: each is stopped, or has ended.
+fn is_stopped(pid: i32) -> bool {
+    let threads = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
+    let runs = |stat: String| {
+        let state = stat.rsplit_once(") ").and_then(|(_, rest)| rest.chars().next());
+        !matches!(state, Some('T' | 't' | 'Z' | 'X'))
+    };
+    !threads.filter_map(|thread| fs::read_to_string(thread.path().join("stat")).ok()).any(runs)
 }
 
 /// Kills all of these with SIGKILL, and waits until they are gone.
