@@ -36,6 +36,8 @@ fn four() -> Config {
 /// Has live flows of `web/2` send a datagram each, which it does not read, until it is stalled on both listeners.
 fn stall(daemon: &Daemon, flows: &mut Flows) -> (i32, usize) {
     let pid = worker(&daemon.service(), "web/2").pid.unwrap();
+    // A worker that was never seen to wait is loading, not stalled; looks at a new one are 20 ms apart.
+    lasts("the time to be seen waiting", Duration::from_millis(300));
     signal(pid, Signal::SIGSTOP);
     let sent = flows.send("web/2", LIVE);
     assert!(sent > 20, "{sent} flows of it");
@@ -183,6 +185,7 @@ fn one_that_sleeps_in_its_handler_is_avoided_until_it_reads() {
     let config = Config::service("web").listen(ONE).workers(3).set("stall_timeout", "300ms");
     let daemon = Daemon::with(&world, &config.server(&world, "--if-worker web/0 --pause 4s"));
     let clients = Clients::new(30);
+    lasts("the time to be seen waiting", Duration::from_millis(300));
     clients.send(2);
     daemon.says("it does not read from udp://127.0.0.1:3000: others get new flows");
     let stalled = until("it to be stalled", || Some(first(&daemon)).filter(|it| it.state == "stalled"));
