@@ -22,7 +22,12 @@ fn locked(world: &World, workers: usize) -> Config {
         "--wait keep --term leave --load 200ms --ready notify --lock {}-{{index}} --metrics 127.0.0.1:910{{index}}",
         lock.display()
     );
-    Config::web().workers(workers).set("ready", "notify").set("replace", "stop-first").server(world, &flags)
+    Config::web()
+        .workers(workers)
+        .set("ready", "notify")
+        .set("replace", "stop-first")
+        .set("hold_timeout", "10s")
+        .server(world, &flags)
 }
 
 /// What `change` does to the service under load: all of its workers are replaced, in their places.
