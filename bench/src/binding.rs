@@ -14,7 +14,7 @@ use crate::client::{Load, Pace, run};
 use crate::peers::{Peer, Process, Server, WORKERS};
 use crate::record::{OURS, Record};
 
-/// The same without reuseport-lb.
+/// Without reuseport-lb and its filter.
 pub(crate) const PLAIN: &str = "plain";
 
 pub(crate) const BINDS: &str = "ns to open, bind and close another socket";

@@ -47,7 +47,7 @@ pub(crate) enum Peer {
     NginxStream,
     /// nginx itself answers, from four workers with `reuseport`.
     Nginx,
-    /// The same under reuseport-lb with `sockets = "bind"`.
+    /// nginx itself answers, from sockets that it has opened under reuseport-lb with `sockets = "bind"`.
     NginxBound,
 }
 

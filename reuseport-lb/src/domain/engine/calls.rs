@@ -261,7 +261,7 @@ impl<D: Dataplane, P: Processes> Engine<D, P> {
 
     /// Forgets what the process before has called: the next one begins anew.
     pub(super) fn forget_openings(&mut self, id: WorkerId) {
-        for part in self.pool.parts(id).map(|worker| worker.id).collect::<Vec<WorkerId>>() {
+        for part in self.pool.part_ids(id) {
             let sockets = self.pool.get_mut(part).map(|worker| worker.sockets.iter_mut());
             sockets.into_iter().flatten().for_each(|socket| socket.opening = Opening::Nothing);
         }

@@ -73,7 +73,7 @@ impl<D: Dataplane, P: Processes> Engine<D, P> {
             let name = self.pool.name_of(id);
             self.fail_start(&format!("worker {name} {exit} while the service was being started{advice}"));
         }
-        let parts: Vec<WorkerId> = self.pool.parts(id).map(|worker| worker.id).collect();
+        let parts = self.pool.part_ids(id);
         for part in &parts {
             if let Some(worker) = self.pool.get_mut(*part) {
                 worker.drain.end = Some(exit.to_string());
@@ -89,8 +89,7 @@ impl<D: Dataplane, P: Processes> Engine<D, P> {
 
     /// An event of a worker's process, for all workers that have sockets of it.
     fn each_part(&mut self, id: WorkerId, event: Event, now: Instant) {
-        let parts: Vec<WorkerId> = self.pool.parts(id).map(|worker| worker.id).collect();
-        parts.into_iter().for_each(|part| self.on_event(part, event, now));
+        self.pool.part_ids(id).into_iter().for_each(|part| self.on_event(part, event, now));
     }
 
     pub(super) fn fail_start(&mut self, why: &str) {

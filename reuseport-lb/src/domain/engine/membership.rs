@@ -235,8 +235,7 @@ impl<D: Dataplane, P: Processes> Engine<D, P> {
         now: Instant,
     ) {
         let mut all = Vec::new();
-        let along: Vec<WorkerId> =
-            ids.iter().filter(|id| id.part == 0).flat_map(|id| self.pool.further_parts(*id)).collect();
+        let along: Vec<WorkerId> = ids.iter().flat_map(|id| self.pool.further_parts(*id)).collect();
         let alone = ids.iter().filter(|id| !along.contains(id));
         let ids: Vec<WorkerId> = alone.chain(&along).copied().collect();
         for id in &ids {

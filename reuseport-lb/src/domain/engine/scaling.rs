@@ -10,7 +10,7 @@ use super::super::denied::Denied;
 use super::super::incident::{Cause, IncidentKind};
 use super::super::number::Number;
 use super::super::pool::Departure;
-use super::super::ports::{Dataplane, Processes, WorkerId};
+use super::super::ports::{Dataplane, Processes};
 use super::super::worker::Origin;
 use super::Engine;
 use super::agenda::{Change, Growth};
@@ -132,8 +132,7 @@ impl<D: Dataplane, P: Processes> Engine<D, P> {
             Ok(id) => id,
             Err(denied) => return reply.send(Err(denied)),
         };
-        let whole = self.pool.parts(id).map(|worker| worker.id).filter(|_| id.part == 0);
-        for id in whole.chain((id.part > 0).then_some(id)).collect::<Vec<WorkerId>>() {
+        for id in self.pool.part_ids(id) {
             let Some(worker) = self.pool.get_mut(id) else { continue };
             let from = std::mem::replace(&mut worker.weight, weight);
             self.tell_of(id, IncidentKind::Weight { from, to: weight }, self.agenda.incidents.by());

@@ -16,7 +16,7 @@ impl<D: Dataplane, P: Processes> Engine<D, P> {
         let Some(worker) = self.pool.get(id) else { return };
         if worker.life.wants_look(now) {
             // A process ends when all of its sockets are done with.
-            let parts = || self.pool.parts(id).filter(|it| id.part == 0 || it.id == id);
+            let parts = || self.pool.parts(id);
             let flows = parts().map(|part| self.staying_with(part)).sum();
             // While flows stay, UDP queues do not become empty for good.
             let queue = if flows > 0 {
@@ -76,7 +76,7 @@ impl<D: Dataplane, P: Processes> Engine<D, P> {
             Step::Spawn => self.spawn(id, now),
             Step::Admit => self.admit(id, now),
             Step::Cut => {
-                let parts = if id.part == 0 { self.pool.further_parts(id) } else { Vec::new() };
+                let parts = self.pool.further_parts(id);
                 parts.into_iter().for_each(|part| self.on_event(part, Event::CutAlong, now));
                 self.rebalance();
             }
@@ -84,8 +84,7 @@ impl<D: Dataplane, P: Processes> Engine<D, P> {
             Step::Rescue => self.rescue(id, None),
             Step::HandOn => self.hand_on(id),
             Step::HandOver => {
-                let parts: Vec<WorkerId> = self.pool.parts(id).map(|part| part.id).collect();
-                parts.into_iter().for_each(|part| self.hand_over(part));
+                self.pool.part_ids(id).into_iter().for_each(|part| self.hand_over(part));
             }
             Step::Terminate => {
                 self.tell_process(id, |processes, running| processes.terminate(running.key, running.stop))

@@ -76,16 +76,22 @@ impl Pool {
         id
     }
 
-    /// The worker `leader` and those with further sockets of its process.
-    pub fn parts(&self, leader: WorkerId) -> impl Iterator<Item = &Worker> + Clone {
-        let last = WorkerId { part: usize::MAX, ..leader };
-        self.workers.range(leader.leader()..=last).map(|(_, worker)| worker)
+    /// A worker and those with further sockets of its process; a part of another one alone.
+    pub fn parts(&self, id: WorkerId) -> impl Iterator<Item = &Worker> + Clone {
+        let last = if id.part == 0 { WorkerId { part: usize::MAX, ..id } } else { id };
+        self.workers.range(id..=last).map(|(_, worker)| worker)
     }
 
-    /// Ids of the workers with further sockets of the process of `leader`.
+    /// Ids of [`Pool::parts`].
     #[must_use]
-    pub fn further_parts(&self, leader: WorkerId) -> Vec<WorkerId> {
-        self.parts(leader).filter(|worker| worker.is_part()).map(|worker| worker.id).collect()
+    pub fn part_ids(&self, id: WorkerId) -> Vec<WorkerId> {
+        self.parts(id).map(|worker| worker.id).collect()
+    }
+
+    /// Ids of the workers with further sockets of the process of `id`.
+    #[must_use]
+    pub fn further_parts(&self, id: WorkerId) -> Vec<WorkerId> {
+        self.parts(id).map(|worker| worker.id).filter(|part| *part != id).collect()
     }
 
     /// Adds a worker under the id that an earlier daemon gave it.

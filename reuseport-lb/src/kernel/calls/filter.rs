@@ -51,7 +51,7 @@ const FILTER: [sock_filter; 9] = [
 ///
 /// Without CAP_SYS_ADMIN the process cannot get rights by executing a file any more (`no_new_privs`). Fails with EBUSY if
 /// a filter whose calls somebody answers is there already, as in some containers.
-pub fn install() -> io::Result<OwnedFd> {
+pub(super) fn install() -> io::Result<OwnedFd> {
     // Signals that the process handles do not interrupt a call that is being answered (Linux 5.19); it would come twice.
     let patient = libc::SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV;
     let install = |more| match set(libc::SECCOMP_FILTER_FLAG_NEW_LISTENER | more) {

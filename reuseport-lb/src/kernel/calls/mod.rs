@@ -13,14 +13,14 @@
 
 mod call;
 mod channel;
-pub mod filter;
+mod filter;
 mod notifier;
 mod sorting;
 
 use std::cell::RefCell;
 use std::collections::BTreeSet;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use anyhow::{Context, Result};
 use socket2::Socket;
@@ -130,10 +130,10 @@ impl Calls {
 
 /// Puts the filter on this process, and gives the keeper at the other end of `channel` the descriptor by which calls are
 /// answered.
-pub fn begin(channel: impl AsFd + AsRawFd) -> Result<()> {
+pub fn begin(channel: impl AsFd) -> Result<()> {
     let notifier = filter::install().context(
         "cannot make bind and listen wait for an answer (seccomp): another filter of that kind may be there, as in some containers",
     )?;
-    channel::send(channel.as_fd(), &Message::Notifier, Some(notifier.as_fd()))
+    channel::send(channel, &Message::Notifier, Some(notifier.as_fd()))
         .context("the keeper cannot be told how to answer")
 }
