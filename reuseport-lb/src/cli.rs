@@ -20,6 +20,7 @@ use crate::config::{
 use crate::daemon::Paths;
 use crate::domain::listener::Listener;
 use crate::kernel::bpffs;
+use crate::kernel::findings::TRIAL;
 use crate::kernel::launch::COMMAND;
 
 const EXAMPLES: &str = "\
@@ -227,6 +228,8 @@ Examples:
     Stop(StopArgs),
     #[command(name = COMMAND, hide = true)]
     Launch(launch::Options),
+    #[command(name = TRIAL, hide = true)]
+    TryCalls,
     #[command(name = bpffs::UNMOUNT, hide = true)]
     Unmount { bpffs: PathBuf },
 }
@@ -246,7 +249,8 @@ impl Verb {
             Self::Restart(arguments) => arguments.json,
             Self::Reload(arguments) => arguments.json,
             Self::Stop(arguments) => arguments.json,
-            Self::Run(_) | Self::Exec(_) | Self::Top(_) | Self::Launch(_) | Self::Unmount { .. } => false,
+            Self::Run(_) | Self::Exec(_) | Self::Top(_) => false,
+            Self::Launch(_) | Self::TryCalls | Self::Unmount { .. } => false,
         }
     }
 }

@@ -66,7 +66,7 @@ fn a_command_of_a_known_server_that_cannot_work_is_said_aloud() {
     let file = config.write(&world).display().to_string();
     let says = [
         "service web: uvicorn ends in order with TERM, and INT may cut its connections: set stop_signal = \"TERM\"",
-        "service web: uvicorn opens sockets of its own, and gets nothing, without --fd 3: add that",
+        "service web: uvicorn opens sockets of its own, and gets nothing, without --fd 3",
         "service web: uvicorn does not say READY=1: set ready = \"accepting\", or it is never ready",
     ];
     let paths = Paths::of(&world);

@@ -10,18 +10,18 @@ use reuseport_lb_client::control::ControlError;
 use super::client::client;
 use super::print::{Reported, print, print_json};
 use crate::cli;
-use crate::config::{self, ServiceConfig, WhenBusy};
+use crate::config::{self, ServiceConfig, SocketSource, WhenBusy};
 use crate::daemon::{self, HERE, Paths, startable};
 use crate::doctor::places::{self, Daemon};
 use crate::doctor::system::{self, Bpffs};
-use crate::doctor::{Check, Report, Tried, Verdict, limits};
+use crate::doctor::{Check, Report, Tried, Verdict, limits, opening};
 use crate::domain::listener::{Listener, Protocol};
 use crate::kernel::bpffs::{self, Detached, MountPoint};
 use crate::kernel::group::Policy;
 use crate::kernel::host::{self, Access};
 use crate::kernel::offsets::VMLINUX;
 use crate::kernel::probe::{self, Scratch, sysctl};
-use crate::kernel::{rights, socket, strangers};
+use crate::kernel::{calls, rights, socket, strangers};
 
 pub(super) fn run(arguments: &cli::DoctorArgs, paths: &Paths) -> Result<()> {
     let services = match &arguments.config {
@@ -55,6 +55,8 @@ fn checks(services: &[ServiceConfig], paths: &Paths) -> Result<Vec<Check>> {
     ];
     checks.extend(programs(services, &paths.bpffs));
     checks.push(system::btf(Path::new(VMLINUX).exists(), services.iter().any(avoids_busy)));
+    let opens = services.iter().any(|service| service.sockets == SocketSource::Bind);
+    checks.push(opening::answering(&tried(calls::answering()), opens));
     checks.push(system::jit(number("net.core.bpf_jit_enable")));
     checks.push(limits::open_files(probe::hard_open_files(), services));
     checks.push(limits::memory(probe::memory().as_ref(), services, probe::possible_cpus()));
@@ -138,11 +140,14 @@ fn avoids_busy(service: &ServiceConfig) -> bool {
 }
 
 fn try_in<T>(scratch: &Result<Scratch, String>, what: impl FnOnce(&Scratch) -> Result<T>) -> Tried<T> {
-    match scratch.as_ref().map(what) {
-        Ok(Ok(outcome)) => Tried::Done(outcome),
-        Ok(Err(error)) => Tried::Failed(format!("{error:#}")),
+    match scratch {
+        Ok(scratch) => tried(what(scratch)),
         Err(why) => Tried::Not(why.clone()),
     }
+}
+
+fn tried<T>(outcome: Result<T>) -> Tried<T> {
+    outcome.map_or_else(|error| Tried::Failed(format!("{error:#}")), Tried::Done)
 }
 
 fn local_ports(services: &[ServiceConfig]) -> Vec<Check> {

@@ -30,7 +30,7 @@ use anyhow::{Context, Result};
 
 use crate::cli::{Cli, Verb};
 use crate::daemon::Paths;
-use crate::kernel::{bpffs, launch, output};
+use crate::kernel::{bpffs, calls, launch, output};
 use crate::logging;
 
 /// Keeps the output of a worker, if that is what this command line is for.
@@ -77,6 +77,7 @@ fn act(verb: Verb, paths: &Paths) -> Result<()> {
         Verb::Reload(arguments) => reload::run(&arguments, paths),
         Verb::Stop(arguments) => stop::run(&arguments, paths),
         Verb::Launch(arguments) => crate::embedded::run(launch::launch(arguments.into())?),
+        Verb::TryCalls => calls::be_tried(),
         Verb::Unmount { bpffs } => bpffs::unmount(&bpffs),
     }
 }

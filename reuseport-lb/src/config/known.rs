@@ -35,6 +35,8 @@ pub enum TakesSockets {
     File(&'static str),
     /// By a call in its program, like this one.
     Program(&'static str),
+    /// In no way: it opens its own.
+    Never,
     /// Not known here.
     Unknown,
 }
@@ -65,7 +67,7 @@ pub struct Argument {
 
 use SaysReady::{Never, With, Yes};
 use StopSignal::{Int, Quit, Term, Usr1, Winch};
-use TakesSockets::{File, Listed, Program, Told};
+use TakesSockets::{File, Listed, Never as Own, Program, Told};
 
 const UNKNOWN: KnownServer = KnownServer {
     names: &[],
@@ -85,6 +87,14 @@ const SERVERS: &[KnownServer] = &[
         ..UNKNOWN
     },
     KnownServer {
+        names: &["dnsdist"],
+        signal: Some(Term),
+        sockets: Own,
+        source: "bind/servers.rs",
+        ..UNKNOWN
+    },
+    KnownServer { names: &["erl"], sockets: Own, source: "bind/servers.rs", ..UNKNOWN },
+    KnownServer {
         names: &["gunicorn"],
         signal: Some(Term),
         sockets: Listed,
@@ -100,6 +110,7 @@ const SERVERS: &[KnownServer] = &[
         source: "HAProxy Management Guide, 3. Starting HAProxy, 4. Stopping and restarting HAProxy; servers/restarts.rs",
         ..UNKNOWN
     },
+    KnownServer { names: &["http.server"], sockets: Own, source: "bind/servers.rs", ..UNKNOWN },
     KnownServer {
         names: &["hypercorn"],
         signal: Some(Term),
@@ -108,6 +119,7 @@ const SERVERS: &[KnownServer] = &[
         source: "Hypercorn, Configuring; servers/restarts.rs",
         ..UNKNOWN
     },
+    KnownServer { names: &["knotd"], signal: Some(Term), sockets: Own, source: "bind/servers.rs", ..UNKNOWN },
     KnownServer {
         names: &["lighttpd"],
         signal: Some(Int),
@@ -119,9 +131,9 @@ const SERVERS: &[KnownServer] = &[
     KnownServer {
         names: &["nginx"],
         signal: Some(Quit),
-        sockets: Told(Argument { sign: "NGINX=", or: &[], write: "sockets = \"nginx\"" }),
+        sockets: Told(Argument { sign: "NGINX=", or: &[], write: "sockets = \"nginx\" or \"bind\"" }),
         ready: Never,
-        source: "nginx, Controlling nginx; servers/restarts.rs",
+        source: "nginx, Controlling nginx; servers/restarts.rs, bind/servers.rs",
         ..UNKNOWN
     },
     KnownServer {
@@ -132,6 +144,13 @@ const SERVERS: &[KnownServer] = &[
     },
     KnownServer { names: &["php-fpm"], signal: Some(Quit), source: "php-fpm(8), SIGNALS", ..UNKNOWN },
     KnownServer { names: &["puma"], signal: Some(Term), source: "Puma, docs/signals.md", ..UNKNOWN },
+    KnownServer {
+        names: &["redis-server"],
+        signal: Some(Term),
+        sockets: Own,
+        source: "bind/servers.rs",
+        ..UNKNOWN
+    },
     KnownServer { names: &["squid"], signal: Some(Term), source: "Squid, shutdown_lifetime", ..UNKNOWN },
     KnownServer {
         names: &["unbound"],
@@ -281,6 +300,7 @@ mod tests {
             ("env A=1 B=2 python3 -m hypercorn app:app", "hypercorn"),
             ("bundle exec puma", "puma"),
             ("node server.js", "node"),
+            ("python3 -m http.server 3000", "http.server"),
         ] {
             assert_eq!(find(command).map(|it| it.name), Some(name.to_owned()), "{command}");
         }
@@ -298,7 +318,6 @@ mod tests {
             "nginx-light",
             "pythonic nginx",
             "bundle install puma",
-            "python3 -m http.server",
         ] {
             assert!(find(command).is_none(), "{command}");
         }

@@ -42,15 +42,7 @@ fn about_server(service: &ServiceConfig) -> Vec<String> {
     if let Some(argument) = server.in_order.filter(|argument| launched.lacks(*argument)) {
         said.push(format!("no signal ends {name} in order without {}: add that", argument.write));
     }
-    if let TakesSockets::Told(argument) = server.sockets
-        && service.sockets == SocketSource::Pass
-        && launched.lacks(argument)
-    {
-        said.push(format!(
-            "{name} opens sockets of its own, and gets nothing, without {}: add that",
-            argument.write
-        ));
-    }
+    said.extend(about_sockets(&launched, service.sockets));
     if service.ready == Ready::Notify {
         let instead = "set ready = \"accepting\", or it is never ready";
         match server.ready {
@@ -62,6 +54,26 @@ fn about_server(service: &ServiceConfig) -> Vec<String> {
         }
     }
     said.into_iter().map(|line| format!("service {}: {line}", service.name)).collect()
+}
+
+/// Which way to give a server its sockets suits it better.
+fn about_sockets(launched: &Launched, source: SocketSource) -> Option<String> {
+    let (server, name) = (launched.server, &launched.name);
+    match (server.sockets, source) {
+        (TakesSockets::Told(argument), SocketSource::Pass) if launched.lacks(argument) => {
+            Some(format!("{name} opens sockets of its own, and gets nothing, without {}", argument.write))
+        }
+        (TakesSockets::Never, SocketSource::Pass) => {
+            Some(format!("{name} opens sockets of its own, and gets nothing: set sockets = \"bind\""))
+        }
+        (TakesSockets::Listed, SocketSource::Bind) => Some(format!(
+            "{name} takes the sockets that it gets by itself: with sockets = \"pass\" its calls need no filter"
+        )),
+        (_, SocketSource::Nginx) if !server.names.contains(&"nginx") => {
+            Some(format!("sockets = \"nginx\" is for nginx, and {name} gets nothing so"))
+        }
+        _ => None,
+    }
 }
 
 /// Placeholders that are probably misspelt; without what stands around them, which may be a secret.
@@ -163,12 +175,11 @@ mod tests {
     #[test]
     fn a_command_that_cannot_work_is_worth_a_word() {
         let none = |_: &mut ServiceConfig| {};
-        let uvicorn =
-            "service web: uvicorn opens sockets of its own, and gets nothing, without --fd 3: add that";
+        let uvicorn = "service web: uvicorn opens sockets of its own, and gets nothing, without --fd 3";
         assert_eq!(said("python3 -m uvicorn app:app", none), [uvicorn]);
         assert!(said("uvicorn --fd 3 app:app", none).is_empty());
         let nginx = said("nginx", |service| service.stop.signal = StopSignal::Quit);
-        let opens = "service web: nginx opens sockets of its own, and gets nothing, without sockets = \"nginx\": add that";
+        let opens = "service web: nginx opens sockets of its own, and gets nothing, without sockets = \"nginx\" or \"bind\"";
         assert_eq!(nginx, [opens]);
         let fine = said("nginx", |service| {
             service.stop.signal = StopSignal::Quit;
@@ -184,6 +195,46 @@ mod tests {
             hook.len() == 1 && hook[0].contains("no signal ends uwsgi in order without --hook"),
             "{hook:?}"
         );
+    }
+
+    #[test]
+    fn the_way_of_taking_sockets_that_suits_a_server_is_named() {
+        let with = |command: &str, source| {
+            said(command, |service| {
+                service.sockets = source;
+                service.stop.signal = if command == "nginx" { StopSignal::Quit } else { StopSignal::Term };
+            })
+            .join("\n")
+        };
+        use SocketSource::{Bind, Nginx, Pass};
+        for command in [
+            "redis-server --port 80",
+            "knotd -c x",
+            "dnsdist -C x",
+            "erl -noshell",
+            "python3 -m http.server 80",
+        ] {
+            let name = command.split(' ').find(|it| !it.starts_with("python") && *it != "-m").unwrap();
+            let own = format!("service web: {name} opens sockets of its own, and gets nothing");
+            assert_eq!(with(command, Pass), format!("{own}: set sockets = \"bind\""));
+            assert_eq!(with(command, Bind), "");
+            let wrong = format!("service web: sockets = \"nginx\" is for nginx, and {name} gets nothing so");
+            assert_eq!(with(command, Nginx), wrong);
+        }
+        for source in [Bind, Nginx] {
+            assert_eq!(with("nginx", source), "");
+        }
+        let listed = with("gunicorn x", Bind);
+        assert!(
+            listed.starts_with("service web: gunicorn takes the sockets that it gets by itself"),
+            "{listed}"
+        );
+        for command in ["gunicorn x", "node x.js", "unbound -dp", "./own"] {
+            assert_eq!(with(command, Pass), "", "{command}");
+        }
+        for command in ["node x.js", "unbound -dp", "./own", "uvicorn x"] {
+            assert_eq!(with(command, Bind), "", "{command}");
+        }
     }
 
     #[test]

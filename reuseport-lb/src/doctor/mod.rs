@@ -2,6 +2,7 @@
 //! it. Not: finding out (`cmd/doctor.rs`, `kernel/probe.rs`).
 
 pub mod limits;
+pub mod opening;
 pub mod places;
 pub mod system;
 

@@ -22,6 +22,10 @@ pub(super) enum Message {
     Notifier,
     /// To the daemon: a call that concerns a listener.
     Call(Call),
+    /// From a process of a trial: its filter was refused with this error number.
+    Refused(i32),
+    /// From a process of a trial, after its call of bind: the port of the socket that it has, or the number of an error.
+    Bound(Result<u16, i32>),
 }
 
 /// Two ends, which do not wait.

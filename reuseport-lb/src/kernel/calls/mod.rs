@@ -16,6 +16,7 @@ mod channel;
 mod filter;
 mod notifier;
 mod sorting;
+mod trial;
 
 use std::cell::RefCell;
 use std::collections::BTreeSet;
@@ -35,6 +36,7 @@ use call::{DAEMONS_END, KEEPERS_END, NOTIFIER};
 use channel::Message;
 use notifier::Notifier;
 pub use sorting::{reserve, sort};
+pub use trial::{answering, be_tried};
 
 /// The daemon's side: the calls of one process of a worker, and of all that it starts.
 pub struct Calls {

@@ -26,10 +26,16 @@ pub(super) struct Notifier(OwnedFd);
 
 impl Notifier {
     pub(super) fn new(fd: OwnedFd) -> Self {
+        let notifier = Self(fd);
         // Only faster; older kernels do not know it.
+        notifier.synchronize();
+        notifier
+    }
+
+    /// Makes who answers run on the caller's CPU; false if the kernel does not know how.
+    pub(super) fn synchronize(&self) -> bool {
         // SAFETY: the call takes a number.
-        unsafe { libc::ioctl(fd.as_raw_fd(), libc::SECCOMP_IOCTL_NOTIF_SET_FLAGS, SYNC_WAKE_UP) };
-        Self(fd)
+        unsafe { libc::ioctl(self.0.as_raw_fd(), libc::SECCOMP_IOCTL_NOTIF_SET_FLAGS, SYNC_WAKE_UP) == 0 }
     }
 
     pub(super) fn fd(&self) -> BorrowedFd<'_> {
