@@ -18,7 +18,7 @@ pub const EVENTS: usize = 32;
 
 /// The stage that a counter belongs to. Sums: all of `Arrival` equals all of `Owner`; all of
 /// `Owner` but [`Counter::OwnerTaken`] and [`Counter::OwnerKept`] equals all of `Detour`; all of `Arrival` equals the
-/// selections of all slots plus [`Counter::Refused`].
+/// selections of all slots plus [`Counter::Refused`] and [`Counter::DetourKernel`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stage {
     /// Why the program ran.
@@ -84,14 +84,15 @@ counters! {
     SelectFailed "select_failed" Incident "single attempts at a socket that failed: its slot was empty";
     KeyFallback "key_fallback" Incident "the client's address could not be read; the flow was hashed instead";
     OwnerBusy "owner_busy" Owner "the worker of the bucket did not wait for work";
+    DetourKernel "detour_kernel" Detour "nobody could be selected, and the kernel chose among the server's own sockets (adopt)";
 }
 
 /// Fills in the two counters of the fast path, which writes nothing but its slot's selections:
 /// packets that arrived, and owners that were taken. `selected` is the sum over all slots.
 pub fn complete(events: &mut [u64; EVENTS], selected: u64) {
     use Counter::{
-        DetourCandidate, DetourHold, DetourOwner, DetourReady, Migration, OwnerKept, OwnerTaken, Packet,
-        Refused,
+        DetourCandidate, DetourHold, DetourKernel, DetourOwner, DetourReady, Migration, OwnerKept,
+        OwnerTaken, Packet, Refused,
     };
     let others: u64 = [OwnerKept, DetourCandidate, DetourOwner, DetourReady, DetourHold]
         .iter()
@@ -99,7 +100,8 @@ pub fn complete(events: &mut [u64; EVENTS], selected: u64) {
         .sum();
     // Read while the program counts, a difference may be off by what is being decided.
     events[OwnerTaken.index()] = selected.saturating_sub(others);
-    events[Packet.index()] = (selected + events[Refused.index()]).saturating_sub(events[Migration.index()]);
+    let all = selected + events[Refused.index()] + events[DetourKernel.index()];
+    events[Packet.index()] = all.saturating_sub(events[Migration.index()]);
 }
 
 impl Counter {
@@ -134,11 +136,12 @@ mod tests {
             (Counter::Refused, 3),
             (Counter::Migration, 4),
             (Counter::OwnerKept, 5),
+            (Counter::DetourKernel, 6),
         ] {
             events[counter.index()] = n;
         }
         complete(&mut events, 100);
         assert_eq!(events[Counter::OwnerTaken.index()], 93);
-        assert_eq!(events[Counter::Packet.index()], 99);
+        assert_eq!(events[Counter::Packet.index()], 105);
     }
 }

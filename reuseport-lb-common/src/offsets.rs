@@ -1,7 +1,8 @@
-//! Where the kernel keeps what shows whether a worker waits for work. Not: what these are on a given kernel.
+//! Where the kernel keeps what shows whether a worker waits for work, and which program its group has. Not: what these
+//! are on a given kernel.
 
-/// Where the kernel that the program is loaded into keeps what shows whether a worker waits for work:
-/// offsets in its own structures, in bytes. Zero is as good as none.
+/// Where the kernel that the program is loaded into keeps what shows whether a worker waits for work, and which program
+/// decides for its group: offsets in its own structures, in bytes. Zero is as good as none.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(C)]
 pub struct Offsets {
@@ -37,7 +38,26 @@ pub struct Offsets {
     pub file_socket: u32,
     /// `socket.sk` (include/linux/net.h).
     pub socket_sock: u32,
+    /// `sock.sk_reuseport_cb`: the SO_REUSEPORT group.
+    pub sock_group: u32,
+    /// `sock_reuseport.prog` (include/net/sock_reuseport.h).
+    pub group_program: u32,
+    /// `bpf_prog.aux` (include/linux/bpf.h).
+    pub program_aux: u32,
+    /// `bpf_prog_aux.id`: a `u32`, 0 of programs that are not eBPF.
+    pub aux_id: u32,
+    /// `bpf_prog_aux.name`: 16 bytes.
+    pub aux_name: u32,
 }
+
+/// Stands for the id of a program that has none: a classic one.
+pub const NAMELESS: u32 = u32::MAX;
+
+/// Stands for the id of a program of this project, whose name begins with [`PREFIX`].
+pub const OWN: u32 = u32::MAX - 1;
+
+/// How the names of all programs of this project begin.
+pub const PREFIX: [u8; 4] = *b"rlb_";
 
 impl Offsets {
     /// None.
@@ -58,5 +78,10 @@ impl Offsets {
         table_files: 0,
         file_socket: 0,
         socket_sock: 0,
+        sock_group: 0,
+        group_program: 0,
+        program_aux: 0,
+        aux_id: 0,
+        aux_name: 0,
     };
 }

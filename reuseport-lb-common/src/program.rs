@@ -84,11 +84,13 @@ pub const OFFSETS: &str = "OFFSETS";
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::offsets::PREFIX;
 
     #[test]
     fn names_are_different_and_short_enough_for_the_kernel() {
         for program in ALL {
             assert!(program.name.len() <= 15, "{}", program.name);
+            assert!(program.name.as_bytes().starts_with(&PREFIX));
             assert_eq!(name(program.kind, program.steering), program.name);
             assert_eq!(ALL.iter().filter(|other| other.name == program.name).count(), 1);
         }

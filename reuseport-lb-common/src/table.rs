@@ -12,6 +12,9 @@ pub mod attention {
     pub const TRACE: u32 = 1;
     /// At least one slot's line in map `LOAD` says overloaded or stalled.
     pub const AVOID: u32 = 1 << 1;
+    /// Where nobody can be selected the kernel chooses among all sockets of its group, instead of a refusal: they are
+    /// those of a server that others have started.
+    pub const OPEN: u32 = 1 << 2;
 }
 
 /// The one value of map `TABLE`: written by the daemon through mmap, read by the program. Its entries

@@ -135,7 +135,7 @@ impl<K: Kind> Group for KernelGroup<K> {
 
     #[inline(always)]
     fn verdict(self, decision: Decision) -> u32 {
-        if decision.slot().is_some() { SK_PASS } else { SK_DROP }
+        if decision.refuses() { SK_DROP } else { SK_PASS }
     }
 }
 

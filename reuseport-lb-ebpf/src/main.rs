@@ -48,6 +48,18 @@ pub unsafe fn rlb_waits(ctx: *const u64) -> u32 {
     waiting::waits_at(unsafe { *ctx })
 }
 
+/// The id of the program of the SO_REUSEPORT group of the socket at the descriptor that is the first argument; see
+/// [`waiting::attached_at`]. Run by the daemon, as [`rlb_waits`].
+///
+/// # Safety
+/// `ctx` is the context of a raw tracepoint.
+#[unsafe(no_mangle)]
+#[unsafe(link_section = "raw_tp")]
+pub unsafe fn rlb_attached(ctx: *const u64) -> u32 {
+    // SAFETY: the context of a raw tracepoint begins with its first argument.
+    waiting::attached_at(unsafe { *ctx })
+}
+
 /// Picks the socket for a datagram, or for a connection: when it begins, or when its listener is
 /// closing.
 #[inline(always)]

@@ -90,6 +90,10 @@ impl<P: SelectPolicy> Pair<P> {
 
     /// Buckets, fitness, rosters, sockets and waiting workers by chance.
     fn arrange(&mut self) {
+        // Of what closes in an open group it is not known where the kernel sends what waits there.
+        for table in [self.group.memory().table(), &*self.model.table] {
+            table.attention.set(table.attention.get() & !attention::OPEN);
+        }
         let few = self.one_in(4);
         for slot in 0..SLOTS {
             if self.sockets.contains_key(&slot) {
@@ -110,13 +114,14 @@ impl<P: SelectPolicy> Pair<P> {
             }
         }
         let avoid = if self.one_in(2) { attention::AVOID } else { 0 };
+        let open = if self.one_in(2) { attention::OPEN } else { 0 };
         let fitness: Vec<Fitness> = (0..SLOTS)
             .map(|_| [Fitness::Fit, Fitness::Fit, Fitness::Overloaded, Fitness::Stalled][self.dice.roll(4)])
             .collect();
         let [ready, waiting] = [(); 2].map(|()| self.some_slots());
         let memory = self.group.memory();
         for (table, load) in [(memory.table(), memory.load()), (&*self.model.table, &*self.model.load)] {
-            table.attention.set(avoid);
+            table.attention.set(avoid | open);
             (0..).zip(&fitness).for_each(|(slot, fitness)| load.line(slot).set_fitness(*fitness));
             load.ready.set(&ready);
             load.waiting.set(&waiting);
@@ -180,6 +185,10 @@ impl<P: SelectPolicy> Pair<P> {
         let to = *self.group.listener();
         let v6 = to.address.is_ipv6() && !(to.dual_stack && self.one_in(2));
         let (from, key) = self.client(v6);
+        if self.model.table.attention.get() & attention::OPEN != 0 {
+            // Where the kernel chooses, the only one that waits is the one.
+            self.check_queues();
+        }
         self.look_who_is_busy();
         let decision = self.model.arrive(key);
         let kind = if to.protocol == Protocol::Tcp { Type::STREAM } else { Type::DGRAM };
@@ -192,14 +201,18 @@ impl<P: SelectPolicy> Pair<P> {
         let from = client.local_addr().unwrap().as_socket().unwrap();
         if to.protocol == Protocol::Tcp {
             client.set_linger(Some(Duration::ZERO)).unwrap();
-            assert_eq!(connected.is_ok(), decision.slot().is_some(), "{from}: {decision:?}");
+            assert_eq!(connected.is_err(), decision.refuses(), "{from}: {decision:?}");
         } else {
             client.send(b"?").unwrap();
-            if decision.slot().is_none() {
+            if decision.refuses() {
                 let refused =
                     || client.send(b"").is_err_and(|error| error.kind() == ErrorKind::ConnectionRefused);
                 assert!(refused(), "{from}: {decision:?}");
             }
+        }
+        if decision.detour() == Some(Counter::DetourKernel) {
+            let got = || self.sockets.values().find_map(|socket| self.arrived(socket).ok());
+            assert_eq!(until("it arrives somewhere", got), from);
         }
         if let Some(slot) = decision.slot() {
             self.queues.entry(slot).or_default().push((from, client));
@@ -229,25 +242,31 @@ impl<P: SelectPolicy> Pair<P> {
         for (slot, socket) in &self.sockets {
             let mut wanted = self.queues.remove(slot).unwrap_or_default();
             let first = wanted.first().map(|(from, _)| *from);
-            let arrived = || match self.group.listener().protocol {
-                Protocol::Tcp => socket.accept().map(|(_, from)| from),
-                Protocol::Udp => {
-                    socket.recv_from(&mut [std::mem::MaybeUninit::uninit(); 8]).map(|(_, from)| from)
-                }
-            };
             for (from, _) in wanted.drain(..) {
-                let seen = until("it arrives", || arrived().ok());
-                // An IPv4 client of a dual-stack socket has an IPv4-mapped address there.
-                let seen = seen.as_socket().map(|it| SocketAddr::new(it.ip().to_canonical(), it.port()));
-                assert_eq!(seen, Some(from), "slot {slot}, whose first one is {first:?}");
+                let seen = until("it arrives", || self.arrived(socket).ok());
+                assert_eq!(seen, from, "slot {slot}, whose first one is {first:?}");
             }
             assert_eq!(
-                arrived().map_err(|error| error.kind()).err(),
+                self.arrived(socket).map_err(|error| error.kind()).err(),
                 Some(ErrorKind::WouldBlock),
                 "slot {slot}"
             );
         }
         assert!(self.queues.is_empty());
+    }
+
+    /// Who waits first at a socket.
+    fn arrived(&self, socket: &Socket) -> std::io::Result<SocketAddr> {
+        let (_, from) = match self.group.listener().protocol {
+            Protocol::Tcp => socket.accept().map(|(_, from)| ((), from))?,
+            Protocol::Udp => {
+                let received = socket.recv_from(&mut [std::mem::MaybeUninit::uninit(); 8]);
+                received.map(|(_, from)| ((), from))?
+            }
+        };
+        let from = from.as_socket().expect("an IP address");
+        // An IPv4 client of a dual-stack socket has an IPv4-mapped address there.
+        Ok(SocketAddr::new(from.ip().to_canonical(), from.port()))
     }
 
     fn check_counters(&self) {

@@ -87,7 +87,8 @@ pub(super) fn walk<G: Group>(key: u32, owner: u16, tried: bool, failed: u32, gro
             return decided(Counter::DetourHold, slot, failed);
         }
     }
-    decided(Counter::DetourNone, NO_SLOT, failed)
+    let open = group.table().attention.get() & attention::OPEN != 0;
+    decided(if open { Counter::DetourKernel } else { Counter::DetourNone }, NO_SLOT, failed)
 }
 
 /// Selects the socket in `slot`; if there is none, that is one more attempt that `failed`.

@@ -70,7 +70,14 @@ impl Decision {
         self.detour
     }
 
-    /// The selected slot; `None` refuses the connection or datagram.
+    /// Whether the connection or datagram is refused: nobody was selected, and the kernel shall not choose either.
+    #[inline(always)]
+    #[must_use]
+    pub fn refuses(&self) -> bool {
+        self.slot == NO_SLOT as u32 && self.detour != Counter::DetourKernel as u32
+    }
+
+    /// The selected slot, if there is one.
     #[inline(always)]
     #[must_use]
     pub fn slot(&self) -> Option<u16> {
@@ -91,7 +98,7 @@ impl Decision {
             add(self.detour as usize, 1);
         }
         add(Counter::SelectFailed.index(), self.failed.into());
-        if self.slot == NO_SLOT as u32 {
+        if self.refuses() {
             add(Counter::Refused.index(), 1);
         }
     }

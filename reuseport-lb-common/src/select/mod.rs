@@ -23,7 +23,8 @@ use crate::table::attention;
 /// worker; if it is gone or not fit, the next candidates of the same key that are fit; an owner that is
 /// merely overloaded; any ready worker; one where connections can wait; else none. The [`SelectPolicy`] may
 /// pass over workers that are there, and take the best of those in the end. A decision is never left to the
-/// kernel's own choice, which knows nothing of readiness and includes sockets of strangers.
+/// kernel's own choice, which knows nothing of readiness and includes sockets of strangers; but in a group that others
+/// have made ([`attention::OPEN`]) where nobody can be selected.
 #[inline(always)]
 pub fn decide<G: Group>(key: u32, mut group: G) -> G::Verdict {
     let entry = if group.is_migrating() || G::Policy::ASKS {

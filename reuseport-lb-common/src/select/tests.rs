@@ -118,6 +118,24 @@ fn with_nobody_ready_it_waits_or_is_refused() {
     let decision = model.arrive(7);
     assert_eq!((decision.slot(), decision.detour()), (None, Some(Counter::DetourNone)));
     assert_eq!(decision.owner(), Counter::OwnerNone);
+    assert!(decision.refuses());
+}
+
+#[test]
+fn in_an_open_group_the_kernel_chooses_where_nobody_can_be_selected() {
+    let mut model = Model::<FirstFit>::new(&[3]);
+    model.table.attention.set(attention::OPEN);
+    assert_eq!(model.arrive(7).slot(), Some(3));
+    model.sockets.clear();
+    for migrating in [false, true] {
+        let decision = if migrating { model.migrate(7) } else { model.arrive(7) };
+        assert_eq!((decision.slot(), decision.detour()), (None, Some(Counter::DetourKernel)));
+        assert!(!decision.refuses());
+    }
+    let counted = model.counted();
+    let of = |counter: Counter| counted[counter.index()];
+    assert_eq!((of(Counter::Packet), of(Counter::Migration), of(Counter::OwnerTaken)), (2, 1, 1));
+    assert_eq!((of(Counter::DetourKernel), of(Counter::Refused), of(Counter::OwnerGone)), (2, 0, 2));
 }
 
 #[test]

@@ -27,6 +27,7 @@ mod startup;
 pub mod table;
 pub mod tally;
 pub mod watchdog;
+pub mod whose;
 pub mod worker;
 
 /// The way back to a caller that waits for an answer: used once, or never if the service ends before.

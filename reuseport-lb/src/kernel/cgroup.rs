@@ -150,6 +150,24 @@ impl Cgroup {
         path.join("cgroup.procs").is_file().then(|| Self { path: path.to_owned() })
     }
 
+    /// The cgroup of a unit of systemd, which has the unit's name.
+    pub(super) fn of_unit(unit: &str) -> Result<Self, String> {
+        let mounts = fs::read_to_string("/proc/self/mountinfo")
+            .map_err(|error| format!("/proc/self/mountinfo: {error}"))?;
+        let mut open: Vec<PathBuf> = points(&mounts).into_iter().map(|(_, point)| point.into()).collect();
+        if open.is_empty() {
+            return Err("no cgroup file system of version 2 is mounted".into());
+        }
+        for _ in 0..DEPTH {
+            let below: Vec<PathBuf> = open.iter().flat_map(|path| children(path)).collect();
+            if let Some(path) = below.iter().find(|path| path.file_name().is_some_and(|name| name == unit)) {
+                return Ok(Self { path: path.clone() });
+            }
+            open = below;
+        }
+        Err(format!("there is no cgroup of unit {unit}: it does not run"))
+    }
+
     /// The directory.
     #[must_use]
     pub fn path(&self) -> &Path {
@@ -245,18 +263,27 @@ fn current() -> Result<PathBuf, String> {
 fn directory(mounts: &str, cgroups: &str) -> Result<PathBuf, String> {
     let own = cgroups.lines().find_map(|line| line.strip_prefix("0::"));
     let own = own.ok_or("this kernel has no cgroups of version 2")?;
-    let mounted = mounts.lines().filter_map(|line| {
-        let (fields, kind) = line.split_once(" - ")?;
-        let fields: Vec<&str> = fields.split(' ').collect();
-        kind.starts_with("cgroup2 ").then(|| Some((*fields.get(3)?, *fields.get(4)?)))?
-    });
     let below = |(root, point): (&str, &str)| {
         let rest = if root == "/" { own } else { own.strip_prefix(root)? };
         // A cgroup outside of this process's cgroup namespace.
         let seen = !rest.split('/').any(|part| part == "..");
         seen.then(|| Path::new(point).join(rest.trim_start_matches('/')))
     };
-    mounted.filter_map(below).next().ok_or_else(|| "no cgroup file system of version 2 is mounted".into())
+    points(mounts)
+        .into_iter()
+        .filter_map(below)
+        .next()
+        .ok_or_else(|| "no cgroup file system of version 2 is mounted".into())
+}
+
+/// The roots and mount points of all cgroup file systems of version 2.
+fn points(mounts: &str) -> Vec<(&str, &str)> {
+    let mounted = mounts.lines().filter_map(|line| {
+        let (fields, kind) = line.split_once(" - ")?;
+        let fields: Vec<&str> = fields.split(' ').collect();
+        kind.starts_with("cgroup2 ").then(|| Some((*fields.get(3)?, *fields.get(4)?)))?
+    });
+    mounted.collect()
 }
 
 #[cfg(test)]

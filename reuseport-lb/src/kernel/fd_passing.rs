@@ -196,7 +196,7 @@ pub fn files_of(pid: i32) -> impl Iterator<Item = File> {
 }
 
 /// How many descriptors a process has room for (FDSize in /proc/PID/status); 0 if it has ended.
-fn table_size(pid: i32) -> RawFd {
+pub(super) fn table_size(pid: i32) -> RawFd {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
     let size = status.lines().find_map(|line| line.strip_prefix("FDSize:"));
     size.and_then(|size| size.trim().parse().ok()).unwrap_or_default()

@@ -292,9 +292,17 @@ impl PinnedGroup {
         })
     }
 
-    /// Detaches any program from the kernel's group that `socket` is in: the kernel's own hash decides again.
+    /// Detaches any program from the kernel's group that `socket` is in: the kernel's own hash decides again. No error if
+    /// there is none.
     pub fn detach(&self, socket: &Socket) -> io::Result<()> {
-        SkReuseport::detach(socket).map_err(io::Error::other)
+        match SkReuseport::detach(socket) {
+            Err(ProgramError::SkReuseportError(SkReuseportError::SetsockoptError { io_error, .. }))
+                if io_error.raw_os_error() == Some(libc::ENOENT) =>
+            {
+                Ok(())
+            }
+            detached => detached.map_err(io::Error::other),
+        }
     }
 
     /// Puts a listening (TCP) or bound (UDP) socket of this group into `slot`.

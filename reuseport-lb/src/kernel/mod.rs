@@ -2,6 +2,8 @@
 #![expect(unsafe_code, reason = "this is the module for it; each block says why it is sound")]
 
 pub mod addresses;
+pub mod adopt;
+pub mod attached;
 mod attributes;
 pub mod bpffs;
 pub mod btf;
@@ -38,3 +40,4 @@ pub mod watch;
 mod loading;
 mod mapped;
 mod policy;
+mod test_run;

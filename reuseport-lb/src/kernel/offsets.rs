@@ -1,4 +1,4 @@
-//! Offsets of the fields of kernel structures that show whether a worker waits for work.
+//! Offsets of the fields of kernel structures that show whether a worker waits for work, and which program its group has.
 
 use std::sync::OnceLock;
 
@@ -42,5 +42,10 @@ fn find(data: &[u8]) -> Result<Offsets, String> {
         table_files: btf.offset("fdtable.fd")?,
         file_socket: btf.offset("file.private_data")?,
         socket_sock: btf.offset("socket.sk")?,
+        sock_group: btf.offset("sock.sk_reuseport_cb")?,
+        group_program: btf.offset("sock_reuseport.prog")?,
+        program_aux: btf.offset("bpf_prog.aux")?,
+        aux_id: btf.offset("bpf_prog_aux.id")?,
+        aux_name: btf.offset("bpf_prog_aux.name")?,
     })
 }

@@ -69,6 +69,14 @@ pub fn list(listener: &Listener, ours: &HashSet<u64>) -> Result<Vec<Listener>> {
     Ok(found(listener, ours)?.into_iter().map(|it| it.at).collect())
 }
 
+/// The sockets that have exactly the address of `listener`.
+pub(super) fn at(listener: &Listener) -> Result<Vec<Found>> {
+    let family = if listener.address.is_ipv4() { AF_INET } else { AF_INET6 };
+    let mut all = sockets(family, listener.protocol, Some(listener.address.port()))?;
+    all.retain(|it| it.at == *listener);
+    Ok(all)
+}
+
 /// The users of those sockets.
 pub fn users(listener: &Listener, ours: &HashSet<u64>) -> Result<BTreeSet<u32>> {
     Ok(found(listener, ours)?.into_iter().map(|it| it.uid).collect())

@@ -1,79 +1,27 @@
 //! Whether a thread waits for work on a socket, in accept, recv, poll, select or epoll_wait. A small program reads
-//! that from the kernel's memory when this module calls it (BPF_PROG_TEST_RUN of a raw tracepoint program, which is
-//! attached to nothing; net/bpf/test_run.c, Linux 5.10). Workers do not notice.
+//! that from the kernel's memory (`test_run.rs`). Workers do not notice.
 
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
-use anyhow::{Context, Result};
-use aya::EbpfLoader;
-use aya::programs::RawTracePoint;
-use reuseport_lb_common::program::OFFSETS;
+use anyhow::Result;
 use socket2::Socket;
 
-use super::loading::{OBJECT, explained};
-use super::offsets::offsets;
-
-/// Name of the program in the object.
-const PROGRAM: &str = "rlb_waits";
-
-/// include/uapi/linux/bpf.h
-const BPF_PROG_TEST_RUN: libc::c_long = 10;
-
-/// The fields of `union bpf_attr` for BPF_PROG_TEST_RUN (include/uapi/linux/bpf.h), as far as this module needs
-/// them; the kernel takes the rest as zero.
-#[repr(C)]
-#[derive(Default)]
-struct TestRun {
-    prog_fd: u32,
-    retval: u32,
-    data_size_in: u32,
-    data_size_out: u32,
-    data_in: u64,
-    data_out: u64,
-    repeat: u32,
-    duration: u32,
-    ctx_size_in: u32,
-    ctx_size_out: u32,
-    ctx_in: u64,
-    ctx_out: u64,
-}
+use super::test_run::TestProgram;
 
 /// The loaded program.
-pub struct Waits {
-    program: OwnedFd,
-}
+pub struct Waits(TestProgram);
 
 impl Waits {
     /// Loads the program, which needs CAP_BPF, CAP_PERFMON and the kernel's own types (CONFIG_DEBUG_INFO_BTF).
     pub fn load() -> Result<Self> {
-        let offsets = offsets()?;
         let tried = "load the program that sees waiting threads (which the kernel's lockdown may forbid)";
-        // Not `loading::loader`, which keeps the pins of groups.
-        let loaded = EbpfLoader::new().btf(None).override_global(OFFSETS, offsets, true).load(OBJECT);
-        let mut ebpf = loaded.map_err(|error| explained(error.into(), tried))?;
-        let program = ebpf.program_mut(PROGRAM).with_context(|| format!("the object has no {PROGRAM}"))?;
-        let program: &mut RawTracePoint = program.try_into()?;
-        program.load().map_err(|error| explained(error.into(), tried))?;
-        let program = program.fd()?.as_fd().try_clone_to_owned().context("cannot keep a program")?;
-        Ok(Self { program })
+        TestProgram::load("rlb_waits", tried).map(Self)
     }
 
     /// Whether a thread waits for work on `socket` while its queue is empty. `socket` must be a listening (TCP) or
     /// bound (UDP) socket of this process. Takes about a microsecond.
     pub fn on(&self, socket: &Socket) -> io::Result<bool> {
-        let arguments = [socket.as_raw_fd() as u64];
-        let mut run = TestRun {
-            prog_fd: self.program.as_raw_fd() as u32,
-            ctx_size_in: size_of_val(&arguments) as u32,
-            ctx_in: arguments.as_ptr() as u64,
-            ..TestRun::default()
-        };
-        // SAFETY: the kernel reads `run` and `arguments`, which live until the call returns, and writes the
-        // answer into `run`; the size says where it ends.
-        let failed =
-            unsafe { libc::syscall(libc::SYS_bpf, BPF_PROG_TEST_RUN, &raw mut run, size_of::<TestRun>()) };
-        if failed < 0 { Err(io::Error::last_os_error()) } else { Ok(run.retval == 1) }
+        Ok(self.0.run(socket)? == 1)
     }
 }
 
