@@ -9,7 +9,7 @@ pub use event::{EventKind, EventLine, EventRecord, Requester};
 pub use explained::{Chance, ClientAddress, Explained, Explanation, Place};
 pub use refusal::{Refusal, RefusalBody};
 pub use status::{
-    FlowCounts, GroupStatus, LastReload, ServiceStatus, ServiceTotals, SocketStatus, Status, Usage,
+    Adopts, FlowCounts, GroupStatus, LastReload, ServiceStatus, ServiceTotals, SocketStatus, Status, Usage,
     WorkerStatus,
 };
 
@@ -42,6 +42,51 @@ impl Scale {
     pub fn by(add: i64) -> Self {
         Self { add: Some(add), ..Self::default() }
     }
+}
+
+/// Body of `POST /v1/services/NAME/adopt`: exactly one of `pid`, `pid_file`, `unit` and `any` is given.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Adopt {
+    /// The addresses that the server listens on, like `tcp://0.0.0.0:8080`.
+    pub listen: Vec<String>,
+    /// The sockets of this process and its descendants.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pid: Option<i32>,
+    /// Those of the process whose id is in this file, an absolute path.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pid_file: Option<String>,
+    /// Those of a unit of systemd, like `nginx.service`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub unit: Option<String>,
+    /// Those of any process.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub any: bool,
+    /// `flow`, which it is without this, or `source`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub affinity: Option<String>,
+    /// Replace a program that the server has given its group itself.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub replace_program: bool,
+}
+
+/// Answer to `POST /v1/services/NAME/adopt`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Adopted {
+    /// Names of the workers, one for each socket that was found, or for several of one process.
+    pub workers: Vec<String>,
+}
+
+/// Body of `POST /v1/services/NAME/release`: an empty object.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Release {}
+
+/// Answer to `POST /v1/services/NAME/release`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Released {
+    /// Names of the workers that there were.
+    pub workers: Vec<String>,
 }
 
 /// Body of `POST /v1/workers/NAME/weight`, and its answer.

@@ -12,8 +12,9 @@ use serde::de::DeserializeOwned;
 use thiserror::Error;
 
 use crate::api::{
-    ClientAddress, Drain, Drained, EventLine, Explained, Progress, Refusal, RefusalBody, Reload, Reloaded,
-    Restart, Scale, Scaled, Status, Stop, Stopping, Traced, Wait, Weight,
+    Adopt, Adopted, ClientAddress, Drain, Drained, EventLine, Explained, Progress, Refusal, RefusalBody,
+    Release, Released, Reload, Reloaded, Restart, Scale, Scaled, Status, Stop, Stopping, Traced, Wait,
+    Weight,
 };
 use crate::http::{self, Body, Response, Until};
 use crate::stream;
@@ -138,6 +139,16 @@ impl ControlClient {
     pub fn restart(&self, what: &str, request: &Restart) -> Result<Lines<Progress>, ControlError> {
         let path = if what.contains('/') { of_worker(what, "restart") } else { of_service(what, "restart") };
         self.lines("POST", &path?, &json(request)?)
+    }
+
+    /// Makes the sockets of a server that others have started the workers of a new service. Answered when they are found.
+    pub fn adopt(&self, service: &str, request: &Adopt) -> Result<Adopted, ControlError> {
+        self.patiently("POST", &of_service(service, "adopt")?, &json(request)?)
+    }
+
+    /// Lets go of the sockets that a service has adopted. Answered when the service is gone.
+    pub fn release(&self, service: &str) -> Result<Released, ControlError> {
+        self.patiently("POST", &of_service(service, "release")?, &json(&Release::default())?)
     }
 
     /// Makes the daemon read its configuration again. Answered when that is applied.

@@ -5,7 +5,9 @@ mod launch;
 mod questions;
 mod values;
 
-pub(crate) use changes::{DrainArgs, ReloadArgs, RestartArgs, ScaleArgs, StopArgs, WeightArgs};
+pub(crate) use changes::{
+    AdoptArgs, DrainArgs, ReleaseArgs, ReloadArgs, RestartArgs, ScaleArgs, StopArgs, WeightArgs,
+};
 pub(crate) use questions::{CheckArgs, DoctorArgs, EventsArgs, StatusArgs, TopArgs, TraceArgs};
 
 use std::path::PathBuf;
@@ -19,6 +21,7 @@ use crate::config::{
 };
 use crate::daemon::Paths;
 use crate::domain::listener::Listener;
+use crate::domain::whose::Whose;
 use crate::kernel::bpffs;
 use crate::kernel::findings::TRIAL;
 use crate::kernel::launch::COMMAND;
@@ -172,6 +175,17 @@ that is too slow misses decisions, and is told how many.
 --explain asks the daemon instead, once, and decides as the kernel would. With affinity \"source\" the answer is exact, and \
 the port does not matter. With \"flow\" nobody can know the bucket beforehand: it shows how likely each worker is.")]
     Trace(TraceArgs),
+    /// Steer a server that others have started and that runs: the sockets that it has open
+    #[command(after_help = changes::ADOPT)]
+    Adopt(AdoptArgs),
+    /// Let go of a server that was adopted: it goes on, and the kernel chooses again
+    #[command(after_help = "\
+Examples:
+  reuseport-lb release web
+
+What it has open stays open, with all that waits there. A service that is in the configuration comes back with the next \
+`reload`.")]
+    Release(ReleaseArgs),
     /// Add or remove workers, and wait until that is done
     #[command(after_help = "\
 Examples:
@@ -243,6 +257,8 @@ impl Verb {
             Self::Doctor(arguments) => arguments.json,
             Self::Events(arguments) => !arguments.text,
             Self::Trace(arguments) => arguments.json,
+            Self::Adopt(arguments) => arguments.json,
+            Self::Release(arguments) => arguments.json,
             Self::Scale(arguments) => arguments.json,
             Self::Weight(arguments) => arguments.json,
             Self::Drain(arguments) => arguments.json,
@@ -258,7 +274,7 @@ impl Verb {
 #[derive(Debug, Args)]
 pub(crate) struct RunArgs {
     /// A file with services (docs/CONFIGURATION.md)
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["listen", "workers", "name", "ready", "sockets", "stop_signal", "stop_mode", "replace", "user", "group", "socket_owner", "join", "env", "cwd", "lame_duck", "log", "command"])]
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["listen", "workers", "name", "ready", "sockets", "adopt", "stop_signal", "stop_mode", "replace", "user", "group", "socket_owner", "join", "env", "cwd", "lame_duck", "log", "command"])]
     pub(crate) config: Option<PathBuf>,
     /// An address to listen on, like tcp://127.0.0.1:3000, udp://[::]:53, or tcp://*:80 for both families; may be repeated
     #[arg(long, value_name = "URL")]
@@ -273,6 +289,10 @@ pub(crate) struct RunArgs {
     /// know nothing of socket activation), or nginx (it gets them in the way of nginx)
     #[arg(long, value_name = "HOW", default_value = "pass", requires = "command")]
     pub(crate) sockets: SocketSource,
+    /// Instead of starting workers adopt the sockets of a server that runs already, as it opens and closes them:
+    /// pid=4711, pid_file=/run/nginx.pid, unit=nginx.service, or any (docs/SERVERS.md)
+    #[arg(long, value_name = "WHOSE", requires = "listen", conflicts_with_all = ["command", "workers", "join", "log"])]
+    pub(crate) adopt: Option<Whose>,
     /// When a command counts as ready: accepting (it waits for work on its sockets; the default), listening (it has called
     /// listen; the default with --sockets bind), notify (READY=1), immediate, or a time like 500ms (it waits for work then);
     /// READY=1 counts with each

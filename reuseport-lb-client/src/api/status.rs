@@ -70,6 +70,9 @@ pub struct ServiceStatus {
     pub may_join: Vec<String>,
     /// Number of workers that the daemon keeps.
     pub wanted: usize,
+    /// What the service adopts; absent if the workers have sockets of the daemon.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub adopts: Option<Adopts>,
     /// Why the next daemon could not take the service over as it is now; `null` if it could.
     #[serde(default)]
     pub unsaved: Option<String>,
@@ -254,4 +257,17 @@ pub struct SocketStatus {
     /// What the kernel dropped because the queue was full: handshakes of TCP, datagrams of UDP.
     #[serde(default)]
     pub drops: u32,
+}
+
+/// What a service adopts: sockets of a server that others have started.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Adopts {
+    /// Whose sockets, in words.
+    pub whose: String,
+    /// Whether the command `adopt` made the service; else it is in the configuration.
+    #[serde(default)]
+    pub by_command: bool,
+    /// Why no socket is found for a listener, or one is not adopted; `null` if all is well.
+    #[serde(default)]
+    pub lacks: Option<String>,
 }

@@ -7,6 +7,68 @@ use reuseport_lb_client::api::Scale;
 
 use super::values;
 use crate::config;
+use crate::domain::listener::Listener;
+
+/// Help of `adopt`.
+pub(super) const ADOPT: &str = "\
+Examples:
+  reuseport-lb adopt web --pid-file /run/nginx.pid --listen tcp://0.0.0.0:80
+  reuseport-lb adopt web --unit nginx.service --listen tcp://0.0.0.0:80 --listen tcp://[::]:80
+  reuseport-lb adopt dns --pid 4711 --listen udp://127.0.0.1:53 --listen tcp://127.0.0.1:53
+
+The server must have opened its sockets with SO_REUSEPORT (nginx: `listen 80 reuseport`). Each becomes a worker: it is \
+selected by consistent hashing, counted, weighed, drained, and avoided while it stalls. What the server opens and closes \
+later is followed. Nothing is done to its processes and sockets: it is restarted and reloaded where it was started, and \
+when a process ends the kernel hands its queue to another one at once, with a daemon or without. Where nobody is found, \
+the kernel chooses as before (docs/SERVERS.md). It stays adopted until `release`, also by the next daemon; in a file, the \
+key is `adopt`.";
+
+#[derive(Debug, Args)]
+pub(crate) struct AdoptArgs {
+    /// The name of the new service
+    pub(crate) service: String,
+    #[command(flatten)]
+    pub(crate) whose: WhoseArgs,
+    /// An address that the server listens on, as it has bound it; may be repeated
+    #[arg(long, value_name = "URL", required = true)]
+    pub(crate) listen: Vec<Listener>,
+    /// What a decision is made from: flow (each connection) or source (a client keeps its worker) [default: flow]
+    #[arg(long)]
+    pub(crate) affinity: Option<config::Affinity>,
+    /// Put this program in the place of one that the server has given its group itself
+    #[arg(long)]
+    pub(crate) replace_program: bool,
+    /// One JSON object a line (docs/CONTROL.md)
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// Whose sockets are adopted.
+#[derive(Debug, Args)]
+#[group(required = true, multiple = false)]
+pub(crate) struct WhoseArgs {
+    /// Those of this process and its descendants
+    #[arg(long)]
+    pub(crate) pid: Option<i32>,
+    /// Those of the process whose id is in this file, also of the next one
+    #[arg(long, value_name = "FILE")]
+    pub(crate) pid_file: Option<String>,
+    /// Those of a unit of systemd, like nginx.service
+    #[arg(long)]
+    pub(crate) unit: Option<String>,
+    /// Those of any process
+    #[arg(long)]
+    pub(crate) any: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ReleaseArgs {
+    /// The service
+    pub(crate) service: String,
+    /// One JSON object a line (docs/CONTROL.md)
+    #[arg(long)]
+    pub(crate) json: bool,
+}
 
 #[derive(Debug, Args)]
 pub(crate) struct ScaleArgs {

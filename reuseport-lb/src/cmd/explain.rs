@@ -75,6 +75,7 @@ fn why(it: &Explanation, owner: &str) -> String {
             format!("no candidate of the key can take it, so it goes to another one: {gets}")
         }
         Some("detour_hold") => format!("no worker that gets buckets is ready, so it waits for {gets}"),
+        Some("detour_kernel") => "and there is no other to take it, so the kernel chooses".into(),
         Some("detour_none") => "and there is no other to take it".into(),
         _ => format!("it goes to {gets}"),
     };

@@ -1,5 +1,6 @@
 //! The commands, one file each.
 
+mod adopt;
 mod check;
 mod client;
 mod doctor;
@@ -70,6 +71,8 @@ fn act(verb: Verb, paths: &Paths) -> Result<()> {
         Verb::Events(arguments) => events::run(&arguments, paths),
         Verb::Top(arguments) => top::run(&arguments, paths),
         Verb::Trace(arguments) => trace::run(&arguments, paths),
+        Verb::Adopt(arguments) => adopt::adopt(&arguments, paths),
+        Verb::Release(arguments) => adopt::release(&arguments, paths),
         Verb::Scale(arguments) => scale::run(&arguments, paths),
         Verb::Weight(arguments) => weight::run(&arguments, paths),
         Verb::Drain(arguments) => drain::run(&arguments, paths),

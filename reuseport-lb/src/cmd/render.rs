@@ -67,6 +67,12 @@ pub(super) fn status(of: &Status, only: Option<&str>, rates: Option<&Rates>) -> 
         if !service.may_join.is_empty() {
             text += &format!(" may join: root, {}\n", service.may_join.join(", "));
         }
+        if let Some(adopts) = &service.adopts {
+            text += &format!(" adopts the sockets of {}\n", inline(&adopts.whose));
+        }
+        if let Some(lacks) = service.adopts.as_ref().and_then(|adopts| adopts.lacks.as_ref()) {
+            text += &format!(" not all are adopted: {}\n", inline(lacks));
+        }
         if let Some(pending) = &service.pending {
             text += &format!(" pending: {}\n", inline(pending));
         }

@@ -4,6 +4,7 @@ use anyhow::Result;
 use tracing::warn;
 
 use crate::cli;
+use crate::config::adopt::Adoption;
 use crate::config::{self, Configuration, Invalid, MetricsConfig, ServiceConfig, StopSettings};
 use crate::daemon::{self, Overruling, Paths, Source};
 use crate::kernel::{host, socket};
@@ -42,6 +43,12 @@ fn service(arguments: cli::RunArgs) -> Result<ServiceConfig, String> {
     service.join = Some(arguments.join).filter(|join| !join.is_empty());
     service.lame_duck = arguments.lame_duck;
     service.process.log = arguments.log;
+    if let Some(whose) = arguments.adopt {
+        config::adopt::check(&whose)?;
+        (service.workers, service.embedded) = (0, false);
+        service.adopt = Some(Adoption { whose, replace_program: false, by_command: false });
+        service.ready = service.default_ready();
+    }
     if !arguments.command.is_empty() {
         service.command = arguments.command;
         service.embedded = false;

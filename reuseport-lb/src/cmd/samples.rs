@@ -66,6 +66,7 @@ pub(super) fn service(name: &str, workers: Vec<WorkerStatus>) -> ServiceStatus {
         socket_owner: None,
         may_join: Vec::new(),
         wanted: workers.len(),
+        adopts: None,
         unsaved: None,
         busy: None,
         ending: false,

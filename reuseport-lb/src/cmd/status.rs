@@ -88,7 +88,7 @@ fn check(status: &Status, only: Option<&str>) -> Result<()> {
     }
     let ready = |service: &ServiceStatus| match only {
         Some(only) => only.to_owned(),
-        None => format!("{} ({} workers)", service.name, service.wanted),
+        None => format!("{} ({} workers)", service.name, service.wanted.max(service.whole_workers().count())),
     };
     let ready: Vec<String> = status.services.iter().map(ready).collect();
     print(&format!("all that is wanted is ready: {}\n", ready.join(", ")))
@@ -99,6 +99,9 @@ fn wrong(service: &ServiceStatus, only: Option<&str>) -> Vec<String> {
     let mut wrong = Vec::new();
     if service.ending {
         wrong.push(format!("{} is ending", service.name));
+    }
+    if let Some(lacks) = service.adopts.as_ref().and_then(|adopts| adopts.lacks.as_ref()) {
+        wrong.push(format!("{} does not adopt all: {lacks}", service.name));
     }
     let wanted = service.workers.iter().filter(|worker| worker.is_wanted());
     let wanted: Vec<&WorkerStatus> =

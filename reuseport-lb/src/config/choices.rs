@@ -13,6 +13,18 @@ pub enum Affinity {
     Source,
 }
 
+impl std::str::FromStr for Affinity {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "flow" => Ok(Self::Flow),
+            "source" => Ok(Self::Source),
+            other => Err(format!("{other:?} is not \"flow\" or \"source\"")),
+        }
+    }
+}
+
 impl std::fmt::Display for Affinity {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         self.serialize(f)

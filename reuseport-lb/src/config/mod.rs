@@ -1,5 +1,6 @@
 //! The configuration: a file → validated settings. Not: what a running service does with its own.
 
+pub mod adopt;
 mod choices;
 mod environment;
 mod errors;

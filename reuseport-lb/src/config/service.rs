@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::adopt::Adoption;
 use super::choices::{
     Affinity, Flows, OnCrash, OnStall, Replace, SocketOwner, SocketSource, WhenBusy, WhenEmpty,
 };
@@ -91,6 +92,9 @@ pub struct ServiceConfig {
     /// The users whose processes may join, names or numbers, besides root; `None`: `user`.
     #[serde(default)]
     pub join: Option<Vec<String>>,
+    /// Whose sockets are adopted, if others start the server and open them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub adopt: Option<Adoption>,
     /// What a worker's process is started with besides its command.
     #[serde(default)]
     pub process: ProcessConfig,
@@ -128,6 +132,7 @@ impl ServiceConfig {
             sockets: SocketSource::default(),
             socket_owner: SocketOwner::default(),
             join: None,
+            adopt: None,
             process: ProcessConfig::default(),
         }
     }
@@ -154,6 +159,9 @@ impl ServiceConfig {
     /// When a worker counts as ready if nothing else is said.
     #[must_use]
     pub fn default_ready(&self) -> Ready {
+        if self.adopt.is_some() {
+            return Ready::Immediate;
+        }
         match self.sockets {
             SocketSource::Pass | SocketSource::Nginx => Ready::Accepting,
             SocketSource::Bind => Ready::Listening,
@@ -195,6 +203,9 @@ impl ServiceConfig {
                  listen; leave `ready` out, or say \"accepting\""
                     .into(),
             );
+        }
+        if self.adopt.is_some() && self.listeners().any(|it| it.address.port() == 0) {
+            return Err("`adopt` needs the port of the server that is there, not port 0".into());
         }
         if self.listen.len() > MAX_LISTENERS {
             return Err(format!(

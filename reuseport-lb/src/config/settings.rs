@@ -5,8 +5,10 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
+use super::adopt::Adoption;
 use super::process::{EnvFile, LogFile, LogTo, ProcessConfig};
 use super::{Overload, ServiceConfig, size};
+use crate::domain::whose::Whose;
 
 /// One key of the file and its value, for programs and for people.
 pub struct Setting {
@@ -62,6 +64,7 @@ pub fn of_service(service: &ServiceConfig) -> Vec<Setting> {
         sockets,
         socket_owner,
         join,
+        adopt,
         process,
     } = service;
     let one = Setting::new;
@@ -101,8 +104,26 @@ pub fn of_service(service: &ServiceConfig) -> Vec<Setting> {
         one("sockets", json!(sockets)),
         one("socket_owner", json!(socket_owner)),
         may_join,
+        adopted(adopt.as_ref()),
         log(&process.log),
     ]
+}
+
+/// Whose sockets are adopted, as it is written in a file.
+fn adopted(adopt: Option<&Adoption>) -> Setting {
+    let Some(Adoption { whose, replace_program, .. }) = adopt else {
+        return Setting::or("adopt", Value::Null, "none: workers have sockets of the daemon");
+    };
+    let mut json = match whose {
+        Whose::Pid { pid, .. } => json!({ "pid": pid }),
+        Whose::PidFile(path) => json!({ "pid_file": path }),
+        Whose::Unit(unit) => json!({ "unit": unit }),
+        Whose::Any => json!({ "any": true }),
+    };
+    json["replace_program"] = json!(replace_program);
+    let text =
+        format!("the sockets of {whose}{}", if *replace_program { ", in place of its program" } else { "" });
+    Setting { text, ..Setting::new("adopt", json) }
 }
 
 /// Where the output of workers goes, be they embedded or not.
@@ -195,7 +216,7 @@ mod tests {
         let (_, example) = documentation.split_once("```toml\n").unwrap();
         let (example, rest) = example.split_once("```").unwrap();
         let services = parse(example, Machine::ANOTHER).unwrap().services;
-        assert_eq!(services.len(), 1);
+        assert_eq!(services.len(), 2);
         let head = "[[service]]\nname = \"web\"\nlisten = [\"tcp://127.0.0.1:80\"]\ncommand = [\"x\"]\n";
         let service = parse(head, Machine::ANOTHER).unwrap().services.remove(0);
         let mut compared = 0;

@@ -7,6 +7,7 @@ use std::num::NonZeroU32;
 use serde::Deserialize;
 use toml::Spanned;
 
+use super::adopt;
 use super::choices::{
     Affinity, Flows, OnCrash, OnStall, Replace, SocketOwner, SocketSource, WhenBusy, WhenEmpty,
 };
@@ -31,29 +32,26 @@ pub(super) struct Written {
     workers: Option<Spanned<usize>>,
     #[serde(default)]
     affinity: Affinity,
-    ready: Option<Ready>,
-    #[serde(default)]
-    on_crash: OnCrash,
-    #[serde(default)]
-    on_stall: OnStall,
-    #[serde(default)]
-    replace: Replace,
-    start_timeout: Option<Span>,
-    hold_timeout: Option<Span>,
+    ready: Option<Spanned<Ready>>,
+    on_crash: Option<Spanned<OnCrash>>,
+    on_stall: Option<Spanned<OnStall>>,
+    replace: Option<Spanned<Replace>>,
+    start_timeout: Option<Spanned<Span>>,
+    hold_timeout: Option<Spanned<Span>>,
     drain_timeout: Option<Span>,
     stop_signal: Option<Spanned<StopSignal>>,
     stop_mode: Option<Spanned<StopMode>>,
     lame_duck: Option<Span>,
-    #[serde(default)]
-    when_empty: WhenEmpty,
+    when_empty: Option<Spanned<WhenEmpty>>,
     when_busy: Option<Spanned<WhenBusy>>,
     flows: Option<Spanned<Flows>>,
-    backlog: Option<NonZeroU32>,
+    backlog: Option<Spanned<NonZeroU32>>,
     user: Option<Spanned<Id>>,
     group: Option<Spanned<Id>>,
     sockets: Option<Spanned<SocketSource>>,
     socket_owner: Option<Spanned<SocketOwner>>,
-    join: Option<Vec<Spanned<Id>>>,
+    adopt: Option<Spanned<adopt::Written>>,
+    join: Option<Spanned<Vec<Spanned<Id>>>>,
     env: Option<BTreeMap<Spanned<String>, String>>,
     env_file: Option<Spanned<String>>,
     cwd: Option<Spanned<String>>,
@@ -64,7 +62,7 @@ pub(super) struct Written {
     log: Option<Spanned<Log>>,
     stall_timeout: Option<Patience>,
     overload: Option<Limit>,
-    watchdog: Option<Patience>,
+    watchdog: Option<Spanned<Patience>>,
     idle_timeout: Option<Idle>,
 }
 
@@ -78,8 +76,45 @@ pub(super) struct Spans {
 }
 
 impl Written {
+    /// The keys that a service with `adopt` cannot keep.
+    fn excluded(&self) -> [(&'static str, Option<std::ops::Range<usize>>); 24] {
+        fn at<T>(value: &Option<Spanned<T>>) -> Option<std::ops::Range<usize>> {
+            value.as_ref().map(Spanned::span)
+        }
+        let env = self.env.as_ref().map(|env| env.keys().next().map_or(self.name.span(), Spanned::span));
+        [
+            ("command", at(&self.command)),
+            ("workers", at(&self.workers)),
+            ("ready", at(&self.ready)),
+            ("on_crash", at(&self.on_crash)),
+            ("on_stall", at(&self.on_stall)),
+            ("replace", at(&self.replace)),
+            ("start_timeout", at(&self.start_timeout)),
+            ("hold_timeout", at(&self.hold_timeout)),
+            ("stop_signal", at(&self.stop_signal)),
+            ("stop_mode", at(&self.stop_mode)),
+            ("when_empty", at(&self.when_empty)),
+            ("backlog", at(&self.backlog)),
+            ("user", at(&self.user)),
+            ("group", at(&self.group)),
+            ("sockets", at(&self.sockets)),
+            ("socket_owner", at(&self.socket_owner)),
+            ("join", at(&self.join)),
+            ("env", env),
+            ("env_file", at(&self.env_file)),
+            ("cwd", at(&self.cwd)),
+            ("umask", at(&self.umask)),
+            ("nice", at(&self.nice)),
+            ("log", at(&self.log)),
+            ("watchdog", at(&self.watchdog)),
+        ]
+    }
+
     pub(super) fn validated(self, text: &str, machine: Machine) -> Result<(ServiceConfig, Spans), Invalid> {
         let at = |span: std::ops::Range<usize>, message: String| Invalid(located(text, Some(span), &message));
+        if self.adopt.is_some() {
+            adopt::exclude(self.excluded()).map_err(|(span, error)| at(span, error))?;
+        }
         let mut listen = Vec::new();
         let mut spans = Spans {
             name: self.name.span(),
@@ -119,7 +154,7 @@ impl Written {
                 let Id(user) = id.into_inner();
                 (machine.user)(&user).map(|()| user).map_err(|error| at(span, error))
             };
-            service.join = Some(join.into_iter().map(user).collect::<Result<_, _>>()?);
+            service.join = Some(join.into_inner().into_iter().map(user).collect::<Result<_, _>>()?);
         }
         let process = environment::Written {
             has_command: !service.command.is_empty(),
@@ -146,12 +181,17 @@ impl Written {
             .map_err(|(span, error)| at(span, error))?;
         service.affinity = self.affinity;
         service.sockets = self.sockets.map(Spanned::into_inner).unwrap_or_default();
-        service.ready = self.ready.unwrap_or_else(|| service.default_ready());
-        service.on_crash = self.on_crash;
-        service.on_stall = self.on_stall;
-        service.replace = self.replace;
-        service.start_timeout = self.start_timeout.map_or(service.start_timeout, |span| span.0);
-        service.when_empty = self.when_empty;
+        if let Some(adopt) = self.adopt {
+            let span = adopt.span();
+            service.adopt = Some(adopt.into_inner().validated().map_err(|error| at(span, error))?);
+        }
+        service.ready = self.ready.map_or_else(|| service.default_ready(), Spanned::into_inner);
+        service.on_crash = self.on_crash.map(Spanned::into_inner).unwrap_or_default();
+        service.on_stall = self.on_stall.map(Spanned::into_inner).unwrap_or_default();
+        service.replace = self.replace.map(Spanned::into_inner).unwrap_or_default();
+        let or = |span: Option<Spanned<Span>>, default| span.map_or(default, |span| span.into_inner().0);
+        service.start_timeout = or(self.start_timeout, service.start_timeout);
+        service.when_empty = self.when_empty.map(Spanned::into_inner).unwrap_or_default();
         if let Some(when_busy) = self.when_busy {
             let about = "`when_busy` is about TCP connections";
             require(&service, Protocol::Tcp, about).map_err(|error| at(when_busy.span(), error))?;
@@ -162,14 +202,14 @@ impl Written {
                 .map_err(|error| at(flows.span(), error))?;
             service.flows = flows.into_inner();
         }
-        service.hold_timeout = self.hold_timeout.map_or(service.hold_timeout, |span| span.0);
+        service.hold_timeout = or(self.hold_timeout, service.hold_timeout);
         service.drain_timeout = self.drain_timeout.map_or(service.drain_timeout, |span| span.0);
         service.lame_duck = self.lame_duck.map_or(service.lame_duck, |span| span.0);
         service.idle_timeout = self.idle_timeout.map_or(service.idle_timeout, |idle| idle.0);
         service.stall_timeout = self.stall_timeout.map_or(service.stall_timeout, |patience| patience.0);
         service.overload = self.overload.map_or(service.overload, |limit| limit.0);
-        service.watchdog = self.watchdog.map_or(service.watchdog, |patience| patience.0);
-        service.backlog = self.backlog.map_or(service.backlog, NonZeroU32::get);
+        service.watchdog = self.watchdog.map_or(service.watchdog, |patience| patience.into_inner().0);
+        service.backlog = self.backlog.map_or(service.backlog, |backlog| backlog.into_inner().get());
         Ok((service, spans))
     }
 }

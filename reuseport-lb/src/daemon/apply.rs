@@ -35,6 +35,8 @@ pub(super) struct Configurator {
     pub(super) registry: Rc<Registry>,
     pub(super) surroundings: Rc<Surroundings>,
     pub(super) changing: Cell<bool>,
+    /// Services that the command `adopt` made.
+    pub(super) adopted: RefCell<Vec<config::ServiceConfig>>,
     /// Who asked for the change that is being made.
     asker: RefCell<Option<Requester>>,
     /// Counts changes of the configuration.
@@ -64,6 +66,7 @@ impl Configurator {
             registry,
             surroundings,
             changing: Cell::new(false),
+            adopted: RefCell::default(),
             asker: RefCell::default(),
             changes: Cell::new(0),
         })
@@ -77,6 +80,8 @@ impl Configurator {
         occasion: Occasion,
         asker: Option<Requester>,
     ) -> Result<String, String> {
+        let names: Vec<String> = wanted.iter().map(|config| config.name.clone()).collect();
+        let wanted = self.with_adopted(wanted)?;
         if self.changing.replace(true) {
             return Err(BUSY.into());
         }
@@ -92,6 +97,7 @@ impl Configurator {
         };
         claims.hold(false);
         let begun = begun.inspect_err(|_| self.changing.set(false))?;
+        self.forget_adopted(|name| names.iter().any(|configured| configured == name));
         let finishing = self.clone().finish(begun, moves, wanted);
         if occasion == Occasion::Reload {
             return finishing.await;

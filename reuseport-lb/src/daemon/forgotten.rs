@@ -83,6 +83,7 @@ fn found(
         since: 1,
         lost: false,
         avoided: None,
+        left: Vec::new(),
     };
     let worker = |(number, marked): (usize, &Marked)| state_file::SavedWorker {
         id: state_file::SavedId { number, instance: number as u64, part: 0 },

@@ -1,6 +1,7 @@
 //! The daemon: runs services, signals and sockets together, and ends in order.
 
 mod abandoned;
+mod adopting;
 mod apply;
 mod forgotten;
 mod http;
@@ -41,7 +42,7 @@ use crate::kernel::systemd::{self, Starting};
 use crate::kernel::waits::Waits;
 use crate::offload;
 use crate::service::state_file::{self, SavedService, StateFile};
-use crate::service::{self, Claims, Command, Outputs, Service, Surroundings};
+use crate::service::{self, Claims, Command, Outputs, Service, Sight, Surroundings};
 use abandoned::{claimant, deciding, end_abandoned, end_in_time, holders, successors};
 use apply::{Configurator, Occasion};
 use http::HttpServer;
@@ -94,7 +95,7 @@ pub fn run(source: &Source, paths: &Paths) -> Result<()> {
         held: RefCell::default(),
         cgroups: Cgroups::prepare(),
         runtime_dir,
-        waits,
+        sight: Sight::new(waits),
         open_files,
         failures,
         events: Rc::default(),
@@ -157,6 +158,7 @@ impl Daemon<'_> {
         let (left, damaged) = self.look_for_states();
         let expected = left.iter().filter(|state| state.abandoned.is_none());
         expected.for_each(|state| registry.expect(service::left(state)));
+        self.configurator.note_adopted(&left);
         services.iter().for_each(|service| registry.expect(service::coming(service, "is being started")));
         let (files, around) = (self.files.clone(), self.surroundings.clone());
         let look = move || {
@@ -191,6 +193,18 @@ impl Daemon<'_> {
                     }
                     Order::Reload(answer, asker) => self.reload(answer, asker, &handle, &answers),
                     Order::DryRun(answer) => self.dry_run(answer, &answers),
+                    Order::Adopt(name, asked, answer, asker) => {
+                        let configurator = self.configurator.clone();
+                        tokio::task::spawn_local(async move {
+                            let _ = answer.send(configurator.adopt(&name, *asked, asker).await);
+                        });
+                    }
+                    Order::Release(name, answer, asker) => {
+                        let configurator = self.configurator.clone();
+                        tokio::task::spawn_local(async move {
+                            let _ = answer.send(configurator.release(&name, asker).await);
+                        });
+                    }
                 },
                 () = registry.ended.notified() => {
                     if let Some(error) = registry.broken() {
@@ -244,6 +258,8 @@ impl Daemon<'_> {
                         let refusal = Refusal::Impossible("the daemon is ending".into());
                         drop(answer.send(Err(refusal)));
                     }
+                    // The answer is dropped: the caller is told that the daemon is ending.
+                    Order::Adopt(..) | Order::Release(..) => {}
                 },
                 signal = any(&mut signals) => {
                     warn!("a second signal: workers are killed");
@@ -277,7 +293,8 @@ impl Daemon<'_> {
             })),
             Err(error) => warn!("it is not known whether an earlier daemon has left workers: {error:#}"),
         }
-        let wanted = |name: &str| services.iter().any(|service| service.name == name);
+        let all = self.configurator.with_adopted(services.clone()).unwrap_or_default();
+        let wanted = |name: &str| services.iter().chain(&all).any(|service| service.name == name);
         self.registry.forget(|name| !wanted(name));
         let applied = self.configurator.apply(services.clone(), Occasion::Start, None).await;
         applied.map_err(anyhow::Error::msg)?;

@@ -24,6 +24,7 @@ impl Configurator {
     /// What applying these services by a reload would answer. Addresses of new services are tried, and those of new
     /// listeners of running ones bound; nothing is started.
     pub(super) async fn preview(&self, wanted: Vec<ServiceConfig>) -> Result<String, String> {
+        let wanted = self.with_adopted(wanted)?;
         if self.changing.replace(true) {
             return Err(BUSY.into());
         }

@@ -37,6 +37,14 @@ pub enum Denied {
         /// Name of the worker.
         worker: String,
     },
+    /// A change of what others have started.
+    #[error("service {service} adopts the sockets of a server that others have started (`adopt`): {instead}")]
+    Adopted {
+        /// Name of the service.
+        service: String,
+        /// Where what was asked for can be done.
+        instead: &'static str,
+    },
     /// The worker leaves already.
     #[error("worker {worker} is leaving or ending")]
     Leaving {

@@ -1,12 +1,13 @@
 //! The listeners of a service, PURE: their order, which of them new workers get sockets of, and the health of workers
 //! at each.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use super::apart::Apart;
 use super::health::Health;
 use super::listener::{Listener, Protocol};
-use super::ports::{ListenerId, WorkerId};
+use super::ports::{Cookie, ListenerId, WorkerId};
 use crate::config::{ListenerConfig, ServiceConfig};
 
 /// One listener.
@@ -25,14 +26,18 @@ pub struct ListenerState {
     pub apart: Option<Apart>,
     /// Decisions for each slot, as read when a queue was last not empty.
     pub selected: Box<[u64]>,
+    /// Sockets of others that have left: they are open, and not adopted again.
+    pub left: BTreeSet<Cookie>,
+    /// Why a socket of others that was found there is not adopted.
+    pub refused: Option<String>,
 }
 
 impl ListenerState {
     /// A listener whose workers are not known yet.
     #[must_use]
     pub fn new(id: ListenerId, asked: Listener, wanted: bool) -> Self {
-        let (health, selected) = Default::default();
-        Self { id, asked, wanted, name: None, health, apart: None, selected }
+        let (health, selected, left) = Default::default();
+        Self { id, asked, wanted, name: None, health, apart: None, selected, left, refused: None }
     }
 
     /// Pause until the next look at its queues; `None`: no look is needed.
@@ -91,6 +96,33 @@ impl Listeners {
     #[must_use]
     pub fn wanted(&self) -> Vec<ListenerId> {
         self.0.iter().filter(|listener| listener.wanted).map(|listener| listener.id).collect()
+    }
+
+    /// Whether a socket of others has left.
+    #[must_use]
+    pub fn has_left(&self, id: ListenerId, socket: Cookie) -> bool {
+        self.near(0, id).is_some_and(|listener| listener.left.contains(&socket))
+    }
+
+    /// Notes that a socket of others has left.
+    pub fn note_left(&mut self, id: ListenerId, socket: Cookie) {
+        self.0.iter_mut().filter(|it| it.id == id).for_each(|it| {
+            it.left.insert(socket);
+        });
+    }
+
+    /// Forgets sockets that have left and are not `open` any more; returns them.
+    pub fn forget_left(&mut self, open: &BTreeSet<Cookie>) -> Vec<Cookie> {
+        let gone = self.0.iter_mut().flat_map(|it| it.left.extract_if(.., |socket| !open.contains(socket)));
+        gone.collect()
+    }
+
+    /// Notes why a socket of others is not adopted, or that one was; returns whether that was not noted before.
+    pub fn note_refused(&mut self, id: ListenerId, why: Option<String>) -> bool {
+        let Some(listener) = self.0.iter_mut().find(|it| it.id == id) else { return false };
+        let same = listener.refused == why;
+        listener.refused = why;
+        !same
     }
 
     /// Adds a listener at the end.

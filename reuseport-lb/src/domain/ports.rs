@@ -172,6 +172,14 @@ pub trait Dataplane {
         enter: bool,
         backlog: u32,
     ) -> Result<(), String>;
+    /// Puts a socket that others have opened into `slot` of a listener, and lets the program decide for its group;
+    /// `None`: they have closed it meanwhile.
+    fn enter(
+        &mut self,
+        listener: ListenerId,
+        socket: Cookie,
+        slot: u16,
+    ) -> Result<Option<OpenedSocket>, String>;
     /// Drops the daemon's duplicate of a socket that a process has opened itself, and closed again.
     fn forget_opened(&mut self, opened: Cookie);
     /// Gives the worker's socket that a process is to get the options that its own one has.
@@ -278,6 +286,8 @@ pub trait Processes {
     fn spawn(&mut self, spawn: &Spawn<'_>) -> Result<(), String>;
     /// Gives the process that has just asked to join this key and name.
     fn adopt(&mut self, process: ProcessKey, name: &str) -> Result<(), String>;
+    /// Notes the process of an adopted worker, which others have started.
+    fn note(&mut self, process: ProcessKey, pid: i32);
     /// Lets started processes run the worker: the next daemon would know of them.
     fn unblock(&mut self);
     /// Process id; `None` if the process is gone.

@@ -12,8 +12,8 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use reuseport_lb_client::api::{
-    ClientAddress, Drain, Drained, Explained, LastReload, Progress, Refusal, Reload, Reloaded, Requester,
-    Restart, Scale, Scaled, ServiceStatus, Status, Stop, Stopping, Weight,
+    Adopt, Adopted, ClientAddress, Drain, Drained, Explained, LastReload, Progress, Refusal, Released,
+    Reload, Reloaded, Requester, Restart, Scale, Scaled, ServiceStatus, Status, Stop, Stopping, Weight,
 };
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, timeout_at};
@@ -36,6 +36,10 @@ pub enum Order {
     Reload(oneshot::Sender<Result<String, Refusal>>, Option<Requester>),
     /// Read the configuration again, and change nothing; answered with what would change.
     DryRun(oneshot::Sender<Result<String, Refusal>>),
+    /// Start a service of this name that adopts sockets of others; answered when they are found.
+    Adopt(String, Box<Adopt>, oneshot::Sender<Result<Adopted, Refusal>>, Option<Requester>),
+    /// End the service of this name, which adopts sockets of others.
+    Release(String, oneshot::Sender<Result<Released, Refusal>>, Option<Requester>),
 }
 
 /// Requests to a daemon and its services. Clones ask the same daemon.
@@ -207,6 +211,22 @@ impl Handle {
             false => Order::Reload(answer, self.asker.clone()),
         });
         Ok(Reloaded { changes: changes.await.map_err(|_| Refusal::ending())?? })
+    }
+
+    /// Makes the sockets of a server that others have started the workers of a new service.
+    pub async fn adopt(&self, service: &str, adopt: Adopt) -> Result<Adopted, Refusal> {
+        let (answer, adopted) = oneshot::channel();
+        // A daemon that is ending drops the order.
+        let order = Order::Adopt(service.to_owned(), Box::new(adopt), answer, self.asker.clone());
+        let _ = self.orders.send(order);
+        adopted.await.map_err(|_| Refusal::ending())?
+    }
+
+    /// Lets go of the sockets that a service has adopted.
+    pub async fn release(&self, service: &str) -> Result<Released, Refusal> {
+        let (answer, released) = oneshot::channel();
+        let _ = self.orders.send(Order::Release(service.to_owned(), answer, self.asker.clone()));
+        released.await.map_err(|_| Refusal::ending())?
     }
 
     /// Ends the daemon; answered at once.

@@ -6,7 +6,7 @@ use std::rc::Rc;
 use anyhow::Result;
 use reuseport_lb_common::activity::Activity;
 use reuseport_lb_common::load::Fitness;
-use reuseport_lb_common::table::Table;
+use reuseport_lb_common::table::{Table, attention};
 use socket2::Socket;
 use tokio::task::JoinHandle;
 use tracing::warn;
@@ -144,6 +144,10 @@ impl ListenerGroup {
         let reader = tokio::task::spawn_local(trace::follow(log));
         let (service, surroundings) = (owner.config.name.clone(), owner.surroundings.clone());
         group.decides = surroundings.claims.claim(asked, &service);
+        if owner.config.adopt.is_some() {
+            let attention = &group.memory().table().attention;
+            attention.set(attention.get() | attention::OPEN);
+        }
         Ok(Self {
             asked,
             group,

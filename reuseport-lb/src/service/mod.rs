@@ -2,6 +2,7 @@
 //! (`domain/engine`), nor system calls (`kernel/`).
 
 mod admitting;
+mod adopting;
 mod calls;
 mod claims;
 mod command;
@@ -15,6 +16,7 @@ mod processes;
 mod report;
 mod saving;
 pub mod sd_notify;
+mod sightings;
 pub mod state_file;
 mod status;
 mod surroundings;
@@ -25,7 +27,7 @@ pub use claims::Claims;
 pub use command::{Asked, Command, MOVING, Prepare};
 pub use opening::with_user;
 pub use report::{ServiceReport, Shown, coming, complete, left};
-pub use surroundings::{Outputs, Surroundings};
+pub use surroundings::{Outputs, Sight, Surroundings};
 pub use takeover::{abandon, is_left, unknown_life};
 
 use std::rc::Rc;
@@ -45,6 +47,7 @@ use crate::offload::Slices;
 use command::{Commands, answering};
 use processes::OwnEngine;
 use saving::Saver;
+use sightings::Sightings;
 use trace::Tracer;
 
 /// How long a service that takes a listener over from another service may take to become ready.
@@ -60,6 +63,8 @@ pub struct Service {
     saver: Saver,
     /// Settings that [`Command::Prepare`] made everything ready for.
     prepared: Option<Box<Reconfiguration>>,
+    /// What is looked for, if the service adopts sockets of others.
+    sightings: Sightings,
     /// Limits the log lines about refused joins, by user id.
     refused: LogLimit<u32>,
     tracer: Tracer,
@@ -84,6 +89,7 @@ impl Service {
             saver: Saver::new(&surroundings.runtime_dir, name),
             events,
             prepared: None,
+            sightings: Sightings::default(),
             refused: LogLimit::default(),
             tracer,
             shown: None,
@@ -106,6 +112,7 @@ impl Service {
         let mut commands = Commands::new(commands);
         self.shown = Some(shown);
         self.engine.begin(Instant::now());
+        self.sightings.begin(&self.engine.settings().config);
         let mut slices = Slices::begin();
         loop {
             let more = self.work(&slices);
@@ -145,6 +152,7 @@ impl Service {
                     None => self.engine.handle(Input::Stop, Instant::now()),
                 },
                 Some((key, event)) = self.events.recv() => self.hear(key, event),
+                sighting = self.sightings.next() => self.saw(&sighting),
                 () = sleep_until(deadline) => {}
             }
             // Several events together cost one round of the engine, which is dear with many workers.

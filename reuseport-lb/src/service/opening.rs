@@ -127,6 +127,13 @@ impl Service {
                 "workers of service {name} are being replaced right now: try again when that is done"
             ));
         }
+        let (before, after) = (&settings.configured, &configured);
+        let adopts = before.adopt.is_some() || after.adopt.is_some();
+        if adopts && (before.adopt != after.adopt || !before.listeners().eq(after.listeners())) {
+            return Err(format!(
+                "service {name}: `adopt`, and the listeners of a service that has it, cannot be changed while it runs: give                  the service another name, or reload once without it"
+            ));
+        }
         let service = configured.name.clone();
         let prepared = self.make_ready(configured).await.with_context(|| format!("service {service}"));
         self.prepared = Some(Box::new(prepared.map_err(|error| format!("{error:#}"))?));

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use anyhow::Result;
 use reuseport_lb_client::api::{
-    FlowCounts, GroupStatus, ServiceStatus, ServiceTotals, SocketStatus, Usage, WorkerStatus,
+    Adopts, FlowCounts, GroupStatus, ServiceStatus, ServiceTotals, SocketStatus, Usage, WorkerStatus,
 };
 use reuseport_lb_common::counters::Counter;
 use socket2::Socket;
@@ -21,6 +21,7 @@ use crate::domain::number::Number;
 use crate::domain::ports::WorkerId;
 use crate::domain::tally::{DRAIN_BOUNDS, Tally};
 use crate::domain::worker::{Origin, State};
+use crate::kernel::adopt::SocketLocation;
 use crate::kernel::group::GroupMemory;
 use crate::kernel::strangers::Census;
 use crate::kernel::{liveness, socket};
@@ -60,6 +61,11 @@ pub fn coming(config: &config::ServiceConfig, is: &str) -> ServiceStatus {
         socket_owner: config.user.clone().filter(|_| config.socket_owner == config::SocketOwner::User),
         may_join: config.join.clone().unwrap_or_else(|| config.user.iter().cloned().collect()),
         wanted: config.workers,
+        adopts: config.adopt.as_ref().map(|adopt| Adopts {
+            whose: adopt.whose.to_string(),
+            by_command: adopt.by_command,
+            lacks: None,
+        }),
         unsaved: None,
         busy: Some(is.to_owned()),
         ending: false,
@@ -124,9 +130,18 @@ pub(super) struct Rest {
 #[derive(Clone)]
 pub(super) struct Seen {
     pub(super) listener: Listener,
-    pub(super) socket: Arc<Socket>,
+    pub(super) reach: Reach,
     pub(super) cookie: u64,
     pub(super) selected: u64,
+}
+
+/// How a socket is reached.
+#[derive(Clone)]
+pub(super) enum Reach {
+    /// By the daemon's duplicate.
+    Own(Arc<Socket>),
+    /// By a duplicate for a moment: the socket is that of a server that others have started.
+    Adopted(SocketLocation),
 }
 
 impl From<ServiceStatus> for ServiceReport {
@@ -162,15 +177,19 @@ impl ServiceReport {
 impl Seen {
     fn complete(self, census: Option<&Census>) -> SocketStatus {
         let listed = census.and_then(|census| census.queue(self.cookie));
-        let queue =
-            listed.or_else(|| socket::queue(&self.socket, self.listener.protocol).ok()).unwrap_or_default();
+        let reached = match self.reach {
+            Reach::Own(socket) => Some(socket),
+            Reach::Adopted(place) => place.duplicate().map(Arc::new),
+        };
+        let asked = |socket: &Arc<Socket>| socket::queue(socket, self.listener.protocol).ok();
+        let queue = listed.or_else(|| reached.as_ref().and_then(asked)).unwrap_or_default();
         SocketStatus {
             listen: self.listener.to_string(),
             cookie: self.cookie,
             selected: self.selected,
             queue: queue.queue,
             backlog: queue.backlog,
-            drops: socket::drops(&self.socket).unwrap_or_default(),
+            drops: reached.and_then(|socket| socket::drops(&socket).ok()).unwrap_or_default(),
         }
     }
 }

@@ -112,6 +112,7 @@ fn listeners_of(engine: &OwnEngine, claims: &Claims) -> Vec<state_file::SavedLis
             since: claims.since(&listener.asked, service),
             lost: claims.is_lost(&listener.asked, service),
             avoided: listener.apart.as_ref().map(|apart| apart.avoided().to_vec()),
+            left: listener.left.iter().map(|cookie| cookie.0).collect(),
         })
     };
     engine.listeners().filter_map(of).collect()

@@ -11,7 +11,7 @@ use reuseport_lb_common::table::BUCKETS;
 use super::Service;
 use super::command::MOVING;
 use super::groups::ListenerGroup;
-use super::report::{Rest, Seen, ServiceReport, in_numbers};
+use super::report::{Reach, Rest, Seen, ServiceReport, in_numbers};
 use crate::config::ServiceConfig;
 use crate::config::process::LogTo;
 use crate::config::settings::without_secrets;
@@ -53,15 +53,22 @@ impl Service {
 
     fn rest(&self, worker: &Worker, totals: &HashMap<Listener, Totals>) -> Rest {
         let slot = usize::from(worker.slot);
-        let sockets = self.engine.dataplane().sockets();
+        let dataplane = self.engine.dataplane();
+        let sockets = dataplane.sockets();
         let sockets = sockets.borrow();
         let seen = |socket: &WorkerSocket| {
-            let own = sockets.get(&socket.cookie)?;
-            let now = totals.get(&own.listener).map_or(0, |totals| totals.selected[slot]);
+            let own = sockets.get(&socket.cookie);
+            let (listener, reach) = match own {
+                Some(own) => (own.listener, Reach::Own(own.socket.clone())),
+                None => {
+                    dataplane.place(socket.cookie).map(|place| (place.listener, Reach::Adopted(*place)))?
+                }
+            };
+            let now = totals.get(&listener).map_or(0, |totals| totals.selected[slot]);
             let since = if worker.holds_slot() { now.saturating_sub(socket.selected_before) } else { 0 };
             Some(Seen {
-                listener: own.listener,
-                socket: own.socket.clone(),
+                listener,
+                reach,
                 cookie: socket.cookie.0,
                 selected: socket.selected_after.unwrap_or(since),
             })
@@ -109,6 +116,7 @@ impl Service {
             socket_owner: engine.settings().socket_owner().map(|user| user.name.clone()),
             may_join: engine.settings().may_join().iter().map(|user| user.name.clone()).collect(),
             wanted: config.workers,
+            adopts: self.adopts(),
             unsaved: self.saver.failure().map(str::to_owned),
             busy: engine.busy().map(str::to_owned),
             ending: self.retires.is_some() || engine.is_stopping(),

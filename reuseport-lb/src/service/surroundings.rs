@@ -1,6 +1,6 @@
 //! What the services of a daemon share.
 
-use std::cell::RefCell;
+use std::cell::{OnceCell, RefCell};
 use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
 use std::rc::{Rc, Weak};
@@ -16,6 +16,7 @@ use super::Claims;
 use super::event_log::EventLog;
 use crate::domain::listener::Listener;
 use crate::kernel::addresses::{self, Held, Taken};
+use crate::kernel::attached::GroupPrograms;
 use crate::kernel::bpffs::Pins;
 use crate::kernel::cgroup::Cgroups;
 use crate::kernel::output::Output;
@@ -36,8 +37,8 @@ pub struct Surroundings {
     pub cgroups: Cgroups,
     /// The directory of notification sockets and state files.
     pub runtime_dir: PathBuf,
-    /// Sees whether a worker waits for work on a socket; `None` where the kernel does not allow that.
-    pub waits: Option<Waits>,
+    /// What reads the kernel's memory.
+    pub sight: Sight,
     /// RLIMIT_NOFILE of workers.
     pub open_files: Rlimit,
     /// Errors while a service starts; they end the daemon.
@@ -48,6 +49,30 @@ pub struct Surroundings {
     pub events: Rc<EventLog>,
     /// Tells the service manager when all services are up.
     pub starting: Starting,
+}
+
+/// What reads the kernel's memory.
+#[derive(Default)]
+pub struct Sight {
+    /// Sees whether a worker waits for work on a socket; `None` where the kernel does not allow that.
+    pub waits: Option<Waits>,
+    /// Sees which program a group has; loaded when a service adopts sockets of others.
+    programs: OnceCell<Result<GroupPrograms, String>>,
+}
+
+impl Sight {
+    /// With what sees who waits for work.
+    #[must_use]
+    pub fn new(waits: Option<Waits>) -> Self {
+        Self { waits, ..Self::default() }
+    }
+
+    /// What sees which program a group has; an error says why that cannot be seen.
+    pub(super) fn programs(&self) -> Result<&GroupPrograms, String> {
+        let loaded =
+            self.programs.get_or_init(|| GroupPrograms::load().map_err(|error| format!("{error:#}")));
+        loaded.as_ref().map_err(Clone::clone)
+    }
 }
 
 /// Output of the workers of a daemon.
@@ -125,6 +150,6 @@ impl Surroundings {
     /// Whether any thread waits for work on `socket`; `None` where that cannot be seen, or if the socket is closed or
     /// shut down.
     pub(super) fn waits_on(&self, socket: &Socket) -> Option<bool> {
-        self.waits.as_ref()?.on(socket).ok()
+        self.sight.waits.as_ref()?.on(socket).ok()
     }
 }

@@ -23,10 +23,11 @@ use crate::domain::listener::Listener;
 use crate::domain::number::Number;
 use crate::domain::ports::{Cookie, ListenerId, ProcessKey, WorkerId};
 use crate::domain::worker::{self, Left, Life, Origin};
+use crate::kernel::adopt::Finder;
 use crate::kernel::cgroup::Cgroup;
 use crate::kernel::process::{self, Kin, Process};
 use crate::kernel::{fd_passing, recover};
-use crate::offload::Slices;
+use crate::offload::{Slices, in_thread};
 
 /// How long to wait until the kernel has freed the maps of a program after the last reference to it is gone
 /// (`bpf_prog_put`, `bpf_map_put`: RCU and a work queue). If it takes longer, another process holds a reference.
@@ -81,6 +82,12 @@ impl Takeover {
         for saved in &state.listeners {
             takeover.group(saved, layout, &tracer).await?;
         }
+        if let Some(adopt) = &state.config.adopt {
+            let listeners: Vec<Listener> = takeover.known.keys().copied().collect();
+            let mut finder = Finder::new(adopt.whose.clone(), listeners);
+            let sighting = in_thread("adopting", move || finder.look()).await?;
+            takeover.groups.sighted(&sighting);
+        }
         let mut found = Vec::new();
         let mut slices = Slices::begin();
         for written in &state.workers {
@@ -120,7 +127,9 @@ impl Takeover {
         self.snapshot.serial += 1;
         let id = ListenerId(self.snapshot.serial);
         let (asked, wanted, avoided) = (saved.asked, saved.wanted, saved.avoided.clone());
-        self.snapshot.listeners.push(ListenerRecord { id, asked, wanted, avoided });
+        let left: Vec<Cookie> = saved.left.iter().copied().map(Cookie).collect();
+        left.iter().for_each(|cookie| self.groups.found_adopted(*cookie));
+        self.snapshot.listeners.push(ListenerRecord { id, asked, wanted, avoided, left });
         self.known.insert(saved.bound, id);
         self.groups.add(id, group);
         Ok(())
@@ -130,6 +139,9 @@ impl Takeover {
     fn worker(&mut self, written: &state_file::SavedWorker) -> Found {
         let id = WorkerId::from(written.id);
         let name = format!("{}/{}", self.snapshot.settings.config.name, Number::from(id));
+        if written.life.origin == Origin::Adopted {
+            return self.adopted(written, id);
+        }
         let process = process_of(written);
         if id.part > 0 {
             return self.part(written, id, process);
@@ -174,6 +186,18 @@ impl Takeover {
         }
         self.record(written, id, key);
         found
+    }
+
+    /// Looks for the sockets of others that a saved worker is for.
+    fn adopted(&mut self, written: &state_file::SavedWorker, id: WorkerId) -> Found {
+        let open = |place: &state_file::SavedSocket| {
+            let cookie = Cookie(place.cookie);
+            self.groups.place(cookie).map(|_| cookie)
+        };
+        let sockets: Vec<Cookie> = written.sockets.iter().filter_map(open).collect();
+        sockets.iter().for_each(|cookie| self.groups.found_adopted(*cookie));
+        self.record(written, id, None);
+        Found { runs: true, heard: true, sockets }
     }
 
     fn record(&mut self, written: &state_file::SavedWorker, id: WorkerId, process: Option<ProcessKey>) {

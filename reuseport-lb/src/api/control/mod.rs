@@ -12,7 +12,7 @@ use std::rc::Rc;
 use hyper::body::{Bytes, Incoming};
 use hyper::header::CONTENT_TYPE;
 use hyper::{Method, Request};
-use reuseport_lb_client::api::{Drain, Refusal, Requester, Scale};
+use reuseport_lb_client::api::{Drain, Refusal, Release, Requester, Scale};
 use tokio::net::unix::UCred;
 use tokio::net::{UnixListener, UnixStream};
 
@@ -49,6 +49,8 @@ enum Route<'a> {
     Trace(&'a str),
     /// Where a client of a service would go; what is asked is in the query.
     Explain(&'a str, Option<&'a str>),
+    Adopt(&'a str),
+    Release(&'a str),
     Scale(&'a str),
     /// A whole service, or the worker with this number.
     Restart(&'a str, Option<&'a str>),
@@ -68,6 +70,8 @@ impl<'a> Route<'a> {
             ["v1", "events"] => Self::Events(query),
             ["v1", "services", service, "trace"] => Self::Trace(service),
             ["v1", "services", service, "explain"] => Self::Explain(service, query),
+            ["v1", "services", service, "adopt"] => Self::Adopt(service),
+            ["v1", "services", service, "release"] => Self::Release(service),
             ["v1", "services", service, "scale"] => Self::Scale(service),
             ["v1", "services", service, "restart"] => Self::Restart(service, None),
             ["v1", "workers", service, number, "restart"] => Self::Restart(service, Some(number)),
@@ -140,6 +144,11 @@ async fn act(route: Route<'_>, body: &Bytes, handle: &Handle, permit: &Rc<Permit
             Ok(exchange::json(&handle.explain(service, client, listen).await?))
         }
         Route::Trace(service) => streams::trace(handle, service).await,
+        Route::Adopt(service) => Ok(exchange::json(&handle.adopt(service, parse(body)?).await?)),
+        Route::Release(service) => {
+            let Release {} = parse_or_default(body)?;
+            Ok(exchange::json(&handle.release(service).await?))
+        }
         Route::Scale(service) => {
             let scale: Scale = parse(body)?;
             if scale.progress {

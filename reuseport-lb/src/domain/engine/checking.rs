@@ -147,7 +147,8 @@ impl<D: Dataplane, P: Processes> Engine<D, P> {
     /// is shut down: a process that sees the hang-up may never accept again (HAProxy), or spin
     /// (tokio, whose `accept` does not return).
     fn rescue_living(&mut self, listener: ListenerId, id: WorkerId) {
-        let Some(worker) = self.pool.get(id) else { return };
+        // What others have opened is avoided, and not shut down.
+        let Some(worker) = self.pool.get(id).filter(|worker| !worker.is_adopted()) else { return };
         let process = worker.process.map(|running| running.key);
         let socket = worker.socket_of(listener).map(|socket| socket.cookie);
         // Not resumed: a process that was stopped before, and a joined one, which is not stopped here.

@@ -30,12 +30,25 @@ pub enum Input {
     /// Answer when the service decides for all of its listeners: those of other services are taken over when its
     /// workers are ready.
     Decides(Reply<()>),
+    /// These are the sockets that others have open, of a service that adopts them.
+    Sighted(Vec<Sighted>),
     /// Drain all workers, then end.
     Stop,
     /// Kill all workers, and end.
     Kill,
     /// An event of this process.
     Process(ProcessKey, ProcessEvent),
+}
+
+/// A socket that others have opened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sighted {
+    /// The listener whose address it has.
+    pub listener: ListenerId,
+    /// Identifies the socket.
+    pub cookie: Cookie,
+    /// Id of the process that serves, as far as that is known.
+    pub pid: i32,
 }
 
 /// An event of a worker's process.

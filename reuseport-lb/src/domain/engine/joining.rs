@@ -49,6 +49,7 @@ impl<D: Dataplane, P: Processes> Engine<D, P> {
         if self.stopping {
             return Err(Denied::Ending { service: self.service() });
         }
+        self.require_own("a process joins another service")?;
         config::check_workers(self.pool.len() + 1)?;
         let Some(number) = number else { return Ok(self.pool.free_numbers().next().unwrap_or_default()) };
         // The daemon starts no worker with a higher number.

@@ -128,7 +128,7 @@ impl<D: Dataplane, P: Processes> Engine<D, P> {
     /// a new socket.
     fn saw_locked(&mut self, id: WorkerId, listener: ListenerId) {
         let address = self.dataplane.address(listener);
-        let Some(worker) = self.pool.get_mut(id) else { return };
+        let Some(worker) = self.pool.get_mut(id).filter(|worker| !worker.is_adopted()) else { return };
         if worker.sightings.locked.is_none() {
             warn!(
                 worker = worker.name,
@@ -146,7 +146,9 @@ impl<D: Dataplane, P: Processes> Engine<D, P> {
     /// changes nothing if it is attached. Listeners that workers have shut down listen again; a worker that does not
     /// accept from its listener then stalls. Missing workers are added, removed notification sockets are made again.
     pub(super) fn repair_all(&mut self, now: std::time::Instant) {
-        for listener in self.listeners.ids() {
+        // Those of other servers are looked at more often (`adopting.rs`).
+        let own = if self.settings.config.adopt.is_some() { Vec::new() } else { self.listeners.ids() };
+        for listener in own {
             if let Err(error) = self.attach(listener) {
                 warn!("{error}");
             }

@@ -177,7 +177,7 @@ impl<D: Dataplane, P: Processes> Engine<D, P> {
         self.dataplane.leave_to_others(&last);
         let holds_slot = worker.holds_slot();
         // The process goes on with the socket, but gets nothing there any more.
-        let goes_on = worker.is_part() && worker.process.is_some();
+        let goes_on = worker.is_adopted() || (worker.is_part() && worker.process.is_some());
         for (at, socket) in worker.sockets.iter().enumerate() {
             if self.is_tcp(at, socket) && !goes_on {
                 worker.drain.handed_over += u64::from(self.dataplane.queue(socket.cookie).queue);
@@ -196,6 +196,7 @@ impl<D: Dataplane, P: Processes> Engine<D, P> {
             if goes_on {
                 worker.drain.end = Some("goes on without this socket".into());
                 self.dataplane.let_go(socket.cookie);
+                self.listeners.note_left(socket.listener, socket.cookie);
             } else {
                 self.dataplane.close(socket.cookie);
             }

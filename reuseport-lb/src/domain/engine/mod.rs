@@ -2,6 +2,7 @@
 //! ([`Engine::advance`]) by commands to the two ports. Between any two parts the loop may serve others, and the daemon
 //! may die. [`Engine::next_deadline`] says when time alone makes work; [`Engine::snapshot`] is for the next daemon.
 
+mod adopting;
 mod agenda;
 mod applying;
 mod calls;
@@ -45,7 +46,9 @@ pub use super::monitor::CheckKind;
 pub use super::pool::{Departure, Opening, Pool, Seat, Worker, WorkerSocket};
 pub use super::reconfigure::Settings;
 pub use super::rollout::{RestartOptions, RolloutEvent};
-pub use input::{Called, Input, JoinRequest, NewGroup, ProcessEvent, Reconfiguration, Scaling, Target, Work};
+pub use input::{
+    Called, Input, JoinRequest, NewGroup, ProcessEvent, Reconfiguration, Scaling, Sighted, Target, Work,
+};
 pub use reading::Standing;
 pub use rolling::TRIAL;
 pub use snapshot::{Found, ListenerRecord, Snapshot, WorkerRecord};
@@ -212,6 +215,7 @@ impl<D: Dataplane, P: Processes> Engine<D, P> {
                 self.stop(now);
                 self.each(Event::Kill, now);
             }
+            Input::Sighted(sighted) => self.on_sighted(&sighted, now),
             Input::Process(key, event) => self.on_process_event(key, event, now),
         }
     }
@@ -343,6 +347,9 @@ impl<D: Dataplane, P: Processes> Engine<D, P> {
         if !std::mem::replace(&mut self.stopping, true) {
             let cause = self.agenda.incidents.asked("the service is ending");
             self.tell(IncidentKind::Ending, cause.clone());
+            if self.settings.config.adopt.is_some() {
+                return self.release(now);
+            }
             self.end_rollout("the service is ending", now);
             self.leave(&self.pool.ids(|_| true), None, &cause, now);
         }

@@ -83,7 +83,7 @@ impl<D: Dataplane, P: Processes> Engine<D, P> {
     /// process: their queues are handed to other workers.
     pub fn leave_to_itself(&mut self, now: Instant) {
         self.end_rollout("the daemon ends", now);
-        for id in self.pool.ids(|worker| worker.process.is_none()) {
+        for id in self.pool.ids(|worker| worker.process.is_none() && !worker.is_adopted()) {
             self.hand_over(id);
         }
     }

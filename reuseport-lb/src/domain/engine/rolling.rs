@@ -38,6 +38,7 @@ impl<D: Dataplane, P: Processes> Engine<D, P> {
     }
 
     fn replaceable(&self, options: &RestartOptions) -> Result<Vec<usize>, Denied> {
+        self.require_own("restart it where it was started")?;
         if self.stopping {
             return Err(Denied::Ending { service: self.service() });
         }

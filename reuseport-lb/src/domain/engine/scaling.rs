@@ -41,6 +41,7 @@ impl<D: Dataplane, P: Processes> Engine<D, P> {
         if self.stopping {
             return Err(Denied::Ending { service: self.service() });
         }
+        self.require_own("change its number of processes or sockets in its own configuration")?;
         if to > 0 && self.settings.config.command.is_empty() && !self.settings.config.embedded {
             return Err(Denied::NoCommand { service: self.service() });
         }

@@ -56,6 +56,8 @@ pub struct ListenerRecord {
     pub wanted: bool,
     /// If its buckets are not those of the service: the slots of workers that do not read there.
     pub avoided: Option<Vec<u16>>,
+    /// Sockets of others that have left, and are open.
+    pub left: Vec<Cookie>,
 }
 
 /// What the next daemon needs to know of a worker.
@@ -139,9 +141,10 @@ impl<D: Dataplane, P: Processes> Engine<D, P> {
         let Snapshot { settings, moved, flows_cut, tally, serial, revision, listeners, workers } = snapshot;
         let taken: Vec<u16> = workers.iter().filter(|it| it.holds_slot).map(|it| it.slot).collect();
         let mut known = Listeners::default();
-        for ListenerRecord { id, asked, wanted, avoided } in listeners {
+        for ListenerRecord { id, asked, wanted, avoided, left } in listeners {
             let mut listener = ListenerState::new(id, asked, wanted);
             listener.apart = avoided.map(|slots| Apart::of(BucketTable::default(), slots));
+            listener.left.extend(left);
             known.push(listener);
         }
         let mut engine = Self {
@@ -226,6 +229,7 @@ impl<D: Dataplane, P: Processes> Engine<D, P> {
         let name = self.pool.name_of(id);
         let joined = life.origin == Origin::Joined;
         let part = life.origin == Origin::Bound;
+        let adopted = life.origin == Origin::Adopted;
         let opens = self.opens_sockets();
         let leaves = life.state == State::Draining;
         let mut sockets: Vec<WorkerSocket> = record
@@ -245,8 +249,9 @@ impl<D: Dataplane, P: Processes> Engine<D, P> {
         let mut forget = record.trial || (!found.runs && (joined || (leaves && !life.returns)));
         forget |= !found.runs && !record.holds_slot;
         forget |= part && (!found.runs || sockets.is_empty());
+        forget |= adopted && sockets.is_empty();
         // A leaving worker may have closed sockets itself.
-        let lost = sockets.len() < record.sockets.len() && !leaves;
+        let lost = sockets.len() < record.sockets.len() && !leaves && !adopted;
         if !forget
             && record.holds_slot
             && (lost || !found.runs)
@@ -300,6 +305,10 @@ impl<D: Dataplane, P: Processes> Engine<D, P> {
         let watchdog = self.settings.config.watchdog;
         let worker = self.pool.get_mut(record.id)?;
         worker.life = Life::taken_over(life, now, &self.settings.config);
+        if life.origin == Origin::Adopted {
+            // Its process is found with its sockets.
+            return None;
+        }
         let Some(key) = record.process.filter(|_| found.runs) else {
             return life.running.then_some(record.id);
         };
@@ -344,7 +353,8 @@ impl<D: Dataplane, P: Processes> Engine<D, P> {
 impl ListenerRecord {
     fn of(state: &ListenerState) -> Self {
         let avoided = state.apart.as_ref().map(|apart| apart.avoided().to_vec());
-        Self { id: state.id, asked: state.asked, wanted: state.wanted, avoided }
+        let left = state.left.iter().copied().collect();
+        Self { id: state.id, asked: state.asked, wanted: state.wanted, avoided, left }
     }
 }
 

@@ -47,6 +47,8 @@ impl<D: Dataplane, P: Processes> Engine<D, P> {
 /// Why `event` brought a worker into its state.
 pub(super) fn reason_of(event: Event, worker: &Worker) -> Cause {
     Cause::own(match (event, worker.life.state()) {
+        (Event::Spawned, _) if worker.is_adopted() => "its socket was found",
+        (Event::Ended { .. }, _) if worker.is_adopted() => "its socket is closed",
         (Event::Start, _) | (Event::Tick, State::Starting) => "its process is started",
         (Event::Spawned, _) => "it need not show that it is ready (ready = \"immediate\")",
         (Event::SaidReady, _) => "it said READY=1",

@@ -187,6 +187,12 @@ impl Worker {
         self.life.origin() == Origin::Started
     }
 
+    /// Whether others have started the worker's process and opened its sockets.
+    #[must_use]
+    pub fn is_adopted(&self) -> bool {
+        self.life.origin() == Origin::Adopted
+    }
+
     /// Whether the worker has sockets that the process of another one has bound.
     #[must_use]
     pub fn is_part(&self) -> bool {

@@ -46,6 +46,8 @@ pub enum Origin {
     Joined,
     /// The process is that of another worker, which has bound further sockets.
     Bound,
+    /// Others have started the process and opened the sockets, which the worker is for.
+    Adopted,
 }
 
 /// A worker's life as an earlier daemon has saved it.

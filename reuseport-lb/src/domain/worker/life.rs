@@ -160,7 +160,11 @@ impl Life {
     #[must_use]
     pub fn on(&mut self, event: Event, now: Instant, policy: &ServiceConfig) -> Vec<Step> {
         let steps = self.follow(event, now, policy);
-        if self.origin == Origin::Bound { Self::steps_of_part(steps) } else { steps }
+        match self.origin {
+            Origin::Started | Origin::Joined => steps,
+            Origin::Bound => Self::steps_of_part(steps),
+            Origin::Adopted => Self::steps_of_adopted(steps),
+        }
     }
 
     fn follow(&mut self, event: Event, now: Instant, policy: &ServiceConfig) -> Vec<Step> {
@@ -243,7 +247,7 @@ impl Life {
         self.running = false;
         self.readiness.at = None;
         let stays = self.leaving.take().is_none_or(|leaving| leaving.returns);
-        if self.origin == Origin::Joined {
+        if matches!(self.origin, Origin::Joined | Origin::Adopted) {
             self.state = State::Draining;
             self.admitted = false;
             return vec![Step::Withdraw, Step::Remove];

@@ -1,5 +1,6 @@
 //! The engine's port to the kernel: groups, slots, sockets and buckets of one service.
 
+mod adopted;
 mod opened;
 mod port;
 
@@ -19,6 +20,7 @@ use super::trace::Tracer;
 use crate::domain::engine::Settings;
 use crate::domain::listener::{Listener, Protocol};
 use crate::domain::ports::{self, Cookie, Holder, ListenerId};
+use crate::kernel::adopt::SocketLocation;
 use crate::kernel::group::PinnedGroup;
 use crate::kernel::owner::{self, Siblings};
 use crate::kernel::socket;
@@ -56,6 +58,10 @@ pub(super) struct Groups {
     prepared: BTreeMap<ListenerId, ListenerGroup>,
     sockets: Sockets,
     opened: Opened,
+    /// Sockets of others, as found last, with their listeners.
+    adopted: HashMap<Cookie, (ListenerId, SocketLocation)>,
+    /// Programs of others are replaced.
+    replaces_programs: bool,
     /// The user that they belong to; `None`: the daemon's.
     owner: Option<u32>,
     /// No process has had a socket yet.
@@ -72,6 +78,8 @@ impl Groups {
             prepared: BTreeMap::new(),
             sockets: Sockets::default(),
             opened: Opened::default(),
+            adopted: HashMap::new(),
+            replaces_programs: settings.config.adopt.as_ref().is_some_and(|adopt| adopt.replace_program),
             owner: settings.socket_owner().map(|user| user.uid),
             is_fresh: true,
             surroundings: surroundings.clone(),
@@ -171,7 +179,8 @@ impl Groups {
     }
 
     fn own(&self, cookie: Cookie) -> Result<OwnSocket> {
-        self.sockets.borrow().get(&cookie).cloned().context("the socket is gone")
+        let own = self.sockets.borrow().get(&cookie).cloned();
+        own.or_else(|| self.duplicate(cookie)).context("the socket is gone")
     }
 
     fn group(&self, id: ListenerId) -> &PinnedGroup {
@@ -221,7 +230,8 @@ impl Groups {
 
     fn try_put_back(&mut self, cookie: Cookie, slot: u16, backlog: u32) -> Result<()> {
         let own = self.own(cookie)?;
-        if own.listener.protocol == Protocol::Tcp && !own.socket.is_listener().unwrap_or(true) {
+        let adopted = self.adopted.contains_key(&cookie);
+        if !adopted && own.listener.protocol == Protocol::Tcp && !own.socket.is_listener().unwrap_or(true) {
             return self.try_listen_again(cookie, slot, backlog);
         }
         let it = self.all.get_mut(&own.id).context("the listener is gone")?;
@@ -239,6 +249,9 @@ impl Groups {
         backlog: u32,
     ) -> Result<Option<Cookie>> {
         let own = self.own(cookie)?;
+        if self.adopted.contains_key(&cookie) {
+            return Ok(self.try_enter_again(&own, slot)?.then_some(cookie));
+        }
         // A first process gets new sockets, which need no reset.
         let spoiled = match holder {
             Holder::Successor => socket::reset(&own.socket, &own.listener).err(),
@@ -274,6 +287,9 @@ impl Groups {
             // A program attached through a socket that was shut down would get a group of its own.
             if listener.protocol == Protocol::Tcp && !own.socket.is_listener().unwrap_or(false) {
                 continue;
+            }
+            if self.adopted.contains_key(cookie) {
+                self.require_free(&it.group, &own)?;
             }
             attached = it.group.attach(&own.socket);
             match &attached {
@@ -324,9 +340,12 @@ impl Groups {
         let listeners: Vec<Listener> = deciding.iter().map(|own| own.listener).collect();
         let census = Census::take(&listeners);
         for own in deciding {
-            let alone = census
-                .as_ref()
-                .is_ok_and(|census| census.count(&own.listener, &self.surroundings.ours.borrow()) == 0);
+            // The sockets of others stay, and are in the kernel's hands again.
+            let adopted = self.adopted.values().any(|(id, _)| *id == own.id);
+            let alone = !adopted
+                && census
+                    .as_ref()
+                    .is_ok_and(|census| census.count(&own.listener, &self.surroundings.ours.borrow()) == 0);
             if !alone && let Err(error) = self.group(own.id).detach(&own.socket) {
                 warn!("cannot leave the group of {} to others: {error}", own.listener);
             }

@@ -78,6 +78,15 @@ impl Dataplane for Groups {
         words(self.try_replace(old, opened, slot, enter, backlog))
     }
 
+    fn enter(
+        &mut self,
+        listener: ListenerId,
+        socket: Cookie,
+        slot: u16,
+    ) -> Result<Option<OpenedSocket>, String> {
+        words(self.try_enter(listener, socket, slot))
+    }
+
     fn forget_opened(&mut self, opened: Cookie) {
         self.opened().borrow_mut().remove(&opened);
     }
@@ -91,13 +100,12 @@ impl Dataplane for Groups {
     }
 
     fn queue(&self, socket: Cookie) -> Queue {
-        let sockets = self.sockets.borrow();
-        let queue = sockets.get(&socket).and_then(|it| socket::queue(&it.socket, it.listener.protocol).ok());
+        let queue = self.own(socket).and_then(|it| Ok(socket::queue(&it.socket, it.listener.protocol)?));
         queue.unwrap_or_default()
     }
 
     fn head(&self, socket: Cookie) -> Head {
-        self.sockets.borrow().get(&socket).map_or(Head::Unseen, |it| peek::head(&it.socket))
+        self.own(socket).map_or(Head::Unseen, |it| peek::head(&it.socket))
     }
 
     fn shut_down(&mut self, socket: Cookie) -> Result<(), String> {
@@ -110,7 +118,7 @@ impl Dataplane for Groups {
 
     fn set_backlog(&mut self, socket: Cookie, backlog: u32) {
         // listen(2) on a listening socket changes its backlog; on any other it would begin to listen.
-        if let Ok(own) = self.own(socket)
+        if let Some(own) = self.sockets.borrow().get(&socket)
             && own.socket.is_listener().unwrap_or(false)
         {
             let _ = own.socket.listen(i32::try_from(backlog).unwrap_or(i32::MAX));
@@ -126,11 +134,11 @@ impl Dataplane for Groups {
     }
 
     fn waits(&self, socket: Cookie) -> Option<bool> {
-        self.surroundings.waits_on(&self.sockets.borrow().get(&socket)?.socket)
+        self.surroundings.waits_on(&self.own(socket).ok()?.socket)
     }
 
     fn sees_waits(&self) -> bool {
-        self.surroundings.waits.is_some()
+        self.surroundings.sight.waits.is_some()
     }
 
     fn insert(&mut self, socket: Cookie, slot: u16) -> Result<(), String> {

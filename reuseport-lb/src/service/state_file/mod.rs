@@ -110,6 +110,9 @@ pub struct SavedListener {
     /// If its buckets are not those of the service: the slots of workers that do not read there.
     #[serde(default)]
     pub avoided: Option<Vec<u16>>,
+    /// Cookies of sockets of others that have left, and are open.
+    #[serde(default)]
+    pub left: Vec<u64>,
 }
 
 /// The saved state of one worker.

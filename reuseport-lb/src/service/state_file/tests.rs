@@ -33,6 +33,7 @@ fn state() -> SavedService {
         program: None,
         since: 0,
         lost: false,
+        left: vec![17],
         avoided: Some(vec![17]),
     };
     SavedService {
@@ -80,7 +81,7 @@ fn what_earlier_versions_have_written_is_read() {
         ("/workers/0", &["part", "cgroup", "process", "leader", "notify", "output", "stop"]),
     ];
     let parts = parts.into_iter().chain([
-        ("/doors/0", &["program", "since", "lost", "avoided"][..]),
+        ("/doors/0", &["program", "since", "lost", "avoided", "left"][..]),
         ("/config", &["stop", "sockets"]),
     ]);
     for (at, later) in parts {
@@ -90,6 +91,7 @@ fn what_earlier_versions_have_written_is_read() {
     let mut wanted = state();
     (wanted.flows_cut, wanted.tally) = (0, Tally::default());
     wanted.listeners[0].avoided = None;
+    wanted.listeners[0].left.clear();
     wanted.workers[0].process = SavedProcess::default();
     wanted.workers[0].id.part = 0;
     assert_eq!(serde_json::from_value::<SavedService>(old).unwrap(), wanted);

@@ -89,7 +89,9 @@ impl Scene {
             assert!(other.is_none(), "{} and {other:?} have slot {}", worker.name, worker.slot);
         }
         for worker in self.workers().filter(|worker| worker.life.state() == State::Ready) {
-            assert!(worker.process.is_some(), "{} is ready and has no process", worker.name);
+            // Of an adopted one, the next daemon finds it with its sockets.
+            let known = worker.process.is_some() || worker.is_adopted();
+            assert!(known, "{} is ready and has no process", worker.name);
         }
     }
 

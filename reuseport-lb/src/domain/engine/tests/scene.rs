@@ -1,7 +1,6 @@
 //! A service under test: an engine over fake ports, and a loop as in `service/`.
 
 use std::cell::RefCell;
-use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
@@ -12,8 +11,8 @@ use super::fake::{BUCKETS, Fake, Group, Process, Stage, World};
 use crate::config::{Ready, ServiceConfig};
 use crate::domain::Reply;
 use crate::domain::engine::{
-    Engine, Found, Input, NewGroup, ProcessEvent, Reconfiguration, RestartOptions, RolloutEvent, Settings,
-    Snapshot, Worker,
+    Engine, Input, NewGroup, ProcessEvent, Reconfiguration, RestartOptions, RolloutEvent, Settings, Snapshot,
+    Worker,
 };
 use crate::domain::listener::{Listener, Protocol};
 use crate::domain::observed::{Exit, Said};
@@ -318,35 +317,7 @@ impl Scene {
     /// Another daemon takes over.
     pub(super) fn take_over(&mut self) {
         let snapshot = self.saved.clone();
-        let mut found = Vec::new();
-        self.world(|world| {
-            // Groups that were prepared for a change that was not made are not taken over.
-            world.groups.retain(|id, _| snapshot.listeners.iter().any(|record| record.id == *id));
-            // Groups that were removed before that was saved are made anew.
-            world.anew.clear();
-            for record in &snapshot.listeners {
-                if let Entry::Vacant(free) = world.groups.entry(record.id) {
-                    free.insert(Group::new(record.asked));
-                    world.anew.insert(record.id);
-                }
-            }
-            for record in &snapshot.workers {
-                let process = record.process.and_then(|key| Some((key, world.processes.get_mut(&key)?)));
-                let process = process.filter(|(_, process)| process.stage == Stage::Runs);
-                let mut it = Found::default();
-                if let Some((key, process)) = process {
-                    (it.runs, it.heard, process.known) = (true, true, true);
-                    for (_, cookie, _) in &record.sockets {
-                        let socket = world.sockets.get_mut(cookie);
-                        if let Some(socket) = socket.filter(|socket| socket.holders.contains(&key)) {
-                            socket.ours = true;
-                            it.sockets.push(*cookie);
-                        }
-                    }
-                }
-                found.push(it);
-            }
-        });
+        let found = self.world(|world| world.find(&snapshot));
         let before = self.owners();
         let ports = (self.fake.clone(), self.fake.clone());
         let engine = Engine::restore(snapshot.clone(), found, false, ports, self.now);

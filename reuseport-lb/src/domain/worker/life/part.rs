@@ -1,5 +1,5 @@
-//! The life of a worker whose sockets the process of another worker has bound: it has no process of its own to start or to
-//! end, and leaves along with that of the other.
+//! The lives of workers without a process of their own to start or to end: of one whose sockets the process of another
+//! worker has bound, which leaves along with that, and of one whose sockets others have opened.
 
 use std::time::Instant;
 
@@ -17,6 +17,12 @@ impl Life {
             step => Some(step),
         };
         steps.into_iter().filter_map(own).collect()
+    }
+
+    /// What is left of these steps if others have the process and the sockets: nothing is done to either.
+    pub(super) fn steps_of_adopted(steps: Vec<Step>) -> Vec<Step> {
+        let steps = Self::steps_of_part(steps).into_iter();
+        steps.filter(|step| !matches!(step, Step::Rescue | Step::HandOn | Step::Spawn)).collect()
     }
 
     /// The process has ended: sockets and queues wait for the next one to bind as many.

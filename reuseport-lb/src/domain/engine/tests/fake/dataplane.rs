@@ -104,6 +104,15 @@ impl Dataplane for Fake {
         Ok(())
     }
 
+    fn enter(
+        &mut self,
+        listener: ListenerId,
+        socket: Cookie,
+        slot: u16,
+    ) -> Result<Option<OpenedSocket>, String> {
+        Ok(self.0.borrow_mut().enter(listener, socket, slot))
+    }
+
     fn forget_opened(&mut self, opened: Cookie) {
         self.0.borrow_mut().opened.remove(&opened);
     }
@@ -126,7 +135,11 @@ impl Dataplane for Fake {
     fn shut_down(&mut self, socket: Cookie) -> Result<(), String> {
         let mut world = self.0.borrow_mut();
         if let Some(it) = world.sockets.get_mut(&socket) {
+            let ours = it.ours;
             it.listens = false;
+            if !ours {
+                world.wrong.push(format!("{socket:?} is shut down, which others have opened"));
+            }
             world.unseat(socket);
             world.migrate(socket);
         }
@@ -161,8 +174,8 @@ impl Dataplane for Fake {
         let world = self.0.borrow();
         let socket = world.sockets.get(&socket).filter(|socket| socket.listens)?;
         let waits = |key: &ProcessKey| {
-            let process = &world.processes[key];
-            process.stage == Stage::Runs && process.waits && !process.hangs
+            let process = world.processes.get(key);
+            process.is_some_and(|it| it.stage == Stage::Runs && it.waits && !it.hangs)
         };
         Some(socket.holders.iter().any(waits))
     }
@@ -198,7 +211,8 @@ impl Dataplane for Fake {
             None => {
                 world.names.remove(&slot);
                 // The slot is free from now on, so no bucket may point to it.
-                let used = world.groups.values().any(|group| World::points_to(group, |it| it == slot));
+                let mut deciding = world.groups.values().filter(|group| !group.left);
+                let used = deciding.any(|group| World::points_to(group, |it| it == slot));
                 if used {
                     world.wrong.push(format!("slot {slot} is freed while buckets or flows refer to it"));
                 }
@@ -212,10 +226,13 @@ impl Dataplane for Fake {
         let locked: Vec<Cookie> = sockets.iter().filter(locked).copied().collect();
         let group = world.groups.get_mut(&listener).expect("a listener that is there");
         group.decides |= group.claim == Claim::Held && !sockets.is_empty();
+        group.left &= sockets.is_empty();
         Attachment { locked, error: None }
     }
 
-    fn leave_to_others(&mut self, _last: &[(ListenerId, Cookie)]) {}
+    fn leave_to_others(&mut self, last: &[(ListenerId, Cookie)]) {
+        self.0.borrow_mut().leave(last);
+    }
 
     fn is_new(&self, listener: ListenerId) -> bool {
         self.0.borrow().anew.contains(&listener)

@@ -5,7 +5,7 @@ mod dataplane;
 mod processes;
 
 use std::cell::RefCell;
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque, btree_map};
 use std::rc::Rc;
 
 use reuseport_lb_common::entry::Entry;
@@ -13,9 +13,11 @@ use reuseport_lb_common::load::Fitness;
 use reuseport_lb_common::slots::{MAX_SLOTS, NO_SLOT};
 
 use crate::config::StopSettings;
+use crate::domain::engine::{Found, Snapshot, WorkerRecord};
 use crate::domain::listener::{Listener, Protocol};
 use crate::domain::observed::CallId;
-use crate::domain::ports::{CallOutcome, Claim, Cookie, ListenerId, ProcessKey};
+use crate::domain::ports::{CallOutcome, Claim, Cookie, ListenerId, OpenedSocket, ProcessKey};
+use crate::domain::worker::Origin;
 
 /// Number of buckets of a fake group.
 pub(super) const BUCKETS: usize = 48;
@@ -42,6 +44,8 @@ pub(super) struct World {
     pub(super) opened: BTreeMap<Cookie, (Protocol, ProcessKey)>,
     /// Answers to calls of processes.
     pub(super) answers: BTreeMap<CallId, CallOutcome>,
+    /// Ids of processes that others have started.
+    pub(super) noted: BTreeMap<ProcessKey, i32>,
     /// Operations that fail next.
     pub(super) broken: BTreeSet<Broken>,
     serial: u64,
@@ -71,6 +75,8 @@ pub(super) struct Group {
     pub(super) selected: Vec<u64>,
     pub(super) claim: Claim,
     pub(super) decides: bool,
+    /// The program was taken off: the sockets are others', and the kernel chooses.
+    pub(super) left: bool,
 }
 
 pub(super) struct Socket {
@@ -141,6 +147,7 @@ impl Group {
             selected: vec![0; MAX_SLOTS],
             claim: Claim::Held,
             decides: false,
+            left: false,
         }
     }
 
@@ -203,8 +210,8 @@ impl World {
         let datagram = self.next();
         if let Some(socket) = self.sockets.get_mut(&cookie) {
             let reads = |key: &ProcessKey| {
-                let process = &self.processes[key];
-                process.stage == Stage::Runs && process.waits && !process.hangs
+                let process = self.processes.get(key);
+                process.is_some_and(|it| it.stage == Stage::Runs && it.waits && !it.hangs)
             };
             socket.datagrams.push_back(datagram);
             if socket.holders.iter().any(reads) {
@@ -292,6 +299,75 @@ impl World {
             }
             self.collect(cookie);
         }
+    }
+
+    /// What the next daemon finds of what the one before has saved.
+    pub(super) fn find(&mut self, snapshot: &Snapshot) -> Vec<Found> {
+        // Groups that were prepared for a change that was not made are not taken over.
+        self.groups.retain(|id, _| snapshot.listeners.iter().any(|record| record.id == *id));
+        // Groups that were removed before that was saved are made anew.
+        self.anew.clear();
+        for record in &snapshot.listeners {
+            if let btree_map::Entry::Vacant(free) = self.groups.entry(record.id) {
+                free.insert(Group::new(record.asked));
+                self.anew.insert(record.id);
+            }
+        }
+        snapshot.workers.iter().map(|record| self.find_worker(record)).collect()
+    }
+
+    fn find_worker(&mut self, record: &WorkerRecord) -> Found {
+        let cookies = record.sockets.iter().map(|(_, cookie, _)| *cookie);
+        if record.life.origin == Origin::Adopted {
+            let sockets = cookies.filter(|cookie| self.sockets.contains_key(cookie)).collect();
+            return Found { runs: true, heard: true, sockets };
+        }
+        let process = record.process.and_then(|key| Some((key, self.processes.get_mut(&key)?)));
+        let Some((key, process)) = process.filter(|(_, process)| process.stage == Stage::Runs) else {
+            return Found::default();
+        };
+        process.known = true;
+        let mut sockets = Vec::new();
+        for cookie in cookies {
+            let socket = self.sockets.get_mut(&cookie);
+            if let Some(socket) = socket.filter(|socket| socket.holders.contains(&key)) {
+                socket.ours = true;
+                sockets.push(cookie);
+            }
+        }
+        Found { runs: true, heard: true, sockets }
+    }
+
+    /// A server that others have started opens a socket of a listener, in one of its processes.
+    pub(super) fn open_outside(&mut self, listener: ListenerId, process: ProcessKey) -> Cookie {
+        let cookie = Cookie(self.next());
+        let holders = BTreeSet::from([process]);
+        self.sockets.insert(cookie, Socket { ours: false, holders, ..Socket::new(listener) });
+        cookie
+    }
+
+    /// Puts a socket that others have opened into a slot, if it is still open.
+    fn enter(&mut self, listener: ListenerId, cookie: Cookie, slot: u16) -> Option<OpenedSocket> {
+        self.sockets.get(&cookie)?;
+        let group = self.groups.get_mut(&listener)?;
+        group.slots.insert(slot, cookie);
+        Some(OpenedSocket { cookie, selected_before: group.selected[usize::from(slot)] })
+    }
+
+    /// Leaves the groups of sockets that others have opened to the kernel.
+    fn leave(&mut self, last: &[(ListenerId, Cookie)]) {
+        for (listener, cookie) in last {
+            let adopted = self.sockets.get(cookie).is_some_and(|socket| !socket.ours);
+            if let Some(group) = self.groups.get_mut(listener).filter(|_| adopted) {
+                group.left = true;
+            }
+        }
+    }
+
+    /// A server that others have started closes a socket.
+    pub(super) fn close_outside(&mut self, cookie: Cookie) {
+        self.sockets.get_mut(&cookie).into_iter().for_each(|socket| socket.holders.clear());
+        self.collect(cookie);
     }
 
     fn points_to(group: &Group, slot: impl Fn(u16) -> bool) -> bool {

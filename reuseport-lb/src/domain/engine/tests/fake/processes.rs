@@ -63,6 +63,10 @@ impl Processes for Fake {
         Ok(())
     }
 
+    fn note(&mut self, process: ProcessKey, pid: i32) {
+        self.0.borrow_mut().noted.insert(process, pid);
+    }
+
     fn unblock(&mut self) {
         for process in self.0.borrow_mut().processes.values_mut() {
             if process.stage == Stage::Blocked {
@@ -72,7 +76,8 @@ impl Processes for Fake {
     }
 
     fn pid(&self, process: ProcessKey) -> Option<i32> {
-        i32::try_from(process.incarnation).ok()
+        let noted = self.0.borrow().noted.get(&process).copied();
+        noted.or_else(|| i32::try_from(process.incarnation).ok())
     }
 
     fn is_ours(&self, process: ProcessKey) -> bool {

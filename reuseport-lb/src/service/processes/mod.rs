@@ -1,10 +1,11 @@
 //! The engine's port to the processes of one service's workers: started, signalled, heard and watched.
 
+mod port;
+
 use std::cell::Cell;
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
-use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use socket2::Socket;
@@ -17,23 +18,18 @@ use super::dataplane::{Groups, Opened, Sockets};
 use super::sd_notify::{self, Notify};
 use super::state_file;
 use crate::config::process::LogTo;
-use crate::config::{self, SocketSource, StopSettings};
+use crate::config::{self, SocketSource};
 use crate::domain::engine::{Engine, ProcessEvent};
 use crate::domain::listener::Listener;
-use crate::domain::observed::{CallId, Exit, Pulse, Said};
-use crate::domain::ports::{CallOutcome, Cookie, ProcessKey, Processes, Spawn};
+use crate::domain::observed::{Exit, Said};
+use crate::domain::ports::{Cookie, ProcessKey, Spawn};
 use crate::domain::worker::Origin;
 use crate::kernel::calls::Calls;
 use crate::kernel::cgroup::Cgroup;
-use crate::kernel::fd_passing::{self, Peer};
+use crate::kernel::fd_passing::Peer;
 use crate::kernel::output::{Amount, KeeperArguments, Output};
 use crate::kernel::process::{self, Launch, Process};
-use crate::kernel::{liveness, opened};
 use crate::logging;
-use crate::offload::in_thread;
-
-/// How long to wait until a process has stopped after SIGSTOP; a process that takes longer is busy in the kernel.
-const SUSPENDING: Duration = Duration::from_millis(3);
 
 /// The engine of a service over the kernel.
 pub(super) type OwnEngine = Engine<Groups, ProcessTable>;
@@ -44,6 +40,8 @@ pub(super) struct ProcessTable {
     running: HashMap<ProcessKey, Running>,
     /// New processes that wait before their `exec` until the state file has them.
     blocked: Vec<ProcessKey>,
+    /// Processes that others have started.
+    adopted: HashMap<ProcessKey, i32>,
     /// The process whose request to join is being handled.
     joining: Option<Peer>,
     /// Output of processes that have ended which was dropped, by the workers' numbers.
@@ -88,6 +86,7 @@ impl ProcessTable {
             service: service.to_owned(),
             running: HashMap::new(),
             blocked: Vec::new(),
+            adopted: HashMap::new(),
             joining: None,
             dropped: HashMap::new(),
             sockets,
@@ -280,117 +279,6 @@ impl ProcessTable {
             notify: Some((running.notify.path().to_owned(), running.notify.owner())),
             output: running.output.as_ref().map(|output| output.identity()),
         })
-    }
-}
-
-fn pulse_of(process: &Process) -> Option<Pulse> {
-    liveness::of_all(process.all())
-}
-
-impl Processes for ProcessTable {
-    fn spawn(&mut self, spawn: &Spawn<'_>) -> Result<(), String> {
-        self.start(spawn).map_err(|error| format!("{error:#}"))
-    }
-
-    fn adopt(&mut self, process: ProcessKey, name: &str) -> Result<(), String> {
-        self.adopt_joined(process, name).map_err(|error| format!("{error:#}"))
-    }
-
-    fn unblock(&mut self) {
-        for key in std::mem::take(&mut self.blocked) {
-            self.process(key).into_iter().for_each(Process::unblock);
-        }
-    }
-
-    fn pid(&self, process: ProcessKey) -> Option<i32> {
-        self.process(process).map(Process::pid)
-    }
-
-    fn is_ours(&self, process: ProcessKey) -> bool {
-        self.process(process).is_some_and(Process::is_leader)
-    }
-
-    fn terminate(&mut self, process: ProcessKey, stop: StopSettings) {
-        self.process(process).into_iter().for_each(|process| process.terminate(stop));
-    }
-
-    fn kill(&mut self, process: ProcessKey) {
-        self.process(process).into_iter().for_each(Process::kill);
-    }
-
-    fn expect_end(&mut self, process: ProcessKey) {
-        self.process(process).into_iter().for_each(Process::expect_end);
-    }
-
-    fn suspend(&mut self, process: ProcessKey) -> bool {
-        let runs =
-            |process: &&Process| process.is_leader() && pulse_of(process).is_some_and(|pulse| !pulse.stopped);
-        let Some(process) = self.process(process).filter(runs) else { return false };
-        process.suspend();
-        let begun = Instant::now();
-        while begun.elapsed() < SUSPENDING && pulse_of(process).is_some_and(|pulse| !pulse.stopped) {}
-        true
-    }
-
-    fn resume(&mut self, process: ProcessKey) {
-        self.process(process).into_iter().for_each(Process::resume);
-    }
-
-    fn pulse(&self, process: ProcessKey) -> Option<Pulse> {
-        self.process(process).and_then(pulse_of)
-    }
-
-    fn restore_notify(&mut self, process: ProcessKey) -> bool {
-        self.running.get_mut(&process).is_some_and(|running| running.notify.restore())
-    }
-
-    fn forget(&mut self, process: ProcessKey) -> Vec<String> {
-        let Some(output) = self.running.remove(&process).and_then(|it| it.output.clone()) else {
-            return Vec::new();
-        };
-        let dropped = output.dropped();
-        if dropped != Amount::default() {
-            *self.dropped.entry(process.worker.number).or_default() += dropped;
-        }
-        output.last_lines()
-    }
-
-    fn closed(&self, process: ProcessKey, sockets: &[Cookie]) -> Vec<Cookie> {
-        let Some(process) = self.process(process) else { return Vec::new() };
-        let wanted: Vec<u64> = sockets.iter().map(|cookie| cookie.0).collect();
-        let found = fd_passing::sockets_of_all(process.pid(), || process.all(), &wanted);
-        // Of processes that may not be looked at nothing is known.
-        let Ok(found) = found else { return Vec::new() };
-        let is_held = |cookie: &&Cookie| found.iter().any(|(held, _)| *held == cookie.0);
-        sockets.iter().filter(|cookie| !is_held(cookie)).copied().collect()
-    }
-
-    fn answer(&mut self, process: ProcessKey, call: CallId, answer: CallOutcome) {
-        if let Some(calls) = self.running.get(&process).and_then(|running| running.calls.as_ref()) {
-            calls.answer(call, answer, &self.sockets);
-        }
-    }
-
-    fn look_for_foreign(&mut self, processes: &[ProcessKey], listeners: &[Listener]) {
-        let suspects = processes.iter().filter_map(|key| Some((self.process(*key)?.pid(), *key)));
-        let suspects: HashMap<i32, ProcessKey> = suspects.collect();
-        let (listeners, events) = (listeners.to_vec(), self.events.clone());
-        let ours = self.surroundings.ours.borrow().clone();
-        let service = self.service.clone();
-        tokio::task::spawn_local(async move {
-            let groups: Vec<i32> = suspects.keys().copied().collect();
-            let look = move || opened::by_groups(&groups, &listeners, &ours);
-            match in_thread("looking", look).await.and_then(|found| found) {
-                Ok(found) => {
-                    let of = |(group, it)| suspects.get(&group).map(|key| (*key, ProcessEvent::Opened(it)));
-                    // The service may have ended.
-                    found.into_iter().filter_map(of).for_each(|it| drop(events.send(it)));
-                }
-                Err(error) => {
-                    warn!(service, "cannot look for sockets that workers opened by themselves: {error:#}");
-                }
-            }
-        });
     }
 }
 
