@@ -56,6 +56,12 @@ impl Counters {
         names.iter().filter_map(|name| self.0.remove(*name)).sum::<i64>().cast_unsigned()
     }
 
+    /// How much one of them has counted.
+    #[must_use]
+    pub fn get(&self, name: &str) -> i64 {
+        self.0.get(name).copied().unwrap_or_default()
+    }
+
     /// Asserts that those of `must` have counted, those of `may` perhaps, and no others; how often is a matter of
     /// chance, but for the sums.
     ///
@@ -82,7 +88,7 @@ impl Counters {
         let of = |stage: &str| -> i64 {
             self.0.iter().filter(|(name, _)| name.starts_with(stage)).map(|(_, count)| count).sum()
         };
-        let one = |name: &str| self.0.get(name).copied().unwrap_or_default();
+        let one = |name: &str| self.get(name);
         let went_on = of("owner_") - one("owner_taken") - one("owner_kept");
         let sums =
             [(of("arrival_"), of("owner_")), (went_on, of("detour_")), (one("detour_none"), one("refused"))];

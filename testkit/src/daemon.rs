@@ -310,11 +310,12 @@ impl Daemon {
         assert!(!self.paths.runtime_dir.exists());
     }
 
-    /// The processes of all its workers.
+    /// The processes of all its workers, but for those that others have started.
     #[must_use]
     pub fn workers(&self) -> Vec<i32> {
         let status = self.status();
-        status.services.iter().flat_map(|service| &service.workers).filter_map(|worker| worker.pid).collect()
+        let own = status.services.iter().filter(|service| service.adopts.is_none());
+        own.flat_map(|service| &service.workers).filter_map(|worker| worker.pid).collect()
     }
 
     fn terminate(&mut self) -> ExitStatus {

@@ -67,6 +67,11 @@ impl Alone {
         Self(process.spawn().unwrap())
     }
 
+    /// Its process id.
+    pub(crate) fn pid(&self) -> i32 {
+        self.0.id().cast_signed()
+    }
+
     /// What it said, if it ended.
     pub(crate) fn has_ended(&mut self) -> bool {
         self.0.try_wait().unwrap().is_some()

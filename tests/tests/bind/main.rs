@@ -3,6 +3,8 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on shall panic")]
 
 mod addresses;
+mod adopted;
+mod adopted_files;
 mod family;
 mod programs;
 mod protocol;

@@ -47,6 +47,18 @@ pub(crate) fn acceptors(world: &World, option: &str) -> Vec<String> {
     vec![c(world, "acceptors", include_str!("acceptors.c")), option.into()]
 }
 
+/// A server that gives its group a program of its own.
+pub(crate) fn steers(world: &World, when: &str) -> Vec<String> {
+    vec![c(world, "steers", include_str!("steers.c")), when.into()]
+}
+
+/// One of several servers that share an address.
+pub(crate) fn shared(world: &World, options: &[&str]) -> Vec<String> {
+    let script = world.file("shared.py", include_str!("shared.py"));
+    let script = script.display().to_string();
+    words("python3", &[&[&*script], options].concat())
+}
+
 pub(crate) fn epoll_first(world: &World) -> Vec<String> {
     vec![c(world, "epoll_first", include_str!("epoll_first.c"))]
 }
