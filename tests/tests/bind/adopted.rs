@@ -230,8 +230,7 @@ fn what_waits_for_a_killed_process_goes_to_others_also_without_a_daemon() {
         let counted = Counters::difference(&before, &after);
         counted.assert_sums();
     }
-    let said = daemon.log();
-    assert!(said.contains("nobody has a socket on tcp://127.0.0.1:3000"), "{said}");
+    daemon.says("nobody has a socket on tcp://127.0.0.1:3000");
     // The next ones are found, and steered.
     let servers = [start(), start()];
     service(&daemon, "web", 2);

@@ -2,55 +2,36 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use nix::sys::signal::Signal;
-use testkit::background::beside;
 use testkit::config::Config;
 use testkit::counters::Counters;
-use testkit::daemon::{Daemon, signal, throughout, until};
+use testkit::daemon::{Daemon, throughout, until};
+use testkit::patience::fewer;
 use testkit::world::World;
 
 use crate::adopted::service;
-use crate::family::{Alone, family};
-use crate::programs::{nginx, shared};
-use crate::protocol::Protocol::Http;
+use crate::family::{Alone, family, kill};
+use crate::programs::{erlang, knot, nginx, shared};
+use crate::protocol::Protocol::{self, Http};
 use crate::protocol::ask_all;
+use crate::reloads::{RELOADS, rate, reload, under_load};
 use crate::row::names;
 
-/// nginx that runs by itself, and its configuration.
+/// nginx that runs by itself.
 struct Nginx {
     alone: Alone,
-    file: PathBuf,
 }
 
 impl Nginx {
     fn start(world: &World, processes: usize) -> Self {
         let alone = Alone::start(&nginx(world, " reuseport", processes));
         until("nginx to serve", || Http.ask().ok());
-        let file = world.path(&format!("nginx-{}.conf", alone.pid()));
-        Self { alone, file }
+        Self { alone }
     }
 
     fn pid_file(&self, world: &World) -> String {
         world.path(&format!("nginx-{}.pid", self.alone.pid())).display().to_string()
-    }
-
-    /// Reloads it with so many processes, and waits until there are so many.
-    fn reload(&self, processes: usize) {
-        let text = fs::read_to_string(&self.file).unwrap();
-        let lines = text.lines().map(|line| match line.strip_prefix("worker_processes ") {
-            Some(_) => format!("worker_processes {processes};\n"),
-            None => format!("{line}\n"),
-        });
-        fs::write(&self.file, lines.collect::<String>()).unwrap();
-        let before = family(self.alone.pid());
-        signal(self.alone.pid(), Signal::SIGHUP);
-        until("its new processes alone", || {
-            let now = family(self.alone.pid());
-            (now.len() == processes + 1 && now[1..].iter().all(|pid| !before.contains(pid))).then_some(())
-        });
     }
 }
 
@@ -59,65 +40,27 @@ fn adopting(pid_file: &str) -> Config {
     Config::service("web").listen("tcp://127.0.0.1:3000").toml("adopt", adopt)
 }
 
-/// How many of so many requests a second fail while `act` goes on: (asked, failed).
-fn under_load(rate: u32, act: impl FnOnce()) -> (usize, Vec<String>) {
-    const CLIENTS: u32 = 4;
-    let load = |over: &AtomicBool| {
-        std::thread::scope(|scope| {
-            let client = || {
-                let (begun, mut asked, mut failed) = (Instant::now(), 0_u32, Vec::new());
-                while !over.load(Ordering::Relaxed) {
-                    failed.extend(Http.ask().err());
-                    asked += 1;
-                    let due = begun + Duration::from_secs(1) * asked * CLIENTS / rate;
-                    let left = due.saturating_duration_since(Instant::now());
-                    std::thread::sleep(left); // sleep: keeps to the rate
-                }
-                (asked as usize, failed)
-            };
-            let clients: Vec<_> = (0..CLIENTS).map(|_| scope.spawn(client)).collect();
-            clients.into_iter().map(|client| client.join().unwrap()).fold((0, Vec::new()), |mut all, one| {
-                all.0 += one.0;
-                all.1.extend(one.1);
-                all
-            })
-        })
-    };
-    beside(load, act).1
-}
-
-/// Requests a second; `REUSEPORT_LB_REQUESTS` sets another number.
-fn rate() -> u32 {
-    std::env::var("REUSEPORT_LB_REQUESTS").ok().and_then(|rate| rate.parse().ok()).unwrap_or(1_000)
-}
-
-/// How often nginx is reloaded, with how many processes.
-const RELOADS: [usize; 12] = [4, 2, 6, 3, 4, 2, 6, 3, 4, 2, 6, 3];
-
 #[test]
 fn nginx_is_reloaded_under_load_and_nobody_fails_where_plain_nginx_may_cut_some() {
     let world = World::new();
-    let nginx = Nginx::start(&world, 3);
-    let (asked, failed) = under_load(rate(), || RELOADS.iter().for_each(|it| nginx.reload(*it)));
+    let plain = Nginx::start(&world, 3);
+    let main = plain.alone.pid();
+    let (asked, failed) = under_load(rate(), || RELOADS.iter().for_each(|it| reload(&world, main, *it)));
     println!("plain: {} of {asked} failed", failed.len());
-    let daemon = Daemon::with(&world, &adopting(&nginx.pid_file(&world)));
+    let daemon = Daemon::with(&world, &adopting(&plain.pid_file(&world)));
     let before = service(&daemon, "web", 3);
     let (asked, failed) = under_load(rate(), || {
         for processes in RELOADS {
-            nginx.reload(processes);
-            let web = service(&daemon, "web", processes);
+            reload(&world, main, processes);
             // A socket's worker is the process that polls it.
-            let mut polling: Vec<i32> = web.workers.iter().filter_map(|it| it.pid).collect();
-            polling.sort_unstable();
-            polling.dedup();
-            let mut own = family(nginx.alone.pid()).split_off(1);
+            let mut own = family(main).split_off(1);
             own.sort_unstable();
-            if polling != own {
-                until("each to be its own process's", || {
-                    let web = service(&daemon, "web", processes);
-                    web.workers.iter().all(|it| it.pid.is_some_and(|pid| own.contains(&pid))).then_some(())
-                });
-            }
+            until("each to be its own process's", || {
+                let web = service(&daemon, "web", processes);
+                let mut polling: Vec<i32> = web.workers.iter().filter_map(|it| it.pid).collect();
+                polling.sort_unstable();
+                (polling == own).then_some(())
+            });
         }
     });
     println!("adopted: {} of {asked} failed", failed.len());
@@ -129,6 +72,69 @@ fn nginx_is_reloaded_under_load_and_nobody_fails_where_plain_nginx_may_cut_some(
     assert_eq!(counted.get("refused"), 0);
     daemon.stop();
     assert!(ask_all(&[Http], 50).is_empty(), "the kernel chooses again");
+    drop(plain);
+
+    let config = Config::web().workers(1).set("sockets", "bind").set("stop_signal", "QUIT");
+    let daemon = Daemon::with(&world, &config.command(&nginx(&world, " reuseport", 3)));
+    let main = service(&daemon, "web", 3).workers[0].pid.unwrap();
+    let (asked, failed) = under_load(rate(), || {
+        for processes in RELOADS {
+            reload(&world, main, processes);
+            service(&daemon, "web", processes);
+        }
+    });
+    println!("bind: {} of {asked} failed", failed.len());
+    assert!(failed.is_empty(), "{failed:?}\n{}", daemon.log());
+    daemon.stop();
+}
+
+#[test]
+fn processes_that_outlive_their_main_one_are_steered_on() {
+    let world = World::new();
+    let nginx = Nginx::start(&world, 2);
+    let daemon = Daemon::with(&world, &adopting(&nginx.pid_file(&world)));
+    let before = service(&daemon, "web", 2);
+    let own = family(nginx.alone.pid()).split_off(1);
+    kill(&[nginx.alone.pid()]);
+    until("it to be said", || service(&daemon, "web", 2).adopts?.lacks?.contains("has ended").then_some(()));
+    let failed = ask_all(&[Http], 100);
+    assert!(failed.is_empty(), "{failed:?}");
+    let after = service(&daemon, "web", 2);
+    assert_eq!(Counters::difference(&before, &after), Counters::all_taken(100));
+    kill(&own);
+    service(&daemon, "web", 0);
+    daemon.stop();
+}
+
+/// A server whose sockets share an address by themselves has so many workers, which all get their part.
+fn is_adopted(command: fn(&World) -> Vec<String>, protocol: Protocol, workers: usize) {
+    let world = World::new();
+    let alone = Alone::start(&command(&world));
+    until("it to serve", || protocol.ask().ok());
+    let config = Config::service("web").listen(&protocol.url());
+    let daemon = Daemon::with(&world, &config.toml("adopt", format!("{{ pid = {} }}", alone.pid())));
+    let before = service(&daemon, "web", workers);
+    assert!(before.workers.iter().all(|worker| worker.pid == Some(alone.pid())), "{before:?}");
+    let clients = fewer(300);
+    let failed = ask_all(&[protocol], clients);
+    assert!(failed.is_empty(), "{failed:?}");
+    let after = service(&daemon, "web", workers);
+    assert_eq!(Counters::difference(&before, &after), Counters::all_taken(clients as u64));
+    let got: Vec<u64> = after.workers.iter().map(|it| it.sockets[0].selected).collect();
+    let (count, part) = (clients as f64, 1.0 / workers as f64);
+    let most = 6.0 * (count * part * (1.0 - part)).sqrt();
+    assert!(got.iter().all(|it| (*it as f64 - count * part).abs() <= most), "{got:?}");
+    daemon.stop();
+}
+
+#[test]
+fn listeners_of_erlang_are_adopted() {
+    is_adopted(erlang, Protocol::Http, 2);
+}
+
+#[test]
+fn threads_of_knot_are_adopted() {
+    is_adopted(|world| knot(world, 3), Protocol::Dns, 3);
 }
 
 #[test]
@@ -159,7 +165,7 @@ fn the_next_daemon_finds_what_came_and_went_meanwhile() {
     let drained = after.workers[1].name.clone();
     daemon.run(&["drain", &drained]);
     daemon.kill();
-    let (_, failed) = under_load(500, || nginx.reload(4));
+    let (_, failed) = under_load(500, || reload(&world, nginx.alone.pid(), 4));
     assert!(failed.is_empty(), "reloaded without a daemon: {failed:?}");
     let daemon = Daemon::with(&world, &config);
     let web = service(&daemon, "web", 3);

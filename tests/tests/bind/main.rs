@@ -9,6 +9,7 @@ mod family;
 mod programs;
 mod protocol;
 mod rebinding;
+mod reloads;
 mod resolver;
 mod row;
 mod servers;

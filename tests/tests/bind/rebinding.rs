@@ -15,6 +15,7 @@ use crate::family::Alone;
 use crate::programs::{nginx, rebinds};
 use crate::protocol::Protocol::Http;
 use crate::protocol::ask_all;
+use crate::reloads::{reload, tell_to_reload};
 use crate::row::names;
 
 /// How many other sockets a server says that it has opened.
@@ -114,19 +115,9 @@ fn nginx_reloads_with_more_and_fewer_processes_also_without_a_daemon() {
     let config = config.command(&nginx(&world, " reuseport", 2));
     let daemon = Daemon::with(&world, &config);
     let pid = members(&daemon, 2).workers[0].pid.unwrap();
-    let own = world.path(&format!("nginx-{pid}.conf"));
-    let reload = |processes: usize| {
-        let text = fs::read_to_string(&own).unwrap();
-        let lines = text.lines().map(|line| match line.strip_prefix("worker_processes ") {
-            Some(_) => format!("worker_processes {processes};\n"),
-            None => format!("{line}\n"),
-        });
-        fs::write(&own, lines.collect::<String>()).unwrap();
-        signal(pid, Signal::SIGHUP);
-    };
     let reloads = || {
         for processes in [4, 2, 6, 3] {
-            reload(processes);
+            reload(&world, pid, processes);
             members(&daemon, processes);
             assert!(ask_all(&[Http], 60).is_empty());
         }
@@ -137,7 +128,7 @@ fn nginx_reloads_with_more_and_fewer_processes_also_without_a_daemon() {
     assert_eq!(daemon.service().workers[0].restarts, 0);
     daemon.kill();
     let ((), failed) = beside(asking, || {
-        reload(5);
+        tell_to_reload(&world, pid, 5);
         throughout(Duration::from_secs(1), || assert!(testkit::daemon::is_alive(pid)));
     });
     assert!(failed.is_empty(), "without a daemon: {failed:?}");

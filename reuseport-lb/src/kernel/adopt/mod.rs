@@ -31,6 +31,9 @@ const UNREST: Duration = Duration::from_secs(2);
 /// Descriptors of processes that have not changed are looked at again after this time for what was not found before.
 const AGAIN: Duration = Duration::from_secs(5);
 
+/// The pause after a search is at least this many times as long as the search.
+const REST: u32 = 10;
+
 /// A socket that can be adopted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SocketLocation {
@@ -81,7 +84,10 @@ pub struct Finder {
     /// Cookies of all sockets on the addresses at the last look, also of others' sockets.
     there: BTreeSet<u64>,
     changed: Option<Instant>,
-    searched: Option<Instant>,
+    /// The end of the last search, and how long it took.
+    searched: Option<(Instant, Duration)>,
+    /// Descriptors are to be searched.
+    due: bool,
     /// Why processes could not be looked at.
     forbidden: Option<String>,
 }
@@ -99,6 +105,7 @@ impl Finder {
             there: BTreeSet::new(),
             changed: None,
             searched: None,
+            due: false,
             forbidden: None,
         }
     }
@@ -114,7 +121,8 @@ impl Finder {
     pub fn look(&mut self) -> Sighting {
         let (processes, none) = match processes::of(&self.whose) {
             Ok(processes) => (processes, None),
-            Err(why) => (Vec::new(), Some(why)),
+            // Those that still run may serve on, or their main process is just being replaced.
+            Err(why) => (processes::alive(&self.processes), Some(why)),
         };
         let mut all: Vec<(Listener, Found)> = Vec::new();
         for listener in &self.listeners {
@@ -133,9 +141,11 @@ impl Finder {
         let missing = there.iter().any(|cookie| !self.holders.contains_key(cookie))
             || all.iter().any(|(_, found)| !self.pollers.contains_key(&found.inode));
         let unrest = self.changed.is_some_and(|at| at.elapsed() < UNREST);
-        let again = unrest || self.searched.is_none_or(|at| at.elapsed() > AGAIN);
+        let again = unrest || self.searched.is_none_or(|(at, _)| at.elapsed() > AGAIN);
         (self.processes, self.there) = (processes, there);
-        if changed || (missing && again) {
+        self.due |= changed || (missing && again);
+        // Of processes with many descriptors a search is long.
+        if self.due && self.searched.is_none_or(|(at, took)| at.elapsed() >= took * REST) {
             self.search();
         }
         self.sighting(&all, none)
@@ -170,8 +180,8 @@ impl Finder {
 
     /// Looks through the descriptors of all processes.
     fn search(&mut self) {
-        self.searched = Some(Instant::now());
-        self.forbidden = None;
+        let begun = Instant::now();
+        (self.due, self.forbidden) = (false, None);
         self.pollers.clear();
         let (mut holders, mut pollers) = (HashMap::new(), HashMap::new());
         for pid in &self.processes {
@@ -194,6 +204,7 @@ impl Finder {
             }
         }
         (self.holders, self.pollers) = (holders, pollers);
+        self.searched = Some((Instant::now(), begun.elapsed()));
     }
 }
 

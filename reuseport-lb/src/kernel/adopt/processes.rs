@@ -29,7 +29,9 @@ pub(super) fn of(whose: &Whose) -> Result<Vec<i32>, String> {
             Ok(tree(pid))
         }
         Whose::Unit(unit) => {
+            let own = std::process::id().cast_signed();
             let mut pids = Cgroup::of_unit(unit)?.processes();
+            pids.retain(|pid| *pid != own);
             pids.sort_unstable();
             if pids.is_empty() { Err(format!("unit {unit} has no process")) } else { Ok(pids) }
         }
@@ -43,6 +45,12 @@ pub(super) fn of(whose: &Whose) -> Result<Vec<i32>, String> {
     }
 }
 
+/// Those of these processes that still run.
+pub(super) fn alive(pids: &[i32]) -> Vec<i32> {
+    let runs = |pid: &i32| Stat::read(*pid).is_some_and(|stat| !stat.is_zombie());
+    pids.iter().copied().filter(runs).collect()
+}
+
 /// Notes when the process was started that is meant by its id, so that no later one is taken for it.
 pub fn pin(whose: &mut Whose) {
     if let Whose::Pid { pid, started } = whose {
@@ -52,7 +60,8 @@ pub fn pin(whose: &mut Whose) {
 
 /// A process and its descendants.
 fn tree(root: i32) -> Vec<i32> {
-    let mut found = BTreeSet::from([root]);
+    // This process has duplicates of their sockets at times.
+    let mut found = BTreeSet::from([root, std::process::id().cast_signed()]);
     let (mut all, mut open) = (vec![root], VecDeque::from([root]));
     while let Some(pid) = open.pop_front() {
         for child in children(pid) {
