@@ -20,6 +20,10 @@ pub struct Ask {
     /// Weight from 0 (no new flows) to 1,000,000.
     #[serde(default = "one")]
     pub weight: u32,
+    /// Of a process that opens its sockets itself: its descriptor by which its calls of bind(2) and listen(2) are answered
+    /// (SECCOMP_FILTER_FLAG_NEW_LISTENER). Daemons that do not know this refuse a request that has it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub calls: Option<i32>,
 }
 
 /// The daemon's answer.
@@ -74,12 +78,15 @@ mod tests {
 
     #[test]
     fn a_request_is_written_as_documented() {
-        let least = Ask { service: "web".into(), worker: None, weight: 1 };
+        let least = Ask { service: "web".into(), worker: None, weight: 1, calls: None };
         assert_eq!(from_str::<Ask>(r#"{"service":"web"}"#).unwrap(), least);
         let text = r#"{"service":"web","worker":"web/7","weight":3}"#;
-        let whole = Ask { worker: Some("web/7".into()), weight: 3, ..least };
+        let whole = Ask { worker: Some("web/7".into()), weight: 3, ..least.clone() };
         assert_eq!((to_string(&whole).unwrap().as_str(), from_str::<Ask>(text).unwrap()), (text, whole));
         assert!(from_str::<Ask>(r#"{"service":"web","pid":1}"#).is_err());
+        let text = r#"{"service":"web","worker":null,"weight":1,"calls":7}"#;
+        let opens = Ask { calls: Some(7), ..least };
+        assert_eq!((to_string(&opens).unwrap().as_str(), from_str::<Ask>(text).unwrap()), (text, opens));
     }
 
     #[test]

@@ -18,7 +18,7 @@
 
 use std::io::{self, Write};
 use std::net::{TcpListener, UdpSocket};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::{UnixDatagram, UnixStream};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -117,24 +117,42 @@ impl JoinedWorker {
     /// Asks the daemon to make this process a worker of a service. Its sockets receive nothing before
     /// [`ready`](Self::ready), unless no other worker is ready.
     pub fn join(options: &JoinOptions) -> Result<Self, JoinError> {
+        Self::join_over(&Self::connect(options)?, options)
+    }
+
+    /// The same for a process that opens its sockets itself and gets none: `calls` is the descriptor by which its calls of
+    /// bind(2) and listen(2) are answered, which wait for that (seccomp_unotify(2)).
+    pub fn join_opening(options: &JoinOptions, calls: BorrowedFd<'_>) -> Result<Self, JoinError> {
+        Self::ask(&Self::connect(options)?, options, Some(calls))
+    }
+
+    fn connect(options: &JoinOptions) -> Result<UnixStream, JoinError> {
         let path = join::path(&options.runtime_dir);
-        let stream = stream::connected(&path, PATIENCE).map_err(|source| match source.kind() {
+        stream::connected(&path, PATIENCE).map_err(|source| match source.kind() {
             io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => {
                 JoinError::NoDaemon { path, source }
             }
             io::ErrorKind::PermissionDenied => JoinError::NotPermitted { path, source },
             io::ErrorKind::WouldBlock => JoinError::failed(stuck(&path))(source),
             _ => JoinError::failed(format!("cannot connect to {}", path.display()))(source),
-        })?;
-        Self::join_over(&stream, options)
+        })
     }
 
     /// Asks the daemon at the other end of `stream`, a connection to the join socket. The process that has connected
     /// it becomes the worker, be it this one or another.
-    pub fn join_over(mut stream: &UnixStream, options: &JoinOptions) -> Result<Self, JoinError> {
+    pub fn join_over(stream: &UnixStream, options: &JoinOptions) -> Result<Self, JoinError> {
+        Self::ask(stream, options, None)
+    }
+
+    fn ask(
+        mut stream: &UnixStream,
+        options: &JoinOptions,
+        calls: Option<BorrowedFd<'_>>,
+    ) -> Result<Self, JoinError> {
         let path = join::path(&options.runtime_dir);
         let JoinOptions { service, worker, weight, .. } = options.clone();
-        let request = serde_json::to_string(&Ask { service, worker, weight })
+        let calls = calls.map(|calls| calls.as_raw_fd());
+        let request = serde_json::to_string(&Ask { service, worker, weight, calls })
             .map_err(|error| JoinError::failed("cannot write the request")(error.into()))?;
         if request.len() >= LONGEST_REQUEST {
             return Err(JoinError::Refused("the name of the service or of the worker is too long".into()));

@@ -110,6 +110,7 @@ Examples:
   reuseport-lb exec web -- ./server
   reuseport-lb exec web --name 7 -- ./server          worker web/7, in whose buckets it comes back
   reuseport-lb exec web --weight 3 -- haproxy -db -f haproxy.cfg
+  reuseport-lb exec web --sockets bind -- nginx -g 'daemon off;'
 
 The command gets its sockets as descriptors 3, 4, … and finds LISTEN_FDS, LISTEN_PID, LISTEN_FDNAMES, NOTIFY_SOCKET and \
 REUSEPORT_LB_WORKER, _SERVICE and _INDEX in its environment, as from `run` (docs/JOIN.md). It keeps the process id and \
@@ -359,6 +360,10 @@ pub(crate) struct ExecArgs {
     /// Its share is its weight over the sum of all; from 0 to 1,000,000
     #[arg(long, value_name = "W", default_value = "1", value_parser = values::weight_within, allow_negative_numbers = true)]
     pub(crate) weight: u32,
+    /// How the command comes by its sockets: pass (it gets them, LISTEN_FDS), or bind (it opens its own; without
+    /// CAP_SYS_ADMIN it gets no_new_privs)
+    #[arg(long, value_name = "HOW", default_value = "pass", value_parser = values::passed_or_bound)]
+    pub(crate) sockets: SocketSource,
     /// The program, and its arguments
     #[arg(last = true, required = true, value_name = "COMMAND")]
     pub(crate) command: Vec<String>,

@@ -6,7 +6,7 @@ use clap::Command;
 use clap::error::{ContextKind, ContextValue, Error, ErrorKind};
 use reuseport_lb_client::api::Scale;
 
-use crate::config::{self, MAX_WORKERS, Replace};
+use crate::config::{self, MAX_WORKERS, Replace, SocketSource};
 
 /// Reads `5`, `+2` or `-1`.
 pub(super) fn workers(text: &str) -> Result<Scale, String> {
@@ -100,6 +100,16 @@ pub(super) fn explain(error: Error, whole: &Command) -> Error {
     let hint = near + "`reuseport-lb --help` lists all commands";
     let text = format!("unrecognized subcommand '{}': {hint}\n", word.escape_debug());
     Error::raw(ErrorKind::InvalidSubcommand, text).with_cmd(whole)
+}
+
+/// The ways of `exec` to come by sockets.
+pub(super) fn passed_or_bound(text: &str) -> Result<SocketSource, String> {
+    match text.parse()? {
+        SocketSource::Nginx => {
+            Err("\"nginx\" is for workers that `run` starts: \"bind\" does for nginx, too".into())
+        }
+        source => Ok(source),
+    }
 }
 
 #[cfg(test)]

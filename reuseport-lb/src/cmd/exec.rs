@@ -1,5 +1,7 @@
 //! `exec`: joins a running daemon as a worker, and executes the command.
 
+use std::os::fd::AsFd;
+
 use anyhow::Result;
 use reuseport_lb_client::join;
 use reuseport_lb_client::worker::{JoinOptions, JoinedWorker};
@@ -7,8 +9,9 @@ use socket2::Socket;
 
 use super::names;
 use crate::cli;
-use crate::config::Invalid;
+use crate::config::{Invalid, SocketSource};
 use crate::daemon::Paths;
+use crate::kernel::calls;
 use crate::kernel::executable;
 use crate::kernel::launch::{self, Joined};
 
@@ -22,12 +25,16 @@ pub(super) fn run(arguments: &cli::ExecArgs, paths: &Paths) -> Result<()> {
     let found = executable::find_program(program).map_err(anyhow::Error::msg)?;
     let path = if program.contains('/') { program.into() } else { found };
     executable::look(&path).map_err(|obstacle| anyhow::Error::msg(obstacle.to_string()))?;
-    let mut joined = JoinedWorker::join(&JoinOptions {
+    let options = JoinOptions {
         runtime_dir: paths.runtime_dir.clone(),
         service: service.clone(),
         worker,
         weight: *weight,
-    })?;
+    };
+    let mut joined = match arguments.sockets {
+        SocketSource::Bind => JoinedWorker::join_opening(&options, calls::filter()?.as_fd())?,
+        _ => JoinedWorker::join(&options)?,
+    };
     let worker = Joined {
         name: joined.name().to_owned(),
         sockets: joined.take().into_iter().map(|(name, socket)| (name, Socket::from(socket))).collect(),

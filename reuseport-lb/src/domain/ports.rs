@@ -284,8 +284,8 @@ pub struct Spawn<'a> {
 pub trait Processes {
     /// Starts a process, which does not run the worker before [`Processes::unblock`]. Errors are one line of text.
     fn spawn(&mut self, spawn: &Spawn<'_>) -> Result<(), String>;
-    /// Gives the process that has just asked to join this key and name.
-    fn adopt(&mut self, process: ProcessKey, name: &str) -> Result<(), String>;
+    /// Gives the process that has just asked to join this key and name; `listeners` are those that it may open sockets for.
+    fn adopt(&mut self, process: ProcessKey, name: &str, listeners: &[Listener]) -> Result<(), String>;
     /// Notes the process of an adopted worker, which others have started.
     fn note(&mut self, process: ProcessKey, pid: i32);
     /// Lets started processes run the worker: the next daemon would know of them.

@@ -95,6 +95,14 @@ impl Peer {
         };
         Ok(Self { uid, gid, pid, pidfd })
     }
+
+    /// A duplicate of a descriptor of the process.
+    pub fn descriptor(&self, fd: RawFd) -> io::Result<OwnedFd> {
+        if fd < 0 {
+            return Err(io::Error::from_raw_os_error(libc::EBADF));
+        }
+        Ok(pidfd_getfd(&self.pidfd, fd, PidfdGetfdFlags::empty())?)
+    }
 }
 
 /// The process that sent a datagram, as it was at that moment.

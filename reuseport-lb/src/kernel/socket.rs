@@ -118,10 +118,25 @@ pub fn has_ipv6() -> bool {
 pub enum Kinship {
     /// It can be bound into their group.
     Close,
-    /// Only one of theirs can serve in its place: it is of another family, or of MPTCP.
+    /// Only one of theirs can serve in its place: it is of another family or network namespace, or of MPTCP.
     Distant,
     /// Another transport, or an IPv6 socket that does not serve IPv4.
     None,
+}
+
+/// The network namespace of a socket (SO_NETNS_COOKIE).
+fn network_of(socket: &Socket) -> Option<u64> {
+    let (mut cookie, mut length) = (0u64, size_of::<u64>() as libc::socklen_t);
+    let (fd, value) = (socket.as_raw_fd(), (&raw mut cookie).cast());
+    // SAFETY: the kernel writes at most `length` bytes, which `cookie` has.
+    let failed =
+        unsafe { libc::getsockopt(fd, libc::SOL_SOCKET, libc::SO_NETNS_COOKIE, value, &raw mut length) };
+    (failed == 0).then_some(cookie)
+}
+
+/// The network namespace of this thread.
+fn own_network() -> Option<u64> {
+    Socket::new(Domain::UNIX, Type::DGRAM, None).ok().and_then(|socket| network_of(&socket))
 }
 
 /// How much a socket that is not bound yet, or is, has in common with those of `listener`.
@@ -138,7 +153,8 @@ pub fn kinship(socket: &Socket, listener: &Listener) -> Kinship {
     let own = Domain::for_address(listener.address);
     // An IPv6 socket may serve IPv4, but not the other way round.
     let may_serve = domain == own || (domain == Domain::IPV6 && !socket.only_v6().unwrap_or(true));
-    match (kind == wanted && related && may_serve, domain == own && protocol == Some(plain)) {
+    let here = network_of(socket) == own_network();
+    match (kind == wanted && related && may_serve, domain == own && protocol == Some(plain) && here) {
         (false, _) => Kinship::None,
         (true, true) => Kinship::Close,
         (true, false) => Kinship::Distant,

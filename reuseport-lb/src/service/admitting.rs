@@ -17,15 +17,15 @@ use crate::kernel::host;
 impl Service {
     /// Makes a process a worker, or answers why not.
     pub(super) fn join(&mut self, request: Request, now: Instant) {
-        let Request { number, weight, peer, answer, delivered, .. } = request;
-        let (uid, pid) = (peer.uid, peer.pid);
+        let Request { number, weight, peer, calls, answer, delivered, .. } = request;
+        let (uid, pid, opens) = (peer.uid, peer.pid, calls.is_some());
         let events = self.engine.ports().1.events();
-        self.engine.ports().1.set_joining(Some(peer));
+        self.engine.ports().1.set_joining(Some((peer, calls)));
         let outcome: Rc<std::cell::Cell<Option<_>>> = Rc::default();
         let told = outcome.clone();
         let reply = Reply::new(move |joined| told.set(Some(joined)));
         self.engine.asked_by(Some(Asker::Process { pid, uid, command: host::program_of(pid) }));
-        self.engine.handle(Input::Join(JoinRequest { number, weight, uid }, reply), now);
+        self.engine.handle(Input::Join(JoinRequest { number, weight, uid, opens }, reply), now);
         self.engine.ports().1.set_joining(None);
         let Some(outcome) = outcome.take() else { return };
         let ticket = outcome.map_err(|denied| denied.to_string()).and_then(|key| {
@@ -64,7 +64,8 @@ impl Service {
         let running = self.engine.processes().get(key).context("the process is gone")?;
         let sockets = self.engine.dataplane().sockets();
         let sockets = sockets.borrow();
-        let own = worker.sockets.iter().filter_map(|socket| sockets.get(&socket.cookie));
+        let passed = worker.sockets.iter().filter(|_| !worker.life.opens());
+        let own = passed.filter_map(|socket| sockets.get(&socket.cookie));
         let names = own.clone().map(|own| self.engine.socket_name(own.id)).collect();
         let sockets = own.map(|own| own.socket.try_clone()).collect::<std::io::Result<Vec<_>>>()?;
         Ok(Ticket {

@@ -76,6 +76,13 @@ impl PendingCalls {
         Some(Self { process: key, worker, output, waiting, opened, hearing })
     }
 
+    /// Lets all calls go on from now on, also those that wait: none concerns a listener.
+    pub(super) fn let_go(&self) {
+        if let Some(Err(error)) = self.output.calls().map(|calls| calls.tell(&[])) {
+            warn!(worker = self.worker, "{error:#}");
+        }
+    }
+
     /// Answers a call; `sockets` are those of the workers.
     pub(super) fn answer(&self, id: CallId, answer: CallOutcome, sockets: &Sockets) {
         let Some((call, socket)) = self.waiting.borrow_mut().remove(&id) else { return };

@@ -225,7 +225,7 @@ impl Takeover {
     fn sockets(&mut self, written: &state_file::SavedWorker, process: &Process) -> Result<Vec<Cookie>> {
         let cookies: Vec<u64> = written.sockets.iter().map(|place| place.cookie).collect();
         // A child of the process may have the sockets though the process itself has closed them.
-        let found = fd_passing::sockets_of_all(process.pid(), || process.all(), &cookies)?;
+        let found = fd_passing::sockets_of_all(process.pid(), || process.family(), &cookies)?;
         let mut own = Vec::new();
         for (cookie, socket) in found {
             let place = written.sockets.iter().find(|place| place.cookie == cookie);

@@ -11,7 +11,8 @@ use testkit::config::Config;
 use testkit::daemon::{Daemon, settled, signal, throughout, until};
 use testkit::world::World;
 
-use crate::family::Alone;
+use crate::family::{Alone, kill};
+use crate::joined::keepers_of;
 use crate::programs::{nginx, rebinds};
 use crate::protocol::Protocol::Http;
 use crate::protocol::ask_all;
@@ -19,7 +20,7 @@ use crate::reloads::{reload, tell_to_reload};
 use crate::row::names;
 
 /// How many other sockets a server says that it has opened.
-fn others(file: &Path) -> u64 {
+pub(crate) fn others(file: &Path) -> u64 {
     fs::read_to_string(file).ok().and_then(|text| text.parse().ok()).unwrap_or(0)
 }
 
@@ -28,7 +29,7 @@ fn opened_again(daemon: &Daemon) -> usize {
 }
 
 /// Asks one client after the other until it is told to end; what went wrong.
-fn asking(over: &std::sync::atomic::AtomicBool) -> Vec<String> {
+pub(crate) fn asking(over: &std::sync::atomic::AtomicBool) -> Vec<String> {
     let mut failed = Vec::new();
     while !over.load(std::sync::atomic::Ordering::Relaxed) {
         failed.extend(ask_all(&[Http], 5));
@@ -97,6 +98,24 @@ fn what_binds_while_no_daemon_runs_waits_for_the_next_and_nothing_else_does() {
     let failed = ask_all(&[Http], 100);
     assert!(failed.is_empty(), "{failed:?}\n{}", daemon.log());
     assert!(daemon.service().workers.iter().all(|worker| worker.sockets[0].selected > 0));
+    daemon.stop();
+}
+
+/// Whoever takes the place of a keeper that is killed answers as that did.
+#[test]
+fn a_keeper_that_is_killed_is_replaced_by_one_that_answers() {
+    let world = World::new();
+    let config = Config::web().workers(1).set("sockets", "bind");
+    let file = world.path("others");
+    let daemon = Daemon::with(&world, &config.command(&rebinds(&world, &file)));
+    kill(&keepers_of("web/0"));
+    daemon.says("the process that kept its output is gone");
+    let before = others(&file);
+    until("others", || (others(&file) > before + 5).then_some(()));
+    signal(daemon.service().workers[0].pid.unwrap(), Signal::SIGUSR1);
+    daemon.says("opened again");
+    assert!(ask_all(&[Http], 20).is_empty());
+    assert_eq!(daemon.service().workers[0].restarts, 0);
     daemon.stop();
 }
 

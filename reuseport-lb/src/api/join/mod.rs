@@ -3,7 +3,7 @@
 //! Requests are bounded in size, number (`connection_limit.rs`) and time; a bad one gets an error.
 
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
 use std::path::Path;
 use std::time::Duration;
 
@@ -17,7 +17,7 @@ use crate::api::connection_limit::{self, Permit};
 use crate::api::json;
 use crate::config;
 use crate::kernel::fd_passing::{self, Peer};
-use crate::kernel::{closing, host};
+use crate::kernel::{calls, closing, host};
 use crate::service::joining::{Request, Ticket};
 
 /// How long a request may take to arrive, and an answer to be read.
@@ -60,9 +60,9 @@ async fn answer(stream: &UnixStream, permit: Permit, requests: mpsc::UnboundedSe
         // The connection was closed without a request.
         (Ok(None), _) => return,
         (Ok(Some(_)), Err(error)) => Err(format!("cannot tell which process asks: {error}")),
-        (Ok(Some((ask, number))), Ok(peer)) => {
+        (Ok(Some(asked)), Ok(peer)) => {
             permit.busy();
-            settle(ask, number, peer, &requests).await
+            settle(asked, peer, &requests).await
         }
         (Err(error), _) => Err(error),
     };
@@ -121,6 +121,21 @@ async fn hear(stream: &UnixStream) -> Result<Option<(Ask, Option<usize>)>, Strin
     }
 }
 
+/// The descriptor by which calls of a process are answered that opens its sockets itself, taken from it.
+fn calls_of(peer: &Peer, fd: RawFd) -> Result<OwnedFd, String> {
+    let taken = peer
+        .descriptor(fd)
+        .map_err(|error| format!("cannot take its descriptor {fd} (pidfd_getfd): {error}"))?;
+    if calls::is_notifier(&taken) {
+        return Ok(taken);
+    }
+    closing::close(vec![taken]);
+    Err(format!(
+        "its descriptor {fd} (\"calls\") is not one by which calls are answered (SECCOMP_FILTER_FLAG_NEW_LISTENER): \
+         `reuseport-lb exec --sockets bind` makes one"
+    ))
+}
+
 fn parse(line: &[u8]) -> Result<(Ask, Option<usize>), String> {
     let ask: Ask = json::object(line).map_err(|error| {
         format!(
@@ -134,16 +149,16 @@ fn parse(line: &[u8]) -> Result<(Ask, Option<usize>), String> {
 
 /// Hands a request on and waits for the answer.
 async fn settle(
-    ask: Ask,
-    number: Option<usize>,
+    (ask, number): (Ask, Option<usize>),
     peer: Peer,
     requests: &mpsc::UnboundedSender<Request>,
 ) -> Result<(Ticket, oneshot::Sender<()>), String> {
     let ending = || String::from("the daemon is ending: join the next one");
     let (answer, answered) = oneshot::channel();
     let (deliver, delivered) = oneshot::channel();
-    let Ask { service, weight, .. } = ask;
-    let request = Request { service, number, weight, peer, answer, delivered };
+    let Ask { service, weight, calls, .. } = ask;
+    let calls = calls.map(|fd| calls_of(&peer, fd)).transpose()?;
+    let request = Request { service, number, weight, peer, calls, answer, delivered };
     requests.send(request).map_err(|_| ending())?;
     let place = answered.await.map_err(|_| ending())??;
     Ok((place, deliver))

@@ -17,6 +17,7 @@ fn requests_are_read_as_documented() {
         service: service.into(),
         worker: worker.map(Into::into),
         weight,
+        calls: None,
     };
     for (line, right, number) in [
         (r#"{"service":"web"}"#, ask("web", None, 1), None),
@@ -143,6 +144,8 @@ fn what_is_refused_is_told() {
         assert!(matches!(&error, JoinError::Refused(text) if text.contains("no service \"api\"")), "{error}");
         refused(connect(), b"{\"service\":\"web\"}", "no newline");
         refused(connect(), b"\n", "docs/JOIN.md");
+        refused(connect(), b"{\"service\":\"web\",\"calls\":0}\n", "is not one by which calls are answered");
+        refused(connect(), b"{\"service\":\"web\",\"calls\":-1}\n", "cannot take its descriptor -1");
         refused(connect(), b"{\"service\":\"web\"}\n{\"service\":\"web\"}\n", "one request");
         refused(connect(), &[b' '; 10 * LONGEST_REQUEST], "longer than 4096");
         let mut longest = vec![b' '; LONGEST_REQUEST];

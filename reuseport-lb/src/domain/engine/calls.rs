@@ -30,6 +30,11 @@ impl<D: Dataplane, P: Processes> Engine<D, P> {
         self.settings.config.sockets == SocketSource::Bind
     }
 
+    /// Whether the process of a worker opens its sockets itself.
+    pub(super) fn has_opened(&self, id: WorkerId) -> bool {
+        self.opens_sockets() || self.pool.get(id).is_some_and(|worker| self.opens(worker))
+    }
+
     /// Answers a call of a worker's process.
     pub(super) fn on_call(&mut self, key: ProcessKey, called: Called, now: Instant) {
         let leader = key.worker;
@@ -180,7 +185,7 @@ impl<D: Dataplane, P: Processes> Engine<D, P> {
     fn add_part(&mut self, leader: WorkerId, listener: ListenerId) -> Result<WorkerId, String> {
         crate::config::check_workers(self.pool.len() + 1)?;
         let worker = self.pool.get(leader).ok_or("it is gone")?;
-        let (weight, revision) = (worker.weight, worker.revision);
+        let (weight, revision, opens) = (worker.weight, worker.revision, worker.life.opens());
         let seat = if worker.is_successor() { Seat::Trial { own: true } } else { Seat::Own };
         let used: Vec<usize> = self.pool.parts(leader).map(|worker| worker.id.part).collect();
         let part = (1..).find(|part| !used.contains(part)).unwrap_or_default();
@@ -191,6 +196,7 @@ impl<D: Dataplane, P: Processes> Engine<D, P> {
         self.dataplane.name_slot(slot, Some(&name));
         let (number, origin, sockets) = (leader.number, Origin::Bound, vec![socket]);
         self.pool.insert(id, New { number, origin, weight, slot, seat, revision, sockets });
+        self.pool.get_mut(id).into_iter().for_each(|worker| worker.life.set_opens(opens));
         self.tell_of(id, IncidentKind::Added, Cause::own("the process has bound a further socket"));
         Ok(id)
     }

@@ -10,7 +10,7 @@ use super::super::pool::Worker;
 use super::super::ports::{Dataplane, ProcessKey, Processes, WorkerId};
 use super::super::startup::Startup;
 use super::super::watchdog::Watchdog;
-use super::super::worker::{Event, State};
+use super::super::worker::{Event, Origin, State};
 use super::{Engine, ProcessEvent};
 
 /// The end by this signal is not the process's own fault, unless the watchdog sent it.
@@ -48,6 +48,7 @@ impl<D: Dataplane, P: Processes> Engine<D, P> {
     fn said_stopping(&mut self, id: WorkerId, now: Instant) {
         self.rollout_saw_end(id, "is ending", now);
         self.on_event(id, Event::SaidStopping, now);
+        self.leave_with(id, Event::LeaveAlong, now);
         let ends = |worker: &&Worker| worker.life.state() == State::Draining;
         if let Some(running) = self.pool.get(id).filter(ends).and_then(|worker| worker.process) {
             self.processes.expect_end(running.key);
@@ -84,6 +85,18 @@ impl<D: Dataplane, P: Processes> Engine<D, P> {
         self.rollout_saw_end(id, &format!("{exit}{advice}"), now);
         for part in parts {
             self.on_event(part, Event::Ended { killed }, now);
+        }
+        self.leave_with(id, Event::Leave { patience: None }, now);
+    }
+
+    /// Lets the workers with further sockets of a process that had joined leave with it: there is no next one that could
+    /// bind as many.
+    fn leave_with(&mut self, id: WorkerId, event: Event, now: Instant) {
+        let leaves = |worker: &Worker| {
+            worker.life.origin() == Origin::Joined && worker.life.state() == State::Draining
+        };
+        if self.pool.get(id).is_some_and(leaves) {
+            self.pool.further_parts(id).into_iter().for_each(|part| self.on_event(part, event, now));
         }
     }
 

@@ -113,6 +113,8 @@ pub struct JoinRequest {
     pub weight: u32,
     /// User id of the process.
     pub uid: u32,
+    /// Whether the process opens its sockets itself.
+    pub opens: bool,
 }
 
 /// Other settings, and groups that were made for them.

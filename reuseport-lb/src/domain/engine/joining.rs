@@ -17,11 +17,13 @@ impl<D: Dataplane, P: Processes> Engine<D, P> {
         let number = self.check_join(request)?;
         let id = self.add(number, Origin::Joined, request.weight)?;
         let key = self.pool.next_process(id);
-        if let Err(error) = self.processes.adopt(key, &self.pool.name_of(number)) {
+        let listeners = self.addresses_wanted();
+        if let Err(error) = self.processes.adopt(key, &self.pool.name_of(number), &listeners) {
             self.remove(id, now);
             return Err(error.into());
         }
         if let Some(worker) = self.pool.get_mut(id) {
+            worker.life.set_opens(request.opens);
             let stop = self.settings.config.stop;
             worker.process = Some(Running { key, since: now, selected: 0, stop });
         }

@@ -84,6 +84,11 @@ impl<D: Dataplane, P: Processes> Engine<D, P> {
         })
     }
 
+    /// The addresses of listeners that new workers serve.
+    pub(super) fn addresses_wanted(&self) -> Vec<Listener> {
+        self.listeners.wanted().into_iter().map(|it| self.dataplane.address(it)).collect()
+    }
+
     /// Starts the process of a worker. A failure means that the machine lacks resources: errors of the command itself
     /// come from the child.
     pub(super) fn spawn(&mut self, id: WorkerId, now: Instant) {
@@ -96,8 +101,7 @@ impl<D: Dataplane, P: Processes> Engine<D, P> {
         let named = |socket: &WorkerSocket| (socket.cookie, self.socket_name(socket.listener));
         let opens = self.opens_sockets();
         let sockets: Vec<(Cookie, String)> = worker.sockets.iter().filter(|_| !opens).map(named).collect();
-        let wanted = self.listeners.wanted();
-        let listeners: Vec<Listener> = wanted.into_iter().map(|it| self.dataplane.address(it)).collect();
+        let listeners = self.addresses_wanted();
         let spawned = self.processes.spawn(&Spawn {
             key,
             name: &worker.name,
@@ -142,7 +146,7 @@ impl<D: Dataplane, P: Processes> Engine<D, P> {
                 && !worker.life.admitted()
                 && worker.is_started()
         };
-        if self.pool.iter().any(starts) || self.opens_sockets() {
+        if self.pool.iter().any(starts) || self.has_opened(id) {
             self.placement.join_soon(now);
         } else {
             self.rebalance();
@@ -209,6 +213,9 @@ impl<D: Dataplane, P: Processes> Engine<D, P> {
         if let Some(running) = worker.process.filter(|_| !worker.is_part()) {
             self.processes.forget(running.key);
         }
+        if worker.life.origin() == Origin::Joined {
+            self.remove_parts(id, now);
+        }
         let took = worker.drain.begun.map_or(Duration::ZERO, |begun| now - begun);
         let (handed_over, flows_cut) = (worker.drain.handed_over, worker.drain.flows_cut);
         self.tell_of(id, IncidentKind::Removed { took, handed_over, flows_cut }, Cause::default());
@@ -219,6 +226,16 @@ impl<D: Dataplane, P: Processes> Engine<D, P> {
         self.start_follower(id.number, now);
         if self.rollout.is_none() {
             self.prune_listeners();
+        }
+    }
+
+    /// Removes the workers with further sockets of one that had joined: nothing is started in its place, and what waits
+    /// there is for others.
+    fn remove_parts(&mut self, id: WorkerId, now: Instant) {
+        for part in self.pool.further_parts(id) {
+            self.pool.get_mut(part).into_iter().for_each(|worker| worker.process = None);
+            self.on_event(part, Event::Ended { killed: false }, now);
+            self.on_event(part, Event::Leave { patience: None }, now);
         }
     }
 

@@ -230,7 +230,7 @@ impl<D: Dataplane, P: Processes> Engine<D, P> {
         let joined = life.origin == Origin::Joined;
         let part = life.origin == Origin::Bound;
         let adopted = life.origin == Origin::Adopted;
-        let opens = self.opens_sockets();
+        let opens = self.opens_sockets() || life.opens || part;
         let leaves = life.state == State::Draining;
         let mut sockets: Vec<WorkerSocket> = record
             .sockets

@@ -70,6 +70,9 @@ pub struct Left {
     pub told: bool,
     /// Whether a process that was ending by itself is started again.
     pub returns: bool,
+    /// Whether the process joined, and opens its sockets itself.
+    #[serde(default)]
+    pub opens: bool,
 }
 
 /// An event of a worker's life.

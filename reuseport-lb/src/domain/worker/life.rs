@@ -16,6 +16,8 @@ use crate::config::{OnCrash, Ready, ServiceConfig};
 pub struct Life {
     state: State,
     origin: Origin,
+    /// The process opens its sockets itself, though those of the service need not.
+    opens: bool,
     admitted: bool,
     running: bool,
     crashes: Crashes,
@@ -33,6 +35,7 @@ impl Life {
         Self {
             state: State::Starting,
             origin,
+            opens: false,
             admitted: false,
             running: false,
             crashes: Crashes::default(),
@@ -67,6 +70,23 @@ impl Life {
     #[must_use]
     pub fn origin(&self) -> Origin {
         self.origin
+    }
+
+    /// Whether the process opens its sockets itself, though those of the service need not: it joined so.
+    #[must_use]
+    pub fn opens(&self) -> bool {
+        self.opens
+    }
+
+    /// Sets whether the process opens its sockets itself.
+    pub fn set_opens(&mut self, opens: bool) {
+        self.opens = opens;
+    }
+
+    /// Whether a process is ready that has called listen(2) for all of its sockets.
+    fn is_ready_by_listening(&self, policy: &ServiceConfig) -> bool {
+        // The default, which means the same for processes that open their sockets.
+        policy.ready == Ready::Listening || (self.opens && policy.ready == Ready::Accepting)
     }
 
     /// Whether the worker may own buckets.
@@ -174,7 +194,7 @@ impl Life {
             Event::SaidReady if self.running && Readiness::is_open(self.state) => self.ready(now),
             Event::SeenWaiting { all } if self.wants_sight(policy) => self.seen_waiting(all, now, policy),
             Event::Listens
-                if self.running && Readiness::is_open(self.state) && policy.ready == Ready::Listening =>
+                if self.running && Readiness::is_open(self.state) && self.is_ready_by_listening(policy) =>
             {
                 self.ready(now)
             }

@@ -374,6 +374,7 @@ fn what_an_earlier_daemon_left_goes_on() {
         kills: 1,
         told: false,
         returns: false,
+        opens: false,
     };
     it.life = Life::taken_over(&ready, it.now, &it.policy);
     assert_eq!((it.life.state(), it.life.restarts(), it.life.deadline()), (State::Ready, 3, None));

@@ -47,6 +47,8 @@ pub struct Calls {
     notifier: RefCell<Option<Notifier>>,
     /// Calls that were heard of, and wait for their answers.
     heard: RefCell<BTreeSet<CallId>>,
+    /// What the keeper was told last.
+    told: RefCell<Option<Vec<Listener>>>,
 }
 
 impl Calls {
@@ -54,6 +56,13 @@ impl Calls {
     pub fn start() -> Result<Self> {
         let (own, other) = channel::pair().context("cannot make a channel to a keeper (socketpair)")?;
         Self::with(own, other)
+    }
+
+    /// The same for a process that has its filter already, and has sent the descriptor by which its calls are answered.
+    pub fn of(notifier: OwnedFd) -> Result<Self> {
+        let calls = Self::start()?;
+        calls.notifier.replace(Some(Notifier::new(notifier)));
+        Ok(calls)
     }
 
     /// Goes on with the channel of the keeper `pid`; `None` if it has none.
@@ -68,7 +77,13 @@ impl Calls {
 
     fn with(own: OwnedFd, other: OwnedFd) -> Result<Self> {
         let channel = watch::readable(own).context("cannot wait for calls")?;
-        Ok(Self { channel, other, notifier: RefCell::default(), heard: RefCell::default() })
+        Ok(Self {
+            channel,
+            other,
+            notifier: RefCell::default(),
+            heard: RefCell::default(),
+            told: RefCell::default(),
+        })
     }
 
     /// The end by which a new process of the worker gives its filter to the keeper.
@@ -85,8 +100,20 @@ impl Calls {
 
     /// Tells the keeper which addresses are those of listeners. It then says again which calls wait.
     pub fn tell(&self, listeners: &[Listener]) -> Result<()> {
+        self.told.replace(Some(listeners.to_vec()));
         channel::send(self.for_worker(), &Message::Listeners(listeners.to_vec()), None)
             .context("cannot tell a keeper the listeners")
+    }
+
+    /// Tells a keeper that takes the place of another one what that was told.
+    pub(super) fn tell_again(&self) -> Result<()> {
+        let told = self.told.borrow().clone();
+        told.map_or(Ok(()), |listeners| self.tell(&listeners))
+    }
+
+    /// Whether no process has the filter any more.
+    pub(super) fn are_over(&self) -> bool {
+        self.notifier.borrow().as_ref().is_some_and(Notifier::is_over)
     }
 
     /// Waits for the next call that concerns a listener. Fails only if the channel cannot be waited for.
@@ -105,7 +132,10 @@ impl Calls {
 
     /// A duplicate of the socket that a call is about.
     pub fn socket_of(&self, call: &Call) -> io::Result<Socket> {
-        notifier::socket_of(call)
+        let socket = notifier::socket_of(call)?;
+        // If the call has been answered meanwhile, by whom ever, the thread's id may be another's by now.
+        let waits = self.notifier.borrow().as_ref().is_some_and(|notifier| notifier.waits(call.id));
+        if waits { Ok(socket) } else { Err(io::Error::from_raw_os_error(libc::ESRCH)) }
     }
 
     /// Whether the caller waits for events of the call's socket with epoll already: it could not be replaced.
@@ -130,12 +160,23 @@ impl Calls {
     }
 }
 
+/// Whether a descriptor is one by which calls are answered.
+#[must_use]
+pub fn is_notifier(fd: &OwnedFd) -> bool {
+    notifier::is_one(fd)
+}
+
+/// Puts the filter on this process; the descriptor by which its calls are answered. It is closed at exec.
+pub fn filter() -> Result<OwnedFd> {
+    filter::install().context(
+        "cannot make bind and listen wait for an answer (seccomp): another filter of that kind may be there, as in some containers",
+    )
+}
+
 /// Puts the filter on this process, and gives the keeper at the other end of `channel` the descriptor by which calls are
 /// answered.
 pub fn begin(channel: impl AsFd) -> Result<()> {
-    let notifier = filter::install().context(
-        "cannot make bind and listen wait for an answer (seccomp): another filter of that kind may be there, as in some containers",
-    )?;
+    let notifier = filter()?;
     channel::send(channel, &Message::Notifier, Some(notifier.as_fd()))
         .context("the keeper cannot be told how to answer")
 }

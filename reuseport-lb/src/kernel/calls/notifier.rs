@@ -8,6 +8,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 
 use libc::{seccomp_notif, seccomp_notif_addfd, seccomp_notif_resp};
 use nix::sys::uio::{RemoteIoVec, process_vm_readv};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open};
 use socket2::Socket;
 
@@ -64,6 +65,13 @@ impl Notifier {
         Ok(self.waits(id).then_some(Call { id, thread, fd: fd as RawFd, kind }))
     }
 
+    /// Whether no process has the filter any more.
+    pub(super) fn is_over(&self) -> bool {
+        let mut wanted = [PollFd::new(&self.0, PollFlags::IN)];
+        poll(&mut wanted, Some(&Timespec::default()))
+            .is_ok_and(|_| wanted[0].revents().contains(PollFlags::HUP))
+    }
+
     /// Whether a call still waits for its answer.
     pub(super) fn waits(&self, CallId(mut id): CallId) -> bool {
         self.control(libc::SECCOMP_IOCTL_NOTIF_ID_VALID, &mut id).is_ok()
@@ -109,7 +117,8 @@ impl Notifier {
 /// Whether a descriptor is one by which calls are answered.
 pub(super) fn is_one(fd: &OwnedFd) -> bool {
     let link = fs::read_link(format!("/proc/self/fd/{}", fd.as_raw_fd()));
-    link.is_ok_and(|link| link.to_string_lossy().contains("seccomp"))
+    // No file can have a name that begins so.
+    link.is_ok_and(|link| link.to_string_lossy().starts_with("anon_inode:seccomp"))
 }
 
 /// The IP address that a thread has at this place of its memory.
@@ -143,6 +152,9 @@ fn parsed(bytes: &[u8]) -> Option<SocketAddr> {
 
 /// A duplicate of a descriptor of a thread.
 pub(super) fn descriptor_of(thread: i32, fd: RawFd) -> io::Result<OwnedFd> {
+    if fd < 0 {
+        return Err(io::Error::from_raw_os_error(libc::EBADF));
+    }
     let gone = || io::Error::from_raw_os_error(libc::ESRCH);
     let pid = Pid::from_raw(thread).ok_or_else(gone)?;
     let process = pidfd_open(pid, PIDFD_THREAD).or_else(|_| {

@@ -117,6 +117,12 @@ impl Sorter {
     fn say_again(&mut self) {
         let Some(notifier) = &self.notifier else { return };
         self.unanswered.retain(|call| notifier.waits(call.id));
+        if self.listeners.as_ref().is_some_and(Vec::is_empty) {
+            // The process has left the service, and goes on without it.
+            for call in self.unanswered.drain(..) {
+                let _ = notifier.answer(&call, CallAnswer::GoOn);
+            }
+        }
         for call in &self.unanswered {
             let _ = channel::send(&self.channel, &Message::Call(*call), None);
         }

@@ -14,6 +14,9 @@ const JSON: &str = "json";
 /// The beginning of its last word but that: the descriptors by which it sorts calls.
 const CALLS: &str = "calls=";
 
+/// The same of a keeper that does nothing else.
+const ONLY_CALLS: &str = "only-calls=";
+
 /// What a keeper is told.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct KeeperArguments {
@@ -25,6 +28,8 @@ pub struct KeeperArguments {
     pub json: bool,
     /// The descriptors that it inherits to sort calls of bind(2) and listen(2); empty: there are none to sort.
     pub calls: Vec<RawFd>,
+    /// Sorting them is all that it does: the worker's output goes where the worker has it.
+    pub only_calls: bool,
 }
 
 impl KeeperArguments {
@@ -35,7 +40,8 @@ impl KeeperArguments {
         }
         if !self.calls.is_empty() {
             let calls: Vec<String> = self.calls.iter().map(ToString::to_string).collect();
-            line.push(format!("{CALLS}{}", calls.join(",")).into());
+            let what = if self.only_calls { ONLY_CALLS } else { CALLS };
+            line.push(format!("{what}{}", calls.join(",")).into());
         }
         if self.json {
             line.push(JSON.into());
@@ -52,9 +58,11 @@ impl KeeperArguments {
             [words @ .., last] if last == JSON => (words, true),
             words => (words, false),
         };
+        let only_calls = words.last().is_some_and(|last| last.starts_with(ONLY_CALLS));
+        let what = if only_calls { ONLY_CALLS } else { CALLS };
         let (words, calls) = match words {
-            [words @ .., last] if last.starts_with(CALLS) => {
-                let calls = last[CALLS.len()..].split(',').map(|fd| fd.parse().ok());
+            [words @ .., last] if last.starts_with(what) => {
+                let calls = last[what.len()..].split(',').map(|fd| fd.parse().ok());
                 (words, calls.collect::<Option<Vec<RawFd>>>()?)
             }
             words => (words, Vec::new()),
@@ -67,7 +75,7 @@ impl KeeperArguments {
             }
             _ => return None,
         };
-        Some(Self { name: name.clone(), log, json, calls })
+        Some(Self { name: name.clone(), log, json, calls, only_calls })
     }
 }
 
@@ -80,9 +88,12 @@ mod tests {
         let file = LogFile { path: "/var/log/a b-{index}.log".into(), max: 7, keep: 3 };
         for log in [LogTo::Inherit, LogTo::File(file)] {
             for (json, calls) in [(false, vec![]), (true, vec![]), (true, vec![7, 12]), (false, vec![4])] {
-                let told = KeeperArguments { name: "web/2".into(), log: log.clone(), json, calls };
-                let line = ["reuseport-lb".into()].into_iter().chain(told.line());
-                assert_eq!(KeeperArguments::of(line), Some(told));
+                for only_calls in [false, !calls.is_empty()] {
+                    let (log, calls) = (log.clone(), calls.clone());
+                    let told = KeeperArguments { name: "web/2".into(), log, json, calls, only_calls };
+                    let line = ["reuseport-lb".into()].into_iter().chain(told.line());
+                    assert_eq!(KeeperArguments::of(line), Some(told));
+                }
             }
         }
         for other in

@@ -58,6 +58,9 @@ pub fn keep(arguments: KeeperArguments) -> Result<()> {
     // Whoever sorts calls reads the worker's memory and descriptors.
     let given_up = if inherited == 0 { rights::drop_all() } else { rights::keep_looking_at_others() };
     given_up.context("cannot give up the daemon's rights (capset)")?;
+    if arguments.only_calls {
+        return calls::sort(inherited);
+    }
     if inherited > 0 {
         let sort = move || {
             if let Err(error) = calls::sort(inherited) {

@@ -168,6 +168,11 @@ impl Output {
         found.ok()
     }
 
+    /// Starts a keeper that only sorts the calls of a process of the worker `name`, whose output it does not have.
+    pub fn of_calls(arguments: KeeperArguments, calls: Calls) -> Result<Self> {
+        Self::start(KeeperArguments { only_calls: true, ..arguments }, Some(calls)).map(|(output, _)| output)
+    }
+
     /// The calls that the keeper sorts.
     #[must_use]
     pub fn calls(&self) -> Option<&Calls> {
@@ -190,11 +195,19 @@ impl Output {
             if self.has_ended() {
                 break self.over.set(true);
             }
-            self.count_lost(&keeper);
+            if self.arguments.only_calls {
+                let (worker, pid) = (&self.arguments.name, keeper.identity.pid);
+                warn!(worker, pid, "the process that answered its calls of bind and listen is gone");
+            } else {
+                self.count_lost(&keeper);
+            }
             sleep(AGAIN.saturating_sub(keeper.begun.elapsed())).await;
             match start(&self.arguments, &self.pipe, &self.page, self.calls.as_ref()) {
                 Ok(next) => {
                     self.keeper.replace(Rc::new(next));
+                    if let Some(Err(error)) = self.calls.as_ref().map(Calls::tell_again) {
+                        warn!(worker = self.arguments.name, "{error:#}");
+                    }
                     replaced.set(replaced.get() + 1);
                 }
                 Err(error) => {
@@ -221,8 +234,11 @@ impl Output {
         }
     }
 
-    /// Whether nobody can write the output any more, and all of it was read.
+    /// Whether nobody can write the output any more, and all of it was read; without it, whether there are no calls any more.
     fn has_ended(&self) -> bool {
+        if self.arguments.only_calls {
+            return self.calls.as_ref().is_none_or(Calls::are_over);
+        }
         let seen = self.seen();
         seen.contains(PollFlags::HUP) && !seen.contains(PollFlags::IN)
     }
@@ -236,6 +252,9 @@ impl Output {
 
     /// Whether all that was written so far is read.
     fn is_read(&self) -> bool {
+        if self.arguments.only_calls {
+            return true;
+        }
         // The page last: the keeper says that it reads before it does.
         let (seen, left) = (self.seen(), ioctl_fionread(&self.pipe).unwrap_or(1));
         let doing = self.page.read().doing;

@@ -1,6 +1,7 @@
 //! Worker processes: starting, signalling and watching them through a pidfd, so that a later process with the same
 //! id is never taken for a worker.
 
+mod family;
 mod identity;
 mod signals;
 mod spawn;

@@ -1,5 +1,6 @@
 //! The engine's port to the processes of one service's workers: started, signalled, heard and watched.
 
+mod joined;
 mod port;
 
 use std::cell::Cell;
@@ -15,6 +16,7 @@ use tracing::warn;
 use super::Surroundings;
 use super::calls::{Events, PendingCalls};
 use super::dataplane::{Groups, Opened, Sockets};
+use super::joining::Joining;
 use super::sd_notify::{self, Notify};
 use super::state_file;
 use crate::config::process::LogTo;
@@ -26,7 +28,6 @@ use crate::domain::ports::{Cookie, ProcessKey, Spawn};
 use crate::domain::worker::Origin;
 use crate::kernel::calls::Calls;
 use crate::kernel::cgroup::Cgroup;
-use crate::kernel::fd_passing::Peer;
 use crate::kernel::output::{Amount, KeeperArguments, Output};
 use crate::kernel::process::{self, Launch, Process};
 use crate::logging;
@@ -43,7 +44,7 @@ pub(super) struct ProcessTable {
     /// Processes that others have started.
     adopted: HashMap<ProcessKey, i32>,
     /// The process whose request to join is being handled.
-    joining: Option<Peer>,
+    joining: Option<Joining>,
     /// Output of processes that have ended which was dropped, by the workers' numbers.
     dropped: HashMap<usize, Amount>,
     sockets: Sockets,
@@ -121,8 +122,8 @@ impl ProcessTable {
     }
 
     /// Sets the process whose request to join is being handled.
-    pub(super) fn set_joining(&mut self, peer: Option<Peer>) {
-        self.joining = peer;
+    pub(super) fn set_joining(&mut self, joining: Option<Joining>) {
+        self.joining = joining;
     }
 
     /// A sender of process events, for tasks that live longer than a call.
@@ -225,15 +226,6 @@ impl ProcessTable {
         Ok(())
     }
 
-    fn adopt_joined(&mut self, key: ProcessKey, name: &str) -> Result<()> {
-        let peer = self.joining.take().context("no process asks to join")?;
-        let path = sd_notify::path_of_joined(&self.surroundings.runtime_dir);
-        let notify = self.listen_to(key, name, path, Some((peer.uid, peer.gid)))?;
-        let process = Process::joined(peer.pid, peer.pidfd)?;
-        self.watch(key, process, notify, None, None);
-        Ok(())
-    }
-
     /// Goes on with a running process of an earlier daemon; false if its notification socket cannot be made again.
     pub(super) fn find(
         &mut self,
@@ -247,7 +239,9 @@ impl ProcessTable {
         match self.listen_to(key, name, path, owner) {
             Ok(notify) => {
                 let known = written.process.output;
-                let output = known.and_then(|known| Output::find(kept(name, log), known, process.pid()));
+                let joined = written.life.origin == Origin::Joined;
+                let kept = KeeperArguments { only_calls: joined, ..kept(name, log) };
+                let output = known.and_then(|known| Output::find(kept, known, process.pid()));
                 let output = output.map(|output| self.look_after(output));
                 let calls = output.as_ref().and_then(|output| {
                     PendingCalls::hear(key, name, output, listeners, &self.opened, &self.events)
@@ -284,5 +278,6 @@ impl ProcessTable {
 
 /// How the output of the worker `name` is kept.
 fn kept(name: &str, log: &LogTo) -> KeeperArguments {
-    KeeperArguments { name: name.to_owned(), log: log.clone(), json: logging::is_json(), calls: Vec::new() }
+    let (name, log, json) = (name.to_owned(), log.clone(), logging::is_json());
+    KeeperArguments { name, log, json, calls: Vec::new(), only_calls: false }
 }

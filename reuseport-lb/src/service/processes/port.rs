@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use tracing::warn;
 
-use super::ProcessTable;
+use super::{ProcessTable, Running};
 use crate::config::StopSettings;
 use crate::domain::engine::ProcessEvent;
 use crate::domain::listener::Listener;
@@ -28,8 +28,9 @@ impl Processes for ProcessTable {
         self.start(spawn).map_err(|error| format!("{error:#}"))
     }
 
-    fn adopt(&mut self, process: ProcessKey, name: &str) -> Result<(), String> {
-        self.adopt_joined(process, name).map_err(|error| format!("{error:#}"))
+    fn adopt(&mut self, process: ProcessKey, name: &str, listeners: &[Listener]) -> Result<(), String> {
+        let joining = self.joining.take();
+        self.adopt_joined(joining, process, name, listeners).map_err(|error| format!("{error:#}"))
     }
 
     fn note(&mut self, process: ProcessKey, pid: i32) {
@@ -89,9 +90,9 @@ impl Processes for ProcessTable {
 
     fn forget(&mut self, process: ProcessKey) -> Vec<String> {
         self.adopted.remove(&process);
-        let Some(output) = self.running.remove(&process).and_then(|it| it.output.clone()) else {
-            return Vec::new();
-        };
+        let running = self.running.remove(&process);
+        running.iter().for_each(Running::let_go);
+        let Some(output) = running.and_then(|it| it.output.clone()) else { return Vec::new() };
         let dropped = output.dropped();
         if dropped != Amount::default() {
             *self.dropped.entry(process.worker.number).or_default() += dropped;
@@ -102,7 +103,7 @@ impl Processes for ProcessTable {
     fn closed(&self, process: ProcessKey, sockets: &[Cookie]) -> Vec<Cookie> {
         let Some(process) = self.process(process) else { return Vec::new() };
         let wanted: Vec<u64> = sockets.iter().map(|cookie| cookie.0).collect();
-        let found = fd_passing::sockets_of_all(process.pid(), || process.all(), &wanted);
+        let found = fd_passing::sockets_of_all(process.pid(), || process.family(), &wanted);
         // Of processes that may not be looked at nothing is known.
         let Ok(found) = found else { return Vec::new() };
         let is_held = |cookie: &&Cookie| found.iter().any(|(held, _)| *held == cookie.0);

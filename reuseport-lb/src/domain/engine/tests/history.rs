@@ -202,7 +202,10 @@ fn apply(scene: &mut Scene, what: &Event, parts: Option<usize>) {
         ),
         Event::Join => {
             let reply = scene.reply();
-            scene.handle(Input::Join(JoinRequest { number: None, weight: 1, uid: 0 }, reply), parts);
+            scene.handle(
+                Input::Join(JoinRequest { number: None, weight: 1, uid: 0, opens: false }, reply),
+                parts,
+            );
         }
         Event::Break(which) => {
             let all = [Broken::Spawn, Broken::Open, Broken::Insert, Broken::Adopt, Broken::Install];

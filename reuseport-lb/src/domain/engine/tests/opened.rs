@@ -49,17 +49,17 @@ fn process(scene: &Scene) -> ProcessKey {
     scene.worker(0).process.expect("a process").key
 }
 
-fn listener(at: usize) -> Listener {
+pub(super) fn listener(at: usize) -> Listener {
     config(&[Protocol::Tcp, Protocol::Udp], 0).listen[at].listener
 }
 
 /// Names and states of all workers.
-fn states(scene: &Scene) -> Vec<(&str, State)> {
+pub(super) fn states(scene: &Scene) -> Vec<(&str, State)> {
     scene.workers().map(|worker| (&*worker.name, worker.life.state())).collect()
 }
 
 /// How many buckets each worker has.
-fn shares(scene: &Scene) -> Vec<usize> {
+pub(super) fn shares(scene: &Scene) -> Vec<usize> {
     let owners = scene.owners().into_values().next().expect("a listener");
     scene.workers().map(|worker| owners.iter().filter(|owner| **owner == worker.slot).count()).collect()
 }

@@ -17,7 +17,7 @@ fn scene() -> (Scene, [ProcessKey; 2]) {
     config.stop = FIRST;
     let mut scene = Scene::new(config);
     let reply = scene.reply();
-    scene.handle(Input::Join(JoinRequest { number: None, weight: 1, uid: 0 }, reply), None);
+    scene.handle(Input::Join(JoinRequest { number: None, weight: 1, uid: 0, opens: false }, reply), None);
     let keys = [0, 1].map(|number| scene.worker(number).process.expect("a process").key);
     keys.iter().for_each(|key| scene.be_ready(*key, None));
     (scene, keys)

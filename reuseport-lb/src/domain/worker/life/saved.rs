@@ -13,7 +13,7 @@ impl Life {
     /// Goes on with the life of a worker that an earlier daemon left.
     #[must_use]
     pub fn taken_over(left: &Left, now: Instant, policy: &ServiceConfig) -> Self {
-        let Left { origin, state, admitted, running, restarts, kills, told, returns } = *left;
+        let Left { origin, state, admitted, running, restarts, kills, told, returns, opens } = *left;
         let leaving = match (state, told || returns) {
             (State::Draining, _) if origin == Origin::Bound => {
                 Some(Leaving::along(now, policy.drain_timeout))
@@ -26,6 +26,7 @@ impl Life {
         };
         Self {
             state,
+            opens,
             admitted,
             running,
             crashes: Crashes::of(restarts, kills),
@@ -50,6 +51,7 @@ impl Life {
             kills: self.crashes.kills(),
             told: self.told(),
             returns: self.returns(),
+            opens: self.opens,
         }
     }
 }

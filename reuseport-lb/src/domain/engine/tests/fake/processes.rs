@@ -43,7 +43,7 @@ impl Processes for Fake {
         Ok(())
     }
 
-    fn adopt(&mut self, key: ProcessKey, _name: &str) -> Result<(), String> {
+    fn adopt(&mut self, key: ProcessKey, _name: &str, _listeners: &[Listener]) -> Result<(), String> {
         let mut world = self.0.borrow_mut();
         world.fails(Broken::Adopt)?;
         let process = Process {
