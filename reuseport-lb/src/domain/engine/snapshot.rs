@@ -344,7 +344,10 @@ impl<D: Dataplane, P: Processes> Engine<D, P> {
                 continue;
             }
             let opened = self.open_socket(*listener, record.slot, true)?;
-            sockets.push(WorkerSocket { selected_before: *selected_before, ..opened });
+            // What was sent to a socket before there was a process was not for the first one.
+            let begun = record.life.running || record.life.restarts > 0;
+            let selected_before = if begun { *selected_before } else { opened.selected_before };
+            sockets.push(WorkerSocket { selected_before, ..opened });
         }
         Ok(())
     }

@@ -10,6 +10,7 @@ use crate::config::{OnCrash, Ready, Replace, SocketSource, WhenEmpty};
 use crate::domain::engine::{Input, JoinRequest, ProcessEvent, RestartOptions, Target};
 use crate::domain::listener::{Listener, Protocol};
 use crate::domain::observed::{Exit, Said};
+use crate::domain::worker::State;
 
 #[derive(Clone, Debug)]
 enum Event {
@@ -263,4 +264,32 @@ fn whatever_happens_to_connections_what_must_hold_does() {
 #[test]
 fn whatever_happens_to_flows_what_must_hold_does() {
     histories(&[&[Protocol::Udp], &[Protocol::Tcp, Protocol::Udp], &[Protocol::Udp, Protocol::Udp]]);
+}
+
+/// The daemon dies when it has added a worker and not started it: the queue of another one goes to its socket, which is
+/// closed as well. That says nothing of the process that is started next.
+#[test]
+fn connections_from_before_its_first_process_do_not_make_a_worker_ready() {
+    let mut scene = begin(&Beginning {
+        protocols: vec![Protocol::Tcp],
+        workers: 2,
+        ready: Ready::After(Duration::from_millis(300)),
+        on_crash: OnCrash::Hold,
+        when_empty: WhenEmpty::Hold,
+        replace: Replace::StartFirst,
+        watchdog: None,
+        opens: false,
+        monitored: false,
+    });
+    for what in
+        [Event::Break(0), Event::Drain(0), Event::Wait(105), Event::Crash(0, false), Event::Connect(0)]
+    {
+        apply(&mut scene, &what, None);
+    }
+    apply(&mut scene, &Event::Scale(2), Some(1));
+    scene.asked = scene.answered.borrow().len();
+    scene.take_over();
+    scene.wait(Duration::from_millis(500));
+    let states: Vec<State> = scene.workers().map(|worker| worker.life.state()).collect();
+    assert_eq!(states, [State::Loading; 2]);
 }
