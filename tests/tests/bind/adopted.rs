@@ -241,6 +241,10 @@ fn what_waits_for_a_killed_process_goes_to_others_also_without_a_daemon() {
     kill(&all);
     let failed: Vec<String> = asked.into_iter().filter_map(|it| it.answer().err()).collect();
     assert!(failed.is_empty(), "without a daemon: {failed:?}");
+    // The next daemon goes on with what is left, and ends its own worker.
+    let daemon = super::adopted::daemon(&world);
+    service(&daemon, "web", 1);
+    daemon.stop();
 }
 
 #[test]
