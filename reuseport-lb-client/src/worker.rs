@@ -120,7 +120,7 @@ impl JoinedWorker {
         Self::join_over(&Self::connect(options)?, options)
     }
 
-    /// The same for a process that opens its sockets itself and gets none: `calls` is the descriptor by which its calls of
+    /// Joins a process that opens its sockets itself and gets none: `calls` is the descriptor by which its calls of
     /// bind(2) and listen(2) are answered, which wait for that (seccomp_unotify(2)).
     pub fn join_opening(options: &JoinOptions, calls: BorrowedFd<'_>) -> Result<Self, JoinError> {
         Self::ask(&Self::connect(options)?, options, Some(calls))

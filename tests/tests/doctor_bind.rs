@@ -36,7 +36,7 @@ fn found(doctor: &mut Command) -> (String, String, Option<i32>) {
     (checks[0]["verdict"].as_str().unwrap().to_owned(), text, output.status.code())
 }
 
-/// The same, as an ordinary user with these rights.
+/// What `doctor` finds as an ordinary user with these rights.
 fn bind_of(world: &World, rights: CapabilitySet) -> (String, String) {
     let config = Config::web().workers(1).command(&["/bin/true"]).set("sockets", "bind");
     let file = config.write(world).display().to_string();

@@ -197,6 +197,12 @@ impl ServiceStatus {
         self.whole_workers().filter(|worker| worker.state == "ready").count()
     }
 
+    /// Why not all is adopted that the service adopts.
+    #[must_use]
+    pub fn not_adopted(&self) -> Option<&String> {
+        self.adopts.as_ref()?.lacks.as_ref()
+    }
+
     /// All workers that have a process of their own, without further sockets of these.
     pub fn whole_workers(&self) -> impl Iterator<Item = &WorkerStatus> {
         self.workers.iter().filter(|worker| !worker.is_part())

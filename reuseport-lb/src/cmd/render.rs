@@ -70,7 +70,7 @@ pub(super) fn status(of: &Status, only: Option<&str>, rates: Option<&Rates>) -> 
         if let Some(adopts) = &service.adopts {
             text += &format!(" adopts the sockets of {}\n", inline(&adopts.whose));
         }
-        if let Some(lacks) = service.adopts.as_ref().and_then(|adopts| adopts.lacks.as_ref()) {
+        if let Some(lacks) = service.not_adopted() {
             text += &format!(" not all are adopted: {}\n", inline(lacks));
         }
         if let Some(pending) = &service.pending {

@@ -100,7 +100,7 @@ fn wrong(service: &ServiceStatus, only: Option<&str>) -> Vec<String> {
     if service.ending {
         wrong.push(format!("{} is ending", service.name));
     }
-    if let Some(lacks) = service.adopts.as_ref().and_then(|adopts| adopts.lacks.as_ref()) {
+    if let Some(lacks) = service.not_adopted() {
         wrong.push(format!("{} does not adopt all: {lacks}", service.name));
     }
     let wanted = service.workers.iter().filter(|worker| worker.is_wanted());

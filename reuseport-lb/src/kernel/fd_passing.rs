@@ -4,6 +4,7 @@
 use std::fs::File;
 use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
+use std::ops::ControlFlow;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixDatagram;
 use std::path::Path;
@@ -204,7 +205,7 @@ pub fn files_of(pid: i32) -> impl Iterator<Item = File> {
 }
 
 /// How many descriptors a process has room for (FDSize in /proc/PID/status); 0 if it has ended.
-pub(super) fn table_size(pid: i32) -> RawFd {
+fn table_size(pid: i32) -> RawFd {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
     let size = status.lines().find_map(|line| line.strip_prefix("FDSize:"));
     size.and_then(|size| size.trim().parse().ok()).unwrap_or_default()
@@ -236,29 +237,48 @@ pub fn sockets_of_all(
 /// If the process has ended, or ends meanwhile, the result is what was found until then.
 pub fn sockets_of(pid: i32, wanted: &[u64]) -> io::Result<Vec<(u64, Socket)>> {
     let mut found: Vec<(u64, Socket)> = Vec::new();
+    if wanted.is_empty() {
+        return Ok(found);
+    }
+    each_descriptor(pid, |_, descriptor| {
+        // The process has closed the socket meanwhile and opened something else at that number.
+        let socket = Socket::from(descriptor);
+        if let Ok(cookie) = socket.cookie()
+            && wanted.contains(&cookie)
+            && !found.iter().any(|(known, _)| *known == cookie)
+        {
+            found.push((cookie, socket));
+        }
+        if found.len() == wanted.len() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    })?;
+    Ok(found)
+}
+
+/// Calls `act` with a duplicate of each descriptor of the process `pid`, and its number there, until it breaks off or the
+/// process has ended.
+pub(super) fn each_descriptor(
+    pid: i32,
+    mut act: impl FnMut(RawFd, OwnedFd) -> ControlFlow<()>,
+) -> io::Result<()> {
     let process = match Pid::from_raw(pid).map(|pid| pidfd_open(pid, PidfdFlags::empty())) {
-        None | Some(Err(Errno::SRCH)) => return Ok(found),
+        None | Some(Err(Errno::SRCH)) => return Ok(()),
         Some(opened) => opened?,
     };
     // If another process has the id by now, `process` has ended and gives nothing.
     // Numbers are tried one by one: /proc/PID/fd of another user's process cannot be read with
     // CAP_SYS_PTRACE alone.
     for fd in 0..table_size(pid) {
-        if found.len() == wanted.len() {
-            break;
-        }
-        let socket = match pidfd_getfd(&process, fd, PidfdGetfdFlags::empty()) {
-            Err(Errno::BADF) => continue,
+        match pidfd_getfd(&process, fd, PidfdGetfdFlags::empty()) {
+            Err(Errno::BADF) => {}
             Err(Errno::SRCH) => break,
-            taken => Socket::from(taken?),
-        };
-        // The process has closed the socket meanwhile and opened something else at that number.
-        let Ok(cookie) = socket.cookie() else { continue };
-        if wanted.contains(&cookie) && !found.iter().any(|(known, _)| *known == cookie) {
-            found.push((cookie, socket));
+            taken => {
+                if act(fd, taken?).is_break() {
+                    break;
+                }
+            }
         }
     }
-    Ok(found)
+    Ok(())
 }
 
 #[cfg(test)]

@@ -6,7 +6,7 @@ use std::time::Instant;
 use reuseport_lb_client::api::Adopts;
 use tracing::{info, warn};
 
-use super::Service;
+use super::{Service, report};
 use crate::domain::engine::Input;
 use crate::kernel::adopt::Sighting;
 
@@ -29,12 +29,7 @@ impl Service {
 
     /// What the service adopts, for its status.
     pub(super) fn adopts(&self) -> Option<Adopts> {
-        let adopt = self.config().adopt.as_ref()?;
         let lacks = self.sightings.lacks.as_deref().or_else(|| self.engine.refusals().next());
-        Some(Adopts {
-            whose: adopt.whose.to_string(),
-            by_command: adopt.by_command,
-            lacks: lacks.map(str::to_owned),
-        })
+        report::adopts(self.config(), lacks)
     }
 }

@@ -42,6 +42,13 @@ pub(super) fn in_numbers(tally: &Tally) -> ServiceTotals {
     }
 }
 
+/// What a service adopts, if it does; `lacks`: why not all is.
+pub(super) fn adopts(config: &config::ServiceConfig, lacks: Option<&str>) -> Option<Adopts> {
+    let adopt = config.adopt.as_ref()?;
+    let lacks = lacks.map(str::to_owned);
+    Some(Adopts { whose: adopt.whose.to_string(), by_command: adopt.by_command, lacks })
+}
+
 /// The status of a service of which only the settings are known yet; `is` says what it is busy with.
 #[must_use]
 pub fn coming(config: &config::ServiceConfig, is: &str) -> ServiceStatus {
@@ -61,11 +68,7 @@ pub fn coming(config: &config::ServiceConfig, is: &str) -> ServiceStatus {
         socket_owner: config.user.clone().filter(|_| config.socket_owner == config::SocketOwner::User),
         may_join: config.join.clone().unwrap_or_else(|| config.user.iter().cloned().collect()),
         wanted: config.workers,
-        adopts: config.adopt.as_ref().map(|adopt| Adopts {
-            whose: adopt.whose.to_string(),
-            by_command: adopt.by_command,
-            lacks: None,
-        }),
+        adopts: adopts(config, None),
         unsaved: None,
         busy: Some(is.to_owned()),
         ending: false,

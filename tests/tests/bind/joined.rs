@@ -70,7 +70,7 @@ fn joining(guests: &Guests, uid: u32, command: &[String]) -> Command {
     guests.command(uid, &[&["exec", "web", "--sockets", "bind", "--"], &*command].concat())
 }
 
-/// The same with its output in a file.
+/// `exec --sockets bind` of a command, by root, with its output in a file.
 fn joining_into(guests: &Guests, command: &[String], output: &Path) -> Command {
     let mut joining = joining(guests, 0, command);
     joining.stdout(File::create(output).unwrap());

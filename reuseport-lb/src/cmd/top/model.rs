@@ -158,8 +158,9 @@ fn title(service: &ServiceStatus, each_second: Option<f64>) -> String {
     if service.ending {
         text += ", it is to end";
     }
-    let lacks = service.adopts.as_ref().and_then(|adopts| adopts.lacks.as_ref());
-    for reason in [service.busy.as_ref(), service.pending.as_ref(), lacks].into_iter().flatten() {
+    for reason in
+        [service.busy.as_ref(), service.pending.as_ref(), service.not_adopted()].into_iter().flatten()
+    {
         text += &format!(", {reason}");
     }
     inline(&text).into_owned()

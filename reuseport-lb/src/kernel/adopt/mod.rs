@@ -8,15 +8,13 @@ mod processes;
 
 use std::collections::{BTreeSet, HashMap};
 use std::fs;
-use std::io;
+use std::ops::ControlFlow;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::time::{Duration, Instant};
 
-use rustix::io::Errno;
-use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open};
 use socket2::{SockRef, Socket};
 
-use super::fd_passing::{descriptor_of, table_size};
+use super::fd_passing::{descriptor_of, each_descriptor};
 use super::strangers::{self, Found};
 use crate::domain::listener::Listener;
 use crate::domain::whose::Whose;
@@ -185,14 +183,17 @@ impl Finder {
         self.pollers.clear();
         let (mut holders, mut pollers) = (HashMap::new(), HashMap::new());
         for pid in &self.processes {
-            let looked = each_descriptor(*pid, |fd, descriptor| match SockRef::from(&descriptor).cookie() {
-                Ok(cookie) if self.there.contains(&cookie) => {
-                    holders.entry(cookie).or_insert((*pid, fd));
+            let looked = each_descriptor(*pid, |fd, descriptor| {
+                match SockRef::from(&descriptor).cookie() {
+                    Ok(cookie) if self.there.contains(&cookie) => {
+                        holders.entry(cookie).or_insert((*pid, fd));
+                    }
+                    Ok(_) => {}
+                    Err(_) => polled(&descriptor).for_each(|inode| {
+                        pollers.entry(inode).or_insert(*pid);
+                    }),
                 }
-                Ok(_) => {}
-                Err(_) => polled(&descriptor).for_each(|inode| {
-                    pollers.entry(inode).or_insert(*pid);
-                }),
+                ControlFlow::Continue(())
             });
             if let Err(error) = looked
                 && self.whose != Whose::Any
@@ -206,23 +207,6 @@ impl Finder {
         (self.holders, self.pollers) = (holders, pollers);
         self.searched = Some((Instant::now(), begun.elapsed()));
     }
-}
-
-/// Calls `act` with a duplicate of each descriptor of a process, and its number there.
-fn each_descriptor(pid: i32, mut act: impl FnMut(RawFd, OwnedFd)) -> io::Result<()> {
-    let process = match Pid::from_raw(pid).map(|pid| pidfd_open(pid, PidfdFlags::empty())) {
-        None | Some(Err(Errno::SRCH)) => return Ok(()),
-        Some(opened) => opened?,
-    };
-    for fd in 0..table_size(pid) {
-        match pidfd_getfd(&process, fd, PidfdGetfdFlags::empty()) {
-            Ok(descriptor) => act(fd, descriptor),
-            Err(Errno::BADF) => {}
-            Err(Errno::SRCH) => break,
-            Err(error) => return Err(error.into()),
-        }
-    }
-    Ok(())
 }
 
 /// The inodes of what an epoll object waits for (`tfd:` in /proc/PID/fdinfo, proc_pid_fdinfo(5)); of what is none,

@@ -58,7 +58,7 @@ impl Calls {
         Self::with(own, other)
     }
 
-    /// The same for a process that has its filter already, and has sent the descriptor by which its calls are answered.
+    /// For a process that has its filter already, and has sent the descriptor by which its calls are answered.
     pub fn of(notifier: OwnedFd) -> Result<Self> {
         let calls = Self::start()?;
         calls.notifier.replace(Some(Notifier::new(notifier)));

@@ -14,7 +14,7 @@ const JSON: &str = "json";
 /// The beginning of its last word but that: the descriptors by which it sorts calls.
 const CALLS: &str = "calls=";
 
-/// The same of a keeper that does nothing else.
+/// The beginning of that word for a keeper that only sorts calls.
 const ONLY_CALLS: &str = "only-calls=";
 
 /// What a keeper is told.
