@@ -62,7 +62,7 @@ pub struct Adopt {
     /// Those of any process.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub any: bool,
-    /// `flow`, which it is without this, or `source`.
+    /// What decisions are made from, as the configuration has it; `flow` without this.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub affinity: Option<String>,
     /// Replace a program that the server has given its group itself.

@@ -10,10 +10,12 @@ macro_rules! programs {
             rlb_tcp_source4: Plain, SourceV4;
             rlb_tcp_source6: Plain, SourceV6;
             rlb_tcp_source: Plain, SourceAny;
+            rlb_tcp_random: Plain, Random;
             rlb_idle_flow: PreferWaiting, Flow;
             rlb_idle_src4: PreferWaiting, SourceV4;
             rlb_idle_src6: PreferWaiting, SourceV6;
             rlb_idle_source: PreferWaiting, SourceAny;
+            rlb_idle_random: PreferWaiting, Random;
             rlb_udp_flow: Tracked, Flow;
             rlb_udp_source4: Tracked, SourceV4;
             rlb_udp_source6: Tracked, SourceV6;
@@ -44,6 +46,8 @@ pub enum Steering {
     SourceV6,
     /// The client's address, from a header of either family.
     SourceAny,
+    /// Chance.
+    Random,
 }
 
 /// A program of the object, and what it is for.
@@ -66,11 +70,14 @@ macro_rules! list {
             steering: Steering::$steering,
         }),*];
 
-        /// The name of the program for a kind of group and a way to make keys.
+        /// The name of the program for a kind of group and a way to make keys; `None` if the two contradict each
+        /// other.
         #[must_use]
-        pub const fn name(kind: Kind, steering: Steering) -> &'static str {
+        pub const fn name(kind: Kind, steering: Steering) -> Option<&'static str> {
             match (kind, steering) {
-                $((Kind::$kind, Steering::$steering) => stringify!($name),)*
+                $((Kind::$kind, Steering::$steering) => Some(stringify!($name)),)*
+                // A flow that is tracked comes always by the same key.
+                (Kind::Tracked, Steering::Random) => None,
             }
         }
     };
@@ -91,7 +98,7 @@ mod tests {
         for program in ALL {
             assert!(program.name.len() <= 15, "{}", program.name);
             assert!(program.name.as_bytes().starts_with(&PREFIX));
-            assert_eq!(name(program.kind, program.steering), program.name);
+            assert_eq!(name(program.kind, program.steering), Some(program.name));
             assert_eq!(ALL.iter().filter(|other| other.name == program.name).count(), 1);
         }
     }

@@ -14,7 +14,7 @@ use aya_ebpf::macros::sk_reuseport;
 use aya_ebpf::programs::SkReuseportContext;
 use reuseport_lb_common::counters::Counter;
 use reuseport_lb_common::select::decide;
-use reuseport_lb_common::steer::{Flow, Packet as _, SourceAny, SourceV4, SourceV6, Steer};
+use reuseport_lb_common::steer::{Flow, Packet as _, Random, SourceAny, SourceV4, SourceV6, Steer};
 
 use crate::group::{KernelGroup, Kind, Plain, PreferWaiting, Tracked, add};
 use crate::packet::KernelPacket;

@@ -3,7 +3,7 @@
 use aya_ebpf::EbpfContext as _;
 use aya_ebpf::bindings::bpf_hdr_start_off::BPF_HDR_START_NET;
 use aya_ebpf::bindings::sk_reuseport_md;
-use aya_ebpf::helpers::generated::{bpf_skb_load_bytes, bpf_skb_load_bytes_relative};
+use aya_ebpf::helpers::generated::{bpf_get_prandom_u32, bpf_skb_load_bytes, bpf_skb_load_bytes_relative};
 use aya_ebpf::programs::SkReuseportContext;
 use reuseport_lb_common::shared::unfollowed;
 use reuseport_lb_common::steer::{Packet, V4_SOURCE, V6_SOURCE};
@@ -62,6 +62,12 @@ impl Packet for KernelPacket<'_> {
     #[inline(always)]
     fn hash(&self) -> u32 {
         self.0.hash()
+    }
+
+    #[inline(always)]
+    fn random(&self) -> u32 {
+        // SAFETY: the helper has no arguments.
+        unsafe { bpf_get_prandom_u32() }
     }
 
     #[inline(always)]

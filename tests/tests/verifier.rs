@@ -23,12 +23,16 @@ fn verified(world: &World, program: &Program) -> u64 {
     let protocol = if program.kind == Kind::Tracked { Protocol::Udp } else { Protocol::Tcp };
     let on = |host: IpAddr| Listener::new(protocol, (host, 4000).into());
     let listener = match program.steering {
-        Steering::Flow | Steering::SourceV4 => on(Ipv4Addr::LOCALHOST.into()),
+        Steering::Flow | Steering::Random | Steering::SourceV4 => on(Ipv4Addr::LOCALHOST.into()),
         Steering::SourceV6 => on(Ipv6Addr::LOCALHOST.into()),
         Steering::SourceAny => Listener::on_all(protocol, 4000),
     };
     let policy = Policy {
-        affinity: if program.steering == Steering::Flow { Affinity::Flow } else { Affinity::Source },
+        affinity: match program.steering {
+            Steering::Flow => Affinity::Flow,
+            Steering::Random => Affinity::Random,
+            Steering::SourceV4 | Steering::SourceV6 | Steering::SourceAny => Affinity::Source,
+        },
         when_busy: if program.kind == Kind::PreferWaiting { WhenBusy::Next } else { WhenBusy::Queue },
         ..Policy::default()
     };

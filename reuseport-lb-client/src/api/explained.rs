@@ -50,7 +50,7 @@ impl fmt::Display for ClientAddress {
 pub struct Explained {
     /// The service.
     pub service: String,
-    /// `flow` or `source`.
+    /// What decisions are made from, as the configuration has it.
     pub affinity: String,
     /// The client that was asked for.
     pub client: String,

@@ -40,7 +40,7 @@ pub struct LastReload {
 pub struct ServiceStatus {
     /// Name of the service.
     pub name: String,
-    /// `flow` or `source`.
+    /// What decisions are made from, as the configuration has it.
     pub affinity: String,
     /// Buckets that changed their worker since the daemon started.
     pub moved: u64,

@@ -1,9 +1,11 @@
 //! From a packet to its key: one file per affinity. Not: what becomes of the key.
 
 mod flow;
+mod random;
 mod source;
 
 pub use flow::Flow;
+pub use random::Random;
 pub use source::{SourceAny, SourceV4, SourceV6, V4_SOURCE, V6_SOURCE, source_v4, source_v6};
 
 /// What steering reads of a packet, or of the connection that is being migrated.
@@ -11,6 +13,8 @@ pub trait Packet {
     /// The kernel's hash of the 4-tuple: secret per boot and network namespace, and equal for all packets of a
     /// flow and for its migration.
     fn hash(&self) -> u32;
+    /// A random number, another one each time.
+    fn random(&self) -> u32;
     /// Whether a connection is being migrated. There is no packet then.
     fn is_migrating(&self) -> bool;
     /// Whether the packet is an IPv4 one. Of no meaning for a connection that is being migrated.

@@ -112,6 +112,10 @@ mod tests {
             0
         }
 
+        fn random(&self) -> u32 {
+            unreachable!("addresses are hashed")
+        }
+
         fn is_migrating(&self) -> bool {
             matches!(self, Self::Migrating(_))
         }

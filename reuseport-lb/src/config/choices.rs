@@ -11,6 +11,8 @@ pub enum Affinity {
     Flow,
     /// The hash of the client's address: a client keeps its worker.
     Source,
+    /// Chance: each connection and each datagram may go to another worker.
+    Random,
 }
 
 impl std::str::FromStr for Affinity {
@@ -20,7 +22,8 @@ impl std::str::FromStr for Affinity {
         match text {
             "flow" => Ok(Self::Flow),
             "source" => Ok(Self::Source),
-            other => Err(format!("{other:?} is not \"flow\" or \"source\"")),
+            "random" => Ok(Self::Random),
+            other => Err(format!("{other:?} is not \"flow\", \"source\" or \"random\"")),
         }
     }
 }

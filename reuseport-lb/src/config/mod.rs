@@ -93,6 +93,7 @@ pub fn parse(text: &str, machine: Machine) -> Result<Configuration, Invalid> {
         service.validate().map_err(|error| {
             let span = match &error {
                 it if it.contains("socket_owner") => spans.socket_owner.clone(),
+                it if it.contains("`affinity = ") => spans.affinity.clone(),
                 it if it.contains("sockets = ") => spans.sockets.clone(),
                 it if it.contains("workers") => spans.workers.clone(),
                 _ => None,

@@ -204,6 +204,14 @@ impl ServiceConfig {
                     .into(),
             );
         }
+        if self.affinity == Affinity::Random
+            && let Some(tracked) = self.listeners().find(|it| self.tracks(it))
+        {
+            return Err(format!(
+                "`affinity = \"random\"` gives each datagram to a worker by chance, and live flows of {tracked} keep \
+                 theirs: add `flows = \"none\"` if each datagram is for itself, or say `affinity = \"flow\"`"
+            ));
+        }
         if self.adopt.is_some() && self.listeners().any(|it| it.address.port() == 0) {
             return Err("`adopt` needs the port of the server that is there, not port 0".into());
         }
@@ -281,6 +289,16 @@ mod tests {
         let _ = ["socket_owner", "join"].map(|key| json.as_object_mut().unwrap().remove(key));
         let old = serde_json::from_value::<ServiceConfig>(json).unwrap();
         assert_eq!(old, ServiceConfig { socket_owner: SocketOwner::Daemon, ..service });
+    }
+
+    #[test]
+    fn chance_and_flows_do_not_go_together() {
+        let error = parsed("workers = 2\naffinity = \"random\"").unwrap_err();
+        let says = ["line 5:", "live flows of udp://127.0.0.1:80", "add `flows = \"none\"`"];
+        assert!(says.iter().all(|says| error.contains(says)), "{error}");
+        assert_eq!(parsed("affinity = \"random\"\nflows = \"none\"").unwrap().affinity, Affinity::Random);
+        let tcp = MINIMAL.replace("udp", "tcp") + "affinity = \"random\"\nwhen_busy = \"next\"\n";
+        assert_eq!(parse(&tcp, Machine::ANOTHER).unwrap().services[0].affinity, Affinity::Random);
     }
 
     #[test]

@@ -127,7 +127,11 @@ fn errors_name_the_line_and_the_fix() {
         ("workers = \"4\"", 4, "`workers` cannot be \"4\": write a whole number from 0 to 1024"),
         ("workers = 1025", 4, "at most 1024"),
         ("workers = -1", 4, "from 0 to 1024"),
-        ("affinity = \"client\"", 4, "`affinity` cannot be \"client\": write \"flow\" or \"source\""),
+        (
+            "affinity = \"client\"",
+            4,
+            "`affinity` cannot be \"client\": write \"flow\", \"source\" or \"random\"",
+        ),
         ("ready = \"soon\"", 4, "\"notify\", \"immediate\" or a time"),
         ("hold_timeout = 2", 4, "a time like"),
         ("hold_timeout = \"2 parsecs\"", 4, "is not a time"),

@@ -30,8 +30,7 @@ pub(super) struct Written {
     listen: Spanned<Vec<Spanned<ListenerConfig>>>,
     command: Option<Spanned<Vec<String>>>,
     workers: Option<Spanned<usize>>,
-    #[serde(default)]
-    affinity: Affinity,
+    affinity: Option<Spanned<Affinity>>,
     ready: Option<Spanned<Ready>>,
     on_crash: Option<Spanned<OnCrash>>,
     on_stall: Option<Spanned<OnStall>>,
@@ -71,6 +70,7 @@ pub(super) struct Spans {
     pub(super) name: std::ops::Range<usize>,
     pub(super) listen: Vec<std::ops::Range<usize>>,
     pub(super) workers: Option<std::ops::Range<usize>>,
+    pub(super) affinity: Option<std::ops::Range<usize>>,
     pub(super) sockets: Option<std::ops::Range<usize>>,
     pub(super) socket_owner: Option<std::ops::Range<usize>>,
 }
@@ -120,6 +120,7 @@ impl Written {
             name: self.name.span(),
             listen: Vec::new(),
             workers: self.workers.as_ref().map(Spanned::span),
+            affinity: self.affinity.as_ref().map(Spanned::span),
             sockets: self.sockets.as_ref().map(Spanned::span),
             socket_owner: self.socket_owner.as_ref().map(Spanned::span),
         };
@@ -179,7 +180,7 @@ impl Written {
         }
         service.stop = StopSettings::validated(self.stop_signal, self.stop_mode, service.embedded)
             .map_err(|(span, error)| at(span, error))?;
-        service.affinity = self.affinity;
+        service.affinity = self.affinity.map(Spanned::into_inner).unwrap_or_default();
         service.sockets = self.sockets.map(Spanned::into_inner).unwrap_or_default();
         if let Some(adopt) = self.adopt {
             let span = adopt.span();

@@ -129,7 +129,9 @@ impl PinnedGroup {
             (false, true) => Kind::PreferWaiting,
             (false, false) => Kind::Plain,
         };
-        let name = program::name(kind, policy.steering(listener));
+        let name = program::name(kind, policy.steering(listener)).with_context(|| {
+            format!("affinity {} goes with no tracked flows: `flows = \"none\"`", policy.affinity)
+        })?;
         // Left by a daemon that was killed right here.
         for name in RENEWED {
             let _ = std::fs::remove_file(pins.join(renewed(name)));

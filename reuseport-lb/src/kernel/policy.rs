@@ -8,7 +8,7 @@ use crate::domain::listener::{Listener, Protocol};
 /// What a group's program is made for; another one needs another program.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Policy {
-    /// What is hashed.
+    /// What a key is made of.
     pub affinity: Affinity,
     /// What happens to connections whose worker is busy; datagrams always go to their worker.
     pub when_busy: WhenBusy,
@@ -29,6 +29,7 @@ impl Policy {
             Affinity::Source if listener.dual_stack => Steering::SourceAny,
             Affinity::Source if listener.address.is_ipv6() => Steering::SourceV6,
             Affinity::Source => Steering::SourceV4,
+            Affinity::Random => Steering::Random,
         }
     }
 }

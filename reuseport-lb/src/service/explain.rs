@@ -146,16 +146,24 @@ impl Service {
             let known = occupants.get(&slot).map(|occupant| occupant.place.clone());
             (slot != NO_SLOT).then(|| known.unwrap_or(Place { slot, worker: None, state: None }))
         };
-        if affinity == Affinity::Flow {
+        let unknown = match affinity {
+            Affinity::Source => None,
+            Affinity::Flow => Some(
+                "with affinity \"flow\" the kernel hashes both addresses and ports with a secret of this boot, so nobody \
+                 can know the bucket beforehand",
+            ),
+            Affinity::Random => Some(
+                "with affinity \"random\" each connection and each datagram goes to a worker by chance, whoever sends it",
+            ),
+        };
+        if let Some(why) = unknown {
             let chance = |(slot, buckets): (u16, u32)| Chance {
                 goes_to: place(slot),
                 share: f64::from(buckets) / BUCKETS as f64,
             };
             explanation.chances = foresight.chances().into_iter().map(chance).collect();
-            explanation.note = Some(format!(
-                "with affinity \"flow\" the kernel hashes both addresses and ports with a secret of this boot, so nobody \
-                 can know the bucket beforehand; `reuseport-lb trace {own}` shows where each client goes"
-            ));
+            explanation.note =
+                Some(format!("{why}; `reuseport-lb trace {own}` shows where each client goes"));
             return Ok(explanation);
         }
         let key = match client.address {

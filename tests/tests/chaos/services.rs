@@ -35,6 +35,9 @@ impl Wanted {
         let listen = |config: Config, url: &String| config.listen(url);
         let config = self.listen().iter().fold(Config::service(self.name), listen).workers(self.workers);
         let config = config.set("watchdog", self.watchdog).set("affinity", self.affinity);
+        // Chance goes only with datagrams that are for themselves.
+        let untracked = self.udp && self.affinity == "random";
+        let config = if untracked { config.set("flows", "none") } else { config };
         config.set("on_crash", self.on_crash).set("drain_timeout", "2s").set("idle_timeout", "300ms")
     }
 
@@ -62,7 +65,7 @@ pub(crate) fn invent(dice: &mut Dice) -> Vec<Wanted> {
             udp: dice.roll(4) == 0,
             workers: 1 + dice.roll(4),
             watchdog: dice.one_of(&["off", "30s", "40s"]),
-            affinity: dice.one_of(&["flow", "source"]),
+            affinity: dice.one_of(&["flow", "source", "random"]),
             on_crash: dice.one_of(&["hold", "migrate"]),
         })
         .collect();
