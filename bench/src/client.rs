@@ -16,6 +16,7 @@ use rustix::buffer::spare_capacity;
 use rustix::event::Timespec;
 use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
 use socket2::{Domain, Socket, Type};
+use testkit::cpus::keep_to;
 
 use crate::worker::ANSWER;
 
@@ -127,6 +128,11 @@ impl Progress {
 
 /// Runs it to its end, or until `stop` says so, which is asked about every millisecond.
 pub(crate) fn run(load: Load, stop: impl FnMut() -> bool) -> Result<Outcome> {
+    run_on(load, &[], stop)
+}
+
+/// As [`run`], each thread on one of these CPUs if there are any; the calling one stays there.
+pub(crate) fn run_on(load: Load, cpus: &[usize], stop: impl FnMut() -> bool) -> Result<Outcome> {
     let threads = match load.pace {
         Pace::Closed(clients) => thread::available_parallelism()?.get().min(clients),
         Pace::Open(_) => 1,
@@ -135,15 +141,20 @@ pub(crate) fn run(load: Load, stop: impl FnMut() -> bool) -> Result<Outcome> {
         Pace::Closed(clients) => Pace::Closed((clients + nth) / threads),
         open @ Pace::Open(_) => open,
     };
+    let place = |nth: usize| cpus.get(nth).copied().into_iter().for_each(keep_to);
     let progress = Progress::default();
     let begun = Instant::now();
     let (parts, took) = thread::scope(|scope| {
         let others: Vec<_> = (1..threads)
             .map(|nth| {
                 let (load, progress) = (Load { pace: part(nth), ..load }, &progress);
-                scope.spawn(move || drive(load, progress, begun, || false))
+                scope.spawn(move || {
+                    place(nth);
+                    drive(load, progress, begun, || false)
+                })
             })
             .collect();
+        place(0);
         let mut parts = vec![drive(Load { pace: part(0), ..load }, &progress, begun, stop)];
         let joined = others.into_iter().map(thread::ScopedJoinHandle::join);
         parts.extend(joined.map(|part| part.unwrap_or_else(|_| bail!("a thread of the load panicked"))));

@@ -5,6 +5,7 @@
 mod binding;
 mod chart;
 mod client;
+mod cpu;
 mod decision;
 mod flows;
 mod goals;

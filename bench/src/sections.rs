@@ -4,7 +4,7 @@ use anyhow::Result;
 use testkit::world::World;
 
 use crate::record::Record;
-use crate::{binding, decision, flows, growth, http, table};
+use crate::{binding, cpu, decision, flows, growth, http, table};
 
 /// A group of measurements.
 pub(crate) struct Section {
@@ -19,7 +19,7 @@ pub(crate) struct Section {
 }
 
 /// In the order of the report.
-pub(crate) static SECTIONS: [Section; 12] = [
+pub(crate) static SECTIONS: [Section; 13] = [
     Section {
         key: "connections",
         title: "New TCP connections, one request each",
@@ -37,6 +37,15 @@ pub(crate) static SECTIONS: [Section; 12] = [
         ratios: true,
         seconds: throughput,
         measure: |record, world| http::throughput(record, world, "kept", true),
+    },
+    Section {
+        key: "cpu",
+        title: "A worker for each core, which stays there",
+        how: "As above, but with as many workers as cores, each kept to its own, and a thread of clients on each core. What a client sends over loopback, its own core receives. \
+              reuseport-lb with `cpus = \"each\"`, and `affinity` `cpu` or `flow`; plain SO_REUSEPORT, whose workers say which core is theirs, or do not.",
+        ratios: false,
+        seconds: cpu::seconds,
+        measure: cpu::run,
     },
     Section {
         key: "stall",

@@ -13,6 +13,7 @@ use rustix::buffer::spare_capacity;
 use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
 use rustix::time::{ClockId, clock_gettime};
 use socket2::{Domain, Socket, Type};
+use testkit::cpus::keep_to;
 
 /// What every answer is.
 pub(crate) const ANSWER: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nok\n";
@@ -23,14 +24,26 @@ const BURN_NANOS: i64 = 50_000_000;
 const LISTENER: u64 = u64::MAX;
 const END: u64 = u64::MAX - 1;
 
-/// `fd` serves descriptor 3; an address is bound with SO_REUSEPORT. Ends at SIGTERM, when all that
+/// `fd` serves descriptor 3; an address is bound with SO_REUSEPORT, behind `/` the CPU to stay on, and `incoming` if
+/// the kernel shall know that (SO_INCOMING_CPU). Ends at SIGTERM, when all that
 /// waits to be accepted and all that has been asked is answered.
 pub(crate) fn serve(place: &str) -> Result<()> {
     let listener = if place == "fd" {
         // SAFETY: whoever starts this with `fd` passes the listener as descriptor 3, to nobody else.
         TcpListener::from(unsafe { OwnedFd::from_raw_fd(3) })
     } else {
-        listen(place.parse().context("usage: bench worker fd|ADDRESS:PORT")?, true)?.into()
+        let usage = "usage: bench worker fd|ADDRESS:PORT[/CPU[/incoming]]";
+        let (at, cpu) = place.split_once('/').unwrap_or((place, ""));
+        let socket = listen(at.parse().context(usage)?, true)?;
+        if !cpu.is_empty() {
+            let (cpu, how) = cpu.split_once('/').unwrap_or((cpu, ""));
+            let cpu = cpu.parse().context(usage)?;
+            keep_to(cpu);
+            if how == "incoming" {
+                socket.set_cpu_affinity(cpu)?;
+            }
+        }
+        socket.into()
     };
     listener.set_nonblocking(true)?;
     let mut ends = SigSet::empty();

@@ -1,5 +1,6 @@
 //! What is said of the workers off the fast path: fitness of slots, queues, rosters. Not: who judges them.
 
+use crate::entry::Entry;
 use crate::shared::Shared;
 use crate::slots::MAX_SLOTS;
 
@@ -104,6 +105,29 @@ impl Roster {
     }
 }
 
+/// CPUs that can have a worker of their own: a power of two, because the program masks with it. One beyond shares
+/// the worker of a lower one.
+pub const CPUS: usize = 1024;
+
+/// The worker of each CPU, as entries that are slow where there is none: for affinity `cpu`.
+#[repr(C)]
+pub struct CpuSlots([Shared<u32>; CPUS]);
+
+impl CpuSlots {
+    /// The entry of `cpu`.
+    #[inline(always)]
+    pub fn entry(&self, cpu: u32) -> Entry {
+        Entry::from_bits(self.0[cpu as usize & (CPUS - 1)].get())
+    }
+
+    /// Gives each CPU the slot at its place, or none ([`NO_SLOT`](crate::slots::NO_SLOT)).
+    pub fn set(&self, slots: &[u16]) {
+        for (place, slot) in self.0.iter().zip(slots) {
+            place.set(Entry::steady(*slot).bits());
+        }
+    }
+}
+
 /// The one value of map `LOAD`: written by the daemon, read by the program off the fast path.
 #[repr(C)]
 pub struct Load {
@@ -114,6 +138,8 @@ pub struct Load {
     /// Slots for when there is no socket of a ready worker with a weight: of ready workers of weight 0, or else
     /// of workers that are being started, where connections can wait.
     pub waiting: Roster,
+    /// Slots of workers that have a CPU's packets.
+    pub by_cpu: CpuSlots,
 }
 
 impl Load {
@@ -128,6 +154,7 @@ impl Load {
             own.slots.iter().zip(&other.slots).for_each(|(own, other)| own.set(other.get()));
             own.len.set(other.len.get());
         }
+        self.by_cpu.0.iter().zip(&other.by_cpu.0).for_each(|(own, other)| own.set(other.get()));
     }
 
     /// The line of `slot`.

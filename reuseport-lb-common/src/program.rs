@@ -11,11 +11,13 @@ macro_rules! programs {
             rlb_tcp_source6: Plain, SourceV6;
             rlb_tcp_source: Plain, SourceAny;
             rlb_tcp_random: Plain, Random;
+            rlb_tcp_cpu: Plain, Cpu;
             rlb_idle_flow: PreferWaiting, Flow;
             rlb_idle_src4: PreferWaiting, SourceV4;
             rlb_idle_src6: PreferWaiting, SourceV6;
             rlb_idle_source: PreferWaiting, SourceAny;
             rlb_idle_random: PreferWaiting, Random;
+            rlb_idle_cpu: PreferWaiting, Cpu;
             rlb_udp_flow: Tracked, Flow;
             rlb_udp_source4: Tracked, SourceV4;
             rlb_udp_source6: Tracked, SourceV6;
@@ -48,6 +50,8 @@ pub enum Steering {
     SourceAny,
     /// Chance.
     Random,
+    /// The CPU that receives.
+    Cpu,
 }
 
 /// A program of the object, and what it is for.
@@ -76,8 +80,8 @@ macro_rules! list {
         pub const fn name(kind: Kind, steering: Steering) -> Option<&'static str> {
             match (kind, steering) {
                 $((Kind::$kind, Steering::$steering) => Some(stringify!($name)),)*
-                // A flow that is tracked comes always by the same key.
-                (Kind::Tracked, Steering::Random) => None,
+                // A flow that is tracked comes always to the same bucket.
+                (Kind::Tracked, Steering::Random | Steering::Cpu) => None,
             }
         }
     };

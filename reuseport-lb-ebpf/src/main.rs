@@ -14,7 +14,9 @@ use aya_ebpf::macros::sk_reuseport;
 use aya_ebpf::programs::SkReuseportContext;
 use reuseport_lb_common::counters::Counter;
 use reuseport_lb_common::select::decide;
-use reuseport_lb_common::steer::{Flow, Packet as _, Random, SourceAny, SourceV4, SourceV6, Steer};
+use reuseport_lb_common::steer::{
+    Cpu, Flow, Hint, Packet as _, Random, SourceAny, SourceV4, SourceV6, Steer,
+};
 
 use crate::group::{KernelGroup, Kind, Plain, PreferWaiting, Tracked, add};
 use crate::packet::KernelPacket;
@@ -27,7 +29,10 @@ static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";
 macro_rules! define {
     ($($name:ident: $kind:ident, $steering:ident;)*) => {
         $(
+            // The loader takes functions of one address for the same one, in whichever section they are: so only `detour` may
+            // be in that of cold code.
             #[sk_reuseport(migrate)]
+            #[inline(always)]
             pub fn $name(ctx: SkReuseportContext) -> u32 {
                 pick::<$kind, $steering>(&ctx)
             }
@@ -65,11 +70,11 @@ pub unsafe fn rlb_attached(ctx: *const u64) -> u32 {
 #[inline(always)]
 fn pick<K: Kind, S: Steer>(ctx: &SkReuseportContext) -> u32 {
     let packet = KernelPacket(ctx);
-    let key = S::key(&packet).unwrap_or_else(|| {
+    let hint = S::hint(&packet).unwrap_or_else(|| {
         add(Counter::KeyFallback);
-        packet.hash()
+        Hint::Key(packet.hash())
     });
-    decide(key, KernelGroup::<K>::new(ctx))
+    decide(hint, KernelGroup::<K>::new(ctx))
 }
 
 #[cfg(not(test))]

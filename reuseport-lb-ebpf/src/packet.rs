@@ -3,7 +3,9 @@
 use aya_ebpf::EbpfContext as _;
 use aya_ebpf::bindings::bpf_hdr_start_off::BPF_HDR_START_NET;
 use aya_ebpf::bindings::sk_reuseport_md;
-use aya_ebpf::helpers::generated::{bpf_get_prandom_u32, bpf_skb_load_bytes, bpf_skb_load_bytes_relative};
+use aya_ebpf::helpers::generated::{
+    bpf_get_prandom_u32, bpf_get_smp_processor_id, bpf_skb_load_bytes, bpf_skb_load_bytes_relative,
+};
 use aya_ebpf::programs::SkReuseportContext;
 use reuseport_lb_common::shared::unfollowed;
 use reuseport_lb_common::steer::{Packet, V4_SOURCE, V6_SOURCE};
@@ -68,6 +70,12 @@ impl Packet for KernelPacket<'_> {
     fn random(&self) -> u32 {
         // SAFETY: the helper has no arguments.
         unsafe { bpf_get_prandom_u32() }
+    }
+
+    #[inline(always)]
+    fn cpu(&self) -> u32 {
+        // SAFETY: the helper has no arguments.
+        unsafe { bpf_get_smp_processor_id() }
     }
 
     #[inline(always)]

@@ -174,8 +174,7 @@ While it runs, every decision leaves the fast path and writes a log line; it cos
 that is too slow misses decisions, and is told how many.
 
 --explain asks the daemon instead, once, and decides as the kernel would. With affinity \"source\" the answer is exact, and \
-the port does not matter. With \"flow\" and \"random\" nobody can know the bucket beforehand: it shows how likely each \
-worker is.")]
+the port does not matter. With the others nobody can know it beforehand: it shows how likely each worker is.")]
     Trace(TraceArgs),
     /// Steer a server that others have started and that runs: the sockets that it has open
     #[command(after_help = changes::ADOPT)]

@@ -6,6 +6,7 @@ pub mod background;
 pub mod client;
 pub mod config;
 pub mod counters;
+pub mod cpus;
 pub mod daemon;
 pub mod datagrams;
 pub mod fault;

@@ -9,22 +9,23 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::OwnedFd;
 use std::time::Duration;
 
-use reuseport_lb::config::{Affinity, WhenBusy};
+use reuseport_lb::config::{Affinity, Flows, WhenBusy};
 use reuseport_lb::domain::listener::{Listener, Protocol};
 use reuseport_lb::kernel::group::{PinnedGroup, Policy};
 use reuseport_lb::kernel::owner::Siblings;
 use reuseport_lb::kernel::socket;
 use reuseport_lb_common::counters::Counter;
 use reuseport_lb_common::entry::Entry;
-use reuseport_lb_common::load::Fitness;
+use reuseport_lb_common::load::{CPUS, Fitness};
 use reuseport_lb_common::select::SelectPolicy;
 use reuseport_lb_common::select::model::Model;
 use reuseport_lb_common::select::policy::{FirstFit, PreferWaiting};
 use reuseport_lb_common::slots::NO_SLOT;
-use reuseport_lb_common::steer::{source_v4, source_v6};
+use reuseport_lb_common::steer::{Hint, source_v4, source_v6};
 use reuseport_lb_common::table::attention;
 use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
 use socket2::{Domain, Socket, Type};
+use testkit::cpus::{cpus_of, keep_to};
 use testkit::daemon::until;
 use testkit::fault::Dice;
 use testkit::world::{World, run};
@@ -46,21 +47,26 @@ struct Pair<P> {
     watched: BTreeMap<u16, [OwnedFd; 2]>,
     /// Who must have arrived where and was not looked for yet, in order; with the client's end.
     queues: BTreeMap<u16, Vec<(SocketAddr, Socket)>>,
+    affinity: Affinity,
+    /// CPUs that may receive what is asked.
+    cpus: Vec<usize>,
     dice: Dice,
 }
 
 impl<P: SelectPolicy> Pair<P> {
-    fn new(world: &World, listener: Listener) -> Self {
-        let protocol = listener.protocol;
+    fn new(world: &World, listener: Listener, affinity: Affinity) -> Self {
+        let flows = if affinity == Affinity::Cpu { Flows::None } else { Flows::Track };
+        let tracks = listener.protocol == Protocol::Udp && flows == Flows::Track;
         let when_busy = if P::ASKS { WhenBusy::Next } else { WhenBusy::Queue };
-        let policy = Policy { affinity: Affinity::Source, when_busy, ..Policy::default() };
+        let policy = Policy { affinity, when_busy, flows };
         let pins = world.bpffs().join(listener.plain_name().replace('.', "-"));
         std::fs::create_dir(&pins).unwrap();
         let group = PinnedGroup::load(&listener, policy, &pins).unwrap();
         let model = Model::new(&[]);
-        let model = if protocol == Protocol::Udp { model.tracking() } else { model };
+        let model = if tracks { model.tracking() } else { model };
         let (sockets, watched, queues) = Default::default();
-        let mut pair = Self { group, model, sockets, watched, queues, dice: Dice::new() };
+        let (cpus, dice) = (cpus_of(0), Dice::new());
+        let mut pair = Self { group, model, sockets, watched, queues, affinity, cpus, dice };
         for slot in 0..SLOTS {
             pair.open(slot);
         }
@@ -86,6 +92,22 @@ impl<P: SelectPolicy> Pair<P> {
         self.group.insert(slot, &socket).unwrap();
         self.sockets.insert(slot, socket);
         self.model.sockets.insert(slot);
+    }
+
+    /// The slot of each CPU, one in three without a worker.
+    fn some_cpus(&mut self) -> Vec<u16> {
+        (0..CPUS).map(|_| if self.one_in(3) { NO_SLOT } else { self.slot() }).collect()
+    }
+
+    /// Where what a client sends belongs; this thread is where it will be received from now on.
+    fn hint(&mut self, client: IpAddr) -> Hint {
+        if self.affinity != Affinity::Cpu {
+            return Hint::Key(key(client));
+        }
+        let cpu = self.dice.one_of(&self.cpus);
+        keep_to(cpu);
+        // The hash is the kernel's secret: all keys lead to one worker (`arrange`).
+        Hint::Cpu { cpu: cpu as u32, key: 0 }
     }
 
     /// Buckets, fitness, rosters, sockets and waiting workers by chance.
@@ -118,16 +140,26 @@ impl<P: SelectPolicy> Pair<P> {
         let fitness: Vec<Fitness> = (0..SLOTS)
             .map(|_| [Fitness::Fit, Fitness::Fit, Fitness::Overloaded, Fitness::Stalled][self.dice.roll(4)])
             .collect();
-        let [ready, waiting] = [(); 2].map(|()| self.some_slots());
+        let [mut ready, mut waiting] = [(); 2].map(|()| self.some_slots());
+        let by_cpu = self.some_cpus();
+        let all = self.dice.roll(SLOTS.into()) as u16;
+        if self.affinity == Affinity::Cpu {
+            ready.truncate(1);
+            waiting.truncate(1);
+        }
         let memory = self.group.memory();
         for (table, load) in [(memory.table(), memory.load()), (&*self.model.table, &*self.model.load)] {
             table.attention.set(avoid | open);
             (0..).zip(&fitness).for_each(|(slot, fitness)| load.line(slot).set_fitness(*fitness));
             load.ready.set(&ready);
             load.waiting.set(&waiting);
+            load.by_cpu.set(&by_cpu);
         }
         for bucket in 0..=u16::MAX {
-            let entry = self.entry(bucket);
+            let entry = match self.affinity {
+                Affinity::Cpu => Entry::steady(all),
+                _ => self.entry(bucket),
+            };
             self.group.memory().table().set_entry(bucket, entry);
             self.model.table.set_entry(bucket, entry);
         }
@@ -158,8 +190,8 @@ impl<P: SelectPolicy> Pair<P> {
         }
     }
 
-    /// A client by chance, and the key of its packets.
-    fn client(&mut self, v6: bool) -> (SocketAddr, u32) {
+    /// A client by chance.
+    fn client(&mut self, v6: bool) -> SocketAddr {
         // Few, so that most come again.
         let bytes: [u8; 3] = [(); 3].map(|()| self.dice.roll(6) as u8 + 1);
         let address: IpAddr = if v6 {
@@ -169,7 +201,7 @@ impl<P: SelectPolicy> Pair<P> {
         } else {
             [127, bytes[0], bytes[1], bytes[2]].into()
         };
-        ((address, 0).into(), key(address))
+        (address, 0).into()
     }
 
     /// Tells the model who is busy.
@@ -184,13 +216,14 @@ impl<P: SelectPolicy> Pair<P> {
     fn ask(&mut self) {
         let to = *self.group.listener();
         let v6 = to.address.is_ipv6() && !(to.dual_stack && self.one_in(2));
-        let (from, key) = self.client(v6);
+        let from = self.client(v6);
+        let hint = self.hint(from.ip());
         if self.model.table.attention.get() & attention::OPEN != 0 {
             // Where the kernel chooses, the only one that waits is the one.
             self.check_queues();
         }
         self.look_who_is_busy();
-        let decision = self.model.arrive(key);
+        let decision = self.model.arrive(hint);
         let kind = if to.protocol == Protocol::Tcp { Type::STREAM } else { Type::DGRAM };
         let client = Socket::new(Domain::for_address(from), kind, None).unwrap();
         if from.is_ipv6() {
@@ -231,7 +264,8 @@ impl<P: SelectPolicy> Pair<P> {
         }
         for (from, client) in queue {
             self.look_who_is_busy();
-            if let Some(heir) = self.model.migrate(key(from.ip())).slot() {
+            let hint = self.hint(from.ip());
+            if let Some(heir) = self.model.migrate(hint).slot() {
                 self.queues.entry(heir).or_default().push((from, client));
             }
         }
@@ -299,7 +333,7 @@ impl<P: SelectPolicy> Pair<P> {
             for _ in 0..QUESTIONS {
                 self.ask();
                 // Connections may wait for the next arrangement, and move with their listener.
-                if self.model.activity.is_some() || self.one_in(8) {
+                if self.group.listener().protocol == Protocol::Udp || self.one_in(8) {
                     self.check_queues();
                 }
             }
@@ -326,29 +360,38 @@ fn loopback(v6: bool) -> IpAddr {
     if v6 { Ipv6Addr::LOCALHOST.into() } else { Ipv4Addr::LOCALHOST.into() }
 }
 
-fn agree<P: SelectPolicy>(protocol: Protocol, never: &[Counter]) {
+fn agree<P: SelectPolicy>(protocol: Protocol, affinity: Affinity, never: &[Counter]) {
     let world = World::new();
     run("ip", &["-6", "route", "replace", "local", &format!("{V6}/64"), "dev", "lo"]);
     let one = [false, true].map(|v6| Listener::new(protocol, (loopback(v6), 4000).into()));
     for listener in one.into_iter().chain([Listener::on_all(protocol, 4000)]) {
-        Pair::<P>::new(&world, listener).agree(never);
+        Pair::<P>::new(&world, listener, affinity).agree(never);
     }
 }
 
 // vm: short
 #[test]
 fn kernel_and_model_agree_about_connections() {
-    agree::<FirstFit>(Protocol::Tcp, &[Counter::OwnerKept, Counter::OwnerBusy]);
+    agree::<FirstFit>(Protocol::Tcp, Affinity::Source, &[Counter::OwnerKept, Counter::OwnerBusy]);
 }
 
 // vm: short
 #[test]
 fn kernel_and_model_agree_about_connections_that_prefer_who_waits() {
-    agree::<PreferWaiting>(Protocol::Tcp, &[Counter::OwnerKept]);
+    agree::<PreferWaiting>(Protocol::Tcp, Affinity::Source, &[Counter::OwnerKept]);
 }
 
 // vm: short
 #[test]
 fn kernel_and_model_agree_about_flows() {
-    agree::<FirstFit>(Protocol::Udp, &[Counter::Migration, Counter::OwnerBusy]);
+    agree::<FirstFit>(Protocol::Udp, Affinity::Source, &[Counter::Migration, Counter::OwnerBusy]);
+}
+
+// vm: short
+#[test]
+fn kernel_and_model_agree_about_what_a_cpu_receives() {
+    agree::<FirstFit>(Protocol::Tcp, Affinity::Cpu, &[Counter::OwnerKept, Counter::OwnerBusy]);
+    agree::<PreferWaiting>(Protocol::Tcp, Affinity::Cpu, &[Counter::OwnerKept]);
+    let never = [Counter::Migration, Counter::OwnerBusy, Counter::OwnerKept];
+    agree::<FirstFit>(Protocol::Udp, Affinity::Cpu, &never);
 }

@@ -8,10 +8,9 @@ use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
-use nix::sched::{CpuSet, sched_getaffinity};
 use nix::sys::signal::Signal;
-use nix::unistd::Pid;
 use testkit::config::Config;
+use testkit::cpus::cpus_of;
 use testkit::daemon::{Daemon, Paths, settled, signal, until};
 use testkit::load::Load;
 use testkit::rights::{ORDINARY, command, needed};
@@ -57,12 +56,6 @@ fn open_files(pid: i32) -> Vec<String> {
     line.split_whitespace().take(2).map(str::to_owned).collect()
 }
 
-/// The CPUs that a process may use.
-fn cpus(pid: i32) -> Vec<usize> {
-    let set = sched_getaffinity(Pid::from_raw(pid)).unwrap();
-    (0..CpuSet::count()).filter(|cpu| set.is_set(*cpu).unwrap()).collect()
-}
-
 /// A service with all keys.
 fn whole(world: &World) -> Config {
     for worker in ["web/0", "web/1", "web/2"] {
@@ -85,7 +78,7 @@ fn whole(world: &World) -> Config {
 
 /// Each worker of [`whole`] has what is its own.
 fn assert_whole(daemon: &Daemon, world: &World) {
-    let may = cpus(0);
+    let may = cpus_of(0);
     let service = daemon.service();
     assert_eq!(service.workers.len(), 3);
     for (number, worker) in service.workers.iter().enumerate() {
@@ -113,7 +106,7 @@ fn assert_whole(daemon: &Daemon, world: &World) {
         assert_eq!(status(pid, "Groups"), "");
         assert_eq!(status(pid, "CapPrm"), "0000000000000000");
         assert_eq!((nice(pid), open_files(pid)), ("5".into(), vec!["777".into(), "777".into()]));
-        assert_eq!(cpus(pid), [may[number % may.len()]], "{}", worker.name);
+        assert_eq!(cpus_of(pid), [may[number % may.len()]], "{}", worker.name);
     }
 }
 
@@ -151,7 +144,7 @@ fn a_change_replaces_workers_one_by_one_and_loses_nothing() {
         (plain.clone().set("umask", "077"), &|pid| status(pid, "Umask") == "0077"),
         (plain.clone().toml("nice", "3".into()), &|pid| nice(pid) == "3"),
         (plain.clone().toml("open_files", "500".into()), &|pid| open_files(pid) == ["500", "500"]),
-        (plain.clone().set("cpus", "each"), &|pid| cpus(pid).len() == 1),
+        (plain.clone().set("cpus", "each"), &|pid| cpus_of(pid).len() == 1),
         (plain.clone().set("cwd", "/"), &|pid| {
             fs::read_link(format!("/proc/{pid}/cwd")).unwrap() == Path::new("/")
         }),

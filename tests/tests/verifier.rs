@@ -23,7 +23,9 @@ fn verified(world: &World, program: &Program) -> u64 {
     let protocol = if program.kind == Kind::Tracked { Protocol::Udp } else { Protocol::Tcp };
     let on = |host: IpAddr| Listener::new(protocol, (host, 4000).into());
     let listener = match program.steering {
-        Steering::Flow | Steering::Random | Steering::SourceV4 => on(Ipv4Addr::LOCALHOST.into()),
+        Steering::Flow | Steering::Random | Steering::Cpu | Steering::SourceV4 => {
+            on(Ipv4Addr::LOCALHOST.into())
+        }
         Steering::SourceV6 => on(Ipv6Addr::LOCALHOST.into()),
         Steering::SourceAny => Listener::on_all(protocol, 4000),
     };
@@ -31,6 +33,7 @@ fn verified(world: &World, program: &Program) -> u64 {
         affinity: match program.steering {
             Steering::Flow => Affinity::Flow,
             Steering::Random => Affinity::Random,
+            Steering::Cpu => Affinity::Cpu,
             Steering::SourceV4 | Steering::SourceV6 | Steering::SourceAny => Affinity::Source,
         },
         when_busy: if program.kind == Kind::PreferWaiting { WhenBusy::Next } else { WhenBusy::Queue },

@@ -15,6 +15,8 @@ pub use group::{Group, SelectPolicy};
 
 use crate::counters::Counter;
 use crate::entry::Entry;
+use crate::slots::NO_SLOT;
+use crate::steer::Hint;
 use crate::table::attention;
 
 /// Decides.
@@ -26,11 +28,13 @@ use crate::table::attention;
 /// kernel's own choice, which knows nothing of readiness and includes sockets of strangers; but in a group that others
 /// have made ([`attention::OPEN`]) where nobody can be selected.
 #[inline(always)]
-pub fn decide<G: Group>(key: u32, mut group: G) -> G::Verdict {
+pub fn decide<G: Group>(hint: impl Into<Hint>, mut group: G) -> G::Verdict {
+    let hint = hint.into();
+    let key = hint.key();
     let entry = if group.is_migrating() || G::Policy::ASKS {
-        group.table().entry(key).with_slow(true)
+        entry(hint, &group).with_slow(true)
     } else {
-        match owner(key, &mut group) {
+        match owner(hint, &mut group) {
             Ok(slot) => return group.verdict(Decision::taken(Counter::OwnerTaken, slot, 0)),
             Err(entry) => entry,
         }
@@ -38,14 +42,30 @@ pub fn decide<G: Group>(key: u32, mut group: G) -> G::Verdict {
     detour(key, entry, group)
 }
 
-/// The fast path, which nearly every decision takes: the bucket's own worker; or else the bucket's
+/// What a decision begins with: the entry of the key's bucket, or of the CPU that receives; a connection that is being
+/// migrated has only that of whoever closes its listener.
+#[inline(always)]
+fn entry(hint: Hint, group: &impl Group) -> Entry {
+    match hint {
+        Hint::Cpu { cpu, .. } if !group.is_migrating() => {
+            let entry = group.load().map_or(Entry::steady(NO_SLOT), |load| load.by_cpu.entry(cpu));
+            // The entries of buckets have that in their slow bits.
+            let slow = group.table().attention.get() & (attention::TRACE | attention::AVOID) != 0;
+            entry.with_slow(slow)
+        }
+        Hint::Key(key) | Hint::Cpu { key, .. } => group.table().entry(key),
+    }
+}
+
+/// The fast path, which nearly every decision takes: the own worker of the bucket or CPU; or else the
 /// entry.
 #[inline(always)]
-fn owner(key: u32, group: &mut impl Group) -> Result<u16, Entry> {
+fn owner(hint: Hint, group: &mut impl Group) -> Result<u16, Entry> {
+    let key = hint.key();
     if let Some(activity) = group.activity() {
         activity.expect(key, group.table().entry(0));
     }
-    let entry = group.table().entry(key);
+    let entry = entry(hint, group);
     if !entry.is_plain() {
         return Err(entry);
     }

@@ -15,6 +15,7 @@ use crate::entry::Entry;
 use crate::load::{Fitness, Load};
 use crate::shared::Zeroable as _;
 use crate::slots::{MAX_SLOTS, NO_SLOT};
+use crate::steer::Hint;
 use crate::table::{Table, attention};
 
 /// Maps, sockets and workers of a group.
@@ -83,19 +84,19 @@ impl<P: SelectPolicy> Model<P> {
     }
 
     /// Decides about a connection that begins, or a datagram.
-    pub fn arrive(&mut self, key: u32) -> Decision {
-        self.decide(key, false)
+    pub fn arrive(&mut self, hint: impl Into<Hint>) -> Decision {
+        self.decide(hint.into(), false)
     }
 
     /// Decides about a connection whose listener closes.
-    pub fn migrate(&mut self, key: u32) -> Decision {
-        self.decide(key, true)
+    pub fn migrate(&mut self, hint: impl Into<Hint>) -> Decision {
+        self.decide(hint.into(), true)
     }
 
-    fn decide(&mut self, key: u32, migrating: bool) -> Decision {
+    fn decide(&mut self, hint: Hint, migrating: bool) -> Decision {
         self.tried.clear();
         self.migrating = migrating;
-        let decision = decide(key, &mut *self);
+        let decision = decide(hint, &mut *self);
         if let Some(slot) = decision.slot() {
             self.selected[usize::from(slot)] += 1;
         }

@@ -11,7 +11,7 @@ use super::model::Model;
 use super::policy::{FirstFit, PreferWaiting};
 use super::*;
 use crate::counters::{EVENTS, Stage};
-use crate::load::Fitness;
+use crate::load::{CPUS, Fitness};
 
 #[test]
 fn the_owner_is_taken_with_one_attempt() {
@@ -195,6 +195,50 @@ fn one_that_is_always_busy_is_worse_than_one_that_waits_now_and_then() {
     }
 }
 
+/// What CPU 0 receives is slot 5's, and what CPU 1 receives is nobody's; all buckets belong to slot 3.
+fn by_cpu() -> Model<FirstFit> {
+    let mut model = Model::<FirstFit>::new(&[3]);
+    model.sockets.insert(5);
+    model.load.by_cpu.set(&[5, NO_SLOT]);
+    model
+}
+
+#[test]
+fn a_cpu_has_its_own_worker_whoever_has_the_bucket() {
+    let mut model = by_cpu();
+    for cpu in [0, CPUS as u32] {
+        let decision = model.arrive(Hint::Cpu { cpu, key: 1 });
+        assert_eq!((decision.slot(), decision.owner()), (Some(5), Counter::OwnerTaken));
+        assert_eq!(model.tried, [5]);
+    }
+    // A queued connection comes by the CPU of whoever closes its listener.
+    assert_eq!(model.migrate(Hint::Cpu { cpu: 0, key: 1 }).slot(), Some(3));
+}
+
+#[test]
+fn what_the_worker_of_a_cpu_cannot_take_goes_by_the_key() {
+    let went = |model: &mut Model<FirstFit>, cpu| {
+        let decision = model.arrive(Hint::Cpu { cpu, key: 1 });
+        (decision.slot(), decision.owner(), decision.detour())
+    };
+    let by_key = Some(Counter::DetourCandidate);
+    let mut model = by_cpu();
+    assert_eq!(went(&mut model, 1), (Some(3), Counter::OwnerNone, by_key));
+    model.set_fitness(5, Fitness::Overloaded);
+    assert_eq!(went(&mut model, 0), (Some(3), Counter::OwnerOverloaded, by_key));
+    model.set_fitness(5, Fitness::Fit);
+    assert_eq!(went(&mut model, 0), (Some(5), Counter::OwnerTaken, None));
+    model.table.attention.set(attention::TRACE);
+    assert_eq!(went(&mut model, 0), (Some(5), Counter::OwnerTaken, None));
+    assert_eq!(model.traced, [1]);
+    for attention in [attention::TRACE, 0] {
+        model.table.attention.set(attention);
+        model.sockets.remove(&5);
+        assert_eq!(went(&mut model, 0), (Some(3), Counter::OwnerGone, by_key));
+        assert_eq!(model.tried, [5, 3]);
+    }
+}
+
 /// Migration is decided off the fast path, and counted as such.
 #[test]
 fn a_migration_is_decided_and_counted_as_any_other_arrival() {
@@ -232,17 +276,19 @@ fn check<P: SelectPolicy>(
     gone: &BTreeSet<u16>,
     stalled: Option<u16>,
     busy: &BTreeMap<u16, u32>,
-    key: u32,
+    hint: Hint,
+    by_cpu: u16,
 ) -> Result<(), TestCaseError> {
     let mut model = Model::<P>::new(slots);
     if let Some(slot) = stalled {
         model.set_fitness(slot, Fitness::Stalled);
     }
     model.sockets.retain(|slot| !gone.contains(slot));
+    model.load.by_cpu.set(&[by_cpu]);
     model.busy.clone_from(busy);
     let waits = |slot| !busy.contains_key(&slot);
     let any_waits = model.sockets.iter().any(|slot| Some(*slot) != stalled && waits(*slot));
-    let decision = model.arrive(key);
+    let decision = model.arrive(hint);
     prop_assert_eq!(decision.slot().is_some(), !model.sockets.is_empty());
     prop_assert!(decision.slot().is_none_or(|slot| model.sockets.contains(&slot)));
     prop_assert_eq!(decision.detour().is_none(), decision.owner() == Counter::OwnerTaken);
@@ -269,9 +315,12 @@ proptest! {
         stalled in prop::option::of(0..64u16),
         busy in prop::collection::btree_map(0..64u16, 0..9u32, 0..64),
         key in any::<u32>(),
+        by_cpu in prop_oneof![Just(NO_SLOT), 0..64u16],
     ) {
         let slots: Vec<u16> = slots.into_iter().collect();
-        check::<FirstFit>(&slots, &gone, stalled, &busy, key)?;
-        check::<PreferWaiting>(&slots, &gone, stalled, &busy, key)?;
+        for hint in [Hint::Key(key), Hint::Cpu { cpu: 0, key }] {
+            check::<FirstFit>(&slots, &gone, stalled, &busy, hint, by_cpu)?;
+            check::<PreferWaiting>(&slots, &gone, stalled, &busy, hint, by_cpu)?;
+        }
     }
 }

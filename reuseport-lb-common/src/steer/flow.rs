@@ -1,13 +1,13 @@
 //! Affinity `flow`: packets of one 4-tuple belong together.
 
-use super::{Packet, Steer};
+use super::{Hint, Packet, Steer};
 
 /// The kernel's hash of the 4-tuple.
 pub struct Flow;
 
 impl Steer for Flow {
     #[inline(always)]
-    fn key(packet: &impl Packet) -> Option<u32> {
-        Some(packet.hash())
+    fn hint(packet: &impl Packet) -> Option<Hint> {
+        Some(Hint::Key(packet.hash()))
     }
 }

@@ -1,9 +1,11 @@
-//! From a packet to its key: one file per affinity. Not: what becomes of the key.
+//! From a packet to where it belongs: one file per affinity. Not: what becomes of it there.
 
+mod cpu;
 mod flow;
 mod random;
 mod source;
 
+pub use cpu::Cpu;
 pub use flow::Flow;
 pub use random::Random;
 pub use source::{SourceAny, SourceV4, SourceV6, V4_SOURCE, V6_SOURCE, source_v4, source_v6};
@@ -15,6 +17,8 @@ pub trait Packet {
     fn hash(&self) -> u32;
     /// A random number, another one each time.
     fn random(&self) -> u32;
+    /// The CPU that receives the packet.
+    fn cpu(&self) -> u32;
     /// Whether a connection is being migrated. There is no packet then.
     fn is_migrating(&self) -> bool;
     /// Whether the packet is an IPv4 one. Of no meaning for a connection that is being migrated.
@@ -27,8 +31,40 @@ pub trait Packet {
     fn migrating_v6(&self) -> [u8; 16];
 }
 
-/// An affinity: what a key is made of, and so which packets belong together.
+/// Where a packet belongs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Hint {
+    /// To the worker of this key's bucket.
+    Key(u32),
+    /// To the worker of a CPU; to that of the key's bucket for a connection that is being migrated.
+    Cpu {
+        /// Number of the CPU.
+        cpu: u32,
+        /// What else is chosen by, where that worker cannot be taken.
+        key: u32,
+    },
+}
+
+impl Hint {
+    /// The key.
+    #[inline(always)]
+    #[must_use]
+    pub const fn key(self) -> u32 {
+        match self {
+            Self::Key(key) | Self::Cpu { key, .. } => key,
+        }
+    }
+}
+
+impl From<u32> for Hint {
+    #[inline(always)]
+    fn from(key: u32) -> Self {
+        Self::Key(key)
+    }
+}
+
+/// An affinity: what a decision is made from, and so which packets belong together.
 pub trait Steer {
-    /// The key of `packet`; `None` if what it is made of cannot be read. [`Packet::hash`] is taken then.
-    fn key(packet: &impl Packet) -> Option<u32>;
+    /// Where `packet` belongs; `None` if what that is made of cannot be read. The key is [`Packet::hash`] then.
+    fn hint(packet: &impl Packet) -> Option<Hint>;
 }

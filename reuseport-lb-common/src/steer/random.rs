@@ -1,13 +1,13 @@
 //! Affinity `random`: nothing belongs together.
 
-use super::{Packet, Steer};
+use super::{Hint, Packet, Steer};
 
 /// A random number: each connection and each datagram goes to a worker by chance, by its weight.
 pub struct Random;
 
 impl Steer for Random {
     #[inline(always)]
-    fn key(packet: &impl Packet) -> Option<u32> {
-        Some(packet.random())
+    fn hint(packet: &impl Packet) -> Option<Hint> {
+        Some(Hint::Key(packet.random()))
     }
 }

@@ -2,7 +2,7 @@
 
 use xxhash_rust::xxh64::xxh64;
 
-use super::{Packet, Steer};
+use super::{Hint, Packet, Steer};
 
 /// Offset of the source address in an IPv4 header (RFC 791).
 pub const V4_SOURCE: u32 = 12;
@@ -35,11 +35,11 @@ pub struct SourceV4;
 
 impl Steer for SourceV4 {
     #[inline(always)]
-    fn key(packet: &impl Packet) -> Option<u32> {
+    fn hint(packet: &impl Packet) -> Option<Hint> {
         // Hashed in one place whichever way the address came, so that the verifier follows one of them.
         let address =
             if packet.is_migrating() { packet.migrating_v4() } else { packet.network_header(V4_SOURCE)? };
-        Some(source_v4(address))
+        Some(Hint::Key(source_v4(address)))
     }
 }
 
@@ -48,10 +48,10 @@ pub struct SourceV6;
 
 impl Steer for SourceV6 {
     #[inline(always)]
-    fn key(packet: &impl Packet) -> Option<u32> {
+    fn hint(packet: &impl Packet) -> Option<Hint> {
         let address =
             if packet.is_migrating() { packet.migrating_v6() } else { packet.network_header(V6_SOURCE)? };
-        Some(source_v6(address))
+        Some(Hint::Key(source_v6(address)))
     }
 }
 
@@ -60,7 +60,7 @@ pub struct SourceAny;
 
 impl Steer for SourceAny {
     #[inline(always)]
-    fn key(packet: &impl Packet) -> Option<u32> {
+    fn hint(packet: &impl Packet) -> Option<Hint> {
         // Hashed in two places only, so that the verifier follows few ways.
         let address = if packet.is_migrating() {
             packet.migrating_v6()
@@ -69,7 +69,7 @@ impl Steer for SourceAny {
         } else {
             packet.network_header(V6_SOURCE)?
         };
-        Some(source_v6(address))
+        Some(Hint::Key(source_v6(address)))
     }
 }
 
@@ -116,6 +116,10 @@ mod tests {
             unreachable!("addresses are hashed")
         }
 
+        fn cpu(&self) -> u32 {
+            unreachable!("addresses are hashed")
+        }
+
         fn is_migrating(&self) -> bool {
             matches!(self, Self::Migrating(_))
         }
@@ -154,9 +158,9 @@ mod tests {
             (Arrival::V6(v6), source_v6(v6)),
             (Arrival::Migrating(v6), source_v6(v6)),
         ] {
-            assert_eq!(SourceAny::key(&arrival), Some(key));
+            assert_eq!(SourceAny::hint(&arrival), Some(Hint::Key(key)));
         }
-        assert_eq!(SourceAny::key(&Arrival::Unreadable), None);
+        assert_eq!(SourceAny::hint(&Arrival::Unreadable), None);
     }
 
     #[test]

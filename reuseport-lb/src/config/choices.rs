@@ -13,6 +13,8 @@ pub enum Affinity {
     Source,
     /// Chance: each connection and each datagram may go to another worker.
     Random,
+    /// The CPU that receives the packet, which has a worker of its own.
+    Cpu,
 }
 
 impl std::str::FromStr for Affinity {
@@ -23,7 +25,8 @@ impl std::str::FromStr for Affinity {
             "flow" => Ok(Self::Flow),
             "source" => Ok(Self::Source),
             "random" => Ok(Self::Random),
-            other => Err(format!("{other:?} is not \"flow\", \"source\" or \"random\"")),
+            "cpu" => Ok(Self::Cpu),
+            other => Err(format!("{other:?} is not \"flow\", \"source\", \"random\" or \"cpu\"")),
         }
     }
 }

@@ -21,7 +21,7 @@ const VALUES: &[(&str, &str)] = &[
     ("freebind", "true or false"),
     ("command", "a list of the program and its arguments, like [\"./server\", \"--fd\", \"3\"]"),
     ("workers", "a whole number from 0 to 1024"),
-    ("affinity", "\"flow\", \"source\" or \"random\""),
+    ("affinity", "\"flow\", \"source\", \"random\" or \"cpu\""),
     ("ready", "\"accepting\", \"notify\", \"immediate\" or a time like \"500ms\""),
     ("on_crash", "\"hold\" or \"migrate\""),
     ("on_stall", "\"avoid\" or \"restart\""),

@@ -204,12 +204,20 @@ impl ServiceConfig {
                     .into(),
             );
         }
-        if self.affinity == Affinity::Random
+        let gives = match self.affinity {
+            Affinity::Flow | Affinity::Source => None,
+            Affinity::Random => Some("each datagram to a worker by chance"),
+            Affinity::Cpu => {
+                Some("a datagram to the worker of the CPU that receives it, another one each time")
+            }
+        };
+        if let Some(gives) = gives
             && let Some(tracked) = self.listeners().find(|it| self.tracks(it))
         {
             return Err(format!(
-                "`affinity = \"random\"` gives each datagram to a worker by chance, and live flows of {tracked} keep \
-                 theirs: add `flows = \"none\"` if each datagram is for itself, or say `affinity = \"flow\"`"
+                "`affinity = \"{}\"` gives {gives}, and live flows of {tracked} keep theirs: add `flows = \"none\"` if \
+                 each datagram is for itself, or say `affinity = \"flow\"`",
+                self.affinity
             ));
         }
         if self.adopt.is_some() && self.listeners().any(|it| it.address.port() == 0) {
@@ -296,6 +304,11 @@ mod tests {
         let error = parsed("workers = 2\naffinity = \"random\"").unwrap_err();
         let says = ["line 5:", "live flows of udp://127.0.0.1:80", "add `flows = \"none\"`"];
         assert!(says.iter().all(|says| error.contains(says)), "{error}");
+        let error = parsed("workers = 2\naffinity = \"cpu\"").unwrap_err();
+        assert!(
+            error.contains("CPU that receives it") && error.contains("add `flows = \"none\"`"),
+            "{error}"
+        );
         assert_eq!(parsed("affinity = \"random\"\nflows = \"none\"").unwrap().affinity, Affinity::Random);
         let tcp = MINIMAL.replace("udp", "tcp") + "affinity = \"random\"\nwhen_busy = \"next\"\n";
         assert_eq!(parse(&tcp, Machine::ANOTHER).unwrap().services[0].affinity, Affinity::Random);

@@ -130,7 +130,7 @@ fn errors_name_the_line_and_the_fix() {
         (
             "affinity = \"client\"",
             4,
-            "`affinity` cannot be \"client\": write \"flow\", \"source\" or \"random\"",
+            "`affinity` cannot be \"client\": write \"flow\", \"source\", \"random\" or \"cpu\"",
         ),
         ("ready = \"soon\"", 4, "\"notify\", \"immediate\" or a time"),
         ("hold_timeout = 2", 4, "a time like"),

@@ -8,6 +8,7 @@ use reuseport_lb_common::select::policy::{FirstFit, PreferWaiting};
 use reuseport_lb_common::select::{Decision, Group, SelectPolicy, decide};
 use reuseport_lb_common::shared::Zeroable as _;
 use reuseport_lb_common::slots::{MAX_SLOTS, NO_SLOT};
+use reuseport_lb_common::steer::Hint;
 use reuseport_lb_common::table::{BUCKETS, Table};
 
 use super::slots::SlotSet;
@@ -50,22 +51,29 @@ impl Foresight<'_> {
         });
         let sides = if entry.is_moving() { vec![0, 1] } else { vec![entry.side()] };
         let lives = marks.as_deref().map(|marks| sides.into_iter().any(|side| marks.lives(key, side)));
-        let decision = self.with(&[key], marks.as_deref());
+        let decision = self.with(&[key.into()], marks.as_deref());
         Foreseen { entry, decision: decision[0], lives }
     }
 
     /// Decides about a client whose key is not known and who has no live flow: how many of all buckets lead to each slot, and
-    /// to none ([`NO_SLOT`]). All workers are taken to wait for work.
+    /// to none ([`NO_SLOT`]). All workers are taken to wait for work. With `cpus`, each of these CPUs receives as much, and
+    /// its worker comes before that of the bucket.
     #[must_use]
-    pub fn chances(&self) -> Vec<(u16, u32)> {
-        // The upper half only chooses among candidates, and is as good as any.
-        let keys: Vec<u32> =
-            (0..BUCKETS as u32).map(|bucket| bucket | bucket.wrapping_mul(0x9e37) << 16).collect();
+    pub fn chances(&self, cpus: Option<&[usize]>) -> Vec<(u16, u32)> {
+        let hint = |bucket: u32| {
+            // The upper half only chooses among candidates, and is as good as any.
+            let key = bucket | bucket.wrapping_mul(0x9e37) << 16;
+            match cpus.and_then(|cpus| cpus.get((bucket as usize).checked_rem(cpus.len())?)) {
+                Some(cpu) => Hint::Cpu { cpu: *cpu as u32, key },
+                None => Hint::Key(key),
+            }
+        };
+        let hints: Vec<Hint> = (0..BUCKETS as u32).map(hint).collect();
         let marks = self.activity.map(|_| Activity::boxed());
         let busy = self.busy.map(|_| &(|_| None) as &dyn Fn(u16) -> Option<u32>);
         let mut counts = vec![0; MAX_SLOTS];
         let mut refused = 0;
-        for decision in (Foresight { busy, ..*self }).with(&keys, marks.as_deref()) {
+        for decision in (Foresight { busy, ..*self }).with(&hints, marks.as_deref()) {
             match decision.slot() {
                 Some(slot) => counts[usize::from(slot)] += 1,
                 None => refused += 1,
@@ -75,22 +83,22 @@ impl Foresight<'_> {
         counted.filter(|(_, count)| *count > 0).collect()
     }
 
-    fn with(&self, keys: &[u32], activity: Option<&Activity>) -> Vec<Decision> {
+    fn with(&self, hints: &[Hint], activity: Option<&Activity>) -> Vec<Decision> {
         match self.busy {
-            Some(busy) => self.decided::<PreferWaiting>(keys, activity, busy),
-            None => self.decided::<FirstFit>(keys, activity, &|_| None),
+            Some(busy) => self.decided::<PreferWaiting>(hints, activity, busy),
+            None => self.decided::<FirstFit>(hints, activity, &|_| None),
         }
     }
 
     fn decided<P: SelectPolicy>(
         &self,
-        keys: &[u32],
+        hints: &[Hint],
         activity: Option<&Activity>,
         busy: &dyn Fn(u16) -> Option<u32>,
     ) -> Vec<Decision> {
         let load = Load::boxed();
         load.copy(self.load);
-        let decided = |key: &u32| {
+        let decided = |hint: &Hint| {
             let group = Imagined::<P> {
                 table: self.table,
                 load: &load,
@@ -100,9 +108,9 @@ impl Foresight<'_> {
                 selected: NO_SLOT,
                 policy: std::marker::PhantomData,
             };
-            decide(*key, group)
+            decide(*hint, group)
         };
-        keys.iter().map(decided).collect()
+        hints.iter().map(decided).collect()
     }
 }
 
@@ -200,7 +208,10 @@ mod tests {
         assert_eq!((foreseen.entry.slot(), foreseen.entry.previous()), (0, 1));
         let other = foresight.decide(0x0006_0001);
         assert_eq!((other.decision.slot(), other.lives), (Some(0), Some(false)));
-        assert_eq!(foresight.chances(), [(0, 32769), (1, 32767)]);
+        assert_eq!(foresight.chances(None), [(0, 32769), (1, 32767)]);
+        load.by_cpu.set(&[1, 1, NO_SLOT, 0]);
+        assert_eq!(foresight.chances(Some(&[0, 1])), [(1, 65536)]);
+        assert_eq!(foresight.chances(Some(&[0, 3])), [(0, 32768), (1, 32768)]);
     }
 
     #[test]
@@ -224,6 +235,6 @@ mod tests {
             (gone.decide(1).decision.slot(), gone.decide(1).decision.owner()),
             (None, Counter::OwnerGone)
         );
-        assert_eq!(gone.chances(), [(NO_SLOT, 65536)]);
+        assert_eq!(gone.chances(None), [(NO_SLOT, 65536)]);
     }
 }

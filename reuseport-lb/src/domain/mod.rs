@@ -4,6 +4,7 @@
 pub mod apart;
 pub mod bucket_move;
 pub mod buckets;
+pub mod cpus;
 pub mod denied;
 pub mod engine;
 pub mod flows;

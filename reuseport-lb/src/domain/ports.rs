@@ -227,13 +227,8 @@ pub trait Dataplane {
     /// Notes that the configuration gives the service this listener: it may take back a lost one.
     fn want(&mut self, listener: ListenerId);
     /// Replaces the group that decides, if there is one, by a prepared one, which gets its buckets, flows and avoided
-    /// slots; with these ready and waiting slots, and attached through one of these sockets.
-    fn install(
-        &mut self,
-        listener: ListenerId,
-        rosters: (&[u16], &[u16]),
-        sockets: &[Cookie],
-    ) -> Result<(), String>;
+    /// slots; with these rosters, and attached through one of these sockets.
+    fn install(&mut self, listener: ListenerId, rosters: &Rosters, sockets: &[Cookie]) -> Result<(), String>;
     /// Notes whether sockets may be opened on an address that the machine does not have yet.
     fn set_freebind(&mut self, listener: ListenerId, freebind: bool);
     /// Removes a listener with its group and pins.
@@ -261,8 +256,21 @@ pub trait Dataplane {
     fn selected(&self, listener: ListenerId) -> Option<Box<[u64]>>;
     /// Tells the program whether new connections avoid a slot.
     fn set_fitness(&mut self, listener: ListenerId, slot: u16, fitness: Fitness);
-    /// Tells the program which slots are ready, and in which ones connections wait if none is.
-    fn set_rosters(&mut self, listener: ListenerId, ready: &[u16], waiting: &[u16]);
+    /// Tells the program which slots are ready, in which ones connections wait if none is, and which one has a CPU.
+    fn set_rosters(&mut self, listener: ListenerId, rosters: &Rosters);
+    /// Numbers of the CPUs that workers run on, in ascending order.
+    fn cpus(&self) -> Vec<usize>;
+}
+
+/// Slots for a purpose.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Rosters {
+    /// Of workers that are ready.
+    pub ready: Vec<u16>,
+    /// Those in which connections wait if no socket of a ready worker can be selected.
+    pub waiting: Vec<u16>,
+    /// For each CPU the one of its worker, or none; empty where CPUs make no difference.
+    pub by_cpu: Vec<u16>,
 }
 
 /// A process that is to be started.

@@ -72,14 +72,18 @@ pub(super) fn limit(process: &ProcessConfig, worker: &str) -> Result<()> {
     Ok(())
 }
 
+/// Numbers of the CPUs that this process and those that it starts may use, in ascending order.
+pub fn cpus() -> Result<Vec<usize>> {
+    let may = sched_getaffinity(None)?;
+    Ok((0..CpuSet::MAX_CPU).filter(|cpu| may.is_set(*cpu)).collect())
+}
+
 /// Keeps this process to the `nth` of the CPUs that it may use, counted around.
 fn keep_to_one_cpu(nth: usize) -> Result<()> {
-    let may = sched_getaffinity(None)?;
-    let count = may.count() as usize;
-    let mut cpus = (0..CpuSet::MAX_CPU).filter(|cpu| may.is_set(*cpu));
-    let Some(cpu) = nth.checked_rem(count).and_then(|nth| cpus.nth(nth)) else { bail!("there is none") };
+    let cpus = cpus()?;
+    let Some(nth) = nth.checked_rem(cpus.len()) else { bail!("there is none") };
     let mut one = CpuSet::new();
-    one.set(cpu);
+    one.set(cpus[nth]);
     Ok(sched_setaffinity(None, &one)?)
 }
 

@@ -19,6 +19,7 @@ use aya_log::EbpfLogger;
 use reuseport_lb_common::LAYOUT_VERSION;
 use reuseport_lb_common::activity::Activity;
 use reuseport_lb_common::entry::Entry;
+use reuseport_lb_common::load::{CPUS, Load};
 use reuseport_lb_common::offsets::Offsets;
 use reuseport_lb_common::program::{self, Kind, OFFSETS};
 use reuseport_lb_common::slots::NO_SLOT;
@@ -191,7 +192,8 @@ impl PinnedGroup {
         let counters = take(COUNTERS)?.try_into()?;
         let Map::Array(load) = take(LOAD)? else { bail!("map LOAD of the object is not an array") };
         // SAFETY: maps.rs of the kernel program declares the map with this value of `Shared` fields.
-        let load = unsafe { Mapped::new(load.fd()) }?;
+        let load: Mapped<Load> = unsafe { Mapped::new(load.fd()) }?;
+        load.by_cpu.set(&[NO_SLOT; CPUS]);
         Ok(Self {
             listener: *listener,
             pins: pins.to_owned(),
@@ -349,11 +351,12 @@ impl PinnedGroup {
         }
     }
 
-    /// Sets the rosters: slots of ready workers, and slots for when no socket of those is there.
-    pub fn set_rosters(&self, ready: &[u16], waiting: &[u16]) {
+    /// Sets the rosters: slots of ready workers, slots for when no socket of those is there, and those of the CPUs.
+    pub fn set_rosters(&self, ready: &[u16], waiting: &[u16], by_cpu: &[u16]) {
         let load = self.memory.load();
         load.ready.set(ready);
         load.waiting.set(waiting);
+        load.by_cpu.set(by_cpu);
     }
 
     /// The reader of the program's log ring, which hands each line to `sink`. There is only one.

@@ -4,7 +4,7 @@
 pub mod addresses;
 pub mod adopt;
 pub mod attached;
-mod attributes;
+pub mod attributes;
 pub mod bpffs;
 pub mod btf;
 pub mod calls;

@@ -30,6 +30,7 @@ impl Policy {
             Affinity::Source if listener.address.is_ipv6() => Steering::SourceV6,
             Affinity::Source => Steering::SourceV4,
             Affinity::Random => Steering::Random,
+            Affinity::Cpu => Steering::Cpu,
         }
     }
 }

@@ -187,7 +187,7 @@ impl Pair {
             socket.set_nonblocking(true)?;
             group.insert(slot, socket)?;
         }
-        group.set_rosters(&[0, 1], &[]);
+        group.set_rosters(&[0, 1], &[], &[]);
         let pair = Self { group, to: listener.address, sockets };
         pair.all_to(0);
         Ok(pair)

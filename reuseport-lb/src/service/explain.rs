@@ -152,16 +152,21 @@ impl Service {
                 "with affinity \"flow\" the kernel hashes both addresses and ports with a secret of this boot, so nobody \
                  can know the bucket beforehand",
             ),
+            Affinity::Cpu => Some(
+                "with affinity \"cpu\" the CPU that receives a packet has a worker of its own, and which CPU that is depends \
+                 on network card and kernel; the shares are those if all CPUs of the workers receive as much",
+            ),
             Affinity::Random => Some(
                 "with affinity \"random\" each connection and each datagram goes to a worker by chance, whoever sends it",
             ),
         };
         if let Some(why) = unknown {
+            let cpus = (affinity == Affinity::Cpu).then(|| dataplane.cpus());
             let chance = |(slot, buckets): (u16, u32)| Chance {
                 goes_to: place(slot),
                 share: f64::from(buckets) / BUCKETS as f64,
             };
-            explanation.chances = foresight.chances().into_iter().map(chance).collect();
+            explanation.chances = foresight.chances(cpus.as_deref()).into_iter().map(chance).collect();
             explanation.note =
                 Some(format!("{why}; `reuseport-lb trace {own}` shows where each client goes"));
             return Ok(explanation);

@@ -132,9 +132,9 @@ impl<D: Dataplane, P: Processes> Engine<D, P> {
     fn install(&mut self, group: NewGroup) -> String {
         let NewGroup { id, asked } = group;
         let known = self.listeners.iter().position(|listener| listener.id == id);
-        let (ready, waiting) = self.rosters(known.and_then(|at| self.listeners.at(at)), None);
+        let rosters = self.rosters(known.and_then(|at| self.listeners.at(at)), None);
         let sockets = self.sockets_of(id);
-        let installed = self.dataplane.install(id, (&ready, &waiting), &sockets);
+        let installed = self.dataplane.install(id, &rosters, &sockets);
         let address = self.dataplane.address(id);
         match (known, installed) {
             (Some(_), Ok(())) => format!("{address} decides anew"),

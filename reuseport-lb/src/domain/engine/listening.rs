@@ -1,17 +1,22 @@
 //! The groups of a service: rosters, which service decides, and repairs of what workers may have done to their sockets.
 
+use std::collections::BTreeMap;
+
 use reuseport_lb_common::load::Fitness;
+use reuseport_lb_common::slots::NO_SLOT;
 use tracing::{info, warn};
 
+use super::super::cpus::CpuShares;
 use super::super::health::HealthStatus;
 use super::super::listeners::ListenerState;
+use super::super::number::Number;
 use super::super::pool::{Worker, WorkerSocket};
 use super::super::ports::{
-    Attachment, Claim, Cookie, Dataplane, Holder, ListenerId, Processes, Repair, WorkerId,
+    Attachment, Claim, Cookie, Dataplane, Holder, ListenerId, Processes, Repair, Rosters, WorkerId,
 };
 use super::super::worker::State;
 use super::Engine;
-use crate::config::WhenEmpty;
+use crate::config::{Affinity, WhenEmpty};
 
 impl<D: Dataplane, P: Processes> Engine<D, P> {
     /// Tells the program which slots are ready, and in which ones connections wait if none is; `coming` is the slot of
@@ -20,18 +25,13 @@ impl<D: Dataplane, P: Processes> Engine<D, P> {
         let all_awake = self.rosters(None, coming);
         for listener in self.listeners.iter() {
             let own = listener.health.has_stalled().then(|| self.rosters(Some(listener), coming));
-            let (ready, waiting) = own.as_ref().unwrap_or(&all_awake);
-            self.dataplane.set_rosters(listener.id, ready, waiting);
+            self.dataplane.set_rosters(listener.id, own.as_ref().unwrap_or(&all_awake));
         }
     }
 
-    /// The ready slots, and those in which connections wait if none of these can be selected. Slots of workers that are
+    /// The ready slots, those of CPUs, and those in which connections wait if none of these can be selected. Slots of workers that are
     /// stalled at `listener` are left out, unless all are stalled.
-    pub(super) fn rosters(
-        &self,
-        listener: Option<&ListenerState>,
-        coming: Option<u16>,
-    ) -> (Vec<u16>, Vec<u16>) {
+    pub(super) fn rosters(&self, listener: Option<&ListenerState>, coming: Option<u16>) -> Rosters {
         let members = || self.pool.iter().filter(|worker| worker.is_member());
         let fit = |worker: &&Worker| worker.life.state() == State::Ready;
         let awake =
@@ -50,7 +50,46 @@ impl<D: Dataplane, P: Processes> Engine<D, P> {
             let can_wait = members().filter(|worker| worker.life.can_wait()).map(|worker| worker.slot);
             waiting = can_wait.chain(coming).collect();
         }
-        (ready, waiting)
+        Rosters { ready, waiting, by_cpu: self.by_cpu() }
+    }
+
+    /// The slot of each CPU's worker, with `affinity = "cpu"`.
+    fn by_cpu(&self) -> Vec<u16> {
+        if self.settings.config.affinity != Affinity::Cpu {
+            return Vec::new();
+        }
+        CpuShares::new(&self.dataplane.cpus(), &self.sharing_cpus()).slots()
+    }
+
+    /// The workers that share the CPUs, each with its slot if that takes new connections, in the order of their numbers.
+    fn sharing_cpus(&self) -> Vec<(Number, u16)> {
+        let mut sharing = BTreeMap::new();
+        for worker in self.pool.iter().filter(|worker| worker.is_member() && worker.stays()) {
+            let slot = sharing.entry(Number::from(worker.id)).or_insert(NO_SLOT);
+            if worker.life.admitted() && worker.weight > 0 {
+                *slot = worker.slot;
+            }
+        }
+        sharing.into_iter().collect()
+    }
+
+    /// Says which workers no CPU has, with `affinity = "cpu"`.
+    pub(super) fn warn_of_left_out(&self) {
+        if self.settings.config.affinity != Affinity::Cpu {
+            return;
+        }
+        let (cpus, sharing) = (self.dataplane.cpus(), self.sharing_cpus());
+        let left = CpuShares::new(&cpus, &sharing).left_out();
+        if !left.is_empty() {
+            let names: Vec<String> = left.into_iter().map(|number| self.pool.name_of(number)).collect();
+            warn!(
+                service = self.settings.config.name,
+                cpus = cpus.len(),
+                workers = sharing.len(),
+                "no CPU is left for {}: with `affinity = \"cpu\"` only what the workers of the CPUs cannot take goes there",
+                names.join(", ")
+            );
+        }
     }
 
     /// Takes listeners over from other services once all workers of this one are ready on them.

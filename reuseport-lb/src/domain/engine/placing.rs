@@ -127,6 +127,8 @@ impl<D: Dataplane, P: Processes> Engine<D, P> {
             PassStage::Constrain(constraints) => {
                 let plan = self.placement.plan(|bucket| at(&constraints.common, bucket));
                 let (moved, waiting) = (plan.changes.len(), plan.waiting);
+                // As buckets, CPUs are taken from who leaves before it is told to.
+                self.publish_rosters(None);
                 Some(self.pass(PassStage::Publish(Publishing { plan, constraints, moved, waiting })))
             }
             PassStage::Publish(published) => {
@@ -168,6 +170,7 @@ impl<D: Dataplane, P: Processes> Engine<D, P> {
         if !plan.changes.is_empty() {
             let (buckets, members) = (plan.changes.len(), self.placement.members().len());
             self.tell(IncidentKind::Moved { buckets, members }, Cause::default());
+            self.warn_of_left_out();
         }
     }
 

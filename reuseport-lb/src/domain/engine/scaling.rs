@@ -15,7 +15,7 @@ use super::super::worker::Origin;
 use super::Engine;
 use super::agenda::{Change, Growth};
 use super::input::{Scaling, Target};
-use crate::config;
+use crate::config::{self, Affinity};
 
 impl<D: Dataplane, P: Processes> Engine<D, P> {
     pub(super) fn scale(&mut self, target: Target, reply: Reply<Result<Scaling, Denied>>, now: Instant) {
@@ -137,6 +137,14 @@ impl<D: Dataplane, P: Processes> Engine<D, P> {
             let Some(worker) = self.pool.get_mut(id) else { continue };
             let from = std::mem::replace(&mut worker.weight, weight);
             self.tell_of(id, IncidentKind::Weight { from, to: weight }, self.agenda.incidents.by());
+        }
+        if self.settings.config.affinity == Affinity::Cpu && weight > 1 {
+            warn!(
+                worker = self.pool.name_of(number),
+                weight,
+                "with `affinity = \"cpu\"` a weight other than 0 makes no difference, but for what the workers of the CPUs \
+                 cannot take"
+            );
         }
         self.rebalance();
         // Answered when buckets have moved, so that the caller can rely on the weight.

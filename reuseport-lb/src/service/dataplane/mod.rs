@@ -19,7 +19,7 @@ use super::groups::ListenerGroup;
 use super::trace::Tracer;
 use crate::domain::engine::Settings;
 use crate::domain::listener::{Listener, Protocol};
-use crate::domain::ports::{self, Cookie, Holder, ListenerId};
+use crate::domain::ports::{self, Cookie, Holder, ListenerId, Rosters};
 use crate::kernel::adopt::SocketLocation;
 use crate::kernel::group::PinnedGroup;
 use crate::kernel::owner::{self, Siblings};
@@ -301,12 +301,7 @@ impl Groups {
         it.group.settle()
     }
 
-    fn try_install(
-        &mut self,
-        id: ListenerId,
-        (ready, waiting): (&[u16], &[u16]),
-        sockets: &[Cookie],
-    ) -> Result<()> {
+    fn try_install(&mut self, id: ListenerId, rosters: &Rosters, sockets: &[Cookie]) -> Result<()> {
         let mut new = self.prepared.remove(&id).context("nothing was prepared")?;
         let wanted = self.tracer.wanted();
         let Some(old) = self.all.get(&id) else {
@@ -319,7 +314,8 @@ impl Groups {
             new.buckets.set_fitness(new.group.memory(), slot, fitness);
         }
         new.buckets.trace(new.group.memory(), wanted);
-        new.group.set_rosters(ready, waiting);
+        let Rosters { ready, waiting, by_cpu } = rosters;
+        new.group.set_rosters(ready, waiting, by_cpu);
         let old = self.all.insert(id, new);
         let attached = self.try_attach(id, sockets, &mut Vec::new());
         if attached.is_err()

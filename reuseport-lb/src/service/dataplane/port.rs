@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use anyhow::Result;
-use reuseport_lb_common::load::Fitness;
+use reuseport_lb_common::load::{CPUS, Fitness};
 use tracing::warn;
 
 use super::Groups;
@@ -12,11 +12,11 @@ use crate::domain::buckets;
 use crate::domain::listener::Listener;
 use crate::domain::observed::{Head, Queue};
 use crate::domain::ports::{
-    Attachment, Claim, Cookie, Dataplane, Fit, Holder, ListenerId, OpenedSocket, Repair,
+    Attachment, Claim, Cookie, Dataplane, Fit, Holder, ListenerId, OpenedSocket, Repair, Rosters,
 };
 use crate::domain::slots::SlotSet;
 use crate::domain::table::BucketChange;
-use crate::kernel::{peek, socket};
+use crate::kernel::{attributes, peek, socket};
 
 fn words<T>(result: Result<T>) -> Result<T, String> {
     result.map_err(|error| format!("{error:#}"))
@@ -203,12 +203,7 @@ impl Dataplane for Groups {
         }
     }
 
-    fn install(
-        &mut self,
-        listener: ListenerId,
-        rosters: (&[u16], &[u16]),
-        sockets: &[Cookie],
-    ) -> Result<(), String> {
+    fn install(&mut self, listener: ListenerId, rosters: &Rosters, sockets: &[Cookie]) -> Result<(), String> {
         words(self.try_install(listener, rosters, sockets))
     }
 
@@ -271,7 +266,13 @@ impl Dataplane for Groups {
         self.with(listener, |it| it.buckets.set_fitness(it.group.memory(), slot, fitness));
     }
 
-    fn set_rosters(&mut self, listener: ListenerId, ready: &[u16], waiting: &[u16]) {
-        self.with(listener, |it| it.group.set_rosters(ready, waiting));
+    fn set_rosters(&mut self, listener: ListenerId, rosters: &Rosters) {
+        let Rosters { ready, waiting, by_cpu } = rosters;
+        self.with(listener, |it| it.group.set_rosters(ready, waiting, by_cpu));
+    }
+
+    fn cpus(&self) -> Vec<usize> {
+        // Where the kernel does not tell, on a machine of more than 1,024, all are taken to be there.
+        attributes::cpus().unwrap_or_else(|_| (0..CPUS).collect())
     }
 }

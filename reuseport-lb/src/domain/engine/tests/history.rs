@@ -6,7 +6,7 @@ use proptest::prelude::*;
 
 use super::fake::Broken;
 use super::scene::{Scene, config};
-use crate::config::{OnCrash, Ready, Replace, SocketSource, WhenEmpty};
+use crate::config::{Affinity, OnCrash, Ready, Replace, SocketSource, WhenEmpty};
 use crate::domain::engine::{Input, JoinRequest, ProcessEvent, RestartOptions, Target};
 use crate::domain::listener::{Listener, Protocol};
 use crate::domain::observed::{Exit, Said};
@@ -86,6 +86,7 @@ struct Beginning {
     opens: bool,
     /// Whether stalls and overload are looked for.
     monitored: bool,
+    affinity: Affinity,
 }
 
 fn beginning(protocols: &'static [&'static [Protocol]]) -> impl Strategy<Value = Beginning> {
@@ -100,10 +101,31 @@ fn beginning(protocols: &'static [&'static [Protocol]]) -> impl Strategy<Value =
     let when_empty = prop_oneof![Just(WhenEmpty::Hold), Just(WhenEmpty::Reject)];
     let replace = prop_oneof![2 => Just(Replace::StartFirst), 1 => Just(Replace::StopFirst)];
     let watchdog = proptest::option::of(Just(Duration::from_secs(1)));
-    let both = (any::<bool>(), prop::bool::weighted(0.3));
-    (protocols, 0..4usize, ready, on_crash, when_empty, replace, watchdog, both).prop_map(
-        |(protocols, workers, ready, on_crash, when_empty, replace, watchdog, (monitored, opens))| {
-            Beginning { protocols, workers, ready, on_crash, when_empty, replace, watchdog, opens, monitored }
+    let affinity = prop_oneof![Just(Affinity::Flow), Just(Affinity::Cpu)];
+    let others = (any::<bool>(), prop::bool::weighted(0.3), affinity);
+    (protocols, 0..4usize, ready, on_crash, when_empty, replace, watchdog, others).prop_map(
+        |(
+            protocols,
+            workers,
+            ready,
+            on_crash,
+            when_empty,
+            replace,
+            watchdog,
+            (monitored, opens, affinity),
+        )| {
+            Beginning {
+                protocols,
+                workers,
+                ready,
+                on_crash,
+                when_empty,
+                replace,
+                watchdog,
+                opens,
+                monitored,
+                affinity,
+            }
         },
     )
 }
@@ -115,6 +137,7 @@ fn begin(beginning: &Beginning) -> Scene {
     config.when_empty = beginning.when_empty;
     config.watchdog = beginning.watchdog;
     config.replace = beginning.replace;
+    config.affinity = beginning.affinity;
     if beginning.opens {
         config.sockets = SocketSource::Bind;
         if config.ready == Ready::Accepting {
@@ -280,6 +303,7 @@ fn connections_from_before_its_first_process_do_not_make_a_worker_ready() {
         watchdog: None,
         opens: false,
         monitored: false,
+        affinity: Affinity::Flow,
     });
     for what in
         [Event::Break(0), Event::Drain(0), Event::Wait(105), Event::Crash(0, false), Event::Connect(0)]

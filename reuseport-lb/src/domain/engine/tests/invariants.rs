@@ -7,10 +7,11 @@ use reuseport_lb_common::slots::NO_SLOT;
 
 use super::fake::{BUCKETS, FLOWS, Fake, Stage};
 use super::scene::Scene;
-use crate::config::{Ready, Replace};
+use crate::config::{Affinity, Ready, Replace};
 use crate::domain::apart::Apart;
 use crate::domain::engine::{Engine, Worker};
 use crate::domain::listeners::ListenerState;
+use crate::domain::number::Number;
 use crate::domain::ports::{ListenerId, ProcessKey, WorkerId};
 use crate::domain::table::{BucketTable, Member};
 use crate::domain::worker::{Origin, State};
@@ -115,9 +116,24 @@ impl Scene {
         let slots: BTreeSet<u16> = self.workers().filter(ready).map(|worker| worker.slot).collect();
         self.world(|world| {
             for group in world.groups.values() {
-                let told: BTreeSet<u16> = group.ready.iter().copied().collect();
+                let told: BTreeSet<u16> = group.rosters.ready.iter().copied().collect();
                 assert!(told.is_subset(&slots), "{told:?} are told to be ready, and {slots:?} are");
                 assert_eq!(told.is_empty(), slots.is_empty(), "no slot is told to be ready");
+            }
+        });
+        let shares = |worker: &&Worker| worker.is_member() && worker.stays();
+        let takes = |worker: &&Worker| worker.life.admitted() && worker.weight > 0;
+        let sharing =
+            self.workers().filter(shares).map(|worker| Number::from(worker.id)).collect::<BTreeSet<_>>();
+        let slots: BTreeSet<u16> = self.workers().filter(shares).filter(takes).map(|it| it.slot).collect();
+        self.world(|world| {
+            for group in world.groups.values() {
+                let told = group.rosters.by_cpu.iter().copied().filter(|slot| *slot != NO_SLOT);
+                let told: BTreeSet<u16> = told.collect();
+                assert!(told.is_subset(&slots), "CPUs have {told:?}, and only {slots:?} take what is new");
+                // Of one or two workers each has one of the two CPUs.
+                let few = engine.settings().config.affinity == Affinity::Cpu && sharing.len() <= 2;
+                assert!(!few || told == slots, "CPUs have {told:?}, and {slots:?} take what is new");
             }
         });
         for owner in owners.iter().filter(|owner| **owner != NO_SLOT) {

@@ -261,7 +261,7 @@ impl Scene {
                 let group = &world.groups[&listener];
                 let listens =
                     |slot: &u16| group.slots.get(slot).is_some_and(|cookie| world.sockets[cookie].listens);
-                group.ready.iter().any(listens)
+                group.rosters.ready.iter().any(listens)
             });
             let taken = self.world(|world| world.connect(listener, bucket % BUCKETS));
             assert!(taken || !there, "refused while a worker is ready");

@@ -264,11 +264,11 @@ impl Dataplane for Fake {
     fn install(
         &mut self,
         listener: ListenerId,
-        (ready, waiting): (&[u16], &[u16]),
+        rosters: &Rosters,
         _sockets: &[Cookie],
     ) -> Result<(), String> {
         self.0.borrow_mut().fails(Broken::Install)?;
-        self.set_rosters(listener, ready, waiting);
+        self.set_rosters(listener, rosters);
         Ok(())
     }
 
@@ -387,9 +387,13 @@ impl Dataplane for Fake {
         }
     }
 
-    fn set_rosters(&mut self, listener: ListenerId, ready: &[u16], waiting: &[u16]) {
+    fn set_rosters(&mut self, listener: ListenerId, rosters: &Rosters) {
         if let Some(group) = self.0.borrow_mut().groups.get_mut(&listener) {
-            (group.ready, group.waiting) = (ready.to_vec(), waiting.to_vec());
+            group.rosters = rosters.clone();
         }
+    }
+
+    fn cpus(&self) -> Vec<usize> {
+        vec![0, 1]
     }
 }

@@ -16,7 +16,7 @@ use crate::config::StopSettings;
 use crate::domain::engine::{Found, Snapshot, WorkerRecord};
 use crate::domain::listener::{Listener, Protocol};
 use crate::domain::observed::CallId;
-use crate::domain::ports::{CallOutcome, Claim, Cookie, ListenerId, OpenedSocket, ProcessKey};
+use crate::domain::ports::{CallOutcome, Claim, Cookie, ListenerId, OpenedSocket, ProcessKey, Rosters};
 use crate::domain::worker::Origin;
 
 /// Number of buckets of a fake group.
@@ -69,8 +69,7 @@ pub(super) struct Group {
     pub(super) entries: Vec<Entry>,
     /// Marks of live flows, for each side of each bucket.
     pub(super) marks: Vec<[u64; 2]>,
-    pub(super) ready: Vec<u16>,
-    pub(super) waiting: Vec<u16>,
+    pub(super) rosters: Rosters,
     pub(super) fitness: BTreeMap<u16, Fitness>,
     pub(super) selected: Vec<u64>,
     pub(super) claim: Claim,
@@ -141,8 +140,7 @@ impl Group {
             slots: BTreeMap::new(),
             entries: vec![Entry::steady(NO_SLOT); BUCKETS],
             marks: vec![[0; 2]; BUCKETS],
-            ready: Vec::new(),
-            waiting: Vec::new(),
+            rosters: Rosters::default(),
             fitness: BTreeMap::new(),
             selected: vec![0; MAX_SLOTS],
             claim: Claim::Held,
@@ -178,7 +176,7 @@ impl World {
         let owner = group.entries[bucket].slot();
         let avoided = group.fitness.get(&owner).is_some_and(|fitness| *fitness != Fitness::Fit);
         let owner = Some(owner).filter(|_| !avoided);
-        let rest = group.ready.iter().chain(&group.waiting).copied();
+        let rest = group.rosters.ready.iter().chain(&group.rosters.waiting).copied();
         owner.into_iter().chain(rest).find_map(|slot| Some((slot, self.takes(group, slot)?)))
     }
 
@@ -230,7 +228,7 @@ impl World {
             if !self.groups.contains_key(&listener) || !self.connect(listener, bucket) {
                 let group = self.groups.get(&listener);
                 let there = |slot: &&u16| group.is_some_and(|group| self.takes(group, **slot).is_some());
-                if group.is_some_and(|group| group.ready.iter().any(|slot| there(&slot))) {
+                if group.is_some_and(|group| group.rosters.ready.iter().any(|slot| there(&slot))) {
                     self.wrong
                         .push(format!("a connection of {cookie:?} was lost while another worker was there"));
                 }
