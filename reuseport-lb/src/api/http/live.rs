@@ -33,10 +33,8 @@ fn follow(all: &Rc<Shared>) -> watch::Receiver<Bytes> {
 async fn feed(all: Rc<Shared>) {
     while all.live.receiver_count() > 0 {
         // A status that cannot be made now is left out.
-        if let Ok(status) = all.status().await
-            && let Ok(text) = all.in_thread(move || message("status", None, &json::line(&*status))).await
-        {
-            all.live.send_replace(text.into());
+        if let Ok(text) = all.made(|status| message("status", None, &json::line(&**status))).await {
+            all.live.send_replace(text);
         }
         tokio::time::sleep(EACH).await;
     }

@@ -23,7 +23,7 @@ const LISTENER: &str = "listener";
 const PREFIX: &str = "reuseport_lb";
 
 /// A format of the answer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Format {
     /// OpenMetrics 1.0.
     OpenMetrics,

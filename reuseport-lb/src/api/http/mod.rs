@@ -18,11 +18,10 @@ use tokio::net::{TcpListener, UnixListener};
 
 use super::connection_limit::{self, Listen, Permit};
 use super::exchange::{self, Answer, Body, Stream};
-use super::json;
 use crate::config::MetricsConfig;
 use crate::handle::Handle;
 use metrics::Format;
-use shared::Shared;
+use shared::{Shared, Text};
 
 /// What can be asked.
 const PATHS: &[&str] = &[
@@ -100,14 +99,9 @@ async fn answer(path: &str, service: Option<&str>, headers: &HeaderMap, all: &Rc
         "/weight" => text(format!("{}\n", all.judged(service, health::weight).await?)),
         "/metrics" => {
             let format = Format::accepted(headers.get_all(ACCEPT).iter().filter_map(|it| it.to_str().ok()));
-            let (status, metrics) = (all.status().await?, all.metrics.get());
-            let encode = move || format.encode(&status, metrics);
-            exchange::typed(format.content_type(), all.in_thread(encode).await?)
+            exchange::typed(format.content_type(), all.text(Text::Metrics(format)).await?)
         }
-        "/status.json" => {
-            let status = all.status().await?;
-            exchange::json_text(all.in_thread(move || json::line(&*status)).await?)
-        }
+        "/status.json" => exchange::json_text(all.text(Text::Json).await?),
         "/events" => live::answer(all),
         "/buckets" => {
             let name = service.ok_or_else(|| Refusal::Malformed("/buckets takes ?service=NAME".into()))?;
@@ -116,7 +110,7 @@ async fn answer(path: &str, service: Option<&str>, headers: &HeaderMap, all: &Rc
         "/page.js" => exchange::typed("text/javascript; charset=utf-8", page::SCRIPT),
         "/page.css" => exchange::typed("text/css; charset=utf-8", page::STYLE),
         "/icon.svg" => exchange::typed("image/svg+xml", page::ICON),
-        _ => page::answer(&*all.status().await?),
+        _ => page::answer(all.text(Text::Page).await?),
     })
 }
 

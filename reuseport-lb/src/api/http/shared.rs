@@ -1,5 +1,5 @@
-//! What all requests share: one look of a kind at the daemon at a time, so that a flood of requests costs no more than one
-//! after the other does, and each answer is of a moment after its request.
+//! What all requests share: one look of a kind at the daemon at a time, and one text that is made of it, so that a flood of
+//! requests costs no more than one after the other does, and each answer is of a moment after its request.
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -13,6 +13,9 @@ use reuseport_lb_client::api::{Refusal, ServiceStatus, Status};
 use tokio::sync::{Mutex, watch};
 use tokio::time::{Instant, sleep_until};
 
+use super::super::json;
+use super::metrics::Format;
+use super::page;
 use crate::config::MetricsConfig;
 use crate::handle::Handle;
 use crate::offload;
@@ -24,14 +27,42 @@ const APART: Duration = Duration::from_millis(50);
 pub(super) struct Shared {
     pub(super) handle: Handle,
     pub(super) metrics: Rc<Cell<MetricsConfig>>,
-    statuses: Looks<Status>,
-    glances: Looks<Vec<ServiceStatus>>,
+    statuses: Looks<Arc<Status>>,
+    glances: Looks<Arc<Vec<ServiceStatus>>>,
+    /// The answer of each kind, whose bytes are in memory once however many do not read it.
+    texts: BTreeMap<Text, Looks<Bytes>>,
     /// Of each service that was asked for.
     buckets: RefCell<BTreeMap<String, Rc<Looks<Bytes>>>>,
     /// What all readers of `/events` get each second.
     pub(super) live: watch::Sender<Bytes>,
     /// Whether a task makes these.
     pub(super) feeding: Cell<bool>,
+    /// Held while a text is made: one at a time leaves processors to the daemon's loop.
+    writing: Mutex<()>,
+}
+
+/// What is made of a status.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Text {
+    /// `/metrics`.
+    Metrics(Format),
+    /// `/status.json`.
+    Json,
+    /// `/`.
+    Page,
+}
+
+impl Text {
+    const ALL: [Self; 4] =
+        [Self::Metrics(Format::OpenMetrics), Self::Metrics(Format::Text), Self::Json, Self::Page];
+
+    fn of(self, status: &Arc<Status>, metrics: MetricsConfig) -> String {
+        match self {
+            Self::Metrics(format) => format.encode(status, metrics),
+            Self::Json => json::line(&**status),
+            Self::Page => page::text(status),
+        }
+    }
 }
 
 /// Looks of one kind.
@@ -39,7 +70,7 @@ struct Looks<T> {
     /// Held by the request that looks.
     looking: Mutex<()>,
     /// When the last look that ended began, and what it saw.
-    seen: RefCell<Option<(Instant, Arc<T>)>>,
+    seen: RefCell<Option<(Instant, T)>>,
     next: Cell<Instant>,
 }
 
@@ -49,9 +80,9 @@ impl<T> Default for Looks<T> {
     }
 }
 
-impl<T> Looks<T> {
+impl<T: Clone> Looks<T> {
     /// What a look of after this call sees; this request's own, or that of another one.
-    async fn share(&self, look: impl Future<Output = Result<Arc<T>, Refusal>>) -> Result<Arc<T>, Refusal> {
+    async fn share(&self, look: impl Future<Output = Result<T, Refusal>>) -> Result<T, Refusal> {
         let asked = Instant::now();
         let _looking = self.looking.lock().await;
         if let Some((begun, seen)) = &*self.seen.borrow()
@@ -70,15 +101,16 @@ impl<T> Looks<T> {
 
 impl Shared {
     pub(super) fn new(handle: Handle, metrics: Rc<Cell<MetricsConfig>>) -> Self {
-        let (statuses, glances) = (Looks::default(), Looks::default());
         Self {
             handle,
             metrics,
-            statuses,
-            glances,
+            statuses: Looks::default(),
+            glances: Looks::default(),
+            texts: Text::ALL.iter().map(|text| (*text, Looks::default())).collect(),
             buckets: RefCell::default(),
             live: watch::Sender::default(),
             feeding: Cell::default(),
+            writing: Mutex::default(),
         }
     }
 
@@ -87,12 +119,22 @@ impl Shared {
         let looks = self.buckets.borrow_mut().entry(service.to_owned()).or_default().clone();
         let look = async {
             let owners = self.handle.buckets(service).await?;
-            Ok(Arc::new(owners.into_iter().flat_map(u16::to_le_bytes).collect::<Vec<u8>>().into()))
+            Ok(owners.into_iter().flat_map(u16::to_le_bytes).collect::<Vec<u8>>().into())
         };
         // Of a service that there is not, or not any more, nothing is kept.
-        let seen =
-            looks.share(look).await.inspect_err(|_| drop(self.buckets.borrow_mut().remove(service)))?;
-        Ok(Bytes::clone(&seen))
+        looks.share(look).await.inspect_err(|_| drop(self.buckets.borrow_mut().remove(service)))
+    }
+
+    /// What is made of the status of all services.
+    pub(super) async fn text(&self, which: Text) -> Result<Bytes, Refusal> {
+        let look = async {
+            let metrics = self.metrics.get();
+            self.made(move |status| which.of(status, metrics)).await
+        };
+        match self.texts.get(&which) {
+            Some(looks) => looks.share(look).await,
+            None => look.await,
+        }
     }
 
     /// The status of all services.
@@ -119,20 +161,27 @@ impl Shared {
         }
     }
 
-    /// Makes a long text in a thread.
-    pub(super) async fn in_thread(
+    /// Makes a text of the status of all services, in a thread, since it may be long.
+    pub(super) async fn made(
         &self,
-        make: impl FnOnce() -> String + Send + 'static,
-    ) -> Result<String, Refusal> {
-        offload::in_thread_or_here("answering", make)
-            .await
-            .map_err(|error| Refusal::Failed(format!("{error:#}")))
+        make: impl FnOnce(&Arc<Status>) -> String + Send + 'static,
+    ) -> Result<Bytes, Refusal> {
+        let status = self.status().await?;
+        let _writing = self.writing.lock().await;
+        let made = offload::in_thread_or_here("answering", move || make(&status)).await;
+        made.map(Bytes::from).map_err(|error| Refusal::Failed(format!("{error:#}")))
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
+    use tokio::sync::mpsc;
+    use tokio::task::{LocalSet, spawn_local};
+
     use super::*;
+    use crate::handle::Services;
 
     #[tokio::test(flavor = "current_thread")]
     async fn requests_that_come_together_share_a_look_that_began_after_them() {
@@ -141,14 +190,53 @@ mod tests {
             looks.share(async {
                 looked.set(looked.get() + 1);
                 tokio::task::yield_now().await;
-                Ok(Arc::new(looked.get()))
+                Ok(looked.get())
             })
         };
         // The look of the first one may have begun before the others came.
         let (first, second, third, fourth) = tokio::join!(one(), one(), one(), one());
-        let seen = [first, second, third, fourth].map(|seen| *seen.unwrap());
+        let seen = [first, second, third, fourth].map(Result::unwrap);
         assert!(looked.get() <= 2 && seen[1..] == [looked.get(); 3], "{seen:?}");
-        assert_eq!(*one().await.unwrap(), looked.get());
+        assert_eq!(one().await, Ok(looked.get()));
         assert!(seen[3] < looked.get(), "each answer is of a moment after its request");
+    }
+
+    /// Bytes at one place are one text.
+    fn places(texts: &[Bytes]) -> BTreeSet<*const u8> {
+        texts.iter().map(|text| text.as_ptr()).collect()
+    }
+
+    #[test]
+    fn a_flood_of_scrapes_gets_at_most_two_texts_and_who_asks_then_another() {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        LocalSet::new().block_on(&runtime, async {
+            let handle = Handle::new(Services::default(), mpsc::unbounded_channel().0, Rc::default());
+            let all = Rc::new(Shared::new(handle, Rc::default()));
+            for (which, beginning) in
+                Text::ALL.into_iter().zip(["# HELP ", "# HELP ", "{\"version\"", "<!DOCTYPE"])
+            {
+                let ask = || {
+                    let all = all.clone();
+                    spawn_local(async move { all.text(which).await.unwrap() })
+                };
+                let asking: Vec<_> = (0..50).map(|_| ask()).collect();
+                let mut answers = Vec::new();
+                for answer in asking {
+                    answers.push(answer.await.unwrap());
+                }
+                assert!(answers[0].starts_with(beginning.as_bytes()), "{which:?}: {:?}", answers[0]);
+                assert!(places(&answers).len() <= 2, "{which:?}: {:?}", places(&answers));
+                assert_eq!(
+                    places(&answers[1..]).len(),
+                    1,
+                    "{which:?}: these asked before the second text was begun"
+                );
+                let next = ask().await.unwrap();
+                assert!(
+                    !places(&answers).contains(&next.as_ptr()),
+                    "{which:?}: of a moment after its request"
+                );
+            }
+        });
     }
 }

@@ -1,6 +1,7 @@
 //! `/`: a page that shows what is; a table that works without a script, which a script keeps up to date (`page.js`).
 
 use hyper::Response;
+use hyper::body::Bytes;
 use hyper::header::{CONTENT_SECURITY_POLICY, HeaderValue};
 use maud::{DOCTYPE, Markup, html};
 use reuseport_lb_client::api::{ServiceStatus, Status, WorkerStatus};
@@ -32,12 +33,17 @@ const COLUMNS: &[(&str, &str)] = &[
     ("5 minutes", "its states over the last five minutes"),
 ];
 
-/// Makes the page.
-pub(super) fn answer(status: &Status) -> Response<Body> {
-    let mut response = exchange::typed("text/html; charset=utf-8", page(status).into_string());
+/// Makes the answer of a page.
+pub(super) fn answer(text: Bytes) -> Response<Body> {
+    let mut response = exchange::typed("text/html; charset=utf-8", text);
     let policy = HeaderValue::from_static("default-src 'self'");
     response.headers_mut().insert(CONTENT_SECURITY_POLICY, policy);
     response
+}
+
+/// Makes the page.
+pub(super) fn text(status: &Status) -> String {
+    page(status).into_string()
 }
 
 fn page(status: &Status) -> Markup {
