@@ -15,7 +15,7 @@ use testkit::client::{ask, ask_udp, http};
 use testkit::config::Config;
 use testkit::daemon::{Daemon, Paths, signal, throughout, until};
 use testkit::patience::slow;
-use testkit::world::World;
+use testkit::world::{World, run};
 
 const AT: &str = "127.0.0.1:9465";
 
@@ -321,6 +321,14 @@ fn slow_clients_and_floods_hold_nobody_up() {
         asked += 1;
     }
     println!("{asked} rounds, the longest {longest:?}");
+    // What the kernel keeps for those that do not read is bounded: by itself it would be megabytes each.
+    let sockets = run("ss", &["-Htmn", "sport = :9465"]);
+    let limits: Vec<&str> = sockets
+        .split("skmem:")
+        .skip(1)
+        .filter_map(|it| it.split(',').find(|it| it.starts_with("tb")))
+        .collect();
+    assert!(limits.len() >= 100 && limits.iter().all(|limit| *limit == "tb262144"), "{sockets}");
     assert!(longest < Duration::from_secs(1) * slow(), "{longest:?}");
     assert_eq!(get("/metrics").0, 200);
     drop(slow_ones);

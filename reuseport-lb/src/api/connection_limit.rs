@@ -72,10 +72,13 @@ impl Permit {
         let mut idle = idle.borrow_mut();
         idle.insert(since, self.eviction.clone());
         while idle.len() > *most {
-            let Some((_, oldest)) = idle.pop_first() else { break };
-            oldest.evicted.set(true);
-            oldest.told.notify_one();
+            evict_first(&mut idle);
         }
+    }
+
+    /// Evicts the connection of the same socket that has been idle for longest.
+    pub fn evict_oldest(&self) {
+        evict_first(&mut self.limiter.0.idle.borrow_mut());
     }
 
     /// Marks the connection as busy: it is not evicted while its request is being answered, nor if it just was.
@@ -97,6 +100,13 @@ impl Permit {
         while !self.is_evicted() {
             self.eviction.told.notified().await;
         }
+    }
+}
+
+fn evict_first(idle: &mut BTreeMap<u64, Rc<Eviction>>) {
+    if let Some((_, oldest)) = idle.pop_first() {
+        oldest.evicted.set(true);
+        oldest.told.notify_one();
     }
 }
 
@@ -166,6 +176,18 @@ mod tests {
         let limiter = Limiter::new(2);
         let permits: Vec<Permit> = (0..4).map(|_| limiter.admit()).collect();
         assert_eq!(evicted(&permits), [true, true, false, false]);
+    }
+
+    #[test]
+    fn one_that_is_served_may_evict_the_oldest() {
+        let limiter = Limiter::new(9);
+        let permits: Vec<Permit> = (0..3).map(|_| limiter.admit()).collect();
+        permits[0].busy();
+        permits[0].evict_oldest();
+        assert_eq!(evicted(&permits), [false, true, false]);
+        permits[0].evict_oldest();
+        permits[0].evict_oldest();
+        assert_eq!(evicted(&permits), [false, true, true]);
     }
 
     #[test]

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
 use anyhow::{Context, Result, bail};
+use socket2::SockRef;
 use tokio::net::{TcpListener, UnixListener};
 use tokio::task::JoinHandle;
 use tracing::{info, warn};
@@ -102,10 +103,16 @@ pub(super) fn open(wanted: Option<HttpAddress>, now: Option<&HttpAddress>) -> Re
     Ok(Change::Open(address, listening, file))
 }
 
+/// Bytes of an answer that the kernel keeps for one connection (it doubles them). By itself it would keep megabytes,
+/// also after the connection is closed, and all TCP of the machine slows down if it keeps too much.
+const UNSENT: usize = 128 << 10;
+
 fn listen(at: SocketAddr) -> Result<TcpListener> {
     let listen = || {
         let listener = std::net::TcpListener::bind(at)?;
         listener.set_nonblocking(true)?;
+        // Its connections have it as well.
+        SockRef::from(&listener).set_send_buffer_size(UNSENT)?;
         TcpListener::from_std(listener)
     };
     listen().with_context(|| format!("cannot answer over HTTP at {at}"))

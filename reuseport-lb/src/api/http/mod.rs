@@ -84,6 +84,9 @@ async fn respond(request: Request<Incoming>, all: &Rc<Shared>, permit: &Permit) 
     let service = service(path, query)?;
     permit.busy();
     let answer = answer(path, service.as_deref(), request.headers(), all).await;
+    if all.keeps_many_texts() {
+        permit.evict_oldest();
+    }
     // From here on the daemon waits for the peer.
     permit.idle();
     answer

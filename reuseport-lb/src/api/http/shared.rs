@@ -23,6 +23,9 @@ use crate::offload;
 /// Least time between the beginnings of two looks of a kind.
 const APART: Duration = Duration::from_millis(50);
 
+/// Most texts in memory, with the last one of each kind, before connections that may not read theirs are closed.
+const MOST_TEXTS: usize = 16;
+
 /// The daemon, as all requests see it.
 pub(super) struct Shared {
     pub(super) handle: Handle,
@@ -39,6 +42,8 @@ pub(super) struct Shared {
     pub(super) feeding: Cell<bool>,
     /// Held while a text is made: one at a time leaves processors to the daemon's loop.
     writing: Mutex<()>,
+    /// Has a clone with each text that is in memory.
+    kept: Arc<()>,
 }
 
 /// What is made of a status.
@@ -62,6 +67,18 @@ impl Text {
             Self::Json => json::line(&**status),
             Self::Page => page::text(status),
         }
+    }
+}
+
+/// A text in memory.
+struct Kept {
+    text: String,
+    _one: Arc<()>,
+}
+
+impl AsRef<[u8]> for Kept {
+    fn as_ref(&self) -> &[u8] {
+        self.text.as_bytes()
     }
 }
 
@@ -111,6 +128,7 @@ impl Shared {
             live: watch::Sender::default(),
             feeding: Cell::default(),
             writing: Mutex::default(),
+            kept: Arc::default(),
         }
     }
 
@@ -169,7 +187,13 @@ impl Shared {
         let status = self.status().await?;
         let _writing = self.writing.lock().await;
         let made = offload::in_thread_or_here("answering", move || make(&status)).await;
-        made.map(Bytes::from).map_err(|error| Refusal::Failed(format!("{error:#}")))
+        let text = made.map_err(|error| Refusal::Failed(format!("{error:#}")))?;
+        Ok(Bytes::from_owner(Kept { text, _one: self.kept.clone() }))
+    }
+
+    /// Whether more texts are in memory than those need that read theirs.
+    pub(super) fn keeps_many_texts(&self) -> bool {
+        Arc::strong_count(&self.kept) - 1 > MOST_TEXTS
     }
 }
 
@@ -237,6 +261,17 @@ mod tests {
                     "{which:?}: of a moment after its request"
                 );
             }
+            // Nobody has the others any more.
+            assert_eq!(Arc::strong_count(&all.kept) - 1, Text::ALL.len());
+            let mut unread = Vec::new();
+            while !all.keeps_many_texts() {
+                unread.push(all.text(Text::Json).await.unwrap());
+            }
+            assert_eq!(unread.len() + Text::ALL.len() - 1, MOST_TEXTS + 1);
+            unread.pop();
+            assert!(all.keeps_many_texts(), "the last one is kept");
+            unread.pop();
+            assert!(!all.keeps_many_texts());
         });
     }
 }
