@@ -183,6 +183,9 @@ pub struct Drained {
     pub flows: u64,
     /// How many of those flows still lived when the worker's time was over; other workers got them.
     pub flows_cut: u64,
+    /// Live TCP connections when its process was told to end; `null` if they are not counted.
+    #[serde(default)]
+    pub connections: Option<u64>,
     /// How the worker's process ended; `null` if it had none, or a joined process goes on.
     pub end: Option<String>,
 }
@@ -224,6 +227,9 @@ pub struct Awaited {
     pub queue: u64,
     /// Live UDP flows of the worker.
     pub flows: u64,
+    /// Live TCP connections, where they are counted.
+    #[serde(default)]
+    pub connections: u64,
 }
 
 impl From<&WorkerStatus> for Awaited {
@@ -235,6 +241,7 @@ impl From<&WorkerStatus> for Awaited {
             lacks: worker.lacks.clone(),
             queue: worker.queue(),
             flows: worker.flows,
+            connections: worker.connections().unwrap_or_default(),
         }
     }
 }

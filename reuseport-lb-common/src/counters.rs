@@ -85,6 +85,7 @@ counters! {
     KeyFallback "key_fallback" Incident "the client's address could not be read; the flow was hashed instead";
     OwnerBusy "owner_busy" Owner "the worker of the bucket did not wait for work";
     DetourKernel "detour_kernel" Detour "nobody could be selected, and the kernel chose among the server's own sockets (adopt)";
+    OwnerFuller "owner_fuller" Owner "the worker of the bucket had more connections than `balance` gives it";
 }
 
 /// Fills in the two counters of the fast path, which writes nothing but its slot's selections:

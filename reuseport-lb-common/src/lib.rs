@@ -1,7 +1,7 @@
 //! The contract between the kernel program and the daemon, and the decision itself.
 //!
 //! What both sides read and write, one structure per file: [`entry`] and [`table`], [`activity`], [`load`],
-//! [`counters`]. What is decided: [`steer`] makes a key of a packet, and [`select`] a slot of the key.
+//! [`connections`], [`counters`]. What is decided: [`steer`] makes a key of a packet, and [`select`] a slot of the key.
 //! [`program`] lists the kernel programs. [`trace_word`] is a decision as it is logged.
 //!
 //! Nothing here knows of sockets, processes or system calls, so all of it runs on the host under
@@ -10,6 +10,7 @@
 #![cfg_attr(target_arch = "bpf", feature(asm_experimental_arch))]
 
 pub mod activity;
+pub mod connections;
 pub mod counters;
 pub mod entry;
 pub mod load;
@@ -35,4 +36,7 @@ mod pod {
 
     // SAFETY: repr(C) of u32 only: every bit pattern is valid, and there is no padding.
     unsafe impl aya::Pod for super::offsets::Offsets {}
+
+    // SAFETY: as above.
+    unsafe impl aya::Pod for super::connections::Tag {}
 }

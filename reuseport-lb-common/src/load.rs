@@ -23,6 +23,12 @@ pub struct LoadLine {
     /// How many connections of the worker's own buckets in a row found it busy, up to [`LONGEST_BUSY`]. Written
     /// by the program alone.
     busy: Shared<u32>,
+    /// Weight of the worker, where connections are counted.
+    pub weight: Shared<u32>,
+    /// Account of the worker's socket of this listener; see [`crate::connections`].
+    pub socket: Shared<u32>,
+    /// Account of the worker.
+    pub worker: Shared<u32>,
 }
 
 /// A worker that is found busy more often in a row is not worse for that: then queues decide.
@@ -140,6 +146,25 @@ pub struct Load {
     pub waiting: Roster,
     /// Slots of workers that have a CPU's packets.
     pub by_cpu: CpuSlots,
+    /// Where connections are counted: what goes for all workers.
+    pub shares: Shares,
+}
+
+/// What goes for all workers of a service whose connections are counted.
+#[repr(C)]
+pub struct Shares {
+    /// Account of the service.
+    pub service: Shared<u32>,
+    /// Weights of all workers in [`Load::ready`] together.
+    pub weights: Shared<u32>,
+    /// How much more than its share of the connections a worker may have (`balance = { bounded = … }`), in units of
+    /// 1 / [`Shares::UNIT`].
+    pub bound: Shared<u32>,
+}
+
+impl Shares {
+    /// [`Shares::bound`] of 1.0.
+    pub const UNIT: u32 = 1 << 16;
 }
 
 impl Load {
@@ -147,9 +172,18 @@ impl Load {
     #[cfg(not(target_arch = "bpf"))]
     pub fn copy(&self, other: &Self) {
         for (own, other) in self.lines.iter().zip(&other.lines) {
-            own.fitness.set(other.fitness.get());
-            own.busy.set(other.busy.get());
+            let pairs = [
+                (&own.fitness, &other.fitness),
+                (&own.busy, &other.busy),
+                (&own.weight, &other.weight),
+                (&own.socket, &other.socket),
+                (&own.worker, &other.worker),
+            ];
+            pairs.iter().for_each(|(own, other)| own.set(other.get()));
         }
+        self.shares.service.set(other.shares.service.get());
+        self.shares.weights.set(other.shares.weights.get());
+        self.shares.bound.set(other.shares.bound.get());
         for (own, other) in [(&self.ready, &other.ready), (&self.waiting, &other.waiting)] {
             own.slots.iter().zip(&other.slots).for_each(|(own, other)| own.set(other.get()));
             own.len.set(other.len.get());

@@ -10,6 +10,9 @@ pub struct Offsets {
     pub selected: u32,
     /// `sock.sk_ack_backlog` (include/net/sock.h): connections in the accept queue, a `u32`.
     pub queue: u32,
+    /// `inet_connection_sock.icsk_accept_queue.qlen` (include/net/inet_connection_sock.h, include/net/request_sock.h):
+    /// handshakes under way at a listening socket, a `u32`.
+    pub requests: u32,
     /// `sock.sk_wq`.
     pub wait_queue: u32,
     /// `socket_wq.wait.head` (include/linux/net.h): who waits for the socket.
@@ -64,6 +67,7 @@ impl Offsets {
     pub const NONE: Self = Self {
         selected: 0,
         queue: 0,
+        requests: 0,
         wait_queue: 0,
         waiters: 0,
         link: 0,

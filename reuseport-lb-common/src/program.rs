@@ -26,6 +26,39 @@ macro_rules! programs {
     };
 }
 
+/// As [`programs!`], of those in the object for services whose connections are counted.
+#[macro_export]
+macro_rules! counting_programs {
+    ($with:ident) => {
+        $with! {
+            rlb_live_flow: Counted, Flow;
+            rlb_live_src4: Counted, SourceV4;
+            rlb_live_src6: Counted, SourceV6;
+            rlb_live_src: Counted, SourceAny;
+            rlb_live_rand: Counted, Random;
+            rlb_live_cpu: Counted, Cpu;
+            rlb_lidle_flow: CountedWaiting, Flow;
+            rlb_lidle_src4: CountedWaiting, SourceV4;
+            rlb_lidle_src6: CountedWaiting, SourceV6;
+            rlb_lidle_src: CountedWaiting, SourceAny;
+            rlb_lidle_rand: CountedWaiting, Random;
+            rlb_lidle_cpu: CountedWaiting, Cpu;
+            rlb_least_flow: Least, Flow;
+            rlb_least_src4: Least, SourceV4;
+            rlb_least_src6: Least, SourceV6;
+            rlb_least_src: Least, SourceAny;
+            rlb_least_rand: Least, Random;
+            rlb_least_cpu: Least, Cpu;
+            rlb_bound_flow: Bounded, Flow;
+            rlb_bound_src4: Bounded, SourceV4;
+            rlb_bound_src6: Bounded, SourceV6;
+            rlb_bound_src: Bounded, SourceAny;
+            rlb_bound_rand: Bounded, Random;
+            rlb_bound_cpu: Bounded, Cpu;
+        }
+    };
+}
+
 /// What a group is besides its table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
@@ -35,6 +68,22 @@ pub enum Kind {
     PreferWaiting,
     /// Flows are more than one decision, and live flows stay: UDP.
     Tracked,
+    /// As [`Kind::Plain`], and live connections are counted.
+    Counted,
+    /// As [`Kind::PreferWaiting`], and live connections are counted.
+    CountedWaiting,
+    /// New connections go to the worker with the fewest (`balance = "least"`).
+    Least,
+    /// New connections go past a worker that has many more than its share (`balance = { bounded = 1.25 }`).
+    Bounded,
+}
+
+impl Kind {
+    /// Whether live connections are counted: its programs are in the object for that.
+    #[must_use]
+    pub const fn counts(self) -> bool {
+        matches!(self, Self::Counted | Self::CountedWaiting | Self::Least | Self::Bounded)
+    }
 }
 
 /// What a key is made of; see [`crate::steer`].
@@ -67,26 +116,27 @@ pub struct Program {
 
 macro_rules! list {
     ($($name:ident: $kind:ident, $steering:ident;)*) => {
-        /// All programs that decide.
-        pub const ALL: &[Program] = &[$(Program {
-            name: stringify!($name),
-            kind: Kind::$kind,
-            steering: Steering::$steering,
-        }),*];
-
-        /// The name of the program for a kind of group and a way to make keys; `None` if the two contradict each
-        /// other.
-        #[must_use]
-        pub const fn name(kind: Kind, steering: Steering) -> Option<&'static str> {
-            match (kind, steering) {
-                $((Kind::$kind, Steering::$steering) => Some(stringify!($name)),)*
-                // A flow that is tracked comes always to the same bucket.
-                (Kind::Tracked, Steering::Random | Steering::Cpu) => None,
-            }
-        }
+        &[$(Program { name: stringify!($name), kind: Kind::$kind, steering: Steering::$steering }),*]
     };
 }
-programs!(list);
+
+/// The programs of the object for services whose connections are not counted.
+pub const PLAIN: &[Program] = programs!(list);
+
+/// The programs of the object for services whose connections are counted.
+pub const COUNTING: &[Program] = counting_programs!(list);
+
+/// All programs that decide.
+pub fn all() -> impl Iterator<Item = &'static Program> {
+    PLAIN.iter().chain(COUNTING)
+}
+
+/// The name of the program for a kind of group and a way to make keys; `None` if the two contradict each other: a flow
+/// that is tracked comes always to the same bucket.
+#[must_use]
+pub fn name(kind: Kind, steering: Steering) -> Option<&'static str> {
+    all().find(|it| it.kind == kind && it.steering == steering).map(|it| it.name)
+}
 
 /// The name of the program's [`crate::offsets::Offsets`], a constant that is patched into its read-only data
 /// before it is loaded.
@@ -99,11 +149,11 @@ mod tests {
 
     #[test]
     fn names_are_different_and_short_enough_for_the_kernel() {
-        for program in ALL {
+        for program in all() {
             assert!(program.name.len() <= 15, "{}", program.name);
             assert!(program.name.as_bytes().starts_with(&PREFIX));
             assert_eq!(name(program.kind, program.steering), Some(program.name));
-            assert_eq!(ALL.iter().filter(|other| other.name == program.name).count(), 1);
+            assert_eq!(all().filter(|other| other.name == program.name).count(), 1);
         }
     }
 }

@@ -81,6 +81,22 @@ mod access {
             self.atomic().fetch_or(bits, Ordering::Relaxed);
         }
 
+        /// Adds `number`, with wrap-around, whatever other CPUs do at the same time.
+        #[inline(always)]
+        #[cfg(target_arch = "bpf")]
+        pub fn add(&self, number: u64) {
+            // SAFETY: one atomic instruction (BPF_ATOMIC | BPF_ADD) on valid memory.
+            unsafe {
+                core::arch::asm!("lock *(u64 *)({0} + 0) += {1}", in(reg) self.0.get(), in(reg) number);
+            }
+        }
+
+        /// Adds `number`, with wrap-around, whatever other CPUs do at the same time.
+        #[cfg(not(target_arch = "bpf"))]
+        pub fn add(&self, number: u64) {
+            self.atomic().fetch_add(number, Ordering::Relaxed);
+        }
+
         /// Clears bits, whatever other CPUs do at the same time.
         #[cfg(not(target_arch = "bpf"))]
         pub fn clear(&self, bits: u64) {

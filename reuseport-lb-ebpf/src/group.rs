@@ -9,8 +9,7 @@ use aya_ebpf::programs::SkReuseportContext;
 use aya_log_ebpf::info;
 use reuseport_lb_common::activity::Activity;
 use reuseport_lb_common::counters::{Counter, Counters, EVENTS};
-use reuseport_lb_common::load::Load;
-use reuseport_lb_common::select::policy::{FirstFit, PreferWaiting as Waiting};
+use reuseport_lb_common::load::{Load, LoadLine};
 use reuseport_lb_common::select::{Decision, Group, SelectPolicy};
 use reuseport_lb_common::slots::{MAX_SLOTS, NO_SLOT};
 use reuseport_lb_common::table::Table;
@@ -22,26 +21,23 @@ use crate::{maps, waiting};
 /// What a group is besides its table; see `reuseport_lb_common::program::Kind`.
 pub trait Kind {
     type Policy: SelectPolicy;
-    const TRACKS: bool;
-}
-
-pub struct Plain;
-pub struct PreferWaiting;
-pub struct Tracked;
-
-impl Kind for Plain {
-    type Policy = FirstFit;
     const TRACKS: bool = false;
-}
 
-impl Kind for PreferWaiting {
-    type Policy = Waiting;
-    const TRACKS: bool = false;
-}
+    /// Of the worker with this line, whose socket was just selected: its connections, and those that are being opened.
+    #[inline(always)]
+    fn connections(_md: *mut sk_reuseport_md, _line: &LoadLine) -> u32 {
+        0
+    }
 
-impl Kind for Tracked {
-    type Policy = FirstFit;
-    const TRACKS: bool = true;
+    /// Live connections of the service.
+    #[inline(always)]
+    fn all_connections(_load: &Load) -> u32 {
+        0
+    }
+
+    /// Counts a queued connection, whose listener closes, with the worker in `slot` from now on.
+    #[inline(always)]
+    fn moves(_md: *mut sk_reuseport_md, _slot: u16) {}
 }
 
 /// In one register, so that functions that are not inlined have no pointer to the stack.
@@ -106,6 +102,16 @@ impl<K: Kind> Group for KernelGroup<K> {
     }
 
     #[inline(always)]
+    fn connections(&self, slot: u16) -> u32 {
+        self.load().map_or(0, |load| K::connections(self.md, load.line(slot)))
+    }
+
+    #[inline(always)]
+    fn all_connections(&self) -> u32 {
+        self.load().map_or(0, K::all_connections)
+    }
+
+    #[inline(always)]
     fn is_migrating(&self) -> bool {
         SkReuseportContext::new(self.md).migrating_sk().is_some()
     }
@@ -122,6 +128,9 @@ impl<K: Kind> Group for KernelGroup<K> {
         decision.count(migrating, |counter, by| counters.events[counter & (EVENTS - 1)] += by);
         if let Some(slot) = decision.slot() {
             counters.selected[usize::from(slot) & (MAX_SLOTS - 1)] += 1;
+            if migrating {
+                K::moves(self.md, slot);
+            }
         }
     }
 

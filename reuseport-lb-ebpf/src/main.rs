@@ -5,25 +5,41 @@
 #![expect(unsafe_code, reason = "map values and helpers are raw pointers here")]
 #![expect(missing_docs, unreachable_pub, reason = "aya's macros make public items without docs")]
 
+mod asked;
 mod group;
 mod maps;
 mod packet;
+mod pick;
 mod waiting;
 
 use aya_ebpf::macros::sk_reuseport;
 use aya_ebpf::programs::SkReuseportContext;
-use reuseport_lb_common::counters::Counter;
-use reuseport_lb_common::select::decide;
-use reuseport_lb_common::steer::{
-    Cpu, Flow, Hint, Packet as _, Random, SourceAny, SourceV4, SourceV6, Steer,
-};
+use reuseport_lb_common::select::policy::{FirstFit, PreferWaiting as Waiting};
+use reuseport_lb_common::steer::{Cpu, Flow, Random, SourceAny, SourceV4, SourceV6};
 
-use crate::group::{KernelGroup, Kind, Plain, PreferWaiting, Tracked, add};
-use crate::packet::KernelPacket;
+use crate::group::Kind;
+use crate::pick::pick;
 
 #[unsafe(no_mangle)]
 #[unsafe(link_section = "license")]
 static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";
+
+pub struct Plain;
+pub struct PreferWaiting;
+pub struct Tracked;
+
+impl Kind for Plain {
+    type Policy = FirstFit;
+}
+
+impl Kind for PreferWaiting {
+    type Policy = Waiting;
+}
+
+impl Kind for Tracked {
+    type Policy = FirstFit;
+    const TRACKS: bool = true;
+}
 
 /// A program for each kind of group and way to make keys, so that none asks which it is.
 macro_rules! define {
@@ -50,11 +66,11 @@ reuseport_lb_common::programs!(define);
 #[unsafe(link_section = "raw_tp")]
 pub unsafe fn rlb_waits(ctx: *const u64) -> u32 {
     // SAFETY: the context of a raw tracepoint begins with its first argument.
-    waiting::waits_at(unsafe { *ctx })
+    asked::waits_at(unsafe { *ctx })
 }
 
 /// The id of the program of the SO_REUSEPORT group of the socket at the descriptor that is the first argument; see
-/// [`waiting::attached_at`]. Run by the daemon, as [`rlb_waits`].
+/// [`asked::attached_at`]. Run by the daemon, as [`rlb_waits`].
 ///
 /// # Safety
 /// `ctx` is the context of a raw tracepoint.
@@ -62,19 +78,7 @@ pub unsafe fn rlb_waits(ctx: *const u64) -> u32 {
 #[unsafe(link_section = "raw_tp")]
 pub unsafe fn rlb_attached(ctx: *const u64) -> u32 {
     // SAFETY: the context of a raw tracepoint begins with its first argument.
-    waiting::attached_at(unsafe { *ctx })
-}
-
-/// Picks the socket for a datagram, or for a connection: when it begins, or when its listener is
-/// closing.
-#[inline(always)]
-fn pick<K: Kind, S: Steer>(ctx: &SkReuseportContext) -> u32 {
-    let packet = KernelPacket(ctx);
-    let hint = S::hint(&packet).unwrap_or_else(|| {
-        add(Counter::KeyFallback);
-        Hint::Key(packet.hash())
-    });
-    decide(hint, KernelGroup::<K>::new(ctx))
+    asked::attached_at(unsafe { *ctx })
 }
 
 #[cfg(not(test))]

@@ -11,12 +11,12 @@ use core::mem::MaybeUninit;
 use core::ptr;
 
 use aya_ebpf::bindings::sk_reuseport_md;
-use aya_ebpf::helpers::generated::{bpf_get_current_task, bpf_probe_read_kernel};
-use reuseport_lb_common::offsets::{NAMELESS, OWN, Offsets, PREFIX};
+use aya_ebpf::helpers::generated::bpf_probe_read_kernel;
+use reuseport_lb_common::offsets::Offsets;
 
 /// See `reuseport_lb_common::program::OFFSETS`.
 #[unsafe(no_mangle)]
-static OFFSETS: Offsets = Offsets::NONE;
+pub static OFFSETS: Offsets = Offsets::NONE;
 
 /// How many waiters of one socket are looked at: one, or as many as a worker has threads that each have an
 /// epoll object of their own. More cost the verifier.
@@ -34,42 +34,8 @@ pub fn queue(md: *mut sk_reuseport_md) -> u64 {
     queue_of(read(md as u64, &OFFSETS.selected))
 }
 
-/// Whether a thread waits for work on the socket that the current process has at descriptor `fd`: 1, else 0.
-/// For a program that the daemon runs by itself (its kernel/waits.rs).
 #[inline(always)]
-pub fn waits_at(fd: u64) -> u32 {
-    u32::from(queue_of(socket_at(fd)) == WAITS)
-}
-
-/// Id of the program that decides for the SO_REUSEPORT group of the socket that the current process has at descriptor
-/// `fd`; [`OWN`] if it is one of these here, [`NAMELESS`] if it is a classic one, which has no id; 0 if there is none.
-#[inline(always)]
-pub fn attached_at(fd: u64) -> u32 {
-    let program = read(read(socket_at(fd), &OFFSETS.sock_group), &OFFSETS.group_program);
-    if program == 0 {
-        return 0;
-    }
-    let aux = read(program, &OFFSETS.program_aux);
-    let name: [u8; 4] = read_at(aux + offset(&OFFSETS.aux_name));
-    if name == PREFIX {
-        return OWN;
-    }
-    let id: u32 = read_at(aux + offset(&OFFSETS.aux_id));
-    if id == 0 { NAMELESS } else { id }
-}
-
-/// The kernel's structure of the socket that the current process has at descriptor `fd`.
-#[inline(always)]
-fn socket_at(fd: u64) -> u64 {
-    // SAFETY: the helper has no arguments.
-    let task = unsafe { bpf_get_current_task() };
-    let table = read(read(task, &OFFSETS.task_files), &OFFSETS.files_table);
-    let file = read_at(read(table, &OFFSETS.table_files) + fd * 8);
-    read(read(file, &OFFSETS.file_socket), &OFFSETS.socket_sock)
-}
-
-#[inline(always)]
-fn queue_of(socket: u64) -> u64 {
+pub fn queue_of(socket: u64) -> u64 {
     let queue = read(socket, &OFFSETS.queue) & 0xffff_ffff;
     let head = read(socket, &OFFSETS.wait_queue) + offset(&OFFSETS.waiters);
     let mut at = read_at(head);
@@ -114,12 +80,12 @@ fn filled(structure: u64, field: &'static u32) -> u64 {
 }
 
 #[inline(always)]
-fn read(structure: u64, field: &'static u32) -> u64 {
+pub fn read(structure: u64, field: &'static u32) -> u64 {
     read_at(structure + offset(field))
 }
 
 #[inline(always)]
-fn read_at<T>(address: u64) -> T {
+pub fn read_at<T>(address: u64) -> T {
     let mut value = MaybeUninit::<T>::uninit();
     // SAFETY: the helper fills `value`, with zeros from addresses that cannot be read; it is integers.
     unsafe {
@@ -130,7 +96,7 @@ fn read_at<T>(address: u64) -> T {
 
 /// Patched before loading, so not what the compiler knows.
 #[inline(always)]
-fn offset(field: &'static u32) -> u64 {
+pub fn offset(field: &'static u32) -> u64 {
     // SAFETY: the address of a field of a static.
     u64::from(unsafe { ptr::read_volatile(field) })
 }

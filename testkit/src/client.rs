@@ -130,6 +130,14 @@ impl Connection {
         self.0.local_addr().expect("a connected socket has an address")
     }
 
+    /// Sends no more; the other side may.
+    ///
+    /// # Errors
+    /// If the connection is gone already.
+    pub fn half_close(&self) -> io::Result<()> {
+        self.0.shutdown(std::net::Shutdown::Write)
+    }
+
     /// Closes with a reset, so that no port is left in TIME_WAIT.
     pub fn reset(self) {
         // The worst that can happen is an ordinary close.

@@ -309,7 +309,7 @@ fn the_kernels_type_information_is_not_needed() {
     let found = doctor(&world, &busy);
     assert_eq!(found.code, Some(1), "{}", found.said);
     found.says("btf", "failure", &["is not there", "when_busy"]);
-    found.says("program", "failure", &["cannot read /sys/kernel/btf/vmlinux", "leave `when_busy` out"]);
+    found.says("program", "failure", &["cannot read /sys/kernel/btf/vmlinux", "leave `when_busy` and"]);
     let output = Paths::of(&world).run().output().unwrap();
     assert_said(&output, 1, &["cannot read /sys/kernel/btf/vmlinux"]);
     assert_eq!(Paths::of(&world).leftovers(), Vec::<PathBuf>::new());

@@ -1,4 +1,4 @@
-//! `build-ebpf`: builds the kernel program, as target/ebpf/…/reuseport-lb. Cargo does nothing if it is up to date.
+//! `build-ebpf`: builds the kernel programs, as target/ebpf/…/release. Cargo does nothing if they are up to date.
 
 use anyhow::Result;
 

@@ -261,7 +261,7 @@ fn ours(
     let pins = world.bpffs().join(format!("{protocol}{port}"));
     let _ = std::fs::remove_dir_all(&pins);
     std::fs::create_dir(&pins)?;
-    let mut group = PinnedGroup::load(&listener, policy, &pins)?;
+    let mut group = PinnedGroup::load(&listener, policy, &pins, None)?;
     let mut sockets = Vec::new();
     for slot in 0..WORKERS {
         let socket = socket::open(&group, 4096, slot == 0, &Siblings::default())?;

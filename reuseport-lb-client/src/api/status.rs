@@ -216,6 +216,13 @@ impl WorkerStatus {
         self.sockets.iter().map(|socket| u64::from(socket.queue)).sum()
     }
 
+    /// Live connections of all of its sockets; `None` if they are not counted.
+    #[must_use]
+    pub fn connections(&self) -> Option<u64> {
+        let counted = self.sockets.iter().filter_map(|socket| socket.connections);
+        counted.map(u64::from).reduce(|sum, connections| sum + connections)
+    }
+
     /// Decisions for all of its sockets so far.
     #[must_use]
     pub fn selected(&self) -> u64 {
@@ -260,6 +267,12 @@ pub struct SocketStatus {
     pub queue: u32,
     /// Limit of the queue, in the same unit.
     pub backlog: u32,
+    /// Live connections that it has accepted, or that wait in the queue; `null` if they are not counted.
+    #[serde(default)]
+    pub connections: Option<u32>,
+    /// When counting began, in seconds since 1970, if connections from before are not in `connections`.
+    #[serde(default)]
+    pub connections_since: Option<u64>,
     /// What the kernel dropped because the queue was full: handshakes of TCP, datagrams of UDP.
     #[serde(default)]
     pub drops: u32,

@@ -60,9 +60,10 @@ fn answers_are_read_as_documented() {
             handed_over: 2,
             flows: 3,
             flows_cut: 4,
+            connections: Some(5),
             end: Some("ended".into()),
         },
-        r#"{"worker":"guests/7","seconds":0.138797212,"queue":1,"handed_over":2,"flows":3,"flows_cut":4,"end":"ended"}"#,
+        r#"{"worker":"guests/7","seconds":0.138797212,"queue":1,"handed_over":2,"flows":3,"flows_cut":4,"connections":5,"end":"ended"}"#,
     );
 }
 
@@ -106,10 +107,11 @@ fn each_line_of_progress_says_what_it_is() {
         lacks: None,
         queue: 1,
         flows: 2,
+        connections: 0,
     };
     both_ways::<Wait<Scaled>>(
         &Wait::Waiting(Waiting { seconds: 1.5, workers: vec![awaited] }),
-        r#"{"event":"waiting","seconds":1.5,"workers":[{"worker":"web/2","state":"starting","pid":7,"lacks":null,"queue":1,"flows":2}]}"#,
+        r#"{"event":"waiting","seconds":1.5,"workers":[{"worker":"web/2","state":"starting","pid":7,"lacks":null,"queue":1,"flows":2,"connections":0}]}"#,
     );
     let refused = || RefusalBody { error: "the service is ending".into(), invalid: false };
     both_ways::<Wait<Scaled>>(&Wait::Refused(refused()), r#"{"error":"the service is ending"}"#);

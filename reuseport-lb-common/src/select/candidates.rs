@@ -39,7 +39,7 @@ pub(super) fn walk<G: Group>(key: u32, owner: u16, tried: bool, failed: u32, gro
                 } else if policy.takes(owner, 0, group) {
                     return Decision::taken(Counter::OwnerTaken, owner, failed);
                 } else {
-                    Counter::OwnerBusy
+                    G::Policy::PASSED_OVER
                 }
             }
         }
@@ -51,7 +51,7 @@ pub(super) fn walk<G: Group>(key: u32, owner: u16, tried: bool, failed: u32, gro
     macro_rules! ask {
         ($($turn:literal)*) => {
             $(
-                if $turn <= CANDIDATES + G::Policy::READY_TRIES {
+                if is_asked::<G::Policy>($turn) {
                     let slot = asked(key, pick, $turn, group);
                     if slot != NO_SLOT
                         && slot != owner
@@ -65,11 +65,14 @@ pub(super) fn walk<G: Group>(key: u32, owner: u16, tried: bool, failed: u32, gro
             )*
         };
     }
-    const { assert!(CANDIDATES + G::Policy::READY_TRIES <= 8) };
-    ask!(1 2 3 4 5 6 7 8);
+    const { assert!(G::Policy::CANDIDATE_TRIES <= CANDIDATES && CANDIDATES + G::Policy::READY_TRIES <= 12) };
+    ask!(1 2 3 4 5 6 7 8 9 10 11 12);
     if let Some((slot, turn)) = policy.best()
         && has_socket(group, slot, &mut failed)
     {
+        if G::Policy::COMPARES && turn == 0 {
+            return Decision::taken(Counter::OwnerTaken, slot, failed);
+        }
         return decided(asked_in(turn), slot, failed);
     }
     if why == Counter::OwnerOverloaded as u32 && has_socket(group, owner, &mut failed) {
@@ -89,6 +92,12 @@ pub(super) fn walk<G: Group>(key: u32, owner: u16, tried: bool, failed: u32, gro
     }
     let open = group.table().attention.get() & attention::OPEN != 0;
     decided(if open { Counter::DetourKernel } else { Counter::DetourNone }, NO_SLOT, failed)
+}
+
+/// Whether a worker is asked in a turn.
+#[inline(always)]
+const fn is_asked<P: SelectPolicy>(turn: u32) -> bool {
+    turn <= P::CANDIDATE_TRIES || (turn > CANDIDATES && turn <= CANDIDATES + P::READY_TRIES)
 }
 
 /// Selects the socket in `slot`; if there is none, that is one more attempt that `failed`.

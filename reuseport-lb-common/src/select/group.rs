@@ -2,6 +2,7 @@
 
 use super::decision::Decision;
 use crate::activity::Activity;
+use crate::counters::Counter;
 use crate::load::Load;
 use crate::table::Table;
 
@@ -25,6 +26,10 @@ pub trait Group {
     fn take(&mut self, slot: u16) -> bool;
     /// Of the slot that was just selected: `None` if its worker waits for work, else the length of its queue.
     fn busy(&self) -> Option<u32>;
+    /// How many connections the worker in `slot` has, which was just selected: live ones, and those that are being opened.
+    fn connections(&self, slot: u16) -> u32;
+    /// How many live connections the service has.
+    fn all_connections(&self) -> u32;
     /// Whether it is about a connection whose listener closes; else about one that begins, or a datagram.
     fn is_migrating(&self) -> bool;
     /// Counts a flow that stayed with the previous worker of its bucket, off the path of [`Group::count`].
@@ -43,8 +48,14 @@ pub trait Group {
 pub trait SelectPolicy: Default {
     /// Whether the owner may be passed over although it is fit and there. There is no fast path then.
     const ASKS: bool;
+    /// How many of the next candidates of the key are asked after the owner, up to four.
+    const CANDIDATE_TRIES: u32;
     /// How many ready workers are asked after the candidates.
     const READY_TRIES: u32;
+    /// What is counted of an owner that was passed over.
+    const PASSED_OVER: Counter;
+    /// Whether an owner that is [`SelectPolicy::best`] in the end was not passed over.
+    const COMPARES: bool;
 
     /// Whether the worker in `slot`, which was just selected in this turn (0: the owner), is taken.
     fn takes(&mut self, slot: u16, turn: u32, group: &impl Group) -> bool;

@@ -30,6 +30,8 @@ pub struct Model<P> {
     pub sockets: BTreeSet<u16>,
     /// Slots of workers that are busy, and the lengths of their queues.
     pub busy: BTreeMap<u16, u32>,
+    /// Connections of each slot's worker, where they are counted.
+    pub connections: BTreeMap<u16, u32>,
     /// Slots that the last decision tried to select, in order.
     pub tried: Vec<u16>,
     /// Keys of the decisions that were traced.
@@ -50,6 +52,7 @@ impl<P: SelectPolicy> Model<P> {
             activity: None,
             sockets: slots.iter().copied().collect(),
             busy: BTreeMap::new(),
+            connections: BTreeMap::new(),
             tried: Vec::new(),
             traced: Vec::new(),
             migrating: false,
@@ -146,6 +149,14 @@ impl<P: SelectPolicy> Group for &mut Model<P> {
 
     fn busy(&self) -> Option<u32> {
         self.busy.get(self.tried.last()?).copied()
+    }
+
+    fn connections(&self, slot: u16) -> u32 {
+        self.connections.get(&slot).copied().unwrap_or_default()
+    }
+
+    fn all_connections(&self) -> u32 {
+        self.connections.values().sum()
     }
 
     fn is_migrating(&self) -> bool {

@@ -123,7 +123,7 @@ mod tests {
             let shown = format!("{} {}", setting.key, setting.text);
             assert!(ABOVE.contains(&setting.key) || text.contains(&shown), "{shown}: {text}");
         }
-        assert!(text.contains("env none, env_file none"), "{text}");
+        assert!(text.contains("env none,") && text.contains("env_file none,"), "{text}");
         assert!(text.lines().all(|line| line.chars().count() <= 100), "{text}");
         // What is about commands only.
         service.command.clear();

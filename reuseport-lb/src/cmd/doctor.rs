@@ -54,7 +54,7 @@ fn checks(services: &[ServiceConfig], paths: &Paths) -> Result<Vec<Check>> {
         system::bpffs(&paths.bpffs.display().to_string(), &place_for_pins(&paths.bpffs)?),
     ];
     checks.extend(programs(services, &paths.bpffs));
-    checks.push(system::btf(Path::new(VMLINUX).exists(), services.iter().any(avoids_busy)));
+    checks.push(system::btf(Path::new(VMLINUX).exists(), services.iter().any(reads_types)));
     let opens = services.iter().any(|service| service.sockets == SocketSource::Bind);
     checks.push(opening::answering(&tried(calls::answering()), opens));
     checks.push(system::jit(number("net.core.bpf_jit_enable")));
@@ -114,6 +114,9 @@ fn programs(services: &[ServiceConfig], bpffs: &Path) -> Vec<Check> {
             if avoids_busy(service) && listener.protocol == Protocol::Tcp {
                 kind += ", when_busy next";
             }
+            if listener.protocol == Protocol::Tcp && service.counts_connections() {
+                kind += &format!(", balance {}, connections counted", service.connections.balance);
+            }
             if listener.protocol == Protocol::Udp && !service.tracks(listener) {
                 kind += ", flows none";
             }
@@ -132,7 +135,15 @@ fn programs(services: &[ServiceConfig], bpffs: &Path) -> Vec<Check> {
     if services.iter().any(avoids_busy) {
         checks.push(system::waiting(&try_in(&scratch, probe::waiting)));
     }
+    if services.iter().any(ServiceConfig::counts_connections) {
+        checks.push(system::counting(&try_in(&scratch, probe::counting)));
+    }
     checks
+}
+
+/// Whether programs of the service are made for the kernel's own types.
+fn reads_types(service: &ServiceConfig) -> bool {
+    avoids_busy(service) || service.counts_connections()
 }
 
 fn avoids_busy(service: &ServiceConfig) -> bool {

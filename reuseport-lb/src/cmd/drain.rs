@@ -29,13 +29,17 @@ pub(super) fn run(arguments: &cli::DrainArgs, paths: &Paths) -> Result<()> {
 
 /// What a drain has come to, in a line.
 pub(super) fn told(drained: Drained) -> String {
-    let Drained { worker, seconds, queue, handed_over, flows, flows_cut, end } = drained;
+    let Drained { worker, seconds, queue, handed_over, flows, flows_cut, connections, end } = drained;
     let end = end.map_or_else(|| "it had no process".into(), |end| format!("it {end}"));
     let flows = match flows {
         0 => String::new(),
         _ => format!(" {flows} UDP flows lived, {flows_cut} of those were cut,"),
     };
+    let open = match connections {
+        None | Some(0) => String::new(),
+        Some(open) => format!(" {open} connections were open when it was told to end,"),
+    };
     format!(
-        "{worker}: {queue} waited for it, {handed_over} of those were handed over,{flows} {end}; gone after {seconds:.1} s\n"
+        "{worker}: {queue} waited for it, {handed_over} of those were handed over,{flows}{open} {end}; gone after {seconds:.1} s\n"
     )
 }

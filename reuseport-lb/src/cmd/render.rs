@@ -32,14 +32,17 @@ fn awaited(worker: &Awaited) -> String {
     if worker.flows > 0 {
         text += &format!(", {} UDP flows", worker.flows);
     }
+    if worker.connections > 0 {
+        text += &format!(", {} connections", worker.connections);
+    }
     text + ")"
 }
 
 /// Decisions for each worker per second, by name.
 pub(super) type Rates = HashMap<String, f64>;
 
-/// The tables of `status`, of at most 100 columns for names of up to 24 characters. With `only`, that worker only; with
-/// `rates`, one column more.
+/// The tables of `status`, of at most 100 columns for names of up to 24 characters. With `only`, that worker only. With
+/// `rates`, and where connections are counted, there is one column more.
 #[must_use]
 pub(super) fn status(of: &Status, only: Option<&str>, rates: Option<&Rates>) -> String {
     let mut text = format!("reuseport-lb {}, pid {}, Linux {}\n", of.version, of.pid, of.kernel);
@@ -117,6 +120,8 @@ fn groups(service: &ServiceStatus) -> String {
 fn workers(shown: &[&WorkerStatus], rates: Option<&Rates>) -> String {
     let mut header =
         vec!["WORKER", "STATE", "PID", "SLOT", "WEIGHT", "SHARE", "SELECTED", "QUEUE", "RESTARTS"];
+    let counts = shown.iter().any(|worker| worker.connections().is_some());
+    header.extend(counts.then_some("CONNS"));
     header.extend(rates.map(|_| "NEW/S"));
     let mut table = plain(header);
     for worker in shown {
@@ -138,6 +143,8 @@ fn workers(shown: &[&WorkerStatus], rates: Option<&Rates>) -> String {
             queue.to_string(),
             worker.restarts.to_string(),
         ];
+        let connections = || worker.connections().map_or_else(|| "-".into(), |count| count.to_string());
+        row.extend(counts.then(connections));
         row.extend(
             rates
                 .map(|rates| rates.get(&worker.name).map_or_else(|| "-".into(), |rate| format!("{rate:.0}"))),
@@ -205,6 +212,7 @@ mod tests {
             lacks: lacks.map(Into::into),
             queue,
             flows,
+            connections: 0,
         };
         let mut workers = vec![
             awaited(1, "starting", Some("does not wait for work yet on \u{1b}x"), 0, 0),
@@ -230,6 +238,8 @@ mod tests {
             selected: 12_345_678_901_234,
             queue: 4096,
             backlog: 4096,
+            connections: None,
+            connections_since: None,
             drops: 0,
         };
         let worker = WorkerStatus {

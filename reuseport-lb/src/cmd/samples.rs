@@ -14,6 +14,8 @@ pub(super) fn worker(number: u16) -> WorkerStatus {
         selected: 0,
         queue: 0,
         backlog: 100,
+        connections: None,
+        connections_since: None,
         drops: 0,
     };
     WorkerStatus {

@@ -59,6 +59,46 @@ pub enum WhenBusy {
     Next,
 }
 
+/// What a leaving worker's end waits for, besides its queue and its UDP flows.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum DrainUntil {
+    /// Nothing.
+    #[default]
+    Queue,
+    /// Its connections, up to `drain_timeout`.
+    Connections,
+}
+
+/// Which of the workers gets a new TCP connection.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Balance {
+    /// That of the bucket.
+    #[default]
+    Table,
+    /// The one with the fewest connections for its weight; of equals that of the bucket.
+    Least,
+    /// That of the bucket, unless it would have more than so many times its share of the connections.
+    Bounded(f64),
+}
+
+impl std::fmt::Display for DrainUntil {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.serialize(f)
+    }
+}
+
+impl std::fmt::Display for Balance {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Table => f.write_str("table"),
+            Self::Least => f.write_str("least"),
+            Self::Bounded(factor) => write!(f, "bounded {factor}"),
+        }
+    }
+}
+
 /// What is known of UDP flows.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]

@@ -2,6 +2,7 @@
 
 pub mod adopt;
 mod choices;
+mod connections;
 mod environment;
 mod errors;
 mod http;
@@ -19,8 +20,10 @@ mod warnings;
 mod written;
 
 pub use choices::{
-    Affinity, Flows, LogFormat, OnCrash, OnStall, Replace, SocketOwner, SocketSource, WhenBusy, WhenEmpty,
+    Affinity, Balance, DrainUntil, Flows, LogFormat, OnCrash, OnStall, Replace, SocketOwner, SocketSource,
+    WhenBusy, WhenEmpty,
 };
+pub use connections::ConnectionSettings;
 pub use environment::{check_directory, check_program, check_variable};
 pub use errors::Invalid;
 pub(crate) use errors::{nearest, plain};

@@ -8,6 +8,7 @@ use super::adopt::Adoption;
 use super::choices::{
     Affinity, Flows, OnCrash, OnStall, Replace, SocketOwner, SocketSource, WhenBusy, WhenEmpty,
 };
+use super::connections::ConnectionSettings;
 use super::listen::{ListenerConfig, check_names};
 use super::process::ProcessConfig;
 use super::stop::StopSettings;
@@ -79,6 +80,9 @@ pub struct ServiceConfig {
     /// What is known of UDP flows.
     #[serde(default)]
     pub flows: Flows,
+    /// Live TCP connections.
+    #[serde(default)]
+    pub connections: ConnectionSettings,
     /// Accept queue of each TCP socket, in connections; the kernel caps it at net.core.somaxconn.
     pub backlog: u32,
     /// The user of workers, a name or a number; `None`: the daemon's.
@@ -127,6 +131,7 @@ impl ServiceConfig {
             when_empty: WhenEmpty::default(),
             when_busy: WhenBusy::default(),
             flows: Flows::default(),
+            connections: ConnectionSettings::default(),
             backlog: 4096,
             user: None,
             sockets: SocketSource::default(),
@@ -177,6 +182,12 @@ impl ServiceConfig {
     #[must_use]
     pub fn tracks(&self, listener: &Listener) -> bool {
         listener.protocol == Protocol::Udp && self.flows == Flows::Track
+    }
+
+    /// Whether live connections are counted.
+    #[must_use]
+    pub fn counts_connections(&self) -> bool {
+        self.connections.are_counted()
     }
 
     /// Checks what depends on more than one key.

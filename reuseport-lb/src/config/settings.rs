@@ -59,6 +59,7 @@ pub fn of_service(service: &ServiceConfig) -> Vec<Setting> {
         when_empty,
         when_busy,
         flows,
+        connections,
         backlog,
         user,
         sockets,
@@ -87,6 +88,7 @@ pub fn of_service(service: &ServiceConfig) -> Vec<Setting> {
         one("on_crash", json!(on_crash)),
         one("hold_timeout", time(Some(*hold_timeout))),
         one("drain_timeout", time(Some(*drain_timeout))),
+        one("drain_until", json!(connections.drain_until)),
         one("stop_signal", json!(stop.signal)),
         one("stop_mode", json!(stop.mode)),
         one("replace", json!(replace)),
@@ -99,6 +101,11 @@ pub fn of_service(service: &ServiceConfig) -> Vec<Setting> {
         one("when_empty", json!(when_empty)),
         one("when_busy", json!(when_busy)),
         one("flows", json!(flows)),
+        Setting { text: connections.balance.to_string(), ..one("balance", json!(connections.balance)) },
+        Setting {
+            text: if connections.are_counted() { "true" } else { "false" }.into(),
+            ..one("count_connections", json!(connections.count))
+        },
         one("backlog", json!(backlog)),
         Setting::or("user", json!(user), no_user(service)),
         one("sockets", json!(sockets)),

@@ -151,6 +151,18 @@ fn errors_name_the_line_and_the_fix() {
         ("stall_timeout = false", 4, "\"off\" or a time like"),
         ("when_busy = \"wait\"", 4, "\"queue\" or \"next\""),
         ("flows = \"off\"", 4, "\"track\" or \"none\""),
+        ("count_connections = \"yes\"", 4, "true or false"),
+        ("drain_until = \"empty\"", 4, "\"queue\" or \"connections\""),
+        ("balance = \"leastconn\"", 4, "\"table\", \"least\" or a table like { bounded = 1.25 }"),
+        ("balance = { bounded = 1.0 }", 4, "from 1.01 to 100"),
+        ("balance = { bounded = nan }", 4, "from 1.01 to 100"),
+        ("balance = { bounded = \"2\" }", 4, "a number from 1.01 to 100"),
+        ("when_busy = \"next\"\nbalance = \"least\"", 5, "leave one of them out"),
+        (
+            "\n[[service]]\nname = \"b\"\nlisten = [\"udp://127.0.0.1:80\"]\nbalance = \"least\"",
+            8,
+            "no tcp:// listener",
+        ),
         (
             "\n[[service]]\nname = \"b\"\nlisten = [\"udp://127.0.0.1:80\"]\nwhen_busy = \"next\"",
             8,

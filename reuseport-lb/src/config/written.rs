@@ -9,8 +9,10 @@ use toml::Spanned;
 
 use super::adopt;
 use super::choices::{
-    Affinity, Flows, OnCrash, OnStall, Replace, SocketOwner, SocketSource, WhenBusy, WhenEmpty,
+    Affinity, Balance, DrainUntil, Flows, OnCrash, OnStall, Replace, SocketOwner, SocketSource, WhenBusy,
+    WhenEmpty,
 };
+use super::connections;
 use super::environment::{self, Id, Nice, Umask};
 use super::errors::{Invalid, located};
 use super::listen::ListenerConfig;
@@ -44,6 +46,9 @@ pub(super) struct Written {
     when_empty: Option<Spanned<WhenEmpty>>,
     when_busy: Option<Spanned<WhenBusy>>,
     flows: Option<Spanned<Flows>>,
+    count_connections: Option<Spanned<bool>>,
+    drain_until: Option<Spanned<DrainUntil>>,
+    balance: Option<Spanned<Balance>>,
     backlog: Option<Spanned<NonZeroU32>>,
     user: Option<Spanned<Id>>,
     group: Option<Spanned<Id>>,
@@ -198,6 +203,17 @@ impl Written {
             require(&service, Protocol::Tcp, about).map_err(|error| at(when_busy.span(), error))?;
             service.when_busy = when_busy.into_inner();
         }
+        let connections = connections::Written {
+            count: self.count_connections,
+            drain_until: self.drain_until,
+            balance: self.balance,
+        };
+        if let Some(span) = connections.span() {
+            let about = "`count_connections`, `drain_until` and `balance` are about TCP connections";
+            require(&service, Protocol::Tcp, about).map_err(|error| at(span, error))?;
+        }
+        service.connections =
+            connections.validated(service.when_busy).map_err(|(span, error)| at(span, error))?;
         if let Some(flows) = self.flows {
             require(&service, Protocol::Udp, "`flows` is about UDP")
                 .map_err(|error| at(flows.span(), error))?;

@@ -336,7 +336,8 @@ impl Daemon<'_> {
             warn!("a state file cannot be used, so its service is not taken over: {wrong}");
         }
         let names: Vec<&str> = states.iter().map(|state| state.config.name.as_str()).collect();
-        self.surroundings.pins.sweep(&names);
+        let counts = states.iter().any(|state| state.config.counts_connections());
+        self.surroundings.pins.sweep(&names, counts);
         (states, wrong.into_iter().map(|(file, _)| file).collect())
     }
 

@@ -155,15 +155,45 @@ pub fn waiting(tried: &Tried<bool>) -> Check {
     }
 }
 
-/// Checks that the kernel has type information (BTF); `needed`: a service has `when_busy = "next"`.
+/// Checks the trial of counting a connection, which `balance`, `drain_until` and `count_connections` need.
+#[must_use]
+pub fn counting(tried: &Tried<bool>) -> Check {
+    const CHECK: &str = "connections";
+    match tried {
+        Tried::Done(true) => {
+            Check::ok(CHECK, "the kernel counted a connection from its beginning to its end")
+        }
+        Tried::Done(false) => Check::failure(
+            CHECK,
+            "the kernel did not count a connection from its beginning to its end",
+            "`balance`, `drain_until = \"connections\"` and `count_connections` do not do on this kernel what they say",
+            "leave them out, and report this kernel",
+        ),
+        Tried::Failed(why) => Check::failure(
+            CHECK,
+            format!("connections cannot be counted: {why}"),
+            "`run` cannot start services with `balance`, `drain_until = \"connections\"` or `count_connections`",
+            "leave them out, or mend that: it needs CAP_BPF, CAP_PERFMON and CONFIG_DEBUG_INFO_BTF",
+        ),
+        Tried::Not(why) => Check::warning(
+            CHECK,
+            format!("it was not tried: {why}"),
+            "whether connections can be counted on this kernel is not known",
+            "mend that first; loopback must be up",
+        ),
+    }
+}
+
+/// Checks that the kernel has type information (BTF); `needed`: a service has `when_busy = "next"` or counts connections.
 #[must_use]
 pub fn btf(there: bool, needed: bool) -> Check {
     match (there, needed) {
         (false, true) => Check::failure(
             "btf",
             "/sys/kernel/btf/vmlinux is not there",
-            "`run` cannot start services with `when_busy = \"next\"`: where the kernel keeps the list of waiting threads is not known",
-            "boot a kernel with CONFIG_DEBUG_INFO_BTF, or leave `when_busy` out",
+            "`run` cannot start services with `when_busy = \"next\"`, `balance`, `drain_until = \"connections\"` or \
+             `count_connections`: where the kernel keeps what these read is not known",
+            "boot a kernel with CONFIG_DEBUG_INFO_BTF, or leave those out",
         ),
         (true, true) => Check::ok("btf", "/sys/kernel/btf/vmlinux is there"),
         (there, false) => {

@@ -89,6 +89,9 @@ fn what_was_tried_and_what_was_not() {
     assert_said(&waiting(&Tried::Done(true)), Fine, &["told a worker that sleeps"]);
     assert_said(&waiting(&Tried::Done(false)), Failure, &["does not do", "leave `when_busy` out"]);
     assert_said(&waiting(&Tried::Failed("no loopback".into())), Warning, &["no loopback", "not known"]);
+    assert_said(&counting(&Tried::Done(true)), Fine, &["from its beginning to its end"]);
+    assert_said(&counting(&Tried::Done(false)), Failure, &["`balance`", "leave them out"]);
+    assert_said(&counting(&Tried::Failed("no BTF".into())), Failure, &["no BTF", "CAP_PERFMON"]);
     assert_said(&jit(Some(0)), Warning, &["bpf_jit_enable=1"]);
     assert_said(&jit(Some(1)), Fine, &[]);
     assert_said(&jit(None), Fine, &["not visible"]);

@@ -4,7 +4,7 @@
 use reuseport_lb_common::activity::Activity;
 use reuseport_lb_common::entry::Entry;
 use reuseport_lb_common::load::Load;
-use reuseport_lb_common::select::policy::{FirstFit, PreferWaiting};
+use reuseport_lb_common::select::policy::{Bounded, FirstFit, Least, PreferWaiting};
 use reuseport_lb_common::select::{Decision, Group, SelectPolicy, decide};
 use reuseport_lb_common::shared::Zeroable as _;
 use reuseport_lb_common::slots::{MAX_SLOTS, NO_SLOT};
@@ -23,9 +23,21 @@ pub struct Foresight<'a> {
     pub activity: Option<&'a Activity>,
     /// Slots that have a socket.
     pub sockets: &'a SlotSet,
-    /// Of a slot: `None` if its worker waits for work, else the length of its queue. `None` where connections go to their
-    /// worker also if that is busy.
-    pub busy: Option<&'a dyn Fn(u16) -> Option<u32>>,
+    /// Which of the workers that are there is taken.
+    pub choice: Choice<'a>,
+}
+
+/// Which of the workers that are there is taken, and what that depends on, by slot.
+#[derive(Clone, Copy)]
+pub enum Choice<'a> {
+    /// The first one.
+    FirstFit,
+    /// One that waits for work: `None` of its slot; of a busy one the length of its queue.
+    PreferWaiting(&'a dyn Fn(u16) -> Option<u32>),
+    /// The one with the fewest connections.
+    Least(&'a dyn Fn(u16) -> u32),
+    /// The first one with fewer connections than its bound.
+    Bounded(&'a dyn Fn(u16) -> u32),
 }
 
 /// What would be decided.
@@ -70,10 +82,13 @@ impl Foresight<'_> {
         };
         let hints: Vec<Hint> = (0..BUCKETS as u32).map(hint).collect();
         let marks = self.activity.map(|_| Activity::boxed());
-        let busy = self.busy.map(|_| &(|_| None) as &dyn Fn(u16) -> Option<u32>);
+        let choice = match self.choice {
+            Choice::PreferWaiting(_) => Choice::PreferWaiting(&|_| None),
+            other => other,
+        };
         let mut counts = vec![0; MAX_SLOTS];
         let mut refused = 0;
-        for decision in (Foresight { busy, ..*self }).with(&hints, marks.as_deref()) {
+        for decision in (Foresight { choice, ..*self }).with(&hints, marks.as_deref()) {
             match decision.slot() {
                 Some(slot) => counts[usize::from(slot)] += 1,
                 None => refused += 1,
@@ -84,18 +99,15 @@ impl Foresight<'_> {
     }
 
     fn with(&self, hints: &[Hint], activity: Option<&Activity>) -> Vec<Decision> {
-        match self.busy {
-            Some(busy) => self.decided::<PreferWaiting>(hints, activity, busy),
-            None => self.decided::<FirstFit>(hints, activity, &|_| None),
+        match self.choice {
+            Choice::FirstFit => self.decided::<FirstFit>(hints, activity),
+            Choice::PreferWaiting(_) => self.decided::<PreferWaiting>(hints, activity),
+            Choice::Least(_) => self.decided::<Least>(hints, activity),
+            Choice::Bounded(_) => self.decided::<Bounded>(hints, activity),
         }
     }
 
-    fn decided<P: SelectPolicy>(
-        &self,
-        hints: &[Hint],
-        activity: Option<&Activity>,
-        busy: &dyn Fn(u16) -> Option<u32>,
-    ) -> Vec<Decision> {
+    fn decided<P: SelectPolicy>(&self, hints: &[Hint], activity: Option<&Activity>) -> Vec<Decision> {
         let load = Load::boxed();
         load.copy(self.load);
         let decided = |hint: &Hint| {
@@ -104,7 +116,7 @@ impl Foresight<'_> {
                 load: &load,
                 activity,
                 sockets: self.sockets,
-                busy,
+                choice: self.choice,
                 selected: NO_SLOT,
                 policy: std::marker::PhantomData,
             };
@@ -120,7 +132,7 @@ struct Imagined<'a, P> {
     load: &'a Load,
     activity: Option<&'a Activity>,
     sockets: &'a SlotSet,
-    busy: &'a dyn Fn(u16) -> Option<u32>,
+    choice: Choice<'a>,
     selected: u16,
     policy: std::marker::PhantomData<P>,
 }
@@ -151,7 +163,24 @@ impl<P: SelectPolicy> Group for Imagined<'_, P> {
     }
 
     fn busy(&self) -> Option<u32> {
-        (self.busy)(self.selected)
+        match self.choice {
+            Choice::PreferWaiting(busy) => busy(self.selected),
+            _ => None,
+        }
+    }
+
+    fn connections(&self, slot: u16) -> u32 {
+        match self.choice {
+            Choice::Least(connections) | Choice::Bounded(connections) => connections(slot),
+            _ => 0,
+        }
+    }
+
+    fn all_connections(&self) -> u32 {
+        (0..MAX_SLOTS as u16)
+            .filter(|slot| self.sockets.contains(*slot))
+            .map(|slot| self.connections(slot))
+            .sum()
     }
 
     fn is_migrating(&self) -> bool {
@@ -194,7 +223,7 @@ mod tests {
             load: &load,
             activity: Some(&activity),
             sockets: &sockets,
-            busy: None,
+            choice: Choice::FirstFit,
         };
         let key = 0x0005_0001;
         assert_eq!(foresight.decide(key).decision.slot(), Some(1));
@@ -219,18 +248,18 @@ mod tests {
         let (table, load, sockets) = halves();
         let queues = |slot: u16| if slot == 0 { Some(3) } else { None };
         let foresight =
-            |busy| Foresight { table: &table, load: &load, activity: None, sockets: &sockets, busy };
-        let busy = foresight(Some(&queues)).decide(2).decision;
+            |choice| Foresight { table: &table, load: &load, activity: None, sockets: &sockets, choice };
+        let busy = foresight(Choice::PreferWaiting(&queues)).decide(2).decision;
         assert_eq!((busy.slot(), busy.owner()), (Some(1), Counter::OwnerBusy));
         assert_eq!(load.line(0).busy(), 0, "noted on a copy only");
-        assert_eq!(foresight(None).decide(2).decision.slot(), Some(0));
+        assert_eq!(foresight(Choice::FirstFit).decide(2).decision.slot(), Some(0));
         load.line(0).set_fitness(Fitness::Stalled);
         table.attention.set(attention::AVOID);
         table.set_entry(2, table.entry(2).with_slow(true));
-        let stalled = foresight(None).decide(2).decision;
+        let stalled = foresight(Choice::FirstFit).decide(2).decision;
         assert_eq!((stalled.slot(), stalled.owner()), (Some(1), Counter::OwnerStalled));
         let none = SlotSet::default();
-        let gone = Foresight { sockets: &none, ..foresight(None) };
+        let gone = Foresight { sockets: &none, ..foresight(Choice::FirstFit) };
         assert_eq!(
             (gone.decide(1).decision.slot(), gone.decide(1).decision.owner()),
             (None, Counter::OwnerGone)

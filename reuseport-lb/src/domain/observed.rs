@@ -121,3 +121,13 @@ pub struct User {
     /// Whether the password database has the user, and so perhaps supplementary groups.
     pub is_listed: bool,
 }
+
+/// Live connections of a listening socket, from the end of the handshake until they are closed for good.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LiveConnections {
+    /// How many there are.
+    pub count: u32,
+    /// When counting began, in seconds since 1970, if the socket had been there before: its connections of that time are not
+    /// counted.
+    pub since: Option<u64>,
+}

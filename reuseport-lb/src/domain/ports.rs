@@ -8,7 +8,7 @@ use reuseport_lb_common::load::Fitness;
 use super::bucket_move::Constraint;
 use super::listener::Listener;
 use super::number::Number;
-use super::observed::{CallId, Head, Pulse, Queue};
+use super::observed::{CallId, Head, LiveConnections, Pulse, Queue};
 use super::reconfigure::Settings;
 use super::slots::SlotSet;
 use super::table::BucketChange;
@@ -134,6 +134,19 @@ pub enum Claim {
     Lost,
 }
 
+/// Slots for a purpose.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Rosters {
+    /// Of workers that are ready.
+    pub ready: Vec<u16>,
+    /// The weights of those, in their order.
+    pub weights: Vec<u32>,
+    /// Those in which connections wait if no socket of a ready worker can be selected.
+    pub waiting: Vec<u16>,
+    /// For each CPU the one of its worker, or none; empty where CPUs make no difference.
+    pub by_cpu: Vec<u16>,
+}
+
 /// Groups, slots, sockets and buckets of a service. Errors are one line of text.
 pub trait Dataplane {
     /// The address of a listener, with the port that the kernel chose.
@@ -186,6 +199,8 @@ pub trait Dataplane {
     fn resemble(&mut self, socket: Cookie, opened: Cookie);
     /// The queue of a socket; empty for one that is closed.
     fn queue(&self, socket: Cookie) -> Queue;
+    /// Live connections that a TCP socket has accepted; `None` if they are not counted.
+    fn connections(&self, socket: Cookie) -> Option<LiveConnections>;
     /// What waits first in the queue of a UDP socket; leaves it there.
     fn head(&self, socket: Cookie) -> Head;
     /// Stops listening: the kernel hands queued connections to the sockets that the program picks.
@@ -260,17 +275,6 @@ pub trait Dataplane {
     fn set_rosters(&mut self, listener: ListenerId, rosters: &Rosters);
     /// Numbers of the CPUs that workers run on, in ascending order.
     fn cpus(&self) -> Vec<usize>;
-}
-
-/// Slots for a purpose.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Rosters {
-    /// Of workers that are ready.
-    pub ready: Vec<u16>,
-    /// Those in which connections wait if no socket of a ready worker can be selected.
-    pub waiting: Vec<u16>,
-    /// For each CPU the one of its worker, or none; empty where CPUs make no difference.
-    pub by_cpu: Vec<u16>,
 }
 
 /// A process that is to be started.

@@ -19,6 +19,8 @@ use rustix::mount::{
 use tracing::{info, warn};
 use xxhash_rust::xxh3::xxh3_64;
 
+use super::connections;
+
 /// How names of pins end until their program is attached.
 pub(super) const UNATTACHED: &str = "-new";
 
@@ -113,6 +115,12 @@ impl Pins {
         }
     }
 
+    /// The directory of this daemon's pins.
+    #[must_use]
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
     /// Makes the directory for one listener of a service.
     pub fn directory(&self, service: &str, listener: &str) -> Result<PathBuf> {
         let directory = self.root.join(escape(service)).join(escape(listener));
@@ -141,9 +149,10 @@ impl Pins {
         }
     }
 
-    /// Removes the pins of all services but these.
-    pub fn sweep(&self, services: &[&str]) {
-        let stay: Vec<String> = services.iter().map(|service| escape(service)).collect();
+    /// Removes the pins of all services but these, and of what counted connections if nothing does any more.
+    pub fn sweep(&self, services: &[&str], counts: bool) {
+        let counting = counts.then(connections::directory);
+        let stay: Vec<String> = services.iter().map(|service| escape(service)).chain(counting).collect();
         for entry in fs::read_dir(&self.root).into_iter().flatten().flatten() {
             if !stay.iter().any(|name| **name == *entry.file_name()) {
                 let _ = fs::remove_dir_all(entry.path());

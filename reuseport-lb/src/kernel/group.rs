@@ -2,6 +2,7 @@
 //! daemon; the program is attached to the SO_REUSEPORT group and lives as long as one of its sockets.
 
 mod decides;
+mod making;
 mod memory;
 mod occupied;
 mod totals;
@@ -10,30 +11,21 @@ use std::cell::{Cell, RefCell};
 use std::io;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use aya::Ebpf;
-use aya::maps::{Map, MapData, MapError, ReusePortSockArray};
+use aya::maps::{MapData, MapError, ReusePortSockArray};
 use aya::programs::sk_reuseport::SkReuseportError;
 use aya::programs::{ProgramError, SkReuseport};
 use aya_log::EbpfLogger;
-use reuseport_lb_common::LAYOUT_VERSION;
-use reuseport_lb_common::activity::Activity;
+use reuseport_lb_common::connections::Tag;
 use reuseport_lb_common::entry::Entry;
-use reuseport_lb_common::load::{CPUS, Load};
-use reuseport_lb_common::offsets::Offsets;
-use reuseport_lb_common::program::{self, Kind, OFFSETS};
 use reuseport_lb_common::slots::NO_SLOT;
-use reuseport_lb_common::table::{BUCKETS, Table};
+use reuseport_lb_common::table::BUCKETS;
 use socket2::Socket;
-use tracing::warn;
 
 use super::bpffs::UNATTACHED;
-use super::loading::{OBJECT, explained, loader, make_map, open_map, replace};
-use super::mapped::Mapped;
-use super::offsets::offsets;
 pub use super::policy::Policy;
-use crate::config::WhenBusy;
-use crate::domain::listener::{Listener, Protocol};
+use crate::domain::listener::Listener;
 
 pub use decides::Decides;
 pub use memory::GroupMemory;
@@ -52,14 +44,6 @@ pub(super) const SOCKETS: &str = "SOCKETS";
 /// What every program has anew. The socket array keeps its shape for ever, and the counters as long
 /// as the layout does. (Globals cannot be kept: aya fills what it finds with zeros.)
 const RENEWED: [&str; 5] = [PROGRAM, TABLE, LOAD, COUNTERS, ACTIVITY];
-
-/// The sections that the program's globals `TABLE` and `ACTIVITY` are in, alone.
-const TABLE_SECTION: &str = ".bss";
-const ACTIVITY_SECTION: &str = ".bss.activity";
-
-/// The size of map `ACTIVITY` in bytes where no flows are tracked (the object has the map, but no program reads it),
-/// and while the object is loaded.
-const UNUSED: usize = 64;
 
 /// Program and maps of one listener. Dropping it leaves pins, attachment and sockets as they are.
 pub struct PinnedGroup {
@@ -82,135 +66,6 @@ pub struct PinnedGroup {
 }
 
 impl PinnedGroup {
-    /// Loads a program for `listener` with every bucket empty, and pins it and its maps in the
-    /// directory `pins`, which must exist on a bpffs and be empty.
-    pub fn load(listener: &Listener, policy: Policy, pins: &Path) -> Result<Self> {
-        let group = Self::make(listener, policy, pins, None)?;
-        group.fill(vec![Entry::steady(NO_SLOT); BUCKETS]);
-        group.settle()?;
-        Ok(group)
-    }
-
-    /// Loads another program for a group whose pins are in `pins`, with its sockets and its buckets,
-    /// and, if its maps have this `layout`, with its counters and flows. The program that is attached
-    /// goes on with its own table until this one is attached; [`PinnedGroup::settle`] then makes this one
-    /// the owner of the pins.
-    pub fn take_over(listener: &Listener, policy: Policy, pins: &Path, layout: u32) -> Result<Self> {
-        let same = layout == LAYOUT_VERSION;
-        let entries = read_table(&pins.join(TABLE))?;
-        let flows = pins.join(ACTIVITY);
-        // There are none if the program before this one tracked no flows.
-        let before = same && policy.tracks(listener) && flows.exists();
-        let before = if before { Some(open_map(&flows)?) } else { None };
-        let group = Self::make(listener, policy, pins, Some(same))?;
-        let known = |entry: Entry| if same { entry } else { Entry::steady(entry.slot()) };
-        group.fill(entries.into_iter().map(known));
-        *group.activity_before.borrow_mut() = before;
-        group.take_flows();
-        Ok(group)
-    }
-
-    /// `before`: whether there are pins already, and whether their layout is this one's.
-    fn make(listener: &Listener, policy: Policy, pins: &Path, before: Option<bool>) -> Result<Self> {
-        let tracked = policy.tracks(listener);
-        let mut avoids_busy = policy.when_busy == WhenBusy::Next && listener.protocol == Protocol::Tcp;
-        let offsets = match avoids_busy.then(offsets) {
-            None => &Offsets::NONE,
-            Some(Ok(offsets)) => offsets,
-            // What serves already goes on, as far as it can.
-            Some(Err(error)) if before.is_some() => {
-                warn!("{listener}: connections wait for busy workers: {error:#}");
-                avoids_busy = false;
-                &Offsets::NONE
-            }
-            Some(Err(error)) => return Err(error),
-        };
-        let kind = match (tracked, avoids_busy) {
-            (true, _) => Kind::Tracked,
-            (false, true) => Kind::PreferWaiting,
-            (false, false) => Kind::Plain,
-        };
-        let name = program::name(kind, policy.steering(listener)).with_context(|| {
-            format!("affinity {} goes with no tracked flows: `flows = \"none\"`", policy.affinity)
-        })?;
-        // Left by a daemon that was killed right here.
-        for name in RENEWED {
-            let _ = std::fs::remove_file(pins.join(renewed(name)));
-        }
-        let counters = if before == Some(true) { COUNTERS.into() } else { renewed(COUNTERS) };
-        let table_pin = pins.join(renewed(TABLE));
-        // SAFETY: the one value of the map has the size of a `Table`, whose fields are all `Shared`.
-        let table = unsafe { Mapped::new(make_map::<{ size_of::<Table>() }>(&table_pin)?.fd()) }?;
-        let activity_pin = pins.join(renewed(ACTIVITY));
-        make_map::<UNUSED>(&activity_pin)?;
-        let mut loader = loader();
-        let loaded = loader
-            .map_pin_path(TABLE_SECTION, table_pin)
-            .map_pin_path(ACTIVITY_SECTION, activity_pin.clone())
-            .map_pin_path(LOAD, pins.join(renewed(LOAD)))
-            .map_pin_path(COUNTERS, pins.join(counters))
-            .map_pin_path(SOCKETS, pins.join(SOCKETS))
-            .override_global(OFFSETS, offsets, true)
-            .load(OBJECT);
-        drop(loader);
-        let mut ebpf = loaded.map_err(|error| explained(error.into(), "create its BPF maps"))?;
-        std::fs::remove_file(&activity_pin).context("cannot unpin a map")?;
-        let activity = if tracked {
-            // Only now, because aya writes zeros over all of a map that it finds (2 ms for 4 MiB).
-            let activity = make_map::<{ size_of::<Activity>() }>(&activity_pin)?;
-            let unused = ebpf
-                .map(ACTIVITY_SECTION)
-                .with_context(|| format!("the object has no {ACTIVITY_SECTION}"))?;
-            let Map::Array(unused) = unused else {
-                bail!("{ACTIVITY_SECTION} of the object is not an array")
-            };
-            replace(unused.fd(), activity.fd()).context("cannot give the program its map of flows")?;
-            Some(activity)
-        } else {
-            None
-        };
-
-        let program: &mut SkReuseport = ebpf
-            .program_mut(name)
-            .with_context(|| format!("the object has no program {name}"))?
-            .try_into()?;
-        let tried = if avoids_busy {
-            "load its SK_REUSEPORT program for `when_busy = \"next\"` (which the kernel's lockdown may forbid)"
-        } else {
-            "load its SK_REUSEPORT program"
-        };
-        program.load().map_err(|error| explained(error.into(), tried))?;
-        let program_id = program.info()?.id();
-        program
-            .pin(pins.join(renewed(PROGRAM)))
-            .with_context(|| format!("cannot pin the program in {}", pins.display()))?;
-
-        let mut take = |name: &str| -> Result<Map> {
-            ebpf.take_map(name).with_context(|| format!("the object has no map {name}"))
-        };
-        let sockets = take(SOCKETS)?.try_into()?;
-        let counters = take(COUNTERS)?.try_into()?;
-        let Map::Array(load) = take(LOAD)? else { bail!("map LOAD of the object is not an array") };
-        // SAFETY: maps.rs of the kernel program declares the map with this value of `Shared` fields.
-        let load: Mapped<Load> = unsafe { Mapped::new(load.fd()) }?;
-        load.by_cpu.set(&[NO_SLOT; CPUS]);
-        Ok(Self {
-            listener: *listener,
-            pins: pins.to_owned(),
-            ebpf,
-            program: name,
-            sockets,
-            memory: GroupMemory::new(table, load, activity),
-            activity_before: RefCell::new(None),
-            counters: GroupCounters::new(counters),
-            program_id,
-            decides: Decides::new(true),
-            freebind: Cell::new(false),
-            merges: Cell::new(0),
-            settled: Cell::new(false),
-        })
-    }
-
     /// Takes over the flows that the program marked which decides, or decided until now.
     fn take_flows(&self) {
         let Some(before) = self.activity_before.borrow().as_ref().and_then(mapped) else { return };
@@ -359,6 +214,22 @@ impl PinnedGroup {
         load.by_cpu.set(by_cpu);
     }
 
+    /// Sets the weights of workers, by their slots, for programs that compare what workers have.
+    pub fn set_weights(&self, slots: &[u16], weights: &[u32]) {
+        let load = self.memory.load();
+        slots.iter().zip(weights).for_each(|(slot, weight)| load.line(*slot).weight.set(*weight));
+        load.shares.weights.set(weights.iter().sum());
+    }
+
+    /// Sets in which accounts connections are counted that go to the socket in `slot`.
+    pub fn set_accounts(&self, slot: u16, tag: Tag) {
+        let load = self.memory.load();
+        let line = load.line(slot);
+        load.shares.service.set(tag.service);
+        line.worker.set(tag.worker);
+        line.socket.set(tag.socket);
+    }
+
     /// The reader of the program's log ring, which hands each line to `sink`. There is only one.
     pub fn take_log<T: log::Log>(&mut self, sink: T) -> Result<EbpfLogger<T>> {
         EbpfLogger::init_with_logger(&mut self.ebpf, sink).context("cannot read the log ring of the program")
@@ -379,14 +250,6 @@ impl PinnedGroup {
 /// The name of a pin until its program is attached.
 fn renewed(name: &str) -> String {
     format!("{name}{UNATTACHED}")
-}
-
-/// All entries of a table that was pinned, by whatever version.
-fn read_table(pin: &Path) -> Result<Vec<Entry>> {
-    let map = open_map(pin)?;
-    // SAFETY: a `Table` means the same in every version, and its fields are all `Shared`.
-    let table: Mapped<Table> = unsafe { Mapped::new(map.fd()) }?;
-    Ok((0..BUCKETS as u32).map(|bucket| table.entry(bucket)).collect())
 }
 
 fn errno(error: &MapError) -> Option<i32> {

@@ -11,8 +11,11 @@ use aya::EbpfLoader;
 use aya::maps::{Array, MapData, MapFd};
 use rustix::io::DupFlags;
 
-/// The compiled kernel program, aligned for the ELF parser.
+/// The compiled kernel programs, aligned for the ELF parser.
 pub(super) static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("REUSEPORT_LB_OBJECT"));
+
+/// Those for services whose live connections are counted.
+pub(super) static COUNTING: &[u8] = aya::include_bytes_aligned!(env!("REUSEPORT_LB_COUNTING"));
 
 /// include/uapi/linux/bpf.h
 const BPF_F_MMAPABLE: u32 = 1 << 10;

@@ -16,8 +16,8 @@ pub(super) fn offsets() -> Result<&'static Offsets> {
     if let Some(found) = FOUND.get() {
         return Ok(found);
     }
-    let wanted = "cannot find out where the kernel keeps the list of waiting threads, which `when_busy = \"next\"` needs \
-                  (CONFIG_DEBUG_INFO_BTF); without it, leave `when_busy` out";
+    let wanted = "cannot find out where the kernel keeps waiting threads and handshakes, which `when_busy = \"next\"` and \
+                  `balance` need (CONFIG_DEBUG_INFO_BTF); without it, leave `when_busy` and `balance` out";
     let data = std::fs::read(VMLINUX).with_context(|| format!("cannot read {VMLINUX}")).context(wanted)?;
     let found = find(&data).map_err(|error| anyhow!("{VMLINUX}: {error}")).context(wanted)?;
     Ok(FOUND.get_or_init(|| found))
@@ -28,6 +28,7 @@ fn find(data: &[u8]) -> Result<Offsets, String> {
     Ok(Offsets {
         selected: btf.offset("sk_reuseport_kern.selected_sk")?,
         queue: btf.offset("sock.sk_ack_backlog")?,
+        requests: btf.offset("inet_connection_sock.icsk_accept_queue.qlen")?,
         wait_queue: btf.offset("sock.sk_wq")?,
         waiters: btf.offset("socket_wq.wait.head")?,
         link: btf.offset("wait_queue_entry.entry")?,

@@ -1,25 +1,38 @@
 //! What a group's program is made for.
 
-use reuseport_lb_common::program::Steering;
+use reuseport_lb_common::program::{Kind, Steering};
 
-use crate::config::{Affinity, Flows, WhenBusy};
+use crate::config::{Affinity, Balance, Flows, WhenBusy};
 use crate::domain::listener::{Listener, Protocol};
 
 /// What a group's program is made for; another one needs another program.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Policy {
     /// What a key is made of.
     pub affinity: Affinity,
     /// What happens to connections whose worker is busy; datagrams always go to their worker.
     pub when_busy: WhenBusy,
+    /// Which worker gets a connection.
+    pub balance: Balance,
+    /// Whether live connections are counted.
+    pub counts: bool,
     /// Whether the program of a UDP listener marks flows.
     pub flows: Flows,
 }
 
 impl Policy {
-    /// Whether the program of `listener` marks flows.
-    pub(super) fn tracks(self, listener: &Listener) -> bool {
-        listener.protocol == Protocol::Udp && self.flows == Flows::Track
+    /// The kind of program for `listener`.
+    pub(super) fn kind(self, listener: &Listener) -> Kind {
+        match (listener.protocol, self.when_busy, self.balance) {
+            (Protocol::Udp, ..) if self.flows == Flows::Track => Kind::Tracked,
+            (Protocol::Udp, ..) => Kind::Plain,
+            (Protocol::Tcp, _, Balance::Least) => Kind::Least,
+            (Protocol::Tcp, _, Balance::Bounded(_)) => Kind::Bounded,
+            (Protocol::Tcp, WhenBusy::Next, Balance::Table) if self.counts => Kind::CountedWaiting,
+            (Protocol::Tcp, WhenBusy::Next, Balance::Table) => Kind::PreferWaiting,
+            (Protocol::Tcp, WhenBusy::Queue, Balance::Table) if self.counts => Kind::Counted,
+            (Protocol::Tcp, WhenBusy::Queue, Balance::Table) => Kind::Plain,
+        }
     }
 
     /// How the program of `listener` makes a key.
@@ -32,5 +45,15 @@ impl Policy {
             Affinity::Random => Steering::Random,
             Affinity::Cpu => Steering::Cpu,
         }
+    }
+}
+
+/// Whether a kind of program reads where the kernel keeps something (`offsets.rs`), and the kind to go on with where that
+/// cannot be found out.
+pub(super) fn without_offsets(kind: Kind) -> Option<Kind> {
+    match kind {
+        Kind::PreferWaiting => Some(Kind::Plain),
+        Kind::CountedWaiting | Kind::Least | Kind::Bounded => Some(Kind::Counted),
+        Kind::Plain | Kind::Tracked | Kind::Counted => None,
     }
 }

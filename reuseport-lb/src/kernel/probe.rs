@@ -3,13 +3,14 @@
 
 use std::fs;
 use std::io::{self, ErrorKind};
-use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
+use reuseport_lb_common::connections::Tag;
 use reuseport_lb_common::counters::Counter;
 use reuseport_lb_common::entry::Entry;
 use reuseport_lb_common::table::BUCKETS;
@@ -20,6 +21,7 @@ use rustix::thread::{gettid, set_thread_groups, set_thread_res_gid, set_thread_r
 use socket2::Socket;
 
 use super::bpffs::{self, Detached, MountPoint};
+use super::connections::Connections;
 use super::findings::{HandOver, Memory};
 use super::group::{PinnedGroup, Policy};
 use super::host;
@@ -155,7 +157,14 @@ impl Scratch {
 
     /// Loads the program that `listener` would get, and drops it.
     pub fn load(&self, name: &str, listener: &Listener, policy: Policy) -> Result<()> {
-        PinnedGroup::load(listener, policy, &self.directory(name)?).map(drop)
+        let counts = policy.counts.then(|| self.connections()).transpose()?;
+        let accounts = counts.as_ref().map(Connections::pins);
+        PinnedGroup::load(listener, policy, &self.directory(name)?, accounts).map(drop)
+    }
+
+    /// Counts connections until this goes.
+    fn connections(&self) -> Result<Connections> {
+        Connections::open(&self.place)
     }
 }
 
@@ -179,7 +188,7 @@ impl Pair {
     fn make(scratch: &Scratch, name: &str, policy: Policy) -> Result<Self> {
         let any = Listener::new(Protocol::Tcp, SocketAddr::from((Ipv4Addr::LOCALHOST, 0)));
         let listener = socket::choose_port(&any, false)?;
-        let mut group = PinnedGroup::load(&listener, policy, &scratch.directory(name)?)?;
+        let mut group = PinnedGroup::load(&listener, policy, &scratch.directory(name)?, None)?;
         let siblings = Siblings::default();
         let sockets =
             [socket::open(&group, 64, true, &siblings)?, socket::open(&group, 64, false, &siblings)?];
@@ -250,6 +259,35 @@ pub fn waiting(scratch: &Scratch) -> Result<bool> {
         let woken = sleeper.join().unwrap_or(false);
         Ok(without_sleeper && with_sleeper && woken)
     })
+}
+
+/// Whether the kernel counts a connection on loopback from its beginning to its end.
+pub fn counting(scratch: &Scratch) -> Result<bool> {
+    let connections = scratch.connections()?;
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).context("cannot listen on loopback")?;
+    let socket = Socket::from(listener.try_clone()?);
+    let tag = Tag {
+        socket: connections.give(),
+        worker: connections.give(),
+        service: connections.give(),
+        counted: 0,
+    };
+    connections.set_tag(&socket, tag, false)?;
+    let counted = |count: u32| {
+        let begun = Instant::now();
+        while connections.live(tag.socket) != count {
+            if begun.elapsed() > PATIENCE {
+                return false;
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        true
+    };
+    let client = TcpStream::connect(listener.local_addr()?).context("cannot connect on loopback")?;
+    let begins = counted(1);
+    let (server, _) = listener.accept()?;
+    drop((server, client));
+    Ok(begins && counted(0))
 }
 
 /// Lets a connection on loopback wait in one socket of a group of two, shuts that socket down, and finds out whether

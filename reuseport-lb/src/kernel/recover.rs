@@ -44,10 +44,15 @@ pub fn pin_again(program_id: u32, pins: &Path) -> Result<()> {
 
 /// Makes a new group for `listener` in the directory `pins`, after removing what is left there: its buckets have no
 /// worker, and its slots no socket.
-pub fn make_anew(listener: &Listener, policy: Policy, pins: &Path) -> Result<PinnedGroup> {
+pub fn make_anew(
+    listener: &Listener,
+    policy: Policy,
+    pins: &Path,
+    accounts: Option<&Path>,
+) -> Result<PinnedGroup> {
     let left = fs::read_dir(pins).with_context(|| format!("cannot list {}", pins.display()))?;
     for pin in left.flatten() {
         fs::remove_file(pin.path()).with_context(|| format!("cannot remove {}", pin.path().display()))?;
     }
-    PinnedGroup::load(listener, policy, pins)
+    PinnedGroup::load(listener, policy, pins, accounts)
 }

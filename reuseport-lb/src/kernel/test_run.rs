@@ -12,6 +12,7 @@ use socket2::Socket;
 
 use super::loading::{OBJECT, explained};
 use super::offsets::offsets;
+use super::raw::bpf;
 
 /// include/uapi/linux/bpf.h
 const BPF_PROG_TEST_RUN: libc::c_long = 10;
@@ -62,10 +63,9 @@ impl TestProgram {
             ctx_in: arguments.as_ptr() as u64,
             ..TestRun::default()
         };
-        // SAFETY: the kernel reads `run` and `arguments`, which live until the call returns, and writes the
-        // answer into `run`; the size says where it ends.
-        let failed =
-            unsafe { libc::syscall(libc::SYS_bpf, BPF_PROG_TEST_RUN, &raw mut run, size_of::<TestRun>()) };
-        if failed < 0 { Err(io::Error::last_os_error()) } else { Ok(run.retval) }
+        // SAFETY: the kernel reads `run` and `arguments`, which live until the call returns, and writes the answer into
+        // `run`.
+        unsafe { bpf(BPF_PROG_TEST_RUN, &mut run) }?;
+        Ok(run.retval)
     }
 }

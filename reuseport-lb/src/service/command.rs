@@ -26,8 +26,8 @@ impl From<Scaling> for Scaled {
 
 impl From<Departure> for Drained {
     fn from(departure: Departure) -> Self {
-        let Departure { worker, took, queue, handed_over, flows, flows_cut, end } = departure;
-        Self { worker, seconds: took.as_secs_f64(), queue, handed_over, flows, flows_cut, end }
+        let Departure { worker, took, queue, handed_over, flows, flows_cut, connections, end } = departure;
+        Self { worker, seconds: took.as_secs_f64(), queue, handed_over, flows, flows_cut, connections, end }
     }
 }
 

@@ -12,8 +12,8 @@ use reuseport_lb_common::table::BUCKETS;
 
 use super::Service;
 use super::status::state_shown;
-use crate::config::{Affinity, WhenBusy};
-use crate::domain::foresight::Foresight;
+use crate::config::{Affinity, Balance, WhenBusy};
+use crate::domain::foresight::{Choice, Foresight};
 use crate::domain::listener::{Listener, Protocol};
 use crate::domain::ports::{Cookie, Dataplane, ListenerId};
 use crate::domain::slots::SlotSet;
@@ -133,14 +133,27 @@ impl Service {
             let queue = dataplane.queue(*cookie).queue;
             (queue > 0 || dataplane.waits(*cookie) == Some(false)).then_some(queue)
         };
-        let prefers_waiting = when_busy == WhenBusy::Next && listener.protocol == Protocol::Tcp;
+        let connections = |slot: u16| {
+            let of = |occupant: &Occupant| {
+                let all = occupant.sockets.iter().filter_map(|(_, cookie)| dataplane.live(*cookie));
+                all.map(|live| live.count).sum()
+            };
+            occupants.get(&slot).map_or(0, of)
+        };
+        let choice = match (listener.protocol, when_busy, self.config().connections.balance) {
+            (Protocol::Udp, ..) => Choice::FirstFit,
+            (_, _, Balance::Least) => Choice::Least(&connections),
+            (_, _, Balance::Bounded(_)) => Choice::Bounded(&connections),
+            (_, WhenBusy::Next, Balance::Table) => Choice::PreferWaiting(&busy),
+            (_, WhenBusy::Queue, Balance::Table) => Choice::FirstFit,
+        };
         let activity = group.memory().activity();
         let foresight = Foresight {
             table: group.memory().table(),
             load: group.memory().load(),
             activity: activity.as_deref(),
             sockets: &sockets,
-            busy: if prefers_waiting { Some(&busy) } else { None },
+            choice,
         };
         let place = |slot: u16| {
             let known = occupants.get(&slot).map(|occupant| occupant.place.clone());
@@ -187,11 +200,23 @@ impl Service {
             owner: Some(decision.owner().name().to_owned()),
             detour: decision.detour().map(|detour| detour.name().to_owned()),
             goes_to: decision.slot().and_then(place),
-            note: prefers_waiting.then(|| {
-                "with when_busy = \"next\" this holds for the moment only: who waits for work is preferred".into()
-            }),
+            note: momentary(choice).map(|why| format!("{why}, so this holds for the moment only")),
             ..explanation
         })
+    }
+}
+
+/// Why a decision may be another one a moment later.
+fn momentary(choice: Choice<'_>) -> Option<&'static str> {
+    match choice {
+        Choice::FirstFit => None,
+        Choice::PreferWaiting(_) => {
+            Some("with when_busy = \"next\" a worker that waits for work is preferred")
+        }
+        Choice::Least(_) => Some("with balance = \"least\" the worker with the fewest connections is taken"),
+        Choice::Bounded(_) => Some(
+            "with balance = { bounded = … } a worker that has many more connections than its share is passed over",
+        ),
     }
 }
 

@@ -1,6 +1,7 @@
 //! A listener of a service with its group in the kernel, and the reader of that group's log.
 
 use std::ops::Deref;
+use std::path::PathBuf;
 use std::rc::Rc;
 
 use anyhow::Result;
@@ -16,7 +17,9 @@ use super::trace::{self, Tracer};
 use crate::config;
 use crate::domain::buckets::{Buckets, FlowCounter, SharedMemory};
 use crate::domain::listener::Listener;
+use crate::domain::ports::Rosters;
 use crate::kernel::addresses::Held;
+use crate::kernel::connections::Connections;
 use crate::kernel::group::{GroupMemory, PinnedGroup, Policy, Totals};
 use crate::kernel::owner::Siblings;
 use crate::kernel::{recover, socket};
@@ -46,7 +49,13 @@ impl SharedMemory for GroupMemory {
 impl From<&config::ServiceConfig> for Policy {
     /// That of a service's groups.
     fn from(service: &config::ServiceConfig) -> Self {
-        Self { affinity: service.affinity, when_busy: service.when_busy, flows: service.flows }
+        Self {
+            affinity: service.affinity,
+            when_busy: service.when_busy,
+            balance: service.connections.balance,
+            counts: service.counts_connections(),
+            flows: service.flows,
+        }
     }
 }
 
@@ -75,6 +84,15 @@ pub(super) struct Owner<'a> {
     pub(super) config: &'a config::ServiceConfig,
     pub(super) surroundings: &'a Rc<Surroundings>,
     pub(super) tracer: &'a Tracer,
+    /// What counts the service's live connections, if anything does.
+    pub(super) connections: Option<&'a Rc<Connections>>,
+}
+
+impl Owner<'_> {
+    /// Where the accounts are pinned.
+    fn accounts(&self) -> Option<PathBuf> {
+        self.connections.map(|it| it.pins().to_owned())
+    }
 }
 
 impl Drop for ListenerGroup {
@@ -92,8 +110,9 @@ impl ListenerGroup {
         let held = owner.surroundings.hold(listener).await?;
         let name = format!("{at}-{}", listener.plain_name());
         let pins = owner.surroundings.pins.directory(&owner.config.name, &name)?;
-        let (which, policy) = (*listener, Policy::from(owner.config));
-        let group = in_thread(LOADING, move || PinnedGroup::load(&which, policy, &pins)).await??;
+        let (which, policy, accounts) = (*listener, Policy::from(owner.config), owner.accounts());
+        let load = move || PinnedGroup::load(&which, policy, &pins, accounts.as_deref());
+        let group = in_thread(LOADING, load).await??;
         group.freebind.set(asked.freebind);
         Self::with(*listener, group, name, held, owner)
     }
@@ -107,9 +126,9 @@ impl ListenerGroup {
         owner: &Owner<'_>,
     ) -> Result<Self> {
         let pins = owner.surroundings.pins.directory(&owner.config.name, name)?;
-        let (which, policy) = (*bound, Policy::from(owner.config));
-        let group =
-            in_thread(LOADING, move || PinnedGroup::take_over(&which, policy, &pins, layout)).await??;
+        let (which, policy, accounts) = (*bound, Policy::from(owner.config), owner.accounts());
+        let load = move || PinnedGroup::take_over(&which, policy, &pins, accounts.as_deref(), layout);
+        let group = in_thread(LOADING, load).await??;
         let held = hold_or_warn(asked, owner.surroundings).await;
         Self::with(*asked, group, name.to_owned(), held, owner)
     }
@@ -121,8 +140,9 @@ impl ListenerGroup {
         owner: &Owner<'_>,
     ) -> Result<Self> {
         let pins = owner.surroundings.pins.directory(&owner.config.name, name)?;
-        let (which, policy) = (*bound, Policy::from(owner.config));
-        let group = in_thread(LOADING, move || recover::make_anew(&which, policy, &pins)).await??;
+        let (which, policy, accounts) = (*bound, Policy::from(owner.config), owner.accounts());
+        let load = move || recover::make_anew(&which, policy, &pins, accounts.as_deref());
+        let group = in_thread(LOADING, load).await??;
         let held = hold_or_warn(asked, owner.surroundings).await;
         let made = Self::with(*asked, group, name.to_owned(), held, owner)?;
         Ok(Self::renewed(made))
@@ -184,6 +204,13 @@ impl ListenerGroup {
     /// the number of `decisions` stays the same.
     pub(super) fn flow_counter(&self, decisions: u64) -> Option<FlowCounter<GroupMemory>> {
         self.buckets.flow_counter(self.memory(), (decisions, self.group.merges()))
+    }
+
+    /// Tells the program which slots there are for what.
+    pub(super) fn set_rosters(&self, rosters: &Rosters) {
+        let Rosters { ready, weights, waiting, by_cpu } = rosters;
+        self.group.set_weights(ready, weights);
+        self.group.set_rosters(ready, waiting, by_cpu);
     }
 
     /// Opens another socket of the group. For port 0 the kernel chooses a port before the first socket.

@@ -348,6 +348,7 @@ impl Service {
             slices.turn().await;
             self.surroundings.pins.forget(&name, &group.name);
         }
+        self.engine.ports().0.end_counting();
     }
 
     /// Ends and leaves sockets, programs and processes to the next daemon.

@@ -20,6 +20,7 @@ use crate::domain::engine::{Engine, NewGroup, Reconfiguration, Settings};
 use crate::domain::listener::Listener;
 use crate::domain::observed::User;
 use crate::domain::ports::ListenerId;
+use crate::kernel::connections::Connections;
 use crate::kernel::group::Policy;
 use crate::kernel::strangers::{self, Census};
 use crate::kernel::{host, owner, socket};
@@ -37,15 +38,19 @@ impl Service {
         let settings = look_up(configured).await?;
         let (name, tracer) = (settings.config.name.clone(), Tracer::default());
         let (send, events) = mpsc::unbounded_channel();
-        let mut groups = Groups::new(&settings, &surroundings, &tracer);
+        let connections = connections_of(&settings.config, &surroundings).await?;
+        let mut groups = Groups::new(&settings, &surroundings, &tracer, connections.clone());
         let processes = ProcessTable::new(&name, (groups.sockets(), groups.opened()), send, &surroundings);
         let mut listeners = Vec::new();
-        let owner = Owner { config: &settings.config, surroundings: &surroundings, tracer: &tracer };
+        let connections = connections.as_ref();
+        let owner =
+            Owner { config: &settings.config, surroundings: &surroundings, tracer: &tracer, connections };
         for (at, asked) in (1..).zip(&settings.config.listen) {
             match ListenerGroup::make(asked, at, &owner).await {
                 Ok(group) => groups.add(ListenerId(at), group),
                 Err(error) => {
                     groups.take_all().iter().for_each(|group| surroundings.pins.forget(&name, &group.name));
+                    groups.end_counting();
                     return Err(error.context(format!("service {name}")));
                 }
             }
@@ -171,9 +176,10 @@ impl Service {
     async fn make_ready(&mut self, configured: config::ServiceConfig) -> Result<Reconfiguration> {
         let settings = look_up(configured).await?;
         self.require_owner(&settings)?;
+        let connections = connections_of(&settings.config, &self.surroundings).await?;
         let mut prepared = BTreeMap::new();
-        let made = self.make_groups(&settings, &mut prepared).await;
-        self.engine.ports().0.prepare(prepared);
+        let made = self.make_groups(&settings, connections.as_ref(), &mut prepared).await;
+        self.engine.ports().0.prepare(prepared, connections);
         match made {
             Ok((groups, serial)) => {
                 self.engine.reserve(serial);
@@ -191,13 +197,14 @@ impl Service {
     async fn make_groups(
         &self,
         settings: &Settings,
+        connections: Option<&Rc<Connections>>,
         made: &mut BTreeMap<ListenerId, ListenerGroup>,
     ) -> Result<(Vec<NewGroup>, u64)> {
         let mut serial = self.engine.pool().serial();
         let mut groups = Vec::new();
         let mut known: Vec<ListenerId> = self.engine.listeners().map(|it| it.id).collect();
-        let owner =
-            Owner { config: &settings.config, surroundings: &self.surroundings, tracer: &self.tracer };
+        let (surroundings, tracer) = (&self.surroundings, &self.tracer);
+        let owner = Owner { config: &settings.config, surroundings, tracer, connections };
         let dataplane = self.engine.dataplane();
         for asked in &settings.config.listen {
             let same =
@@ -229,6 +236,18 @@ impl Service {
         }
         Ok((groups, serial))
     }
+}
+
+/// What counts the live connections of a service, if it wants that.
+pub(super) async fn connections_of(
+    config: &config::ServiceConfig,
+    surroundings: &Surroundings,
+) -> Result<Option<Rc<Connections>>> {
+    if !config.counts_connections() {
+        return Ok(None);
+    }
+    let opened = surroundings.connections().await;
+    opened.map(Some).with_context(|| format!("service {}: its connections cannot be counted", config.name))
 }
 
 /// User id that the sockets belong to; `None`: the daemon's.

@@ -18,6 +18,7 @@ use crate::config;
 use crate::domain::buckets::{FlowCounter, LiveFlows};
 use crate::domain::listener::Listener;
 use crate::domain::number::Number;
+use crate::domain::observed::LiveConnections;
 use crate::domain::ports::WorkerId;
 use crate::domain::tally::{DRAIN_BOUNDS, Tally};
 use crate::domain::worker::{Origin, State};
@@ -136,6 +137,7 @@ pub(super) struct Seen {
     pub(super) reach: Reach,
     pub(super) cookie: u64,
     pub(super) selected: u64,
+    pub(super) live: Option<LiveConnections>,
 }
 
 /// How a socket is reached.
@@ -192,6 +194,8 @@ impl Seen {
             selected: self.selected,
             queue: queue.queue,
             backlog: queue.backlog,
+            connections: self.live.map(|live| live.count),
+            connections_since: self.live.and_then(|live| live.since),
             drops: reached.and_then(|socket| socket::drops(&socket).ok()).unwrap_or_default(),
         }
     }

@@ -71,6 +71,7 @@ impl Service {
                 reach,
                 cookie: socket.cookie.0,
                 selected: socket.selected_after.unwrap_or(since),
+                live: dataplane.live(socket.cookie),
             })
         };
         Rest {

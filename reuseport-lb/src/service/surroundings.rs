@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, bail};
 use rustix::process::Rlimit;
 use socket2::Socket;
-use tokio::sync::mpsc;
+use tokio::sync::{Mutex, mpsc};
 use tokio::time::sleep;
 
 use super::Claims;
@@ -19,9 +19,11 @@ use crate::kernel::addresses::{self, Held, Taken};
 use crate::kernel::attached::GroupPrograms;
 use crate::kernel::bpffs::Pins;
 use crate::kernel::cgroup::Cgroups;
+use crate::kernel::connections::Connections;
 use crate::kernel::output::Output;
 use crate::kernel::systemd::Starting;
 use crate::kernel::waits::Waits;
+use crate::offload::in_thread;
 
 /// What the services of a daemon share.
 pub struct Surroundings {
@@ -37,7 +39,7 @@ pub struct Surroundings {
     pub cgroups: Cgroups,
     /// The directory of notification sockets and state files.
     pub runtime_dir: PathBuf,
-    /// What reads the kernel's memory.
+    /// What sees more of the kernel than calls tell.
     pub sight: Sight,
     /// RLIMIT_NOFILE of workers.
     pub open_files: Rlimit,
@@ -51,13 +53,15 @@ pub struct Surroundings {
     pub starting: Starting,
 }
 
-/// What reads the kernel's memory.
+/// What sees more of the kernel than calls tell.
 #[derive(Default)]
 pub struct Sight {
     /// Sees whether a worker waits for work on a socket; `None` where the kernel does not allow that.
     pub waits: Option<Waits>,
     /// Sees which program a group has; loaded when a service adopts sockets of others.
     programs: OnceCell<Result<GroupPrograms, String>>,
+    /// Counts live connections, while a service wants that.
+    connections: Mutex<Weak<Connections>>,
 }
 
 impl Sight {
@@ -139,6 +143,25 @@ impl Surroundings {
                     );
                 }
             }
+        }
+    }
+
+    /// What counts live connections for all services that want it; begins if none did.
+    pub(super) async fn connections(&self) -> Result<Rc<Connections>> {
+        let mut shared = self.sight.connections.lock().await;
+        if let Some(connections) = shared.upgrade() {
+            return Ok(connections);
+        }
+        let root = self.pins.root().to_owned();
+        let opened = Rc::new(in_thread("counting", move || Connections::open(&root)).await??);
+        *shared = Rc::downgrade(&opened);
+        Ok(opened)
+    }
+
+    /// Notes that a service does not need `connections` any more; counting ends with the last one.
+    pub(super) fn ends_counting(&self, connections: Rc<Connections>) {
+        if let Some(last) = Rc::into_inner(connections) {
+            last.remove();
         }
     }
 

@@ -13,7 +13,7 @@ use tracing::warn;
 
 use super::dataplane::Groups;
 use super::groups::{ListenerGroup, Owner};
-use super::opening::look_up;
+use super::opening::{connections_of, look_up};
 use super::processes::ProcessTable;
 use super::state_file::{self, SavedService};
 use super::trace::Tracer;
@@ -64,7 +64,8 @@ impl Takeover {
         let settings = Settings { configured: state.configured.clone(), ..found };
         let (name, tracer) = (settings.config.name.clone(), Tracer::default());
         let (send, events) = mpsc::unbounded_channel();
-        let groups = Groups::new(&settings, surroundings, &tracer);
+        let connections = connections_of(&settings.config, surroundings).await?;
+        let groups = Groups::new(&settings, surroundings, &tracer, connections);
         let processes = ProcessTable::new(&name, (groups.sockets(), groups.opened()), send, surroundings);
         let snapshot = Snapshot {
             settings,
@@ -112,7 +113,8 @@ impl Takeover {
     /// Goes on with the group of a listener, or makes another group if that is impossible.
     async fn group(&mut self, saved: &state_file::SavedListener, layout: u32, tracer: &Tracer) -> Result<()> {
         let config = &self.snapshot.settings.config;
-        let owner = Owner { config, surroundings: &self.surroundings, tracer };
+        let connections = self.groups.connections();
+        let owner = Owner { config, surroundings: &self.surroundings, tracer, connections };
         let group = match adopt(saved, layout, &owner).await {
             Ok(group) => group,
             Err(error) => {
@@ -128,7 +130,7 @@ impl Takeover {
         let id = ListenerId(self.snapshot.serial);
         let (asked, wanted, avoided) = (saved.asked, saved.wanted, saved.avoided.clone());
         let left: Vec<Cookie> = saved.left.iter().copied().map(Cookie).collect();
-        left.iter().for_each(|cookie| self.groups.found_adopted(*cookie));
+        left.iter().for_each(|cookie| self.groups.found_adopted(*cookie, None));
         self.snapshot.listeners.push(ListenerRecord { id, asked, wanted, avoided, left });
         self.known.insert(saved.bound, id);
         self.groups.add(id, group);
@@ -195,7 +197,7 @@ impl Takeover {
             self.groups.place(cookie).map(|_| cookie)
         };
         let sockets: Vec<Cookie> = written.sockets.iter().filter_map(open).collect();
-        sockets.iter().for_each(|cookie| self.groups.found_adopted(*cookie));
+        sockets.iter().for_each(|cookie| self.groups.found_adopted(*cookie, Some(written.slot)));
         self.record(written, id, None);
         Found { runs: true, heard: true, sockets }
     }
@@ -231,7 +233,7 @@ impl Takeover {
             let place = written.sockets.iter().find(|place| place.cookie == cookie);
             let listener = place.and_then(|place| self.known.get(&place.listener));
             if let Some(listener) = listener {
-                self.groups.found(*listener, Cookie(cookie), socket);
+                self.groups.found(*listener, Cookie(cookie), written.slot, socket);
                 own.push(Cookie(cookie));
             }
         }

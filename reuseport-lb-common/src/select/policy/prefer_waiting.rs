@@ -1,25 +1,20 @@
 //! A worker that waits for work (`when_busy = "next"`); if there is none, the least busy one.
 
 use super::super::group::{Group, SelectPolicy};
-use crate::shared::unfollowed;
+use super::best::Best;
+use crate::counters::Counter;
 
 /// Takes the first one that waits for work. Of those that are busy, it remembers the least busy one: how busy
 /// that is (see `badness`), in which turn it was asked, and its slot.
-pub struct PreferWaiting(u64);
-
-/// Worse than any worker.
-const WORST: u32 = u32::MAX - 1;
-
-impl Default for PreferWaiting {
-    #[inline(always)]
-    fn default() -> Self {
-        Self(u64::from(unfollowed(WORST)) << 32)
-    }
-}
+#[derive(Default)]
+pub struct PreferWaiting(Best);
 
 impl SelectPolicy for PreferWaiting {
     const ASKS: bool = true;
+    const CANDIDATE_TRIES: u32 = 4;
     const READY_TRIES: u32 = 4;
+    const PASSED_OVER: Counter = Counter::OwnerBusy;
+    const COMPARES: bool = false;
 
     #[inline(always)]
     fn takes(&mut self, slot: u16, turn: u32, group: &impl Group) -> bool {
@@ -32,14 +27,13 @@ impl SelectPolicy for PreferWaiting {
         };
         // Noted for the owner only, so once in a decision, however often a slot is a candidate.
         let before = line.map_or(0, |line| if turn == 0 { line.found_busy() } else { line.busy() });
-        self.0 = self.0.min(badness(queue, before) << 32 | u64::from(turn) << 16 | u64::from(slot));
+        self.0.note(badness(queue, before), turn, slot);
         false
     }
 
     #[inline(always)]
     fn best(&self) -> Option<(u16, u32)> {
-        let Self(best) = *self;
-        if (best >> 32) as u32 == WORST { None } else { Some((best as u16, (best >> 16) as u32 & 0xffff)) }
+        self.0.get()
     }
 }
 
@@ -47,6 +41,6 @@ impl SelectPolicy for PreferWaiting {
 /// One that was seen to wait just now will do so again soon, and one that is stuck is not better for its empty
 /// queue.
 #[inline(always)]
-fn badness(queue: u32, before: u32) -> u64 {
-    u64::from(queue) + u64::from(before)
+fn badness(queue: u32, before: u32) -> u32 {
+    queue.saturating_add(before)
 }

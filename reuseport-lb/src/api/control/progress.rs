@@ -256,6 +256,7 @@ mod tests {
             lacks: Some("does not accept".into()),
             queue: 2,
             flows: 3,
+            connections: 0,
         };
         assert_eq!(Awaited::from(&now.workers[0]), wanted);
     }

@@ -114,6 +114,7 @@ metrics! {
     Flows "flows" Gauge ["service" "listener" "kind"] "live UDP flows: all, and those that stay with a worker that gets no new ones of their bucket";
     Strangers "strangers" Gauge ["service" "listener"] "sockets of other programs on the address";
     Selected "selected" Counter ["service" "listener" "worker"] "decisions for the worker since it got its slot";
+    Connections "connections" Gauge ["service" "listener" "worker"] "live connections, of services that count them";
     QueueLength "queue_length" Gauge ["service" "listener" "worker"] "what waits in the worker's queue: connections of TCP, bytes of UDP";
     QueueLimit "queue_limit" Gauge ["service" "listener" "worker"] "limit of the queue, in the same unit";
     Drops "drops" Counter ["service" "listener" "worker"] "what the kernel dropped because the queue was full: handshakes of TCP, datagrams of UDP";
@@ -292,7 +293,7 @@ impl Samples<'_> {
 
     fn of_worker(&mut self, service: &str, worker: &Named<'_>) {
         let Named { now, all } = worker;
-        let of_socket: fn(&SocketStatus) -> u64 = match self.metric {
+        let of_socket: fn(&SocketStatus) -> Option<u32> = match self.metric {
             // A worker that took over from another one goes on counting.
             Metric::Selected => {
                 for socket in &now.sockets {
@@ -300,9 +301,10 @@ impl Samples<'_> {
                 }
                 return;
             }
-            Metric::QueueLength => |socket| socket.queue.into(),
-            Metric::QueueLimit => |socket| socket.backlog.into(),
-            Metric::Drops => |socket| socket.drops.into(),
+            Metric::Connections => |socket| socket.connections,
+            Metric::QueueLength => |socket| Some(socket.queue),
+            Metric::QueueLimit => |socket| Some(socket.backlog),
+            Metric::Drops => |socket| Some(socket.drops),
             Metric::WorkerState => {
                 return STATES
                     .iter()
@@ -328,7 +330,9 @@ impl Samples<'_> {
         };
         let mut sums: BTreeMap<&str, u64> = BTreeMap::new();
         for socket in all.iter().flat_map(|worker| &worker.sockets) {
-            *sums.entry(&socket.listen).or_default() += of_socket(socket);
+            if let Some(value) = of_socket(socket) {
+                *sums.entry(&socket.listen).or_default() += u64::from(value);
+            }
         }
         for (listener, sum) in sums {
             self.add(&[service, listener, &now.name], sum as f64);

@@ -23,23 +23,25 @@ pub(super) enum Column {
     Share,
     Got,
     New,
+    Connections,
     Queue,
     Cpu,
     Memory,
     Restarts,
 }
 
-use Column::{Age, Cpu, Got, Memory, New, Pid, Restarts, Share, State, Weight, Worker};
+use Column::{Age, Connections, Cpu, Got, Memory, New, Pid, Restarts, Share, State, Weight, Worker};
 
 /// All columns, in their order.
-pub(super) const ALL: [Column; 12] =
-    [Worker, State, Age, Pid, Weight, Share, Got, New, Column::Queue, Cpu, Memory, Restarts];
+pub(super) const ALL: [Column; 13] =
+    [Worker, State, Age, Pid, Weight, Share, Got, New, Connections, Column::Queue, Cpu, Memory, Restarts];
 
 /// The columns that a narrow terminal does without, the first one first.
-const SPARED: [Column; 10] = [Weight, Restarts, Memory, Age, Cpu, Pid, Share, Got, Column::Queue, New];
+const SPARED: [Column; 11] =
+    [Weight, Restarts, Memory, Age, Cpu, Pid, Share, Got, Connections, Column::Queue, New];
 
 /// What workers of a service can be sorted by; the first: their numbers.
-pub(super) const SORTED: [Column; 7] = [Worker, State, New, Column::Queue, Cpu, Memory, Age];
+pub(super) const SORTED: [Column; 8] = [Worker, State, New, Connections, Column::Queue, Cpu, Memory, Age];
 
 /// A column and its number of characters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,6 +61,7 @@ impl Column {
             Share => "SHARE",
             Got => "GOT",
             New => "NEW/S",
+            Connections => "CONNS",
             Self::Queue => "QUEUE",
             Cpu => "CPU",
             Memory => "MEMORY",
@@ -77,6 +80,7 @@ impl Column {
             Share => "its part of the buckets: of what is new it should get so much",
             Got => "what it got of what was new between the last two looks",
             New => "connections and datagrams for it each second",
+            Connections => "its live connections, where the service counts them",
             Self::Queue => "how full its fullest queue is; connections (and bytes of datagrams) that wait",
             Cpu => "CPU time of its process, of one CPU",
             Memory => "memory of its process",
@@ -103,6 +107,7 @@ impl Column {
             Share => percent(row.share),
             Got => or_dash(row.arrivals.share.map(percent)),
             New => or_dash(row.arrivals.each_second.map(|rate| format!("{rate:.0}"))),
+            Connections => or_dash(row.connections.map(|count| count.to_string())),
             Self::Queue => queue(&row.queue),
             Cpu => or_dash(row.used.cpu.map(percent)),
             Memory => or_dash(row.used.resident_bytes.map(bytes)),
@@ -117,6 +122,7 @@ impl Column {
         match self {
             State => severity(&a.state).cmp(&severity(&b.state)),
             New => most(|row| row.arrivals.each_second.unwrap_or(-1.0)),
+            Connections => most(|row| row.connections.map_or(-1.0, |count| count as f64)),
             Self::Queue => most(|row| row.queue.fullest)
                 .then(most(|row| (row.queue.connections + row.queue.bytes) as f64)),
             Cpu => most(|row| row.used.cpu.unwrap_or(-1.0)),
@@ -140,16 +146,19 @@ pub(super) fn severity(state: &str) -> u8 {
     }
 }
 
+/// The columns for these workers: that of connections only if they are counted.
+pub(super) fn of<'a>(mut rows: impl Iterator<Item = &'a Row>) -> Vec<Column> {
+    let counted = rows.any(|row| row.connections.is_some());
+    ALL.into_iter().filter(|column| counted || *column != Connections).collect()
+}
+
 /// The columns for a terminal of `width` characters, each as wide as its title and its longest text.
-pub(super) fn fit<'a>(width: usize, rows: impl Iterator<Item = &'a Row>) -> Vec<Sized> {
-    let mut widths = ALL.map(|column| column.title().chars().count());
-    for row in rows {
-        for (widest, column) in widths.iter_mut().zip(ALL) {
-            *widest = (*widest).max(column.text(row).chars().count());
-        }
-    }
-    let mut columns: Vec<Sized> =
-        ALL.into_iter().zip(widths).map(|(column, width)| Sized { column, width }).collect();
+pub(super) fn fit<'a>(width: usize, rows: impl Iterator<Item = &'a Row> + Clone) -> Vec<Sized> {
+    let sized = |column: Column| {
+        let texts = rows.clone().map(|row| column.text(row).chars().count());
+        Sized { column, width: texts.fold(column.title().chars().count(), usize::max) }
+    };
+    let mut columns: Vec<Sized> = of(rows.clone()).into_iter().map(sized).collect();
     for spared in SPARED {
         let needed: usize = columns.iter().map(|it| it.width + GAP).sum();
         if needed <= width {
@@ -253,7 +262,9 @@ mod tests {
 
     #[test]
     fn a_narrow_terminal_does_without_columns_and_keeps_worker_and_state() {
-        let row = row();
+        let mut row = row();
+        assert!(!fit(200, [&row].into_iter()).iter().any(|it| it.column == Connections), "not counted");
+        row.connections = Some(7);
         let titles = |width| {
             let columns = fit(width, [&row].into_iter());
             let needed: usize = columns.iter().map(|it| it.width + GAP).sum();
@@ -261,8 +272,8 @@ mod tests {
             columns.iter().map(|it| it.column.title()).collect::<Vec<_>>().join(" ")
         };
         assert_eq!(titles(200), ALL.map(Column::title).join(" "));
-        assert_eq!(titles(80), "WORKER STATE SINCE PID SHARE GOT NEW/S QUEUE CPU MEMORY");
-        assert_eq!(titles(40), "WORKER STATE GOT NEW/S QUEUE");
+        assert_eq!(titles(80), "WORKER STATE SINCE PID SHARE GOT NEW/S CONNS QUEUE CPU MEMORY");
+        assert_eq!(titles(40), "WORKER STATE NEW/S QUEUE");
         assert_eq!(titles(20), "WORKER STATE");
         assert_eq!(titles(0), "WORKER STATE");
     }

@@ -40,6 +40,8 @@ pub(super) struct Row {
     /// Share of the buckets, from 0 to 1.
     pub(super) share: f64,
     pub(super) arrivals: Arrivals,
+    /// Live connections, where they are counted.
+    pub(super) connections: Option<u64>,
     pub(super) queue: Queue,
     pub(super) used: Used,
     pub(super) restarts: u32,
@@ -129,6 +131,7 @@ fn section(earlier: Option<Earlier<'_>>, service: &ServiceStatus, time: f64) -> 
             weight: worker.weight,
             share: worker.share,
             arrivals,
+            connections: worker.connections(),
             queue: queue(&worker.sockets),
             used: Used { cpu, resident_bytes: worker.usage.map(|usage| usage.resident_bytes) },
             restarts: worker.restarts,

@@ -1,6 +1,6 @@
 //! One table as plain text, for pipes and `--once`, PURE.
 
-use super::columns::{ALL, Column};
+use super::columns;
 use super::model::{Row, Section};
 use crate::cmd::render;
 
@@ -12,9 +12,10 @@ pub(super) fn text(sections: &[Section]) -> String {
             text.push('\n');
         }
         text += &format!("{}\n", section.title);
-        let mut table = render::plain(ALL.map(Column::title));
+        let columns = columns::of(section.rows.iter());
+        let mut table = render::plain(columns.iter().map(|column| column.title()));
         for row in &section.rows {
-            table.add_row(ALL.map(|column| column.text(row)));
+            table.add_row(columns.iter().map(|column| column.text(row)));
         }
         text += &render::finish(table, 2);
         let lacks = |row: &Row| row.lacks.as_ref().map(|lacks| format!(" {} {lacks}\n", row.id.name));

@@ -38,19 +38,20 @@ impl<D: Dataplane, P: Processes> Engine<D, P> {
             |worker: &&Worker| listener.is_none_or(|it| it.health.status(worker.id) != HealthStatus::Stalled);
         let stuck = !members().filter(fit).any(|worker| awake(&worker));
         let ready = || members().filter(fit).filter(|worker| stuck || awake(worker));
-        let slots = |weightless: bool| -> Vec<u16> {
-            ready().filter(|it| (it.weight == 0) == weightless).map(|worker| worker.slot).collect()
+        let slots = |weightless: bool| -> (Vec<u16>, Vec<u32>) {
+            let slots = ready().filter(|it| (it.weight == 0) == weightless);
+            slots.map(|worker| (worker.slot, worker.weight)).unzip()
         };
-        let (mut ready, mut waiting) = (slots(false), slots(true));
+        let ((mut ready, mut weights), (mut waiting, weightless)) = (slots(false), slots(true));
         if ready.is_empty() {
-            ready = std::mem::take(&mut waiting);
+            (ready, weights) = (std::mem::take(&mut waiting), weightless);
         }
         // Told in advance: without a daemon, the program must know them when the ready slots become empty.
         if waiting.is_empty() && self.settings.config.when_empty == WhenEmpty::Hold {
             let can_wait = members().filter(|worker| worker.life.can_wait()).map(|worker| worker.slot);
             waiting = can_wait.chain(coming).collect();
         }
-        Rosters { ready, waiting, by_cpu: self.by_cpu() }
+        Rosters { ready, weights, waiting, by_cpu: self.by_cpu() }
     }
 
     /// The slot of each CPU's worker, with `affinity = "cpu"`.

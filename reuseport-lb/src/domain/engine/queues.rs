@@ -7,6 +7,7 @@ use tracing::warn;
 use super::super::pool::{Worker, WorkerSocket};
 use super::super::ports::{Dataplane, ListenerId, Processes, WorkerId};
 use super::Engine;
+use crate::config::DrainUntil;
 
 impl<D: Dataplane, P: Processes> Engine<D, P> {
     /// Whether this is a TCP socket.
@@ -30,6 +31,23 @@ impl<D: Dataplane, P: Processes> Engine<D, P> {
     pub(super) fn connections(&self, worker: &Worker) -> u64 {
         let queues = self.tcp_sockets(worker).map(|socket| self.dataplane.queue(socket.cookie).queue);
         queues.map(u64::from).sum()
+    }
+
+    /// Live connections of a leaving worker, if its end waits for them. Those of one whose sockets a successor has already
+    /// are not waited for: new ones come.
+    pub(super) fn awaited_connections(&self, id: WorkerId) -> u64 {
+        if self.settings.config.connections.drain_until == DrainUntil::Queue {
+            return 0;
+        }
+        self.open_connections(id).unwrap_or_default()
+    }
+
+    /// Live connections of a worker whose sockets no successor has; `None` if they are not counted.
+    pub(super) fn open_connections(&self, id: WorkerId) -> Option<u64> {
+        let parts = self.pool.parts(id).filter(|part| part.holds_slot());
+        let live =
+            parts.flat_map(|part| &part.sockets).filter_map(|it| self.dataplane.connections(it.cookie));
+        live.map(|live| u64::from(live.count)).reduce(|sum, count| sum + count)
     }
 
     /// Hands queued connections to other workers: `shutdown` makes the kernel migrate them, then the socket listens

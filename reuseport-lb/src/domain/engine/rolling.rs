@@ -21,7 +21,7 @@ use super::super::rollout::{Action, Pair, RestartOptions, Rollout, RolloutEvent}
 use super::super::worker::{Event, Life, Origin, State};
 use super::Engine;
 use super::membership::is_tcp;
-use crate::config::Replace;
+use crate::config::{DrainUntil, Replace};
 
 /// How long the first worker with another command must be ready before it takes over.
 pub const TRIAL: Duration = Duration::from_secs(2);
@@ -134,7 +134,9 @@ impl<D: Dataplane, P: Processes> Engine<D, P> {
         let Some(old) = self.pool.find(number).filter(stays) else { return };
         let (old, slot, weight) = (old.id, old.slot, old.weight);
         let stop_first = self.settings.config.replace == Replace::StopFirst;
-        let in_place = stop_first || self.settings.config.listeners().all(is_tcp);
+        // Connections of the old process can be told from those of the new one by their sockets only.
+        let apart = self.settings.config.connections.drain_until == DrainUntil::Connections;
+        let in_place = stop_first || (!apart && self.settings.config.listeners().all(is_tcp));
         let opened = if in_place {
             self.open_sockets(slot, false).map(|sockets| {
                 let (origin, seat) = (Origin::Started, Seat::Trial { own: false });

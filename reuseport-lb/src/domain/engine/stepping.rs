@@ -24,7 +24,8 @@ impl<D: Dataplane, P: Processes> Engine<D, P> {
             } else {
                 parts().map(|part| self.queue(part)).sum()
             };
-            self.on_event(id, Event::Looked { queue, flows }, now);
+            let connections = self.awaited_connections(id);
+            self.on_event(id, Event::Looked { queue, flows, connections }, now);
         }
         self.on_event(id, Event::Tick, now);
     }
@@ -87,6 +88,10 @@ impl<D: Dataplane, P: Processes> Engine<D, P> {
                 self.pool.part_ids(id).into_iter().for_each(|part| self.hand_over(part));
             }
             Step::Terminate => {
+                let open = self.open_connections(id);
+                if let Some(worker) = self.pool.get_mut(id) {
+                    worker.drain.connections = open;
+                }
                 self.tell_process(id, |processes, running| processes.terminate(running.key, running.stop))
             }
             Step::Kill => self.tell_process(id, |processes, running| processes.kill(running.key)),

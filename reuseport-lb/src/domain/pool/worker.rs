@@ -103,6 +103,8 @@ pub struct DrainReport {
     pub flows: Option<u64>,
     /// How many of those flows still lived when the worker's time was over.
     pub flows_cut: u64,
+    /// Live TCP connections when its process was told to end; `None` if they are not counted.
+    pub connections: Option<u64>,
     /// How the worker's process ended.
     pub end: Option<String>,
     /// Callers that wait for the end of the drain.
@@ -124,6 +126,8 @@ pub struct Departure {
     pub flows: u64,
     /// How many of those flows still lived when the worker's time was over; other workers got them.
     pub flows_cut: u64,
+    /// Live TCP connections when its process was told to end; `None` if they are not counted.
+    pub connections: Option<u64>,
     /// How the worker's process ended; `None` if it had none, or a joined process goes on.
     pub end: Option<String>,
 }
@@ -245,10 +249,12 @@ impl Worker {
 
     /// Answers the callers that wait for the end of the drain.
     pub fn tell_departure(self, now: Instant) {
-        let DrainReport { begun, queue, handed_over, flows, flows_cut, end, waiting } = self.drain;
+        let DrainReport { begun, queue, handed_over, flows, flows_cut, connections, end, waiting } =
+            self.drain;
         let took = begun.map_or(Duration::ZERO, |begun| now - begun);
         let flows = flows.unwrap_or_default();
-        let departure = Departure { worker: self.name, took, queue, handed_over, flows, flows_cut, end };
+        let departure =
+            Departure { worker: self.name, took, queue, handed_over, flows, flows_cut, connections, end };
         waiting.into_iter().for_each(|answer| answer.send(Ok(departure.clone())));
     }
 }

@@ -119,6 +119,8 @@ pub enum Event {
         queue: u64,
         /// Live UDP flows.
         flows: u64,
+        /// Live TCP connections, if the worker's end waits for them.
+        connections: u64,
     },
     /// A deadline of [`Life::deadline`](super::Life::deadline) has passed.
     Tick,

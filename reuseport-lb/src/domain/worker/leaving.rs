@@ -8,13 +8,22 @@ use super::events::{Origin, Step};
 /// Interval between looks at the queue of a leaving worker.
 pub(super) const LOOK: Duration = Duration::from_millis(5);
 
-/// Interval between looks while UDP flows stay with the worker.
+/// Interval between looks while UDP flows stay with the worker, or connections are waited for.
 const LOOK_AT_FLOWS: Duration = Duration::from_millis(100);
 
 /// A process is told to end when its queue has been empty for this long: handshakes that had begun before
 /// the buckets moved still end in the queue. A process that was told to end and leaves connections in its queue
 /// for this long does not accept any more.
 pub(super) const QUIET: Duration = Duration::from_millis(100);
+
+/// What a leaving worker has besides its queue.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Held {
+    /// Live UDP flows.
+    pub(super) flows: u64,
+    /// Live TCP connections, if its end waits for them.
+    pub(super) connections: u64,
+}
 
 /// Progress of a leaving worker.
 #[derive(Clone, Debug)]
@@ -34,8 +43,8 @@ pub(super) struct Leaving {
     pub(super) listens_on: bool,
     /// Content of all queues at the last look.
     queue: u64,
-    /// Live UDP flows at the last look.
-    flows: u64,
+    /// What it had besides at the last look.
+    held: Held,
     /// Other workers have got the flows.
     cut: bool,
     /// Since when the queue is empty, or is not.
@@ -56,7 +65,7 @@ impl Leaving {
             parts: false,
             listens_on: false,
             queue: u64::MAX,
-            flows: 0,
+            held: Held::default(),
             cut: false,
             since: now,
             stuck_since: now,
@@ -99,19 +108,20 @@ impl Leaving {
         !self.cut
     }
 
-    /// Notes that `queue` connections or bytes wait in the worker's sockets, and `flows` live; returns what follows.
+    /// Notes that `queue` connections or bytes wait in the worker's sockets, and what else it has; returns what follows.
     pub(super) fn looked(
         &mut self,
         queue: u64,
-        flows: u64,
+        held: Held,
         now: Instant,
         stall_timeout: Option<Duration>,
     ) -> Vec<Step> {
         if self.next_poll.is_none() {
             return Vec::new();
         }
-        self.flows = if self.cut { 0 } else { flows };
-        self.next_poll = Some(now + if self.flows > 0 { LOOK_AT_FLOWS } else { LOOK });
+        self.held = Held { flows: if self.cut { 0 } else { held.flows }, ..held };
+        let holds = self.held.flows > 0 || self.held.connections > queue;
+        self.next_poll = Some(now + if holds { LOOK_AT_FLOWS } else { LOOK });
         if (queue == 0) != (self.queue == 0) {
             self.since = now;
         }
@@ -120,10 +130,12 @@ impl Leaving {
         }
         self.queue = queue;
         let quiet = now - self.since >= QUIET;
-        let alone = quiet && self.flows == 0;
+        let alone = quiet && !holds;
         let stuck = stall_timeout.is_some_and(|timeout| now - self.stuck_since >= timeout);
         match (self.told, queue) {
             (false, 0) if alone => self.tell(now),
+            // What waits goes to others, and what it has accepted is waited for.
+            (false, 1..) if stuck && self.held.connections > queue => vec![Step::HandOver],
             (false, 1..) if stuck => {
                 let mut steps = self.tell(now);
                 steps.extend(self.hand_over());
@@ -143,9 +155,9 @@ impl Leaving {
         if self.until.is_none_or(|until| until > now) {
             return Vec::new();
         }
-        if !self.told && self.flows > 0 {
+        if !self.told && self.held.flows > 0 {
             // Other workers get the flows now; the process still reads what is queued.
-            self.flows = 0;
+            self.held.flows = 0;
             self.cut = true;
             self.since = now;
             self.stuck_since = now;

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use super::crashes::{Crashes, MACHINE_PAUSE, Next};
 use super::events::{Event, Origin, State, Step};
-use super::leaving::Leaving;
+use super::leaving::{Held, Leaving};
 use super::readiness::Readiness;
 use crate::config::{OnCrash, Ready, ServiceConfig};
 
@@ -206,10 +206,12 @@ impl Life {
             Event::Leave { patience } => self.leave(now, patience.unwrap_or(policy.drain_timeout)),
             Event::LeaveAlong => self.leave_along(now, policy),
             Event::CutAlong => self.cut_along(),
-            Event::Looked { queue, flows } => self
-                .leaving
-                .as_mut()
-                .map_or_else(Vec::new, |it| it.looked(queue, flows, now, policy.stall_timeout)),
+            Event::Looked { queue, flows, connections } => {
+                let held = Held { flows, connections };
+                self.leaving
+                    .as_mut()
+                    .map_or_else(Vec::new, |it| it.looked(queue, held, now, policy.stall_timeout))
+            }
             Event::Kill if self.running => vec![Step::Kill],
             Event::Tick => self.tick(now, policy),
             _ => Vec::new(),

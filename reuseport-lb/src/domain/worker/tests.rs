@@ -1,5 +1,7 @@
 //! Tests of a worker's life with a made-up clock.
 
+mod connections;
+
 use super::crashes::{FAILED_PAUSE, NOT_ITS_FAULT, PROVEN};
 use super::leaving::{LOOK, QUIET};
 use super::*;
@@ -207,7 +209,7 @@ fn look(it: &mut Trial, queue: u64) -> Vec<Step> {
 
 fn look_at_flows(it: &mut Trial, queue: u64, flows: u64) -> Vec<Step> {
     it.now = it.life.deadline().unwrap();
-    it.on(Event::Looked { queue, flows })
+    it.on(Event::Looked { queue, flows, connections: 0 })
 }
 
 #[test]

@@ -37,10 +37,13 @@ impl Groups {
         self.adopted.get(&cookie).map(|(_, place)| place)
     }
 
-    /// Notes a socket that an earlier daemon has adopted.
-    pub(in crate::service) fn found_adopted(&mut self, cookie: Cookie) {
+    /// Notes a socket that an earlier daemon has adopted; `slot`: that of the worker that it is for.
+    pub(in crate::service) fn found_adopted(&mut self, cookie: Cookie, slot: Option<u16>) {
         self.begin();
         self.surroundings.ours.borrow_mut().insert(cookie.0);
+        if let (Some(slot), Some(own)) = (slot, self.duplicate(cookie)) {
+            self.places(own.id, cookie, slot, &own.socket, true);
+        }
     }
 
     /// A duplicate of a socket of others, for a moment.
@@ -63,6 +66,8 @@ impl Groups {
         self.require_free(&it.group, &own)?;
         let it = self.all.get_mut(&id).context("the listener is gone")?;
         let selected_before = it.counted(slot)?;
+        self.places(id, cookie, slot, &own.socket, true);
+        let it = self.all.get_mut(&id).context("the listener is gone")?;
         let entered = it.group.insert_if_free(slot, &own.socket)?;
         if !entered {
             bail!(

@@ -1,6 +1,8 @@
 //! The engine's port to the kernel: groups, slots, sockets and buckets of one service.
 
+mod accounts;
 mod adopted;
+mod connections;
 mod opened;
 mod port;
 
@@ -14,6 +16,8 @@ use anyhow::{Context, Result};
 use socket2::Socket;
 use tracing::{info, warn};
 
+use accounts::{Accounts, Counted};
+
 use super::Surroundings;
 use super::groups::ListenerGroup;
 use super::trace::Tracer;
@@ -21,6 +25,7 @@ use crate::domain::engine::Settings;
 use crate::domain::listener::{Listener, Protocol};
 use crate::domain::ports::{self, Cookie, Holder, ListenerId, Rosters};
 use crate::kernel::adopt::SocketLocation;
+use crate::kernel::connections::Connections;
 use crate::kernel::group::PinnedGroup;
 use crate::kernel::owner::{self, Siblings};
 use crate::kernel::socket;
@@ -62,6 +67,7 @@ pub(super) struct Groups {
     adopted: HashMap<Cookie, (ListenerId, SocketLocation)>,
     /// Programs of others are replaced.
     replaces_programs: bool,
+    counted: Counted,
     /// The user that they belong to; `None`: the daemon's.
     owner: Option<u32>,
     /// No process has had a socket yet.
@@ -71,7 +77,13 @@ pub(super) struct Groups {
 }
 
 impl Groups {
-    pub(super) fn new(settings: &Settings, surroundings: &Rc<Surroundings>, tracer: &Tracer) -> Self {
+    /// `connections`: counts live connections, if the service wants that.
+    pub(super) fn new(
+        settings: &Settings,
+        surroundings: &Rc<Surroundings>,
+        tracer: &Tracer,
+        connections: Option<Rc<Connections>>,
+    ) -> Self {
         Self {
             service: settings.config.name.clone(),
             all: BTreeMap::new(),
@@ -79,6 +91,7 @@ impl Groups {
             sockets: Sockets::default(),
             opened: Opened::default(),
             adopted: HashMap::new(),
+            counted: Counted { accounts: connections.map(Accounts::new), ..Counted::default() },
             replaces_programs: settings.config.adopt.as_ref().is_some_and(|adopt| adopt.replace_program),
             owner: settings.socket_owner().map(|user| user.uid),
             is_fresh: true,
@@ -99,12 +112,21 @@ impl Groups {
         self.all.insert(id, group);
     }
 
-    pub(super) fn prepare(&mut self, groups: BTreeMap<ListenerId, ListenerGroup>) {
+    /// Keeps groups that were made for new settings, and what counts connections for them.
+    pub(super) fn prepare(
+        &mut self,
+        groups: BTreeMap<ListenerId, ListenerGroup>,
+        connections: Option<Rc<Connections>>,
+    ) {
         self.prepared = groups;
+        self.counted.prepared = connections;
     }
 
     /// Drops the groups that were made for new settings, and their pins.
     pub(super) fn forget_prepared(&mut self) {
+        if let Some(connections) = self.counted.prepared.take() {
+            self.surroundings.ends_counting(connections);
+        }
         for (id, group) in std::mem::take(&mut self.prepared) {
             let pins = &self.surroundings.pins;
             if self.all.contains_key(&id) {
@@ -144,10 +166,11 @@ impl Groups {
     }
 
     /// Adds a socket that was found in a worker of an earlier daemon.
-    pub(super) fn found(&mut self, id: ListenerId, cookie: Cookie, socket: Socket) {
+    pub(super) fn found(&mut self, id: ListenerId, cookie: Cookie, slot: u16, socket: Socket) {
         self.begin();
         self.give(&socket);
         self.surroundings.ours.borrow_mut().insert(cookie.0);
+        self.places(id, cookie, slot, &socket, true);
         let Some(listener) = self.all.get(&id).map(|it| *it.group.listener()) else { return };
         self.sockets.borrow_mut().insert(cookie, OwnSocket { id, listener, socket: Arc::new(socket) });
     }
@@ -193,12 +216,15 @@ impl Groups {
         self.all.get_mut(&id).map(act).unwrap_or_default()
     }
 
-    fn note(&self, id: ListenerId, listener: Listener, socket: Socket) -> Cookie {
-        let cookie = socket.cookie().unwrap_or_default();
-        self.surroundings.ours.borrow_mut().insert(cookie);
+    /// Notes a socket that was opened for the worker in `slot`.
+    fn note(&mut self, id: ListenerId, slot: u16, socket: Socket) -> Cookie {
+        let cookie = Cookie(socket.cookie().unwrap_or_default());
+        self.surroundings.ours.borrow_mut().insert(cookie.0);
+        self.places(id, cookie, slot, &socket, false);
+        let listener = *self.group(id).listener();
         let own = OwnSocket { id, listener, socket: Arc::new(socket) };
-        self.sockets.borrow_mut().insert(Cookie(cookie), own);
-        Cookie(cookie)
+        self.sockets.borrow_mut().insert(cookie, own);
+        cookie
     }
 
     fn try_open(
@@ -215,11 +241,29 @@ impl Groups {
         let selected_before =
             if enter { it.counted(slot)? } else { it.group.totals()?.selected[usize::from(slot)] };
         let socket = it.open(backlog, first, &siblings)?;
-        if enter {
-            it.group.insert(slot, &socket)?;
+        let cookie = self.note(id, slot, socket);
+        if enter && let Err(error) = self.enter_slot(cookie, slot) {
+            self.forget_socket(cookie);
+            return Err(error);
         }
-        let listener = *it.group.listener();
-        Ok(ports::OpenedSocket { cookie: self.note(id, listener, socket), selected_before })
+        Ok(ports::OpenedSocket { cookie, selected_before })
+    }
+
+    /// Drops the daemon's duplicate of a socket.
+    fn forget_socket(&mut self, cookie: Cookie) {
+        self.surroundings.ours.borrow_mut().remove(&cookie.0);
+        let own = self.sockets.borrow_mut().remove(&cookie);
+        let reached = own.clone().or_else(|| self.duplicate(cookie));
+        self.leaves(cookie, reached.as_ref().map(|own| &*own.socket));
+        if let Some(it) = own.and_then(|own| self.all.get_mut(&own.id)) {
+            it.forget_counted();
+        }
+    }
+
+    fn enter_slot(&mut self, cookie: Cookie, slot: u16) -> Result<()> {
+        let own = self.own(cookie)?;
+        let it = self.all.get_mut(&own.id).context("the listener is gone")?;
+        it.group.insert(slot, &own.socket)
     }
 
     fn try_listen_again(&mut self, cookie: Cookie, slot: u16, backlog: u32) -> Result<()> {
@@ -271,10 +315,12 @@ impl Groups {
         let it = self.all.get_mut(&own.id).context("the listener is gone")?;
         let socket = socket::open(&it.group, backlog, false, &siblings)?;
         it.group.remove(slot)?;
-        it.group.insert(slot, &socket)?;
-        let renewed = self.note(own.id, own.listener, socket);
-        self.surroundings.ours.borrow_mut().remove(&cookie.0);
-        self.sockets.borrow_mut().remove(&cookie);
+        let renewed = self.note(own.id, slot, socket);
+        if let Err(error) = self.enter_slot(renewed, slot) {
+            self.forget_socket(renewed);
+            return Err(error);
+        }
+        self.forget_socket(cookie);
         Ok(Some(renewed))
     }
 
@@ -303,6 +349,7 @@ impl Groups {
 
     fn try_install(&mut self, id: ListenerId, rosters: &Rosters, sockets: &[Cookie]) -> Result<()> {
         let mut new = self.prepared.remove(&id).context("nothing was prepared")?;
+        self.count_as_prepared();
         let wanted = self.tracer.wanted();
         let Some(old) = self.all.get(&id) else {
             new.buckets.trace(new.group.memory(), wanted);
@@ -314,8 +361,8 @@ impl Groups {
             new.buckets.set_fitness(new.group.memory(), slot, fitness);
         }
         new.buckets.trace(new.group.memory(), wanted);
-        let Rosters { ready, waiting, by_cpu } = rosters;
-        new.group.set_rosters(ready, waiting, by_cpu);
+        new.set_rosters(rosters);
+        self.write_accounts(id, &new.group);
         let old = self.all.insert(id, new);
         let attached = self.try_attach(id, sockets, &mut Vec::new());
         if attached.is_err()

@@ -52,6 +52,8 @@ impl Groups {
             it.socket.listen(i32::try_from(backlog).unwrap_or(i32::MAX)).context("cannot listen")?;
         }
         group.attach(&it.socket).context("cannot attach the program")?;
+        self.places(before.id, opened, slot, &it.socket, false);
+        let group = &mut self.all.get_mut(&before.id).context("the listener is gone")?.group;
         if enter {
             group.insert(slot, &it.socket)?;
         }
@@ -64,6 +66,7 @@ impl Groups {
         }
         self.surroundings.ours.borrow_mut().remove(&old.0);
         self.sockets.borrow_mut().remove(&old);
+        self.leaves(old, Some(&before.socket));
         Ok(())
     }
 

@@ -10,7 +10,7 @@ use super::Groups;
 use crate::domain::bucket_move::Constraint;
 use crate::domain::buckets;
 use crate::domain::listener::Listener;
-use crate::domain::observed::{Head, Queue};
+use crate::domain::observed::{Head, LiveConnections, Queue};
 use crate::domain::ports::{
     Attachment, Claim, Cookie, Dataplane, Fit, Holder, ListenerId, OpenedSocket, Repair, Rosters,
 };
@@ -43,16 +43,13 @@ impl Dataplane for Groups {
     }
 
     fn close(&mut self, socket: Cookie) {
-        self.surroundings.ours.borrow_mut().remove(&socket.0);
-        let closed = self.sockets.borrow_mut().remove(&socket);
-        if let Some(it) = closed.and_then(|own| self.all.get_mut(&own.id)) {
-            it.forget_counted();
-        }
+        self.forget_socket(socket);
     }
 
     fn let_go(&mut self, socket: Cookie) {
         // It stays known as one of the service's: no stranger.
-        self.sockets.borrow_mut().remove(&socket);
+        let left = self.sockets.borrow_mut().remove(&socket);
+        self.leaves(socket, left.as_ref().map(|own| &*own.socket));
     }
 
     fn fits(&self, opened: Cookie, listener: ListenerId) -> Fit {
@@ -104,6 +101,10 @@ impl Dataplane for Groups {
         queue.unwrap_or_default()
     }
 
+    fn connections(&self, socket: Cookie) -> Option<LiveConnections> {
+        self.live(socket)
+    }
+
     fn head(&self, socket: Cookie) -> Head {
         self.own(socket).map_or(Head::Unseen, |it| peek::head(&it.socket))
     }
@@ -143,8 +144,8 @@ impl Dataplane for Groups {
 
     fn insert(&mut self, socket: Cookie, slot: u16) -> Result<(), String> {
         let own = words(self.own(socket))?;
-        let it = self.all.get_mut(&own.id).ok_or("the listener is gone")?;
-        words(it.group.insert(slot, &own.socket))
+        self.places(own.id, socket, slot, &own.socket, true);
+        words(self.enter_slot(socket, slot))
     }
 
     fn put_back(&mut self, socket: Cookie, slot: u16, backlog: u32) -> Result<(), String> {
@@ -267,8 +268,7 @@ impl Dataplane for Groups {
     }
 
     fn set_rosters(&mut self, listener: ListenerId, rosters: &Rosters) {
-        let Rosters { ready, waiting, by_cpu } = rosters;
-        self.with(listener, |it| it.group.set_rosters(ready, waiting, by_cpu));
+        self.with(listener, |it| it.set_rosters(rosters));
     }
 
     fn cpus(&self) -> Vec<usize> {

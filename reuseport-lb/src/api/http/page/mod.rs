@@ -25,6 +25,7 @@ const COLUMNS: &[(&str, &str)] = &[
     ("Share", "part of all buckets, and so of what is new"),
     ("Got", "part of the new connections and datagrams of the last second"),
     ("New/s", "new connections and datagrams a second"),
+    ("Connections", "live ones, of services that count them"),
     ("Queue", "what it has not accepted or read yet: connections of TCP, bytes of UDP"),
     ("Flows", "live UDP flows"),
     ("CPU", "of the process, without its children"),
@@ -119,6 +120,7 @@ fn row(worker: &WorkerStatus) -> Markup {
             td { (format!("{:.1} %", worker.share * 100.0)) }
             td {}
             td {}
+            td { @if let Some(connections) = worker.connections() { (connections) } }
             td { (worker.queue()) }
             td { (worker.flows) }
             td {}

@@ -71,6 +71,8 @@ function row(worker, now, fresh) {
   name.append(chip, worker.name + (worker.successor ? " (successor)" : ""));
   const state = make("td", worker.state, { class: "state", "data-state": worker.state });
   if (worker.lacks) state.append(make("br"), make("small", worker.lacks));
+  const counted = worker.sockets.filter((socket) => socket.connections !== null);
+  const connections = counted.reduce((sum, socket) => sum + socket.connections, 0);
   const queue = make("td");
   const length = worker.sockets.reduce((sum, socket) => sum + socket.queue, 0);
   const fill = Math.max(0, ...worker.sockets.map((socket) => socket.queue / Math.max(1, socket.backlog)));
@@ -82,7 +84,8 @@ function row(worker, now, fresh) {
   line.append(
     name, state, make("td", worker.pid ?? ""), make("td", percent(worker.share)),
     make("td", now.fresh === null || !fresh ? "" : percent(now.fresh / fresh)),
-    make("td", now.fresh === null ? "" : now.fresh.toFixed(0)), queue, make("td", worker.flows),
+    make("td", now.fresh === null ? "" : now.fresh.toFixed(0)),
+    make("td", counted.length ? connections : ""), queue, make("td", worker.flows),
     make("td", now.busy === null ? "" : percent(now.busy)),
     make("td", worker.usage ? `${(worker.usage.resident_bytes / 1e6).toFixed(0)} MB` : ""),
     make("td", worker.restarts), past,

@@ -9,7 +9,7 @@ use reuseport_lb_common::slots::NO_SLOT;
 use super::{Broken, Fake, Socket, Stage, World};
 use crate::domain::bucket_move::{Constraint, constraint, moved};
 use crate::domain::listener::{Listener, Protocol};
-use crate::domain::observed::{Head, Queue};
+use crate::domain::observed::{Head, LiveConnections, Queue};
 use crate::domain::ports::*;
 use crate::domain::slots::SlotSet;
 use crate::domain::table::BucketChange;
@@ -124,6 +124,11 @@ impl Dataplane for Fake {
         let Some(socket) = world.sockets.get(&socket) else { return Queue::default() };
         let bytes = socket.datagrams.len() as u32 * 768;
         Queue { queue: socket.queue + bytes, backlog: if bytes > 0 { 212_992 } else { 1024 } }
+    }
+
+    fn connections(&self, socket: Cookie) -> Option<LiveConnections> {
+        let count = self.0.borrow().sockets.get(&socket).map(|socket| socket.queue + socket.live)?;
+        Some(LiveConnections { count, since: None })
     }
 
     fn head(&self, socket: Cookie) -> Head {
@@ -247,8 +252,7 @@ impl Dataplane for Fake {
     }
 
     fn take(&mut self, listener: ListenerId) -> Option<String> {
-        let mut world = self.0.borrow_mut();
-        world.groups.get_mut(&listener)?.claim = Claim::Held;
+        self.0.borrow_mut().groups.get_mut(&listener)?.claim = Claim::Held;
         Some("another".into())
     }
 
@@ -261,12 +265,7 @@ impl Dataplane for Fake {
         }
     }
 
-    fn install(
-        &mut self,
-        listener: ListenerId,
-        rosters: &Rosters,
-        _sockets: &[Cookie],
-    ) -> Result<(), String> {
+    fn install(&mut self, listener: ListenerId, rosters: &Rosters, _: &[Cookie]) -> Result<(), String> {
         self.0.borrow_mut().fails(Broken::Install)?;
         self.set_rosters(listener, rosters);
         Ok(())

@@ -86,6 +86,8 @@ pub(super) struct Socket {
     pub(super) listens: bool,
     /// Connections that no process has accepted.
     pub(super) queue: u32,
+    /// Connections that processes have accepted and not closed.
+    pub(super) live: u32,
     /// Datagrams that no process has read; each has a number of its own.
     pub(super) datagrams: VecDeque<u64>,
     pub(super) locked: bool,
@@ -100,6 +102,7 @@ impl Socket {
             holders: BTreeSet::new(),
             listens: true,
             queue: 0,
+            live: 0,
             datagrams: VecDeque::new(),
             locked: false,
         }

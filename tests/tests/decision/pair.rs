@@ -1,7 +1,4 @@
-//! Random questions to a kernel program and to the model of it, `select::decide` in memory: who gets a packet or a connection, what
-//! becomes of those that wait when their listener closes, and all that is counted must be the same.
-
-#![expect(clippy::unwrap_used, reason = "a test that cannot go on shall panic")]
+//! A group in the kernel and the model of it, which are asked the same.
 
 use std::collections::BTreeMap;
 use std::io::ErrorKind;
@@ -9,17 +6,18 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::OwnedFd;
 use std::time::Duration;
 
-use reuseport_lb::config::{Affinity, Flows, WhenBusy};
+use reuseport_lb::config::{Affinity, Balance, Flows};
 use reuseport_lb::domain::listener::{Listener, Protocol};
+use reuseport_lb::kernel::connections::Connections;
 use reuseport_lb::kernel::group::{PinnedGroup, Policy};
 use reuseport_lb::kernel::owner::Siblings;
 use reuseport_lb::kernel::socket;
+use reuseport_lb_common::connections::Tag;
 use reuseport_lb_common::counters::Counter;
 use reuseport_lb_common::entry::Entry;
-use reuseport_lb_common::load::{CPUS, Fitness};
+use reuseport_lb_common::load::{self, CPUS, Fitness};
 use reuseport_lb_common::select::SelectPolicy;
 use reuseport_lb_common::select::model::Model;
-use reuseport_lb_common::select::policy::{FirstFit, PreferWaiting};
 use reuseport_lb_common::slots::NO_SLOT;
 use reuseport_lb_common::steer::{Hint, source_v4, source_v6};
 use reuseport_lb_common::table::attention;
@@ -28,7 +26,7 @@ use socket2::{Domain, Socket, Type};
 use testkit::cpus::{cpus_of, keep_to};
 use testkit::daemon::until;
 use testkit::fault::Dice;
-use testkit::world::{World, run};
+use testkit::world::World;
 
 /// Slots that a group of these tests may use.
 const SLOTS: u16 = 8;
@@ -36,15 +34,17 @@ const SLOTS: u16 = 8;
 const ARRANGEMENTS: usize = 30;
 const QUESTIONS: usize = 100;
 /// A network that is routed here, for clients over IPv6.
-const V6: &str = "fd00:1b:1b:1b::";
+pub(crate) const V6: &str = "fd00:1b:1b:1b::";
 
 /// A group in the kernel and its model.
-struct Pair<P> {
+pub(crate) struct Pair<P> {
     group: PinnedGroup,
     model: Model<P>,
     sockets: BTreeMap<u16, Socket>,
     /// Epoll objects, of which one watches the other, that make the workers of some slots look as if they wait for work.
     watched: BTreeMap<u16, [OwnedFd; 2]>,
+    /// Counts what waits, where the policy wants that, in these accounts.
+    counting: Option<(Connections, Vec<Tag>)>,
     /// Who must have arrived where and was not looked for yet, in order; with the client's end.
     queues: BTreeMap<u16, Vec<(SocketAddr, Socket)>>,
     affinity: Affinity,
@@ -54,19 +54,30 @@ struct Pair<P> {
 }
 
 impl<P: SelectPolicy> Pair<P> {
-    fn new(world: &World, listener: Listener, affinity: Affinity) -> Self {
+    pub(crate) fn new(world: &World, listener: Listener, policy: Policy) -> Self {
+        let affinity = policy.affinity;
         let flows = if affinity == Affinity::Cpu { Flows::None } else { Flows::Track };
         let tracks = listener.protocol == Protocol::Udp && flows == Flows::Track;
-        let when_busy = if P::ASKS { WhenBusy::Next } else { WhenBusy::Queue };
-        let policy = Policy { affinity, when_busy, flows };
+        let policy = Policy { flows, ..policy };
         let pins = world.bpffs().join(listener.plain_name().replace('.', "-"));
         std::fs::create_dir(&pins).unwrap();
-        let group = PinnedGroup::load(&listener, policy, &pins).unwrap();
+        let connections = policy.counts.then(|| Connections::open(&world.bpffs()).unwrap());
+        let accounts = connections.as_ref().map(Connections::pins);
+        let group = PinnedGroup::load(&listener, policy, &pins, accounts).unwrap();
+        let counting = connections.map(|connections| {
+            let service = connections.give();
+            let tag = |_| Tag { socket: 0, worker: connections.give(), service, counted: 0 };
+            let tags = (0..SLOTS).map(tag).collect();
+            (connections, tags)
+        });
         let model = Model::new(&[]);
+        if let Balance::Bounded(factor) = policy.balance {
+            model.load.shares.bound.set((factor * f64::from(load::Shares::UNIT)) as u32);
+        }
         let model = if tracks { model.tracking() } else { model };
         let (sockets, watched, queues) = Default::default();
         let (cpus, dice) = (cpus_of(0), Dice::new());
-        let mut pair = Self { group, model, sockets, watched, queues, affinity, cpus, dice };
+        let mut pair = Self { group, model, sockets, watched, counting, queues, affinity, cpus, dice };
         for slot in 0..SLOTS {
             pair.open(slot);
         }
@@ -89,6 +100,11 @@ impl<P: SelectPolicy> Pair<P> {
     fn open(&mut self, slot: u16) {
         let socket = socket::open(&self.group, 4096, self.sockets.is_empty(), &Siblings::default()).unwrap();
         socket.set_nonblocking(true).unwrap();
+        if let Some((connections, tags)) = &self.counting {
+            let tag = Tag { socket: connections.give(), ..tags[usize::from(slot)] };
+            connections.set_tag(&socket, tag, false).unwrap();
+            self.group.set_accounts(slot, tag);
+        }
         self.group.insert(slot, &socket).unwrap();
         self.sockets.insert(slot, socket);
         self.model.sockets.insert(slot);
@@ -147,6 +163,10 @@ impl<P: SelectPolicy> Pair<P> {
             ready.truncate(1);
             waiting.truncate(1);
         }
+        let weights: Vec<u32> = (0..SLOTS).map(|_| self.dice.roll(4) as u32).collect();
+        self.group.set_weights(&(0..SLOTS).collect::<Vec<u16>>(), &weights);
+        (0..).zip(&weights).for_each(|(slot, weight)| self.model.load.line(slot).weight.set(*weight));
+        self.model.load.shares.weights.set(weights.iter().sum());
         let memory = self.group.memory();
         for (table, load) in [(memory.table(), memory.load()), (&*self.model.table, &*self.model.load)] {
             table.attention.set(avoid | open);
@@ -204,9 +224,12 @@ impl<P: SelectPolicy> Pair<P> {
         (address, 0).into()
     }
 
-    /// Tells the model who is busy.
-    fn look_who_is_busy(&mut self) {
+    /// Tells the model who is busy, and how many connections each has: those that wait, also the `rest` of a listener that
+    /// closes.
+    fn look_who_is_busy(&mut self, rest: Option<(u16, usize)>) {
         let length = |slot: &u16| self.queues.get(slot).map_or(0, Vec::len) as u32;
+        self.model.connections = (0..SLOTS).map(|slot| (slot, length(&slot))).collect();
+        self.model.connections.extend(rest.map(|(slot, rest)| (slot, rest as u32)));
         let busy = self.model.sockets.iter().map(|slot| (*slot, length(slot)));
         self.model.busy =
             busy.filter(|(slot, queue)| *queue > 0 || !self.watched.contains_key(slot)).collect();
@@ -222,7 +245,8 @@ impl<P: SelectPolicy> Pair<P> {
             // Where the kernel chooses, the only one that waits is the one.
             self.check_queues();
         }
-        self.look_who_is_busy();
+        self.look_who_is_busy(None);
+        self.check_connections();
         let decision = self.model.arrive(hint);
         let kind = if to.protocol == Protocol::Tcp { Type::STREAM } else { Type::DGRAM };
         let client = Socket::new(Domain::for_address(from), kind, None).unwrap();
@@ -262,13 +286,24 @@ impl<P: SelectPolicy> Pair<P> {
         if self.group.listener().protocol == Protocol::Udp {
             assert!(queue.is_empty(), "nothing waits when a datagram socket is closed here");
         }
+        let mut rest = queue.len();
         for (from, client) in queue {
-            self.look_who_is_busy();
+            self.look_who_is_busy(Some((slot, rest)));
+            rest -= 1;
             let hint = self.hint(from.ip());
             if let Some(heir) = self.model.migrate(hint).slot() {
                 self.queues.entry(heir).or_default().push((from, client));
             }
         }
+    }
+
+    /// What is counted is what waits.
+    fn check_connections(&self) {
+        let Some((connections, tags)) = &self.counting else { return };
+        let live = |tag: &Tag| connections.live(tag.worker);
+        let same = || (tags.iter().map(live).eq(self.model.connections.values().copied())).then_some(());
+        until("each connection to be counted with its worker", same);
+        assert_eq!(connections.live(tags[0].service), self.model.connections.values().sum::<u32>());
     }
 
     /// All that arrived is where the model says, in that order, and nothing else.
@@ -322,7 +357,7 @@ impl<P: SelectPolicy> Pair<P> {
     }
 
     /// Asks for a while, and then until each counter has counted something, but for those that can `never`.
-    fn agree(mut self, never: &[Counter]) {
+    pub(crate) fn agree(mut self, never: &[Counter]) {
         let ways = || Counter::ALL.iter().filter(|it| **it != Counter::KeyFallback && !never.contains(it));
         let mut missing: Vec<&str> = Vec::new();
         for arrangement in 0..10 * ARRANGEMENTS {
@@ -356,42 +391,6 @@ fn key(client: IpAddr) -> u32 {
     }
 }
 
-fn loopback(v6: bool) -> IpAddr {
+pub(crate) fn loopback(v6: bool) -> IpAddr {
     if v6 { Ipv6Addr::LOCALHOST.into() } else { Ipv4Addr::LOCALHOST.into() }
-}
-
-fn agree<P: SelectPolicy>(protocol: Protocol, affinity: Affinity, never: &[Counter]) {
-    let world = World::new();
-    run("ip", &["-6", "route", "replace", "local", &format!("{V6}/64"), "dev", "lo"]);
-    let one = [false, true].map(|v6| Listener::new(protocol, (loopback(v6), 4000).into()));
-    for listener in one.into_iter().chain([Listener::on_all(protocol, 4000)]) {
-        Pair::<P>::new(&world, listener, affinity).agree(never);
-    }
-}
-
-// vm: short
-#[test]
-fn kernel_and_model_agree_about_connections() {
-    agree::<FirstFit>(Protocol::Tcp, Affinity::Source, &[Counter::OwnerKept, Counter::OwnerBusy]);
-}
-
-// vm: short
-#[test]
-fn kernel_and_model_agree_about_connections_that_prefer_who_waits() {
-    agree::<PreferWaiting>(Protocol::Tcp, Affinity::Source, &[Counter::OwnerKept]);
-}
-
-// vm: short
-#[test]
-fn kernel_and_model_agree_about_flows() {
-    agree::<FirstFit>(Protocol::Udp, Affinity::Source, &[Counter::Migration, Counter::OwnerBusy]);
-}
-
-// vm: short
-#[test]
-fn kernel_and_model_agree_about_what_a_cpu_receives() {
-    agree::<FirstFit>(Protocol::Tcp, Affinity::Cpu, &[Counter::OwnerKept, Counter::OwnerBusy]);
-    agree::<PreferWaiting>(Protocol::Tcp, Affinity::Cpu, &[Counter::OwnerKept]);
-    let never = [Counter::Migration, Counter::OwnerBusy, Counter::OwnerKept];
-    agree::<FirstFit>(Protocol::Udp, Affinity::Cpu, &never);
 }
