@@ -6,6 +6,7 @@
 #![expect(missing_docs, unreachable_pub, reason = "aya's macros make public items without docs")]
 
 mod accounts;
+mod object;
 
 use core::ffi::c_void;
 use core::ptr;
@@ -17,10 +18,6 @@ use aya_ebpf::programs::BtfTracePointContext;
 use reuseport_lb_common::connections::Tag;
 
 use crate::accounts::{MOVED, accounts};
-
-#[unsafe(no_mangle)]
-#[unsafe(link_section = "license")]
-static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";
 
 /// Socket → tag. The daemon writes those of listening sockets, with BPF_F_CLONE, so that connections inherit them.
 #[btf_map]
@@ -84,10 +81,4 @@ fn tag<'a>(socket: *const c_void) -> Option<&'a mut Tag> {
             .cast::<Tag>()
             .as_mut()
     }
-}
-
-#[cfg(not(test))]
-#[panic_handler]
-fn panic(_info: &core::panic::PanicInfo<'_>) -> ! {
-    loop {}
 }

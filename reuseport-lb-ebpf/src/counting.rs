@@ -8,13 +8,12 @@ mod accounts;
 mod group;
 mod handover;
 mod maps;
+mod object;
 mod packet;
 mod pick;
 mod waiting;
 
 use aya_ebpf::bindings::sk_reuseport_md;
-use aya_ebpf::macros::sk_reuseport;
-use aya_ebpf::programs::SkReuseportContext;
 use reuseport_lb_common::load::{Load, LoadLine};
 use reuseport_lb_common::select::policy::{
     Bounded as WithinBound, FirstFit, Least as Fewest, PreferWaiting as Waiting,
@@ -22,12 +21,8 @@ use reuseport_lb_common::select::policy::{
 use reuseport_lb_common::steer::{Cpu, Flow, Random, SourceAny, SourceV4, SourceV6};
 
 use crate::group::Kind;
-use crate::pick::pick;
+use crate::pick::define;
 use crate::waiting::{OFFSETS, offset, read, read_at};
-
-#[unsafe(no_mangle)]
-#[unsafe(link_section = "license")]
-static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";
 
 /// Of the socket that was selected last: how many handshakes are under way at it.
 #[inline(always)]
@@ -71,24 +66,4 @@ kind!(CountedWaiting: Waiting);
 kind!(Least: Fewest);
 kind!(Bounded: WithinBound);
 
-/// A program for each kind of group and way to make keys, so that none asks which it is.
-macro_rules! define {
-    ($($name:ident: $kind:ident, $steering:ident;)*) => {
-        $(
-            // The loader takes functions of one address for the same one, in whichever section they are: so only `detour` may
-            // and what is as rare, be in that of cold code.
-            #[sk_reuseport(migrate)]
-            #[inline(always)]
-            pub fn $name(ctx: SkReuseportContext) -> u32 {
-                pick::<$kind, $steering>(&ctx)
-            }
-        )*
-    };
-}
 reuseport_lb_common::counting_programs!(define);
-
-#[cfg(not(test))]
-#[panic_handler]
-fn panic(_info: &core::panic::PanicInfo<'_>) -> ! {
-    loop {}
-}

@@ -8,21 +8,16 @@
 mod asked;
 mod group;
 mod maps;
+mod object;
 mod packet;
 mod pick;
 mod waiting;
 
-use aya_ebpf::macros::sk_reuseport;
-use aya_ebpf::programs::SkReuseportContext;
 use reuseport_lb_common::select::policy::{FirstFit, PreferWaiting as Waiting};
 use reuseport_lb_common::steer::{Cpu, Flow, Random, SourceAny, SourceV4, SourceV6};
 
 use crate::group::Kind;
-use crate::pick::pick;
-
-#[unsafe(no_mangle)]
-#[unsafe(link_section = "license")]
-static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";
+use crate::pick::define;
 
 pub struct Plain;
 pub struct PreferWaiting;
@@ -41,20 +36,6 @@ impl Kind for Tracked {
     const TRACKS: bool = true;
 }
 
-/// A program for each kind of group and way to make keys, so that none asks which it is.
-macro_rules! define {
-    ($($name:ident: $kind:ident, $steering:ident;)*) => {
-        $(
-            // The loader takes functions of one address for the same one, in whichever section they are: so only `detour` may
-            // be in that of cold code.
-            #[sk_reuseport(migrate)]
-            #[inline(always)]
-            pub fn $name(ctx: SkReuseportContext) -> u32 {
-                pick::<$kind, $steering>(&ctx)
-            }
-        )*
-    };
-}
 reuseport_lb_common::programs!(define);
 
 /// Whether any thread waits for work on the socket at the descriptor that is the first argument. Attached to
@@ -79,10 +60,4 @@ pub unsafe fn rlb_waits(ctx: *const u64) -> u32 {
 pub unsafe fn rlb_attached(ctx: *const u64) -> u32 {
     // SAFETY: the context of a raw tracepoint begins with its first argument.
     asked::attached_at(unsafe { *ctx })
-}
-
-#[cfg(not(test))]
-#[panic_handler]
-fn panic(_info: &core::panic::PanicInfo<'_>) -> ! {
-    loop {}
 }

@@ -8,6 +8,22 @@ use reuseport_lb_common::steer::{Hint, Packet as _, Steer};
 use crate::group::{KernelGroup, Kind, add};
 use crate::packet::KernelPacket;
 
+/// Defines a program for each kind of group and way to make keys, so that none asks which it is.
+macro_rules! define {
+    ($($name:ident: $kind:ident, $steering:ident;)*) => {
+        $(
+            // The loader takes functions of one address for the same one, in whichever section they are: so only `detour`,
+            // and what is as rare, may be in that of cold code.
+            #[aya_ebpf::macros::sk_reuseport(migrate)]
+            #[inline(always)]
+            pub fn $name(ctx: aya_ebpf::programs::SkReuseportContext) -> u32 {
+                $crate::pick::pick::<$kind, $steering>(&ctx)
+            }
+        )*
+    };
+}
+pub(crate) use define;
+
 /// Picks the socket for a datagram, or for a connection: when it begins, or when its listener is
 /// closing.
 #[inline(always)]
