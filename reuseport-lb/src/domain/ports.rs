@@ -139,7 +139,7 @@ pub enum Claim {
 pub struct Rosters {
     /// Of workers that are ready.
     pub ready: Vec<u16>,
-    /// The weights of those, in their order.
+    /// The weights of those, in their order; empty where they make no difference to the program.
     pub weights: Vec<u32>,
     /// Those in which connections wait if no socket of a ready worker can be selected.
     pub waiting: Vec<u16>,

@@ -16,7 +16,7 @@ use super::super::ports::{
 };
 use super::super::worker::State;
 use super::Engine;
-use crate::config::{Affinity, WhenEmpty};
+use crate::config::{Affinity, Balance, WhenEmpty};
 
 impl<D: Dataplane, P: Processes> Engine<D, P> {
     /// Tells the program which slots are ready, and in which ones connections wait if none is; `coming` is the slot of
@@ -38,20 +38,27 @@ impl<D: Dataplane, P: Processes> Engine<D, P> {
             |worker: &&Worker| listener.is_none_or(|it| it.health.status(worker.id) != HealthStatus::Stalled);
         let stuck = !members().filter(fit).any(|worker| awake(&worker));
         let ready = || members().filter(fit).filter(|worker| stuck || awake(worker));
-        let slots = |weightless: bool| -> (Vec<u16>, Vec<u32>) {
-            let slots = ready().filter(|it| (it.weight == 0) == weightless);
-            slots.map(|worker| (worker.slot, worker.weight)).unzip()
+        let slots = |weightless: bool| -> Vec<u16> {
+            ready().filter(|it| (it.weight == 0) == weightless).map(|worker| worker.slot).collect()
         };
-        let ((mut ready, mut weights), (mut waiting, weightless)) = (slots(false), slots(true));
-        if ready.is_empty() {
-            (ready, weights) = (std::mem::take(&mut waiting), weightless);
+        let (mut ready_slots, mut waiting) = (slots(false), slots(true));
+        let weightless = ready_slots.is_empty();
+        if weightless {
+            ready_slots = std::mem::take(&mut waiting);
         }
+        let weights = match self.settings.config.connections.balance {
+            Balance::Table => Vec::new(),
+            Balance::Least | Balance::Bounded(_) => {
+                let weights = ready().map(|worker| worker.weight);
+                weights.filter(|weight| (*weight == 0) == weightless).collect()
+            }
+        };
         // Told in advance: without a daemon, the program must know them when the ready slots become empty.
         if waiting.is_empty() && self.settings.config.when_empty == WhenEmpty::Hold {
             let can_wait = members().filter(|worker| worker.life.can_wait()).map(|worker| worker.slot);
             waiting = can_wait.chain(coming).collect();
         }
-        Rosters { ready, weights, waiting, by_cpu: self.by_cpu() }
+        Rosters { ready: ready_slots, weights, waiting, by_cpu: self.by_cpu() }
     }
 
     /// The slot of each CPU's worker, with `affinity = "cpu"`.
