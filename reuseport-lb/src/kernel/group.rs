@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use aya::Ebpf;
-use aya::maps::{MapData, MapError, ReusePortSockArray};
+use aya::maps::{MapData, ReusePortSockArray};
 use aya::programs::sk_reuseport::SkReuseportError;
 use aya::programs::{ProgramError, SkReuseport};
 use aya_log::EbpfLogger;
@@ -24,6 +24,7 @@ use reuseport_lb_common::table::BUCKETS;
 use socket2::Socket;
 
 use super::bpffs::UNATTACHED;
+use super::loading::errno;
 pub use super::policy::Policy;
 use crate::domain::listener::Listener;
 
@@ -250,11 +251,4 @@ impl PinnedGroup {
 /// The name of a pin until its program is attached.
 fn renewed(name: &str) -> String {
     format!("{name}{UNATTACHED}")
-}
-
-fn errno(error: &MapError) -> Option<i32> {
-    match error {
-        MapError::SyscallError(error) => error.io_error.raw_os_error(),
-        _ => None,
-    }
 }

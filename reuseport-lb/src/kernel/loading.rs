@@ -8,7 +8,7 @@ use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
 
 use anyhow::{Context, Result};
 use aya::EbpfLoader;
-use aya::maps::{Array, MapData, MapFd};
+use aya::maps::{Array, MapData, MapError, MapFd};
 use rustix::io::DupFlags;
 
 /// The compiled kernel programs, aligned for the ELF parser.
@@ -51,6 +51,14 @@ pub(super) fn replace(descriptor: &MapFd, map: &MapFd) -> io::Result<()> {
     let mut descriptor = ManuallyDrop::new(unsafe { OwnedFd::from_raw_fd(descriptor.as_fd().as_raw_fd()) });
     rustix::io::dup3(map, &mut descriptor, DupFlags::CLOEXEC)?;
     Ok(())
+}
+
+/// The error number of a call about a map.
+pub(super) fn errno(error: &MapError) -> Option<i32> {
+    match error {
+        MapError::SyscallError(error) => error.io_error.raw_os_error(),
+        _ => None,
+    }
 }
 
 /// Says in words what an errno of BPF_MAP_CREATE or BPF_PROG_LOAD means here.

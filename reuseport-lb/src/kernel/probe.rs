@@ -35,6 +35,18 @@ use crate::domain::observed::User;
 /// How long a waiting thread may take to wake up; usually it takes microseconds.
 const PATIENCE: Duration = Duration::from_secs(1);
 
+/// Waits until something is so; false if it is not within [`PATIENCE`].
+fn soon(is_so: impl Fn() -> bool) -> bool {
+    let begun = Instant::now();
+    while !is_so() {
+        if begun.elapsed() > PATIENCE {
+            return false;
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    true
+}
+
 /// The value of a setting below /proc/sys, for `net.` in this network namespace.
 #[must_use]
 pub fn sysctl(name: &str) -> Option<String> {
@@ -219,12 +231,8 @@ impl Pair {
     /// Opens a connection and waits until it is in the queue of slot 0.
     fn queued(&self) -> Result<TcpStream> {
         let client = self.connect()?;
-        let begun = Instant::now();
-        while !self.has_queue(0) {
-            if begun.elapsed() > PATIENCE {
-                bail!("the program did not give a connection to the socket that it should have had");
-            }
-            std::thread::sleep(Duration::from_millis(1));
+        if !soon(|| self.has_queue(0)) {
+            bail!("the program did not give a connection to the socket that it should have had");
         }
         Ok(client)
     }
@@ -249,10 +257,8 @@ pub fn waiting(scratch: &Scratch) -> Result<bool> {
             epoll::wait(&events, rustix::buffer::spare_capacity(&mut ready), Some(&limit)).is_ok()
         });
         let thread = told.recv()?.as_raw_nonzero().get();
-        let begun = Instant::now();
-        while !Stat::read(thread).is_some_and(|stat| stat.sleeps()) && begun.elapsed() < PATIENCE {
-            std::thread::sleep(Duration::from_millis(1));
-        }
+        // If it does not sleep by then, it is found busy.
+        soon(|| Stat::read(thread).is_some_and(|stat| stat.sleeps()));
         let second = pair.connect()?;
         let with_sleeper = pair.has_queue(1) && found_busy()? == 1;
         drop((first, second));
@@ -273,16 +279,7 @@ pub fn counting(scratch: &Scratch) -> Result<bool> {
         counted: 0,
     };
     connections.set_tag(&socket, tag, false)?;
-    let counted = |count: u32| {
-        let begun = Instant::now();
-        while connections.live(tag.socket) != count {
-            if begun.elapsed() > PATIENCE {
-                return false;
-            }
-            std::thread::sleep(Duration::from_millis(1));
-        }
-        true
-    };
+    let counted = |count: u32| soon(|| connections.live(tag.socket) == count);
     let client = TcpStream::connect(listener.local_addr()?).context("cannot connect on loopback")?;
     let begins = counted(1);
     let (server, _) = listener.accept()?;

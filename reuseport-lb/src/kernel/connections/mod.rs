@@ -18,7 +18,7 @@ use reuseport_lb_common::connections::{Accounts, CONNECTIONS_VERSION, MAX_ACCOUN
 use socket2::Socket;
 use tracing::warn;
 
-use super::loading::{explained, make_map, open_map};
+use super::loading::{errno, explained, make_map, open_map};
 use super::mapped::Mapped;
 
 /// The object with the program that counts, aligned for the ELF parser.
@@ -30,9 +30,6 @@ pub(super) const ACCOUNTS: &str = "ACCOUNTS";
 pub(super) const LISTENERS: &str = "LISTENERS";
 pub(super) const MOVED: &str = "MOVED";
 const LINK: &str = "link";
-
-/// What all directories of pins begin with.
-const PINS: &str = "connections-";
 
 const TRIED: &str = "count live connections";
 
@@ -168,22 +165,19 @@ impl Connections {
 /// Name of the directory of pins.
 #[must_use]
 pub fn directory() -> String {
-    format!("{PINS}{CONNECTIONS_VERSION}")
+    format!("connections-{CONNECTIONS_VERSION}")
 }
 
 /// Makes and pins the maps, and attaches the program; the link is pinned last.
 fn begin(pins: &Path) -> Result<()> {
     let made = |error: MapError| explained(error.into(), TRIED);
+    let pinned = || format!("cannot pin a map in {}", pins.display());
     let tags = tags::make().map_err(|error| explained(error.into(), TRIED))?;
-    let mut tags = MapData::from_fd(tags).map_err(made)?;
-    let pinned = |map: &mut MapData, name: &str| {
-        map.pin(pins.join(name)).with_context(|| format!("cannot pin a map in {}", pins.display()))
-    };
-    pinned(&mut tags, TAGS)?;
+    MapData::from_fd(tags).map_err(made)?.pin(pins.join(TAGS)).with_context(pinned)?;
     make_map::<{ size_of::<Accounts>() }>(&pins.join(ACCOUNTS))?;
     for name in [LISTENERS, MOVED] {
         let map: BpfHashMap<MapData, u64, Tag> = BpfHashMap::create(MAX_ACCOUNTS as u32, 0).map_err(made)?;
-        map.pin(pins.join(name)).with_context(|| format!("cannot pin a map in {}", pins.display()))?;
+        map.pin(pins.join(name)).with_context(pinned)?;
     }
     let mut loader = EbpfLoader::new();
     loader.btf(None);
@@ -205,12 +199,4 @@ fn begin(pins: &Path) -> Result<()> {
 /// Listening sockets by their accounts.
 fn by_account(listeners: &BpfHashMap<MapData, u64, Tag>) -> HashMap<u32, u64> {
     listeners.iter().flatten().map(|(cookie, tag)| (tag.socket, cookie)).collect()
-}
-
-fn errno(error: &MapError) -> Option<i32> {
-    match error {
-        MapError::SyscallError(error) => error.io_error.raw_os_error(),
-        MapError::IoError(error) => error.raw_os_error(),
-        _ => None,
-    }
 }
