@@ -49,39 +49,34 @@ impl Groups {
 
     /// Begins to count, or ends it, as the groups need that were prepared for new settings.
     pub(super) fn count_as_prepared(&mut self) {
-        let wanted = self.counted.prepared.clone();
-        match (self.counted.accounts.take(), wanted) {
-            (Some(accounts), Some(_)) => self.counted.accounts = Some(accounts),
-            (None, Some(connections)) => {
-                self.counted.accounts = Some(Accounts::new(connections));
-                let slots: Vec<(Cookie, (ListenerId, u16))> =
-                    self.counted.slots.iter().map(|(cookie, place)| (*cookie, *place)).collect();
-                for (cookie, (id, slot)) in slots {
-                    if let Ok(own) = self.own(cookie) {
-                        self.places(id, cookie, slot, &own.socket, true);
-                    }
-                }
-            }
-            (Some(accounts), None) => {
-                for cookie in accounts.sockets.keys() {
-                    if let Ok(own) = self.own(*cookie)
-                        && let Err(error) = accounts.connections.remove_tag(&own.socket)
-                    {
-                        warn!(service = self.service, "{error:#}");
-                    }
-                }
-                self.surroundings.ends_counting(accounts.end());
-            }
-            (None, None) => {}
+        match (self.counted.accounts.is_some(), self.counted.prepared.clone()) {
+            (false, Some(connections)) => self.begin_counting(connections),
+            (true, None) => self.end_counting(),
+            (true, Some(_)) | (false, None) => {}
         }
     }
 
-    /// Ends counting, after the last worker's end.
+    fn begin_counting(&mut self, connections: Rc<Connections>) {
+        self.counted.accounts = Some(Accounts::new(connections));
+        for (cookie, (id, slot)) in self.counted.slots.clone() {
+            if let Ok(own) = self.own(cookie) {
+                self.places(id, cookie, slot, &own.socket, true);
+            }
+        }
+    }
+
+    /// Ends counting: with other settings, or after the last worker's end.
     pub(in crate::service) fn end_counting(&mut self) {
         self.counted.prepared = None;
-        if let Some(accounts) = self.counted.accounts.take() {
-            self.surroundings.ends_counting(accounts.end());
+        let Some(accounts) = self.counted.accounts.take() else { return };
+        for cookie in accounts.sockets.keys() {
+            if let Ok(own) = self.own(*cookie)
+                && let Err(error) = accounts.connections.remove_tag(&own.socket)
+            {
+                warn!(service = self.service, "{error:#}");
+            }
         }
+        self.surroundings.ends_counting(accounts.end());
     }
 
     /// Tells the program of a group in which accounts connections are counted that go to its slots.
