@@ -11,7 +11,8 @@ use testkit::daemon::{Daemon, until};
 use testkit::world::World;
 
 use crate::client::{Load, Pace, run};
-use crate::peers::{Peer, Process, Server, WORKERS};
+use crate::peers::{Peer, Server, WORKERS};
+use crate::process::{self, Process};
 use crate::record::{OURS, Record};
 
 /// Without reuseport-lb and its filter.
@@ -103,7 +104,8 @@ fn costs(world: &World, ours: bool) -> Result<[f64; 2]> {
 fn requests(record: &Record, world: &World, ours: bool) -> Result<[f64; 3]> {
     let peer = if ours { Peer::NginxBound } else { Peer::Nginx };
     let server = Server::start(peer, WORKERS, world)?;
-    let load = |requests, keep| Load { to: server.to, requests, pace: Pace::Closed(CLIENTS), keep, burn: 0 };
+    let load =
+        |requests, keep| Load { to: server.to, requests, pace: Pace::Closed(CLIENTS), keep, burn: None };
     let rate = |load: Load| Ok::<f64, anyhow::Error>(run(load, || false)?.whole(load.requests)?.rate());
     rate(load(1_000, false))?;
     // Which process has how many of the kept connections is luck, so they are made anew a few times.
@@ -113,7 +115,7 @@ fn requests(record: &Record, world: &World, ours: bool) -> Result<[f64; 3]> {
         kept += rate(load(20_000, true))? / f64::from(rounds);
     }
     let requests = record.either(20_000, 60_000);
-    let spent = || Server::cpu(&server.pids()).iter().sum::<f64>();
+    let spent = || process::cpu(&server.pids()).iter().sum::<f64>();
     let before = spent();
     let new = rate(load(requests, false))?;
     Ok([kept, new, (spent() - before) * 1e6 / requests as f64])

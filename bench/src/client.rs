@@ -3,6 +3,7 @@
 //! requests a second, whatever the server does, on one thread; the time of each counts from when it was
 //! due, so nothing is hidden by waiting).
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::collections::VecDeque;
 use std::io::{self, ErrorKind, Read, Write};
@@ -18,7 +19,7 @@ use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
 use socket2::{Domain, Socket, Type};
 use testkit::cpus::keep_to;
 
-use crate::worker::ANSWER;
+use crate::worker::{ANSWER, BURN};
 
 /// A request fails that takes longer.
 const TIMEOUT: Duration = Duration::from_secs(8);
@@ -34,8 +35,15 @@ pub(crate) struct Load {
     pub(crate) pace: Pace,
     /// Connections are kept for the next request.
     pub(crate) keep: bool,
-    /// Each so many-th request costs the worker CPU time; 0 for none.
-    pub(crate) burn: usize,
+    /// Each so many-th request costs the worker so much CPU time, in µs.
+    pub(crate) burn: Option<(usize, u32)>,
+}
+
+impl Load {
+    /// What a request costs its worker, in µs.
+    fn burns(&self, id: usize) -> Option<u32> {
+        self.burn.filter(|(each, _)| id.is_multiple_of(*each)).map(|(_, micros)| micros)
+    }
 }
 
 /// How requests follow each other.
@@ -101,7 +109,8 @@ struct Talk {
     local: SocketAddr,
     due: Instant,
     sent: bool,
-    burns: bool,
+    /// What the request costs its worker, in µs.
+    burns: Option<u32>,
     received: usize,
 }
 
@@ -196,7 +205,7 @@ fn drive(load: Load, all: &Progress, begun: Instant, mut stop: impl FnMut() -> b
                 break;
             }
             let Some(id) = all.next(&load) else { break };
-            match begin(load.to, id, due, id.is_multiple_of(load.burn)) {
+            match begin(load.to, id, due, load.burns(id)) {
                 Ok(talk) => {
                     let at = free.pop().unwrap_or_else(|| {
                         talks.push(None);
@@ -241,7 +250,7 @@ fn drive(load: Load, all: &Progress, begun: Instant, mut stop: impl FnMut() -> b
                 Some(why) => *outcome.failed.entry(why).or_default() += 1,
                 None => {
                     outcome.answered += 1;
-                    if !talk.burns {
+                    if talk.burns.is_none() {
                         outcome.times.push((now - talk.due, talk.local));
                     }
                 }
@@ -250,9 +259,9 @@ fn drive(load: Load, all: &Progress, begun: Instant, mut stop: impl FnMut() -> b
                 && !failed
                 && let Some(id) = all.next(&load)
             {
-                (talk.id, talk.due, talk.received) = (id, now, 0);
+                (talk.id, talk.due, talk.received, talk.burns) = (id, now, 0, load.burns(id));
                 // A connection that is closed now is an event again, and a failure.
-                let _ = talk.stream.write_all(request(talk.burns));
+                let _ = talk.stream.write_all(&request(talk.burns));
                 continue;
             }
             talks[at] = None;
@@ -271,15 +280,14 @@ fn drive(load: Load, all: &Progress, begun: Instant, mut stop: impl FnMut() -> b
     }
 }
 
-fn request(burns: bool) -> &'static [u8] {
-    if burns {
-        b"GET /burn HTTP/1.1\r\nHost: bench\r\n\r\n"
-    } else {
-        b"GET / HTTP/1.1\r\nHost: bench\r\n\r\n"
+fn request(burns: Option<u32>) -> Cow<'static, [u8]> {
+    match burns {
+        None => Cow::Borrowed(b"GET / HTTP/1.1\r\nHost: bench\r\n\r\n"),
+        Some(micros) => format!("GET {BURN}{micros} HTTP/1.1\r\nHost: bench\r\n\r\n").into_bytes().into(),
     }
 }
 
-fn begin(to: SocketAddr, id: usize, due: Instant, burns: bool) -> io::Result<Talk> {
+fn begin(to: SocketAddr, id: usize, due: Instant, burns: Option<u32>) -> io::Result<Talk> {
     let socket = Socket::new(Domain::for_address(to), Type::STREAM.nonblocking(), None)?;
     // Closing resets: no port stays in TIME_WAIT.
     socket.set_linger(Some(Duration::ZERO))?;
@@ -298,7 +306,7 @@ fn advance(talk: &mut Talk) -> io::Result<bool> {
         if let Some(error) = talk.stream.take_error()? {
             return Err(error);
         }
-        match talk.stream.write_all(request(talk.burns)) {
+        match talk.stream.write_all(&request(talk.burns)) {
             Err(error) if [ErrorKind::NotConnected, ErrorKind::WouldBlock].contains(&error.kind()) => {
                 return Ok(false);
             }

@@ -10,7 +10,7 @@ use testkit::daemon::{Daemon, until};
 use testkit::world::World;
 
 use crate::client::{Load, Outcome, Pace, run_on};
-use crate::peers::{Process, Server};
+use crate::process::{self, Process};
 use crate::record::{OURS, Record, figure};
 
 const SECTION: &str = "cpu";
@@ -81,7 +81,7 @@ impl Pinned {
 
 /// All requests of one run.
 fn load(by: By, cpus: &[usize], requests: usize, keep: bool) -> Result<Outcome> {
-    let load = Load { to: by.to(), requests, pace: Pace::Closed(CLIENTS), keep, burn: 0 };
+    let load = Load { to: by.to(), requests, pace: Pace::Closed(CLIENTS), keep, burn: None };
     // Its threads stay where they are put.
     let outcome = std::thread::scope(|scope| scope.spawn(|| run_on(load, cpus, || false)).join());
     outcome.unwrap_or_else(|_| bail!("the load panicked"))?.whole(requests)
@@ -102,14 +102,14 @@ pub(crate) fn run(record: &mut Record, world: &World) -> Result<()> {
                 let server = Pinned::start(by, &cpus, world)?;
                 load(by, &cpus, 1000, keep)?;
                 let pids = server.pids();
-                let before: f64 = Server::cpu(&pids).iter().sum();
+                let before: f64 = process::cpu(&pids).iter().sum();
                 // Which worker has how many of the kept connections may be luck.
                 let rounds = if keep { 5 } else { 1 };
                 let mut outcome = Outcome::default();
                 for _ in 0..rounds {
                     outcome = outcome.and(load(by, &cpus, requests / rounds, keep)?);
                 }
-                let spent = Server::cpu(&pids).iter().sum::<f64>() - before;
+                let spent = process::cpu(&pids).iter().sum::<f64>() - before;
                 let values = [
                     ("requests/s", outcome.rate()),
                     ("p50 ms", outcome.quantile(0.5)),

@@ -1,5 +1,6 @@
 //! The goals of the benchmarks, and what came out.
 
+use crate::balance::{KEPT, UNEVEN, variant};
 use crate::binding;
 use crate::record::{OURS, Record};
 
@@ -9,6 +10,7 @@ const PLAIN: &str = "plain SO_REUSEPORT";
 const SHARED: &str = "one shared socket";
 const HAPROXY: &str = "HAProxy, TCP mode";
 const NGINX: &str = "nginx stream";
+const LEAST: &str = "reuseport-lb, balance least";
 
 pub(crate) struct Goal {
     pub(crate) section: &'static str,
@@ -36,6 +38,21 @@ pub(crate) fn all(record: &Record) -> Vec<Goal> {
                 let text = format!("server CPU per request: ours / {proxy}");
                 add(section, &text, ratio("server CPU µs/request", proxy), 1.0 / 3.0, false);
             }
+        }
+    }
+    let ratio = record.ratio("connections", "requests/s", LEAST, OURS);
+    add("connections", "requests/s: least / table", ratio, 0.98, true);
+    for (metric, limit, more) in [("requests/s", 1.9, true), ("p99 ms", 1.0, false)] {
+        let text = format!("{metric}: least / {HAPROXY}");
+        add("kept", &text, record.ratio("kept", metric, LEAST, HAPROXY), limit, more);
+    }
+    for kept in KEPT {
+        let (ours, proxy) = (variant(LEAST, kept), variant(HAPROXY, kept));
+        let uneven = record.median("balance", &ours, UNEVEN);
+        add("balance", &format!("{UNEVEN}: least, of {kept}"), uneven, 1.05, false);
+        for (metric, limit, more) in [("requests/s", 1.9, true), ("p99 ms", 1.0, false)] {
+            let text = format!("{metric}: least / {HAPROXY}, {kept} connections");
+            add("balance", &text, record.ratio("balance", metric, &ours, &proxy), limit, more);
         }
     }
     for (ours, limit) in [(OURS, 1250.0), (PROMPT, 550.0), (NEXT, 1250.0)] {
@@ -101,6 +118,8 @@ pub(crate) fn all(record: &Record) -> Vec<Goal> {
     ] {
         add(section, &format!("{metric}: most / least"), spread(section, metric), 1.15, false);
     }
+    let ratio = record.median("growth", "1000 workers", "ours / plain");
+    add("growth", "connections/s with 1,000 workers: ours / plain", ratio, 0.98, true);
     let ratio = record.ratio("binding", binding::REQUESTS, OURS, binding::PLAIN);
     add("binding", "requests/s of nginx: ours / plain", ratio, 0.99, true);
     let median = |variant| record.median("binding", variant, binding::BINDS);

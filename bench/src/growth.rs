@@ -3,6 +3,7 @@
 use std::io::IoSlice;
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::os::fd::AsRawFd;
+use std::time::Instant;
 
 use anyhow::{Context, Result};
 use aya::programs::loaded_programs;
@@ -18,8 +19,9 @@ use reuseport_lb::kernel::socket;
 use socket2::{Domain, Socket, Type};
 use testkit::world::World;
 
-use crate::client::{Load, Outcome, Pace, run};
+use crate::client::{Load, Pace, run};
 use crate::peers::{Peer, Server};
+use crate::process;
 use crate::record::{Record, median};
 use crate::table::name;
 
@@ -144,8 +146,11 @@ fn serve(record: &mut Record, nth: usize, workers: u16, world: &World) -> Result
     let requests = record.either(10_000, 30_000);
     let server = Server::start(Peer::Ours, workers.into(), world)?;
     let daemon = server.daemon.as_ref().context("no daemon")?.pid();
-    let load = Load { to: server.to, requests, pace: Pace::Closed(64), keep: false, burn: 0 };
-    let outcome = warm_and_measure(load)?;
+    let load = Load { to: server.to, requests, pace: Pace::Closed(64), keep: false, burn: None };
+    warm(load)?;
+    let (begun, before) = (Instant::now(), process::cpu(&[daemon])[0]);
+    let outcome = run(load, || false)?.whole(requests)?;
+    let busy = 100.0 * (process::cpu(&[daemon])[0] - before) / begun.elapsed().as_secs_f64();
     let status = std::fs::read_to_string(format!("/proc/{daemon}/status"))?;
     let resident =
         status.lines().find_map(|line| line.strip_prefix("VmRSS:")?.trim().strip_suffix(" kB")?.parse().ok());
@@ -158,10 +163,14 @@ fn serve(record: &mut Record, nth: usize, workers: u16, world: &World) -> Result
     }
     drop(server);
     let plain = Server::start(Peer::Plain, workers.into(), world)?;
-    let plain = warm_and_measure(Load { to: plain.to, ..load })?;
+    let load = Load { to: plain.to, ..load };
+    warm(load)?;
+    let plain = run(load, || false)?.whole(requests)?;
     let values = [
         ("connections/s", outcome.rate()),
         ("connections/s, plain SO_REUSEPORT", plain.rate()),
+        ("ours / plain", outcome.rate() / plain.rate()),
+        ("daemon, % of a core", busy),
         ("p99 ms", outcome.quantile(0.99)),
         ("daemon MiB", resident / 1024.0),
         ("kernel maps MiB", maps / 1048576.0),
@@ -170,9 +179,8 @@ fn serve(record: &mut Record, nth: usize, workers: u16, world: &World) -> Result
     Ok(())
 }
 
-/// What becomes of `load` when each worker has had some before.
-fn warm_and_measure(load: Load) -> Result<Outcome> {
-    let before = load.requests / 2;
-    run(Load { requests: before, ..load }, || false)?.whole(before)?;
-    run(load, || false)?.whole(load.requests)
+/// Each worker has had some before.
+fn warm(load: Load) -> Result<()> {
+    let requests = load.requests / 2;
+    run(Load { requests, ..load }, || false)?.whole(requests).map(drop)
 }

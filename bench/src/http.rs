@@ -13,6 +13,7 @@ use testkit::world::World;
 
 use crate::client::{Load, Outcome, Pace, run};
 use crate::peers::{Peer, Server, WORKERS};
+use crate::process;
 use crate::record::Record;
 
 /// A request of a closed loop each.
@@ -32,8 +33,12 @@ const UNEQUAL_RATE: u32 = 1_200;
 const RESTART_RATE: u32 = 2_000;
 const RESTART_EVERY: Duration = Duration::from_millis(600);
 
+/// Who answers in sections `connections` and `kept`.
+const THROUGHPUT: [Peer; 7] =
+    [Peer::Ours, Peer::Least, Peer::Next, Peer::Plain, Peer::Shared, Peer::Haproxy, Peer::NginxStream];
+
 /// Runs `measure` for each of `peers` by turns, so often. One that is void is done once more.
-fn by_turns(
+pub(crate) fn by_turns(
     record: &mut Record,
     world: &World,
     (section, what): (&'static str, &str),
@@ -47,8 +52,13 @@ fn by_turns(
             record.step(&format!("{what}, run {} of {runs}: {}", nth + 1, peer.name()), seconds)?;
             let mut attempt = |record: &mut Record| {
                 let mut server = Server::start(peer, WORKERS, world)?;
-                let warm =
-                    Load { to: server.to, requests: 500, pace: Pace::Closed(CLIENTS), keep: false, burn: 0 };
+                let warm = Load {
+                    to: server.to,
+                    requests: 500,
+                    pace: Pace::Closed(CLIENTS),
+                    keep: false,
+                    burn: None,
+                };
                 run(warm, || false)?.whole(500)?;
                 measure(record, nth, &mut server)
             };
@@ -70,24 +80,28 @@ pub(crate) fn throughput(
     keep: bool,
 ) -> Result<()> {
     let requests = if keep { record.either(40_000, 200_000) } else { record.either(10_000, 40_000) };
-    let runs = record.either(3, 7);
-    let peers = [Peer::Ours, Peer::Next, Peer::Plain, Peer::Shared, Peer::Haproxy, Peer::NginxStream];
+    let runs = throughput_runs(record.quick);
     let what = if keep { "requests on kept connections" } else { "new connections" };
     let times = (runs, throughput_seconds(record.quick));
-    by_turns(record, world, (section, what), times, &peers, |record, nth, server| {
+    by_turns(record, world, (section, what), times, &THROUGHPUT, |record, nth, server| {
         let pids = server.pids();
-        let (before, slept) = (Server::cpu(&pids), Server::sleeps(&pids));
+        let (before, slept) = (process::cpu(&pids), process::sleeps(&pids));
         // Which worker has how many of the kept connections is luck, so they are made anew a few times.
         let rounds = if keep { 5 } else { 1 };
-        let load =
-            Load { to: server.to, requests: requests / rounds, pace: Pace::Closed(CLIENTS), keep, burn: 0 };
+        let load = Load {
+            to: server.to,
+            requests: requests / rounds,
+            pace: Pace::Closed(CLIENTS),
+            keep,
+            burn: None,
+        };
         let mut outcome = Outcome::default();
         for _ in 0..rounds {
             outcome = outcome.and(run(load, || false)?.whole(load.requests)?);
         }
-        let slept = Server::sleeps(&pids) - slept;
+        let slept = process::sleeps(&pids) - slept;
         let spent: Vec<f64> =
-            Server::cpu(&pids).iter().zip(before).map(|(now, before)| now - before).collect();
+            process::cpu(&pids).iter().zip(before).map(|(now, before)| now - before).collect();
         let (all, busiest) = (spent.iter().sum::<f64>(), spent.iter().copied().fold(0.0, f64::max));
         let each = requests as f64;
         ensure!(server.pids() == pids, "void: other processes than at the start");
@@ -104,8 +118,18 @@ pub(crate) fn throughput(
     })
 }
 
-pub(crate) fn throughput_seconds(quick: bool) -> f64 {
+fn throughput_seconds(quick: bool) -> f64 {
     if quick { 1.3 } else { 3.0 }
+}
+
+/// As many as tell 0.97 from 1.00, by the spread of their ratios.
+fn throughput_runs(quick: bool) -> usize {
+    if quick { 3 } else { 21 }
+}
+
+/// What [`throughput`] takes, by experience.
+pub(crate) fn throughput_in_all(quick: bool) -> f64 {
+    (THROUGHPUT.len() * throughput_runs(quick)) as f64 * throughput_seconds(quick)
 }
 
 /// Section `stall`: one of four workers is stopped for three seconds.
@@ -119,7 +143,7 @@ pub(crate) fn stall(record: &mut Record, world: &World) -> Result<()> {
             requests: STALL_RATE as usize * 4,
             pace: Pace::Open(STALL_RATE),
             keep: false,
-            burn: 0,
+            burn: None,
         };
         let begun = Instant::now();
         // What the worker had accepted when it was stopped nobody else can answer.
@@ -166,8 +190,13 @@ pub(crate) fn unequal(record: &mut Record, world: &World) -> Result<()> {
         (runs, seconds as f64 + 0.8),
         &peers,
         |record, nth, server| {
-            let load =
-                Load { to: server.to, requests, pace: Pace::Open(UNEQUAL_RATE), keep: false, burn: 100 };
+            let load = Load {
+                to: server.to,
+                requests,
+                pace: Pace::Open(UNEQUAL_RATE),
+                keep: false,
+                burn: Some((100, 50_000)),
+            };
             let outcome = run(load, || false)?.whole(requests)?;
             let mut values = vec![
                 ("p50 ms", outcome.quantile(0.5)),
@@ -208,7 +237,7 @@ pub(crate) fn restarts(record: &mut Record, world: &World) -> Result<()> {
                 requests: 120 * RESTART_RATE as usize,
                 pace: Pace::Open(RESTART_RATE),
                 keep: false,
-                burn: 0,
+                burn: None,
             };
             let begun = Instant::now();
             let outcome = std::thread::scope(|scope| -> Result<Outcome> {

@@ -2,6 +2,7 @@
 
 #![expect(unsafe_code, reason = "between fork and exec only system calls are allowed")]
 
+mod balance;
 mod binding;
 mod chart;
 mod client;
@@ -11,7 +12,10 @@ mod flows;
 mod goals;
 mod growth;
 mod http;
+mod notes;
 mod peers;
+mod process;
+mod proxies;
 mod record;
 mod report;
 mod sections;

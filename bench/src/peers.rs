@@ -1,12 +1,10 @@
 //! Ours and what one would use instead, with the same workers: started, asked how much CPU time they
 //! have used, and ended by process id.
 
-use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
-use std::os::fd::{AsRawFd, OwnedFd};
-use std::os::unix::process::CommandExt;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
@@ -17,13 +15,17 @@ use testkit::daemon::{Daemon, settled, signal, until};
 use testkit::patience::patience;
 use testkit::world::{World, program};
 
-use crate::worker;
+use crate::process::{Process, with_children};
+use crate::{proxies, worker};
 
 /// Workers of every variant.
 pub(crate) const WORKERS: usize = 4;
 
 /// Workers that reuseport-lb starts at once, at most.
 const STEP: usize = 128;
+
+/// How nginx chooses by connections: in memory of both of its workers, each of which would count only its own.
+const LEAST_CONN: &str = "zone u 64k; least_conn; ";
 
 /// How long old processes are waited for after a reload.
 const LINGERING: Duration = Duration::from_secs(2);
@@ -35,16 +37,24 @@ pub(crate) enum Peer {
     Ours,
     /// reuseport-lb with `when_busy = "next"`.
     Next,
+    /// reuseport-lb with `balance = "least"`.
+    Least,
+    /// reuseport-lb with `count_connections = true`.
+    Counted,
     /// reuseport-lb with a `stall_timeout` of 300 ms.
     Prompt,
     /// Each worker binds with SO_REUSEPORT by itself.
     Plain,
     /// All workers accept from one listening socket.
     Shared,
-    /// HAProxy in TCP mode with two threads in front of the workers.
+    /// HAProxy in TCP mode with two threads in front of the workers, `leastconn`.
     Haproxy,
+    /// The same with `random(2)`.
+    HaproxyRandom,
     /// nginx `stream` with two workers in front of the workers.
     NginxStream,
+    /// The same with `least_conn`.
+    NginxLeast,
     /// nginx itself answers, from four workers with `reuseport`.
     Nginx,
     /// nginx itself answers, from sockets that it has opened under reuseport-lb with `sockets = "bind"`.
@@ -56,11 +66,15 @@ impl Peer {
         match self {
             Self::Ours => "reuseport-lb",
             Self::Next => "reuseport-lb, when_busy next",
+            Self::Least => "reuseport-lb, balance least",
+            Self::Counted => "reuseport-lb, count_connections",
             Self::Prompt => "reuseport-lb, stall_timeout 300 ms",
             Self::Plain => "plain SO_REUSEPORT",
             Self::Shared => "one shared socket",
             Self::Haproxy => "HAProxy, TCP mode",
+            Self::HaproxyRandom => "HAProxy, TCP mode, random(2)",
             Self::NginxStream => "nginx stream",
+            Self::NginxLeast => "nginx stream, least_conn",
             Self::Nginx => "nginx, reuseport",
             Self::NginxBound => "reuseport-lb with nginx, reuseport",
         }
@@ -95,7 +109,9 @@ impl Server {
         std::fs::create_dir_all(&place)?;
         let mut server = Self { peer, to, daemon: None, processes: Vec::new(), place, lingered: 0 };
         match peer {
-            Peer::Ours | Peer::Next | Peer::Prompt => server.daemon = Some(ours(peer, workers, world)?),
+            Peer::Ours | Peer::Next | Peer::Least | Peer::Counted | Peer::Prompt => {
+                server.daemon = Some(ours(peer, workers, world)?);
+            }
             Peer::Plain => server.start_workers(workers, |_| to)?,
             Peer::Shared => {
                 let socket: OwnedFd = worker::listen(to, false)?.into();
@@ -103,7 +119,7 @@ impl Server {
                     server.processes.push(Process::worker("fd", Some(&socket))?);
                 }
             }
-            Peer::Haproxy | Peer::NginxStream => {
+            Peer::Haproxy | Peer::HaproxyRandom | Peer::NginxStream | Peer::NginxLeast => {
                 server.start_workers(workers, |nth| peer.backend(nth))?;
                 server.start_proxy(workers)?;
             }
@@ -128,7 +144,7 @@ impl Server {
         let file = self.place.join("config");
         self.configure(workers)?;
         let mut command;
-        if self.peer == Peer::Haproxy {
+        if matches!(self.peer, Peer::Haproxy | Peer::HaproxyRandom) {
             command = Command::new(program("haproxy"));
             command.args(["-W", "-db", "-f"]).arg(&file);
         } else {
@@ -163,34 +179,15 @@ impl Server {
 
     /// Writes the proxy's configuration.
     fn configure(&self, workers: usize) -> Result<()> {
-        let Self { peer, to, place, .. } = self;
-        let listed = |line: &dyn Fn(usize, SocketAddr) -> String| -> String {
-            (0..workers).map(|nth| line(nth, peer.backend(nth))).collect()
+        let backends: Vec<SocketAddr> = (0..workers).map(|nth| self.peer.backend(nth)).collect();
+        let text = match self.peer {
+            Peer::Haproxy => proxies::haproxy("leastconn", self.to, &backends, &self.place),
+            Peer::HaproxyRandom => proxies::haproxy("random(2)", self.to, &backends, &self.place),
+            Peer::NginxStream => proxies::nginx_stream("", self.to, &backends, &self.place),
+            Peer::NginxLeast => proxies::nginx_stream(LEAST_CONN, self.to, &backends, &self.place),
+            _ => proxies::nginx(self.to, workers, &self.place),
         };
-        let text = match peer {
-            Peer::Haproxy => format!(
-                "global\n maxconn 8000\n nbthread 2\n hard-stop-after 10s\n stats socket {} mode 600 level admin expose-fd listeners\n\
-                 defaults\n mode tcp\n timeout connect 5s\n timeout client 30s\n timeout server 30s\n option httpchk\n\
-                 listen l\n bind {to}\n balance leastconn\n \
-                 default-server check inter 100ms fall 2 rise 1 on-marked-down shutdown-sessions\n{}",
-                place.join("stats").display(),
-                listed(&|nth, at| format!(" server s{nth} {at}\n"))
-            ),
-            Peer::NginxStream => format!(
-                "{}worker_processes 2;\nstream {{ upstream u {{ {} }}\nserver {{ listen {to} reuseport; proxy_pass u; }} }}\n",
-                nginx_head(place),
-                listed(&|_, at| format!("server {at}; "))
-            ),
-            _ => format!(
-                "{}worker_processes {workers};\nhttp {{ {} access_log off; keepalive_requests 100000000; \
-                 server {{ listen {to} reuseport backlog=4096; return 200 \"ok\\n\"; }} }}\n",
-                nginx_head(place),
-                ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]
-                    .map(|kind| format!("{kind}_temp_path {};", place.join(kind).display()))
-                    .join(" "),
-            ),
-        };
-        Ok(std::fs::write(place.join("config"), text)?)
+        Ok(std::fs::write(self.place.join("config"), text)?)
     }
 
     /// All processes that serve, with the daemon.
@@ -214,27 +211,6 @@ impl Server {
         found.context("no worker")
     }
 
-    /// CPU time so far, in seconds, of each of `pids`.
-    pub(crate) fn cpu(pids: &[i32]) -> Vec<f64> {
-        let ticks = |pid: &i32| -> Option<f64> {
-            let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-            let fields: Vec<&str> = stat.rsplit_once(") ")?.1.split(' ').collect();
-            Some(fields.get(11)?.parse::<f64>().ok()? + fields.get(12)?.parse::<f64>().ok()?)
-        };
-        pids.iter().map(|pid| ticks(pid).unwrap_or(0.0) / 100.0).collect()
-    }
-
-    /// How often `pids` have gone to sleep so far, with all their threads.
-    pub(crate) fn sleeps(pids: &[i32]) -> f64 {
-        let threads =
-            pids.iter().filter_map(|pid| std::fs::read_dir(format!("/proc/{pid}/task")).ok()).flatten();
-        let sleeps = |thread: std::fs::DirEntry| -> Option<f64> {
-            let status = std::fs::read_to_string(thread.path().join("status")).ok()?;
-            status.lines().find_map(|line| line.strip_prefix("voluntary_ctxt_switches:")?.trim().parse().ok())
-        };
-        threads.flatten().filter_map(sleeps).sum()
-    }
-
     /// Replaces everything once, in the way in which this variant does that.
     pub(crate) fn restart(&mut self) -> Result<()> {
         match &self.daemon {
@@ -244,7 +220,7 @@ impl Server {
                     let successor = Process::worker(&self.to.to_string(), None)?;
                     let mut old = std::mem::replace(&mut self.processes[nth], successor);
                     signal(old.pid(), Signal::SIGTERM);
-                    until("a plain worker to end", || old.0.try_wait().ok().flatten());
+                    until("a plain worker to end", || old.ended());
                 }
             }
             None => self.reload()?,
@@ -263,7 +239,7 @@ impl Server {
                 while self.processes.len() > workers {
                     let Some(mut old) = self.processes.pop() else { break };
                     signal(old.pid(), Signal::SIGTERM);
-                    until("a plain worker to end", || old.0.try_wait().ok().flatten());
+                    until("a plain worker to end", || old.ended());
                 }
             }
             None => {
@@ -298,19 +274,12 @@ impl Server {
     }
 }
 
-fn nginx_head(place: &Path) -> String {
-    let modules = std::env::var_os("NGINX_MODULES").map_or("/usr/lib/nginx/modules".into(), PathBuf::from);
-    format!(
-        "load_module {};\ndaemon off; user root; pid {};\nevents {{ worker_connections 16384; }}\n",
-        modules.join("ngx_stream_module.so").display(),
-        place.join("pid").display()
-    )
-}
-
 fn ours(peer: Peer, workers: usize, world: &World) -> Result<Daemon> {
     let config = Config::service("web").listen(&format!("tcp://127.0.0.1:{}", peer.port()));
     let config = match peer {
         Peer::Next => config.set("when_busy", "next"),
+        Peer::Least => config.set("balance", "least"),
+        Peer::Counted => config.toml("count_connections", "true".into()),
         Peer::Prompt => config.set("stall_timeout", "300ms"),
         _ => config,
     };
@@ -328,72 +297,4 @@ fn ours(peer: Peer, workers: usize, world: &World) -> Result<Daemon> {
         }
     }
     Ok(daemon)
-}
-
-/// A process that the benchmark started; killed on drop.
-pub(crate) struct Process(Child);
-
-impl Process {
-    /// A worker that binds `place`, or has its listener passed.
-    pub(crate) fn worker(place: &str, listener: Option<&OwnedFd>) -> Result<Self> {
-        let mut command = Command::new(std::env::current_exe()?);
-        command
-            .args(["worker", place])
-            .env_remove("NOTIFY_SOCKET")
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped());
-        if let Some(fd) = listener.map(AsRawFd::as_raw_fd) {
-            // SAFETY: both calls are async-signal-safe, and the descriptor is open until after the start.
-            let pass = move || match unsafe { libc::dup2(fd, 3) | libc::fcntl(3, libc::F_SETFD, 0) } {
-                0.. => Ok(()),
-                _ => Err(std::io::Error::last_os_error()),
-            };
-            // SAFETY: as above.
-            unsafe { command.pre_exec(pass) };
-        }
-        let mut process = Self::start(command)?;
-        let mut said = String::new();
-        BufReader::new(process.0.stdout.take().context("no output")?).read_line(&mut said)?;
-        ensure!(said == "ready\n", "a worker did not start");
-        Ok(process)
-    }
-
-    pub(crate) fn start(mut command: Command) -> Result<Self> {
-        // Each is a session of its own, as workers of a daemon are: the scheduler may share CPUs by sessions.
-        let alone = || Ok(nix::unistd::setsid().and(nix::sys::prctl::set_pdeathsig(Signal::SIGTERM))?);
-        // SAFETY: setsid(2) and prctl(2) are async-signal-safe.
-        unsafe { command.pre_exec(alone) };
-        let child = command.spawn().with_context(|| format!("cannot run {command:?}"))?;
-        Ok(Self(child))
-    }
-
-    pub(crate) fn pid(&self) -> i32 {
-        self.0.id() as i32
-    }
-}
-
-impl Drop for Process {
-    fn drop(&mut self) {
-        if let Ok(None) = self.0.try_wait() {
-            // A stopped one must go on to end.
-            signal(self.pid(), Signal::SIGCONT);
-            signal(self.pid(), Signal::SIGTERM);
-            for _ in 0..100 {
-                if !matches!(self.0.try_wait(), Ok(None)) {
-                    return;
-                }
-                std::thread::sleep(Duration::from_millis(10));
-            }
-            for pid in with_children(self.pid()) {
-                signal(pid, Signal::SIGKILL);
-            }
-        }
-        let _ = self.0.wait();
-    }
-}
-
-/// A process and its children.
-fn with_children(pid: i32) -> Vec<i32> {
-    let listed = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
-    std::iter::once(pid).chain(listed.split_whitespace().filter_map(|pid| pid.parse().ok())).collect()
 }

@@ -144,8 +144,13 @@ impl Record {
 
     /// The median of the ratios of one variant to another, each in the same run.
     pub(crate) fn ratio(&self, section: &str, metric: &str, of: &str, to: &str) -> Option<f64> {
+        median(self.ratios(section, metric, of, to))
+    }
+
+    /// The ratios of all runs, in their order.
+    pub(crate) fn ratios(&self, section: &str, metric: &str, of: &str, to: &str) -> Vec<f64> {
         let (ones, others) = (self.values(section, of, metric), self.values(section, to, metric));
-        median(ones.iter().zip(&others).map(|(one, other)| one / other).collect())
+        ones.iter().zip(&others).map(|(one, other)| one / other).collect()
     }
 
     pub(crate) fn csv(&self) -> String {
@@ -175,6 +180,12 @@ pub(crate) fn median(mut values: Vec<f64>) -> Option<f64> {
     let middle = values.len() / 2;
     let last = *values.get(middle)?;
     Some(if values.len().is_multiple_of(2) { f64::midpoint(values[middle - 1], last) } else { last })
+}
+
+/// The least and the most.
+pub(crate) fn range(values: &[f64]) -> (f64, f64) {
+    let all = || values.iter().copied();
+    (all().fold(f64::INFINITY, f64::min), all().fold(f64::NEG_INFINITY, f64::max))
 }
 
 /// With as many digits as say something.

@@ -4,19 +4,12 @@ use std::fmt::Write as _;
 use std::path::Path;
 
 use anyhow::Result;
-use testkit::world::{repository, run as output};
+use testkit::world::run as output;
 
 use crate::chart::{self, Bar};
-use crate::goals;
-use crate::record::{OURS, Record, figure, median};
+use crate::record::{OURS, Record, figure, median, range};
 use crate::sections::{SECTIONS, Section};
-
-/// What docs/bench/NOTES.md says about a section: written by hand, below a heading that is its key.
-fn notes(section: &str) -> Option<String> {
-    let notes = std::fs::read_to_string(repository().join("docs/bench/NOTES.md")).ok()?;
-    let about = notes.split("\n## ").find_map(|part| part.strip_prefix(section)?.strip_prefix('\n'))?;
-    Some(about.trim().to_owned())
-}
+use crate::{goals, notes};
 
 /// Writes report, raw data and charts into the directory `to`; `void` says which sections could not be
 /// measured, and why.
@@ -42,7 +35,8 @@ pub(crate) fn write(record: &Record, to: &Path, only: &[String], void: &[String]
     if !missed.is_empty() {
         text.push_str("\n## Why goals are missed\n");
         for section in missed {
-            let why = notes(section).unwrap_or("Not explained yet in docs/bench/NOTES.md.".into());
+            let why =
+                notes::about(section, record).unwrap_or("Not explained yet in docs/bench/NOTES.md.".into());
             let _ = writeln!(text, "\n### {section}\n\n{why}");
         }
     }
@@ -110,7 +104,7 @@ fn tables(text: &mut String, record: &Record, section: &Section, variants: &[Str
         let _ = write!(text, "| {variant} |");
         for metric in &metrics {
             let values = record.values(section.key, variant, metric);
-            let (least, most) = (least(&values), most(&values));
+            let (least, most) = range(&values);
             let _ = match median(values) {
                 None => write!(text, " - |"),
                 Some(middle) if least == most => write!(text, " {} |", figure(middle)),
@@ -171,7 +165,7 @@ fn charts(record: &Record, section: &str, variants: &[String], to: &Path) -> Res
         }
         let bar = |variant: &String| {
             let values = record.values(section, variant, metric);
-            let (least, most) = (least(&values), most(&values));
+            let (least, most) = range(&values);
             Some(Bar { name: variant.clone(), least, median: median(values)?, most })
         };
         let bars: Vec<Bar> = variants.iter().filter_map(bar).collect();
@@ -200,12 +194,4 @@ fn charts(record: &Record, section: &str, variants: &[String], to: &Path) -> Res
         drawn.push((file, title.to_owned()));
     }
     Ok(drawn)
-}
-
-fn least(values: &[f64]) -> f64 {
-    values.iter().copied().fold(f64::INFINITY, f64::min)
-}
-
-fn most(values: &[f64]) -> f64 {
-    values.iter().copied().fold(0.0, f64::max)
 }

@@ -4,7 +4,7 @@ use anyhow::Result;
 use testkit::world::World;
 
 use crate::record::Record;
-use crate::{binding, cpu, decision, flows, growth, http, table};
+use crate::{balance, binding, cpu, decision, flows, growth, http, table};
 
 /// A group of measurements.
 pub(crate) struct Section {
@@ -19,15 +19,15 @@ pub(crate) struct Section {
 }
 
 /// In the order of the report.
-pub(crate) static SECTIONS: [Section; 13] = [
+pub(crate) static SECTIONS: [Section; 15] = [
     Section {
         key: "connections",
         title: "New TCP connections, one request each",
         how: "64 clients on as many threads as there are cores, each with one connection and one request at a time, as many requests for each variant. 4 workers, the same program \
-              everywhere; HAProxy with 2 threads and nginx with 2 workers in front of them. reuseport-lb as it is, and with `when_busy = \"next\"`. CPU: user and system time of all server \
+              everywhere; HAProxy with 2 threads and nginx with 2 workers in front of them. reuseport-lb as it is, with `balance = \"least\"`, and with `when_busy = \"next\"`. CPU: user and system time of all server \
               processes, the daemon and the proxy included; what the kernel does for a packet is charged to whoever sent it.",
         ratios: true,
-        seconds: throughput,
+        seconds: http::throughput_in_all,
         measure: |record, world| http::throughput(record, world, "connections", false),
     },
     Section {
@@ -35,8 +35,26 @@ pub(crate) static SECTIONS: [Section; 13] = [
         title: "Requests on kept connections",
         how: "As above, but the 64 connections are kept, for a fifth of the requests each time.",
         ratios: true,
-        seconds: throughput,
+        seconds: http::throughput_in_all,
         measure: |record, world| http::throughput(record, world, "kept", true),
+    },
+    Section {
+        key: "balance",
+        title: "Few kept connections, unequal requests",
+        how: "32 or 64 kept connections to 4 workers; one request in 200 costs its worker 0.5 ms of CPU time, the others some µs. Times are those of the others. Connections of workers: \
+              sockets that each has open while the load runs, less those before. HAProxy with `leastconn` and `random(2)`, nginx with `least_conn`. Connections are made anew 5 times in a run.",
+        ratios: false,
+        seconds: balance::seconds,
+        measure: balance::kept,
+    },
+    Section {
+        key: "counting",
+        title: "What counting connections costs",
+        how: "The program that counts, at each change of state of a TCP connection, while a service with `count_connections = true` is asked by 64 clients with a new connection each time. \
+              From the kernel's run-time statistics of programs; the statistics themselves cost about 56 ns of it.",
+        ratios: false,
+        seconds: balance::counting_seconds,
+        measure: balance::counting,
     },
     Section {
         key: "cpu",
@@ -150,7 +168,3 @@ pub(crate) static SECTIONS: [Section; 13] = [
         measure: binding::run_all,
     },
 ];
-
-fn throughput(quick: bool) -> f64 {
-    http::throughput_seconds(quick) * 6.0 * if quick { 3.0 } else { 7.0 }
-}

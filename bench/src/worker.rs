@@ -18,8 +18,8 @@ use testkit::cpus::keep_to;
 /// What every answer is.
 pub(crate) const ANSWER: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nok\n";
 
-/// CPU time that a request for `/burn` costs.
-const BURN_NANOS: i64 = 50_000_000;
+/// What a request for costs CPU time, so many µs as follow.
+pub(crate) const BURN: &str = "/burn/";
 
 const LISTENER: u64 = u64::MAX;
 const END: u64 = u64::MAX - 1;
@@ -147,8 +147,8 @@ impl Client {
         match self.stream.read(&mut request) {
             Ok(0) => false,
             Ok(length) => {
-                if request[..length].starts_with(b"GET /burn") {
-                    burn();
+                if let Some(micros) = burns(&request[..length]) {
+                    burn(micros);
                 }
                 self.answered = true;
                 self.stream.write_all(ANSWER).is_ok()
@@ -162,12 +162,18 @@ impl Client {
     }
 }
 
-fn burn() {
+/// What a request is to cost, in µs.
+fn burns(request: &[u8]) -> Option<i64> {
+    let rest = request.strip_prefix(b"GET ")?.strip_prefix(BURN.as_bytes())?;
+    std::str::from_utf8(rest).ok()?.split(' ').next()?.parse().ok()
+}
+
+fn burn(micros: i64) {
     let now = || {
         let time = clock_gettime(ClockId::ThreadCPUTime);
         time.tv_sec * 1_000_000_000 + time.tv_nsec
     };
-    let end = now() + BURN_NANOS;
+    let end = now() + 1_000 * micros;
     while now() < end {
         std::hint::spin_loop();
     }
