@@ -17,6 +17,7 @@ use reuseport_lb::kernel::group::{PinnedGroup, Policy};
 use reuseport_lb::kernel::owner::Siblings;
 use reuseport_lb::kernel::socket;
 use socket2::{Domain, Socket, Type};
+use testkit::daemon::Daemon;
 use testkit::world::World;
 
 use crate::client::{Load, Pace, run};
@@ -29,7 +30,7 @@ use crate::table::name;
 const ROUND: usize = 2_000;
 
 pub(crate) fn workers(record: &mut Record, world: &World) -> Result<()> {
-    let runs = record.either(1, 5);
+    let runs = record.either(1, 7);
     let sizes: &[u16] = record.either(&[2, 16, 128], &[2, 16, 128, 1000]);
     for run in 0..runs {
         for workers in sizes {
@@ -49,7 +50,7 @@ pub(crate) fn workers(record: &mut Record, world: &World) -> Result<()> {
 }
 
 pub(crate) fn workers_seconds(workers: u16) -> f64 {
-    5.0 + f64::from(workers) / 40.0
+    6.0 + f64::from(workers) / 40.0
 }
 
 pub(crate) fn flows(record: &mut Record, world: &World) -> Result<()> {
@@ -141,46 +142,49 @@ fn run_stats(id: u32) -> Result<(f64, f64)> {
     Ok((program.run_time().as_nanos() as f64, program.run_count() as f64))
 }
 
-/// Connections per second, and memory, of a daemon with so many workers.
+/// Connections per second of so many workers, ours and plain ones, by turns the first; and memory of the daemon.
 fn serve(record: &mut Record, nth: usize, workers: u16, world: &World) -> Result<()> {
-    let requests = record.either(10_000, 30_000);
-    let server = Server::start(Peer::Ours, workers.into(), world)?;
-    let daemon = server.daemon.as_ref().context("no daemon")?.pid();
-    let load = Load { to: server.to, requests, pace: Pace::Closed(64), keep: false, burn: None };
-    warm(load)?;
-    let (begun, before) = (Instant::now(), process::cpu(&[daemon])[0]);
-    let outcome = run(load, || false)?.whole(requests)?;
-    let busy = 100.0 * (process::cpu(&[daemon])[0] - before) / begun.elapsed().as_secs_f64();
-    let status = std::fs::read_to_string(format!("/proc/{daemon}/status"))?;
+    let requests = record.either(10_000, 40_000);
+    let mut of_daemon = Vec::new();
+    let mut rates = [0.0; 2];
+    let peers = [Peer::Ours, Peer::Plain];
+    for turn in [nth % 2, (nth + 1) % 2] {
+        let server = Server::start(peers[turn], workers.into(), world)?;
+        let load = Load { to: server.to, requests, pace: Pace::Closed(64), keep: false, burn: None };
+        // Each worker has had some before.
+        run(load, || false)?.whole(requests)?;
+        let daemon = server.daemon.as_ref().map(Daemon::pid);
+        let used = || daemon.map_or(0.0, |daemon| process::cpu(&[daemon])[0]);
+        let (begun, before) = (Instant::now(), used());
+        let outcome = run(load, || false)?.whole(requests)?;
+        rates[turn] = outcome.rate();
+        if let Some(daemon) = daemon {
+            let busy = 100.0 * (used() - before) / begun.elapsed().as_secs_f64();
+            of_daemon.extend([("p99 ms", outcome.quantile(0.99)), ("daemon, % of a core", busy)]);
+            of_daemon.extend(memory(daemon)?);
+        }
+    }
+    let [ours, plain] = rates;
+    let values = [
+        ("connections/s", ours),
+        ("connections/s, plain SO_REUSEPORT", plain),
+        ("ours / plain", ours / plain),
+    ];
+    record.add("growth", &format!("{workers} workers"), nth, &[&values[..], &of_daemon].concat());
+    Ok(())
+}
+
+/// Of a process, and of the maps in the kernel that it holds.
+fn memory(pid: i32) -> Result<[(&'static str, f64); 2]> {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
     let resident =
         status.lines().find_map(|line| line.strip_prefix("VmRSS:")?.trim().strip_suffix(" kB")?.parse().ok());
     let resident: f64 = resident.context("no VmRSS")?;
     let mut maps = 0.0;
-    for entry in std::fs::read_dir(format!("/proc/{daemon}/fdinfo"))?.flatten() {
+    for entry in std::fs::read_dir(format!("/proc/{pid}/fdinfo"))?.flatten() {
         let about = std::fs::read_to_string(entry.path()).unwrap_or_default();
         let bytes = about.lines().find_map(|line| line.strip_prefix("memlock:")?.trim().parse::<f64>().ok());
         maps += bytes.unwrap_or(0.0);
     }
-    drop(server);
-    let plain = Server::start(Peer::Plain, workers.into(), world)?;
-    let load = Load { to: plain.to, ..load };
-    warm(load)?;
-    let plain = run(load, || false)?.whole(requests)?;
-    let values = [
-        ("connections/s", outcome.rate()),
-        ("connections/s, plain SO_REUSEPORT", plain.rate()),
-        ("ours / plain", outcome.rate() / plain.rate()),
-        ("daemon, % of a core", busy),
-        ("p99 ms", outcome.quantile(0.99)),
-        ("daemon MiB", resident / 1024.0),
-        ("kernel maps MiB", maps / 1048576.0),
-    ];
-    record.add("growth", &format!("{workers} workers"), nth, &values);
-    Ok(())
-}
-
-/// Each worker has had some before.
-fn warm(load: Load) -> Result<()> {
-    let requests = load.requests / 2;
-    run(Load { requests, ..load }, || false)?.whole(requests).map(drop)
+    Ok([("daemon MiB", resident / 1024.0), ("kernel maps MiB", maps / 1_048_576.0)])
 }

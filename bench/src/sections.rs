@@ -143,7 +143,7 @@ pub(crate) static SECTIONS: [Section; 15] = [
         seconds: |quick| {
             let sizes: &[u16] = if quick { &[2, 16, 128] } else { &[2, 16, 128, 1000] };
             sizes.iter().map(|workers| growth::workers_seconds(*workers)).sum::<f64>()
-                * if quick { 1.0 } else { 5.0 }
+                * if quick { 1.0 } else { 7.0 }
         },
         measure: growth::workers,
     },
