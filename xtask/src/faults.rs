@@ -63,7 +63,7 @@ fn matrix() -> Result<String> {
     let mut command = cargo(&["test", "--quiet", "--package", "tests"]);
     command.args(FILES.map(|file| format!("--test={file}")));
     command.args(["--", "--nocapture", "--test-threads", "1"]).env("CARGO_TARGET_DIR", build::target());
-    if let Some(programs) = test::programs()? {
+    for programs in test::programs()? {
         prepend(&mut command, "PATH", &programs);
     }
     let output = command.stderr(Stdio::inherit()).output().context("cannot run cargo")?;

@@ -15,6 +15,7 @@ mod shell;
 mod test;
 mod tidy;
 mod vm;
+mod wheels;
 
 use std::process::ExitCode;
 

@@ -10,6 +10,9 @@ use anyhow::{Context, Result, bail};
 
 use crate::shell::{find, quietly, step};
 
+/// The system's own Python, which its packages are made for.
+pub(crate) const PYTHON: &str = "/usr/bin/python3";
+
 /// The folder for everything that is made or fetched outside of the repository.
 pub(crate) fn cache() -> Result<PathBuf> {
     let base = std::env::var_os("XDG_CACHE_HOME")
@@ -134,17 +137,16 @@ pub(crate) fn wrapped(root: &Path, programs: &[&str]) -> Result<PathBuf> {
         let libraries = libraries(root).unwrap_or_else(|_| root.join("usr/lib"));
         let script = if is_python(place) {
             let modules = root.join("usr/lib/python3/dist-packages");
-            // The one that the packages are made for, whose modules they may need.
-            let python =
-                ["/usr/bin/python3"].into_iter().find(|it| Path::new(it).exists()).unwrap_or("python3");
-            format!("#!/bin/sh\nPYTHONPATH={} exec {python} {} \"$@\"\n", modules.display(), place.display())
+            // They may need modules of the system.
+            let python = [PYTHON].into_iter().find(|it| Path::new(it).exists()).unwrap_or("python3");
+            format!("PYTHONPATH={} exec {python} {} \"$@\"\n", modules.display(), place.display())
         } else {
             // uWSGI looks for its plugins in /usr/lib only.
             let plugins = root.join("usr/lib/uwsgi/plugins");
             let erlang = erlang(root).filter(|_| *program == "erl");
             let older = root.join("lib").join(libraries.file_name().unwrap_or_default());
             format!(
-                "#!/bin/sh\n{}{}{}UWSGI_PLUGINS_DIR={} LD_LIBRARY_PATH={}:{}:{}:{} exec {} \"$@\"\n",
+                "{}{}{}UWSGI_PLUGINS_DIR={} LD_LIBRARY_PATH={}:{}:{}:{} exec {} \"$@\"\n",
                 python_home(root),
                 fonts(root),
                 erlang.as_deref().map(erlang_home).unwrap_or_default(),
@@ -156,11 +158,16 @@ pub(crate) fn wrapped(root: &Path, programs: &[&str]) -> Result<PathBuf> {
                 erlang.as_ref().unwrap_or(place).display()
             )
         };
-        let wrapper = folder.join(program);
-        fs::write(&wrapper, script)?;
-        fs::set_permissions(&wrapper, fs::Permissions::from_mode(0o755))?;
+        wrap(&folder.join(program), &script)?;
     }
     Ok(folder)
+}
+
+/// Makes a program of a shell's script.
+pub(crate) fn wrap(program: &Path, script: &str) -> Result<()> {
+    fs::write(program, format!("#!/bin/sh\n{script}"))?;
+    fs::set_permissions(program, fs::Permissions::from_mode(0o755))?;
+    Ok(())
 }
 
 /// Where Python finds its own modules, as a variable in front of a command; nothing if they are the system's.

