@@ -171,8 +171,8 @@ pub struct WorkerStatus {
     pub successor: bool,
     /// Whether the worker's queue is so much deeper than those of the others that new connections avoid it.
     pub overloaded: bool,
-    /// What a worker does not do that it should: one that is not ready, or is and was never seen to use its sockets, or
-    /// stalls at some; `null` if that is not known.
+    /// What a worker does not do that it should: one that is not ready, or is and was never seen to use its sockets, has
+    /// bound one and does not listen on it, or stalls at some; `null` if that is not known.
     #[serde(default)]
     pub lacks: Option<String>,
     /// The file that the output goes into; `null`: where the daemon's log goes, or the process joined.

@@ -103,6 +103,7 @@ fn found(
             output: None,
         },
         sockets: Vec::new(),
+        bound: Vec::new(),
     };
     SavedService {
         abandoned: Some(state_file::abandoned_name(service)),

@@ -95,7 +95,7 @@ pub enum Repair {
 pub enum Fit {
     /// It becomes a member of the group.
     Itself,
-    /// The process gets the worker's socket in its place.
+    /// The process gets another one in its place: with UDP the worker's.
     Replaced,
     /// It is of another protocol.
     Not,
@@ -173,8 +173,9 @@ pub trait Dataplane {
     fn fits(&self, opened: Cookie, listener: ListenerId) -> Fit;
     /// Whether a socket that a process has opened itself is bound to the address of a listener.
     fn is_bound_to(&self, opened: Cookie, listener: ListenerId) -> bool;
-    /// Binds a socket that a process has opened itself to the address of a listener. Errors are error numbers.
-    fn bind(&mut self, opened: Cookie, listener: ListenerId) -> Result<(), i32>;
+    /// Binds a socket that a process has opened itself to the address of a listener, or makes one of TCP with its options
+    /// that is bound there, for the process to get in place of its own; returns which. Errors are error numbers.
+    fn bind(&mut self, opened: Cookie, listener: ListenerId) -> Result<Cookie, i32>;
     /// Lets a socket that was bound serve in place of `old`, which is closed; others get what waits there. With `enter`,
     /// puts it into `slot`.
     fn replace(
@@ -193,8 +194,6 @@ pub trait Dataplane {
         socket: Cookie,
         slot: u16,
     ) -> Result<Option<OpenedSocket>, String>;
-    /// Drops the daemon's duplicate of a socket that a process has opened itself, and closed again.
-    fn forget_opened(&mut self, opened: Cookie);
     /// Gives the worker's socket that a process is to get the options that its own one has.
     fn resemble(&mut self, socket: Cookie, opened: Cookie);
     /// The queue of a socket; empty for one that is closed.

@@ -173,6 +173,13 @@ pub fn bind_opened(
     socket.bind(&SockAddr::from(listener.address))
 }
 
+/// A new socket that is bound to the address of `listener`, and of TCP does not listen.
+pub fn bound(listener: &Listener, freebind: bool, owner: Option<u32>) -> io::Result<Socket> {
+    let socket = bindable(listener, freebind, owner)?;
+    socket.bind(&SockAddr::from(listener.address))?;
+    Ok(socket)
+}
+
 /// Gives `socket` the options and the mode of one that a server has opened itself, and is to get this one for.
 pub fn resemble(socket: &Socket, opened: &Socket) -> io::Result<()> {
     options::reset(socket, || opened.try_clone())?;

@@ -12,7 +12,7 @@ use tracing::warn;
 use super::dataplane::{Opened, OpenedSocket, Sockets};
 use crate::domain::engine::{Called, ProcessEvent};
 use crate::domain::listener::Listener;
-use crate::domain::observed::{CallId, CallKind};
+use crate::domain::observed::CallId;
 use crate::domain::ports::{CallOutcome, Cookie, ProcessKey};
 use crate::kernel::calls::{Call, CallAnswer, Calls};
 use crate::kernel::output::Output;
@@ -86,19 +86,21 @@ impl PendingCalls {
     /// Answers a call; `sockets` are those of the workers.
     pub(super) fn answer(&self, id: CallId, answer: CallOutcome, sockets: &Sockets) {
         let Some((call, socket)) = self.waiting.borrow_mut().remove(&id) else { return };
-        // A socket that was bound is to serve when it listens.
-        if !(answer == CallOutcome::Done && matches!(call.kind, CallKind::Bind(_))) {
+        // One that was bound is taken again when it listens; another thread may wait with a call about the same one.
+        if self.waiting.borrow().values().all(|(_, other)| *other != socket) {
             self.opened.borrow_mut().remove(&socket);
         }
         let sockets = sockets.borrow();
+        let made;
         let answer = match answer {
             CallOutcome::GoOn => CallAnswer::GoOn,
             CallOutcome::Done => CallAnswer::Done,
             CallOutcome::Fails(error) => CallAnswer::Fails(error),
-            CallOutcome::Instead(own) => match sockets.get(&own) {
-                Some(own) => CallAnswer::Instead(&own.socket),
-                None => CallAnswer::GoOn,
-            },
+            CallOutcome::Instead(own) => {
+                made = self.opened.borrow_mut().remove(&own).map(|made| made.socket);
+                let own = made.as_ref().or_else(|| sockets.get(&own).map(|own| &*own.socket));
+                own.map_or(CallAnswer::GoOn, CallAnswer::Instead)
+            }
         };
         let answered = self.output.calls().map_or(Ok(()), |calls| calls.answer(&call, answer));
         if let Err(error) = answered {

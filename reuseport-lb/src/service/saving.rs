@@ -159,5 +159,6 @@ fn worker_of(engine: &OwnEngine, record: &WorkerRecord) -> state_file::SavedWork
         stop: record.stop,
         process: record.process.and_then(|key| engine.processes().describe(key)).unwrap_or_default(),
         sockets: record.sockets.iter().map(place).collect(),
+        bound: record.bound.iter().map(|(at, it)| (engine.dataplane().address(*at), it.0)).collect(),
     }
 }

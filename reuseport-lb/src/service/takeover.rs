@@ -207,6 +207,7 @@ impl Takeover {
             let listener = *self.known.get(&place.listener)?;
             Some((listener, Cookie(place.cookie), place.selected_before))
         };
+        let bound = |(at, cookie): &(Listener, u64)| Some((*self.known.get(at)?, Cookie(*cookie)));
         let record = WorkerRecord {
             id,
             slot: written.slot,
@@ -219,6 +220,7 @@ impl Takeover {
             stop: written.stop,
             process,
             sockets: written.sockets.iter().filter_map(socket).collect(),
+            bound: written.bound.iter().filter_map(bound).collect(),
         };
         self.snapshot.workers.push(record);
     }

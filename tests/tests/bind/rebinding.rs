@@ -8,12 +8,12 @@ use nix::sys::signal::Signal;
 use reuseport_lb_client::api::ServiceStatus;
 use testkit::background::beside;
 use testkit::config::Config;
-use testkit::daemon::{Daemon, settled, signal, throughout, until};
+use testkit::daemon::{Daemon, selected, settled, signal, throughout, until};
 use testkit::world::World;
 
 use crate::family::{Alone, kill};
 use crate::joined::keepers_of;
-use crate::programs::{nginx, rebinds};
+use crate::programs::{keeps, nginx, rebinds};
 use crate::protocol::Protocol::Http;
 use crate::protocol::ask_all;
 use crate::reloads::{reload, tell_to_reload};
@@ -99,6 +99,40 @@ fn what_binds_while_no_daemon_runs_waits_for_the_next_and_nothing_else_does() {
     assert!(failed.is_empty(), "{failed:?}\n{}", daemon.log());
     assert!(daemon.service().workers.iter().all(|worker| worker.sockets[0].selected > 0));
     daemon.stop();
+}
+
+/// A socket that is bound and kept without listening on it is no member, is shown, and holds nothing up; also one of another
+/// family, for which the process gets another.
+#[test]
+fn a_socket_that_is_bound_and_does_not_listen_is_a_member_when_it_does() {
+    for host in ["127.0.0.1", "::"] {
+        let world = World::new();
+        let config = Config::web().workers(1).set("sockets", "bind").command(&keeps(&world, host));
+        let daemon = Daemon::with(&world, &config);
+        let lacks = "does not listen on a socket that it has bound to tcp://127.0.0.1:3000";
+        let shown = |daemon: &Daemon| {
+            until("it to be shown", || {
+                members(daemon, 1).workers[0].lacks.as_deref().filter(|it| *it == lacks).map(drop)
+            });
+            let said = daemon.run(&["status"]);
+            assert!(said.contains(lacks), "{said}");
+            assert!(ask_all(&[Http], 40).is_empty(), "{}", daemon.log());
+        };
+        shown(&daemon);
+        let before = daemon.service();
+        assert_eq!((selected(&before.workers[0]), before.groups[0].strangers), (40, Some(0)));
+        daemon.kill();
+        let daemon = Daemon::with(&world, &config);
+        shown(&daemon);
+        signal(before.workers[0].pid.unwrap(), Signal::SIGUSR1);
+        let after = members(&daemon, 2);
+        assert_eq!((names(&after), &after.workers[0].lacks), (vec!["web/0", "web/0.1"], &None));
+        assert_eq!((after.workers[0].pid, after.workers[0].restarts), (before.workers[0].pid, 0));
+        until("shares", || daemon.service().workers.iter().all(|it| it.buckets > 0).then_some(()));
+        assert!(ask_all(&[Http], 40).is_empty(), "{}", daemon.log());
+        assert!(daemon.service().workers.iter().all(|it| selected(it) > 0), "{:?}", daemon.service());
+        daemon.stop();
+    }
 }
 
 /// Whoever takes the place of a keeper that is killed answers as that did.

@@ -11,7 +11,7 @@ use tracing::warn;
 
 use super::super::denied::Denied;
 use super::super::incident::{Cause, IncidentKind};
-use super::super::pool::{New, Opening, Running, Seat, Worker, WorkerSocket};
+use super::super::pool::{New, Running, Seat, Worker, WorkerSocket};
 use super::super::ports::{Cookie, Dataplane, ListenerId, OpenedSocket, Processes, WorkerId};
 use super::super::worker::{Event, Origin};
 use super::Engine;
@@ -127,13 +127,12 @@ impl<D: Dataplane, P: Processes> Engine<D, P> {
 
     fn enter(&mut self, it: Sighted, slot: u16) -> Result<Option<WorkerSocket>, String> {
         let entered = self.dataplane.enter(it.listener, it.cookie, slot)?;
-        let (listener, opening) = (it.listener, Opening::Nothing);
         let socket = |OpenedSocket { cookie, selected_before }| WorkerSocket {
-            listener,
+            listener: it.listener,
             cookie,
             selected_before,
             selected_after: None,
-            opening,
+            opened: false,
         };
         Ok(entered.map(socket))
     }

@@ -2,8 +2,10 @@
 //! Not: making calls wait (`kernel/calls`).
 //!
 //! A worker has a socket for each listener before its process begins, as with other ways to give sockets: connections
-//! wait there. The socket that the process binds takes its place when it listens, and what waits is handed to it. The
-//! second one that it binds for a listener makes a worker of its own, a part of the first.
+//! wait there. The first socket of the process that listens takes its place, and what waits is handed to it. The second one
+//! for a listener makes a worker of its own, a part of the first. A socket that is bound and does not listen has no place:
+//! a process may bind one to try the address, or to keep it, and leave listening to others. UDP has no listen: there
+//! bind counts.
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
@@ -13,7 +15,7 @@ use tracing::{info, warn};
 
 use super::super::incident::{Cause, IncidentKind};
 use super::super::observed::CallKind;
-use super::super::pool::{New, Opening, Seat, Worker, WorkerSocket};
+use super::super::pool::{New, Seat, Worker, WorkerSocket};
 use super::super::ports::{CallOutcome, Cookie, Dataplane, Fit, ListenerId, ProcessKey, Processes, WorkerId};
 use super::super::worker::{Event, Origin, State};
 use super::Engine;
@@ -23,6 +25,12 @@ use crate::config::{Ready, SocketSource};
 
 /// EADDRINUSE of asm-generic/errno.h.
 const ADDRESS_IN_USE: i32 = 98;
+
+/// How many sockets that do not listen are noted of a process, which may bind as many as it has descriptors.
+const MOST_NOTED: usize = 64;
+
+/// Why a socket of a leaving worker's process cannot serve.
+const LEAVES: &str = "it is leaving";
 
 impl<D: Dataplane, P: Processes> Engine<D, P> {
     /// Whether processes of workers open their sockets themselves.
@@ -65,28 +73,20 @@ impl<D: Dataplane, P: Processes> Engine<D, P> {
         let Some((listener, fit)) = self.meant(leader, opened, address) else {
             return (CallOutcome::GoOn, None);
         };
+        if is_tcp(&self.dataplane.address(listener)) {
+            return (self.bind(leader, listener, opened), None);
+        }
         let at = match self.part_for(leader, listener, now) {
             Ok(id) => id,
-            Err(why) => {
-                self.refuse(leader, listener, &why);
-                return (CallOutcome::Fails(ADDRESS_IN_USE), None);
-            }
+            Err(why) => return (self.refuse(leader, listener, &why), None),
         };
-        let tcp = is_tcp(&self.dataplane.address(listener));
         if fit == Fit::Itself {
             if let Err(error) = self.dataplane.bind(opened, listener) {
                 return (CallOutcome::Fails(error), None);
             }
-            self.note_opening(at, listener, Opening::Bound(Some(opened)));
-            if tcp {
-                return (CallOutcome::Done, None);
-            }
             return match self.serve(at, listener, opened) {
                 Ok(()) => (CallOutcome::Done, Some(at)),
-                Err(why) => {
-                    self.refuse(leader, listener, &why);
-                    (CallOutcome::Fails(ADDRESS_IN_USE), None)
-                }
+                Err(why) => (self.refuse(leader, listener, &why), None),
             };
         }
         let Some(own) = self.pool.get(at).and_then(|worker| worker.socket_of(listener)).map(|it| it.cookie)
@@ -94,8 +94,25 @@ impl<D: Dataplane, P: Processes> Engine<D, P> {
             return (CallOutcome::Fails(ADDRESS_IN_USE), None);
         };
         self.dataplane.resemble(own, opened);
-        self.note_opening(at, listener, if tcp { Opening::Bound(None) } else { Opening::Done });
+        self.note_opened(at, listener);
         (CallOutcome::Instead(own), Some(at))
+    }
+
+    /// Binds a TCP socket, and notes it until it listens.
+    fn bind(&mut self, leader: WorkerId, listener: ListenerId, opened: Cookie) -> CallOutcome {
+        if !self.pool.get(leader).is_some_and(Worker::stays) {
+            return self.refuse(leader, listener, LEAVES);
+        }
+        let bound = match self.dataplane.bind(opened, listener) {
+            Ok(bound) => bound,
+            Err(error) => return CallOutcome::Fails(error),
+        };
+        if let Some(worker) = self.pool.get_mut(leader)
+            && worker.sightings.bound.len() < MOST_NOTED
+        {
+            worker.sightings.bound.push((listener, bound));
+        }
+        if bound == opened { CallOutcome::Done } else { CallOutcome::Instead(bound) }
     }
 
     fn on_listen(
@@ -104,35 +121,23 @@ impl<D: Dataplane, P: Processes> Engine<D, P> {
         socket: Cookie,
         now: Instant,
     ) -> (CallOutcome, Option<WorkerId>) {
-        let of = |worker: &Worker| {
-            let is = |it: &&WorkerSocket| it.cookie == socket || it.opening == Opening::Bound(Some(socket));
-            worker.sockets.iter().find(is).map(|it| (worker.id, it.listener, it.cookie))
-        };
-        let found = self.pool.parts(leader).find_map(of);
-        let (at, listener, cookie) = match found {
-            Some(found) => found,
-            // The daemon before has let the process bind it.
-            None => {
-                let bound =
-                    self.listeners.ids().into_iter().find(|it| self.dataplane.is_bound_to(socket, *it));
-                let Some(listener) = bound else { return (CallOutcome::GoOn, None) };
-                match self.part_for(leader, listener, now) {
-                    Ok(at) => (at, listener, Cookie::default()),
-                    Err(_) => return (CallOutcome::GoOn, None),
-                }
-            }
-        };
-        if cookie == socket {
+        let is = |it: &WorkerSocket| it.cookie == socket;
+        if let Some(worker) = self.pool.parts(leader).find(|worker| worker.sockets.iter().any(is)) {
             // It listens already; the process may have wanted another backlog, which the service sets.
-            self.note_opening(at, listener, Opening::Done);
-            return (CallOutcome::Done, Some(at));
+            return (CallOutcome::Done, Some(worker.id));
         }
-        match self.serve(at, listener, socket) {
-            Ok(()) => (CallOutcome::Done, Some(at)),
-            Err(why) => {
-                self.refuse(leader, listener, &why);
-                (CallOutcome::Fails(ADDRESS_IN_USE), None)
+        // The daemon before may have let the process bind it.
+        let bound = self.listeners.ids().into_iter().find(|it| self.dataplane.is_bound_to(socket, *it));
+        let Some(listener) = bound else { return (CallOutcome::GoOn, None) };
+        self.forget_closed(leader);
+        let at = self.part_for(leader, listener, now);
+        match at.and_then(|at| self.serve(at, listener, socket).map(|()| at)) {
+            Ok(at) => {
+                let bound = self.pool.get_mut(leader).map(|worker| &mut worker.sightings.bound);
+                bound.into_iter().for_each(|bound| bound.retain(|(_, noted)| *noted != socket));
+                (CallOutcome::Done, Some(at))
             }
+            Err(why) => (self.refuse(leader, listener, &why), None),
         }
     }
 
@@ -140,8 +145,10 @@ impl<D: Dataplane, P: Processes> Engine<D, P> {
     /// the one that the process has bound the fewest sockets for.
     fn meant(&self, leader: WorkerId, opened: Cookie, address: SocketAddr) -> Option<(ListenerId, Fit)> {
         let bound = |listener: ListenerId| {
-            let sockets = self.pool.parts(leader).filter_map(move |worker| worker.socket_of(listener));
-            sockets.filter(|socket| socket.opening != Opening::Nothing).count()
+            let parts = || self.pool.parts(leader);
+            let serving = parts().filter_map(|worker| worker.socket_of(listener)).filter(|it| it.opened);
+            let waiting = parts().flat_map(|it| &it.sightings.bound).filter(|(at, _)| *at == listener);
+            serving.count() + waiting.count()
         };
         let fits = |listener: ListenerId| {
             let means = self.dataplane.address(listener).is_bound_by(address);
@@ -151,14 +158,13 @@ impl<D: Dataplane, P: Processes> Engine<D, P> {
         self.listeners.wanted().into_iter().filter_map(fits).min_by_key(|(listener, _)| bound(*listener))
     }
 
-    /// The worker that gets the next socket which a process binds for a listener: the first part of it that has none yet,
-    /// or a new one. It has a socket there.
+    /// The worker that gets the next socket of a process for a listener: the first part of it that has none yet, or a new
+    /// one. It has a socket there.
     fn part_for(&mut self, leader: WorkerId, listener: ListenerId, now: Instant) -> Result<WorkerId, String> {
-        let free = |worker: &&Worker| {
-            worker.stays() && worker.socket_of(listener).is_none_or(|it| it.opening == Opening::Nothing)
-        };
+        let free =
+            |worker: &&Worker| worker.stays() && worker.socket_of(listener).is_none_or(|it| !it.opened);
         if !self.pool.get(leader).is_some_and(Worker::stays) {
-            return Err("it is leaving".into());
+            return Err(LEAVES.into());
         }
         let found = self.pool.parts(leader).find(free).map(|it| (it.id, it.slot, it.holds_slot()));
         let id = match found {
@@ -197,7 +203,7 @@ impl<D: Dataplane, P: Processes> Engine<D, P> {
         let (number, origin, sockets) = (leader.number, Origin::Bound, vec![socket]);
         self.pool.insert(id, New { number, origin, weight, slot, seat, revision, sockets });
         self.pool.get_mut(id).into_iter().for_each(|worker| worker.life.set_opens(opens));
-        self.tell_of(id, IncidentKind::Added, Cause::own("the process has bound a further socket"));
+        self.tell_of(id, IncidentKind::Added, Cause::own("the process has opened a further socket"));
         Ok(id)
     }
 
@@ -207,32 +213,35 @@ impl<D: Dataplane, P: Processes> Engine<D, P> {
         let old = worker.socket_of(listener).ok_or("it has no socket there")?.cookie;
         let (slot, enter, backlog) = (worker.slot, worker.holds_slot(), self.settings.config.backlog);
         self.dataplane.replace(old, opened, slot, enter, backlog)?;
-        self.note_opening(id, listener, Opening::Done);
+        self.note_opened(id, listener);
         let socket =
             self.pool.get_mut(id).and_then(|it| it.sockets.iter_mut().find(|it| it.listener == listener));
         socket.into_iter().for_each(|socket| socket.cookie = opened);
         Ok(())
     }
 
-    /// Forgets the sockets that a worker's processes have closed: the next ones that they bind take their places.
+    /// Forgets the sockets that a worker's processes have closed: the next ones that they open take their places.
     fn forget_closed(&mut self, leader: WorkerId) {
-        let called = self.pool.parts(leader).flat_map(called_for).collect();
-        self.forget_closed_of(leader, called);
+        let opened = self.pool.parts(leader).flat_map(opened_by).collect();
+        self.forget_closed_of(leader, opened);
     }
 
-    /// Forgets those of these sockets that the processes have closed; returns their listeners.
-    fn forget_closed_of(&mut self, id: WorkerId, called: Vec<CalledFor>) -> Vec<ListenerId> {
-        let Some(running) = self.pool.get(id).and_then(|worker| worker.process) else { return Vec::new() };
-        if called.is_empty() {
-            return Vec::new();
-        }
-        let cookies: Vec<Cookie> = called.iter().map(|(.., cookie)| *cookie).collect();
+    /// Forgets those of these sockets that the worker's processes have closed, and of those that it has bound only; returns
+    /// the listeners of the former.
+    fn forget_closed_of(&mut self, id: WorkerId, opened: Vec<Cookie>) -> Vec<ListenerId> {
+        let Some(worker) = self.pool.get(id) else { return Vec::new() };
+        let bound = worker.sightings.bound.iter().map(|(_, cookie)| *cookie);
+        let cookies: Vec<Cookie> = opened.into_iter().chain(bound).collect();
+        let Some(running) = worker.process.filter(|_| !cookies.is_empty()) else { return Vec::new() };
         let closed: BTreeSet<Cookie> = self.processes.closed(running.key, &cookies).into_iter().collect();
         let mut listeners = Vec::new();
-        for (part, listener, cookie) in called.into_iter().filter(|(.., cookie)| closed.contains(cookie)) {
-            self.dataplane.forget_opened(cookie);
-            self.note_opening(part, listener, Opening::Nothing);
-            listeners.push(listener);
+        for part in self.pool.part_ids(id) {
+            let Some(worker) = self.pool.get_mut(part) else { continue };
+            worker.sightings.bound.retain(|(_, cookie)| !closed.contains(cookie));
+            for socket in worker.sockets.iter_mut().filter(|it| closed.contains(&it.cookie)) {
+                socket.opened = false;
+                listeners.push(socket.listener);
+            }
         }
         listeners
     }
@@ -242,10 +251,9 @@ impl<D: Dataplane, P: Processes> Engine<D, P> {
     pub(super) fn part_with_closed(&mut self, id: WorkerId, now: Instant) {
         let Some(worker) = self.pool.get(id).filter(|worker| self.opens(worker)) else { return };
         let waits = |cookie| self.dataplane.waits(cookie) == Some(false);
-        let idle = called_for(worker).filter(|(.., cookie)| waits(*cookie)).collect();
+        let idle = opened_by(worker).filter(|cookie| waits(*cookie)).collect();
         let closed = self.forget_closed_of(id, idle);
-        let all = |worker: &&Worker| worker.sockets.iter().all(|socket| socket.opening == Opening::Nothing);
-        if closed.is_empty() || self.pool.get(id).filter(all).is_none() {
+        if closed.is_empty() || self.pool.get(id).is_none_or(|worker| self.opens(worker)) {
             return;
         }
         let cause = Cause::own("its process has closed the socket");
@@ -262,43 +270,32 @@ impl<D: Dataplane, P: Processes> Engine<D, P> {
 
     /// Whether a worker's process has opened its sockets itself, whatever the settings are by now.
     fn opens(&self, worker: &Worker) -> bool {
-        worker.sockets.iter().any(|socket| socket.opening != Opening::Nothing)
+        worker.sockets.iter().any(|socket| socket.opened)
     }
 
     /// Forgets what the process before has called: the next one begins anew.
-    pub(super) fn forget_openings(&mut self, id: WorkerId) {
+    pub(super) fn forget_opened(&mut self, id: WorkerId) {
         for part in self.pool.part_ids(id) {
             let sockets = self.pool.get_mut(part).map(|worker| worker.sockets.iter_mut());
-            sockets.into_iter().flatten().for_each(|socket| socket.opening = Opening::Nothing);
+            sockets.into_iter().flatten().for_each(|socket| socket.opened = false);
         }
     }
 
-    fn note_opening(&mut self, id: WorkerId, listener: ListenerId, opening: Opening) {
+    fn note_opened(&mut self, id: WorkerId, listener: ListenerId) {
         let Some(worker) = self.pool.get_mut(id) else { return };
         let sockets = worker.sockets.iter_mut().filter(|socket| socket.listener == listener);
-        sockets.for_each(|socket| socket.opening = opening);
-        if opening == Opening::Done {
-            info!(worker = worker.name, "listens on {}", self.dataplane.address(listener));
-        }
+        sockets.for_each(|socket| socket.opened = true);
+        info!(worker = worker.name, "listens on {}", self.dataplane.address(listener));
     }
 
-    fn refuse(&self, leader: WorkerId, listener: ListenerId, why: &str) {
+    fn refuse(&self, leader: WorkerId, listener: ListenerId, why: &str) -> CallOutcome {
         let (worker, listener) = (self.pool.name_of(leader), self.dataplane.address(listener));
         warn!(worker, "a socket that it has opened cannot serve {listener}: {why}");
+        CallOutcome::Fails(ADDRESS_IN_USE)
     }
 }
 
-/// A socket that a process has bound, with the worker and the listener that it is for.
-type CalledFor = (WorkerId, ListenerId, Cookie);
-
-/// The sockets that a worker's process has bound for it.
-fn called_for(worker: &Worker) -> impl Iterator<Item = CalledFor> {
-    worker.sockets.iter().filter_map(|socket| {
-        let cookie = match socket.opening {
-            Opening::Nothing => return None,
-            Opening::Bound(Some(own)) => own,
-            Opening::Bound(None) | Opening::Done => socket.cookie,
-        };
-        Some((worker.id, socket.listener, cookie))
-    })
+/// The sockets of a worker that its process has opened itself.
+fn opened_by(worker: &Worker) -> impl Iterator<Item = Cookie> {
+    worker.sockets.iter().filter(|socket| socket.opened).map(|socket| socket.cookie)
 }

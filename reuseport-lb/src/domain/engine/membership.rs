@@ -7,7 +7,7 @@ use tracing::warn;
 
 use super::super::incident::{Cause, IncidentKind};
 use super::super::listener::{Listener, Protocol};
-use super::super::pool::{New, Opening, Running, Seat, Worker, WorkerSocket};
+use super::super::pool::{New, Running, Seat, Worker, WorkerSocket};
 use super::super::ports::{Cookie, Dataplane, ListenerId, OpenedSocket, Processes, Spawn, WorkerId};
 use super::super::slots::SlotSet;
 use super::super::worker::{Event, Origin, State, Step};
@@ -75,13 +75,7 @@ impl<D: Dataplane, P: Processes> Engine<D, P> {
         let backlog = self.settings.config.backlog;
         let OpenedSocket { cookie, selected_before } =
             self.dataplane.open(listener, slot, enter, first, backlog)?;
-        Ok(WorkerSocket {
-            listener,
-            cookie,
-            selected_before,
-            selected_after: None,
-            opening: Opening::Nothing,
-        })
+        Ok(WorkerSocket { listener, cookie, selected_before, selected_after: None, opened: false })
     }
 
     /// The addresses of listeners that new workers serve.
@@ -119,7 +113,7 @@ impl<D: Dataplane, P: Processes> Engine<D, P> {
                 worker.process = Some(Running { key, since: now, selected, stop });
                 worker.revision = revision;
                 worker.sightings.began();
-                self.forget_openings(id);
+                self.forget_opened(id);
                 self.note_following(id, now);
                 self.on_event(id, Event::Spawned, now);
             }

@@ -17,6 +17,7 @@ mod previewing;
 mod queues;
 mod readiness;
 mod reading;
+mod records;
 mod rolling;
 mod scaling;
 mod snapshot;
@@ -43,15 +44,16 @@ use super::worker::{Event, State};
 use agenda::{Agenda, Change};
 
 pub use super::monitor::CheckKind;
-pub use super::pool::{Departure, Opening, Pool, Seat, Worker, WorkerSocket};
+pub use super::pool::{Departure, Pool, Seat, Worker, WorkerSocket};
 pub use super::reconfigure::Settings;
 pub use super::rollout::{RestartOptions, RolloutEvent};
 pub use input::{
     Called, Input, JoinRequest, NewGroup, ProcessEvent, Reconfiguration, Scaling, Sighted, Target, Work,
 };
 pub use reading::Standing;
+pub use records::{ListenerRecord, WorkerRecord};
 pub use rolling::TRIAL;
-pub use snapshot::{Found, ListenerRecord, Snapshot, WorkerRecord};
+pub use snapshot::{Found, Snapshot};
 
 /// One service.
 pub struct Engine<D, P> {

@@ -1,5 +1,6 @@
 //! Finds out which workers wait for work on their sockets. Not: what follows from that (`worker/`).
 
+use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use tracing::{info, warn};
@@ -8,7 +9,7 @@ use super::super::listener::Listener;
 use super::super::monitor::{OFTEN, RARELY};
 use super::super::observed::ForeignSocket;
 use super::super::pool::{Sightings, Worker, WorkerSocket};
-use super::super::ports::{Dataplane, FIRST_DESCRIPTOR, ProcessKey, Processes, WorkerId};
+use super::super::ports::{Dataplane, FIRST_DESCRIPTOR, ListenerId, ProcessKey, Processes, WorkerId};
 use super::super::worker::{Event, State};
 use super::Engine;
 use crate::config::Ready;
@@ -282,6 +283,10 @@ impl<D: Dataplane, P: Processes> Engine<D, P> {
             let sockets = self.unattended(worker, unseen).filter(|_| self.dataplane.sees_waits());
             Some(text(&self.addresses(sockets))).filter(|silent| !silent.is_empty())
         };
+        let at: BTreeSet<ListenerId> = worker.sightings.bound.iter().map(|(listener, _)| *listener).collect();
+        let at: Vec<Listener> = at.into_iter().map(|listener| self.dataplane.address(listener)).collect();
+        let bound = (!at.is_empty())
+            .then(|| format!("does not listen on a socket that it has bound to {}", text(&at)));
         let unheard = worker.life.awaits_word(&self.settings.config);
         match state {
             State::Starting | State::Loading => {
@@ -289,17 +294,22 @@ impl<D: Dataplane, P: Processes> Engine<D, P> {
                 let instead = instead.unwrap_or_default();
                 let silent = silent(true).map(|on| format!("does not wait for work yet on {on}{instead}"));
                 let said = unheard.then(|| "has not said READY=1 yet".to_owned());
-                let all: Vec<String> = said.into_iter().chain(silent).collect();
-                Some(all.join(", and ")).filter(|all| !all.is_empty())
+                joined([said, silent, bound])
             }
-            State::Ready if !waiting => {
+            State::Ready => {
                 // Looked at first: most workers wait, and what each has taken is read from the counters of all CPUs.
-                let on = silent(false)?;
-                (!self.has_taken(worker)).then(|| format!("was not seen to wait for work yet on {on}"))
+                let on = if *waiting { None } else { silent(false) }.filter(|_| !self.has_taken(worker));
+                joined([on.map(|on| format!("was not seen to wait for work yet on {on}")), bound, None])
             }
             _ => None,
         }
     }
+}
+
+/// What there is of these, as one end of a sentence.
+fn joined(what: [Option<String>; 3]) -> Option<String> {
+    let all: Vec<String> = what.into_iter().flatten().collect();
+    Some(all.join(", and ")).filter(|all| !all.is_empty())
 }
 
 /// The addresses of listeners, for a sentence.

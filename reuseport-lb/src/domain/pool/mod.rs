@@ -3,7 +3,7 @@
 
 mod worker;
 
-pub use worker::{Departure, DrainReport, Opening, Running, Seat, Sightings, Worker, WorkerSocket};
+pub use worker::{Departure, DrainReport, Running, Seat, Sightings, Worker, WorkerSocket};
 
 use std::collections::BTreeMap;
 

@@ -42,20 +42,8 @@ pub struct WorkerSocket {
     pub selected_before: u64,
     /// Decisions for this worker, fixed when it lost the slot.
     pub selected_after: Option<u64>,
-    /// What the process has done with it, if its processes open their sockets themselves.
-    pub opening: Opening,
-}
-
-/// What a process that opens its sockets itself has called for a listener.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Opening {
-    /// Nothing yet. (Of other workers nothing is known.)
-    #[default]
-    Nothing,
-    /// bind(2), of a socket of its own, which is to serve once it listens; or of the worker's, which it has got instead.
-    Bound(Option<Cookie>),
-    /// All that it takes to serve: listen(2), with UDP bind(2).
-    Done,
+    /// Whether the process has opened it itself, with all that it takes to serve: listen(2), with UDP bind(2).
+    pub opened: bool,
 }
 
 /// A worker's process.
@@ -86,6 +74,8 @@ pub struct Sightings {
     pub not_started: Option<String>,
     /// Listener of a socket that takes no program any more (SO_LOCK_FILTER).
     pub locked: Option<Listener>,
+    /// TCP sockets that the process has bound for a listener, and that do not listen.
+    pub bound: Vec<(ListenerId, Cookie)>,
     /// Last lines of the previous process, if that ended by its own fault.
     pub last_words: Vec<String>,
 }
@@ -206,7 +196,7 @@ impl Worker {
     /// Whether the process has called all that it takes to serve on each of the worker's sockets.
     #[must_use]
     pub fn listens(&self) -> bool {
-        self.sockets.iter().all(|socket| socket.opening == Opening::Done)
+        self.sockets.iter().all(|socket| socket.opened)
     }
 
     /// Whether the worker's health is found from its queues: it serves.

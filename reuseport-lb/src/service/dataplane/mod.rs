@@ -40,8 +40,8 @@ pub(super) struct OwnSocket {
     pub(super) socket: Arc<Socket>,
 }
 
-/// Sockets that processes of workers have opened themselves, as long as their calls wait for an answer or another call
-/// is to come.
+/// Sockets that processes of workers have opened themselves, as long as their calls wait for an answer, and those that they
+/// get in place of their own.
 pub(super) type Opened = Rc<RefCell<HashMap<Cookie, OpenedSocket>>>;
 
 /// A socket that a process has opened itself.

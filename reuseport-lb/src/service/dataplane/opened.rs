@@ -3,10 +3,11 @@
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
+use socket2::Socket;
 use tracing::warn;
 
-use super::{Groups, OwnSocket};
-use crate::domain::listener::Protocol;
+use super::{Groups, OpenedSocket, OwnSocket};
+use crate::domain::listener::{Listener, Protocol};
 use crate::domain::ports::{Cookie, Fit, ListenerId};
 use crate::kernel::socket::{self, Kinship};
 
@@ -28,12 +29,28 @@ impl Groups {
         }
     }
 
-    pub(super) fn try_bind(&self, opened: Cookie, id: ListenerId) -> Result<(), i32> {
-        let all = self.opened.borrow();
+    pub(super) fn try_bind(&self, opened: Cookie, id: ListenerId) -> Result<Cookie, i32> {
+        let mut all = self.opened.borrow_mut();
         let (Some(it), Some(group)) = (all.get(&opened), self.all.get(&id)) else { return Err(CANCELED) };
-        let bound =
-            socket::bind_opened(&it.socket, group.group.listener(), group.group.freebind.get(), self.owner);
-        bound.map_err(|error| error.raw_os_error().unwrap_or(CANCELED))
+        let (listener, freebind) = (group.group.listener(), group.group.freebind.get());
+        let number = |error: std::io::Error| error.raw_os_error().unwrap_or(CANCELED);
+        if socket::kinship(&it.socket, listener) == Kinship::Close {
+            return socket::bind_opened(&it.socket, listener, freebind, self.owner)
+                .map(|()| opened)
+                .map_err(number);
+        }
+        let socket = socket::bound(listener, freebind, self.owner).map_err(number)?;
+        self.liken(&socket, &it.socket, listener);
+        let (cookie, process) = (Cookie(socket.cookie().map_err(number)?), it.process);
+        all.insert(cookie, OpenedSocket { socket, process, polled: false });
+        Ok(cookie)
+    }
+
+    /// Gives a socket that a process is to get the options of its own one.
+    pub(super) fn liken(&self, socket: &Socket, opened: &Socket, listener: &Listener) {
+        if let Err(error) = socket::resemble(socket, opened) {
+            warn!(service = self.service, "a socket of {listener} does not get all options: {error}");
+        }
     }
 
     pub(super) fn try_replace(

@@ -60,7 +60,7 @@ impl Dataplane for Groups {
         self.is_at(opened, listener)
     }
 
-    fn bind(&mut self, opened: Cookie, listener: ListenerId) -> Result<(), i32> {
+    fn bind(&mut self, opened: Cookie, listener: ListenerId) -> Result<Cookie, i32> {
         self.try_bind(opened, listener)
     }
 
@@ -84,16 +84,10 @@ impl Dataplane for Groups {
         words(self.try_enter(listener, socket, slot))
     }
 
-    fn forget_opened(&mut self, opened: Cookie) {
-        self.opened().borrow_mut().remove(&opened);
-    }
-
     fn resemble(&mut self, socket: Cookie, opened: Cookie) {
         let all = self.opened.borrow();
         let (Ok(own), Some(it)) = (self.own(socket), all.get(&opened)) else { return };
-        if let Err(error) = socket::resemble(&own.socket, &it.socket) {
-            warn!(service = self.service, "a socket of {} does not get all options: {error}", own.listener);
-        }
+        self.liken(&own.socket, &it.socket, &own.listener);
     }
 
     fn queue(&self, socket: Cookie) -> Queue {

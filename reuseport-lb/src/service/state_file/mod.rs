@@ -145,6 +145,10 @@ pub struct SavedWorker {
     /// The worker's sockets, at most one per listener.
     #[serde(rename = "places")]
     pub sockets: Vec<SavedSocket>,
+    /// Sockets that the process has bound for a listener, and that do not listen: the listener, with the port that the
+    /// kernel chose, and SO_COOKIE.
+    #[serde(default)]
+    pub bound: Vec<(Listener, u64)>,
 }
 
 /// How the process of a worker is found again.

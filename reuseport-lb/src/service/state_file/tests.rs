@@ -24,6 +24,7 @@ fn state() -> SavedService {
             output: Some(OutputIdentity { keeper: Identity { pid: 2, started: 7 }, pipe: 4 }),
         },
         sockets: vec![place],
+        bound: vec![(listener, 5)],
     };
     let saved = SavedListener {
         asked: listener,
@@ -78,7 +79,7 @@ fn what_earlier_versions_have_written_is_read() {
     let mut old = whole.clone();
     let parts = [
         ("/", &["abandoned", "told", "flows_cut", "tally"][..]),
-        ("/workers/0", &["part", "cgroup", "process", "leader", "notify", "output", "stop"]),
+        ("/workers/0", &["part", "cgroup", "process", "leader", "notify", "output", "stop", "bound"]),
     ];
     let parts = parts.into_iter().chain([
         ("/doors/0", &["program", "since", "lost", "avoided", "left"][..]),
@@ -94,6 +95,7 @@ fn what_earlier_versions_have_written_is_read() {
     wanted.listeners[0].left.clear();
     wanted.workers[0].process = SavedProcess::default();
     wanted.workers[0].id.part = 0;
+    wanted.workers[0].bound.clear();
     assert_eq!(serde_json::from_value::<SavedService>(old).unwrap(), wanted);
 }
 

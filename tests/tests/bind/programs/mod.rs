@@ -90,6 +90,12 @@ pub(crate) fn tries(world: &World) -> Vec<String> {
     vec![python(), world.file("tries.py", include_str!("tries.py")).display().to_string()]
 }
 
+/// A server that binds two sockets to this host and listens on one of them; at SIGUSR1 on the other one, too.
+pub(crate) fn keeps(world: &World, host: &str) -> Vec<String> {
+    let script = world.file("keeps.py", include_str!("keeps.py")).display().to_string();
+    vec![python(), script, host.into()]
+}
+
 /// Streams of Python's asyncio.
 pub(crate) fn asyncio(world: &World) -> Vec<String> {
     vec![python(), world.file("stream.py", include_str!("stream.py")).display().to_string()]

@@ -15,12 +15,26 @@ use crate::domain::worker::State;
 impl Scene {
     /// A process opens a socket for a listener itself; the answers to its calls.
     pub(super) fn open(&mut self, key: ProcessKey, listener: Listener) -> Vec<CallOutcome> {
+        let (socket, bound) = self.bind(key, listener);
+        let listens = listener.protocol == Protocol::Tcp && bound == Some(CallOutcome::Done);
+        let listened = listens.then(|| self.listen(key, socket)).flatten();
+        bound.into_iter().chain(listened).collect()
+    }
+
+    /// A process opens a socket, and binds it to the address of a listener; the answer to its call.
+    fn bind(&mut self, key: ProcessKey, listener: Listener) -> (Cookie, Option<CallOutcome>) {
         self.proven.insert(key.worker);
         let socket = self.world(|world| world.open(key, listener.protocol));
-        let bound = self.call(key, CallKind::Bind(listener.address), socket);
-        let listens = listener.protocol == Protocol::Tcp && bound == Some(CallOutcome::Done);
-        let listened = listens.then(|| self.call(key, CallKind::Listen, socket)).flatten();
-        bound.into_iter().chain(listened).collect()
+        (socket, self.call(key, CallKind::Bind(listener.address), socket))
+    }
+
+    fn listen(&mut self, key: ProcessKey, socket: Cookie) -> Option<CallOutcome> {
+        self.call(key, CallKind::Listen, socket)
+    }
+
+    /// What `status` says that the first worker lacks.
+    fn lacks(&self) -> Option<String> {
+        self.engine.as_ref().and_then(|engine| engine.lacks(self.worker(0), self.now))
     }
 
     /// A process calls for something; the answer, if it comes.
@@ -121,7 +135,7 @@ fn a_worker_ends_when_all_of_its_sockets_are_done_with() {
     scene.handle(Input::Drain(0.into(), None, reply), None);
     scene.wait(Duration::from_millis(500));
     assert_eq!(scene.running(), [key], "connections wait");
-    scene.world(|world| world.processes.get_mut(&key).into_iter().for_each(|process| process.waits = true));
+    wait_for_work(&scene, key);
     scene.accept();
     scene.wait(Duration::from_millis(500));
     assert_eq!((scene.workers().count(), scene.running().len(), scene.answered.borrow().len()), (0, 0, 1));
@@ -158,7 +172,7 @@ fn a_socket_that_is_opened_again_takes_the_place_of_the_one_that_was_closed() {
     scene.open(key, listener(0));
     let ready = State::Ready;
     assert_eq!(states(&scene), [("web/0", ready), ("web/0.1", ready), ("web/0.2", ready)]);
-    scene.world(|world| world.processes.get_mut(&key).into_iter().for_each(|process| process.waits = true));
+    wait_for_work(&scene, key);
     scene.accept();
     let queues = scene.world(|world| world.sockets.values().map(|socket| socket.queue).sum::<u32>());
     assert_eq!((queues, scene.refused), (0, 0));
@@ -178,7 +192,7 @@ fn a_socket_that_is_opened_after_ready_1_serves_as_well() {
 #[test]
 fn what_nobody_holds_any_more_is_handed_over_and_freed() {
     let (mut scene, key) = scene();
-    scene.world(|world| world.processes.get_mut(&key).into_iter().for_each(|process| process.waits = true));
+    wait_for_work(&scene, key);
     close(&scene, key, 1);
     (0..48).for_each(|bucket| scene.connect(bucket));
     scene.wait(Duration::from_secs(3));
@@ -195,6 +209,122 @@ fn what_nobody_holds_any_more_is_handed_over_and_freed() {
     scene.open(key, listener(0));
     scene.wait(Duration::from_secs(1));
     assert_eq!(shares(&scene), [24, 24]);
+}
+
+/// What a worker is said to lack whose process has bound a socket and does not listen on it.
+const UNHEARD: &str = "does not listen on a socket that it has bound to tcp://127.0.0.1:8000";
+
+/// A service of one worker whose process has bound a socket, does not listen on it, and listens on two others.
+fn scene_with_bound() -> (Scene, ProcessKey, Cookie) {
+    let mut scene = Scene::new(opening(&[Protocol::Tcp], 1));
+    let key = process(&scene);
+    wait_for_work(&scene, key);
+    let bound = bind_and_open_two(&mut scene, key);
+    (scene, key, bound)
+}
+
+/// A process waits on all sockets that it has.
+fn wait_for_work(scene: &Scene, key: ProcessKey) {
+    scene.world(|world| world.processes.get_mut(&key).into_iter().for_each(|process| process.waits = true));
+}
+
+fn bind_and_open_two(scene: &mut Scene, key: ProcessKey) -> Cookie {
+    let (bound, answer) = scene.bind(key, listener(0));
+    assert_eq!(answer, Some(CallOutcome::Done));
+    scene.wait(Duration::from_secs(1));
+    assert_eq!(scene.worker(0).life.state(), State::Starting, "nobody listens");
+    (0..2).for_each(|_| drop(scene.open(key, listener(0))));
+    scene.wait(Duration::from_secs(1));
+    bound
+}
+
+/// All of a process with two sockets that listen is as if it had no other.
+fn serves_on_two(scene: &Scene) {
+    assert_eq!(states(scene), [("web/0", State::Ready), ("web/0.1", State::Ready)]);
+    assert_eq!(shares(scene), [24, 24]);
+}
+
+#[test]
+fn a_socket_that_is_bound_and_does_not_listen_holds_nothing_up_and_is_shown() {
+    let (mut scene, key, bound) = scene_with_bound();
+    serves_on_two(&scene);
+    assert_eq!(scene.lacks().as_deref(), Some(UNHEARD));
+    // Nothing is taken for its stall, nor for its end.
+    (0..48).for_each(|bucket| scene.connect(bucket));
+    scene.accept();
+    scene.wait(Duration::from_secs(20));
+    serves_on_two(&scene);
+    // It is a member as soon as it listens.
+    assert_eq!(scene.listen(key, bound), Some(CallOutcome::Done));
+    scene.wait(Duration::from_secs(1));
+    assert_eq!((states(&scene)[2], shares(&scene)), (("web/0.2", State::Ready), vec![16; 3]));
+    assert_eq!((scene.lacks(), scene.refused), (None, 0));
+}
+
+#[test]
+fn a_socket_that_only_was_bound_is_forgotten_with_its_end() {
+    let (mut scene, _, bound) = scene_with_bound();
+    scene.world(|world| world.opened.remove(&bound));
+    scene.wait(Duration::from_secs(2));
+    assert_eq!(scene.lacks(), None);
+    serves_on_two(&scene);
+}
+
+#[test]
+fn a_process_with_a_socket_that_only_is_bound_crashes_and_is_replaced_as_others_are() {
+    let (mut scene, key, _) = scene_with_bound();
+    (0..48).for_each(|bucket| scene.connect(bucket));
+    scene.end(key, Exit::Signal(9, "SIGKILL"), None);
+    scene.wait(Duration::from_millis(100));
+    assert_eq!(states(&scene), [("web/0", State::Starting), ("web/0.1", State::Held)]);
+    let next = process(&scene);
+    let (_, answer) = scene.bind(next, listener(0));
+    assert_eq!((answer, scene.worker(0).life.state()), (Some(CallOutcome::Done), State::Starting));
+    (0..2).for_each(|_| drop(scene.open(next, listener(0))));
+    scene.wait(Duration::from_secs(1));
+    serves_on_two(&scene);
+    let queues = scene.world(|world| world.sockets.values().map(|socket| socket.queue).sum::<u32>());
+    assert_eq!((queues, scene.refused), (48, 0), "all of it waits for the next process");
+    wait_for_work(&scene, next);
+    scene.accept();
+
+    scene.restart(RestartOptions::in_turn(Duration::ZERO), None);
+    scene.wait(Duration::from_millis(10));
+    let new = scene.running().into_iter().find(|it| *it != next).expect("a successor");
+    let _ = scene.bind(new, listener(0));
+    (0..2).for_each(|_| drop(scene.open(new, listener(0))));
+    scene.wait(Duration::from_secs(1));
+    serves_on_two(&scene);
+    assert_eq!(scene.running(), [new]);
+
+    let reply = scene.reply();
+    scene.handle(Input::Drain(0.into(), None, reply), None);
+    scene.wait(Duration::from_secs(1));
+    assert_eq!((scene.workers().count(), scene.running().len()), (0, 0), "it holds no drain up");
+}
+
+#[test]
+fn the_next_daemon_knows_of_sockets_that_only_are_bound() {
+    let (mut scene, key, bound) = scene_with_bound();
+    scene.die();
+    scene.take_over();
+    scene.wait(Duration::from_secs(1));
+    serves_on_two(&scene);
+    assert_eq!(scene.lacks().as_deref(), Some(UNHEARD));
+    assert_eq!(scene.listen(key, bound), Some(CallOutcome::Done));
+    scene.wait(Duration::from_secs(1));
+    assert_eq!((shares(&scene), scene.lacks()), (vec![16; 3], None));
+}
+
+/// While it leaves, a process gets no further socket.
+#[test]
+fn a_process_that_leaves_may_neither_bind_nor_listen() {
+    let (mut scene, key, bound) = scene_with_bound();
+    (0..48).for_each(|bucket| scene.connect(bucket));
+    let reply = scene.reply();
+    scene.handle(Input::Drain(0.into(), None, reply), None);
+    let in_use = Some(CallOutcome::Fails(98));
+    assert_eq!((scene.bind(key, listener(0)).1, scene.listen(key, bound)), (in_use, in_use));
 }
 
 #[test]

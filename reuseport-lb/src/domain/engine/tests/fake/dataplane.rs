@@ -70,12 +70,13 @@ impl Dataplane for Fake {
         }
     }
 
-    fn is_bound_to(&self, _opened: Cookie, _listener: ListenerId) -> bool {
-        false
+    fn is_bound_to(&self, opened: Cookie, listener: ListenerId) -> bool {
+        self.0.borrow().bound.get(&opened) == Some(&listener)
     }
 
-    fn bind(&mut self, _opened: Cookie, _listener: ListenerId) -> Result<(), i32> {
-        Ok(())
+    fn bind(&mut self, opened: Cookie, listener: ListenerId) -> Result<Cookie, i32> {
+        self.0.borrow_mut().bound.insert(opened, listener);
+        Ok(opened)
     }
 
     fn replace(
@@ -111,10 +112,6 @@ impl Dataplane for Fake {
         slot: u16,
     ) -> Result<Option<OpenedSocket>, String> {
         Ok(self.0.borrow_mut().enter(listener, socket, slot))
-    }
-
-    fn forget_opened(&mut self, opened: Cookie) {
-        self.0.borrow_mut().opened.remove(&opened);
     }
 
     fn resemble(&mut self, _socket: Cookie, _opened: Cookie) {}

@@ -42,6 +42,8 @@ pub(super) struct World {
     pub(super) anew: BTreeSet<ListenerId>,
     /// Sockets that processes have opened themselves, with their protocol, while no listener has them.
     pub(super) opened: BTreeMap<Cookie, (Protocol, ProcessKey)>,
+    /// Those that are bound to the address of a listener.
+    pub(super) bound: BTreeMap<Cookie, ListenerId>,
     /// Answers to calls of processes.
     pub(super) answers: BTreeMap<CallId, CallOutcome>,
     /// Ids of processes that others have started.
