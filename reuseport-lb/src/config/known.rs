@@ -95,6 +95,13 @@ const SERVERS: &[KnownServer] = &[
     },
     KnownServer { names: &["erl"], sockets: Own, source: "bind/servers.rs", ..UNKNOWN },
     KnownServer {
+        names: &["granian"],
+        signal: Some(Term),
+        sockets: Own,
+        source: "bind/servers.rs",
+        ..UNKNOWN
+    },
+    KnownServer {
         names: &["gunicorn"],
         signal: Some(Term),
         sockets: Listed,

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use nix::sys::signal::Signal;
 use reuseport_lb_client::api::{ServiceStatus, WorkerStatus};
+use testkit::background::beside;
 use testkit::config::Config;
 use testkit::counters::Counters;
 use testkit::daemon::{Daemon, Paths, settled, signal, until};
@@ -13,9 +14,10 @@ use testkit::patience::{at_most, fewer};
 use testkit::world::World;
 
 use crate::family::{Alone, freeze, kill};
-use crate::programs::{acceptors, shared, steers};
+use crate::programs::{acceptors, granian, shared, steers};
 use crate::protocol::Protocol::{Greeting, Http};
 use crate::protocol::{Asked, ask_all, to};
+use crate::rebinding::asking;
 use crate::row::names;
 
 /// A daemon that serves something else.
@@ -270,6 +272,33 @@ fn a_stopped_process_is_avoided_and_keeps_what_waits_for_it() {
     let failed: Vec<String> = waiting.into_iter().filter_map(|it| it.answer().err()).collect();
     assert!(failed.is_empty(), "{failed:?}\n{}", daemon.log());
     service(&daemon, "web", 3);
+    daemon.stop();
+}
+
+/// granian sets SO_REUSEPORT by itself, and its main process keeps a socket on which it does not listen.
+#[test]
+fn granian_is_adopted_with_all_its_processes_and_through_its_own_reload() {
+    let world = World::new();
+    let alone = Alone::start(&granian(&world, "asgi", 2));
+    until("it to serve", || Http.ask().ok());
+    let daemon = daemon(&world);
+    until("it to be adopted", || {
+        let all = ["adopt", "web", "--pid", &alone.pid().to_string(), "--listen", "tcp://127.0.0.1:3000"];
+        Paths::of(&world).output(&all).status.success().then_some(())
+    });
+    let before = service(&daemon, "web", 2);
+    assert!(ask_all(&[Http], fewer(200)).is_empty());
+    let got = selected(&service(&daemon, "web", 2));
+    assert!(got.iter().all(|got| *got > 0) && got.iter().sum::<u64>() == fewer(200) as u64, "{got:?}");
+    let old: Vec<Option<i32>> = before.workers.iter().map(|worker| worker.pid).collect();
+    let ((), failed) = beside(asking, || {
+        signal(alone.pid(), Signal::SIGHUP);
+        until("its new processes alone", || {
+            let now = service(&daemon, "web", 2);
+            now.workers.iter().all(|worker| !old.contains(&worker.pid)).then_some(())
+        });
+    });
+    assert!(failed.is_empty(), "{failed:?}\n{}", daemon.log());
     daemon.stop();
 }
 

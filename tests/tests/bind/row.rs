@@ -16,6 +16,8 @@ use crate::protocol::{Asked, Protocol, ask_all};
 pub(crate) struct Row {
     pub(crate) command: fn(&World) -> Vec<String>,
     pub(crate) protocols: &'static [Protocol],
+    /// Workers of the service.
+    pub(crate) workers: usize,
     pub(crate) signal: &'static str,
     pub(crate) mode: &'static str,
     /// Whether that signal ends it in order, so that a restart fails nobody.
@@ -24,22 +26,20 @@ pub(crate) struct Row {
     pub(crate) sockets: &'static [usize],
 }
 
-/// Workers of a service.
-const WORKERS: usize = 3;
-
 /// Questions by each protocol of which shares are plausible.
 fn many() -> usize {
     fewer(300)
 }
 
 impl Row {
-    /// A server over TCP whose workers have one socket each, which ends in order at SIGTERM.
+    /// A server over TCP with three workers that have one socket each, which ends in order at SIGTERM.
     pub(crate) const fn new(command: fn(&World) -> Vec<String>, protocols: &'static [Protocol]) -> Self {
-        Self { command, protocols, signal: "TERM", mode: "group", orderly: true, sockets: &[1, 1] }
+        let (signal, mode) = ("TERM", "group");
+        Self { command, protocols, workers: 3, signal, mode, orderly: true, sockets: &[1, 1] }
     }
 
     pub(crate) fn config(&self, world: &World) -> Config {
-        let mut config = Config::service("web").workers(WORKERS).set("sockets", "bind");
+        let mut config = Config::service("web").workers(self.workers).set("sockets", "bind");
         for protocol in self.protocols {
             config = config.listen(&protocol.url());
         }
@@ -82,22 +82,23 @@ impl Row {
         let world = World::new();
         let config = self.config(&world);
         let daemon = Daemon::with(&world, &config);
-        let service = self.whole(&daemon, WORKERS, None);
+        let service = self.whole(&daemon, self.workers, None);
         println!("members: {:?}", names(&service));
         self.shares(&daemon, "at first");
         self.crash(&daemon, "web/0");
         self.restart(&daemon);
-        self.drain(&daemon);
+        // A drain of the only worker leaves nobody.
+        let staying = if self.workers > 1 { self.drain(&daemon) } else { 1 };
         let before = pids(&daemon.service());
         daemon.kill();
         let failed = ask_all(self.protocols, 50);
         assert!(failed.is_empty(), "without a daemon: {failed:?}");
         let daemon = Daemon::with(&world, &config);
         // The next one goes on with the workers that are there.
-        let service = self.whole(&daemon, WORKERS - 1, None);
+        let service = self.whole(&daemon, staying, None);
         assert_eq!(pids(&service), before, "the next daemon: {service:?}");
         self.shares(&daemon, "under the next daemon");
-        self.crash(&daemon, "web/1");
+        self.crash(&daemon, &format!("web/{}", staying - 1));
         assert_eq!(daemon.service().groups.iter().map(|group| group.strangers).max(), Some(Some(0)));
         daemon.stop();
     }
@@ -181,18 +182,21 @@ impl Row {
         println!("restart: {} of {asked} failed: {failed:?}", failed.len());
         let refused = failed.iter().any(|error| error.contains("connect: "));
         assert!(!refused && (failed.is_empty() || !self.orderly), "{failed:?}\n{said}{}", daemon.log());
-        let after = self.whole(daemon, WORKERS, None);
+        let after = self.whole(daemon, self.workers, None);
         assert!(pids(&after).iter().all(|pid| !before.contains(pid)), "{after:?}");
     }
 
-    /// One that is drained gets nothing more, and ends.
-    fn drain(&self, daemon: &Daemon) {
+    /// The last one is drained: it gets nothing more, and ends; how many stay.
+    fn drain(&self, daemon: &Daemon) -> usize {
+        let staying = self.workers - 1;
+        let name = format!("web/{staying}");
         let before = daemon.service();
-        let gone = before.workers.iter().find(|worker| worker.name == "web/2").unwrap().pid.unwrap();
-        daemon.run(&["drain", "web/2"]);
-        let _ = self.whole(daemon, WORKERS - 1, Some(gone));
+        let gone = before.workers.iter().find(|worker| worker.name == name).unwrap().pid.unwrap();
+        daemon.run(&["drain", &name]);
+        let _ = self.whole(daemon, staying, Some(gone));
         assert!(!is_alive(gone), "process {gone} is left");
         self.shares(daemon, "after the drain");
+        staying
     }
 }
 

@@ -1,13 +1,15 @@
 //! The servers, one row each.
 
+use reuseport_lb_client::api::WorkerStatus;
 use testkit::config::Config;
-use testkit::daemon::{Daemon, settled, until};
+use testkit::daemon::{Daemon, selected, settled, until};
 use testkit::world::World;
 
 use crate::family::{Alone, kill};
 use crate::programs::{
-    asyncio, dnsdist, epoll_first, erlang, file_server, go, knot, nginx, node, options, redis,
+    asyncio, dnsdist, epoll_first, erlang, file_server, go, granian, knot, nginx, node, options, redis,
 };
+use crate::protocol::Asked;
 use crate::protocol::Protocol::{Dns, DnsOverTcp, Http, Redis};
 use crate::row::Row;
 
@@ -41,6 +43,35 @@ fn pythons_server_of_files() {
 #[test]
 fn pythons_asyncio() {
     Row::new(asyncio, &[Http]).proves();
+}
+
+/// Its main process binds its address, keeps that socket, and leaves listening to its processes, each with one of its own.
+#[test]
+fn granian_with_three_processes() {
+    let row = Row::new(|world| granian(world, "asgi", 3), &[Http]);
+    Row { workers: 1, sockets: &[3], ..row }.proves();
+}
+
+#[test]
+fn granian_with_one_process_in_each_of_three_workers() {
+    Row::new(|world| granian(world, "wsgi", 1), &[Http]).proves();
+}
+
+#[test]
+fn granian_finishes_what_is_in_flight_when_it_is_replaced() {
+    let world = World::new();
+    let config = Config::web().workers(2).set("sockets", "bind").set("drain_timeout", "10s");
+    let daemon = Daemon::with(&world, &config.command(&granian(&world, "slow", 1)));
+    let asked: Vec<Asked> = (0..20).map(|_| Http.send().unwrap()).collect();
+    until("all to be accepted", || {
+        let service = daemon.service();
+        let accepted = |worker: &WorkerStatus| selected(worker) > 0 && worker.queue() == 0;
+        service.workers.iter().all(accepted).then_some(())
+    });
+    daemon.run(&["restart", "web", "--trial", "100ms"]);
+    let failed: Vec<String> = asked.into_iter().filter_map(|asked| asked.answer().err()).collect();
+    assert!(failed.is_empty(), "{failed:?}\n{}", daemon.log());
+    daemon.stop();
 }
 
 #[test]

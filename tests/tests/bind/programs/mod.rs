@@ -101,6 +101,16 @@ pub(crate) fn asyncio(world: &World) -> Vec<String> {
     vec![python(), world.file("stream.py", include_str!("stream.py")).display().to_string()]
 }
 
+/// granian with so many processes, and what of its application answers: `asgi`, `wsgi` or `slow`.
+pub(crate) fn granian(world: &World, what: &str, processes: usize) -> Vec<String> {
+    let application = world.file("app.py", include_str!("app.py"));
+    let folder = application.parent().unwrap().display().to_string();
+    let (interface, processes) = (if what == "wsgi" { what } else { "asgi" }, processes.to_string());
+    let of_server = ["--host", "127.0.0.1", "--port", "3000", "--workers", &processes];
+    let of_application = ["--interface", interface, "--working-dir", &folder, &format!("app:{what}")];
+    words("granian", &[of_server.as_slice(), &of_application].concat())
+}
+
 /// Node alone (`single`), or with two processes (`cluster`).
 pub(crate) fn node(world: &World, mode: &str) -> Vec<String> {
     words("node", &[&*world.file("web.js", include_str!("web.js")).to_string_lossy(), mode])
