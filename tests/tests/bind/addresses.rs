@@ -15,7 +15,7 @@ use crate::protocol::Protocol::Http;
 use crate::row::names;
 
 /// Whether a server of files answers at this address.
-fn answers(at: &str) -> bool {
+pub(crate) fn answers(at: &str) -> bool {
     let ask = || -> std::io::Result<String> {
         let mut stream = TcpStream::connect(at.parse::<SocketAddr>().unwrap())?;
         stream.set_read_timeout(Some(timeout()))?;

@@ -6,6 +6,7 @@ mod addresses;
 mod adopted;
 mod adopted_files;
 mod family;
+mod hostile;
 mod joined;
 mod programs;
 mod protocol;

@@ -63,6 +63,11 @@ pub(crate) fn epoll_first(world: &World) -> Vec<String> {
     vec![c(world, "epoll_first", include_str!("epoll_first.c"))]
 }
 
+/// A worker that tries to bind what is not its service's, and binds so often.
+pub(crate) fn hostile(world: &World, binds: usize) -> Vec<String> {
+    vec![c(world, "hostile", include_str!("hostile.c")), binds.to_string()]
+}
+
 pub(crate) fn options(world: &World) -> Vec<String> {
     vec![c(world, "options", include_str!("options.c"))]
 }
