@@ -1,20 +1,24 @@
 //! Strangers: sockets of other programs on the addresses of listeners, from the kernel's list of sockets (sock_diag,
-//! NETLINK_SOCK_DIAG). The list has the queues of all TCP listeners as well.
+//! NETLINK_SOCK_DIAG). The list has the queues of all sockets as well, and what they have dropped.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::net::{Ipv6Addr, SocketAddr};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use netlink_packet_core::{NLM_F_DUMP, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload};
 use netlink_packet_sock_diag::SockDiagMessage;
 use netlink_packet_sock_diag::constants::{AF_INET, AF_INET6, IPPROTO_TCP, IPPROTO_UDP};
-use netlink_packet_sock_diag::inet::nlas::Nla;
+use netlink_packet_sock_diag::inet::nlas::{MemInfo, Nla};
 use netlink_packet_sock_diag::inet::{ExtensionFlags, InetRequest, InetResponse, SocketId, StateFlags};
 use netlink_sys::protocols::NETLINK_SOCK_DIAG;
 use netlink_sys::{Socket, SocketAddr as NetlinkAddress};
 
 use crate::domain::listener::{Listener, Protocol};
 use crate::domain::observed::Queue;
+
+/// Bytes that are read at once of the kernel's list: the most that it makes at once (net/netlink/af_netlink.c). It makes
+/// no more than there was room for, and searches each time for where it was.
+const REPLY: usize = 32 << 10;
 
 /// Number of strangers on the address of `listener`: see [`list`].
 pub fn count(listener: &Listener, ours: &HashSet<u64>) -> Result<usize> {
@@ -26,8 +30,8 @@ pub fn count(listener: &Listener, ours: &HashSet<u64>) -> Result<usize> {
 pub struct Census {
     /// The places of sockets, with their SO_COOKIE.
     on: HashMap<(u8, Protocol, u16), Vec<(Listener, u64)>>,
-    /// Queues of TCP listeners, by SO_COOKIE.
-    queues: HashMap<u64, Queue>,
+    /// Queues and drops, by SO_COOKIE.
+    queues: HashMap<u64, (Queue, u32)>,
 }
 
 impl Census {
@@ -38,9 +42,7 @@ impl Census {
             for Found { at, cookie, queue, .. } in sockets(family, protocol, None)? {
                 let port = at.address.port();
                 census.on.entry((family, protocol, port)).or_default().push((at, cookie));
-                if protocol == Protocol::Tcp {
-                    census.queues.insert(cookie, queue);
-                }
+                census.queues.extend(queue.map(|queue| (cookie, queue)));
             }
         }
         Ok(census)
@@ -54,10 +56,11 @@ impl Census {
         all.flatten().filter(|(at, cookie)| is_stranger(at, *cookie, listener, ours)).count()
     }
 
-    /// The queue of the TCP listener with this cookie, if the kernel's list had it. Equals what
-    /// [`socket::queue`](super::socket::queue) asks with one system call for each socket.
+    /// The queue of the socket with this cookie, and how much was dropped because it was full, if the kernel's list had
+    /// it. Equals what [`socket::queue`](super::socket::queue) and [`socket::drops`](super::socket::drops) ask with
+    /// one system call each.
     #[must_use]
-    pub fn queue(&self, cookie: u64) -> Option<Queue> {
+    pub fn queue(&self, cookie: u64) -> Option<(Queue, u32)> {
         self.queues.get(&cookie).copied()
     }
 }
@@ -129,8 +132,8 @@ pub(super) struct Found {
     pub(super) cookie: u64,
     pub(super) inode: u64,
     uid: u32,
-    /// `idiag_rqueue` and `idiag_wqueue`, which are queue and backlog for TCP listeners only (net/ipv4/tcp_diag.c).
-    queue: Queue,
+    /// Its queue, and how much was dropped because it was full; `None` if the kernel did not tell.
+    queue: Option<(Queue, u32)>,
 }
 
 impl Found {
@@ -140,12 +143,21 @@ impl Found {
         let v6_only = response.nlas.iter().any(|it| matches!(it, Nla::SkV6Only(true)));
         let mut at = Listener::new(protocol, SocketAddr::new(ip, id.source_port));
         at.dual_stack = ip == Ipv6Addr::UNSPECIFIED && !v6_only;
+        let memory = response.nlas.iter().find_map(|it| match it {
+            Nla::MemInfo(memory) => Some(memory),
+            _ => None,
+        });
+        // `idiag_rqueue` and `idiag_wqueue` are queue and backlog for TCP listeners only (net/ipv4/tcp_diag.c).
+        let queue = |memory: &MemInfo| match protocol {
+            Protocol::Tcp => Queue { queue: header.recv_queue, backlog: header.send_queue },
+            Protocol::Udp => Queue { queue: memory.receive_queue, backlog: memory.receive_queue_max },
+        };
         Self {
             at,
             cookie: u64::from_ne_bytes(id.cookie),
             inode: header.inode.into(),
             uid: header.uid,
-            queue: Queue { queue: header.recv_queue, backlog: header.send_queue },
+            queue: memory.map(|memory| (queue(memory), memory.drops)),
         }
     }
 }
@@ -167,7 +179,7 @@ fn listed(family: u8, kind: Protocol, port: Option<u16>, states: StateFlags) -> 
     };
     let mut socket_id = if family == AF_INET { SocketId::new_v4() } else { SocketId::new_v6() };
     socket_id.source_port = port.unwrap_or_default();
-    let request = InetRequest { family, protocol, extensions: ExtensionFlags::empty(), states, socket_id };
+    let request = InetRequest { family, protocol, extensions: ExtensionFlags::SKMEMINFO, states, socket_id };
     let mut header = NetlinkHeader::default();
     header.flags = NLM_F_REQUEST | NLM_F_DUMP;
     let mut message = NetlinkMessage::new(header, SockDiagMessage::InetRequest(request).into());
@@ -181,8 +193,12 @@ fn listed(family: u8, kind: Protocol, port: Option<u16>, states: StateFlags) -> 
     socket.send(&bytes, 0).context("cannot ask the kernel for its sockets")?;
 
     let mut found = Vec::new();
+    let mut reply = Vec::with_capacity(REPLY);
     loop {
-        let (reply, _) = socket.recv_from_full().context("cannot read the kernel's list of sockets")?;
+        reply.clear();
+        let length = socket.recv(&mut reply, libc::MSG_TRUNC);
+        let length = length.context("cannot read the kernel's list of sockets")?;
+        ensure!(length == reply.len(), "a part of the kernel's list of sockets has {length} bytes");
         let mut rest = &reply[..];
         while !rest.is_empty() {
             let message = NetlinkMessage::<SockDiagMessage>::deserialize(rest)
@@ -207,8 +223,10 @@ fn listed(family: u8, kind: Protocol, port: Option<u16>, states: StateFlags) -> 
 
 #[cfg(test)]
 mod tests {
-    use std::net::TcpListener;
+    use std::net::{Ipv4Addr, TcpListener};
+    use std::time::{Duration, Instant};
 
+    use super::super::socket;
     use super::*;
 
     #[test]
@@ -241,5 +259,38 @@ mod tests {
         assert_eq!(census.count(&all, &HashSet::new()), 1);
         let cookie = socket2::SockRef::from(&socket).cookie().unwrap();
         assert_eq!(census.count(&all, &HashSet::from([cookie])), 0);
+    }
+
+    #[test]
+    fn the_list_has_what_is_queued_at_each_socket_and_what_was_dropped() {
+        let any = SocketAddr::from((Ipv4Addr::LOCALHOST, 0)).into();
+        for (protocol, kind) in
+            [(Protocol::Tcp, socket2::Type::STREAM), (Protocol::Udp, socket2::Type::DGRAM)]
+        {
+            let new = || socket2::Socket::new(socket2::Domain::IPV4, kind, None).unwrap();
+            let full = new();
+            full.set_recv_buffer_size(1).unwrap();
+            full.bind(&any).unwrap();
+            if protocol == Protocol::Tcp {
+                full.listen(0).unwrap();
+            }
+            let address = full.local_addr().unwrap();
+            let (begun, mut clients) = (Instant::now(), Vec::new());
+            while socket::drops(&full).unwrap() == 0 {
+                assert!(begun.elapsed() < Duration::from_secs(10), "{protocol}: nothing is dropped");
+                let client = new();
+                client.set_nonblocking(true).unwrap();
+                // A connection begins, or is one of those that are dropped.
+                let _ = client.connect(&address);
+                let _ = client.send(&[0; 1000]);
+                clients.push(client);
+            }
+            // What is dropped is not sent again.
+            drop(clients);
+            let (queue, drops) = (socket::queue(&full, protocol).unwrap(), socket::drops(&full).unwrap());
+            assert!(queue.queue > 0, "{protocol}: {queue:?}");
+            let census = Census::take(&[Listener::new(protocol, address.as_socket().unwrap())]).unwrap();
+            assert_eq!(census.queue(full.cookie().unwrap()), Some((queue, drops)), "{protocol}");
+        }
     }
 }

@@ -16,9 +16,9 @@ use tracing::warn;
 use super::state_file;
 use crate::config;
 use crate::domain::buckets::{FlowCounter, LiveFlows};
-use crate::domain::listener::Listener;
+use crate::domain::listener::{Listener, Protocol};
 use crate::domain::number::Number;
-use crate::domain::observed::LiveConnections;
+use crate::domain::observed::{LiveConnections, Queue};
 use crate::domain::ports::WorkerId;
 use crate::domain::tally::{DRAIN_BOUNDS, Tally};
 use crate::domain::worker::{Origin, State};
@@ -182,12 +182,7 @@ impl ServiceReport {
 impl Seen {
     fn complete(self, census: Option<&Census>) -> SocketStatus {
         let listed = census.and_then(|census| census.queue(self.cookie));
-        let reached = match self.reach {
-            Reach::Own(socket) => Some(socket),
-            Reach::Adopted(place) => place.duplicate().map(Arc::new),
-        };
-        let asked = |socket: &Arc<Socket>| socket::queue(socket, self.listener.protocol).ok();
-        let queue = listed.or_else(|| reached.as_ref().and_then(asked)).unwrap_or_default();
+        let (queue, drops) = listed.unwrap_or_else(|| self.reach.ask(self.listener.protocol));
         SocketStatus {
             listen: self.listener.to_string(),
             cookie: self.cookie,
@@ -196,8 +191,21 @@ impl Seen {
             backlog: queue.backlog,
             connections: self.live.map(|live| live.count),
             connections_since: self.live.and_then(|live| live.since),
-            drops: reached.and_then(|socket| socket::drops(&socket).ok()).unwrap_or_default(),
+            drops,
         }
+    }
+}
+
+impl Reach {
+    /// The queue of the socket, and how much was dropped because it was full; zeros if it is gone.
+    fn ask(self, protocol: Protocol) -> (Queue, u32) {
+        let reached = match self {
+            Self::Own(socket) => Some(socket),
+            Self::Adopted(place) => place.duplicate().map(Arc::new),
+        };
+        let Some(socket) = reached else { return Default::default() };
+        let queue = socket::queue(&socket, protocol).unwrap_or_default();
+        (queue, socket::drops(&socket).unwrap_or_default())
     }
 }
 
