@@ -2,8 +2,8 @@
 //!
 //! Another process may have the id of one that was reaped: ask only about processes that are known to exist.
 
-use std::fs;
-use std::io::IoSliceMut;
+use std::fs::{self, File};
+use std::io::{IoSliceMut, Read};
 
 use nix::sys::uio::{RemoteIoVec, process_vm_readv};
 use nix::unistd::{SysconfVar, sysconf};
@@ -13,6 +13,9 @@ use crate::domain::observed::Pulse;
 
 /// How many ancestors of a process are looked at.
 const GENERATIONS: usize = 100;
+
+/// More bytes than /proc/PID/stat has: 52 fields of up to 20 digits, and a name of up to 64 bytes (fs/proc/array.c).
+const LONGEST_LINE: usize = 2048;
 
 /// How many bytes of an environment are read.
 const MOST_ENVIRONMENT: usize = 256 << 10;
@@ -113,7 +116,10 @@ pub(super) struct Stat {
 
 impl Stat {
     pub(super) fn read(pid: i32) -> Option<Self> {
-        Self::parse(&fs::read(format!("/proc/{pid}/stat")).ok()?)
+        let mut line = [0; LONGEST_LINE];
+        // One call reads all of it (fs/seq_file.c).
+        let length = File::open(format!("/proc/{pid}/stat")).ok()?.read(&mut line).ok()?;
+        Self::parse(&line[..length])
     }
 
     /// Whether the first thread is in an interruptible sleep, as one that waits for work.

@@ -279,7 +279,7 @@ impl Output {
     /// How much was dropped, because nobody took it in time.
     #[must_use]
     pub fn dropped(&self) -> Amount {
-        self.page.read().dropped
+        self.page.dropped()
     }
 
     /// The last lines, without control characters.

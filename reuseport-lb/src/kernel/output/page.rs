@@ -88,15 +88,20 @@ impl Page {
         self.0.write_all_at(&content, 0)
     }
 
+    /// What was dropped; zeros if the keeper has not written yet. Reads no more than that.
+    pub(super) fn dropped(&self) -> Amount {
+        let mut content = [0; TEXT];
+        let read = self.0.read_at(&mut content, 0).unwrap_or_default();
+        let number = |nth| number(&content[..read], nth);
+        Amount { lines: number(1), bytes: number(2) }
+    }
+
     /// What it says; all zeros if the keeper has not written yet.
     pub(super) fn read(&self) -> Record {
         let mut content = vec![0; MOST];
         let read = self.0.read_at(&mut content, 0).unwrap_or_default();
         content.truncate(read);
-        let number = |nth: usize| {
-            let bytes = content.get(nth * size_of::<u64>()..(nth + 1) * size_of::<u64>());
-            bytes.and_then(|bytes| bytes.try_into().ok()).map_or(0, u64::from_ne_bytes)
-        };
+        let number = |nth| number(&content, nth);
         let text = content.get(TEXT..TEXT + (number(5) as usize).min(MOST)).unwrap_or_default();
         let lines = text.split(|byte| *byte == b'\n').map(<[u8]>::to_vec);
         let mut last: Vec<Vec<u8>> = lines.collect();
@@ -108,6 +113,12 @@ impl Page {
     }
 }
 
+/// One of the numbers at the beginning; 0 if the content is too short.
+fn number(content: &[u8], nth: usize) -> u64 {
+    let bytes = content.get(nth * size_of::<u64>()..(nth + 1) * size_of::<u64>());
+    bytes.and_then(|bytes| bytes.try_into().ok()).map_or(0, u64::from_ne_bytes)
+}
+
 #[cfg(test)]
 mod tests {
     use super::super::lines::Piece;
@@ -116,7 +127,7 @@ mod tests {
     #[test]
     fn what_a_keeper_writes_is_what_the_daemon_reads() {
         let page = Page::make().unwrap();
-        assert_eq!(page.read(), Record::default());
+        assert_eq!((page.read(), page.dropped()), (Record::default(), Amount::default()));
         let mut last = LastLines::default();
         let long = [b'x'; 2 * LONGEST];
         (0..2 * LAST).for_each(|_| last.push(&Piece { text: &long, begins: true, ends: true }));
@@ -127,8 +138,8 @@ mod tests {
         let next = Page::of(page.file().try_clone().unwrap()).unwrap();
         let read = next.read();
         assert_eq!(
-            (read.doing, read.dropped, read.held, read.last.len()),
-            (Doing::Ends, dropped, held, LAST)
+            (read.doing, read.dropped, next.dropped(), read.held, read.last.len()),
+            (Doing::Ends, dropped, dropped, held, LAST)
         );
         assert_eq!(
             (&*read.last[0], &*read.last[8], &*read.last[9]),
