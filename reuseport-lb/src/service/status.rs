@@ -18,7 +18,8 @@ use crate::config::settings::without_secrets;
 use crate::domain::buckets;
 use crate::domain::engine::{Standing, Worker, WorkerSocket};
 use crate::domain::listener::{Listener, Protocol};
-use crate::domain::ports::{ListenerId, Processes};
+use crate::domain::ports::{Dataplane, ListenerId, Processes};
+use crate::domain::slots::SlotSet;
 use crate::domain::table::Member;
 use crate::domain::worker::{Origin, State};
 use crate::kernel::group::Totals;
@@ -64,7 +65,7 @@ impl Service {
                     dataplane.place(socket.cookie).map(|place| (place.listener, Reach::Adopted(*place)))?
                 }
             };
-            let now = totals.get(&listener).map_or(0, |totals| totals.selected[slot]);
+            let now = selected(totals, &listener, slot);
             let since = if worker.holds_slot() { now.saturating_sub(socket.selected_before) } else { 0 };
             Some(Seen {
                 listener,
@@ -99,7 +100,9 @@ impl Service {
     /// The status without flows, strangers and sockets.
     fn status(&self, totals: &HashMap<Listener, Totals>) -> ServiceStatus {
         let (engine, config) = (&self.engine, &self.engine.settings().config);
-        let shares = engine.placement().table().shares();
+        let placement = engine.placement();
+        let members = placement.members().iter().map(Member::slot).collect();
+        let known = Known { shares: placement.table().shares(), members, totals };
         let waiting = engine.flows().waiting();
         ServiceStatus {
             name: config.name.clone(),
@@ -122,7 +125,7 @@ impl Service {
             busy: engine.busy().map(str::to_owned),
             ending: self.retires.is_some() || engine.is_stopping(),
             groups: engine.listeners().filter_map(|it| self.group_status(it.id, totals)).collect(),
-            workers: engine.pool().iter().map(|worker| self.worker_status(worker, &shares)).collect(),
+            workers: engine.pool().iter().map(|worker| self.worker_status(worker, &known)).collect(),
         }
     }
 
@@ -159,13 +162,13 @@ impl Service {
         })
     }
 
-    fn worker_status(&self, worker: &Worker, shares: &[u32]) -> WorkerStatus {
+    fn worker_status(&self, worker: &Worker, known: &Known<'_>) -> WorkerStatus {
         let engine = &self.engine;
         let standing = engine.standing(worker);
         let slot = usize::from(worker.slot);
-        let buckets = if worker.holds_slot() { shares[slot] } else { 0 };
+        let buckets = if worker.holds_slot() { known.shares[slot] } else { 0 };
         let dropped = engine.processes().dropped(worker.id.number, worker.process.map(|running| running.key));
-        let is_member = |member: &Member| member.slot() == worker.slot && worker.is_member();
+        let selected = |id| selected(known.totals, &engine.dataplane().address(id), slot);
         WorkerStatus {
             name: worker.name.clone(),
             slot: worker.slot,
@@ -173,7 +176,7 @@ impl Service {
             pid: worker.process.and_then(|running| engine.processes().pid(running.key)),
             usage: None,
             weight: worker.weight,
-            member: engine.placement().members().iter().any(is_member),
+            member: worker.is_member() && known.members.contains(worker.slot),
             share: f64::from(buckets) / BUCKETS as f64,
             buckets,
             flows: 0,
@@ -182,7 +185,7 @@ impl Service {
             joined: worker.life.origin() == Origin::Joined,
             successor: worker.is_successor(),
             overloaded: standing.overloaded,
-            lacks: engine.lacks(worker, Instant::now()),
+            lacks: engine.lacks(worker, Instant::now(), selected),
             log: log_of(&worker.name, worker.is_started(), &engine.settings().config),
             dropped_lines: dropped.lines,
             dropped_bytes: dropped.bytes,
@@ -190,6 +193,21 @@ impl Service {
             sockets: Vec::new(),
         }
     }
+}
+
+/// What is found out once for all workers.
+struct Known<'a> {
+    /// Buckets of each slot.
+    shares: Vec<u32>,
+    /// Slots of the table's members.
+    members: SlotSet,
+    /// What was counted at each listener.
+    totals: &'a HashMap<Listener, Totals>,
+}
+
+/// How often a slot was selected at a listener so far.
+fn selected(totals: &HashMap<Listener, Totals>, listener: &Listener, slot: usize) -> u64 {
+    totals.get(listener).map_or(0, |totals| totals.selected[slot])
 }
 
 /// The file that the output of a worker goes into, if it has one.

@@ -169,7 +169,9 @@ impl<D: Dataplane, P: Processes> Engine<D, P> {
         let is_due = |it: &Worker| Self::may_be_overdue(it) && it.age(now).is_some_and(|age| age >= limit);
         for id in self.pool.ids(is_due) {
             let Some(worker) = self.pool.get(id) else { continue };
-            let lacks = self.lacks(worker, now).map_or_else(String::new, |lacks| format!(": it {lacks}"));
+            let lacks = self
+                .lacks(worker, now, self.counted(worker))
+                .map_or_else(String::new, |lacks| format!(": it {lacks}"));
             warn!(
                 worker = worker.name,
                 "not ready within start_timeout ({limit:?}), and left to go on{lacks}"
@@ -199,10 +201,10 @@ impl<D: Dataplane, P: Processes> Engine<D, P> {
             if sees { self.unattended(worker, true).map(|(at, it)| (at, *it)).collect() } else { Vec::new() };
         let all = unattended.is_empty();
         // While no worker is ready, this one gets connections; a process that polls without ever sleeping takes them.
-        let takes = self.placement.members().is_empty() && self.has_taken(worker);
+        let takes = self.placement.members().is_empty() && self.has_taken(worker, self.counted(worker));
         let some = all || unattended.len() < worker.sockets.len() || takes;
         let ready = worker.life.state() == State::Ready;
-        let late = !all && age >= SAID_AFTER && !(ready && self.has_taken(worker));
+        let late = !all && age >= SAID_AFTER && !(ready && self.has_taken(worker, self.counted(worker)));
         if late && !worker.sightings.said {
             let what = |(at, socket): &(usize, WorkerSocket)| {
                 let listener = self.dataplane.address(socket.listener);
@@ -228,22 +230,29 @@ impl<D: Dataplane, P: Processes> Engine<D, P> {
         }
     }
 
-    /// Whether the process of a worker was selected for connections, and none of them waits.
-    fn has_taken(&self, worker: &Worker) -> bool {
+    /// Whether the process of a worker was selected for connections, and none of them waits. `counted`: see
+    /// [`Engine::lacks`].
+    fn has_taken(&self, worker: &Worker, counted: impl Fn(ListenerId) -> u64) -> bool {
         let before = worker.process.map(|running| running.selected);
         worker.holds_slot()
             && self.connections(worker) == 0
-            && before.is_some_and(|before| self.selected(worker) > before)
+            && before.is_some_and(|before| self.selected_of(worker, counted) > before)
     }
 
     /// For how many connections a worker was selected so far, over all listeners.
     pub(super) fn selected(&self, worker: &Worker) -> u64 {
-        let selected = self.tcp_sockets(worker).map(|socket| {
-            let all = self.dataplane.selected(socket.listener);
-            let now = all.map_or(0, |all| all[usize::from(worker.slot)]);
-            now.saturating_sub(socket.selected_before)
-        });
-        selected.sum()
+        self.selected_of(worker, self.counted(worker))
+    }
+
+    fn selected_of(&self, worker: &Worker, counted: impl Fn(ListenerId) -> u64) -> u64 {
+        let sockets = self.tcp_sockets(worker);
+        sockets.map(|socket| counted(socket.listener).saturating_sub(socket.selected_before)).sum()
+    }
+
+    /// Reads how often the slot of a worker was selected so far at a listener.
+    pub(super) fn counted(&self, worker: &Worker) -> impl Fn(ListenerId) -> u64 {
+        let slot = usize::from(worker.slot);
+        move |listener| self.dataplane.selected(listener).map_or(0, |all| all[slot])
     }
 
     /// Warns if `ready = "accepting"` needs to know which threads wait for work, and this kernel does not show that.
@@ -259,9 +268,15 @@ impl<D: Dataplane, P: Processes> Engine<D, P> {
     }
 
     /// What a worker lacks that is not ready, is stalled at some listeners, or was never seen to use its sockets, as
-    /// the end of a sentence: worker web/0 "does not wait for work yet on …".
+    /// the end of a sentence: worker web/0 "does not wait for work yet on …". `counted`: how often the worker's slot was
+    /// selected so far at a listener; who asks about many workers has read the counters once.
     #[must_use]
-    pub fn lacks(&self, worker: &Worker, now: Instant) -> Option<String> {
+    pub fn lacks(
+        &self,
+        worker: &Worker,
+        now: Instant,
+        counted: impl Fn(ListenerId) -> u64,
+    ) -> Option<String> {
         let Sightings { not_started, locked, foreign, waiting, .. } = &worker.sightings;
         if let Some(why) = not_started {
             return Some(format!("is not started: {why}"));
@@ -297,8 +312,9 @@ impl<D: Dataplane, P: Processes> Engine<D, P> {
                 joined([said, silent, bound])
             }
             State::Ready => {
-                // Looked at first: most workers wait, and what each has taken is read from the counters of all CPUs.
-                let on = if *waiting { None } else { silent(false) }.filter(|_| !self.has_taken(worker));
+                // Looked at first: most workers wait, and what each has taken may be read from the counters of all CPUs.
+                let on = if *waiting { None } else { silent(false) };
+                let on = on.filter(|_| !self.has_taken(worker, counted));
                 joined([on.map(|on| format!("was not seen to wait for work yet on {on}")), bound, None])
             }
             _ => None,

@@ -112,7 +112,7 @@ impl<D: Dataplane, P: Processes> Engine<D, P> {
         let asked = self.rollout.as_ref().and_then(Rollout::timeout);
         let patience = asked.unwrap_or(self.settings.config.start_timeout);
         let name = self.pool.name_of(pair.new);
-        let lacks = self.pool.get(pair.new).and_then(|worker| self.lacks(worker, now));
+        let lacks = self.pool.get(pair.new).and_then(|worker| self.lacks(worker, now, self.counted(worker)));
         let lacks = lacks.map_or_else(String::new, |lacks| format!(" (it {lacks})"));
         self.fail_successor(pair, format!("the new {name} was not ready within {patience:?}{lacks}"), now);
     }

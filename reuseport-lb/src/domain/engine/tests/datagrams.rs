@@ -90,7 +90,7 @@ fn each_listener_is_by_itself() {
     assert_eq!(shares(&scene, 1), BTreeMap::from([(0, 24), (1, 24)]));
     assert_eq!(shares(&scene, 2), BTreeMap::from([(1, 48)]));
     let engine = scene.engine.as_ref().expect("an engine");
-    let lacks = engine.lacks(scene.worker(0), scene.now);
+    let lacks = engine.lacks(scene.worker(0), scene.now, |_| 0);
     assert_eq!(lacks.as_deref(), Some("does not read from udp://127.0.0.1:8001"));
 }
 

@@ -34,7 +34,8 @@ impl Scene {
 
     /// What `status` says that the first worker lacks.
     fn lacks(&self) -> Option<String> {
-        self.engine.as_ref().and_then(|engine| engine.lacks(self.worker(0), self.now))
+        let (engine, worker) = (self.engine.as_ref()?, self.worker(0));
+        engine.lacks(worker, self.now, engine.counted(worker))
     }
 
     /// A process calls for something; the answer, if it comes.
