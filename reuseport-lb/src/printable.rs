@@ -63,7 +63,9 @@ fn steers(c: char) -> bool {
 }
 
 fn escape(text: &str, which: impl Fn(char) -> bool, how: impl Fn(char, &mut String)) -> Cow<'_, str> {
-    if !text.contains(&which) {
+    // Most text is long and plain, and looked at faster byte by byte.
+    let plain = text.bytes().all(|byte| matches!(byte, b' '..=b'~'));
+    if plain || !text.contains(&which) {
         return text.into();
     }
     let mut escaped = String::with_capacity(text.len());

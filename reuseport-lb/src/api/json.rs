@@ -1,5 +1,7 @@
 //! JSON as the daemon's sockets read and write it: objects in, lines without control characters out.
 
+use std::borrow::Cow;
+
 use serde::{Deserialize, Serialize};
 
 use crate::printable;
@@ -15,6 +17,10 @@ pub(super) fn object<'a, T: Deserialize<'a>>(text: &'a [u8]) -> serde_json::Resu
 
 /// Formats a value as one line of JSON.
 pub(super) fn line(value: &impl Serialize) -> String {
-    let text = serde_json::to_string(value).unwrap_or_default();
-    printable::json(&text).into_owned() + "\n"
+    let mut text = serde_json::to_string(value).unwrap_or_default();
+    if let Cow::Owned(escaped) = printable::json(&text) {
+        text = escaped;
+    }
+    text.push('\n');
+    text
 }

@@ -1,7 +1,7 @@
 //! Reports of a service's state: made quickly, and completed in a thread. Not: how one is made (`status.rs`).
 
 use std::cell::RefCell;
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -160,7 +160,9 @@ impl ServiceReport {
     fn complete(self, census: Option<&Census>) -> ServiceStatus {
         let Self { mut service, groups, workers, ours } = self;
         let mut flows: Vec<LiveFlows> = Vec::new();
+        let mut addresses = HashMap::new();
         for (group, (listener, counter)) in service.groups.iter_mut().zip(groups) {
+            addresses.insert(listener, listener.to_string());
             group.strangers = census.map(|census| census.count(&listener, &ours));
             let counted = counter.and_then(|counter| counter.count());
             group.flows = counted.as_ref().map(|it| FlowCounts { live: it.live, kept: it.kept });
@@ -173,18 +175,20 @@ impl ServiceReport {
                 cpu_seconds: used.cpu_seconds,
                 resident_bytes: used.resident_bytes,
             });
-            worker.sockets = sockets.into_iter().map(|seen| seen.complete(census)).collect();
+            worker.sockets = sockets.into_iter().map(|seen| seen.complete(census, &addresses)).collect();
         }
         service
     }
 }
 
 impl Seen {
-    fn complete(self, census: Option<&Census>) -> SocketStatus {
+    /// `addresses`: those of listeners as text, which takes long to make for each socket.
+    fn complete(self, census: Option<&Census>, addresses: &HashMap<Listener, String>) -> SocketStatus {
+        let listen = addresses.get(&self.listener).cloned();
         let listed = census.and_then(|census| census.queue(self.cookie));
         let (queue, drops) = listed.unwrap_or_else(|| self.reach.ask(self.listener.protocol));
         SocketStatus {
-            listen: self.listener.to_string(),
+            listen: listen.unwrap_or_else(|| self.listener.to_string()),
             cookie: self.cookie,
             selected: self.selected,
             queue: queue.queue,

@@ -19,6 +19,9 @@ use crate::config::MetricsConfig;
 /// The label that is missing where series are sums over listeners.
 const LISTENER: &str = "listener";
 
+/// How many labels a series has at most.
+const MOST_LABELS: usize = 3;
+
 /// How all names begin.
 const PREFIX: &str = "reuseport_lb";
 
@@ -163,20 +166,25 @@ struct Samples<'a> {
 struct Named<'a> {
     /// The one that the name stands for.
     now: &'a WorkerStatus,
-    all: Vec<&'a WorkerStatus>,
+    /// The sockets of all, by listener.
+    sockets: BTreeMap<&'a str, Vec<&'a SocketStatus>>,
 }
 
 /// The workers of a service by their names.
-fn named(service: &ServiceStatus) -> Vec<Named<'_>> {
+fn named<'a>(service: &'a ServiceStatus) -> Vec<Named<'a>> {
     let mut by_name: BTreeMap<&str, Vec<&WorkerStatus>> = BTreeMap::new();
     for worker in &service.workers {
         by_name.entry(&worker.name).or_default().push(worker);
     }
     let stands_for = |worker: &&&WorkerStatus| (worker.successor, worker.state == "draining");
-    by_name
-        .into_values()
-        .filter_map(|all| Some(Named { now: *all.iter().min_by_key(stands_for)?, all }))
-        .collect()
+    let of_name = |all: Vec<&'a WorkerStatus>| {
+        let mut sockets: BTreeMap<&str, Vec<&SocketStatus>> = BTreeMap::new();
+        for socket in all.iter().flat_map(|worker| &worker.sockets) {
+            sockets.entry(&socket.listen).or_default().push(socket);
+        }
+        Some(Named { now: *all.iter().min_by_key(stands_for)?, sockets })
+    };
+    by_name.into_values().filter_map(of_name).collect()
 }
 
 impl Samples<'_> {
@@ -188,7 +196,10 @@ impl Samples<'_> {
             *sums.entry(others.collect()).or_default() += value;
             return;
         }
-        self.write(&labels.collect::<Vec<_>>(), value);
+        // Without memory of its own: there are many series.
+        let mut named = [("", ""); MOST_LABELS];
+        let count = named.iter_mut().zip(labels).map(|(to, label)| *to = label).count();
+        self.write(&named[..count], value);
     }
 
     /// Writes the sums, if there are any.
@@ -292,7 +303,7 @@ impl Samples<'_> {
     }
 
     fn of_worker(&mut self, service: &str, worker: &Named<'_>) {
-        let Named { now, all } = worker;
+        let Named { now, sockets } = worker;
         let of_socket: fn(&SocketStatus) -> Option<u32> = match self.metric {
             // A worker that took over from another one goes on counting.
             Metric::Selected => {
@@ -328,14 +339,11 @@ impl Samples<'_> {
                 return self.add(&[service, &now.name], value);
             }
         };
-        let mut sums: BTreeMap<&str, u64> = BTreeMap::new();
-        for socket in all.iter().flat_map(|worker| &worker.sockets) {
-            if let Some(value) = of_socket(socket) {
-                *sums.entry(&socket.listen).or_default() += u64::from(value);
+        for (listener, sockets) in sockets {
+            let values = sockets.iter().filter_map(|socket| of_socket(socket)).map(u64::from);
+            if let Some(sum) = values.reduce(|sum, value| sum + value) {
+                self.add(&[service, listener, &now.name], sum as f64);
             }
-        }
-        for (listener, sum) in sums {
-            self.add(&[service, listener, &now.name], sum as f64);
         }
     }
 }

@@ -20,6 +20,7 @@ fn every_series_has_its_line_in_the_docs() {
     let wanted: Vec<String> = Metric::ALL.iter().map(line).collect();
     let written: Vec<&str> = docs.lines().filter(|line| line.starts_with("| `reuseport_lb_")).collect();
     assert_eq!(written, wanted);
+    assert!(Metric::ALL.iter().all(|metric| metric.labels().len() <= MOST_LABELS));
 }
 
 #[test]
