@@ -39,4 +39,7 @@ mod pod {
 
     // SAFETY: as above.
     unsafe impl aya::Pod for super::connections::Tag {}
+
+    // SAFETY: as above.
+    unsafe impl aya::Pod for super::steer::Bytes {}
 }

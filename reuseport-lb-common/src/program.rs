@@ -12,6 +12,7 @@ macro_rules! programs {
             rlb_tcp_source: Plain, SourceAny;
             rlb_tcp_random: Plain, Random;
             rlb_tcp_cpu: Plain, Cpu;
+            rlb_one_payload: Plain, Payload;
             rlb_idle_flow: PreferWaiting, Flow;
             rlb_idle_src4: PreferWaiting, SourceV4;
             rlb_idle_src6: PreferWaiting, SourceV6;
@@ -22,6 +23,7 @@ macro_rules! programs {
             rlb_udp_source4: Tracked, SourceV4;
             rlb_udp_source6: Tracked, SourceV6;
             rlb_udp_source: Tracked, SourceAny;
+            rlb_udp_payload: Tracked, Payload;
         }
     };
 }
@@ -101,6 +103,8 @@ pub enum Steering {
     Random,
     /// The CPU that receives.
     Cpu,
+    /// Bytes of a datagram's payload.
+    Payload,
 }
 
 /// A program of the object, and what it is for.
@@ -141,6 +145,9 @@ pub fn name(kind: Kind, steering: Steering) -> Option<&'static str> {
 /// The name of the program's [`crate::offsets::Offsets`], a constant that is patched into its read-only data
 /// before it is loaded.
 pub const OFFSETS: &str = "OFFSETS";
+
+/// The name of the [`crate::steer::Bytes`] that keys are made of, a constant like [`OFFSETS`].
+pub const PAYLOAD: &str = "PAYLOAD";
 
 #[cfg(test)]
 mod tests {

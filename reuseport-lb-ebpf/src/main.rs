@@ -14,7 +14,7 @@ mod pick;
 mod waiting;
 
 use reuseport_lb_common::select::policy::{FirstFit, PreferWaiting as Waiting};
-use reuseport_lb_common::steer::{Cpu, Flow, Random, SourceAny, SourceV4, SourceV6};
+use reuseport_lb_common::steer::{Cpu, Flow, Payload, Random, SourceAny, SourceV4, SourceV6};
 
 use crate::group::Kind;
 use crate::pick::define;

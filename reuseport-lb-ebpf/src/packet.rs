@@ -1,5 +1,7 @@
 //! What steering reads, out of the program's context: the packet, or the connection that is being migrated.
 
+use core::ptr;
+
 use aya_ebpf::EbpfContext as _;
 use aya_ebpf::bindings::bpf_hdr_start_off::BPF_HDR_START_NET;
 use aya_ebpf::bindings::sk_reuseport_md;
@@ -8,7 +10,7 @@ use aya_ebpf::helpers::generated::{
 };
 use aya_ebpf::programs::SkReuseportContext;
 use reuseport_lb_common::shared::unfollowed;
-use reuseport_lb_common::steer::{Packet, V4_SOURCE, V6_SOURCE};
+use reuseport_lb_common::steer::{Bytes, MAX_LENGTH, Packet, UDP_HEADER, V4_SOURCE, V6_SOURCE, payload_key};
 use reuseport_lb_common::trace_word::{TraceLine, family};
 
 /// The protocol of an IPv4 packet (linux/if_ether.h), in network byte order as the context has it.
@@ -16,6 +18,10 @@ const ETH_P_IP: u32 = 0x0800_u16.to_be() as u32;
 
 /// Offset of the client's port in the packet, which begins with its TCP or UDP header (RFC 9293, RFC 768).
 const SOURCE_PORT: u32 = 0;
+
+/// See `reuseport_lb_common::program::PAYLOAD`.
+#[unsafe(no_mangle)]
+pub static PAYLOAD: Bytes = Bytes::NONE;
 
 /// The packet of a context.
 pub struct KernelPacket<'a>(pub &'a SkReuseportContext);
@@ -104,6 +110,20 @@ impl Packet for KernelPacket<'_> {
             )
         };
         if failed == 0 { Some(bytes) } else { None }
+    }
+
+    #[inline(always)]
+    fn payload(&self) -> Option<u32> {
+        // SAFETY: the daemon patches the constant before the program is loaded, so the compiler must not know it.
+        let Bytes { offset, length } = unsafe { ptr::read_volatile(&raw const PAYLOAD) };
+        // Always so; for the compiler.
+        let length = length.min(MAX_LENGTH as u32);
+        let mut bytes = [0u8; MAX_LENGTH];
+        // SAFETY: `bytes` is at least `length` writable bytes; the helper fills as many or fails.
+        let failed = unsafe {
+            bpf_skb_load_bytes(self.0.as_ptr(), UDP_HEADER + offset, bytes.as_mut_ptr().cast(), length)
+        };
+        if failed == 0 { bytes.get(..length as usize).map(payload_key) } else { None }
     }
 
     #[inline(always)]

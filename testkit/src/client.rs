@@ -182,11 +182,16 @@ pub fn http(mut stream: impl Read + Write, method: &str, path: &str) -> io::Resu
 
 /// One datagram and its answer, from `from` or any address.
 pub fn ask_udp(to: SocketAddr, from: Option<IpAddr>) -> io::Result<Answer> {
+    ask_udp_with(to, from, b"?")
+}
+
+/// As [`ask_udp`], with this datagram.
+pub fn ask_udp_with(to: SocketAddr, from: Option<IpAddr>, datagram: &[u8]) -> io::Result<Answer> {
     let any = if to.is_ipv4() { IpAddr::from([0, 0, 0, 0]) } else { IpAddr::from([0u16; 8]) };
     let socket = UdpSocket::bind((from.unwrap_or(any), 0))?;
     socket.set_read_timeout(Some(timeout()))?;
     socket.connect(to)?;
-    socket.send(b"?")?;
+    socket.send(datagram)?;
     let mut buffer = [0; 1024];
     let length = socket.recv(&mut buffer)?;
     Answer::parse(&String::from_utf8_lossy(&buffer[..length]))

@@ -7,7 +7,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::Path;
 
 use aya::programs::loaded_programs;
-use reuseport_lb::config::{Affinity, Balance, WhenBusy};
+use reuseport_lb::config::{Affinity, Balance, Flows, PayloadBytes, WhenBusy};
 use reuseport_lb::domain::listener::{Listener, Protocol};
 use reuseport_lb::kernel::connections::Connections;
 use reuseport_lb::kernel::group::{PinnedGroup, Policy};
@@ -22,10 +22,11 @@ const MOST: u64 = 500_000;
 
 /// Instructions that the verifier looked at when it loaded `program`.
 fn verified(world: &World, program: &Program, accounts: &Path) -> u64 {
-    let protocol = if program.kind == Kind::Tracked { Protocol::Udp } else { Protocol::Tcp };
+    let datagrams = program.kind == Kind::Tracked || program.steering == Steering::Payload;
+    let protocol = if datagrams { Protocol::Udp } else { Protocol::Tcp };
     let on = |host: IpAddr| Listener::new(protocol, (host, 4000).into());
     let listener = match program.steering {
-        Steering::Flow | Steering::Random | Steering::Cpu | Steering::SourceV4 => {
+        Steering::Flow | Steering::Random | Steering::Cpu | Steering::SourceV4 | Steering::Payload => {
             on(Ipv4Addr::LOCALHOST.into())
         }
         Steering::SourceV6 => on(Ipv6Addr::LOCALHOST.into()),
@@ -37,7 +38,10 @@ fn verified(world: &World, program: &Program, accounts: &Path) -> u64 {
             Steering::Random => Affinity::Random,
             Steering::Cpu => Affinity::Cpu,
             Steering::SourceV4 | Steering::SourceV6 | Steering::SourceAny => Affinity::Source,
+            // The longest key.
+            Steering::Payload => Affinity::Payload(PayloadBytes { offset: 0, length: 15 }),
         },
+        flows: if program.kind == Kind::Tracked { Flows::Track } else { Flows::None },
         when_busy: match program.kind {
             Kind::PreferWaiting | Kind::CountedWaiting => WhenBusy::Next,
             _ => WhenBusy::Queue,
@@ -48,7 +52,6 @@ fn verified(world: &World, program: &Program, accounts: &Path) -> u64 {
             _ => Balance::Table,
         },
         counts: program.kind.counts(),
-        ..Policy::default()
     };
     let pins = world.bpffs().join(program.name);
     std::fs::create_dir(&pins).unwrap();

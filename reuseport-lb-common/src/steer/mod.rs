@@ -2,11 +2,13 @@
 
 mod cpu;
 mod flow;
+mod payload;
 mod random;
 mod source;
 
 pub use cpu::Cpu;
 pub use flow::Flow;
+pub use payload::{Bytes, MAX_LENGTH, Payload, UDP_HEADER, payload_key};
 pub use random::Random;
 pub use source::{SourceAny, SourceV4, SourceV6, V4_SOURCE, V6_SOURCE, source_v4, source_v6};
 
@@ -25,6 +27,8 @@ pub trait Packet {
     fn is_v4(&self) -> bool;
     /// Bytes of the network header, from `offset` on; `None` if they cannot be read.
     fn network_header<const N: usize>(&self, offset: u32) -> Option<[u8; N]>;
+    /// The key of the bytes of a datagram's payload that the group is made for; `None` if it has fewer.
+    fn payload(&self) -> Option<u32>;
     /// The client's address, of an IPv4 connection that is being migrated.
     fn migrating_v4(&self) -> [u8; 4];
     /// The client's address, of a connection of an IPv6 socket that is being migrated; IPv4-mapped for an IPv4 client.

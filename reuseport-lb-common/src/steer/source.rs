@@ -136,6 +136,10 @@ mod tests {
             }
         }
 
+        fn payload(&self) -> Option<u32> {
+            unreachable!("addresses are hashed")
+        }
+
         fn migrating_v4(&self) -> [u8; 4] {
             unreachable!("a dual-stack socket is an IPv6 one")
         }

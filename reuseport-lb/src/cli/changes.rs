@@ -32,8 +32,8 @@ pub(crate) struct AdoptArgs {
     /// An address that the server listens on, as it has bound it; may be repeated
     #[arg(long, value_name = "URL", required = true)]
     pub(crate) listen: Vec<Listener>,
-    /// What a decision is made from: flow (each connection), source (a client keeps its worker), random (chance) or
-    /// cpu (the CPU that receives), the last two over TCP [default: flow]
+    /// What a decision is made from: flow (each connection), source (a client keeps its worker), random (chance)
+    /// or cpu (the CPU that receives), the last two over TCP, or payload:OFFSET+LENGTH (bytes of a datagram) [default: flow]
     #[arg(long)]
     pub(crate) affinity: Option<config::Affinity>,
     /// Put this program in the place of one that the server has given its group itself

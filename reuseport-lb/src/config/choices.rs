@@ -1,6 +1,10 @@
 //! Settings that are one of a few words.
 
+use reuseport_lb_common::steer::MAX_LENGTH;
 use serde::{Deserialize, Serialize};
+
+/// Most bytes of a UDP payload, of 65,535 with its header (RFC 768): of IPv6, which does not count its own header.
+const MAX_PAYLOAD: u32 = 65_527;
 
 /// What a decision is made from.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -15,6 +19,35 @@ pub enum Affinity {
     Random,
     /// The CPU that receives the packet, which has a worker of its own.
     Cpu,
+    /// Bytes of a datagram's payload.
+    Payload(PayloadBytes),
+}
+
+/// Which bytes of a datagram's payload belong to a session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PayloadBytes {
+    /// Of the first one, from the beginning of the payload.
+    #[serde(default)]
+    pub offset: u16,
+    /// How many: 1 to [`MAX_LENGTH`].
+    pub length: u8,
+}
+
+impl PayloadBytes {
+    /// Fails if no datagram has these bytes, or a key cannot be made of so many.
+    pub fn check(self) -> Result<(), String> {
+        let Self { offset, length } = self;
+        if !(1..=MAX_LENGTH).contains(&usize::from(length)) {
+            return Err(format!("`length = {length}`: a key is made of 1 to {MAX_LENGTH} bytes"));
+        }
+        if u32::from(offset) + u32::from(length) > MAX_PAYLOAD {
+            return Err(format!(
+                "`offset = {offset}` with `length = {length}`: no datagram has more than {MAX_PAYLOAD} bytes"
+            ));
+        }
+        Ok(())
+    }
 }
 
 impl std::str::FromStr for Affinity {
@@ -26,14 +59,29 @@ impl std::str::FromStr for Affinity {
             "source" => Ok(Self::Source),
             "random" => Ok(Self::Random),
             "cpu" => Ok(Self::Cpu),
-            other => Err(format!("{other:?} is not \"flow\", \"source\", \"random\" or \"cpu\"")),
+            other => match other.strip_prefix("payload:").map(|bytes| bytes.split_once('+')) {
+                Some(Some((offset, length))) => {
+                    let bytes = offset.parse().ok().zip(length.parse().ok());
+                    let bytes = bytes.map(|(offset, length)| PayloadBytes { offset, length });
+                    let bytes =
+                        bytes.ok_or_else(|| format!("{other:?}: say payload:OFFSET+LENGTH, in bytes"))?;
+                    bytes.check().map(|()| Self::Payload(bytes))
+                }
+                Some(None) => Err(format!("{other:?}: say payload:OFFSET+LENGTH, in bytes")),
+                None => Err(format!(
+                    "{other:?} is not \"flow\", \"source\", \"random\", \"cpu\" or \"payload:OFFSET+LENGTH\""
+                )),
+            },
         }
     }
 }
 
 impl std::fmt::Display for Affinity {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        self.serialize(f)
+        match self {
+            Self::Payload(PayloadBytes { offset, length }) => write!(f, "payload:{offset}+{length}"),
+            word => word.serialize(f),
+        }
     }
 }
 

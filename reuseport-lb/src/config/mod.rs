@@ -20,8 +20,8 @@ mod warnings;
 mod written;
 
 pub use choices::{
-    Affinity, Balance, DrainUntil, Flows, LogFormat, OnCrash, OnStall, Replace, SocketOwner, SocketSource,
-    WhenBusy, WhenEmpty,
+    Affinity, Balance, DrainUntil, Flows, LogFormat, OnCrash, OnStall, PayloadBytes, Replace, SocketOwner,
+    SocketSource, WhenBusy, WhenEmpty,
 };
 pub use connections::ConnectionSettings;
 pub use environment::{check_directory, check_program, check_variable};

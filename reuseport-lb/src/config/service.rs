@@ -216,7 +216,7 @@ impl ServiceConfig {
             );
         }
         let gives = match self.affinity {
-            Affinity::Flow | Affinity::Source => None,
+            Affinity::Flow | Affinity::Source | Affinity::Payload(_) => None,
             Affinity::Random => Some("each datagram to a worker by chance"),
             Affinity::Cpu => {
                 Some("a datagram to the worker of the CPU that receives it, another one each time")
@@ -230,6 +230,15 @@ impl ServiceConfig {
                  each datagram is for itself, or say `affinity = \"flow\"`",
                 self.affinity
             ));
+        }
+        if let Affinity::Payload(bytes) = self.affinity {
+            bytes.check().map_err(|error| format!("`affinity = {{ payload = … }}`, {error}"))?;
+            if let Some(tcp) = self.listeners().find(|it| it.protocol == Protocol::Tcp) {
+                return Err(format!(
+                    "`affinity = {{ payload = … }}` is made of the bytes of a datagram, and {tcp} has connections, whose bytes \
+                     come later: give it a service of its own, or say `affinity = \"flow\"`"
+                ));
+            }
         }
         if self.adopt.is_some() && self.listeners().any(|it| it.address.port() == 0) {
             return Err("`adopt` needs the port of the server that is there, not port 0".into());
@@ -283,7 +292,7 @@ pub(crate) fn check_name(name: &str) -> Result<(), String> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{Invalid, Machine, parse};
+    use super::super::{Invalid, Machine, PayloadBytes, parse};
     use super::*;
 
     const MINIMAL: &str = "[[service]]\nname = \"web\"\nlisten = [\"udp://127.0.0.1:80\"]\n";
@@ -323,6 +332,31 @@ mod tests {
         assert_eq!(parsed("affinity = \"random\"\nflows = \"none\"").unwrap().affinity, Affinity::Random);
         let tcp = MINIMAL.replace("udp", "tcp") + "affinity = \"random\"\nwhen_busy = \"next\"\n";
         assert_eq!(parse(&tcp, Machine::ANOTHER).unwrap().services[0].affinity, Affinity::Random);
+    }
+
+    #[test]
+    fn bytes_of_the_payload_are_those_of_datagrams() {
+        let bytes = |offset, length| Affinity::Payload(PayloadBytes { offset, length });
+        let said = "affinity = { payload = { offset = 8, length = 4 } }";
+        assert_eq!(parsed(said).unwrap().affinity, bytes(8, 4));
+        assert_eq!(parsed("affinity = { payload = { length = 16 } }").unwrap().affinity, bytes(0, 16));
+        assert_eq!("payload:8+4".parse(), Ok(bytes(8, 4)));
+        assert_eq!(bytes(8, 4).to_string(), "payload:8+4");
+        for (length, offset, says) in [
+            (0, 0, "`length = 0`: a key is made of 1 to 16 bytes"),
+            (17, 0, "`length = 17`"),
+            (4, 65_524, "no datagram has more than 65527 bytes"),
+        ] {
+            let text = format!("affinity = {{ payload = {{ offset = {offset}, length = {length} }} }}");
+            let error = parsed(&text).unwrap_err();
+            assert!(error.starts_with("line 4:") && error.contains(says), "{error}");
+        }
+        let tcp = MINIMAL.replace("udp", "tcp") + said;
+        let Invalid(error) = parse(&tcp, Machine::ANOTHER).unwrap_err();
+        assert!(error.contains("tcp://127.0.0.1:80 has connections"), "{error}");
+        for wrong in ["payload:8", "payload:x+4", "payload:8+40", "bytes"] {
+            assert!(wrong.parse::<Affinity>().is_err(), "{wrong}");
+        }
     }
 
     #[test]

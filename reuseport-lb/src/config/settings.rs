@@ -82,7 +82,7 @@ pub fn of_service(service: &ServiceConfig) -> Vec<Setting> {
         one("listen", json!(listen)),
         one("command", json!(command)),
         one("workers", json!(workers)),
-        one("affinity", json!(affinity)),
+        Setting { key: "affinity", json: json!(affinity), text: affinity.to_string() },
         one("ready", json!(ready)),
         one("start_timeout", time(Some(*start_timeout))),
         one("on_crash", json!(on_crash)),

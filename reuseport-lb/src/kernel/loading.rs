@@ -9,6 +9,7 @@ use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
 use anyhow::{Context, Result};
 use aya::EbpfLoader;
 use aya::maps::{Array, MapData, MapError, MapFd};
+use reuseport_lb_common::steer::Bytes;
 use rustix::io::DupFlags;
 
 /// The compiled kernel programs, aligned for the ELF parser.
@@ -30,6 +31,18 @@ pub(super) fn loader() -> MutexGuard<'static, EbpfLoader<'static>> {
     });
     // A panic while it was locked left nothing behind: each load sets all options that it needs.
     LOADER.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// A value that lives as long as the loader, which keeps a reference to it; each one only once.
+pub(super) fn for_ever(bytes: Bytes) -> &'static Bytes {
+    static ALL: Mutex<Vec<&'static Bytes>> = Mutex::new(Vec::new());
+    let mut all = ALL.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(known) = all.iter().find(|known| ***known == bytes) {
+        return known;
+    }
+    let new: &'static Bytes = Box::leak(Box::new(bytes));
+    all.push(new);
+    new
 }
 
 /// Makes and pins the map behind a global of the program. Aya would make it without BPF_F_MMAPABLE; it uses this one

@@ -1,8 +1,9 @@
 //! What a group's program is made for.
 
 use reuseport_lb_common::program::{Kind, Steering};
+use reuseport_lb_common::steer::Bytes;
 
-use crate::config::{Affinity, Balance, Flows, WhenBusy};
+use crate::config::{Affinity, Balance, Flows, PayloadBytes, WhenBusy};
 use crate::domain::listener::{Listener, Protocol};
 
 /// What a group's program is made for; another one needs another program.
@@ -35,6 +36,16 @@ impl Policy {
         }
     }
 
+    /// Which bytes of a datagram's payload a key is made of, where it is.
+    pub(super) fn bytes(self) -> Bytes {
+        match self.affinity {
+            Affinity::Payload(PayloadBytes { offset, length }) => {
+                Bytes { offset: offset.into(), length: length.into() }
+            }
+            _ => Bytes::NONE,
+        }
+    }
+
     /// How the program of `listener` makes a key.
     pub(super) fn steering(self, listener: &Listener) -> Steering {
         match self.affinity {
@@ -44,6 +55,7 @@ impl Policy {
             Affinity::Source => Steering::SourceV4,
             Affinity::Random => Steering::Random,
             Affinity::Cpu => Steering::Cpu,
+            Affinity::Payload(_) => Steering::Payload,
         }
     }
 }

@@ -169,6 +169,9 @@ impl Service {
                 "with affinity \"cpu\" the CPU that receives a packet has a worker of its own, and which CPU that is depends \
                  on network card and kernel; the shares are those if all CPUs of the workers receive as much",
             ),
+            Affinity::Payload(_) => Some(
+                "with affinity \"payload\" the bytes of each datagram say where it goes, whoever sends it",
+            ),
             Affinity::Random => Some(
                 "with affinity \"random\" each connection and each datagram goes to a worker by chance, whoever sends it",
             ),

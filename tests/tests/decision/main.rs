@@ -3,9 +3,10 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on shall panic")]
 
+mod keys;
 mod pair;
 
-use reuseport_lb::config::{Affinity, Balance, Flows, WhenBusy};
+use reuseport_lb::config::{Affinity, Balance, Flows, PayloadBytes, WhenBusy};
 use reuseport_lb::domain::listener::{Listener, Protocol};
 use reuseport_lb::kernel::group::Policy;
 use reuseport_lb_common::counters::Counter;
@@ -13,7 +14,8 @@ use reuseport_lb_common::select::SelectPolicy;
 use reuseport_lb_common::select::policy::{Bounded, FirstFit, Least, PreferWaiting};
 use testkit::world::{World, run};
 
-use crate::pair::{Pair, V6, loopback};
+use crate::keys::{SESSION, loopback};
+use crate::pair::{Pair, V6};
 
 /// The policy of groups that nothing else is said of: keys that a test can know.
 const SOURCE: Policy = Policy {
@@ -86,4 +88,13 @@ fn kernel_and_model_agree_about_connections_that_are_counted() {
     let policy = Policy { counts: true, ..SOURCE };
     let never = [Counter::OwnerKept, Counter::OwnerBusy, Counter::OwnerFuller];
     agree::<FirstFit>(Protocol::Tcp, policy, &never);
+}
+
+// vm: short
+#[test]
+fn kernel_and_model_agree_about_sessions() {
+    let bytes = PayloadBytes { offset: SESSION.start as u16, length: SESSION.len() as u8 };
+    let policy = Policy { affinity: Affinity::Payload(bytes), ..SOURCE };
+    let never = [Counter::Migration, Counter::OwnerBusy, Counter::OwnerFuller];
+    agree::<FirstFit>(Protocol::Udp, policy, &never);
 }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io::ErrorKind;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::os::fd::OwnedFd;
 use std::time::Duration;
 
@@ -19,7 +19,7 @@ use reuseport_lb_common::load::{self, CPUS, Fitness};
 use reuseport_lb_common::select::SelectPolicy;
 use reuseport_lb_common::select::model::Model;
 use reuseport_lb_common::slots::NO_SLOT;
-use reuseport_lb_common::steer::{Hint, source_v4, source_v6};
+use reuseport_lb_common::steer::Hint;
 use reuseport_lb_common::table::attention;
 use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
 use socket2::{Domain, Socket, Type};
@@ -27,6 +27,8 @@ use testkit::cpus::{cpus_of, keep_to};
 use testkit::daemon::until;
 use testkit::fault::Dice;
 use testkit::world::World;
+
+use crate::keys::{key, loopback, session, session_key};
 
 /// Slots that a group of these tests may use.
 const SLOTS: u16 = 8;
@@ -117,8 +119,10 @@ impl<P: SelectPolicy> Pair<P> {
 
     /// Where what a client sends belongs; this thread is where it will be received from now on.
     fn hint(&mut self, client: IpAddr) -> Hint {
-        if self.affinity != Affinity::Cpu {
-            return Hint::Key(key(client));
+        match self.affinity {
+            Affinity::Payload(_) => return Hint::Key(session_key(client)),
+            Affinity::Cpu => {}
+            _ => return Hint::Key(key(client)),
         }
         let cpu = self.dice.one_of(&self.cpus);
         keep_to(cpu);
@@ -260,7 +264,7 @@ impl<P: SelectPolicy> Pair<P> {
             client.set_linger(Some(Duration::ZERO)).unwrap();
             assert_eq!(connected.is_err(), decision.refuses(), "{from}: {decision:?}");
         } else {
-            client.send(b"?").unwrap();
+            client.send(&session(from.ip())).unwrap();
             if decision.refuses() {
                 let refused =
                     || client.send(b"").is_err_and(|error| error.kind() == ErrorKind::ConnectionRefused);
@@ -382,15 +386,4 @@ impl<P: SelectPolicy> Pair<P> {
         self.check_queues();
         assert_eq!(missing, [""; 0], "no decision was of these kinds");
     }
-}
-
-fn key(client: IpAddr) -> u32 {
-    match client {
-        IpAddr::V4(address) => source_v4(address.octets()),
-        IpAddr::V6(address) => source_v6(address.octets()),
-    }
-}
-
-pub(crate) fn loopback(v6: bool) -> IpAddr {
-    if v6 { Ipv6Addr::LOCALHOST.into() } else { Ipv4Addr::LOCALHOST.into() }
 }

@@ -113,7 +113,7 @@ metrics! {
     Detours "detours" Counter ["service" "listener" "to"] "decisions whose owner was neither taken nor kept, by who was asked instead (stage Detour)";
     Refused "refused" Counter ["service" "listener"] "decisions that selected nobody";
     SelectFailed "select_failed" Counter ["service" "listener"] "single attempts at a socket that failed";
-    KeyFallback "key_fallback" Counter ["service" "listener"] "decisions for which the client's address could not be read";
+    KeyFallback "key_fallback" Counter ["service" "listener"] "decisions for which what the key is made of could not be read";
     Flows "flows" Gauge ["service" "listener" "kind"] "live UDP flows: all, and those that stay with a worker that gets no new ones of their bucket";
     Strangers "strangers" Gauge ["service" "listener"] "sockets of other programs on the address";
     Selected "selected" Counter ["service" "listener" "worker"] "decisions for the worker since it got its slot";

@@ -11,7 +11,7 @@ use reuseport_lb_common::activity::Activity;
 use reuseport_lb_common::entry::Entry;
 use reuseport_lb_common::load::{CPUS, Load, Shares};
 use reuseport_lb_common::offsets::Offsets;
-use reuseport_lb_common::program::{self, Kind, OFFSETS};
+use reuseport_lb_common::program::{self, Kind, OFFSETS, PAYLOAD};
 use reuseport_lb_common::slots::NO_SLOT;
 use reuseport_lb_common::table::{BUCKETS, Table};
 use tracing::warn;
@@ -23,7 +23,7 @@ use super::{
 use crate::config::Balance;
 use crate::domain::listener::Listener;
 use crate::kernel::connections::{ACCOUNTS, LISTENERS, MOVED};
-use crate::kernel::loading::{COUNTING, OBJECT, explained, loader, make_map, open_map, replace};
+use crate::kernel::loading::{COUNTING, OBJECT, explained, for_ever, loader, make_map, open_map, replace};
 use crate::kernel::mapped::Mapped;
 use crate::kernel::offsets::offsets as find_offsets;
 use crate::kernel::policy::without_offsets;
@@ -120,6 +120,7 @@ impl PinnedGroup {
             .map_pin_path(COUNTERS, pins.join(counters))
             .map_pin_path(SOCKETS, pins.join(SOCKETS))
             .override_global(OFFSETS, offsets, true)
+            .override_global(PAYLOAD, for_ever(policy.bytes()), false)
             .load(if kind.counts() { COUNTING } else { OBJECT });
         drop(loader);
         let mut ebpf = loaded.map_err(|error| explained(error.into(), "create its BPF maps"))?;
