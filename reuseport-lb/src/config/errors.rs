@@ -159,10 +159,21 @@ impl Location {
         }
         if let Some(field) = message.strip_prefix("missing field `").and_then(|rest| rest.strip_suffix('`')) {
             let write = values(field)?;
-            let who = if field == "url" { "a listener" } else { "each service" };
+            let who = match field {
+                "url" => "a listener",
+                "length" => "`payload`",
+                _ => "each service",
+            };
             return Some(format!("missing field `{field}`: {who} needs it; write {field} = and {write}"));
         }
-        let theirs = ["invalid type", "invalid value", "invalid length", "unknown variant", "wanted string"];
+        let theirs = [
+            "invalid type",
+            "invalid value",
+            "invalid length",
+            "unknown variant",
+            "wanted string",
+            "wanted exactly",
+        ];
         let key = self.keys.last()?;
         if !theirs.iter().any(|start| message.starts_with(start)) {
             return None;
@@ -186,12 +197,18 @@ impl Location {
         }
         let there = text.get(span?.clone()).unwrap_or_default();
         let there = if self.table && there.starts_with('[') { "a table" } else { there };
+        // What is wrong may be the only key of a table: then it is about what the table is for.
+        let outer = self.keys.iter().rev().nth(1).filter(|_| there == key);
+        let (key, there) = match outer {
+            Some(outer) => (outer, format!("{{ {there} = … }}")),
+            None => (key, shorten(there)),
+        };
         let write = match (values(key), plain(message).split_once("expected ")) {
             (Some(write), _) => write.to_owned(),
             (None, Some((_, expected))) => expected.replace('`', "\""),
             (None, None) => return None,
         };
-        Some(format!("`{key}` cannot be {}: write {write}", shorten(there)))
+        Some(format!("`{key}` cannot be {there}: write {write}"))
     }
 }
 
