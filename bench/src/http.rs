@@ -124,7 +124,7 @@ fn throughput_seconds(quick: bool) -> f64 {
 
 /// As many as tell 0.97 from 1.00, by the spread of their ratios.
 fn throughput_runs(quick: bool) -> usize {
-    if quick { 3 } else { 21 }
+    if quick { 3 } else { 15 }
 }
 
 /// What [`throughput`] takes, by experience.
