@@ -56,7 +56,6 @@ fn kernel_and_model_agree_about_flows() {
     agree::<FirstFit>(Protocol::Udp, SOURCE, &never);
 }
 
-// vm: short
 #[test]
 fn kernel_and_model_agree_about_what_a_cpu_receives() {
     let cpu = Policy { affinity: Affinity::Cpu, ..SOURCE };
@@ -76,7 +75,6 @@ fn kernel_and_model_agree_about_connections_that_go_where_the_fewest_are() {
     agree::<Least>(Protocol::Tcp, policy, &never);
 }
 
-// vm: short
 #[test]
 fn kernel_and_model_agree_about_connections_within_a_bound() {
     let policy = Policy { balance: Balance::Bounded(1.25), counts: true, ..SOURCE };
@@ -90,7 +88,6 @@ fn kernel_and_model_agree_about_connections_that_are_counted() {
     agree::<FirstFit>(Protocol::Tcp, policy, &never);
 }
 
-// vm: short
 #[test]
 fn kernel_and_model_agree_about_sessions() {
     let bytes = PayloadBytes { offset: SESSION.start as u16, length: SESSION.len() as u8 };
