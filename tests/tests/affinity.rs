@@ -62,7 +62,6 @@ fn check(model: &Model, clients: &[(IpAddr, SocketAddr)], times: usize) -> BTree
     met
 }
 
-// vm: short
 #[test]
 fn a_client_keeps_its_worker_except_for_the_share_that_must_move() {
     let world = World::new();

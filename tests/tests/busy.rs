@@ -82,7 +82,6 @@ fn chosen(service: &ServiceStatus) -> Vec<u64> {
     service.workers.iter().map(selected).collect()
 }
 
-// vm: short
 #[test]
 fn nobody_is_sent_to_a_worker_that_computes_however_it_waits() {
     for way in ["epoll", "accept", "poll", "select"] {
