@@ -236,7 +236,8 @@ fn a_backlog_is_full() {
 #[test]
 fn there_are_a_thousand_workers() {
     let world = World::new();
-    let daemon = Daemon::with(&world, &Config::web().workers(4));
+    let config = Config::web().workers(4).set("start_timeout", "2m");
+    let daemon = Daemon::with(&world, &config);
     let load = Load::to(address()).clients(4).kept(20).pause(Duration::from_millis(5)).start();
     let begun = Instant::now();
     daemon.run(&["scale", "web", "1000"]);

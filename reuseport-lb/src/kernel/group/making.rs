@@ -23,7 +23,9 @@ use super::{
 use crate::config::Balance;
 use crate::domain::listener::Listener;
 use crate::kernel::connections::{ACCOUNTS, LISTENERS, MOVED};
-use crate::kernel::loading::{COUNTING, OBJECT, explained, for_ever, loader, make_map, open_map, replace};
+use crate::kernel::loading::{
+    COUNTING, OBJECT, explained, for_ever, give_back, loader, make_map, open_map, replace,
+};
 use crate::kernel::mapped::Mapped;
 use crate::kernel::offsets::offsets as find_offsets;
 use crate::kernel::policy::without_offsets;
@@ -167,6 +169,7 @@ impl PinnedGroup {
         if let Balance::Bounded(factor) = policy.balance {
             load.shares.bound.set((factor * f64::from(Shares::UNIT)) as u32);
         }
+        give_back();
         Ok(Self {
             listener: *listener,
             pins: pins.to_owned(),
