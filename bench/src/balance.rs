@@ -3,16 +3,15 @@
 
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
-use aya::programs::loaded_programs;
-use aya::sys::{Stats, enable_stats};
+use anyhow::{Result, ensure};
+use bench::run_time::{RunTime, switch_on};
 use testkit::world::World;
 
 use crate::client::{Load, Outcome, Pace, run};
 use crate::http::by_turns;
 use crate::peers::{Peer, Server, WORKERS};
 use crate::process;
-use crate::record::{Record, figure};
+use crate::record::Record;
 
 const PEERS: [Peer; 6] =
     [Peer::Ours, Peer::Least, Peer::Plain, Peer::Haproxy, Peer::HaproxyRandom, Peer::NginxLeast];
@@ -26,12 +25,16 @@ pub(crate) const UNEVEN: &str = "most / mean connections";
 /// Which request costs its worker how many µs.
 const BURN: (usize, u32) = (200, 500);
 
+/// The program that counts.
+const COUNTS: &str = "rlb_connections";
+
 /// How often connections are made anew: who has how many may be luck.
 const ROUNDS: usize = 5;
 
 /// When connections are counted, from the beginning of a round: all are there then.
 const SETTLED: Duration = Duration::from_millis(50);
 
+/// How often it is looked which sockets are open, and how far apart.
 const LOOKS: u32 = 4;
 const APART: Duration = Duration::from_millis(7);
 
@@ -86,18 +89,10 @@ pub(crate) fn kept(record: &mut Record, world: &World) -> Result<()> {
             record.add("balance", &variant(server.peer.name(), kept), nth, &values);
             Ok(())
         })?;
-        for metric in ["requests/s", "p99 ms"] {
-            let least = variant(Peer::Least.name(), kept);
-            let ratio = |peer: &Peer| {
-                let other = record.ratio("balance", metric, &least, &variant(peer.name(), kept));
-                Some(format!("{} of {}", figure(other?), peer.name()))
-            };
-            let others = PEERS.iter().filter(|peer| **peer != Peer::Least).filter_map(ratio);
-            let others = others.collect::<Vec<_>>().join(", ");
-            record
-                .remarks
-                .push(("balance", format!("{kept} connections, {metric}, `balance = \"least\"`: {others}.")));
-        }
+        let others = PEERS.iter().filter(|peer| **peer != Peer::Least).map(|peer| peer.name());
+        let others: Vec<(&str, String)> = others.map(|name| (name, variant(name, kept))).collect();
+        let what = format!("{kept} connections, `balance = \"least\"`");
+        record.compare("balance", &what, &variant(Peer::Least.name(), kept), &others)?;
     }
     Ok(())
 }
@@ -148,15 +143,13 @@ pub(crate) fn counting(record: &mut Record, world: &World) -> Result<()> {
         let server = Server::start(Peer::Counted, WORKERS, world)?;
         let load = Load { to: server.to, requests, pace: Pace::Closed(64), keep: false, burn: None };
         run(load, || false)?.whole(requests)?;
-        let _stats =
-            enable_stats(Stats::RunTime).context("cannot switch the kernel's run-time statistics on")?;
-        let (spent, changes) = counted()?;
+        let _stats = switch_on()?;
+        let before = RunTime::named(COUNTS)?;
         run(load, || false)?.whole(requests)?;
-        let now = counted()?;
-        let changes = now.1 - changes;
+        let ran = RunTime::named(COUNTS)?.since(before);
         let values = [
-            ("ns a change of state", (now.0 - spent) / changes),
-            ("changes of state a connection, both ends", changes / requests as f64),
+            ("ns a change of state", ran.nanos()),
+            ("changes of state a connection, both ends", ran.runs as f64 / requests as f64),
         ];
         record.add("counting", server.peer.name(), nth, &values);
     }
@@ -165,12 +158,4 @@ pub(crate) fn counting(record: &mut Record, world: &World) -> Result<()> {
 
 pub(crate) fn counting_seconds(quick: bool) -> f64 {
     1.5 * if quick { 3.0 } else { 9.0 }
-}
-
-/// Nanoseconds and runs of the program that counts, since the statistics were switched on.
-fn counted() -> Result<(f64, f64)> {
-    let mut all = loaded_programs().filter_map(Result::ok);
-    let program =
-        all.find(|program| program.name() == b"rlb_connections").context("nothing counts connections")?;
-    Ok((program.run_time().as_nanos() as f64, program.run_count() as f64))
 }

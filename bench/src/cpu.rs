@@ -3,7 +3,7 @@
 
 use std::net::SocketAddr;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Result, bail, ensure};
 use testkit::config::Config;
 use testkit::cpus::cpus_of;
 use testkit::daemon::{Daemon, until};
@@ -11,7 +11,7 @@ use testkit::world::World;
 
 use crate::client::{Load, Outcome, Pace, run_on};
 use crate::process::{self, Process};
-use crate::record::{OURS, Record, figure};
+use crate::record::{OURS, Record};
 
 const SECTION: &str = "cpu";
 
@@ -119,18 +119,10 @@ pub(crate) fn run(record: &mut Record, world: &World) -> Result<()> {
                 record.add(SECTION, &format!("{}; {what}", by.name()), nth, &values);
             }
         }
-        for metric in ["requests/s", "p99 ms"] {
-            let cpu = format!("{}; {what}", By::Cpu.name());
-            let ratio = |by: By| -> Result<String> {
-                let other = format!("{}; {what}", by.name());
-                let ratio = record.ratio(SECTION, metric, &cpu, &other).context("no ratio")?;
-                Ok(format!("{} of {}", figure(ratio), by.name()))
-            };
-            let ratios =
-                [By::Flow, By::Plain, By::Incoming].map(ratio).into_iter().collect::<Result<Vec<_>>>()?;
-            let line = format!("{what} connections, {metric}, `affinity = \"cpu\"`: {}.", ratios.join(", "));
-            record.remarks.push((SECTION, line));
-        }
+        let variant = |by: By| format!("{}; {what}", by.name());
+        let others = [By::Flow, By::Plain, By::Incoming].map(|by| (by.name(), variant(by)));
+        let about = format!("{what} connections, `affinity = \"cpu\"`");
+        record.compare(SECTION, &about, &variant(By::Cpu), &others)?;
     }
     Ok(())
 }

@@ -6,9 +6,8 @@ use std::os::fd::AsRawFd;
 use std::time::Instant;
 
 use anyhow::{Context, Result};
-use aya::programs::loaded_programs;
-use aya::sys::{Stats, enable_stats};
 use bench::baseline::Baseline;
+use bench::run_time::{RunTime, switch_on};
 use nix::sys::socket::{ControlMessage, MsgFlags, SockaddrIn, sendmsg};
 use reuseport_lb::domain::buckets::Buckets;
 use reuseport_lb::domain::listener::{Listener, Protocol};
@@ -104,7 +103,7 @@ fn listener() -> Listener {
 
 /// ns of one run of a program.
 fn measure(program: u32, sockets: &[Socket], flows: usize) -> Result<f64> {
-    let _stats = enable_stats(Stats::RunTime).context("cannot switch the kernel's run-time statistics on")?;
+    let _stats = switch_on()?;
     // What nobody reads is dropped; the decision is made before that.
     sockets.iter().try_for_each(|socket| socket.set_recv_buffer_size(0))?;
     let client = Socket::new(Domain::IPV4, Type::DGRAM, None)?;
@@ -125,21 +124,14 @@ fn measure(program: u32, sockets: &[Socket], flows: usize) -> Result<f64> {
     }
     let mut rounds = Vec::new();
     for round in 0..31 {
-        let before = run_stats(program)?;
+        let before = RunTime::of(program)?;
         for at in 0..ROUND {
             // A step that is prime to all numbers of flows, so that each comes as often.
             send((round * ROUND + at) * 7_919 % flows).context("cannot send")?;
         }
-        let after = run_stats(program)?;
-        rounds.push((after.0 - before.0) / (after.1 - before.1));
+        rounds.push(RunTime::of(program)?.since(before).nanos());
     }
     median(rounds).context("no rounds")
-}
-
-fn run_stats(id: u32) -> Result<(f64, f64)> {
-    let program = loaded_programs().filter_map(Result::ok).find(|program| program.id() == id);
-    let program = program.context("the program is gone")?;
-    Ok((program.run_time().as_nanos() as f64, program.run_count() as f64))
 }
 
 /// Connections per second of so many workers, ours and plain ones, by turns the first; and memory of the daemon.

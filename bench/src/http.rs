@@ -122,7 +122,7 @@ fn throughput_seconds(quick: bool) -> f64 {
     if quick { 1.3 } else { 3.0 }
 }
 
-/// As many as tell 0.97 from 1.00, by the spread of their ratios.
+/// More than elsewhere: the ratios of single runs differ by more than the goals leave room for.
 fn throughput_runs(quick: bool) -> usize {
     if quick { 3 } else { 15 }
 }

@@ -1,3 +1,4 @@
 //! What the benchmarks share.
 
 pub mod baseline;
+pub mod run_time;

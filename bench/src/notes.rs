@@ -2,7 +2,7 @@
 
 use testkit::world::repository;
 
-use crate::record::{Record, figure, range};
+use crate::record::{Record, figure, median, range};
 
 /// The text below the heading that is the key of a section.
 ///
@@ -36,7 +36,7 @@ fn seen(asked: &str, record: &Record) -> Option<String> {
         None => record.values(section, variant, metric),
     };
     match how {
-        [] => crate::record::median(values).map(figure),
+        [] => median(values).map(figure),
         ["range"] if !values.is_empty() => {
             let (least, most) = range(&values);
             Some(format!("{} to {}", figure(least), figure(most)))

@@ -49,11 +49,11 @@ pub(crate) enum Peer {
     Shared,
     /// HAProxy in TCP mode with two threads in front of the workers, `leastconn`.
     Haproxy,
-    /// The same with `random(2)`.
+    /// HAProxy in TCP mode with two threads in front of the workers, `random(2)`.
     HaproxyRandom,
     /// nginx `stream` with two workers in front of the workers.
     NginxStream,
-    /// The same with `least_conn`.
+    /// nginx `stream` with two workers in front of the workers, `least_conn`.
     NginxLeast,
     /// nginx itself answers, from four workers with `reuseport`.
     Nginx,

@@ -1,11 +1,11 @@
 //! What was measured: samples, what they mean together, and how far the run has got.
 
-use std::fmt::Write as _;
+use std::fmt::{Display, Write as _};
 use std::io::{IsTerminal, Write as _};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 
 /// A section may take so many times what it takes by experience, and so much more.
 const PATIENCE: (f64, Duration) = (3.0, Duration::from_secs(60));
@@ -151,6 +151,25 @@ impl Record {
     pub(crate) fn ratios(&self, section: &str, metric: &str, of: &str, to: &str) -> Vec<f64> {
         let (ones, others) = (self.values(section, of, metric), self.values(section, to, metric));
         ones.iter().zip(&others).map(|(one, other)| one / other).collect()
+    }
+
+    /// Remarks how requests per second and the p99 of a variant are to those of `others`, named as the remark calls them.
+    pub(crate) fn compare(
+        &mut self,
+        section: &'static str,
+        what: &str,
+        variant: &str,
+        others: &[(impl Display, String)],
+    ) -> Result<()> {
+        for metric in ["requests/s", "p99 ms"] {
+            let ratio = |(name, other): &(_, String)| -> Result<String> {
+                let ratio = self.ratio(section, metric, variant, other).context("no ratio")?;
+                Ok(format!("{} of {name}", figure(ratio)))
+            };
+            let ratios = others.iter().map(ratio).collect::<Result<Vec<_>>>()?;
+            self.remarks.push((section, format!("{what}, {metric}: {}.", ratios.join(", "))));
+        }
+        Ok(())
     }
 
     pub(crate) fn csv(&self) -> String {

@@ -5,10 +5,9 @@ use std::io::ErrorKind;
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 use std::time::Duration;
 
-use anyhow::{Context, Result};
-use aya::programs::loaded_programs;
-use aya::sys::{Stats, enable_stats};
+use anyhow::Result;
 use bench::baseline::Baseline;
+use bench::run_time::{RunTime, switch_on};
 use reuseport_lb::config::{self, Affinity, WhenBusy};
 use reuseport_lb::domain::buckets::Buckets;
 use reuseport_lb::domain::listener::{Listener, Protocol};
@@ -92,7 +91,7 @@ impl Candidate {
 fn main() -> Result<()> {
     let settings: usize = std::env::args().nth(1).map_or(Ok(SETTINGS), |settings| settings.parse())?;
     let world = World::new();
-    let _stats = enable_stats(Stats::RunTime).context("cannot switch the kernel's run-time statistics on")?;
+    let _stats = switch_on()?;
     // The figures of each setting as they are, for the report of everything.
     let raw = std::env::args().nth(2).is_some_and(|it| it == "--csv");
     if !raw {
@@ -181,17 +180,16 @@ fn measure(
         for turn in 0..candidates.len() {
             let at = (turn + setting + round) % candidates.len();
             let candidate = &mut candidates[at];
-            let before = run_stats(candidate.program_id)?;
+            let before = RunTime::of(candidate.program_id)?;
             match protocol {
                 Protocol::Udp => send(candidate, unit, flows)?,
                 Protocol::Tcp => connect(candidate, unit, flows)?,
             }
-            let after = run_stats(candidate.program_id)?;
-            let (time, count) = (after.0 - before.0, after.1 - before.1);
-            anyhow::ensure!(count >= unit as u64, "{} ran {count} times of {unit}", candidate.name);
+            let ran = RunTime::of(candidate.program_id)?.since(before);
+            anyhow::ensure!(ran.runs >= unit as u64, "{} ran {} times of {unit}", candidate.name, ran.runs);
             // The first round warms the caches.
             if round > 0 {
-                samples[at].settings[setting].push(time.as_nanos() as f64 / count as f64);
+                samples[at].settings[setting].push(ran.nanos());
             }
         }
     }
@@ -279,14 +277,6 @@ fn baseline(program: &str, name: &'static str, protocol: Protocol, port: u16) ->
     let listener = Listener::new(protocol, (Ipv4Addr::LOCALHOST, port).into());
     let Baseline { program_id, sockets, keep } = Baseline::load(program, &listener, WORKERS)?;
     Ok(Candidate { name, program_id, listener, sockets, group: None, _keep: Box::new(keep) })
-}
-
-fn run_stats(id: u32) -> Result<(Duration, u64)> {
-    let program = loaded_programs()
-        .filter_map(Result::ok)
-        .find(|program| program.id() == id)
-        .context("the program is gone")?;
-    Ok((program.run_time(), program.run_count()))
 }
 
 fn send(candidate: &Candidate, datagrams: usize, flows: Flows) -> Result<()> {
