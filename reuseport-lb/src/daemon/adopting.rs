@@ -11,7 +11,7 @@ use super::apply::{BUSY, Configurator};
 use crate::config::adopt::Adoption;
 use crate::config::{self, Affinity, Ready, ServiceConfig};
 use crate::domain::listener::Listener;
-use crate::kernel::adopt;
+use crate::kernel::{adopt, host};
 use crate::service::state_file::SavedService;
 use crate::service::{Command, Service};
 
@@ -94,6 +94,7 @@ impl Configurator {
         }
         let opened = Service::open(config.clone(), self.surroundings.clone()).await;
         self.registry.add(name.clone(), opened.map_err(|error| format!("{error:#}"))?);
+        host::trim_memory();
         let begun = Instant::now();
         let lacks = loop {
             let found = self.registry.services.find(&name)?.report().await?.service;

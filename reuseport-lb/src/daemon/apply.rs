@@ -97,6 +97,8 @@ impl Configurator {
         };
         claims.hold(false);
         let begun = begun.inspect_err(|_| self.changing.set(false))?;
+        // All programs are loaded by now.
+        host::trim_memory();
         self.forget_adopted(|name| names.iter().any(|configured| configured == name));
         let finishing = self.clone().finish(begun, moves, wanted);
         if occasion == Occasion::Reload {

@@ -81,11 +81,25 @@ pub fn raise_open_files() -> Rlimit {
 }
 
 /// Makes malloc return large pieces of memory to the kernel as soon as they are free, from now on: loading a
-/// program needs some megabytes for a moment. (M_MMAP_THRESHOLD of mallopt(3), which glibc would raise.)
+/// program needs some megabytes for a moment. (M_MMAP_THRESHOLD of mallopt(3), which glibc would raise.) And what
+/// one thread has freed the others use: each load has a thread of its own. (M_ARENA_MAX.)
 pub fn return_memory() {
     #[cfg(target_env = "gnu")]
-    // SAFETY: only sets a number within malloc. If malloc refuses it, the process keeps more memory.
-    let _ = unsafe { libc::mallopt(libc::M_MMAP_THRESHOLD, 128 << 10) };
+    // SAFETY: only sets numbers within malloc. If malloc refuses them, the process keeps more memory.
+    unsafe {
+        libc::mallopt(libc::M_MMAP_THRESHOLD, 128 << 10);
+        libc::mallopt(libc::M_ARENA_MAX, 1);
+    }
+}
+
+/// Gives the kernel back what is free between pieces of memory that are in use (malloc_trim(3)): after programs were
+/// loaded, a megabyte or more.
+pub fn trim_memory() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: may be called at any time, by any thread.
+    unsafe {
+        libc::malloc_trim(0);
+    }
 }
 
 /// A random number that cannot be guessed.

@@ -33,15 +33,6 @@ pub(super) fn loader() -> MutexGuard<'static, EbpfLoader<'static>> {
     LOADER.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Gives memory back to the kernel that loading an object has left unused, in whichever thread that was.
-pub(super) fn give_back() {
-    #[cfg(target_env = "gnu")]
-    // SAFETY: malloc_trim(3) may be called at any time, by any thread.
-    unsafe {
-        libc::malloc_trim(0);
-    }
-}
-
 /// A value that lives as long as the loader, which keeps a reference to it; each one only once.
 pub(super) fn for_ever(bytes: Bytes) -> &'static Bytes {
     static ALL: Mutex<Vec<&'static Bytes>> = Mutex::new(Vec::new());

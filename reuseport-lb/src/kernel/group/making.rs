@@ -23,9 +23,7 @@ use super::{
 use crate::config::Balance;
 use crate::domain::listener::Listener;
 use crate::kernel::connections::{ACCOUNTS, LISTENERS, MOVED};
-use crate::kernel::loading::{
-    COUNTING, OBJECT, explained, for_ever, give_back, loader, make_map, open_map, replace,
-};
+use crate::kernel::loading::{COUNTING, OBJECT, explained, for_ever, loader, make_map, open_map, replace};
 use crate::kernel::mapped::Mapped;
 use crate::kernel::offsets::offsets as find_offsets;
 use crate::kernel::policy::without_offsets;
@@ -122,7 +120,7 @@ impl PinnedGroup {
             .map_pin_path(COUNTERS, pins.join(counters))
             .map_pin_path(SOCKETS, pins.join(SOCKETS))
             .override_global(OFFSETS, offsets, true)
-            .override_global(PAYLOAD, for_ever(policy.bytes()), false)
+            .override_global(PAYLOAD, for_ever(policy.bytes()), !kind.counts())
             .load(if kind.counts() { COUNTING } else { OBJECT });
         drop(loader);
         let mut ebpf = loaded.map_err(|error| explained(error.into(), "create its BPF maps"))?;
@@ -169,7 +167,6 @@ impl PinnedGroup {
         if let Balance::Bounded(factor) = policy.balance {
             load.shares.bound.set((factor * f64::from(Shares::UNIT)) as u32);
         }
-        give_back();
         Ok(Self {
             listener: *listener,
             pins: pins.to_owned(),
