@@ -25,4 +25,5 @@ pub mod server;
 pub mod statistics;
 pub mod told;
 pub mod traces;
+pub mod tracing;
 pub mod world;

@@ -5,7 +5,6 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 
-use reuseport_lb_client::api::TracedDecision;
 use reuseport_lb_common::steer::payload_key;
 use testkit::client::ask_udp_with;
 use testkit::config::Config;
@@ -13,6 +12,7 @@ use testkit::counters::Counters;
 use testkit::daemon::{Daemon, settled, until};
 use testkit::said::assert_said;
 use testkit::statistics::assert_fair;
+use testkit::tracing::traced;
 use testkit::world::World;
 
 const TO: (Ipv4Addr, u16) = (Ipv4Addr::LOCALHOST, 3000);
@@ -76,8 +76,7 @@ fn sessions_keep_their_worker_from_whatever_port_while_workers_join_and_leave() 
     let before = daemon.service();
     changed(&["scale", "media", "5"], 5);
     assert_eq!(ask_all(2), first);
-    let counted = Counters::difference(&before, &daemon.service());
-    let mut counted = counted;
+    let mut counted = Counters::difference(&before, &daemon.service());
     let kept = counted.take(&["owner_taken", "owner_kept"]);
     assert_eq!(
         (kept, counted),
@@ -98,7 +97,7 @@ fn what_is_too_short_goes_by_its_flow_and_is_counted() {
     let world = World::new();
     let daemon = Daemon::with(&world, &media(3));
     let before = daemon.service();
-    // One byte less than there must be; nothing at all.
+    // One byte less than there must be.
     let short: BTreeSet<String> = (0..100).map(|_| ask(&rtp(7, 0)[..11])).collect();
     assert_eq!(short.len(), 3, "by their ports");
     let whole: BTreeSet<String> = (0..100).map(|_| ask(&rtp(7, 0)[..12])).collect();
@@ -114,17 +113,13 @@ fn keys_are_those_of_the_bytes_and_change_with_a_reload() {
     let world = World::new();
     let config = media(3).set("flows", "none");
     let daemon = Daemon::with(&world, &config);
-    let keys = |count: u32| -> Vec<u32> {
-        let mut trace = daemon.paths().command(&["trace", "media", "--count", &count.to_string(), "--json"]);
-        let mut trace = trace.stdout(std::process::Stdio::piped()).spawn().unwrap();
+    let keys = |count: usize| -> Vec<u32> {
         let mut sequence = 0;
-        until("the datagrams to be traced", || {
+        let decisions = traced(&daemon, "media", count, || {
             sequence += 1;
             ask(&rtp(0x1234_5678, sequence));
-            trace.try_wait().unwrap()
         });
-        let lines = std::io::read_to_string(trace.stdout.take().unwrap()).unwrap();
-        lines.lines().map(|line| serde_json::from_str::<TracedDecision>(line).unwrap().key).collect()
+        decisions.into_iter().map(|decision| decision.key).collect()
     };
     assert_eq!(keys(3), [payload_key(&[0x12, 0x34, 0x56, 0x78]); 3]);
     let output = daemon.paths().output(&["trace", "media", "--explain", "127.0.0.1"]);

@@ -3,11 +3,10 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on shall panic")]
 
 use std::collections::BTreeSet;
+use std::fs;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
-use std::process::Stdio;
-use std::{fs, io};
 
-use reuseport_lb_client::api::{ServiceStatus, TracedDecision, WorkerStatus};
+use reuseport_lb_client::api::{ServiceStatus, WorkerStatus};
 use testkit::client::{Tally, ask, ask_udp, tally};
 use testkit::config::Config;
 use testkit::counters::Counters;
@@ -15,6 +14,7 @@ use testkit::daemon::{Daemon, selected, until};
 use testkit::patience::fewer;
 use testkit::said::assert_said;
 use testkit::statistics::assert_fair;
+use testkit::tracing::traced;
 use testkit::world::World;
 
 /// Where datagrams, or connections, are sent to.
@@ -112,17 +112,10 @@ fn each_datagram_and_each_connection_goes_to_a_worker_by_chance_and_weight() {
         &["by chance, whoever sends it", " 25.00%  web/0 (ready)", " 50.00%  web/2 (ready)"],
     );
 
-    let mut trace = daemon.paths().command(&["trace", "web", "--count", "20", "--json"]);
-    let mut trace = trace.stdout(Stdio::piped()).spawn().unwrap();
-    until("20 datagrams to be traced", || {
-        ask_udp(to(3000), client).unwrap();
-        trace.try_wait().unwrap()
-    });
-    let lines = io::read_to_string(trace.stdout.take().unwrap()).unwrap();
-    let key = |line: &str| serde_json::from_str::<TracedDecision>(line).unwrap().key;
-    let keys: BTreeSet<u32> = lines.lines().map(key).collect();
+    let decisions = traced(&daemon, "web", 20, || drop(ask_udp(to(3000), client).unwrap()));
+    let keys: BTreeSet<u32> = decisions.iter().map(|decision| decision.key).collect();
     // Two of 20 random numbers of 32 bits are the same once in 20 million times.
-    assert_eq!(keys.len(), 20, "{lines}");
+    assert_eq!(keys.len(), 20, "{decisions:?}");
     daemon.stop();
 }
 

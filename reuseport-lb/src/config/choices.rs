@@ -35,6 +35,12 @@ pub struct PayloadBytes {
 }
 
 impl PayloadBytes {
+    /// Those of `OFFSET+LENGTH`.
+    fn parse(text: &str) -> Option<Self> {
+        let (offset, length) = text.split_once('+')?;
+        Some(Self { offset: offset.parse().ok()?, length: length.parse().ok()? })
+    }
+
     /// Fails if no datagram has these bytes, or a key cannot be made of so many.
     pub fn check(self) -> Result<(), String> {
         let Self { offset, length } = self;
@@ -59,19 +65,16 @@ impl std::str::FromStr for Affinity {
             "source" => Ok(Self::Source),
             "random" => Ok(Self::Random),
             "cpu" => Ok(Self::Cpu),
-            other => match other.strip_prefix("payload:").map(|bytes| bytes.split_once('+')) {
-                Some(Some((offset, length))) => {
-                    let bytes = offset.parse().ok().zip(length.parse().ok());
-                    let bytes = bytes.map(|(offset, length)| PayloadBytes { offset, length });
-                    let bytes =
-                        bytes.ok_or_else(|| format!("{other:?}: say payload:OFFSET+LENGTH, in bytes"))?;
-                    bytes.check().map(|()| Self::Payload(bytes))
-                }
-                Some(None) => Err(format!("{other:?}: say payload:OFFSET+LENGTH, in bytes")),
-                None => Err(format!(
-                    "{other:?} is not \"flow\", \"source\", \"random\", \"cpu\" or \"payload:OFFSET+LENGTH\""
-                )),
-            },
+            other => {
+                let Some(bytes) = other.strip_prefix("payload:") else {
+                    return Err(format!(
+                        "{other:?} is not \"flow\", \"source\", \"random\", \"cpu\" or \"payload:OFFSET+LENGTH\""
+                    ));
+                };
+                let bytes = PayloadBytes::parse(bytes)
+                    .ok_or_else(|| format!("{other:?}: say payload:OFFSET+LENGTH, in bytes"))?;
+                bytes.check().map(|()| Self::Payload(bytes))
+            }
         }
     }
 }

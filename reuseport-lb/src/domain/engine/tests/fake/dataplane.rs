@@ -63,19 +63,21 @@ impl Dataplane for Fake {
 
     fn fits(&self, opened: Cookie, listener: ListenerId) -> Fit {
         let world = self.0.borrow();
-        match (world.opened.get(&opened), world.groups[&listener].listener.protocol) {
-            (Some((Protocol::Tcp, _)), Protocol::Tcp) => Fit::Itself,
-            (Some((Protocol::Udp, _)), Protocol::Udp) => Fit::Replaced,
+        let own = world.opened.get(&opened).map(|it| it.protocol);
+        match (own, world.groups[&listener].listener.protocol) {
+            (Some(Protocol::Tcp), Protocol::Tcp) => Fit::Itself,
+            (Some(Protocol::Udp), Protocol::Udp) => Fit::Replaced,
             _ => Fit::Not,
         }
     }
 
     fn is_bound_to(&self, opened: Cookie, listener: ListenerId) -> bool {
-        self.0.borrow().bound.get(&opened) == Some(&listener)
+        self.0.borrow().opened.get(&opened).is_some_and(|it| it.bound == Some(listener))
     }
 
     fn bind(&mut self, opened: Cookie, listener: ListenerId) -> Result<Cookie, i32> {
-        self.0.borrow_mut().bound.insert(opened, listener);
+        let mut world = self.0.borrow_mut();
+        world.opened.get_mut(&opened).into_iter().for_each(|it| it.bound = Some(listener));
         Ok(opened)
     }
 
@@ -89,7 +91,7 @@ impl Dataplane for Fake {
     ) -> Result<(), String> {
         let mut world = self.0.borrow_mut();
         let listener = world.sockets.get(&old).ok_or("it is gone")?.listener;
-        let (_, key) = world.opened.remove(&opened).ok_or("the process has closed it")?;
+        let key = world.opened.remove(&opened).ok_or("the process has closed it")?.process;
         let socket = Socket::new(listener);
         world.sockets.insert(opened, socket);
         world.give(key, opened);

@@ -29,6 +29,14 @@ pub(super) const FLOWS: u32 = 4;
 #[derive(Clone, Default)]
 pub(super) struct Fake(pub(super) Rc<RefCell<World>>);
 
+/// A socket that a process has opened itself.
+pub(super) struct ProcessSocket {
+    pub(super) protocol: Protocol,
+    pub(super) process: ProcessKey,
+    /// The listener whose address it is bound to.
+    pub(super) bound: Option<ListenerId>,
+}
+
 #[derive(Default)]
 pub(super) struct World {
     /// The user that the sockets belong to; `None`: the daemon's.
@@ -40,10 +48,8 @@ pub(super) struct World {
     pub(super) names: BTreeMap<u16, String>,
     /// Groups that were made anew at a takeover, because they were removed before that was saved.
     pub(super) anew: BTreeSet<ListenerId>,
-    /// Sockets that processes have opened themselves, with their protocol, while no listener has them.
-    pub(super) opened: BTreeMap<Cookie, (Protocol, ProcessKey)>,
-    /// Those that are bound to the address of a listener.
-    pub(super) bound: BTreeMap<Cookie, ListenerId>,
+    /// Sockets that processes have opened themselves, while no listener has them.
+    pub(super) opened: BTreeMap<Cookie, ProcessSocket>,
     /// Answers to calls of processes.
     pub(super) answers: BTreeMap<CallId, CallOutcome>,
     /// Ids of processes that others have started.
@@ -273,7 +279,7 @@ impl World {
     /// A process opens a socket.
     pub(super) fn open(&mut self, key: ProcessKey, protocol: Protocol) -> Cookie {
         let cookie = Cookie(self.next());
-        self.opened.insert(cookie, (protocol, key));
+        self.opened.insert(cookie, ProcessSocket { protocol, process: key, bound: None });
         cookie
     }
 

@@ -135,7 +135,7 @@ impl Processes for Fake {
     fn closed(&self, process: ProcessKey, sockets: &[Cookie]) -> Vec<Cookie> {
         let world = self.0.borrow();
         let has = |cookie: &Cookie| {
-            let opened = world.opened.get(cookie).is_some_and(|(_, key)| *key == process);
+            let opened = world.opened.get(cookie).is_some_and(|it| it.process == process);
             opened || world.processes.get(&process).is_some_and(|it| it.sockets.contains(cookie))
         };
         sockets.iter().filter(|cookie| !has(cookie)).copied().collect()
