@@ -138,7 +138,7 @@ pub(crate) fn wrapped(root: &Path, programs: &[&str]) -> Result<PathBuf> {
         let script = if is_python(place) {
             let modules = root.join("usr/lib/python3/dist-packages");
             // They may need modules of the system.
-            let python = [PYTHON].into_iter().find(|it| Path::new(it).exists()).unwrap_or("python3");
+            let python = if Path::new(PYTHON).exists() { PYTHON } else { "python3" };
             format!("PYTHONPATH={} exec {python} {} \"$@\"\n", modules.display(), place.display())
         } else {
             // uWSGI looks for its plugins in /usr/lib only.

@@ -65,8 +65,8 @@ pub(crate) fn programs(name: &str, programs: Option<&Path>) -> Result<PathBuf> {
 /// The system's Python, or one that was unpacked beside `programs`.
 fn python(programs: Option<&Path>) -> Option<PathBuf> {
     let unpacked = programs.map(|folder| folder.join("python3"));
-    let usual = [Some(packages::PYTHON.into()), unpacked].into_iter().flatten();
-    usual.into_iter().find(|python| python.is_file()).or_else(|| find("python3"))
+    let mut usual = [Some(packages::PYTHON.into()), unpacked].into_iter().flatten();
+    usual.find(|python: &PathBuf| python.is_file()).or_else(|| find("python3"))
 }
 
 /// The distribution's pip, as a file that Python can run; `None`: there are no packages here.
