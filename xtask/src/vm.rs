@@ -10,7 +10,9 @@ mod speed;
 mod suite;
 
 use std::fs;
+use std::panic::resume_unwind;
 use std::path::Path;
+use std::thread::ScopedJoinHandle;
 use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
@@ -70,27 +72,38 @@ fn under_each(kernels: &[String], tests: &[Test]) -> Result<()> {
 /// Runs `tests` under one kernel, and prints a summary; true if all passed.
 fn under(kernel: &Kernel, tools: &Tools, tests: &[Test], speed: &mut Speed) -> Result<bool> {
     let folder = build::target().join("vm");
-    fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
     let begun = Instant::now();
-    let (guest, plan) = boot(kernel, tools, tests, speed, &folder)?;
-    let ended = watch(&guest, plan.run.len(), *speed)?;
-    let lost = plan.run.len() - ended.passed - ended.failed.len();
+    let (mut guests, plan) = boot(kernel, tools, tests, speed, &folder)?;
+    println!("running {} tests", plan.run.len());
+    let speed = *speed;
+    let all: Vec<Ended> = std::thread::scope(|scope| {
+        let watching: Vec<_> =
+            guests.iter_mut().map(|(guest, _)| scope.spawn(move || watch(guest, speed))).collect();
+        let ended = |it: ScopedJoinHandle<'_, _>| it.join().unwrap_or_else(|panic| resume_unwind(panic));
+        watching.into_iter().map(ended).collect::<Result<_>>()
+    })?;
 
     println!("\n{} (Linux {}), {speed}, {} s:", kernel.name, kernel.version, begun.elapsed().as_secs());
     for (test, why) in &plan.not {
         println!("  {} {why}", test.name);
     }
-    for name in &ended.failed {
-        println!("  FAILED {name}");
+    let (mut passed, mut failed) = (0, 0);
+    for ((guest, tests), ended) in guests.iter().zip(all) {
+        for name in &ended.failed {
+            println!("  FAILED {name}");
+        }
+        let lost = tests - ended.passed - ended.failed.len();
+        if let Some(trouble) = ended.trouble {
+            println!(
+                "  a guest {trouble}; tests that were not finished: {lost}. Its console:\n{}",
+                guest.last_words()
+            );
+        }
+        passed += ended.passed;
+        failed += ended.failed.len() + lost;
     }
-    if let Some(trouble) = ended.trouble {
-        println!(
-            "  the guest {trouble}; tests that were not finished: {lost}. Its console:\n{}",
-            guest.last_words()
-        );
-    }
-    println!("{} passed, {} failed, {} skipped", ended.passed, ended.failed.len() + lost, plan.not.len());
-    Ok(ended.failed.is_empty() && lost == 0)
+    println!("{passed} passed, {failed} failed, {} skipped", plan.not.len());
+    Ok(failed == 0)
 }
 
 /// The tests that can be run, and why others cannot.
@@ -112,29 +125,40 @@ impl<'a> Plan<'a> {
     }
 }
 
-/// Starts a guest, and waits until it begins with the tests.
+/// Starts guests, each of which runs its part of the tests, and waits until they begin with them; each with the number
+/// of its tests.
 fn boot<'a>(
     kernel: &Kernel,
     tools: &Tools,
     tests: &'a [Test],
     speed: &mut Speed,
     folder: &Path,
-) -> Result<(Guest, Plan<'a>)> {
-    let file = folder.join("initramfs");
+) -> Result<(Vec<(Guest, usize)>, Plan<'a>)> {
     loop {
         let plan = Plan::new(tests, kernel, *speed);
-        let list: String = plan.run.iter().map(|test| test.line()).collect();
-        initramfs::write(&file, &tools.busybox, kernel, &environment(kernel, *speed)?, &list)?;
-        let guest = Guest::start(tools, kernel, &file, *speed, folder)?;
-        match guest.hear(speed.boot()) {
-            Heard::Line(line) if line.starts_with("@ready") => return Ok((guest, plan)),
-            _ if *speed == Speed::Kvm => {
+        let count = speed.guests().clamp(1, plan.run.len().max(1));
+        let environment = environment(kernel, *speed)?;
+        let mut guests = Vec::new();
+        for nth in 0..count {
+            let folder = folder.join(nth.to_string());
+            fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
+            // Neighbours in the list are alike, and take about as long.
+            let part: Vec<String> =
+                plan.run.iter().skip(nth).step_by(count).map(|test| test.line()).collect();
+            let file = folder.join("initramfs");
+            initramfs::write(&file, &tools.busybox, kernel, &environment, &part.concat())?;
+            guests.push((Guest::start(tools, kernel, &file, *speed, &folder)?, part.len()));
+        }
+        let ready = |guest: &Guest| matches!(guest.hear(speed.boot()), Heard::Line(line) if line.starts_with("@ready"));
+        match guests.iter().find(|(guest, _)| !ready(guest)) {
+            None => return Ok((guests, plan)),
+            Some(_) if *speed == Speed::Kvm => {
                 eprintln!(
                     "  KVM is there, but no guest boots with it: the kernel is emulated, which is slow"
                 );
                 *speed = Speed::Emulated;
             }
-            _ => bail!("{} does not boot; its console:\n{}", kernel.name, guest.last_words()),
+            Some((guest, _)) => bail!("{} does not boot; its console:\n{}", kernel.name, guest.last_words()),
         }
     }
 }
@@ -145,12 +169,12 @@ struct Ended {
     trouble: Option<&'static str>,
 }
 
-/// Prints the output of the guest until it has run all tests or is in trouble.
-fn watch(guest: &Guest, tests: usize, speed: Speed) -> Result<Ended> {
+/// Prints the output of each test of a guest when that has ended, until all have or the guest is in trouble.
+fn watch(guest: &Guest, speed: Speed) -> Result<Ended> {
     let mut ended = Ended { passed: 0, failed: Vec::new(), trouble: None };
     let mut begun = Instant::now();
     let mut current = None;
-    println!("running {tests} tests");
+    let mut said = String::new();
     loop {
         let line = match guest.hear(speed.silence()) {
             Heard::Line(line) => line,
@@ -169,7 +193,8 @@ fn watch(guest: &Guest, tests: usize, speed: Speed) -> Result<Ended> {
         } else if let Some(end) = line.strip_prefix("@end ") {
             let (name, outcome) = end.split_once(' ').context("a guest that says @end says how")?;
             current = None;
-            println!("test {name} ... {outcome} ({:.1} s)", begun.elapsed().as_secs_f64());
+            let said = std::mem::take(&mut said);
+            println!("{said}test {name} ... {outcome} ({:.1} s)", begun.elapsed().as_secs_f64());
             if outcome == "ok" {
                 ended.passed += 1;
             } else {
@@ -178,9 +203,11 @@ fn watch(guest: &Guest, tests: usize, speed: Speed) -> Result<Ended> {
         } else if line == "@done" {
             break;
         } else {
-            println!("{line}");
+            said.push_str(&line);
+            said.push('\n');
         }
     }
+    print!("{said}");
     // The guest ended during this test.
     ended.failed.extend(current);
     Ok(ended)

@@ -4,6 +4,9 @@ use std::fmt;
 use std::fs::File;
 use std::time::Duration;
 
+/// More would need more memory than many machines have.
+const MOST_GUESTS: usize = 4;
+
 /// How the guest's instructions are executed.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Speed {
@@ -41,6 +44,15 @@ impl Speed {
                 "-smp",
                 "1",
             ],
+        }
+    }
+
+    /// How many guests run at once, each with its part of the tests: one that is emulated keeps one CPU busy, and its
+    /// time does not depend on the others.
+    pub(super) fn guests(self) -> usize {
+        match self {
+            Self::Kvm => 1,
+            Self::Emulated => std::thread::available_parallelism().map_or(1, usize::from).min(MOST_GUESTS),
         }
     }
 
