@@ -11,8 +11,8 @@ use std::process::{Command, Stdio};
 use anyhow::{Context, Result, bail};
 
 use crate::build::target;
-use crate::build_ebpf;
 use crate::shell::{self, find, quietly, repository, step, unlocked};
+use crate::{build_ebpf, packages};
 
 /// Flags of rustc that count every edge of the control flow and record operands of comparisons.
 const COVERAGE: &[&str] = &[
@@ -58,7 +58,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
             }
         },
     };
-    let binaries = build()?;
+    let binaries = build(&all)?;
     if let Some(input) = &arguments.input {
         return shell::run(Command::new(binaries.join(chosen[0])).arg(input));
     }
@@ -73,7 +73,7 @@ fn targets() -> Result<BTreeSet<String>> {
 }
 
 /// Builds the fuzz targets; returns the folder of their binaries.
-fn build() -> Result<PathBuf> {
+fn build(targets: &BTreeSet<String>) -> Result<PathBuf> {
     if std::env::var_os("CXX").is_none() && !["c++", "g++", "clang++"].iter().any(|name| find(name).is_some())
     {
         bail!(
@@ -82,21 +82,27 @@ fn build() -> Result<PathBuf> {
         );
     }
     build_ebpf::run()?;
-    let versions = quietly(Command::new("rustc").arg("-vV"))?;
-    let host = versions.lines().find_map(|line| line.strip_prefix("host: "));
-    let host = host.context("rustc does not say for what machine it compiles")?;
     let folder = target().join("fuzz");
     same_versions(&folder)?;
     step("building the fuzz targets", || {
         // Not `--locked`: packages that only the fuzz targets need are added to the copied lock file.
-        let mut build = unlocked(&["build", "--release", "--quiet", "--target", host]);
+        let mut build = unlocked(&["build", "--release", "--quiet"]);
         build.arg("--manifest-path").arg(repository().join("tests/fuzz/Cargo.toml"));
-        // Because `--target` is given, build scripts and macros are not compiled with these flags.
-        build.env("CARGO_TARGET_DIR", &folder).env("RUSTFLAGS", COVERAGE.join(" "));
-        build.env_remove("CARGO_ENCODED_RUSTFLAGS");
+        build.env("CARGO_TARGET_DIR", &folder).env("RUSTC_WRAPPER", wrapper(&folder, targets)?);
         quietly(&mut build).map(drop)
     })?;
-    Ok(folder.join(host).join("release"))
+    Ok(folder.join("release"))
+}
+
+/// Writes a script that runs rustc, with [`COVERAGE`] for what is ours: others' packages are compiled much faster without.
+fn wrapper(folder: &Path, targets: &BTreeSet<String>) -> Result<PathBuf> {
+    let targets = targets.iter().map(|target| format!(" {target} ")).chain([" reuseport_lb".to_owned()]);
+    let ours: Vec<String> = targets.map(|name| format!("*\" --crate-name{name}\"*")).collect();
+    let flags = COVERAGE.join(" ");
+    let script = folder.join("rustc");
+    let text = format!("case \" $* \" in {}) exec \"$@\" {flags};; esac\nexec \"$@\"\n", ours.join("|"));
+    packages::wrap(&script, &text)?;
+    Ok(script)
 }
 
 /// Copies the repository's lock file for the fuzz targets whenever it has changed, so that they are built from the same
