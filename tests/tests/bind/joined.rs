@@ -28,10 +28,10 @@ fn config() -> Config {
 }
 
 /// A process that has joined; killed on drop.
-struct Joined(Child);
+pub(crate) struct Joined(Child);
 
 impl Joined {
-    fn start(command: &mut Command) -> Self {
+    pub(crate) fn start(command: &mut Command) -> Self {
         Self(command.spawn().unwrap())
     }
 
@@ -45,7 +45,7 @@ impl Joined {
     }
 
     /// Waits until it has so many, which all serve.
-    fn serves(&self, daemon: &Daemon, count: usize) -> ServiceStatus {
+    pub(crate) fn serves(&self, daemon: &Daemon, count: usize) -> ServiceStatus {
         until(&format!("{count} members of {}", self.pid()), || {
             Some(daemon.service()).filter(|it| self.members(it).len() == count && settled(it))
         })
@@ -70,9 +70,9 @@ fn joining(guests: &Guests, uid: u32, command: &[String]) -> Command {
     guests.command(uid, &[&["exec", "web", "--sockets", "bind", "--"], &*command].concat())
 }
 
-/// `exec --sockets bind` of a command, by root, with its output in a file.
-fn joining_into(guests: &Guests, command: &[String], output: &Path) -> Command {
-    let mut joining = joining(guests, 0, command);
+/// `exec --sockets bind` of a command, by this user, with its output in a file.
+pub(crate) fn joining_into(guests: &Guests, uid: u32, command: &[String], output: &Path) -> Command {
+    let mut joining = joining(guests, uid, command);
     joining.stdout(File::create(output).unwrap());
     joining
 }
@@ -165,7 +165,7 @@ fn what_a_joined_process_binds_while_no_daemon_runs_waits_for_the_next_and_nothi
     let guests = Guests::new(&world);
     let daemon = Daemon::with(&world, &config());
     let (file, output) = (world.path("others"), world.path("output"));
-    let joined = Joined::start(&mut joining_into(&guests, &rebinds(&world, &file), &output));
+    let joined = Joined::start(&mut joining_into(&guests, 0, &rebinds(&world, &file), &output));
     joined.serves(&daemon, 1);
     let beside_it = Joined::start(&mut joining(&guests, 0, &rebinds(&world, &world.path("beside"))));
     beside_it.serves(&daemon, 1);
@@ -284,7 +284,7 @@ fn a_process_that_leaves_goes_on_without_the_service() {
         rebinds[1]
     );
     let command = ["/bin/bash".to_owned(), "-c".into(), script];
-    let mut joining = joining_into(&guests, &command, &output);
+    let mut joining = joining_into(&guests, 0, &command, &output);
     joining.stdin(Stdio::null());
     let joined = Joined::start(&mut joining);
     joined.serves(&daemon, 1);
