@@ -1,6 +1,7 @@
 //! Request and answer of `join.sock`, as docs/JOIN.md describes them: one line of JSON each way. Not: sending them
 //! (`worker.rs`), nor which users may join.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -40,6 +41,10 @@ pub enum Answer {
         names: Vec<String>,
         /// Longest time between two `WATCHDOG=1`, in microseconds; `None`: none are expected.
         watchdog_usec: Option<u64>,
+        /// Variables that the worker is to have besides, such as its server id in connection ids of QUIC. Daemons that do not know
+        /// this leave it out.
+        #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+        env: BTreeMap<String, String>,
     },
     /// The process is no worker.
     Refused {
@@ -96,6 +101,7 @@ mod tests {
             notify: "/run/reuseport-lb/notify/12".into(),
             names: vec!["tcp-127.0.0.1-80".into()],
             watchdog_usec: None,
+            env: BTreeMap::new(),
         };
         let text = r#"{"worker":"web/7","notify":"/run/reuseport-lb/notify/12","names":["tcp-127.0.0.1-80"],"watchdog_usec":null}"#;
         assert_eq!((to_string(&place).unwrap().as_str(), from_str::<Answer>(text).unwrap()), (text, place));

@@ -16,6 +16,7 @@
 //! }
 //! ```
 
+use std::collections::BTreeMap;
 use std::io::{self, Write};
 use std::net::{TcpListener, UdpSocket};
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
@@ -109,6 +110,7 @@ pub struct JoinedWorker {
     name: String,
     notify: PathBuf,
     watchdog: Option<Duration>,
+    env: BTreeMap<String, String>,
     listeners: Vec<(String, OwnedFd)>,
     voice: UnixDatagram,
 }
@@ -168,8 +170,10 @@ impl JoinedWorker {
         let answer = serde_json::from_slice(&line).map_err(|error| {
             JoinError::failed("the daemon's answer is not what this version expects")(error.into())
         })?;
-        let (name, notify, names, watchdog_usec) = match answer {
-            Answer::Joined { worker, notify, names, watchdog_usec } => (worker, notify, names, watchdog_usec),
+        let (name, notify, names, watchdog_usec, env) = match answer {
+            Answer::Joined { worker, notify, names, watchdog_usec, env } => {
+                (worker, notify, names, watchdog_usec, env)
+            }
             Answer::Refused { error } => return Err(JoinError::Refused(error)),
         };
         if names.len() != fds.len() {
@@ -188,7 +192,7 @@ impl JoinedWorker {
         };
         let voice = own().map_err(JoinError::failed("cannot prepare the worker's sockets"))?;
         let watchdog = watchdog_usec.map(Duration::from_micros);
-        Ok(Self { name, notify, watchdog, listeners, voice })
+        Ok(Self { name, notify, watchdog, env, listeners, voice })
     }
 
     /// Name of the worker, like `web/7`.
@@ -208,6 +212,13 @@ impl JoinedWorker {
     #[must_use]
     pub fn watchdog_interval(&self) -> Option<Duration> {
         self.watchdog
+    }
+
+    /// Variables that a started worker would have in its environment, besides those of sd_listen_fds(3) and sd_notify(3): with
+    /// `quic` in the service, its server id (docs/QUIC.md).
+    #[must_use]
+    pub fn env(&self) -> &BTreeMap<String, String> {
+        &self.env
     }
 
     /// The sockets that have not been taken, in blocking mode, with their names (`tcp-127.0.0.1-80`), in the order of
@@ -327,7 +338,8 @@ mod tests {
             ("tcp-c", OwnedFd::from(TcpListener::bind("127.0.0.1:0").unwrap())),
         ];
         let listeners = sockets.map(|(name, socket)| (name.into(), socket)).into();
-        JoinedWorker { name: "web/7".into(), notify: notify.into(), watchdog: None, listeners, voice }
+        let env = BTreeMap::new();
+        JoinedWorker { name: "web/7".into(), notify: notify.into(), watchdog: None, env, listeners, voice }
     }
 
     #[test]

@@ -86,6 +86,8 @@ counters! {
     OwnerBusy "owner_busy" Owner "the worker of the bucket did not wait for work";
     DetourKernel "detour_kernel" Detour "nobody could be selected, and the kernel chose among the server's own sockets (adopt)";
     OwnerFuller "owner_fuller" Owner "the worker of the bucket had more connections than `balance` gives it";
+    QuicRouted "quic_routed" Incident "a connection id of QUIC named its worker, which was selected; `owner_taken` as well";
+    QuicUnroutable "quic_unroutable" Incident "a connection id of QUIC named nobody who is there, as that of a client's first datagrams: its flow decided";
 }
 
 /// Fills in the two counters of the fast path, which writes nothing but its slot's selections:

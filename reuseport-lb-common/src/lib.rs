@@ -16,6 +16,7 @@ pub mod entry;
 pub mod load;
 pub mod offsets;
 pub mod program;
+pub mod quic;
 pub mod select;
 pub mod shared;
 pub mod slots;
@@ -42,4 +43,7 @@ mod pod {
 
     // SAFETY: as above.
     unsafe impl aya::Pod for super::steer::Bytes {}
+
+    // SAFETY: as above.
+    unsafe impl aya::Pod for super::quic::Format {}
 }

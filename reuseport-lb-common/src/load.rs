@@ -23,12 +23,16 @@ pub struct LoadLine {
     /// How many connections of the worker's own buckets in a row found it busy, up to [`LONGEST_BUSY`]. Written
     /// by the program alone.
     busy: Shared<u32>,
+    /// Tag of the worker in connection ids of QUIC; 0: there are none. See [`crate::quic`].
+    pub tag: Shared<u64>,
     /// Weight of the worker, where connections are counted.
     pub weight: Shared<u32>,
     /// Account of the worker's socket of this listener; see [`crate::connections`].
     pub socket: Shared<u32>,
     /// Account of the worker.
     pub worker: Shared<u32>,
+    /// 1 since a datagram came by the worker's connection ids; the daemon forgets it each epoch.
+    pub routed: Shared<u32>,
 }
 
 /// A worker that is found busy more often in a row is not worse for that: then queues decide.
@@ -41,6 +45,14 @@ impl LoadLine {
         // A look is much cheaper than a store to a line that other CPUs look at.
         if self.busy.get() != 0 {
             self.busy.set(0);
+        }
+    }
+
+    /// Notes that a datagram came by a connection id.
+    #[inline(always)]
+    pub fn found_routed(&self) {
+        if self.routed.get() == 0 {
+            self.routed.set(1);
         }
     }
 

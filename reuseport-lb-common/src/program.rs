@@ -24,6 +24,10 @@ macro_rules! programs {
             rlb_udp_source6: Tracked, SourceV6;
             rlb_udp_source: Tracked, SourceAny;
             rlb_udp_payload: Tracked, Payload;
+            rlb_quic_flow: Quic, Flow;
+            rlb_quic_src4: Quic, SourceV4;
+            rlb_quic_src6: Quic, SourceV6;
+            rlb_quic_source: Quic, SourceAny;
         }
     };
 }
@@ -70,6 +74,8 @@ pub enum Kind {
     PreferWaiting,
     /// Flows are more than one decision, and live flows stay: UDP.
     Tracked,
+    /// As [`Kind::Tracked`], and connection ids of QUIC say whose they are.
+    Quic,
     /// As [`Kind::Plain`], and live connections are counted.
     Counted,
     /// As [`Kind::PreferWaiting`], and live connections are counted.
@@ -81,6 +87,12 @@ pub enum Kind {
 }
 
 impl Kind {
+    /// Whether flows are more than one decision.
+    #[must_use]
+    pub const fn tracks(self) -> bool {
+        matches!(self, Self::Tracked | Self::Quic)
+    }
+
     /// Whether live connections are counted: its programs are in the object for that.
     #[must_use]
     pub const fn counts(self) -> bool {
@@ -145,6 +157,9 @@ pub fn name(kind: Kind, steering: Steering) -> Option<&'static str> {
 /// The name of the program's [`crate::offsets::Offsets`], a constant that is patched into its read-only data
 /// before it is loaded.
 pub const OFFSETS: &str = "OFFSETS";
+
+/// The name of the [`crate::quic::Format`], a constant like [`OFFSETS`].
+pub const QUIC: &str = "QUIC";
 
 /// The name of the [`crate::steer::Bytes`] that keys are made of, a constant like [`OFFSETS`].
 pub const PAYLOAD: &str = "PAYLOAD";

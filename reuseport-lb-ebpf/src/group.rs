@@ -23,6 +23,12 @@ pub trait Kind {
     type Policy: SelectPolicy;
     const TRACKS: bool = false;
 
+    /// Selects the worker that the packet names, if it names one that is there.
+    #[inline(always)]
+    fn routes(_ctx: &SkReuseportContext) -> bool {
+        false
+    }
+
     /// Of the worker with this line, whose socket was just selected: its connections, and those that are being opened.
     #[inline(always)]
     fn connections(_md: *mut sk_reuseport_md, _line: &LoadLine) -> u32 {

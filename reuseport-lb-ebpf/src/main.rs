@@ -11,8 +11,10 @@ mod maps;
 mod object;
 mod packet;
 mod pick;
+mod quic;
 mod waiting;
 
+use aya_ebpf::programs::SkReuseportContext;
 use reuseport_lb_common::select::policy::{FirstFit, PreferWaiting as Waiting};
 use reuseport_lb_common::steer::{Cpu, Flow, Payload, Random, SourceAny, SourceV4, SourceV6};
 
@@ -22,6 +24,7 @@ use crate::pick::define;
 pub struct Plain;
 pub struct PreferWaiting;
 pub struct Tracked;
+pub struct Quic;
 
 impl Kind for Plain {
     type Policy = FirstFit;
@@ -34,6 +37,16 @@ impl Kind for PreferWaiting {
 impl Kind for Tracked {
     type Policy = FirstFit;
     const TRACKS: bool = true;
+}
+
+impl Kind for Quic {
+    type Policy = FirstFit;
+    const TRACKS: bool = true;
+
+    #[inline(always)]
+    fn routes(ctx: &SkReuseportContext) -> bool {
+        quic::routes::<Self>(ctx)
+    }
 }
 
 reuseport_lb_common::programs!(define);

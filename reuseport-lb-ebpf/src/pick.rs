@@ -1,5 +1,6 @@
 //! Packet, key, decision: what all programs do.
 
+use aya_ebpf::bindings::sk_action::SK_PASS;
 use aya_ebpf::programs::SkReuseportContext;
 use reuseport_lb_common::counters::Counter;
 use reuseport_lb_common::select::decide;
@@ -28,6 +29,9 @@ pub(crate) use define;
 /// closing.
 #[inline(always)]
 pub fn pick<K: Kind, S: Steer>(ctx: &SkReuseportContext) -> u32 {
+    if K::routes(ctx) {
+        return SK_PASS;
+    }
     let packet = KernelPacket(ctx);
     let hint = S::hint(&packet).unwrap_or_else(|| {
         add(Counter::KeyFallback);

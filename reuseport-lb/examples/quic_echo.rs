@@ -10,7 +10,8 @@
 //! ```
 //!
 //! A connection lives as long as its datagrams reach the worker that has its keys; whether they do is
-//! not this program's business. It only makes the end short for clients whose worker is gone.
+//! not this program's business. It only makes the end short for clients whose worker is gone; and with `quic = "quic-lb"`
+//! in the service, its connection ids say whose they are, so that clients may change their address and port.
 
 use std::error::Error;
 use std::os::unix::net::UnixDatagram;
@@ -22,6 +23,7 @@ use quinn::rustls::pki_types::pem::PemObject;
 use quinn::rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use quinn::{Endpoint, EndpointConfig, Incoming, ServerConfig, TokioRuntime};
 use quinn_proto::HashedConnectionIdGenerator;
+use reuseport_lb_quic::Ids;
 use ring::hmac;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::timeout;
@@ -40,7 +42,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let (certificate, key) = files.ok_or("usage: quic_echo CERTIFICATE KEY, two PEM files")?;
     let certificates = CertificateDer::pem_file_iter(certificate)?.collect::<Result<Vec<_>, _>>()?;
     let key = PrivateKeyDer::from_pem_file(key)?;
-    let config = of_all_workers(&key);
+    let config = of_all_workers(&key)?;
     let server = ServerConfig::with_single_cert(certificates, key)?;
 
     let mut terminate = signal(SignalKind::terminate())?;
@@ -90,7 +92,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
 /// A worker that gets a datagram of a connection that it does not know answers with a stateless reset (RFC
 /// 9000, 10.3), which tells the client at once that its worker is gone. For that, all workers must know
 /// each other's connection ids, and derive the same reset from each.
-fn of_all_workers(key: &PrivateKeyDer<'_>) -> EndpointConfig {
+fn of_all_workers(key: &PrivateKeyDer<'_>) -> Result<EndpointConfig, reuseport_lb_quic::Error> {
     let secret = hmac::Key::new(hmac::HMAC_SHA256, key.secret_der());
     let resets = hmac::sign(&secret, b"stateless resets");
     let ids = hmac::sign(&secret, b"connection ids");
@@ -99,8 +101,11 @@ fn of_all_workers(key: &PrivateKeyDer<'_>) -> EndpointConfig {
     // A worker that crashes leaves many clients, and all shall be told. An answer is always shorter than
     // what it answers, so nobody gains by asking for them.
     config.min_reset_interval(Duration::ZERO);
-    config.cid_generator(move || Box::new(HashedConnectionIdGenerator::from_key(ids)));
-    config
+    match Ids::from_env()? {
+        Some(ids) => config.cid_generator(move || Box::new(ids.clone())),
+        None => config.cid_generator(move || Box::new(HashedConnectionIdGenerator::from_key(ids))),
+    };
+    Ok(config)
 }
 
 /// One connection; its streams one after the other. It ends when the client ends it, or is lost: there is

@@ -13,6 +13,7 @@ use reuseport_lb::kernel::connections::Connections;
 use reuseport_lb::kernel::group::{PinnedGroup, Policy};
 use reuseport_lb::kernel::host;
 use reuseport_lb_common::program::{self, Kind, Program, Steering};
+use reuseport_lb_common::quic::Format;
 use testkit::world::World;
 
 /// The recorded numbers, by release and program.
@@ -22,7 +23,7 @@ const MOST: u64 = 500_000;
 
 /// Instructions that the verifier looked at when it loaded `program`.
 fn verified(world: &World, program: &Program, accounts: &Path) -> u64 {
-    let datagrams = program.kind == Kind::Tracked || program.steering == Steering::Payload;
+    let datagrams = program.kind.tracks() || program.steering == Steering::Payload;
     let protocol = if datagrams { Protocol::Udp } else { Protocol::Tcp };
     let on = |host: IpAddr| Listener::new(protocol, (host, 4000).into());
     let listener = match program.steering {
@@ -41,7 +42,8 @@ fn verified(world: &World, program: &Program, accounts: &Path) -> u64 {
             // The longest key.
             Steering::Payload => Affinity::Payload(PayloadBytes { offset: 0, length: 15 }),
         },
-        flows: if program.kind == Kind::Tracked { Flows::Track } else { Flows::None },
+        flows: if program.kind.tracks() { Flows::Track } else { Flows::None },
+        quic: (program.kind == Kind::Quic).then_some(Format { server_id: 8, length: 15, ..Format::NONE }),
         when_busy: match program.kind {
             Kind::PreferWaiting | Kind::CountedWaiting => WhenBusy::Next,
             _ => WhenBusy::Queue,

@@ -25,7 +25,7 @@ const NO_DETOUR: u32 = EVENTS as u32;
 impl Decision {
     /// The bucket's worker, or the previous one (a counter of stage `Owner`), in `slot`.
     #[inline(always)]
-    pub(super) const fn taken(owner: Counter, slot: u16, failed: u32) -> Self {
+    pub const fn taken(owner: Counter, slot: u16, failed: u32) -> Self {
         Self { owner: owner as u32, detour: NO_DETOUR, slot: slot as u32, failed }
     }
 

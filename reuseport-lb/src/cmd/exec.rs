@@ -40,6 +40,7 @@ pub(super) fn run(arguments: &cli::ExecArgs, paths: &Paths) -> Result<()> {
         sockets: joined.take().into_iter().map(|(name, socket)| (name, Socket::from(socket))).collect(),
         notify: joined.notify().to_owned(),
         watchdog: joined.watchdog_interval(),
+        env: joined.env().clone(),
     };
     // Closes descriptors that were not taken, before the command is executed.
     drop(joined);

@@ -11,6 +11,7 @@ use super::choices::{
 use super::connections::ConnectionSettings;
 use super::listen::{ListenerConfig, check_names};
 use super::process::ProcessConfig;
+use super::quic::QuicRouting;
 use super::stop::StopSettings;
 use super::values::{Overload, Ready};
 use crate::domain::listener::{Listener, Protocol};
@@ -80,6 +81,9 @@ pub struct ServiceConfig {
     /// What is known of UDP flows.
     #[serde(default)]
     pub flows: Flows,
+    /// How connection ids of QUIC name workers, if they do.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub quic: Option<QuicRouting>,
     /// Live TCP connections.
     #[serde(default)]
     pub connections: ConnectionSettings,
@@ -131,6 +135,7 @@ impl ServiceConfig {
             when_empty: WhenEmpty::default(),
             when_busy: WhenBusy::default(),
             flows: Flows::default(),
+            quic: None,
             connections: ConnectionSettings::default(),
             backlog: 4096,
             user: None,

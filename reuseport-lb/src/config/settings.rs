@@ -59,6 +59,7 @@ pub fn of_service(service: &ServiceConfig) -> Vec<Setting> {
         when_empty,
         when_busy,
         flows,
+        quic,
         connections,
         backlog,
         user,
@@ -101,6 +102,11 @@ pub fn of_service(service: &ServiceConfig) -> Vec<Setting> {
         one("when_empty", json!(when_empty)),
         one("when_busy", json!(when_busy)),
         one("flows", json!(flows)),
+        Setting {
+            key: "quic",
+            json: json!(quic),
+            text: quic.as_ref().map_or_else(|| "off".into(), ToString::to_string),
+        },
         Setting { text: connections.balance.to_string(), ..one("balance", json!(connections.balance)) },
         Setting {
             text: if connections.are_counted() { "true" } else { "false" }.into(),

@@ -19,6 +19,7 @@ use super::listen::ListenerConfig;
 use super::log::Log;
 use super::machine::Machine;
 use super::process::Cpus;
+use super::quic;
 use super::service::ServiceConfig;
 use super::stop::{StopMode, StopSettings, StopSignal};
 use super::values::{Idle, Limit, Patience, Ready, Span};
@@ -46,6 +47,7 @@ pub(super) struct Written {
     when_empty: Option<Spanned<WhenEmpty>>,
     when_busy: Option<Spanned<WhenBusy>>,
     flows: Option<Spanned<Flows>>,
+    quic: Option<Spanned<quic::Written>>,
     count_connections: Option<Spanned<bool>>,
     drain_until: Option<Spanned<DrainUntil>>,
     balance: Option<Spanned<Balance>>,
@@ -218,6 +220,14 @@ impl Written {
             require(&service, Protocol::Udp, "`flows` is about UDP")
                 .map_err(|error| at(flows.span(), error))?;
             service.flows = flows.into_inner();
+        }
+        if let Some(quic) = self.quic {
+            let span = quic.span();
+            let given = service.sockets != SocketSource::Bind && service.adopt.is_none();
+            service.quic = Some(quic.into_inner().0);
+            require(&service, Protocol::Udp, "`quic` is about UDP")
+                .and_then(|()| quic::check(service.flows, service.affinity, given))
+                .map_err(|error| at(span, error))?;
         }
         service.hold_timeout = or(self.hold_timeout, service.hold_timeout);
         service.drain_timeout = self.drain_timeout.map_or(service.drain_timeout, |span| span.0);

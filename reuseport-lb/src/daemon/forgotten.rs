@@ -12,7 +12,7 @@ use crate::kernel::marks::{self, Marked};
 use crate::kernel::strangers::Census;
 use crate::service;
 use crate::service::sd_notify;
-use crate::service::state_file::{self, SavedService};
+use crate::service::state_file::{self, Identities, SavedService};
 
 /// Services of an earlier daemon with this runtime directory that are not among `states`, as abandoned ones;
 /// `wanted`: the services whose listeners they may have. Takes some milliseconds.
@@ -114,7 +114,7 @@ fn found(
         moved: 0,
         flows_cut: 0,
         tally: Default::default(),
-        count: 0,
+        identities: Identities::default(),
         revision: 0,
         listeners: listeners.iter().map(saved).collect(),
         workers: workers.iter().enumerate().map(worker).collect(),

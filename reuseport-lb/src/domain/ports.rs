@@ -222,8 +222,9 @@ pub trait Dataplane {
     fn put_back(&mut self, socket: Cookie, slot: u16, backlog: u32) -> Result<(), String>;
     /// Empties a slot of a listener.
     fn clear(&mut self, listener: ListenerId, slot: u16) -> Result<(), String>;
-    /// Names the worker that decisions for a slot are counted for from now on; `None`: no worker.
-    fn name_slot(&mut self, slot: u16, worker: Option<&str>);
+    /// Names the worker that decisions for a slot are counted for from now on, and that it is meant by its connection ids;
+    /// `None`: no worker.
+    fn name_slot(&mut self, slot: u16, worker: Option<(WorkerId, &str)>);
 
     /// Attaches the program of a listener to its group, through one of its `sockets`, unless another service decides.
     fn attach(&mut self, listener: ListenerId, sockets: &[Cookie]) -> Attachment;
@@ -282,6 +283,8 @@ pub struct Spawn<'a> {
     pub key: ProcessKey,
     /// Name of the worker.
     pub name: &'a str,
+    /// Its slot.
+    pub slot: u16,
     /// The worker's sockets with what they are called (LISTEN_FDNAMES), in the listeners' order; none if its processes
     /// open their own.
     pub sockets: &'a [(Cookie, String)],

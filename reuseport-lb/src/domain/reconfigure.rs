@@ -74,7 +74,7 @@ impl Undo {
 }
 
 /// `rest` with those settings of `start` that a process is started with (see [`revision_of`]), with how it is told to
-/// end, and with whose its sockets are.
+/// end, and with whose its sockets are. But not its connection ids of QUIC: the program that reads them stays.
 fn starting_as(start: ServiceConfig, rest: ServiceConfig) -> ServiceConfig {
     let ServiceConfig { listen, command, embedded, user, sockets, socket_owner, process, .. } = start;
     let (watchdog, stop) = (start.watchdog, start.stop);
@@ -100,13 +100,16 @@ fn revision_of(config: &ServiceConfig) -> u64 {
     if config.sockets != SocketSource::default() {
         text += "opens its sockets";
     }
+    if let Some(quic) = &config.quic {
+        text += &format!("{quic:?}");
+    }
     xxh3_64(text.as_bytes())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::ListenerConfig;
+    use crate::config::{ListenerConfig, QuicRouting};
 
     fn settings(change: impl FnOnce(&mut ServiceConfig)) -> Settings {
         let mut config = ServiceConfig::new("web", Vec::new(), 2);
@@ -133,6 +136,11 @@ mod tests {
         // What an older daemon has hashed.
         let before = "([Listener { protocol: Tcp, address: 127.0.0.1:80 }], [], false, None, None)";
         assert_eq!(listen(None, false), xxh3_64(before.as_bytes()));
+        let quic = |length| {
+            let quic = QuicRouting { server_id_length: 4, offset: 1, cid_length: length, env: None };
+            settings(|config| config.quic = Some(quic)).revision()
+        };
+        assert!(quic(11) != plain.revision() && quic(11) != quic(12));
         let umask = |umask| settings(|config| config.process.umask = umask).revision();
         assert_eq!(plain.revision(), umask(None));
         assert_ne!(plain.revision(), settings(|config| config.socket_owner = SocketOwner::User).revision());

@@ -19,6 +19,7 @@ use aya::programs::{ProgramError, SkReuseport};
 use aya_log::EbpfLogger;
 use reuseport_lb_common::connections::Tag;
 use reuseport_lb_common::entry::Entry;
+use reuseport_lb_common::quic::Format;
 use reuseport_lb_common::slots::NO_SLOT;
 use reuseport_lb_common::table::BUCKETS;
 use socket2::Socket;
@@ -58,6 +59,8 @@ pub struct PinnedGroup {
     activity_before: RefCell<Option<MapData>>,
     counters: GroupCounters,
     program_id: u32,
+    /// How connection ids of QUIC name workers, if they do.
+    quic: Option<Format>,
     /// Whether this program is attached to the kernel's group; else that of another service is.
     pub decides: Decides,
     /// Whether sockets may be bound to an address that the machine does not have yet.
@@ -220,6 +223,31 @@ impl PinnedGroup {
         let load = self.memory.load();
         slots.iter().zip(weights).for_each(|(slot, weight)| load.line(*slot).weight.set(*weight));
         load.shares.weights.set(weights.iter().sum());
+    }
+
+    /// Sets the tag of the worker in `slot` in connection ids of QUIC, as much of it as they have room for; 0: none.
+    pub fn set_tag(&self, slot: u16, tag: u64) {
+        let Some(format) = &self.quic else { return };
+        let load = self.memory.load();
+        let line = load.line(slot);
+        line.routed.set(0);
+        line.tag.set(format.cut(tag));
+    }
+
+    /// Whether datagrams have come by connection ids of the worker in `slot` since it was asked last.
+    pub fn was_routed(&self, slot: u16) -> bool {
+        let load = self.memory.load();
+        let line = load.line(slot);
+        let routed = line.routed.get() != 0;
+        if routed {
+            line.routed.set(0);
+        }
+        routed
+    }
+
+    /// Whether datagrams have come by them, as [`PinnedGroup::was_routed`], which is still to be asked then.
+    pub fn is_routed(&self, slot: u16) -> bool {
+        self.memory.load().line(slot).routed.get() != 0
     }
 
     /// Sets in which accounts connections are counted that go to the socket in `slot`.

@@ -4,6 +4,7 @@
 //! The child first executes this program again because `LISTEN_PID` must be the worker's process id, which is
 //! not known before the fork, and because little is allowed between fork and exec.
 
+use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::io::{self, Read, Write};
 use std::os::fd::{IntoRawFd, RawFd};
@@ -235,6 +236,8 @@ pub struct Joined {
     pub notify: PathBuf,
     /// Longest time between two `WATCHDOG=1`; `None`: none are expected.
     pub watchdog: Option<Duration>,
+    /// Variables that it has besides.
+    pub env: BTreeMap<String, String>,
 }
 
 /// Executes `command`, a program and its arguments, as a worker that has joined; returns only if that failed, with
@@ -242,7 +245,7 @@ pub struct Joined {
 ///
 /// Other descriptors that this process has inherited are passed on, as by `env` and `nice`.
 pub fn become_joined(worker: Joined, command: &[String]) -> anyhow::Error {
-    let Joined { name, sockets, notify, watchdog } = worker;
+    let Joined { name, sockets, notify, watchdog, env } = worker;
     let Some((program, rest)) = command.split_first() else {
         return anyhow::anyhow!("there is no command for worker {name}");
     };
@@ -252,7 +255,7 @@ pub fn become_joined(worker: Joined, command: &[String]) -> anyhow::Error {
         return anyhow::Error::new(error).context("cannot arrange the worker's sockets");
     }
     let mut command = Command::new(program);
-    command.args(rest);
+    command.args(rest).envs(env);
     let (socket_names, sockets) = (&*names.join(":"), fds.len());
     become_command(command, &Identity { name: &name, sockets, socket_names, notify: &notify, watchdog })
 }
@@ -325,6 +328,7 @@ mod tests {
                 sockets: sockets.into_iter().rev().map(named).collect(),
                 notify: "/x/notify/1".into(),
                 watchdog: Some(Duration::from_millis(1500)),
+                env: BTreeMap::new(),
             };
             // Ends the line that the test runner may have begun.
             println!();

@@ -9,7 +9,6 @@ use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
 use anyhow::{Context, Result};
 use aya::EbpfLoader;
 use aya::maps::{Array, MapData, MapError, MapFd};
-use reuseport_lb_common::steer::Bytes;
 use rustix::io::DupFlags;
 
 /// The compiled kernel programs, aligned for the ELF parser.
@@ -33,14 +32,16 @@ pub(super) fn loader() -> MutexGuard<'static, EbpfLoader<'static>> {
     LOADER.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// A value that lives as long as the loader, which keeps a reference to it; each one only once.
-pub(super) fn for_ever(bytes: Bytes) -> &'static Bytes {
-    static ALL: Mutex<Vec<&'static Bytes>> = Mutex::new(Vec::new());
-    let mut all = ALL.lock().unwrap_or_else(PoisonError::into_inner);
-    if let Some(known) = all.iter().find(|known| ***known == bytes) {
+/// Values that live as long as the loader, which keeps references to them; each one only once.
+pub(super) type ForEver<T> = Mutex<Vec<&'static T>>;
+
+/// The one among `all` that equals `value`.
+pub(super) fn for_ever<T: PartialEq>(all: &ForEver<T>, value: T) -> &'static T {
+    let mut all = all.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(known) = all.iter().find(|known| ***known == value) {
         return known;
     }
-    let new: &'static Bytes = Box::leak(Box::new(bytes));
+    let new: &'static T = Box::leak(Box::new(value));
     all.push(new);
     new
 }

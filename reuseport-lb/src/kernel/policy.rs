@@ -1,6 +1,7 @@
 //! What a group's program is made for.
 
 use reuseport_lb_common::program::{Kind, Steering};
+use reuseport_lb_common::quic::Format;
 use reuseport_lb_common::steer::Bytes;
 
 use crate::config::{Affinity, Balance, Flows, PayloadBytes, WhenBusy};
@@ -19,12 +20,15 @@ pub struct Policy {
     pub counts: bool,
     /// Whether the program of a UDP listener marks flows.
     pub flows: Flows,
+    /// How connection ids of QUIC name workers, if they do.
+    pub quic: Option<Format>,
 }
 
 impl Policy {
     /// The kind of program for `listener`.
     pub(super) fn kind(self, listener: &Listener) -> Kind {
         match (listener.protocol, self.when_busy, self.balance) {
+            (Protocol::Udp, ..) if self.quic.is_some() => Kind::Quic,
             (Protocol::Udp, ..) if self.flows == Flows::Track => Kind::Tracked,
             (Protocol::Udp, ..) => Kind::Plain,
             (Protocol::Tcp, _, Balance::Least) => Kind::Least,
@@ -66,6 +70,6 @@ pub(super) fn without_offsets(kind: Kind) -> Option<Kind> {
     match kind {
         Kind::PreferWaiting => Some(Kind::Plain),
         Kind::CountedWaiting | Kind::Least | Kind::Bounded => Some(Kind::Counted),
-        Kind::Plain | Kind::Tracked | Kind::Counted => None,
+        Kind::Plain | Kind::Tracked | Kind::Quic | Kind::Counted => None,
     }
 }

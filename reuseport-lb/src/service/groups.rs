@@ -55,6 +55,8 @@ impl From<&config::ServiceConfig> for Policy {
             balance: service.connections.balance,
             counts: service.counts_connections(),
             flows: service.flows,
+            // With the service's word only once the group is made.
+            quic: service.quic.as_ref().map(|quic| quic.format(0)),
         }
     }
 }
@@ -86,9 +88,16 @@ pub(super) struct Owner<'a> {
     pub(super) tracer: &'a Tracer,
     /// What counts the service's live connections, if anything does.
     pub(super) connections: Option<&'a Rc<Connections>>,
+    /// What the tags of its workers are made with.
+    pub(super) word: u64,
 }
 
 impl Owner<'_> {
+    fn policy(&self) -> Policy {
+        let quic = self.config.quic.as_ref().map(|quic| quic.format(self.word));
+        Policy { quic, ..Policy::from(self.config) }
+    }
+
     /// Where the accounts are pinned.
     fn accounts(&self) -> Option<PathBuf> {
         self.connections.map(|it| it.pins().to_owned())
@@ -110,7 +119,7 @@ impl ListenerGroup {
         let held = owner.surroundings.hold(listener).await?;
         let name = format!("{at}-{}", listener.plain_name());
         let pins = owner.surroundings.pins.directory(&owner.config.name, &name)?;
-        let (which, policy, accounts) = (*listener, Policy::from(owner.config), owner.accounts());
+        let (which, policy, accounts) = (*listener, owner.policy(), owner.accounts());
         let load = move || PinnedGroup::load(&which, policy, &pins, accounts.as_deref());
         let group = in_thread(LOADING, load).await??;
         group.freebind.set(asked.freebind);
@@ -126,7 +135,7 @@ impl ListenerGroup {
         owner: &Owner<'_>,
     ) -> Result<Self> {
         let pins = owner.surroundings.pins.directory(&owner.config.name, name)?;
-        let (which, policy, accounts) = (*bound, Policy::from(owner.config), owner.accounts());
+        let (which, policy, accounts) = (*bound, owner.policy(), owner.accounts());
         let load = move || PinnedGroup::take_over(&which, policy, &pins, accounts.as_deref(), layout);
         let group = in_thread(LOADING, load).await??;
         let held = hold_or_warn(asked, owner.surroundings).await;
@@ -140,7 +149,7 @@ impl ListenerGroup {
         owner: &Owner<'_>,
     ) -> Result<Self> {
         let pins = owner.surroundings.pins.directory(&owner.config.name, name)?;
-        let (which, policy, accounts) = (*bound, Policy::from(owner.config), owner.accounts());
+        let (which, policy, accounts) = (*bound, owner.policy(), owner.accounts());
         let load = move || recover::make_anew(&which, policy, &pins, accounts.as_deref());
         let group = in_thread(LOADING, load).await??;
         let held = hold_or_warn(asked, owner.surroundings).await;

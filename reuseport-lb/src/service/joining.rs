@@ -1,6 +1,7 @@
 //! The request of a process that wants to be a worker, and the ticket that it gets. Not: which processes may join
 //! (`domain/engine/joining.rs`), nor making it one (`admitting.rs`), nor the protocol of `join.sock` (`api/join`).
 
+use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -47,4 +48,6 @@ pub struct Ticket {
     pub sockets: Vec<Socket>,
     /// The process must send `WATCHDOG=1` more often than this.
     pub watchdog: Option<Duration>,
+    /// Variables that the process is to have besides.
+    pub env: BTreeMap<String, String>,
 }

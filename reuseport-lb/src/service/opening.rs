@@ -39,12 +39,18 @@ impl Service {
         let (name, tracer) = (settings.config.name.clone(), Tracer::default());
         let (send, events) = mpsc::unbounded_channel();
         let connections = connections_of(&settings.config, &surroundings).await?;
-        let mut groups = Groups::new(&settings, &surroundings, &tracer, connections.clone());
-        let processes = ProcessTable::new(&name, (groups.sockets(), groups.opened()), send, &surroundings);
+        let mut groups = Groups::new(&settings, &surroundings, &tracer, connections.clone(), None);
+        let processes =
+            ProcessTable::new(&name, (groups.sockets(), groups.opened()), groups.word(), send, &surroundings);
         let mut listeners = Vec::new();
-        let connections = connections.as_ref();
-        let owner =
-            Owner { config: &settings.config, surroundings: &surroundings, tracer: &tracer, connections };
+        let (connections, word) = (connections.as_ref(), groups.word());
+        let owner = Owner {
+            config: &settings.config,
+            surroundings: &surroundings,
+            tracer: &tracer,
+            connections,
+            word,
+        };
         for (at, asked) in (1..).zip(&settings.config.listen) {
             match ListenerGroup::make(asked, at, &owner).await {
                 Ok(group) => groups.add(ListenerId(at), group),
@@ -204,8 +210,9 @@ impl Service {
         let mut groups = Vec::new();
         let mut known: Vec<ListenerId> = self.engine.listeners().map(|it| it.id).collect();
         let (surroundings, tracer) = (&self.surroundings, &self.tracer);
-        let owner = Owner { config: &settings.config, surroundings, tracer, connections };
         let dataplane = self.engine.dataplane();
+        let word = dataplane.word();
+        let owner = Owner { config: &settings.config, surroundings, tracer, connections, word };
         for asked in &settings.config.listen {
             let same =
                 |id: &ListenerId| dataplane.get(*id).is_some_and(|group| group.asked == asked.listener);

@@ -7,7 +7,7 @@ use tracing::warn;
 
 use super::claims::Claims;
 use super::processes::OwnEngine;
-use super::state_file::{self, SavedService, Stamp, StateFile};
+use super::state_file::{self, Identities, SavedService, Stamp, StateFile};
 use crate::domain::engine::{Snapshot, WorkerRecord};
 use crate::domain::ports::Dataplane;
 
@@ -132,7 +132,7 @@ fn to_state(
         moved: snapshot.moved,
         flows_cut: snapshot.flows_cut,
         tally: snapshot.tally.clone(),
-        count: snapshot.serial,
+        identities: Identities { count: snapshot.serial, word: Some(engine.dataplane().word()) },
         revision: snapshot.revision,
         listeners: listeners.to_vec(),
         workers: snapshot.workers.iter().map(|record| worker_of(engine, record)).collect(),

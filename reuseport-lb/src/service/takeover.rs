@@ -65,14 +65,15 @@ impl Takeover {
         let (name, tracer) = (settings.config.name.clone(), Tracer::default());
         let (send, events) = mpsc::unbounded_channel();
         let connections = connections_of(&settings.config, surroundings).await?;
-        let groups = Groups::new(&settings, surroundings, &tracer, connections);
-        let processes = ProcessTable::new(&name, (groups.sockets(), groups.opened()), send, surroundings);
+        let groups = Groups::new(&settings, surroundings, &tracer, connections, state.identities.word);
+        let processes =
+            ProcessTable::new(&name, (groups.sockets(), groups.opened()), groups.word(), send, surroundings);
         let snapshot = Snapshot {
             settings,
             moved: state.moved,
             flows_cut: state.flows_cut,
             tally: state.tally.clone(),
-            serial: state.count,
+            serial: state.identities.count,
             revision: state.revision,
             listeners: Vec::new(),
             workers: Vec::new(),
@@ -114,7 +115,8 @@ impl Takeover {
     async fn group(&mut self, saved: &state_file::SavedListener, layout: u32, tracer: &Tracer) -> Result<()> {
         let config = &self.snapshot.settings.config;
         let connections = self.groups.connections();
-        let owner = Owner { config, surroundings: &self.surroundings, tracer, connections };
+        let word = self.groups.word();
+        let owner = Owner { config, surroundings: &self.surroundings, tracer, connections, word };
         let group = match adopt(saved, layout, &owner).await {
             Ok(group) => group,
             Err(error) => {

@@ -24,6 +24,7 @@ const SOURCE: Policy = Policy {
     balance: Balance::Table,
     counts: false,
     flows: Flows::Track,
+    quic: None,
 };
 
 fn agree<P: SelectPolicy>(protocol: Protocol, policy: Policy, never: &[Counter]) {

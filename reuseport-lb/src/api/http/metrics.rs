@@ -114,6 +114,8 @@ metrics! {
     Refused "refused" Counter ["service" "listener"] "decisions that selected nobody";
     SelectFailed "select_failed" Counter ["service" "listener"] "single attempts at a socket that failed";
     KeyFallback "key_fallback" Counter ["service" "listener"] "decisions for which what the key is made of could not be read";
+    QuicRouted "quic_routed" Counter ["service" "listener"] "datagrams whose connection id named their worker, which got them";
+    QuicUnroutable "quic_unroutable" Counter ["service" "listener"] "datagrams whose connection id named nobody who is there, so that their flow decided";
     Flows "flows" Gauge ["service" "listener" "kind"] "live UDP flows: all, and those that stay with a worker that gets no new ones of their bucket";
     Strangers "strangers" Gauge ["service" "listener"] "sockets of other programs on the address";
     Selected "selected" Counter ["service" "listener" "worker"] "decisions for the worker since it got its slot";
@@ -283,6 +285,8 @@ impl Samples<'_> {
             Metric::Refused => return self.add(&labels, of(&Counter::Refused)),
             Metric::SelectFailed => return self.add(&labels, of(&Counter::SelectFailed)),
             Metric::KeyFallback => return self.add(&labels, of(&Counter::KeyFallback)),
+            Metric::QuicRouted => return self.add(&labels, of(&Counter::QuicRouted)),
+            Metric::QuicUnroutable => return self.add(&labels, of(&Counter::QuicUnroutable)),
             Metric::Flows => {
                 for (kind, count) in
                     group.flows.iter().flat_map(|flows| [("live", flows.live), ("kept", flows.kept)])

@@ -165,10 +165,10 @@ async fn settle(
 }
 
 async fn hand_over(stream: &UnixStream, place: Ticket) -> io::Result<()> {
-    let Ticket { worker, notify, names, sockets, watchdog } = place;
+    let Ticket { worker, notify, names, sockets, watchdog, env } = place;
     let watchdog_usec = watchdog.map(|watchdog| u64::try_from(watchdog.as_micros()).unwrap_or(u64::MAX));
     let fds: Vec<BorrowedFd<'_>> = sockets.iter().map(AsFd::as_fd).collect();
-    tell(stream, &Answer::Joined { worker, notify, names, watchdog_usec }, &fds).await
+    tell(stream, &Answer::Joined { worker, notify, names, watchdog_usec, env }, &fds).await
 }
 
 /// Writes one line, with `fds` attached to its first byte.

@@ -80,7 +80,14 @@ fn with_server<T: Send + 'static>(
 fn place(sockets: Vec<Socket>) -> Ticket {
     let names = (0..sockets.len()).map(|number| format!("tcp-127.0.0.1-{number}")).collect();
     let watchdog = Some(Duration::from_millis(1500));
-    Ticket { worker: "web/7".into(), notify: "/run/x/notify/12".into(), names, sockets, watchdog }
+    Ticket {
+        worker: "web/7".into(),
+        notify: "/run/x/notify/12".into(),
+        names,
+        sockets,
+        watchdog,
+        env: Default::default(),
+    }
 }
 
 fn refuse(request: Request) {

@@ -115,9 +115,9 @@ impl<D: Dataplane, P: Processes> Engine<D, P> {
         }
         let Some(socket) = entered? else { return Ok(()) };
         let sockets = vec![socket];
-        self.dataplane.name_slot(slot, Some(&self.pool.name_of(number)));
         let (origin, seat) = (Origin::Adopted, Seat::Own);
         let id = self.add_with(New { number, origin, weight: 1, slot, seat, revision: 0, sockets });
+        self.dataplane.name_slot(slot, Some((id, &self.pool.name_of(number))));
         self.tell_of(id, IncidentKind::Added, Cause::own("its socket was found"));
         self.follow_process(id, it.pid, now);
         self.on_event(id, Event::Start, now);

@@ -199,7 +199,7 @@ impl<D: Dataplane, P: Processes> Engine<D, P> {
         let name = self.pool.name_of(id);
         let slot = self.pool.take_slot().ok_or_else(|| format!("no slot is free for {name}"))?;
         let socket = self.open_socket(listener, slot, true).inspect_err(|_| self.pool.free_slot(slot))?;
-        self.dataplane.name_slot(slot, Some(&name));
+        self.dataplane.name_slot(slot, Some((id, &name)));
         let (number, origin, sockets) = (leader.number, Origin::Bound, vec![socket]);
         self.pool.insert(id, New { number, origin, weight, slot, seat, revision, sockets });
         self.pool.get_mut(id).into_iter().for_each(|worker| worker.life.set_opens(opens));

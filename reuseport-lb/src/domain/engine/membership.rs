@@ -23,8 +23,10 @@ impl<D: Dataplane, P: Processes> Engine<D, P> {
         self.publish_rosters(Some(slot));
         match self.open_sockets(slot, true) {
             Ok(sockets) => {
-                self.dataplane.name_slot(slot, Some(&name));
-                Ok(self.add_with(New { number, origin, weight, slot, seat: Seat::Own, revision: 0, sockets }))
+                let new = New { number, origin, weight, slot, seat: Seat::Own, revision: 0, sockets };
+                let id = self.add_with(new);
+                self.dataplane.name_slot(slot, Some((id, &name)));
+                Ok(id)
             }
             Err(error) => {
                 self.pool.free_slot(slot);
@@ -99,6 +101,7 @@ impl<D: Dataplane, P: Processes> Engine<D, P> {
         let spawned = self.processes.spawn(&Spawn {
             key,
             name: &worker.name,
+            slot: worker.slot,
             sockets: &sockets,
             listeners: &listeners,
             settings: &self.settings,

@@ -241,7 +241,9 @@ impl<D: Dataplane, P: Processes> Engine<D, P> {
                     warn!(worker = name, "cannot put {listener} back into service: {error}");
                 }
             }
-            self.dataplane.name_slot(slot, Some(&name));
+        }
+        if record.holds_slot {
+            self.dataplane.name_slot(slot, Some((id, &name)));
         }
         let seat = if record.holds_slot { Seat::Own } else { Seat::Former };
         let origin = life.origin;

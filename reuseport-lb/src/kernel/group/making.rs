@@ -2,6 +2,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::path::Path;
+use std::sync::Mutex;
 
 use anyhow::{Context, Result, bail};
 use aya::maps::Map;
@@ -11,8 +12,10 @@ use reuseport_lb_common::activity::Activity;
 use reuseport_lb_common::entry::Entry;
 use reuseport_lb_common::load::{CPUS, Load, Shares};
 use reuseport_lb_common::offsets::Offsets;
-use reuseport_lb_common::program::{self, Kind, OFFSETS, PAYLOAD};
+use reuseport_lb_common::program::{self, OFFSETS, PAYLOAD, QUIC};
+use reuseport_lb_common::quic::Format;
 use reuseport_lb_common::slots::NO_SLOT;
+use reuseport_lb_common::steer::Bytes;
 use reuseport_lb_common::table::{BUCKETS, Table};
 use tracing::warn;
 
@@ -23,7 +26,9 @@ use super::{
 use crate::config::Balance;
 use crate::domain::listener::Listener;
 use crate::kernel::connections::{ACCOUNTS, LISTENERS, MOVED};
-use crate::kernel::loading::{COUNTING, OBJECT, explained, for_ever, loader, make_map, open_map, replace};
+use crate::kernel::loading::{
+    COUNTING, ForEver, OBJECT, explained, for_ever, loader, make_map, open_map, replace,
+};
 use crate::kernel::mapped::Mapped;
 use crate::kernel::offsets::offsets as find_offsets;
 use crate::kernel::policy::without_offsets;
@@ -31,6 +36,10 @@ use crate::kernel::policy::without_offsets;
 /// The sections that the program's globals `TABLE` and `ACTIVITY` are in, alone.
 const TABLE_SECTION: &str = ".bss";
 const ACTIVITY_SECTION: &str = ".bss.activity";
+
+/// What programs have been loaded with.
+static BYTES: ForEver<Bytes> = Mutex::new(Vec::new());
+static FORMATS: ForEver<Format> = Mutex::new(Vec::new());
 
 /// The size of map `ACTIVITY` in bytes where no flows are tracked (the object has the map, but no program reads it),
 /// and while the object is loaded.
@@ -62,7 +71,7 @@ impl PinnedGroup {
         let entries = read_table(&pins.join(TABLE))?;
         let flows = pins.join(ACTIVITY);
         // There are none if the program before this one tracked no flows.
-        let before = same && policy.kind(listener) == Kind::Tracked && flows.exists();
+        let before = same && policy.kind(listener).tracks() && flows.exists();
         let before = if before { Some(open_map(&flows)?) } else { None };
         let group = Self::make(listener, policy, (pins, accounts), Some(same))?;
         let known = |entry: Entry| if same { entry } else { Entry::steady(entry.slot()) };
@@ -92,7 +101,7 @@ impl PinnedGroup {
                 Err(error) => return Err(error),
             }
         }
-        let tracked = kind == Kind::Tracked;
+        let tracked = kind.tracks();
         let name = program::name(kind, policy.steering(listener)).with_context(|| {
             format!("affinity {} goes with no tracked flows: `flows = \"none\"`", policy.affinity)
         })?;
@@ -120,7 +129,8 @@ impl PinnedGroup {
             .map_pin_path(COUNTERS, pins.join(counters))
             .map_pin_path(SOCKETS, pins.join(SOCKETS))
             .override_global(OFFSETS, offsets, true)
-            .override_global(PAYLOAD, for_ever(policy.bytes()), !kind.counts())
+            .override_global(PAYLOAD, for_ever(&BYTES, policy.bytes()), !kind.counts())
+            .override_global(QUIC, for_ever(&FORMATS, policy.quic.unwrap_or(Format::NONE)), !kind.counts())
             .load(if kind.counts() { COUNTING } else { OBJECT });
         drop(loader);
         let mut ebpf = loaded.map_err(|error| explained(error.into(), "create its BPF maps"))?;
@@ -177,6 +187,7 @@ impl PinnedGroup {
             activity_before: RefCell::new(None),
             counters: GroupCounters::new(counters),
             program_id,
+            quic: policy.quic,
             decides: Decides::new(true),
             freebind: Cell::new(false),
             merges: Cell::new(0),

@@ -23,7 +23,8 @@ impl Groups {
         };
         let found: Vec<(ListenerId, SocketLocation)> =
             sighting.places.iter().filter_map(|place| Some((listener(place)?, *place))).collect();
-        self.adopted = found.iter().map(|(id, place)| (Cookie(place.cookie), (*id, *place))).collect();
+        self.adopted.sockets =
+            found.iter().map(|(id, place)| (Cookie(place.cookie), (*id, *place))).collect();
         let sighted = |(listener, place): (ListenerId, SocketLocation)| Sighted {
             listener,
             cookie: Cookie(place.cookie),
@@ -34,7 +35,7 @@ impl Groups {
 
     /// Where a socket of others is.
     pub(in crate::service) fn place(&self, cookie: Cookie) -> Option<&SocketLocation> {
-        self.adopted.get(&cookie).map(|(_, place)| place)
+        self.adopted.sockets.get(&cookie).map(|(_, place)| place)
     }
 
     /// Notes a socket that an earlier daemon has adopted; `slot`: that of the worker that it is for.
@@ -48,7 +49,7 @@ impl Groups {
 
     /// A duplicate of a socket of others, for a moment.
     pub(super) fn duplicate(&self, cookie: Cookie) -> Option<OwnSocket> {
-        let (id, place) = self.adopted.get(&cookie)?;
+        let (id, place) = self.adopted.sockets.get(&cookie)?;
         Some(OwnSocket { id: *id, listener: place.listener, socket: Arc::new(place.duplicate()?) })
     }
 
@@ -96,7 +97,7 @@ impl Groups {
 
     /// Fails if the group of a socket of others has a program of theirs, which is not to be replaced.
     pub(super) fn require_free(&self, group: &PinnedGroup, own: &OwnSocket) -> Result<()> {
-        if self.replaces_programs {
+        if self.adopted.replaces_programs {
             return Ok(());
         }
         let programs = self.surroundings.sight.programs();

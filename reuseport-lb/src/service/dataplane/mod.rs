@@ -5,8 +5,10 @@ mod adopted;
 mod connections;
 mod opened;
 mod port;
+mod quic;
+mod sockets;
+pub(super) mod tags;
 
-use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap};
 use std::io;
 use std::rc::Rc;
@@ -17,6 +19,8 @@ use socket2::Socket;
 use tracing::{info, warn};
 
 use accounts::{Accounts, Counted};
+pub(super) use sockets::{Adopted, Opened, OpenedSocket, OwnSocket, Sockets};
+use tags::Tags;
 
 use super::Surroundings;
 use super::groups::ListenerGroup;
@@ -24,36 +28,12 @@ use super::trace::Tracer;
 use crate::domain::engine::Settings;
 use crate::domain::listener::{Listener, Protocol};
 use crate::domain::ports::{self, Cookie, Holder, ListenerId, Rosters};
-use crate::kernel::adopt::SocketLocation;
 use crate::kernel::connections::Connections;
 use crate::kernel::group::PinnedGroup;
+use crate::kernel::host;
 use crate::kernel::owner::{self, Siblings};
 use crate::kernel::socket;
 use crate::kernel::strangers::Census;
-
-/// A socket that the daemon has a duplicate of.
-#[derive(Clone)]
-pub(super) struct OwnSocket {
-    pub(super) id: ListenerId,
-    pub(super) listener: Listener,
-    /// Shared with the thread that completes reports.
-    pub(super) socket: Arc<Socket>,
-}
-
-/// Sockets that processes of workers have opened themselves, as long as their calls wait for an answer, and those that they
-/// get in place of their own.
-pub(super) type Opened = Rc<RefCell<HashMap<Cookie, OpenedSocket>>>;
-
-/// A socket that a process has opened itself.
-pub(super) struct OpenedSocket {
-    pub(super) socket: Socket,
-    pub(super) process: ports::ProcessKey,
-    /// The process waits for its events with epoll already.
-    pub(super) polled: bool,
-}
-
-/// All sockets of a service, shared by its two ports.
-pub(super) type Sockets = Rc<RefCell<HashMap<Cookie, OwnSocket>>>;
 
 /// The groups of a service.
 pub(super) struct Groups {
@@ -63,11 +43,9 @@ pub(super) struct Groups {
     prepared: BTreeMap<ListenerId, ListenerGroup>,
     sockets: Sockets,
     opened: Opened,
-    /// Sockets of others, as found last, with their listeners.
-    adopted: HashMap<Cookie, (ListenerId, SocketLocation)>,
-    /// Programs of others are replaced.
-    replaces_programs: bool,
+    adopted: Adopted,
     counted: Counted,
+    tags: Tags,
     /// The user that they belong to; `None`: the daemon's.
     owner: Option<u32>,
     /// No process has had a socket yet.
@@ -77,12 +55,13 @@ pub(super) struct Groups {
 }
 
 impl Groups {
-    /// `connections`: counts live connections, if the service wants that.
+    /// `connections`: counts live connections, if the service wants that. `word`: that of the daemon before.
     pub(super) fn new(
         settings: &Settings,
         surroundings: &Rc<Surroundings>,
         tracer: &Tracer,
         connections: Option<Rc<Connections>>,
+        word: Option<u64>,
     ) -> Self {
         Self {
             service: settings.config.name.clone(),
@@ -90,9 +69,12 @@ impl Groups {
             prepared: BTreeMap::new(),
             sockets: Sockets::default(),
             opened: Opened::default(),
-            adopted: HashMap::new(),
+            adopted: Adopted {
+                sockets: HashMap::new(),
+                replaces_programs: settings.config.adopt.as_ref().is_some_and(|adopt| adopt.replace_program),
+            },
             counted: Counted { accounts: connections.map(Accounts::new), ..Counted::default() },
-            replaces_programs: settings.config.adopt.as_ref().is_some_and(|adopt| adopt.replace_program),
+            tags: Tags::new(word.unwrap_or_else(host::random)),
             owner: settings.socket_owner().map(|user| user.uid),
             is_fresh: true,
             surroundings: surroundings.clone(),
@@ -274,7 +256,7 @@ impl Groups {
 
     fn try_put_back(&mut self, cookie: Cookie, slot: u16, backlog: u32) -> Result<()> {
         let own = self.own(cookie)?;
-        let adopted = self.adopted.contains_key(&cookie);
+        let adopted = self.adopted.sockets.contains_key(&cookie);
         if !adopted && own.listener.protocol == Protocol::Tcp && !own.socket.is_listener().unwrap_or(true) {
             return self.try_listen_again(cookie, slot, backlog);
         }
@@ -293,7 +275,7 @@ impl Groups {
         backlog: u32,
     ) -> Result<Option<Cookie>> {
         let own = self.own(cookie)?;
-        if self.adopted.contains_key(&cookie) {
+        if self.adopted.sockets.contains_key(&cookie) {
             return Ok(self.try_enter_again(&own, slot)?.then_some(cookie));
         }
         // A first process gets new sockets, which need no reset.
@@ -334,7 +316,7 @@ impl Groups {
             if listener.protocol == Protocol::Tcp && !own.socket.is_listener().unwrap_or(false) {
                 continue;
             }
-            if self.adopted.contains_key(cookie) {
+            if self.adopted.sockets.contains_key(cookie) {
                 self.require_free(&it.group, &own)?;
             }
             attached = it.group.attach(&own.socket);
@@ -353,6 +335,7 @@ impl Groups {
         let wanted = self.tracer.wanted();
         let Some(old) = self.all.get(&id) else {
             new.buckets.trace(new.group.memory(), wanted);
+            self.tags.write(&new.group);
             self.all.insert(id, new);
             return Ok(());
         };
@@ -363,6 +346,7 @@ impl Groups {
         new.buckets.trace(new.group.memory(), wanted);
         new.set_rosters(rosters);
         self.write_accounts(id, &new.group);
+        self.tags.write(&new.group);
         let old = self.all.insert(id, new);
         let attached = self.try_attach(id, sockets, &mut Vec::new());
         if attached.is_err()
@@ -384,7 +368,7 @@ impl Groups {
         let census = Census::take(&listeners);
         for own in deciding {
             // The sockets of others stay, and are in the kernel's hands again.
-            let adopted = self.adopted.values().any(|(id, _)| *id == own.id);
+            let adopted = self.adopted.sockets.values().any(|(id, _)| *id == own.id);
             let alone = !adopted
                 && census
                     .as_ref()

@@ -12,7 +12,7 @@ use crate::domain::buckets;
 use crate::domain::listener::Listener;
 use crate::domain::observed::{Head, LiveConnections, Queue};
 use crate::domain::ports::{
-    Attachment, Claim, Cookie, Dataplane, Fit, Holder, ListenerId, OpenedSocket, Repair, Rosters,
+    Attachment, Claim, Cookie, Dataplane, Fit, Holder, ListenerId, OpenedSocket, Repair, Rosters, WorkerId,
 };
 use crate::domain::slots::SlotSet;
 use crate::domain::table::BucketChange;
@@ -153,8 +153,9 @@ impl Dataplane for Groups {
         }
     }
 
-    fn name_slot(&mut self, slot: u16, worker: Option<&str>) {
-        self.tracer.rename(slot, worker);
+    fn name_slot(&mut self, slot: u16, worker: Option<(WorkerId, &str)>) {
+        self.tracer.rename(slot, worker.map(|(_, name)| name));
+        self.tag_slot(slot, worker.map(|(id, _)| id));
     }
 
     fn attach(&mut self, listener: ListenerId, sockets: &[Cookie]) -> Attachment {
@@ -241,6 +242,7 @@ impl Dataplane for Groups {
 
     fn rotate(&mut self, listener: ListenerId) {
         self.with(listener, |it| it.buckets.rotate(it.group.memory()));
+        self.rotate_tags(listener);
     }
 
     fn add_flows(&self, listener: ListenerId, flows: &mut [u64]) {
@@ -251,6 +253,7 @@ impl Dataplane for Groups {
 
     fn add_staying(&self, listener: ListenerId, flows: &mut [u64]) {
         buckets::add_staying(self.group(listener).memory(), flows);
+        self.add_routed(listener, flows);
     }
 
     fn selected(&self, listener: ListenerId) -> Option<Box<[u64]>> {

@@ -3,6 +3,7 @@
 mod joined;
 mod port;
 
+use std::borrow::Cow;
 use std::cell::Cell;
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -15,6 +16,7 @@ use tracing::warn;
 
 use super::Surroundings;
 use super::calls::{Events, PendingCalls};
+use super::dataplane::tags::tag;
 use super::dataplane::{Groups, Opened, Sockets};
 use super::joining::Joining;
 use super::sd_notify::{self, Notify};
@@ -49,6 +51,8 @@ pub(super) struct ProcessTable {
     dropped: HashMap<usize, Amount>,
     sockets: Sockets,
     opened: Opened,
+    /// What the tags of workers in connection ids of QUIC are made with.
+    word: u64,
     events: Events,
     /// How often another process became the main one of its worker, or keeps its output.
     changed: Rc<Cell<u64>>,
@@ -80,6 +84,7 @@ impl ProcessTable {
     pub(super) fn new(
         service: &str,
         (sockets, opened): (Sockets, Opened),
+        word: u64,
         events: Events,
         surroundings: &Rc<Surroundings>,
     ) -> Self {
@@ -92,6 +97,7 @@ impl ProcessTable {
             dropped: HashMap::new(),
             sockets,
             opened,
+            word,
             events,
             changed: Rc::default(),
             surroundings: surroundings.clone(),
@@ -202,7 +208,12 @@ impl ProcessTable {
             Ok((&*own.socket, name.clone()))
         };
         let sockets = spawn.sockets.iter().map(socket).collect::<Result<Vec<(&Socket, String)>>>()?;
-        let config::ServiceConfig { command, process, watchdog, .. } = &spawn.settings.config;
+        let config::ServiceConfig { command, process, watchdog, quic, .. } = &spawn.settings.config;
+        let mut process = Cow::Borrowed(process);
+        if let Some(quic) = quic {
+            let variables = quic.variables(self.word, spawn.slot, tag(self.word, key.worker));
+            process.to_mut().env.extend(variables);
+        }
         let spawned = process::spawn(&Launch {
             name,
             sockets,
@@ -212,7 +223,7 @@ impl ProcessTable {
             cgroup: cgroup.as_ref(),
             user,
             command,
-            process,
+            process: &process,
             open_files: self.surroundings.open_files,
             watchdog: *watchdog,
             output: written,

@@ -56,8 +56,9 @@ pub struct SavedService {
     /// What has happened so far, in numbers.
     #[serde(default)]
     pub tally: Tally,
-    /// The last serial number used.
-    pub count: u64,
+    /// What tells its workers from others.
+    #[serde(flatten)]
+    pub identities: Identities,
     /// Number of the settings in force; a worker that was started with another one is outdated.
     #[serde(rename = "release")]
     pub revision: u64,
@@ -66,6 +67,16 @@ pub struct SavedService {
     pub listeners: Vec<SavedListener>,
     /// All workers, also draining ones.
     pub workers: Vec<SavedWorker>,
+}
+
+/// What tells a service's workers from those before them.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Identities {
+    /// The last serial number used.
+    pub count: u64,
+    /// What the tags of workers in connection ids of QUIC are made with.
+    #[serde(default)]
+    pub word: Option<u64>,
 }
 
 /// Which daemons can use a saved state, and until when.

@@ -46,7 +46,7 @@ fn state() -> SavedService {
         moved: 1,
         flows_cut: 3,
         tally: Tally { handed_over: 4, ..Tally::default() },
-        count: 2,
+        identities: Identities { count: 2, word: Some(u64::MAX) },
         revision: 0,
         listeners: vec![saved],
         workers: vec![worker],
@@ -78,7 +78,7 @@ fn what_earlier_versions_have_written_is_read() {
     let whole = serde_json::to_value(state()).unwrap();
     let mut old = whole.clone();
     let parts = [
-        ("/", &["abandoned", "told", "flows_cut", "tally"][..]),
+        ("/", &["abandoned", "told", "flows_cut", "tally", "word"][..]),
         ("/workers/0", &["part", "cgroup", "process", "leader", "notify", "output", "stop", "bound"]),
     ];
     let parts = parts.into_iter().chain([
@@ -90,7 +90,7 @@ fn what_earlier_versions_have_written_is_read() {
         assert!(later.iter().all(|name| part.remove(*name).is_some()), "{whole}");
     }
     let mut wanted = state();
-    (wanted.flows_cut, wanted.tally) = (0, Tally::default());
+    (wanted.flows_cut, wanted.tally, wanted.identities.word) = (0, Tally::default(), None);
     wanted.listeners[0].avoided = None;
     wanted.listeners[0].left.clear();
     wanted.workers[0].process = SavedProcess::default();

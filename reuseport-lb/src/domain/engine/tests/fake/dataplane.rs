@@ -208,10 +208,10 @@ impl Dataplane for Fake {
         Ok(())
     }
 
-    fn name_slot(&mut self, slot: u16, worker: Option<&str>) {
+    fn name_slot(&mut self, slot: u16, worker: Option<(WorkerId, &str)>) {
         let mut world = self.0.borrow_mut();
         match worker {
-            Some(name) => drop(world.names.insert(slot, name.to_owned())),
+            Some((_, name)) => drop(world.names.insert(slot, name.to_owned())),
             None => {
                 world.names.remove(&slot);
                 // The slot is free from now on, so no bucket may point to it.

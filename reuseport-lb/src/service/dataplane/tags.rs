@@ -1,0 +1,38 @@
+//! Which tag each slot's worker has in connection ids of QUIC. Not: how ids look (`config/quic.rs`), nor when tags change
+//! (`quic.rs`).
+
+use std::collections::{BTreeMap, HashMap};
+
+use xxhash_rust::xxh3::xxh3_64_with_seed;
+
+use crate::domain::ports::{ListenerId, WorkerId};
+use crate::kernel::group::PinnedGroup;
+
+/// The tag of a worker, of a service with this word: never 0, and another one for each that has had its slot.
+pub(in crate::service) fn tag(word: u64, id: WorkerId) -> u64 {
+    let id: Vec<u8> =
+        [id.number as u64, id.instance, id.part as u64].into_iter().flat_map(u64::to_le_bytes).collect();
+    // A server id of 4 bytes has room for the lower bits only, which must not all be 0.
+    xxh3_64_with_seed(&id, word) | 1
+}
+
+/// The tags of a service's workers.
+pub(super) struct Tags {
+    /// Of the service: a secret that survives the daemon.
+    pub(super) word: u64,
+    /// By slot.
+    pub(super) all: HashMap<u16, u64>,
+    /// Epochs since datagrams came by the ids of the worker in a slot of a listener, as long as these are few.
+    pub(super) silent: BTreeMap<(ListenerId, u16), u32>,
+}
+
+impl Tags {
+    pub(super) fn new(word: u64) -> Self {
+        Self { word, all: HashMap::new(), silent: BTreeMap::new() }
+    }
+
+    /// Writes all of them into a group.
+    pub(super) fn write(&self, group: &PinnedGroup) {
+        self.all.iter().for_each(|(slot, tag)| group.set_tag(*slot, *tag));
+    }
+}
