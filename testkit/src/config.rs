@@ -82,6 +82,12 @@ impl Config {
         self
     }
 
+    /// Without a setting.
+    pub fn without(mut self, key: &str) -> Self {
+        self.last.values.retain(|(it, _)| it != key);
+        self
+    }
+
     /// What its workers run.
     pub fn command<T: AsRef<str>>(self, words: &[T]) -> Self {
         let words: Vec<&str> = words.iter().map(AsRef::as_ref).collect();

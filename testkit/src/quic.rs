@@ -3,8 +3,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -82,13 +83,15 @@ pub struct Report {
     /// Packets of clients that QUIC took for lost, and sent again.
     pub packets_lost: u64,
     pub slowest: Duration,
+    /// How often connections went on from another port.
+    pub moved: u64,
 }
 
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { echoes, opened, lost, packets_lost, slowest } = self;
+        let Self { echoes, opened, lost, packets_lost, slowest, moved } = self;
         let lost = lost.len();
-        write!(f, "{echoes} echoes on {opened} connections, {lost} of them lost, ")?;
+        write!(f, "{echoes} echoes on {opened} connections, {lost} of them lost, {moved} changes of port, ")?;
         write!(f, "{packets_lost} packets sent again, slowest echo {slowest:?}")
     }
 }
@@ -104,6 +107,10 @@ struct Shared {
     to: SocketAddr,
     trusted: ClientConfig,
     state: Mutex<State>,
+    /// How often clients have been told to move.
+    moves: AtomicUsize,
+    /// Clients move before each so many-th message; 0: only when they are told to.
+    restless: AtomicUsize,
 }
 
 #[derive(Default)]
@@ -123,7 +130,13 @@ impl Clients {
     #[must_use]
     pub fn start(to: SocketAddr, identity: &Identity, count: usize) -> Self {
         let state = State { clients: vec![(None, 0); count], ..State::default() };
-        let shared = Arc::new(Shared { to, trusted: identity.trusted.clone(), state: Mutex::new(state) });
+        let shared = Arc::new(Shared {
+            to,
+            trusted: identity.trusted.clone(),
+            state: Mutex::new(state),
+            moves: AtomicUsize::new(0),
+            restless: AtomicUsize::new(0),
+        });
         let (stop, stopping) = watch::channel(false);
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         let runtime = runtime.expect("cannot make a runtime for clients");
@@ -169,6 +182,20 @@ impl Clients {
     #[must_use]
     pub fn at(&self, pid: i32) -> usize {
         self.by_server().iter().filter(|(server, _)| server.pid == pid).map(|(_, count)| count).sum()
+    }
+
+    /// Each connection goes on from another port, and has been answered there.
+    ///
+    /// # Panics
+    /// If one is not answered any more.
+    pub fn move_all(&self) {
+        self.shared.moves.fetch_add(1, Relaxed);
+        self.heard_again();
+    }
+
+    /// From now on each connection moves before every so many-th message.
+    pub fn keep_moving(&self, every: usize) {
+        self.shared.restless.store(every, Relaxed);
     }
 
     /// From now on connections to this process are ended in order, and opened anew.
@@ -225,7 +252,7 @@ impl Shared {
         let opened = timeout(long(), opening).await.map_err(|_| "not open in time".to_owned())?;
         let connection = opened.map_err(|error| error.to_string())?;
         self.lock().report.opened += 1;
-        let ended = self.exchange(index, &connection, stopping).await;
+        let ended = self.exchange(index, (&endpoint, &connection), stopping).await;
         self.lock().report.packets_lost += connection.stats().path.lost_packets;
         connection.close(0u32.into(), b"");
         // The server hears of it, or is gone.
@@ -236,13 +263,23 @@ impl Shared {
     async fn exchange(
         &self,
         index: usize,
-        connection: &Connection,
+        (endpoint, connection): (&Endpoint, &Connection),
         stopping: &watch::Receiver<bool>,
     ) -> Result<(), String> {
+        let mut moved = self.moves.load(Relaxed);
         let mut tick = interval(EVERY);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         for message in 0u64.. {
             tick.tick().await;
+            let restless = self.restless.load(Relaxed) as u64;
+            let told = self.moves.load(Relaxed);
+            if told != std::mem::replace(&mut moved, told)
+                || (restless > 0 && (message + index as u64).is_multiple_of(restless))
+            {
+                let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).map_err(|error| error.to_string())?;
+                endpoint.rebind(socket).map_err(|error| error.to_string())?;
+                self.lock().report.moved += 1;
+            }
             let begun = Instant::now();
             let message = format!("{index}:{message}");
             let answered = timeout(long(), ask(connection, &message)).await;

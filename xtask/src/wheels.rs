@@ -16,14 +16,17 @@ const WANTED: &str = include_str!("wheels.txt");
 /// Programs among it.
 const PROGRAMS: &[&str] = &["granian"];
 
+/// Python itself, with all of it.
+const PYTHON: &str = "python3-with-wheels";
+
 /// Fetches what [`WANTED`] lists for the Python that `programs` of the distribution run with; returns the folder of
-/// [`PROGRAMS`]. Done again only if the list or that Python changes.
+/// [`PROGRAMS`] and [`PYTHON`]. Done again only if the list or that Python changes.
 pub(crate) fn programs(name: &str, programs: Option<&Path>) -> Result<PathBuf> {
     let python = python(programs).context("this needs python3: install it")?;
     let version = quietly(Command::new(&python).arg("--version"))?;
     let root = packages::cache()?.join(name);
     let (modules, folder, stamp) = (root.join("modules"), root.join("bin-of-tests"), root.join("complete"));
-    let wanted = format!("{} {version}{WANTED}", python.display());
+    let wanted = format!("{} {version}{PYTHON}\n{WANTED}", python.display());
     if fs::read_to_string(&stamp).is_ok_and(|have| have == wanted) {
         return Ok(folder);
     }
@@ -45,7 +48,7 @@ pub(crate) fn programs(name: &str, programs: Option<&Path>) -> Result<PathBuf> {
     ]);
     pip.args(["--require-hashes", "--only-binary=:all:", "--no-deps", "--target"]).arg(&modules);
     pip.arg("--requirement").arg(&list);
-    step(&format!("downloading {}", PROGRAMS.join(", ")), || {
+    step("downloading programs and modules of Python", || {
         quietly(&mut pip)
             .context("if python3 has no pip: install it with your distribution's package manager")
     })?;
@@ -58,6 +61,8 @@ pub(crate) fn programs(name: &str, programs: Option<&Path>) -> Result<PathBuf> {
         let run = format!("exec {} {} \"$@\"\n", python.display(), script.display());
         packages::wrap(&folder.join(program), &format!("PYTHONPATH={} {run}", modules.display()))?;
     }
+    let run = format!("exec {} \"$@\"\n", python.display());
+    packages::wrap(&folder.join(PYTHON), &format!("PYTHONPATH={} {run}", modules.display()))?;
     fs::write(&stamp, wanted)?;
     Ok(folder)
 }
