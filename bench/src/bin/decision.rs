@@ -8,13 +8,14 @@ use std::time::Duration;
 use anyhow::Result;
 use bench::baseline::Baseline;
 use bench::run_time::{RunTime, switch_on};
-use reuseport_lb::config::{self, Affinity, WhenBusy};
+use reuseport_lb::config::{self, Affinity, PayloadBytes, WhenBusy};
 use reuseport_lb::domain::buckets::Buckets;
 use reuseport_lb::domain::listener::{Listener, Protocol};
 use reuseport_lb::domain::table::{BucketTable, Member};
 use reuseport_lb::kernel::group::{PinnedGroup, Policy};
 use reuseport_lb::kernel::owner::Siblings;
 use reuseport_lb::kernel::socket;
+use reuseport_lb_common::quic::Format;
 use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
 use socket2::{Domain, Socket, Type};
 use testkit::world::World;
@@ -58,6 +59,8 @@ struct Candidate {
     listener: Listener,
     sockets: Vec<Socket>,
     group: Option<PinnedGroup>,
+    /// What is sent to it, by turns, if that is datagrams.
+    datagrams: Vec<Vec<u8>>,
     _keep: Box<dyn std::any::Any>,
 }
 
@@ -73,6 +76,19 @@ impl Candidate {
         epoll::add(&outer, &inner, EventData::new_u64(0), EventFlags::IN)?;
         self._keep = Box::new((inner, outer));
         Ok(())
+    }
+
+    /// Has connection ids of QUIC in short headers sent to it: of its workers, or of former ones.
+    fn send_ids(&mut self, format: &Format, of_workers: bool) {
+        let tag = |which: bool| 0x1234 + u64::from(which);
+        if let Some(group) = &self.group {
+            (0..WORKERS).for_each(|slot| group.set_tag(slot, tag(true)));
+        }
+        let datagram = |slot| {
+            let id = format.id(slot, tag(of_workers)) as u32;
+            [&[0x40, 0][..], &id.to_be_bytes(), &[7; 30]].concat()
+        };
+        self.datagrams = (0..WORKERS).map(datagram).collect();
     }
 
     /// Gives every bucket to another worker.
@@ -168,6 +184,16 @@ fn measure(
         let mut candidate = flow("tracked, moving, new flow", 9007, policy)?;
         candidate.start_moving();
         candidates.push(candidate);
+        let bytes = Affinity::Payload(PayloadBytes { offset: 8, length: 4 });
+        let mut candidate = flow("payload", 9010, Policy { affinity: bytes, ..untracked })?;
+        candidate.datagrams = (0..WORKERS as u8).map(|session| vec![session; 40]).collect();
+        candidates.push(candidate);
+        let format = Format { word: [1, 2], ..Format::NONE };
+        for (name, port, of_workers) in [("quic, routed", 9011, true), ("quic, id of nobody", 9012, false)] {
+            let mut candidate = flow(name, port, Policy { quic: Some(format), ..policy })?;
+            candidate.send_ids(&format, of_workers);
+            candidates.push(candidate);
+        }
         candidates.push(baseline("lru_table", "LRU connection table", protocol, 9008)?);
     }
     for (at, candidate) in candidates.iter().enumerate() {
@@ -270,13 +296,15 @@ fn ours(
         (0..WORKERS).map(|slot| Member::new(&format!("bench/{slot}"), slot, 1)).collect();
     Buckets::default().publish(group.memory(), BucketTable::default().rebalance(&members), |_| true);
     let program_id = group.program_id();
-    Ok(Candidate { name, program_id, listener, sockets, group: Some(group), _keep: Box::new(()) })
+    let (datagrams, group) = (vec![b"x".into()], Some(group));
+    Ok(Candidate { name, program_id, listener, sockets, group, datagrams, _keep: Box::new(()) })
 }
 
 fn baseline(program: &str, name: &'static str, protocol: Protocol, port: u16) -> Result<Candidate> {
     let listener = Listener::new(protocol, (Ipv4Addr::LOCALHOST, port).into());
     let Baseline { program_id, sockets, keep } = Baseline::load(program, &listener, WORKERS)?;
-    Ok(Candidate { name, program_id, listener, sockets, group: None, _keep: Box::new(keep) })
+    let datagrams = vec![b"x".into()];
+    Ok(Candidate { name, program_id, listener, sockets, group: None, datagrams, _keep: Box::new(keep) })
 }
 
 fn send(candidate: &Candidate, datagrams: usize, flows: Flows) -> Result<()> {
@@ -285,7 +313,7 @@ fn send(candidate: &Candidate, datagrams: usize, flows: Flows) -> Result<()> {
         if flows == Flows::Many && at % 4 == 0 {
             client = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))?;
         }
-        client.send_to(b"x", candidate.listener.address)?;
+        client.send_to(&candidate.datagrams[at % candidate.datagrams.len()], candidate.listener.address)?;
     }
     Ok(())
 }
