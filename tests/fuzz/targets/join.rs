@@ -52,6 +52,7 @@ impl Daemon {
                             names: vec![service],
                             sockets: vec![given.try_clone().expect("another descriptor").into()],
                             watchdog: Some(Duration::MAX),
+                            env: Default::default(),
                         }),
                     };
                     let _ = answer.send(place);
