@@ -43,9 +43,6 @@ const NEEDED: &[(&str, &str)] = &[
     ("uvicorn", "uvicorn"),
 ];
 
-/// How many tests the test runner runs at once.
-const THREADS: &str = "RUST_TEST_THREADS";
-
 pub(crate) fn run(filter: &[String]) -> Result<()> {
     if !is_root()? {
         return without_root(filter);
@@ -54,11 +51,6 @@ pub(crate) fn run(filter: &[String]) -> Result<()> {
     let mut test = cargo_test();
     // One run shows all failures.
     test.arg("--no-fail-fast");
-    // Most tests wait most of their time.
-    if std::env::var_os(THREADS).is_none() {
-        let cores = std::thread::available_parallelism().map_or(1, usize::from);
-        test.env(THREADS, (2 * cores).to_string());
-    }
     for programs in programs()? {
         prepend(&mut test, "PATH", &programs);
     }
