@@ -289,9 +289,10 @@ fn a_drain_waits_for_connections_and_says_how_many_are_left() {
     let daemon = Daemon::with(&world, &config);
     let mut clients: Vec<Connection> = Vec::new();
     let at = |daemon: &Daemon, nth: usize| daemon.service().workers[nth].connections().unwrap();
-    until("three connections of the worker", || {
+    // Where each goes is a matter of chance.
+    let had = until("three connections of the worker, and one of the other", || {
         clients.push(Connection::open(to(), None).unwrap());
-        (at(&daemon, 1) == 3).then_some(())
+        Some(at(&daemon, 1)).filter(|had| *had >= 3 && at(&daemon, 0) >= 1)
     });
     let paths = daemon.paths().clone();
     let draining = std::thread::spawn(move || paths.output(&["drain", "web/1"]));
@@ -303,7 +304,7 @@ fn a_drain_waits_for_connections_and_says_how_many_are_left() {
     );
     // Its connections go on, and new ones go to the other worker.
     let answers: Vec<String> = clients.iter_mut().map(|it| it.ask().unwrap().worker).collect();
-    assert_eq!(answers.iter().filter(|worker| **worker == "web/1").count(), 3, "{answers:?}");
+    assert_eq!(answers.iter().filter(|worker| **worker == "web/1").count() as u64, had, "{answers:?}");
     assert_eq!(Connection::open(to(), None).unwrap().ask().unwrap().worker, "web/0");
     assert_eq!(daemon.service().workers[1].state, "draining");
     let mut theirs = clients.into_iter().zip(answers);
@@ -313,7 +314,10 @@ fn a_drain_waits_for_connections_and_says_how_many_are_left() {
     }
     let output = draining.join().unwrap();
     let said = String::from_utf8_lossy(&output.stdout).into_owned();
-    assert!(output.status.success() && said.contains("web/1 (draining, 3 connections)"), "{said}");
+    assert!(
+        output.status.success() && said.contains(&format!("web/1 (draining, {had} connections)")),
+        "{said}"
+    );
     assert_eq!(daemon.service().workers.len(), 1);
 
     // At the end of its time the process is told to end, whatever it has.

@@ -51,7 +51,7 @@ fn a_worker_of_another_user_gets_nothing_but_its_service_s() {
 fn one_that_joins_gets_nothing_else_either() {
     let world = World::new();
     let guests = Guests::new(&world);
-    let binds = fewer(10_000);
+    let binds = fewer(2_000);
     let config = Config::service("web").listen("tcp://127.0.0.1:80").workers(0).set("user", "nobody");
     let daemon = Daemon::with(&world, &config);
     let output = world.file("output", "");
