@@ -189,8 +189,13 @@ pub fn ask_udp(to: SocketAddr, from: Option<IpAddr>) -> io::Result<Answer> {
 pub fn ask_udp_with(to: SocketAddr, from: Option<IpAddr>, datagram: &[u8]) -> io::Result<Answer> {
     let any = if to.is_ipv4() { IpAddr::from([0, 0, 0, 0]) } else { IpAddr::from([0u16; 8]) };
     let socket = UdpSocket::bind((from.unwrap_or(any), 0))?;
-    socket.set_read_timeout(Some(timeout()))?;
     socket.connect(to)?;
+    ask_udp_on(&socket, datagram)
+}
+
+/// One datagram and its answer, on a socket that is connected.
+pub fn ask_udp_on(socket: &UdpSocket, datagram: &[u8]) -> io::Result<Answer> {
+    socket.set_read_timeout(Some(timeout()))?;
     socket.send(datagram)?;
     let mut buffer = [0; 1024];
     let length = socket.recv(&mut buffer)?;

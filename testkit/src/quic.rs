@@ -16,6 +16,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
+use crate::config::Config;
 use crate::daemon::until;
 use crate::patience::at_most;
 use crate::world::World;
@@ -53,6 +54,13 @@ impl Identity {
             key: world.file("key.pem", &made.signing_key.serialize_pem()),
             trusted: ClientConfig::with_root_certificates(Arc::new(roots)).expect("cannot trust anybody"),
         }
+    }
+
+    /// A service `echo` over UDP whose workers are this program, with the two files as its last arguments.
+    pub fn echo(&self, to: SocketAddr, program: &[&str]) -> Config {
+        let files = [&self.certificate, &self.key].map(|it| it.to_string_lossy());
+        let words = [program, &files.each_ref().map(|it| &**it)].concat();
+        Config::service("echo").listen(&format!("udp://{to}")).command(&words)
     }
 }
 

@@ -10,7 +10,6 @@ use std::time::Instant;
 
 use nix::sys::signal::Signal;
 use reuseport_lb_client::api::WorkerStatus;
-use testkit::config::Config;
 use testkit::counters::Counters;
 use testkit::daemon::{Daemon, is_alive, signal, until};
 use testkit::patience::{fewer, lasts};
@@ -43,10 +42,8 @@ impl Echo {
         let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
         let world = World::new();
         let identity = Identity::new(&world);
-        let [certificate, key] = [&identity.certificate, &identity.key].map(|it| it.to_string_lossy());
-        let config = Config::service("echo").listen(&format!("udp://{}", to())).workers(4);
+        let config = identity.echo(to(), &[env!("CARGO_BIN_EXE_quic-echo")]).workers(4);
         let config = config.set("idle_timeout", "2s").set("on_crash", "migrate");
-        let config = config.command(&[env!("CARGO_BIN_EXE_quic-echo"), &*certificate, &*key]);
         let daemon = Daemon::with(&world, &config);
         let clients = Clients::start(to(), &identity, connections());
         let served = clients.by_server();

@@ -8,7 +8,7 @@ use std::net::{Ipv4Addr, UdpSocket};
 
 use nix::sys::signal::Signal;
 use reuseport_lb_client::api::ServiceStatus;
-use testkit::client::ask_udp_with;
+use testkit::client::{ask_udp_on, ask_udp_with};
 use testkit::config::Config;
 use testkit::counters::Counters;
 use testkit::daemon::{Daemon, settled, signal, until};
@@ -123,11 +123,8 @@ fn random_ids_go_by_their_flow() {
         .map(|_| {
             let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
             socket.connect(TO).unwrap();
-            socket.send(b"who?").unwrap();
-            let mut answer = [0; 1024];
-            let length = socket.recv(&mut answer).unwrap();
-            let answer = String::from_utf8_lossy(&answer[..length]).into_owned();
-            (socket, answer.lines().find_map(|line| line.strip_prefix("worker=")).unwrap().to_owned())
+            let worker = ask_udp_on(&socket, b"who?").unwrap().worker;
+            (socket, worker)
         })
         .collect();
     let before = daemon.service();

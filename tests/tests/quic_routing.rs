@@ -25,10 +25,8 @@ fn to() -> SocketAddr {
 }
 
 fn service(identity: &Identity) -> Config {
-    let [certificate, key] = [&identity.certificate, &identity.key].map(|it| it.to_string_lossy());
-    let config = Config::service("echo").listen(&format!("udp://{}", to())).workers(4);
-    let config = config.set("quic", "quic-lb").set("idle_timeout", "2s").set("drain_timeout", "60s");
-    config.command(&[env!("CARGO_BIN_EXE_quic-echo"), &*certificate, &*key])
+    let config = identity.echo(to(), &[env!("CARGO_BIN_EXE_quic-echo")]).workers(4);
+    config.set("quic", "quic-lb").set("idle_timeout", "2s").set("drain_timeout", "60s")
 }
 
 /// Each connection changes its port all the time, while workers join, leave and are replaced, the daemon is killed and comes

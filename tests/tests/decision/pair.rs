@@ -30,7 +30,7 @@ use testkit::world::World;
 
 use crate::keys::{key, loopback, session, session_key};
 
-/// What these questions never lead to: `affinity`, `payload` and `quic_routing` show it.
+/// What these questions never lead to: `affinity`, `payload` and `quic_ids` show it.
 const SEEN_ELSEWHERE: [Counter; 3] = [Counter::KeyFallback, Counter::QuicRouted, Counter::QuicUnroutable];
 
 /// Slots that a group of these tests may use.
