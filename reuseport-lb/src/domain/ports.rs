@@ -222,8 +222,8 @@ pub trait Dataplane {
     fn put_back(&mut self, socket: Cookie, slot: u16, backlog: u32) -> Result<(), String>;
     /// Empties a slot of a listener.
     fn clear(&mut self, listener: ListenerId, slot: u16) -> Result<(), String>;
-    /// Names the worker that decisions for a slot are counted for from now on, and that it is meant by its connection ids;
-    /// `None`: no worker.
+    /// Names the worker that decisions for a slot are counted for from now on, and whose connection ids lead there; `None`: no
+    /// worker.
     fn name_slot(&mut self, slot: u16, worker: Option<(WorkerId, &str)>);
 
     /// Attaches the program of a listener to its group, through one of its `sockets`, unless another service decides.

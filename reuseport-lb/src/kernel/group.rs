@@ -225,6 +225,12 @@ impl PinnedGroup {
         load.shares.weights.set(weights.iter().sum());
     }
 
+    /// Whether connection ids of QUIC name workers.
+    #[must_use]
+    pub fn routes(&self) -> bool {
+        self.quic.is_some()
+    }
+
     /// Sets the tag of the worker in `slot` in connection ids of QUIC, as much of it as they have room for; 0: none.
     pub fn set_tag(&self, slot: u16, tag: u64) {
         let Some(format) = &self.quic else { return };
@@ -236,16 +242,14 @@ impl PinnedGroup {
 
     /// Whether datagrams have come by connection ids of the worker in `slot` since it was asked last.
     pub fn was_routed(&self, slot: u16) -> bool {
-        let load = self.memory.load();
-        let line = load.line(slot);
-        let routed = line.routed.get() != 0;
+        let routed = self.is_routed(slot);
         if routed {
-            line.routed.set(0);
+            self.memory.load().line(slot).routed.set(0);
         }
         routed
     }
 
-    /// Whether datagrams have come by them, as [`PinnedGroup::was_routed`], which is still to be asked then.
+    /// Whether datagrams have come by connection ids of the worker in `slot` since [`PinnedGroup::was_routed`] was asked last.
     pub fn is_routed(&self, slot: u16) -> bool {
         self.memory.load().line(slot).routed.get() != 0
     }

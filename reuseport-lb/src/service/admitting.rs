@@ -7,9 +7,8 @@ use anyhow::Context;
 use tracing::warn;
 
 use super::Service;
-use super::dataplane::tags::tag;
+use super::dataplane::tags::variables;
 use super::joining::{Request, Ticket};
-use crate::config::QuicRouting;
 use crate::domain::Reply;
 use crate::domain::engine::{Input, JoinRequest, ProcessEvent};
 use crate::domain::incident::Asker;
@@ -70,16 +69,14 @@ impl Service {
         let own = passed.filter_map(|socket| sockets.get(&socket.cookie));
         let names = own.clone().map(|own| self.engine.socket_name(own.id)).collect();
         let sockets = own.map(|own| own.socket.try_clone()).collect::<std::io::Result<Vec<_>>>()?;
-        let word = self.engine.dataplane().word();
-        let variables = |quic: &QuicRouting| quic.variables(word, worker.slot, tag(word, worker.id));
-        let env = self.config().quic.as_ref().map(variables);
+        let env = variables(self.config(), self.engine.dataplane().word(), worker.slot, worker.id);
         Ok(Ticket {
             worker: worker.name.clone(),
             notify: running.notify.path().to_owned(),
             names,
             sockets,
             watchdog: self.config().watchdog,
-            env: env.into_iter().flatten().collect(),
+            env: env.into_iter().collect(),
         })
     }
 }

@@ -4,7 +4,6 @@ use reuseport_lb_common::entry::EPOCHS;
 
 use super::Groups;
 use super::tags::tag;
-use crate::domain::listener::Protocol;
 use crate::domain::ports::{ListenerId, WorkerId};
 
 impl Groups {
@@ -26,9 +25,7 @@ impl Groups {
 
     /// Another epoch begins at a listener: forgets whose ids were not used in all the others.
     pub(super) fn rotate_tags(&mut self, id: ListenerId) {
-        let Some(it) = self.all.get(&id).filter(|it| it.group.listener().protocol == Protocol::Udp) else {
-            return;
-        };
+        let Some(it) = self.all.get(&id).filter(|it| it.group.routes()) else { return };
         for slot in self.tags.all.keys() {
             if it.group.was_routed(*slot) {
                 self.tags.silent.insert((id, *slot), 0);
@@ -42,7 +39,7 @@ impl Groups {
     /// Adds one for each slot whose worker's ids were used lately: connections that change their port have no flow that
     /// stays.
     pub(super) fn add_routed(&self, id: ListenerId, flows: &mut [u64]) {
-        let Some(it) = self.all.get(&id) else { return };
+        let Some(it) = self.all.get(&id).filter(|it| it.group.routes()) else { return };
         for slot in self.tags.all.keys() {
             if self.tags.silent.contains_key(&(id, *slot)) || it.group.is_routed(*slot) {
                 flows[usize::from(*slot)] += 1;

@@ -5,13 +5,23 @@ use std::collections::{BTreeMap, HashMap};
 
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
+use crate::config::ServiceConfig;
 use crate::domain::ports::{ListenerId, WorkerId};
 use crate::kernel::group::PinnedGroup;
 
+/// The variables by which a worker learns its server id, of a service with this word; none without `quic`.
+pub(in crate::service) fn variables(
+    config: &ServiceConfig,
+    word: u64,
+    slot: u16,
+    id: WorkerId,
+) -> Vec<(String, String)> {
+    config.quic.as_ref().map(|quic| quic.variables(word, slot, tag(word, id))).unwrap_or_default()
+}
+
 /// The tag of a worker, of a service with this word: never 0, and another one for each that has had its slot.
-pub(in crate::service) fn tag(word: u64, id: WorkerId) -> u64 {
-    let id: Vec<u8> =
-        [id.number as u64, id.instance, id.part as u64].into_iter().flat_map(u64::to_le_bytes).collect();
+pub(super) fn tag(word: u64, id: WorkerId) -> u64 {
+    let id = [id.number as u64, id.instance, id.part as u64].map(u64::to_le_bytes).concat();
     // A server id of 4 bytes has room for the lower bits only, which must not all be 0.
     xxh3_64_with_seed(&id, word) | 1
 }

@@ -3,7 +3,6 @@
 mod joined;
 mod port;
 
-use std::borrow::Cow;
 use std::cell::Cell;
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -16,7 +15,7 @@ use tracing::warn;
 
 use super::Surroundings;
 use super::calls::{Events, PendingCalls};
-use super::dataplane::tags::tag;
+use super::dataplane::tags::variables;
 use super::dataplane::{Groups, Opened, Sockets};
 use super::joining::Joining;
 use super::sd_notify::{self, Notify};
@@ -208,12 +207,9 @@ impl ProcessTable {
             Ok((&*own.socket, name.clone()))
         };
         let sockets = spawn.sockets.iter().map(socket).collect::<Result<Vec<(&Socket, String)>>>()?;
-        let config::ServiceConfig { command, process, watchdog, quic, .. } = &spawn.settings.config;
-        let mut process = Cow::Borrowed(process);
-        if let Some(quic) = quic {
-            let variables = quic.variables(self.word, spawn.slot, tag(self.word, key.worker));
-            process.to_mut().env.extend(variables);
-        }
+        let config::ServiceConfig { command, watchdog, .. } = &spawn.settings.config;
+        let mut process = spawn.settings.config.process.clone();
+        process.env.extend(variables(&spawn.settings.config, self.word, spawn.slot, key.worker));
         let spawned = process::spawn(&Launch {
             name,
             sockets,
