@@ -14,12 +14,12 @@ use crate::shell::{quietly, repository};
 
 /// Most lines of a file.
 const LONGEST_FILE: usize = 400;
-
-/// Written by `cargo xtask bench --record`: a section for each that is measured.
-const REPORT: &str = "docs/bench/README.md";
 const LONGEST_README: usize = 200;
 /// Most lines of a kernel-side file, which has to be read beside the verifier's log.
 const LONGEST_KERNEL_FILE: usize = 200;
+
+/// Written by `cargo xtask bench --record`: a section for each that is measured.
+const REPORT: &str = "docs/bench/README.md";
 
 /// Comment before the reason of a sleep.
 const SLEEPS: &str = "// sleep: ";
