@@ -93,32 +93,47 @@ impl Format {
         (mixed ^ (mixed >> 33)) as u16 & SLOT_MASK
     }
 
-    /// The server id in the first bytes of a datagram; `None` if its connection id has another length, or says that it is
-    /// not to be routed.
+    /// The server id in the beginning of a datagram; `None` if its connection id has another length, or says that it is not to
+    /// be routed.
     #[inline(always)]
     #[must_use]
-    pub fn server_id(&self, start: &[u8; MOST_READ]) -> Option<u64> {
-        // Constants for the verifier, but not for the compiler, which would follow each.
-        let offset = (self.offset as usize).min(LONGEST - LONGEST_SERVER_ID);
-        let at = if start[0] & LONG == 0 {
+    pub fn server_id(&self, start: &impl Start) -> Option<u64> {
+        let at = if start.byte(0) & LONG == 0 {
             SHORT_ID
         } else {
-            if u32::from(start[LONG_LENGTH]) != self.length {
+            if u32::from(start.byte(LONG_LENGTH)) != self.length {
                 return None;
             }
             LONG_ID
         };
-        if start[at] & UNROUTABLE == UNROUTABLE {
+        if start.byte(at) & UNROUTABLE == UNROUTABLE {
             return None;
         }
-        let mut id = [0; LONGEST_SERVER_ID];
-        let bytes = start.get(at + offset..)?;
-        if self.server_id == 4 {
-            id[4..].copy_from_slice(bytes.get(..4)?);
-        } else {
-            id.copy_from_slice(bytes.get(..8)?);
-        }
-        Some(u64::from_be_bytes(id))
+        // Constants for the verifier, but not for the compiler, which would follow each.
+        let at = at + (self.offset as usize).min(LONGEST - LONGEST_SERVER_ID);
+        let high = u64::from(start.word(at));
+        Some(if self.server_id == 4 { high } else { high << 32 | u64::from(start.word(at + 4)) })
+    }
+}
+
+/// The beginning of a datagram, behind its UDP header: as many bytes as [`read`] says.
+pub trait Start {
+    /// The byte at this place.
+    fn byte(&self, at: usize) -> u8;
+    /// The four bytes from this place on, of which the first is the highest.
+    fn word(&self, at: usize) -> u32;
+}
+
+impl Start for [u8; MOST_READ] {
+    #[inline(always)]
+    fn byte(&self, at: usize) -> u8 {
+        self.get(at).copied().unwrap_or(0)
+    }
+
+    #[inline(always)]
+    fn word(&self, at: usize) -> u32 {
+        let bytes = self.get(at..).and_then(|rest| rest.first_chunk::<4>());
+        bytes.map_or(0, |bytes| u32::from_be_bytes(*bytes))
     }
 }
 
