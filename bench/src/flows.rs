@@ -124,7 +124,7 @@ impl Steering {
             std::fs::create_dir(&pins)?;
             let flows = if by == By::Ours { Flows::Track } else { Flows::None };
             let policy = Policy { flows, ..Policy::default() };
-            group = Some(PinnedGroup::load(&listener, policy, &pins, None)?);
+            group = Some(PinnedGroup::load(&listener, &policy, &pins, None)?);
         }
         let mut all = Self {
             by,

@@ -79,7 +79,7 @@ fn decision(workers: u16, flows: usize, world: &World) -> Result<f64> {
     let pins = world.bpffs().join("growth");
     let _ = std::fs::remove_dir_all(&pins);
     std::fs::create_dir(&pins)?;
-    let mut group = PinnedGroup::load(&listener, Policy::default(), &pins, None)?;
+    let mut group = PinnedGroup::load(&listener, &Policy::default(), &pins, None)?;
     let mut sockets = Vec::new();
     for slot in 0..workers {
         let socket = socket::open(&group, 4096, slot == 0, &Siblings::default())?;

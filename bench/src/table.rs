@@ -137,7 +137,7 @@ pub(crate) fn publish(record: &mut Record, world: &World) -> Result<()> {
     let listener = Listener::new(Protocol::Udp, (Ipv4Addr::LOCALHOST, 6001).into());
     let pins = world.bpffs().join("publish");
     std::fs::create_dir(&pins)?;
-    let group = PinnedGroup::load(&listener, Policy::default(), &pins, None)?;
+    let group = PinnedGroup::load(&listener, &Policy::default(), &pins, None)?;
     let (runs, rounds) = (record.either(3, 7), 5);
     for run in 0..runs {
         record.step(&format!("time of a change, run {} of {runs}", run + 1), 3.0)?;

@@ -82,7 +82,7 @@ counters! {
     DetourNone "detour_none" Detour "nobody could be selected";
     Refused "refused" Verdict "answered with RST (TCP) or ICMP port unreachable (UDP)";
     SelectFailed "select_failed" Incident "single attempts at a socket that failed: its slot was empty";
-    KeyFallback "key_fallback" Incident "what the key is made of could not be read, as where a datagram is too short for `payload`; the flow was hashed instead";
+    KeyFallback "key_fallback" Incident "what the key is made of could not be read, as where a datagram is too short for `payload`, or the user's function has no key for it; the flow was hashed instead";
     OwnerBusy "owner_busy" Owner "the worker of the bucket did not wait for work";
     DetourKernel "detour_kernel" Detour "nobody could be selected, and the kernel chose among the server's own sockets (adopt)";
     OwnerFuller "owner_fuller" Owner "the worker of the bucket had more connections than `balance` gives it";

@@ -13,17 +13,20 @@ macro_rules! programs {
             rlb_tcp_random: Plain, Random;
             rlb_tcp_cpu: Plain, Cpu;
             rlb_one_payload: Plain, Payload;
+            rlb_one_own: Plain, Own;
             rlb_idle_flow: PreferWaiting, Flow;
             rlb_idle_src4: PreferWaiting, SourceV4;
             rlb_idle_src6: PreferWaiting, SourceV6;
             rlb_idle_source: PreferWaiting, SourceAny;
             rlb_idle_random: PreferWaiting, Random;
             rlb_idle_cpu: PreferWaiting, Cpu;
+            rlb_idle_own: PreferWaiting, Own;
             rlb_udp_flow: Tracked, Flow;
             rlb_udp_source4: Tracked, SourceV4;
             rlb_udp_source6: Tracked, SourceV6;
             rlb_udp_source: Tracked, SourceAny;
             rlb_udp_payload: Tracked, Payload;
+            rlb_udp_own: Tracked, Own;
             rlb_quic_flow: Quic, Flow;
             rlb_quic_src4: Quic, SourceV4;
             rlb_quic_src6: Quic, SourceV6;
@@ -43,24 +46,28 @@ macro_rules! counting_programs {
             rlb_live_src: Counted, SourceAny;
             rlb_live_rand: Counted, Random;
             rlb_live_cpu: Counted, Cpu;
+            rlb_live_own: Counted, Own;
             rlb_lidle_flow: CountedWaiting, Flow;
             rlb_lidle_src4: CountedWaiting, SourceV4;
             rlb_lidle_src6: CountedWaiting, SourceV6;
             rlb_lidle_src: CountedWaiting, SourceAny;
             rlb_lidle_rand: CountedWaiting, Random;
             rlb_lidle_cpu: CountedWaiting, Cpu;
+            rlb_lidle_own: CountedWaiting, Own;
             rlb_least_flow: Least, Flow;
             rlb_least_src4: Least, SourceV4;
             rlb_least_src6: Least, SourceV6;
             rlb_least_src: Least, SourceAny;
             rlb_least_rand: Least, Random;
             rlb_least_cpu: Least, Cpu;
+            rlb_least_own: Least, Own;
             rlb_bound_flow: Bounded, Flow;
             rlb_bound_src4: Bounded, SourceV4;
             rlb_bound_src6: Bounded, SourceV6;
             rlb_bound_src: Bounded, SourceAny;
             rlb_bound_rand: Bounded, Random;
             rlb_bound_cpu: Bounded, Cpu;
+            rlb_bound_own: Bounded, Own;
         }
     };
 }
@@ -117,6 +124,8 @@ pub enum Steering {
     Cpu,
     /// Bytes of a datagram's payload.
     Payload,
+    /// A function of the user's.
+    Own,
 }
 
 /// A program of the object, and what it is for.
@@ -157,6 +166,15 @@ pub fn name(kind: Kind, steering: Steering) -> Option<&'static str> {
 /// The name of the program's [`crate::offsets::Offsets`], a constant that is patched into its read-only data
 /// before it is loaded.
 pub const OFFSETS: &str = "OFFSETS";
+
+/// The function that a user's one takes the place of ([`crate::steer::Packet::own`]), and its name in the user's object.
+pub const KEY_FUNCTION: &str = "rlb_key";
+
+/// Most instructions of a user's function: as many as stand in its place.
+pub const KEY_FUNCTION_ROOM: usize = 2_000;
+
+/// Stands beside a key that the program of a trial has made: there was a datagram.
+pub const TRIED: u64 = 1 << 32;
 
 /// The name of the [`crate::quic::Format`], a constant like [`OFFSETS`].
 pub const QUIC: &str = "QUIC";

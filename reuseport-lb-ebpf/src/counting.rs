@@ -1,6 +1,8 @@
 //! The SK_REUSEPORT programs for services whose live connections are counted; see `main.rs`.
 #![no_std]
 #![no_main]
+// The place of a user's function is made of instructions: `own.rs`.
+#![feature(asm_experimental_arch)]
 #![expect(unsafe_code, reason = "map values and helpers are raw pointers here")]
 #![expect(missing_docs, unreachable_pub, reason = "aya's macros make public items without docs")]
 
@@ -9,6 +11,7 @@ mod group;
 mod handover;
 mod maps;
 mod object;
+mod own;
 mod packet;
 mod pick;
 mod waiting;
@@ -18,7 +21,7 @@ use reuseport_lb_common::load::{Load, LoadLine};
 use reuseport_lb_common::select::policy::{
     Bounded as WithinBound, FirstFit, Least as Fewest, PreferWaiting as Waiting,
 };
-use reuseport_lb_common::steer::{Cpu, Flow, Random, SourceAny, SourceV4, SourceV6};
+use reuseport_lb_common::steer::{Cpu, Flow, Own, Random, SourceAny, SourceV4, SourceV6};
 
 use crate::group::Kind;
 use crate::pick::define;

@@ -2,6 +2,8 @@
 //! `reuseport_lb_common::steer`, the decision in `reuseport_lb_common::select`.
 #![no_std]
 #![no_main]
+// The place of a user's function is made of instructions: `own.rs`.
+#![feature(asm_experimental_arch)]
 #![expect(unsafe_code, reason = "map values and helpers are raw pointers here")]
 #![expect(missing_docs, unreachable_pub, reason = "aya's macros make public items without docs")]
 
@@ -9,6 +11,7 @@ mod asked;
 mod group;
 mod maps;
 mod object;
+mod own;
 mod packet;
 mod pick;
 mod quic;
@@ -16,7 +19,7 @@ mod waiting;
 
 use aya_ebpf::programs::SkReuseportContext;
 use reuseport_lb_common::select::policy::{FirstFit, PreferWaiting as Waiting};
-use reuseport_lb_common::steer::{Cpu, Flow, Payload, Random, SourceAny, SourceV4, SourceV6};
+use reuseport_lb_common::steer::{Cpu, Flow, Own, Payload, Random, SourceAny, SourceV4, SourceV6};
 
 use crate::group::Kind;
 use crate::pick::define;

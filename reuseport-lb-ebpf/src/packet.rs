@@ -13,6 +13,8 @@ use reuseport_lb_common::shared::unfollowed;
 use reuseport_lb_common::steer::{Bytes, MAX_LENGTH, Packet, UDP_HEADER, V4_SOURCE, V6_SOURCE, payload_key};
 use reuseport_lb_common::trace_word::{TraceLine, family};
 
+use crate::own;
+
 /// The protocol of an IPv4 packet (linux/if_ether.h), in network byte order as the context has it.
 const ETH_P_IP: u32 = 0x0800_u16.to_be() as u32;
 
@@ -124,6 +126,11 @@ impl Packet for KernelPacket<'_> {
             bpf_skb_load_bytes(self.0.as_ptr(), UDP_HEADER + offset, bytes.as_mut_ptr().cast(), length)
         };
         if failed == 0 { bytes.get(..length as usize).map(payload_key) } else { None }
+    }
+
+    #[inline(always)]
+    fn own(&self) -> u32 {
+        own::rlb_key(self.md()) as u32
     }
 
     #[inline(always)]

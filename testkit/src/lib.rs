@@ -13,6 +13,7 @@ pub mod fault;
 pub mod flood;
 pub mod flows;
 pub mod guests;
+pub mod key_function;
 pub mod limit;
 pub mod load;
 pub mod matrix;

@@ -353,7 +353,7 @@ fn a_slot_says_whether_it_is_empty() {
         let listener = Listener::new(protocol, address("127.0.0.1:4000"));
         let pins = world.bpffs().join(protocol.name());
         std::fs::create_dir(&pins).unwrap();
-        let mut group = PinnedGroup::load(&listener, Policy::default(), &pins, None).unwrap();
+        let mut group = PinnedGroup::load(&listener, &Policy::default(), &pins, None).unwrap();
         let [first, second] =
             [true, false].map(|first| socket::open(&group, 16, first, &Siblings::default()).unwrap());
         group.insert(3, &first).unwrap();

@@ -7,13 +7,14 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::Path;
 
 use aya::programs::loaded_programs;
-use reuseport_lb::config::{Affinity, Balance, Flows, PayloadBytes, WhenBusy};
+use reuseport_lb::config::{Affinity, Balance, Flows, KeyFunction, PayloadBytes, WhenBusy};
 use reuseport_lb::domain::listener::{Listener, Protocol};
 use reuseport_lb::kernel::connections::Connections;
 use reuseport_lb::kernel::group::{PinnedGroup, Policy};
 use reuseport_lb::kernel::host;
 use reuseport_lb_common::program::{self, Kind, Program, Steering};
 use reuseport_lb_common::quic::Format;
+use testkit::key_function::RETURNS_HASH;
 use testkit::world::World;
 
 /// The recorded numbers, by release and program.
@@ -27,11 +28,9 @@ fn verified(world: &World, program: &Program, accounts: &Path) -> u64 {
     let protocol = if datagrams { Protocol::Udp } else { Protocol::Tcp };
     let on = |host: IpAddr| Listener::new(protocol, (host, 4000).into());
     let listener = match program.steering {
-        Steering::Flow | Steering::Random | Steering::Cpu | Steering::SourceV4 | Steering::Payload => {
-            on(Ipv4Addr::LOCALHOST.into())
-        }
         Steering::SourceV6 => on(Ipv6Addr::LOCALHOST.into()),
         Steering::SourceAny => Listener::on_all(protocol, 4000),
+        _ => on(Ipv4Addr::LOCALHOST.into()),
     };
     let policy = Policy {
         affinity: match program.steering {
@@ -41,6 +40,9 @@ fn verified(world: &World, program: &Program, accounts: &Path) -> u64 {
             Steering::SourceV4 | Steering::SourceV6 | Steering::SourceAny => Affinity::Source,
             // The longest key.
             Steering::Payload => Affinity::Payload(PayloadBytes { offset: 0, length: 15 }),
+            Steering::Own => {
+                Affinity::Program(KeyFunction { path: "hash.o".into(), code: RETURNS_HASH.into() })
+            }
         },
         flows: if program.kind.tracks() { Flows::Track } else { Flows::None },
         quic: (program.kind == Kind::Quic).then_some(Format { server_id: 8, length: 15, ..Format::NONE }),
@@ -57,7 +59,7 @@ fn verified(world: &World, program: &Program, accounts: &Path) -> u64 {
     };
     let pins = world.bpffs().join(program.name);
     std::fs::create_dir(&pins).unwrap();
-    let group = PinnedGroup::load(&listener, policy, &pins, Some(accounts)).unwrap();
+    let group = PinnedGroup::load(&listener, &policy, &pins, Some(accounts)).unwrap();
     let loaded =
         loaded_programs().filter_map(Result::ok).find(|loaded| loaded.id() == group.program_id()).unwrap();
     assert_eq!(loaded.name_as_str(), Some(program.name));

@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::Result;
 use bench::baseline::Baseline;
 use bench::run_time::{RunTime, switch_on};
-use reuseport_lb::config::{self, Affinity, PayloadBytes, WhenBusy};
+use reuseport_lb::config::{self, Affinity, KeyFunction, PayloadBytes, WhenBusy};
 use reuseport_lb::domain::buckets::Buckets;
 use reuseport_lb::domain::listener::{Listener, Protocol};
 use reuseport_lb::domain::table::{BucketTable, Member};
@@ -18,6 +18,7 @@ use reuseport_lb::kernel::socket;
 use reuseport_lb_common::quic::Format;
 use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
 use socket2::{Domain, Socket, Type};
+use testkit::key_function::RETURNS_HASH;
 use testkit::world::World;
 
 const WORKERS: u16 = 8;
@@ -153,44 +154,46 @@ fn measure(
     let bare =
         if flows == Flows::One { ("bare", "bare select") } else { ("bare_spread", "bare select, by hash") };
     let policy = Policy::default();
-    let untracked = Policy { flows: config::Flows::None, ..policy };
-    let flow = |name, port, policy| ours(name, policy, protocol, port, world);
+    let untracked = Policy { flows: config::Flows::None, ..policy.clone() };
+    let flow = |name, port, policy: &Policy| ours(name, policy, protocol, port, world);
     let tracked = protocol == Protocol::Udp;
     let mut candidates = vec![
         baseline("empty", "empty program", protocol, 9001)?,
         baseline(bare.0, bare.1, protocol, 9002)?,
-        flow("flow", 9003, untracked)?,
-        ours("source", Policy { affinity: Affinity::Source, ..policy }, protocol, 9004, world)?,
+        flow("flow", 9003, &untracked)?,
+        ours("source", &Policy { affinity: Affinity::Source, ..policy.clone() }, protocol, 9004, world)?,
     ];
+    let program = Affinity::Program(KeyFunction { path: "hash.o".into(), code: RETURNS_HASH.into() });
+    candidates.push(flow("program: the hash", 9013, &Policy { affinity: program, ..untracked.clone() })?);
     if !tracked {
-        let policy = Policy { when_busy: WhenBusy::Next, ..policy };
-        let mut candidate = ours("flow, when_busy next", policy, protocol, 9005, world)?;
+        let policy = Policy { when_busy: WhenBusy::Next, ..policy.clone() };
+        let mut candidate = ours("flow, when_busy next", &policy, protocol, 9005, world)?;
         candidate.watch()?;
         candidates.push(candidate);
-        candidates.push(ours("the same, all are busy", policy, protocol, 9006, world)?);
+        candidates.push(ours("the same, all are busy", &policy, protocol, 9006, world)?);
     }
     candidates.push(match flows {
         Flows::One => baseline("bare_address", "bare select, address read", protocol, 9009)?,
         Flows::Many => baseline("bare_table", "bare select, by table", protocol, 9009)?,
     });
     if tracked {
-        candidates.push(flow("flow, tracked", 9005, policy)?);
+        candidates.push(flow("flow, tracked", 9005, &policy)?);
         if flows == Flows::One {
-            let mut candidate = flow("tracked, moving, flow stays", 9006, policy)?;
+            let mut candidate = flow("tracked, moving, flow stays", 9006, &policy)?;
             send(&candidate, 1, Flows::One)?;
             candidate.start_moving();
             candidates.push(candidate);
         }
-        let mut candidate = flow("tracked, moving, new flow", 9007, policy)?;
+        let mut candidate = flow("tracked, moving, new flow", 9007, &policy)?;
         candidate.start_moving();
         candidates.push(candidate);
         let bytes = Affinity::Payload(PayloadBytes { offset: 8, length: 4 });
-        let mut candidate = flow("payload", 9010, Policy { affinity: bytes, ..untracked })?;
+        let mut candidate = flow("payload", 9010, &Policy { affinity: bytes, ..untracked.clone() })?;
         candidate.datagrams = (0..WORKERS as u8).map(|session| vec![session; 40]).collect();
         candidates.push(candidate);
         let format = Format { word: [1, 2], ..Format::NONE };
         for (name, port, of_workers) in [("quic, routed", 9011, true), ("quic, id of nobody", 9012, false)] {
-            let mut candidate = flow(name, port, Policy { quic: Some(format), ..policy })?;
+            let mut candidate = flow(name, port, &Policy { quic: Some(format), ..policy.clone() })?;
             candidate.send_ids(&format, of_workers);
             candidates.push(candidate);
         }
@@ -276,7 +279,7 @@ fn quantile(values: &mut [f64], quarters: usize) -> f64 {
 
 fn ours(
     name: &'static str,
-    policy: Policy,
+    policy: &Policy,
     protocol: Protocol,
     port: u16,
     world: &World,

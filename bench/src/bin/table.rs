@@ -18,7 +18,7 @@ fn main() -> Result<()> {
     let listener = Listener::new(Protocol::Udp, (Ipv4Addr::LOCALHOST, 9001).into());
     let pins = world.bpffs().join("table");
     std::fs::create_dir(&pins)?;
-    let group = PinnedGroup::load(&listener, Policy::default(), &pins, None)?;
+    let group = PinnedGroup::load(&listener, &Policy::default(), &pins, None)?;
 
     println!("ms to compute and publish a change of the table; medians of {ROUNDS} rounds\n");
     println!(

@@ -2,12 +2,14 @@
 
 mod cpu;
 mod flow;
+mod own;
 mod payload;
 mod random;
 mod source;
 
 pub use cpu::Cpu;
 pub use flow::Flow;
+pub use own::{NO_KEY, Own, spread};
 pub use payload::{Bytes, MAX_LENGTH, Payload, UDP_HEADER, payload_key};
 pub use random::Random;
 pub use source::{SourceAny, SourceV4, SourceV6, V4_SOURCE, V6_SOURCE, source_v4, source_v6};
@@ -29,6 +31,8 @@ pub trait Packet {
     fn network_header<const N: usize>(&self, offset: u32) -> Option<[u8; N]>;
     /// The key of the bytes of a datagram's payload that the group is made for; `None` if it has fewer.
     fn payload(&self) -> Option<u32>;
+    /// What the user's function returns: a key, or [`NO_KEY`]. Not for a connection that is being migrated.
+    fn own(&self) -> u32;
     /// The client's address, of an IPv4 connection that is being migrated.
     fn migrating_v4(&self) -> [u8; 4];
     /// The client's address, of a connection of an IPv6 socket that is being migrated; IPv4-mapped for an IPv4 client.

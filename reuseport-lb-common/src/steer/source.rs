@@ -140,6 +140,10 @@ mod tests {
             unreachable!("addresses are hashed")
         }
 
+        fn own(&self) -> u32 {
+            unreachable!("addresses are hashed")
+        }
+
         fn migrating_v4(&self) -> [u8; 4] {
             unreachable!("a dual-stack socket is an IPv6 one")
         }

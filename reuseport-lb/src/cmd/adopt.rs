@@ -17,7 +17,7 @@ pub(super) fn adopt(arguments: &cli::AdoptArgs, paths: &Paths) -> Result<()> {
         pid_file: arguments.whose.pid_file.clone(),
         unit: arguments.whose.unit.clone(),
         any: arguments.whose.any,
-        affinity: arguments.affinity.map(|affinity| affinity.to_string()),
+        affinity: arguments.affinity.as_ref().map(ToString::to_string),
         replace_program: arguments.replace_program,
     };
     let adopted = client(paths).adopt(service, &request)?;

@@ -121,14 +121,14 @@ fn programs(services: &[ServiceConfig], bpffs: &Path) -> Vec<Check> {
                 kind += ", flows none";
             }
             if !kinds.iter().any(|(known, ..)| *known == kind) {
-                kinds.push((kind, *listener, policy));
+                kinds.push((kind, *listener, policy.clone()));
             }
         }
     }
     let scratch = Scratch::make(bpffs).map_err(|error| format!("{error:#}"));
     let mut checks = Vec::new();
     for (at, (kind, listener, policy)) in kinds.iter().enumerate() {
-        let tried = try_in(&scratch, |scratch| scratch.load(&at.to_string(), listener, *policy));
+        let tried = try_in(&scratch, |scratch| scratch.load(&at.to_string(), listener, policy));
         checks.push(system::program(kind, &tried));
     }
     checks.push(system::wake_up(&try_in(&scratch, probe::hand_over)));

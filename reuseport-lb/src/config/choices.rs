@@ -1,13 +1,19 @@
 //! Settings that are one of a few words.
 
+use std::path::{Path, PathBuf};
+
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
 use reuseport_lb_common::steer::MAX_LENGTH;
 use serde::{Deserialize, Serialize};
+use serde_json::json;
+use xxhash_rust::xxh3::xxh3_64;
 
 /// Most bytes of a UDP payload, of 65,535 with its header (RFC 768): of IPv6, which does not count its own header.
 const MAX_PAYLOAD: u32 = 65_527;
 
 /// What a decision is made from.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Affinity {
     /// The hash of the 4-tuple: each connection of a client may go to another worker.
@@ -21,6 +27,8 @@ pub enum Affinity {
     Cpu,
     /// Bytes of a datagram's payload.
     Payload(PayloadBytes),
+    /// A function of the user's.
+    Program(KeyFunction),
 }
 
 /// Which bytes of a datagram's payload belong to a session.
@@ -56,6 +64,79 @@ impl PayloadBytes {
     }
 }
 
+/// A key function, and where it is from.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(from = "Stored", into = "Stored")]
+pub struct KeyFunction {
+    /// The object file.
+    pub path: PathBuf,
+    /// Its instructions, each [`KeyFunction::WIDTH`] bytes; none: it has not been read yet, or is on another machine.
+    pub code: Vec<u8>,
+}
+
+/// As it is written in a configuration, or saved by a daemon.
+#[derive(Serialize, Deserialize)]
+#[serde(untagged)]
+enum Stored {
+    Written(PathBuf),
+    Read { path: PathBuf, code: String },
+}
+
+impl From<Stored> for KeyFunction {
+    fn from(stored: Stored) -> Self {
+        match stored {
+            Stored::Written(path) => Self { path, code: Vec::new() },
+            Stored::Read { path, code } => {
+                Self { path, code: BASE64_STANDARD.decode(code).unwrap_or_default() }
+            }
+        }
+    }
+}
+
+impl From<KeyFunction> for Stored {
+    fn from(function: KeyFunction) -> Self {
+        Self::Read { path: function.path, code: BASE64_STANDARD.encode(function.code) }
+    }
+}
+
+impl std::fmt::Display for KeyFunction {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "program:{}", self.path.display())
+    }
+}
+
+impl KeyFunction {
+    /// Bytes of an instruction (RFC 9669, 3).
+    pub const WIDTH: usize = 8;
+
+    /// That of an object file, which is still to be read.
+    #[must_use]
+    pub fn unread(path: &Path) -> Self {
+        Self { path: path.to_owned(), code: Vec::new() }
+    }
+
+    /// Number of instructions.
+    #[must_use]
+    pub fn length(&self) -> usize {
+        self.code.len() / Self::WIDTH
+    }
+}
+
+impl Affinity {
+    /// As status and check show it.
+    #[must_use]
+    pub fn shown(&self) -> serde_json::Value {
+        match self {
+            Self::Program(function) => json!({ "program": {
+                "path": function.path,
+                "instructions": function.length(),
+                "xxh3": format!("{:016x}", xxh3_64(&function.code)),
+            } }),
+            other => json!(other),
+        }
+    }
+}
+
 impl std::str::FromStr for Affinity {
     type Err = String;
 
@@ -66,9 +147,12 @@ impl std::str::FromStr for Affinity {
             "random" => Ok(Self::Random),
             "cpu" => Ok(Self::Cpu),
             other => {
+                if let Some(path) = other.strip_prefix("program:") {
+                    return Ok(Self::Program(KeyFunction::unread(Path::new(path))));
+                }
                 let Some(bytes) = other.strip_prefix("payload:") else {
                     return Err(format!(
-                        "{other:?} is not \"flow\", \"source\", \"random\", \"cpu\" or \"payload:OFFSET+LENGTH\""
+                        "{other:?} is not \"flow\", \"source\", \"random\", \"cpu\", \"payload:OFFSET+LENGTH\" or \"program:FILE\""
                     ));
                 };
                 let bytes = PayloadBytes::parse(bytes)
@@ -83,6 +167,7 @@ impl std::fmt::Display for Affinity {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Payload(PayloadBytes { offset, length }) => write!(f, "payload:{offset}+{length}"),
+            Self::Program(function) => function.fmt(f),
             word => word.serialize(f),
         }
     }

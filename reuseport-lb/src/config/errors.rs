@@ -23,8 +23,9 @@ const VALUES: &[(&str, &str)] = &[
     ("workers", "a whole number from 0 to 1024"),
     (
         "affinity",
-        "\"flow\", \"source\", \"random\", \"cpu\" or a table like { payload = { offset = 8, length = 4 } }",
+        "\"flow\", \"source\", \"random\", \"cpu\" or a table like { payload = { offset = 8, length = 4 } } or { program = \"/etc/reuseport-lb/key.o\" }",
     ),
+    ("program", "the path of an object file in quotes, like \"/etc/reuseport-lb/key.o\""),
     ("payload", "a table like { offset = 8, length = 4 }, in bytes"),
     ("offset", "a whole number of bytes, from 0 on"),
     ("length", "a whole number of bytes, from 1 to 16"),

@@ -2,6 +2,9 @@
 
 use std::path::Path;
 
+/// Reads a file.
+type Content = fn(&Path) -> Result<Vec<u8>, String>;
+
 /// What a configuration asks a machine; each answer that fails is one line of text.
 #[derive(Clone, Copy)]
 pub struct Machine {
@@ -11,9 +14,12 @@ pub struct Machine {
     pub group: fn(&str) -> Result<(), String>,
     /// The text of a file.
     pub file: fn(&Path) -> Result<String, String>,
+    /// The content of a file that nobody but root can change; `None` on another machine than this one.
+    pub program: Option<Content>,
 }
 
 impl Machine {
     /// Another machine than this one: all users and groups are there, and files have nothing in them.
-    pub const ANOTHER: Self = Self { user: |_| Ok(()), group: |_| Ok(()), file: |_| Ok(String::new()) };
+    pub const ANOTHER: Self =
+        Self { user: |_| Ok(()), group: |_| Ok(()), file: |_| Ok(String::new()), program: None };
 }

@@ -6,6 +6,7 @@ mod connections;
 mod environment;
 mod errors;
 mod http;
+mod key_function;
 mod known;
 mod listen;
 mod log;
@@ -21,7 +22,7 @@ mod warnings;
 mod written;
 
 pub use choices::{
-    Affinity, Balance, DrainUntil, Flows, LogFormat, OnCrash, OnStall, PayloadBytes, Replace, SocketOwner,
+    Affinity, Balance, DrainUntil, Flows, KeyFunction, LogFormat, OnCrash, OnStall, PayloadBytes, Replace, SocketOwner,
     SocketSource, WhenBusy, WhenEmpty,
 };
 pub use connections::ConnectionSettings;

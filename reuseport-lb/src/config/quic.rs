@@ -82,7 +82,7 @@ impl fmt::Display for QuicRouting {
 
 /// Fails if connection ids cannot name the workers of a service with these settings, which get their sockets from the daemon
 /// or do not.
-pub(super) fn check(flows: Flows, affinity: Affinity, get_sockets: bool) -> Result<(), String> {
+pub(super) fn check(flows: Flows, affinity: &Affinity, get_sockets: bool) -> Result<(), String> {
     if flows == Flows::None {
         return Err(
             "`quic` needs `flows = \"track\"`: a client's first datagrams have ids of its own, and are one flow".into()
@@ -231,13 +231,13 @@ mod tests {
 
     #[test]
     fn it_goes_with_flows_that_are_tracked_and_sockets_that_are_given() {
-        assert_eq!(check(Flows::Track, Affinity::Source, true), Ok(()));
+        assert_eq!(check(Flows::Track, &Affinity::Source, true), Ok(()));
         for (flows, affinity, get_sockets, says) in [
             (Flows::None, Affinity::Flow, true, "needs `flows = \"track\"`"),
             (Flows::Track, Affinity::Random, true, "does not go with `affinity = \"random\"`"),
             (Flows::Track, Affinity::Flow, false, "`sockets = \"pass\"`"),
         ] {
-            let error = check(flows, affinity, get_sockets).unwrap_err();
+            let error = check(flows, &affinity, get_sockets).unwrap_err();
             assert!(error.contains(says), "{error}");
         }
     }

@@ -221,7 +221,7 @@ impl ServiceConfig {
             );
         }
         let gives = match self.affinity {
-            Affinity::Flow | Affinity::Source | Affinity::Payload(_) => None,
+            Affinity::Flow | Affinity::Source | Affinity::Payload(_) | Affinity::Program(_) => None,
             Affinity::Random => Some("each datagram to a worker by chance"),
             Affinity::Cpu => {
                 Some("a datagram to the worker of the CPU that receives it, another one each time")
@@ -236,7 +236,7 @@ impl ServiceConfig {
                 self.affinity
             ));
         }
-        if let Affinity::Payload(bytes) = self.affinity {
+        if let Affinity::Payload(bytes) = &self.affinity {
             bytes.check().map_err(|error| format!("`affinity = {{ payload = … }}`, {error}"))?;
             if let Some(tcp) = self.listeners().find(|it| it.protocol == Protocol::Tcp) {
                 return Err(format!(

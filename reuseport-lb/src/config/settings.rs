@@ -83,7 +83,7 @@ pub fn of_service(service: &ServiceConfig) -> Vec<Setting> {
         one("listen", json!(listen)),
         one("command", json!(command)),
         one("workers", json!(workers)),
-        Setting { key: "affinity", json: json!(affinity), text: affinity.to_string() },
+        Setting { key: "affinity", json: affinity.shown(), text: affinity.to_string() },
         one("ready", json!(ready)),
         one("start_timeout", time(Some(*start_timeout))),
         one("on_crash", json!(on_crash)),

@@ -187,7 +187,14 @@ impl Written {
         }
         service.stop = StopSettings::validated(self.stop_signal, self.stop_mode, service.embedded)
             .map_err(|(span, error)| at(span, error))?;
-        service.affinity = self.affinity.map(Spanned::into_inner).unwrap_or_default();
+        if let Some(affinity) = self.affinity {
+            let span = affinity.span();
+            let affinity = affinity.into_inner();
+            service.affinity = match machine.program {
+                Some(file) => affinity.read(file).map_err(|error| at(span, error))?,
+                None => affinity,
+            };
+        }
         service.sockets = self.sockets.map(Spanned::into_inner).unwrap_or_default();
         if let Some(adopt) = self.adopt {
             let span = adopt.span();
@@ -226,7 +233,7 @@ impl Written {
             let given = service.sockets != SocketSource::Bind && service.adopt.is_none();
             service.quic = Some(quic.into_inner().0);
             require(&service, Protocol::Udp, "`quic` is about UDP")
-                .and_then(|()| quic::check(service.flows, service.affinity, given))
+                .and_then(|()| quic::check(service.flows, &service.affinity, given))
                 .map_err(|error| at(span, error))?;
         }
         service.hold_timeout = or(self.hold_timeout, service.hold_timeout);

@@ -15,7 +15,12 @@ use crate::{logging, offload};
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// What a configuration is told of this machine.
-pub const HERE: Machine = Machine { user: host::find_user, group: host::find_group, file: host::read_text };
+pub const HERE: Machine = Machine {
+    user: host::find_user,
+    group: host::find_group,
+    file: host::read_text,
+    program: Some(host::read_of_root),
+};
 
 /// Where the configuration comes from.
 #[derive(Clone)]

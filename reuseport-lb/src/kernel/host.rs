@@ -1,7 +1,7 @@
 //! This process and the kernel that it runs on: limits, version, users, files.
 
-use std::fs::{self, DirBuilder, File, Metadata};
-use std::io::{self, IsTerminal};
+use std::fs::{self, DirBuilder, File, Metadata, OpenOptions};
+use std::io::{self, IsTerminal, Read as _};
 use std::mem::MaybeUninit;
 use std::ops::RangeInclusive;
 use std::os::fd::RawFd;
@@ -16,6 +16,9 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use super::rights;
 use crate::domain::observed::User;
 use crate::printable;
+
+/// Most bytes of a file with a program.
+const LARGEST_PROGRAM: u64 = 4 << 20;
 
 /// The kernel's release, like `6.1.0-42-amd64`.
 #[must_use]
@@ -169,6 +172,39 @@ pub fn read_text(path: &Path) -> Result<String, String> {
         };
         format!("cannot read {}: {error}{mend}", printable::path(path))
     })
+}
+
+/// The content of a file of root's that nobody else can change, such as code. Fails with one line of text.
+pub fn read_of_root(path: &Path) -> Result<Vec<u8>, String> {
+    let shown = printable::path(path);
+    let read = rights::as_daemon(|| -> io::Result<_> {
+        // Not a FIFO, on which opening would wait.
+        let mut file = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path)?;
+        let about = file.metadata()?;
+        let mut content = Vec::new();
+        if about.is_file() && about.len() <= LARGEST_PROGRAM {
+            file.read_to_end(&mut content)?;
+        }
+        Ok((about, content))
+    });
+    let read = read.map_err(|error| format!("{error:#}"))?;
+    let (about, content) = read.map_err(|error| format!("cannot read {shown}: {error}"))?;
+    if !about.is_file() {
+        return Err(format!("{shown} is no regular file"));
+    }
+    if about.uid() != 0 {
+        return Err(format!(
+            "{shown} belongs to user {}, who could change it: `chown root {shown}`",
+            about.uid()
+        ));
+    }
+    if about.mode() & 0o022 != 0 {
+        return Err(format!("others than root can write to {shown}: `chmod go-w {shown}`"));
+    }
+    if about.len() > LARGEST_PROGRAM {
+        return Err(format!("{shown} has {} bytes, more than {LARGEST_PROGRAM}", about.len()));
+    }
+    Ok(content)
 }
 
 /// Makes a directory with this mode, whatever the umask is, and missing ones above it with mode 755. A directory

@@ -33,6 +33,7 @@ pub mod process;
 pub mod recover;
 pub mod rights;
 pub mod socket;
+mod splice;
 pub mod strangers;
 pub mod systemd;
 pub mod waits;

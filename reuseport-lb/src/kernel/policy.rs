@@ -4,11 +4,11 @@ use reuseport_lb_common::program::{Kind, Steering};
 use reuseport_lb_common::quic::Format;
 use reuseport_lb_common::steer::Bytes;
 
-use crate::config::{Affinity, Balance, Flows, PayloadBytes, WhenBusy};
+use crate::config::{Affinity, Balance, Flows, KeyFunction, PayloadBytes, WhenBusy};
 use crate::domain::listener::{Listener, Protocol};
 
 /// What a group's program is made for; another one needs another program.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Policy {
     /// What a key is made of.
     pub affinity: Affinity,
@@ -26,7 +26,7 @@ pub struct Policy {
 
 impl Policy {
     /// The kind of program for `listener`.
-    pub(super) fn kind(self, listener: &Listener) -> Kind {
+    pub(super) fn kind(&self, listener: &Listener) -> Kind {
         match (listener.protocol, self.when_busy, self.balance) {
             (Protocol::Udp, ..) if self.quic.is_some() => Kind::Quic,
             (Protocol::Udp, ..) if self.flows == Flows::Track => Kind::Tracked,
@@ -41,7 +41,7 @@ impl Policy {
     }
 
     /// Which bytes of a datagram's payload a key is made of, where it is.
-    pub(super) fn bytes(self) -> Bytes {
+    pub(super) fn bytes(&self) -> Bytes {
         match self.affinity {
             Affinity::Payload(PayloadBytes { offset, length }) => {
                 Bytes { offset: offset.into(), length: length.into() }
@@ -50,8 +50,16 @@ impl Policy {
         }
     }
 
+    /// The user's function that makes a key, where one does.
+    pub(super) fn key_function(&self) -> Option<&KeyFunction> {
+        match &self.affinity {
+            Affinity::Program(function) => Some(function),
+            _ => None,
+        }
+    }
+
     /// How the program of `listener` makes a key.
-    pub(super) fn steering(self, listener: &Listener) -> Steering {
+    pub(super) fn steering(&self, listener: &Listener) -> Steering {
         match self.affinity {
             Affinity::Flow => Steering::Flow,
             Affinity::Source if listener.dual_stack => Steering::SourceAny,
@@ -60,6 +68,7 @@ impl Policy {
             Affinity::Random => Steering::Random,
             Affinity::Cpu => Steering::Cpu,
             Affinity::Payload(_) => Steering::Payload,
+            Affinity::Program(_) => Steering::Own,
         }
     }
 }

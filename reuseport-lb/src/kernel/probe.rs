@@ -168,7 +168,7 @@ impl Scratch {
     }
 
     /// Loads the program that `listener` would get, and drops it.
-    pub fn load(&self, name: &str, listener: &Listener, policy: Policy) -> Result<()> {
+    pub fn load(&self, name: &str, listener: &Listener, policy: &Policy) -> Result<()> {
         let counts = policy.counts.then(|| self.connections()).transpose()?;
         let accounts = counts.as_ref().map(Connections::pins);
         PinnedGroup::load(listener, policy, &self.directory(name)?, accounts).map(drop)
@@ -197,7 +197,7 @@ struct Pair {
 }
 
 impl Pair {
-    fn make(scratch: &Scratch, name: &str, policy: Policy) -> Result<Self> {
+    fn make(scratch: &Scratch, name: &str, policy: &Policy) -> Result<Self> {
         let any = Listener::new(Protocol::Tcp, SocketAddr::from((Ipv4Addr::LOCALHOST, 0)));
         let listener = socket::choose_port(&any, false)?;
         let mut group = PinnedGroup::load(&listener, policy, &scratch.directory(name)?, None)?;
@@ -241,7 +241,7 @@ impl Pair {
 /// Whether the kernel program tells busy workers from waiting ones, in a group of two with empty queues: a connection
 /// must find its worker busy while no thread sleeps for its socket, and waiting while one sleeps in epoll.
 pub fn waiting(scratch: &Scratch) -> Result<bool> {
-    let pair = Pair::make(scratch, "waiting", Policy { when_busy: WhenBusy::Next, ..Policy::default() })?;
+    let pair = Pair::make(scratch, "waiting", &Policy { when_busy: WhenBusy::Next, ..Policy::default() })?;
     let found_busy = || -> Result<u64> { Ok(pair.group.totals()?.events[Counter::OwnerBusy.index()]) };
     let first = pair.queued()?;
     let without_sleeper = found_busy()? == 1;
@@ -291,7 +291,7 @@ pub fn counting(scratch: &Scratch) -> Result<bool> {
 /// epoll reports the connection for the other one.
 pub fn hand_over(scratch: &Scratch) -> Result<HandOver> {
     let policy = Policy::default();
-    let pair = Pair::make(scratch, "hand-over", policy)?;
+    let pair = Pair::make(scratch, "hand-over", &policy)?;
     let client = pair.queued()?;
     let [first, other] = &pair.sockets;
     let events = epoll::create(epoll::CreateFlags::CLOEXEC)?;

@@ -46,7 +46,7 @@ pub fn pin_again(program_id: u32, pins: &Path) -> Result<()> {
 /// worker, and its slots no socket.
 pub fn make_anew(
     listener: &Listener,
-    policy: Policy,
+    policy: &Policy,
     pins: &Path,
     accounts: Option<&Path>,
 ) -> Result<PinnedGroup> {

@@ -50,7 +50,7 @@ impl From<&config::ServiceConfig> for Policy {
     /// That of a service's groups.
     fn from(service: &config::ServiceConfig) -> Self {
         Self {
-            affinity: service.affinity,
+            affinity: service.affinity.clone(),
             when_busy: service.when_busy,
             balance: service.connections.balance,
             counts: service.counts_connections(),
@@ -120,7 +120,7 @@ impl ListenerGroup {
         let name = format!("{at}-{}", listener.plain_name());
         let pins = owner.surroundings.pins.directory(&owner.config.name, &name)?;
         let (which, policy, accounts) = (*listener, owner.policy(), owner.accounts());
-        let load = move || PinnedGroup::load(&which, policy, &pins, accounts.as_deref());
+        let load = move || PinnedGroup::load(&which, &policy, &pins, accounts.as_deref());
         let group = in_thread(LOADING, load).await??;
         group.freebind.set(asked.freebind);
         Self::with(*listener, group, name, held, owner)
@@ -136,7 +136,7 @@ impl ListenerGroup {
     ) -> Result<Self> {
         let pins = owner.surroundings.pins.directory(&owner.config.name, name)?;
         let (which, policy, accounts) = (*bound, owner.policy(), owner.accounts());
-        let load = move || PinnedGroup::take_over(&which, policy, &pins, accounts.as_deref(), layout);
+        let load = move || PinnedGroup::take_over(&which, &policy, &pins, accounts.as_deref(), layout);
         let group = in_thread(LOADING, load).await??;
         let held = hold_or_warn(asked, owner.surroundings).await;
         Self::with(*asked, group, name.to_owned(), held, owner)
@@ -150,7 +150,7 @@ impl ListenerGroup {
     ) -> Result<Self> {
         let pins = owner.surroundings.pins.directory(&owner.config.name, name)?;
         let (which, policy, accounts) = (*bound, owner.policy(), owner.accounts());
-        let load = move || recover::make_anew(&which, policy, &pins, accounts.as_deref());
+        let load = move || recover::make_anew(&which, &policy, &pins, accounts.as_deref());
         let group = in_thread(LOADING, load).await??;
         let held = hold_or_warn(asked, owner.surroundings).await;
         let made = Self::with(*asked, group, name.to_owned(), held, owner)?;

@@ -32,7 +32,7 @@ fn agree<P: SelectPolicy>(protocol: Protocol, policy: Policy, never: &[Counter])
     run("ip", &["-6", "route", "replace", "local", &format!("{V6}/64"), "dev", "lo"]);
     let one = [false, true].map(|v6| Listener::new(protocol, (loopback(v6), 4000).into()));
     for listener in one.into_iter().chain([Listener::on_all(protocol, 4000)]) {
-        Pair::<P>::new(&world, listener, policy).agree(never);
+        Pair::<P>::new(&world, listener, policy.clone()).agree(never);
     }
 }
 
@@ -61,8 +61,8 @@ fn kernel_and_model_agree_about_flows() {
 fn kernel_and_model_agree_about_what_a_cpu_receives() {
     let cpu = Policy { affinity: Affinity::Cpu, ..SOURCE };
     let never = [Counter::OwnerKept, Counter::OwnerBusy, Counter::OwnerFuller];
-    agree::<FirstFit>(Protocol::Tcp, cpu, &never);
-    let next = Policy { when_busy: WhenBusy::Next, ..cpu };
+    agree::<FirstFit>(Protocol::Tcp, cpu.clone(), &never);
+    let next = Policy { when_busy: WhenBusy::Next, ..cpu.clone() };
     agree::<PreferWaiting>(Protocol::Tcp, next, &[Counter::OwnerKept, Counter::OwnerFuller]);
     let never = [Counter::Migration, Counter::OwnerBusy, Counter::OwnerKept, Counter::OwnerFuller];
     agree::<FirstFit>(Protocol::Udp, cpu, &never);

@@ -60,7 +60,7 @@ pub(crate) struct Pair<P> {
 
 impl<P: SelectPolicy> Pair<P> {
     pub(crate) fn new(world: &World, listener: Listener, policy: Policy) -> Self {
-        let affinity = policy.affinity;
+        let affinity = policy.affinity.clone();
         let flows = if affinity == Affinity::Cpu { Flows::None } else { Flows::Track };
         let tracks = listener.protocol == Protocol::Udp && flows == Flows::Track;
         let policy = Policy { flows, ..policy };
@@ -68,7 +68,7 @@ impl<P: SelectPolicy> Pair<P> {
         std::fs::create_dir(&pins).unwrap();
         let connections = policy.counts.then(|| Connections::open(&world.bpffs()).unwrap());
         let accounts = connections.as_ref().map(Connections::pins);
-        let group = PinnedGroup::load(&listener, policy, &pins, accounts).unwrap();
+        let group = PinnedGroup::load(&listener, &policy, &pins, accounts).unwrap();
         let counting = connections.map(|connections| {
             let service = connections.give();
             let tag = |_| Tag { socket: 0, worker: connections.give(), service, counted: 0 };

@@ -32,6 +32,7 @@ use crate::kernel::loading::{
 use crate::kernel::mapped::Mapped;
 use crate::kernel::offsets::offsets as find_offsets;
 use crate::kernel::policy::without_offsets;
+use crate::kernel::splice::{refused, spliced};
 
 /// The sections that the program's globals `TABLE` and `ACTIVITY` are in, alone.
 const TABLE_SECTION: &str = ".bss";
@@ -49,7 +50,7 @@ impl PinnedGroup {
     /// Loads a program for `listener` with every bucket empty, and pins it and its maps in the
     /// directory `pins`, which must exist on a bpffs and be empty. `accounts`: where the accounts of live connections are
     /// pinned, if the policy counts those.
-    pub fn load(listener: &Listener, policy: Policy, pins: &Path, accounts: Option<&Path>) -> Result<Self> {
+    pub fn load(listener: &Listener, policy: &Policy, pins: &Path, accounts: Option<&Path>) -> Result<Self> {
         let group = Self::make(listener, policy, (pins, accounts), None)?;
         group.fill(vec![Entry::steady(NO_SLOT); BUCKETS]);
         group.settle()?;
@@ -62,7 +63,7 @@ impl PinnedGroup {
     /// the owner of the pins.
     pub fn take_over(
         listener: &Listener,
-        policy: Policy,
+        policy: &Policy,
         pins: &Path,
         accounts: Option<&Path>,
         layout: u32,
@@ -84,7 +85,7 @@ impl PinnedGroup {
     /// `before`: whether there are pins already, and whether their layout is this one's.
     fn make(
         listener: &Listener,
-        policy: Policy,
+        policy: &Policy,
         (pins, accounts): (&Path, Option<&Path>),
         before: Option<bool>,
     ) -> Result<Self> {
@@ -109,6 +110,7 @@ impl PinnedGroup {
         for name in RENEWED {
             let _ = std::fs::remove_file(pins.join(renewed(name)));
         }
+        let object = spliced(if kind.counts() { COUNTING } else { OBJECT }, policy.key_function())?;
         let counters = if before == Some(true) { COUNTERS.into() } else { renewed(COUNTERS) };
         let table_pin = pins.join(renewed(TABLE));
         // SAFETY: the one value of the map has the size of a `Table`, whose fields are all `Shared`.
@@ -131,7 +133,7 @@ impl PinnedGroup {
             .override_global(OFFSETS, offsets, true)
             .override_global(PAYLOAD, for_ever(&BYTES, policy.bytes()), !kind.counts())
             .override_global(QUIC, for_ever(&FORMATS, policy.quic.unwrap_or(Format::NONE)), !kind.counts())
-            .load(if kind.counts() { COUNTING } else { OBJECT });
+            .load(&object);
         drop(loader);
         let mut ebpf = loaded.map_err(|error| explained(error.into(), "create its BPF maps"))?;
         std::fs::remove_file(&activity_pin).context("cannot unpin a map")?;
@@ -159,7 +161,10 @@ impl PinnedGroup {
         } else {
             "load its SK_REUSEPORT program for `when_busy` or `balance` (which the kernel's lockdown may forbid)"
         };
-        program.load().map_err(|error| explained(error.into(), tried))?;
+        program.load().map_err(|error| {
+            let refused = policy.key_function().and_then(|function| refused(&error, function));
+            refused.unwrap_or_else(|| explained(error.into(), tried))
+        })?;
         let program_id = program.info()?.id();
         program
             .pin(pins.join(renewed(PROGRAM)))

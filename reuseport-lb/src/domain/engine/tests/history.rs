@@ -137,7 +137,7 @@ fn begin(beginning: &Beginning) -> Scene {
     config.when_empty = beginning.when_empty;
     config.watchdog = beginning.watchdog;
     config.replace = beginning.replace;
-    config.affinity = beginning.affinity;
+    config.affinity = beginning.affinity.clone();
     if beginning.opens {
         config.sockets = SocketSource::Bind;
         if config.ready == Ready::Accepting {
