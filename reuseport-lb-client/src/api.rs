@@ -6,7 +6,7 @@ mod refusal;
 mod status;
 
 pub use event::{EventKind, EventLine, EventRecord, Requester};
-pub use explained::{Chance, ClientAddress, Explained, Explanation, Place};
+pub use explained::{Chance, ClientAddress, Explainable, Explained, Explanation, Place};
 pub use refusal::{Refusal, RefusalBody};
 pub use status::{
     Adopts, FlowCounts, GroupStatus, LastReload, ServiceStatus, ServiceTotals, SocketStatus, Status, Usage,

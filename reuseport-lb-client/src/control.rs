@@ -12,7 +12,7 @@ use serde::de::DeserializeOwned;
 use thiserror::Error;
 
 use crate::api::{
-    Adopt, Adopted, ClientAddress, Drain, Drained, EventLine, Explained, Progress, Refusal, RefusalBody,
+    Adopt, Adopted, Drain, Drained, EventLine, Explainable, Explained, Progress, Refusal, RefusalBody,
     Release, Released, Reload, Reloaded, Restart, Scale, Scaled, Status, Stop, Stopping, Traced, Wait,
     Weight,
 };
@@ -171,16 +171,20 @@ impl ControlClient {
         self.lines("GET", if follow { "/v1/events?follow=true" } else { "/v1/events" }, &[])
     }
 
-    /// Where the next connection or datagram of a client would go now, for all listeners of the service that such a client
+    /// Where the next connection or datagram of a client, or with a key, would go now, for all listeners of the service that it
     /// could come to, or for the one that is written like `listen`.
     pub fn explain(
         &self,
         service: &str,
-        client: ClientAddress,
+        what: impl Into<Explainable>,
         listen: Option<&str>,
     ) -> Result<Explained, ControlError> {
+        let what = match what.into() {
+            Explainable::Client(client) => format!("client={client}"),
+            Explainable::Key(key) => format!("key={key:08x}"),
+        };
         let listen = listen.map(|listen| format!("&listen={listen}")).unwrap_or_default();
-        self.soon("GET", &of_service(service, &format!("explain?client={client}{listen}"))?, &[])
+        self.soon("GET", &of_service(service, &format!("explain?{what}{listen}"))?, &[])
     }
 
     fn soon<T: DeserializeOwned>(&self, method: &str, path: &str, body: &[u8]) -> Result<T, ControlError> {

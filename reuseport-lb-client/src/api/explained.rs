@@ -6,6 +6,30 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
+/// What is to be explained.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Explainable {
+    /// The next connection or datagram of a client.
+    Client(ClientAddress),
+    /// One with a key.
+    Key(u32),
+}
+
+impl From<ClientAddress> for Explainable {
+    fn from(client: ClientAddress) -> Self {
+        Self::Client(client)
+    }
+}
+
+impl fmt::Display for Explainable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Client(client) => client.fmt(f),
+            Self::Key(key) => write!(f, "key {key:08x}"),
+        }
+    }
+}
+
 /// A client: an address, and perhaps a port. Written `192.0.2.7`, `192.0.2.7:40000`, `::1` or `[::1]:40000`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ClientAddress {

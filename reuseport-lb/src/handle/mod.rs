@@ -12,8 +12,8 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use reuseport_lb_client::api::{
-    Adopt, Adopted, ClientAddress, Drain, Drained, Explained, LastReload, Progress, Refusal, Released,
-    Reload, Reloaded, Requester, Restart, Scale, Scaled, ServiceStatus, Status, Stop, Stopping, Weight,
+    Adopt, Adopted, Drain, Drained, Explainable, Explained, LastReload, Progress, Refusal, Released, Reload,
+    Reloaded, Requester, Restart, Scale, Scaled, ServiceStatus, Status, Stop, Stopping, Weight,
 };
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, timeout_at};
@@ -183,14 +183,14 @@ impl Handle {
         Ok(told)
     }
 
-    /// Says where a client's next connection or datagram would go, to this listener or to any.
+    /// Says where a client's next connection or datagram would go, or one with a key, to this listener or to any.
     pub async fn explain(
         &self,
         service: &str,
-        client: ClientAddress,
+        what: Explainable,
         listen: Option<Listener>,
     ) -> Result<Explained, Refusal> {
-        self.services.find(service)?.ask(|answer| Command::Explain(client, listen, answer)).await
+        self.services.find(service)?.ask(|answer| Command::Explain(what, listen, answer)).await
     }
 
     /// Subscribes to single decisions of a service, from now on.

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use reuseport_lb_client::api::{
-    ClientAddress, Drained, Explained, Progress, Refusal, Requester, Restart, Scale, Scaled, TracedDecision,
+    Drained, Explainable, Explained, Progress, Refusal, Requester, Restart, Scale, Scaled, TracedDecision,
 };
 use tokio::sync::{broadcast, mpsc, oneshot};
 
@@ -118,8 +118,8 @@ pub enum Command {
     /// Answer when the service decides for all of its listeners: those of other services are taken over when its
     /// workers are ready.
     Decides(oneshot::Sender<()>),
-    /// Say where a client's next connection or datagram would go, to this listener or to any.
-    Explain(ClientAddress, Option<Listener>, oneshot::Sender<Result<Explained, Refusal>>),
+    /// Say where a client's next connection or datagram would go, or one with a key, to this listener or to any.
+    Explain(Explainable, Option<Listener>, oneshot::Sender<Result<Explained, Refusal>>),
     /// Report single decisions.
     Trace(oneshot::Sender<broadcast::Receiver<TracedDecision>>),
     /// A subscriber of [`Command::Trace`] is gone.

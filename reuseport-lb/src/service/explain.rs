@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::net::IpAddr;
 
 use anyhow::Result;
-use reuseport_lb_client::api::{Chance, ClientAddress, Explained, Explanation, Place, Refusal};
+use reuseport_lb_client::api::{Chance, Explainable, Explained, Explanation, Place, Refusal};
 use reuseport_lb_common::slots::NO_SLOT;
 use reuseport_lb_common::steer::{source_v4, source_v6};
 use reuseport_lb_common::table::BUCKETS;
@@ -25,17 +25,21 @@ struct Occupant {
 }
 
 impl Service {
-    /// Says where the next connection or datagram of a client would go now, to `listen` (as the configuration says, or with
+    /// Says where the next connection or datagram of a client, or with a key, would go now, to `listen` (as the configuration says, or with
     /// the port that the kernel chose), or to each listener that it could come to.
     pub(super) fn explain(
         &mut self,
-        client: ClientAddress,
+        what: Explainable,
         listen: Option<Listener>,
     ) -> Result<Explained, Refusal> {
-        let asked = self.asked_for(client.address, listen)?;
+        let client = match what {
+            Explainable::Client(client) => Some(client.address),
+            Explainable::Key(_) => None,
+        };
+        let asked = self.asked_for(client, listen)?;
         let occupants = self.occupants();
         let explained = |(id, listener): (ListenerId, Listener)| {
-            self.explanation(id, &listener, client, &occupants)
+            self.explanation(id, &listener, what, &occupants)
                 .map_err(|error| Refusal::Failed(format!("{listener}: {error:#}")))
         };
         let listeners = asked.into_iter().map(explained).collect::<Result<_, _>>()?;
@@ -43,7 +47,7 @@ impl Service {
         Ok(Explained {
             service: config.name.clone(),
             affinity: config.affinity.to_string(),
-            client: client.to_string(),
+            client: what.to_string(),
             listeners,
         })
     }
@@ -51,7 +55,7 @@ impl Service {
     /// The listeners that a request to explain is about.
     fn asked_for(
         &self,
-        client: IpAddr,
+        client: Option<IpAddr>,
         listen: Option<Listener>,
     ) -> Result<Vec<(ListenerId, Listener)>, Refusal> {
         let all: Vec<(ListenerId, Listener, Listener)> = self
@@ -76,10 +80,12 @@ impl Service {
                 None => format!("service {service} has no listener"),
             }));
         }
-        let reached = |bound: &Listener| bound.dual_stack || bound.address.is_ipv6() == client.is_ipv6();
+        let reached = |bound: &Listener| {
+            client.is_none_or(|client| bound.dual_stack || bound.address.is_ipv6() == client.is_ipv6())
+        };
         let found: Vec<_> =
             named.iter().filter(|(_, bound, _)| reached(bound)).map(|(id, bound, _)| (*id, *bound)).collect();
-        if found.is_empty() {
+        if let (true, Some(client)) = (found.is_empty(), client) {
             let family = if client.is_ipv6() { "IPv6" } else { "IPv4" };
             let named = list(&named.iter().map(|(_, bound, _)| *bound).collect::<Vec<_>>());
             return Err(Refusal::Impossible(format!(
@@ -109,10 +115,10 @@ impl Service {
         &mut self,
         id: ListenerId,
         listener: &Listener,
-        client: ClientAddress,
+        what: Explainable,
         occupants: &HashMap<u16, Occupant>,
     ) -> Result<Explanation> {
-        let (affinity, when_busy) = (self.config().affinity, self.config().when_busy);
+        let (affinity, when_busy) = (self.config().affinity.clone(), self.config().when_busy);
         let mut explanation = nothing_known(listener);
         let sockets: SlotSet = match self.engine.ports().0.group_mut(id) {
             Some(group) => group.group.occupied(occupants.keys().copied())?.into_iter().collect(),
@@ -159,23 +165,7 @@ impl Service {
             let known = occupants.get(&slot).map(|occupant| occupant.place.clone());
             (slot != NO_SLOT).then(|| known.unwrap_or(Place { slot, worker: None, state: None }))
         };
-        let unknown = match affinity {
-            Affinity::Source => None,
-            Affinity::Flow => Some(
-                "with affinity \"flow\" the kernel hashes both addresses and ports with a secret of this boot, so nobody \
-                 can know the bucket beforehand",
-            ),
-            Affinity::Cpu => Some(
-                "with affinity \"cpu\" the CPU that receives a packet has a worker of its own, and which CPU that is depends \
-                 on network card and kernel; the shares are those if all CPUs of the workers receive as much",
-            ),
-            Affinity::Payload(_) => Some(
-                "with affinity \"payload\" the bytes of each datagram say where it goes, whoever sends it",
-            ),
-            Affinity::Random => Some(
-                "with affinity \"random\" each connection and each datagram goes to a worker by chance, whoever sends it",
-            ),
-        };
+        let unknown = if matches!(what, Explainable::Key(_)) { None } else { why_unknown(&affinity) };
         if let Some(why) = unknown {
             let cpus = (affinity == Affinity::Cpu).then(|| dataplane.cpus());
             let chance = |(slot, buckets): (u16, u32)| Chance {
@@ -187,9 +177,12 @@ impl Service {
                 Some(format!("{why}; `reuseport-lb trace {own}` shows where each client goes"));
             return Ok(explanation);
         }
-        let key = match client.address {
-            IpAddr::V4(address) => source_v4(address.octets()),
-            IpAddr::V6(address) => source_v6(address.octets()),
+        let key = match what {
+            Explainable::Key(key) => key,
+            Explainable::Client(client) => match client.address {
+                IpAddr::V4(address) => source_v4(address.octets()),
+                IpAddr::V6(address) => source_v6(address.octets()),
+            },
         };
         let foreseen = foresight.decide(key);
         let decision = foreseen.decision;
@@ -206,6 +199,31 @@ impl Service {
             note: momentary(choice).map(|why| format!("{why}, so this holds for the moment only")),
             ..explanation
         })
+    }
+}
+
+/// Why nobody can know beforehand where a client goes; `None` if one can.
+fn why_unknown(affinity: &Affinity) -> Option<&'static str> {
+    match affinity {
+        Affinity::Source => None,
+        Affinity::Flow => Some(
+            "with affinity \"flow\" the kernel hashes both addresses and ports with a secret of this boot, so nobody \
+                 can know the bucket beforehand",
+        ),
+        Affinity::Cpu => Some(
+            "with affinity \"cpu\" the CPU that receives a packet has a worker of its own, and which CPU that is depends \
+                 on network card and kernel; the shares are those if all CPUs of the workers receive as much",
+        ),
+        Affinity::Payload(_) => {
+            Some("with affinity \"payload\" the bytes of each datagram say where it goes, whoever sends it")
+        }
+        Affinity::Program(_) => Some(
+            "with affinity \"program\" your function says of each packet where it belongs, which `reuseport-lb policy … test` \
+                 shows",
+        ),
+        Affinity::Random => Some(
+            "with affinity \"random\" each connection and each datagram goes to a worker by chance, whoever sends it",
+        ),
     }
 }
 

@@ -295,8 +295,8 @@ impl Service {
                 let reply = Reply::new(move |()| answer.send(()).unwrap_or_default());
                 self.engine.handle(Input::Decides(reply), now);
             }
-            Command::Explain(client, listen, answer) => {
-                drop(answer.send(self.explain(client, listen)));
+            Command::Explain(what, listen, answer) => {
+                drop(answer.send(self.explain(what, listen)));
             }
             Command::Trace(answer) => {
                 let subscribed = self.tracer.subscribe();

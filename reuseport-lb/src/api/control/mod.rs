@@ -140,8 +140,8 @@ async fn act(route: Route<'_>, body: &Bytes, handle: &Handle, permit: &Rc<Permit
             Some(other) => Err(Refusal::Malformed(format!("/v1/events takes ?follow=true, not ?{other}"))),
         },
         Route::Explain(service, query) => {
-            let (client, listen) = explain::question(query)?;
-            Ok(exchange::json(&handle.explain(service, client, listen).await?))
+            let (what, listen) = explain::question(query)?;
+            Ok(exchange::json(&handle.explain(service, what, listen).await?))
         }
         Route::Trace(service) => streams::trace(handle, service).await,
         Route::Adopt(service) => Ok(exchange::json(&handle.adopt(service, parse(body)?).await?)),
