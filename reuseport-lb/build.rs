@@ -3,10 +3,11 @@
 use std::path::Path;
 
 /// Files of the objects, and the variables that name them.
-const OBJECTS: [(&str, &str); 3] = [
+const OBJECTS: [(&str, &str); 4] = [
     ("reuseport-lb", "REUSEPORT_LB_OBJECT"),
     ("counting", "REUSEPORT_LB_COUNTING"),
     ("connections", "REUSEPORT_LB_CONNECTIONS"),
+    ("trial", "REUSEPORT_LB_TRIAL"),
 ];
 
 fn main() {

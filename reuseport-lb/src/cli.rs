@@ -8,7 +8,9 @@ mod values;
 pub(crate) use changes::{
     AdoptArgs, DrainArgs, ReleaseArgs, ReloadArgs, RestartArgs, ScaleArgs, StopArgs, WeightArgs,
 };
-pub(crate) use questions::{CheckArgs, DoctorArgs, EventsArgs, StatusArgs, TopArgs, TraceArgs};
+pub(crate) use questions::{
+    CheckArgs, DoctorArgs, EventsArgs, PolicyArgs, PolicyTestArgs, PolicyVerb, StatusArgs, TopArgs, TraceArgs,
+};
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -176,6 +178,9 @@ that is too slow misses decisions, and is told how many.
 --explain asks the daemon instead, once, and decides as the kernel would. With affinity \"source\" the answer is exact, and \
 the port does not matter. With the others nobody can know it beforehand: it shows how likely each worker is.")]
     Trace(TraceArgs),
+    /// Try a function of your own that says which packets belong together; changes nothing
+    #[command(after_help = questions::POLICY)]
+    Policy(PolicyArgs),
     /// Steer a server that others have started and that runs: the sockets that it has open
     #[command(after_help = changes::ADOPT)]
     Adopt(AdoptArgs),
@@ -258,6 +263,7 @@ impl Verb {
             Self::Doctor(arguments) => arguments.json,
             Self::Events(arguments) => !arguments.text,
             Self::Trace(arguments) => arguments.json,
+            Self::Policy(PolicyArgs { verb: PolicyVerb::Test(arguments), .. }) => arguments.json,
             Self::Adopt(arguments) => arguments.json,
             Self::Release(arguments) => arguments.json,
             Self::Scale(arguments) => arguments.json,

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::Args;
+use clap::{Args, Subcommand};
 use reuseport_lb_client::api::ClientAddress;
 
 use super::values;
@@ -107,6 +107,42 @@ pub(crate) struct TraceArgs {
     /// With --explain: the listener that it comes to, like tcp://127.0.0.1:3000; without it each that it could come to
     #[arg(long, value_name = "URL", requires = "explain")]
     pub(crate) listen: Option<Listener>,
+    /// One JSON object a line
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// Ends the help of `policy`.
+pub(super) const POLICY: &str = "\
+Examples:
+  reuseport-lb policy media test key.o --packet 80000001000000a0deadbeef
+  reuseport-lb policy media test key.o --packet 8000 --packet '80 00 00 01' --json
+
+It sends each payload as a datagram through the loopback device of a network namespace that it makes for that, lets the \
+function make its key, and asks the daemon where that key would go now. Nothing is attached to the service, and nothing is \
+changed (docs/PROGRAMMING.md). It needs root.";
+
+#[derive(Debug, Args)]
+pub(crate) struct PolicyArgs {
+    /// The service
+    pub(crate) service: String,
+    #[command(subcommand)]
+    pub(crate) verb: PolicyVerb,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum PolicyVerb {
+    /// Show which keys a function makes of datagrams, and who would get them
+    Test(PolicyTestArgs),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct PolicyTestArgs {
+    /// The object file with the function, as `affinity = { program = … }` has it
+    pub(crate) file: PathBuf,
+    /// The payload of a datagram, two hex digits a byte; may be repeated
+    #[arg(long = "packet", value_name = "HEX", required = true, value_parser = values::payload)]
+    pub(crate) packets: Vec<values::HexBytes>,
     /// One JSON object a line
     #[arg(long)]
     pub(crate) json: bool,

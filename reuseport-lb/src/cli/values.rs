@@ -74,6 +74,31 @@ pub(super) fn variable(text: &str) -> Result<(String, String), String> {
     Ok((name.to_owned(), value.to_owned()))
 }
 
+/// Bytes that are written in hex digits.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct HexBytes(pub(crate) Vec<u8>);
+
+/// Reads the payload of a datagram in hex digits, two for each byte, between which may be spaces and colons.
+pub(super) fn payload(text: &str) -> Result<HexBytes, String> {
+    let digits: String = text.chars().filter(|c| !c.is_whitespace() && *c != ':').collect();
+    let wrong =
+        || format!("{text:?} is no payload: write two hex digits for each byte, like 8000 or '80 00'");
+    if !digits.bytes().all(|digit| digit.is_ascii_hexdigit()) || !digits.len().is_multiple_of(2) {
+        return Err(wrong());
+    }
+    if digits.len() / 2 > LONGEST {
+        return Err(format!("it has {} bytes, and a datagram over IPv4 at most {LONGEST}", digits.len() / 2));
+    }
+    let bytes = digits.as_bytes().chunks_exact(2).map(|two| {
+        let two = std::str::from_utf8(two).map_err(|_| wrong())?;
+        u8::from_str_radix(two, 16).map_err(|_| wrong())
+    });
+    bytes.collect::<Result<_, _>>().map(HexBytes)
+}
+
+/// Most bytes of a datagram's payload over IPv4 (RFC 768, RFC 791).
+const LONGEST: usize = 65_507;
+
 /// Reads the path of a working directory.
 pub(super) fn directory(text: &str) -> Result<String, String> {
     config::check_directory(text).map(|()| text.to_owned())

@@ -10,6 +10,7 @@ mod exec;
 mod explain;
 mod meanwhile;
 mod names;
+mod policy;
 mod print;
 mod rates;
 mod reload;
@@ -71,6 +72,7 @@ fn act(verb: Verb, paths: &Paths) -> Result<()> {
         Verb::Events(arguments) => events::run(&arguments, paths),
         Verb::Top(arguments) => top::run(&arguments, paths),
         Verb::Trace(arguments) => trace::run(&arguments, paths),
+        Verb::Policy(arguments) => policy::run(&arguments, paths),
         Verb::Adopt(arguments) => adopt::adopt(&arguments, paths),
         Verb::Release(arguments) => adopt::release(&arguments, paths),
         Verb::Scale(arguments) => scale::run(&arguments, paths),

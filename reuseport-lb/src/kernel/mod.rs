@@ -36,6 +36,7 @@ pub mod socket;
 mod splice;
 pub mod strangers;
 pub mod systemd;
+pub mod trial;
 pub mod waits;
 pub mod watch;
 
