@@ -83,7 +83,8 @@ fn said(log: &str, before: usize) -> Option<String> {
         number || beginnings.iter().any(|beginning| line.starts_with(beginning))
     };
     // What it reads of registers begins with their names as well.
-    let of_register = |line: &str| line.starts_with('R') && !line.contains('=');
+    let of_register =
+        |line: &str| line.starts_with('R') && line.split(' ').next().is_some_and(|word| !word.contains('='));
     let message = lines().rfind(|line| !is_report(line) || of_register(line))?;
     // Numbered in the whole program.
     let message = message.split(" at insn ").next().unwrap_or(message);
@@ -112,6 +113,11 @@ mod tests {
             said(log, 0).as_deref(),
             Some("at instruction 0 `(05) goto pc-1`: infinite loop detected")
         );
+        let log = "Validating rlb_key() func#1...\n5: R1=ctx() R10=fp0\n5: (85) call bpf_skb_load_bytes#26\n\
+                   R4 invalid zero-sized read: u64=[0,255]\nprocessed 9 insns\n";
+        let expected =
+            "at instruction 0 `(85) call bpf_skb_load_bytes#26`: R4 invalid zero-sized read: u64=[0,255]";
+        assert_eq!(said(log, 0).as_deref(), Some(expected));
         // Before it looks at instructions.
         assert_eq!(said("unreachable insn 118\n", 3).as_deref(), Some("unreachable insn 118"));
         assert_eq!(said("", 0), None);
