@@ -81,7 +81,7 @@ fn unsafe_code(path: &Path, text: &str, broken: &mut Vec<String>) {
     let may_be_unsafe = place.starts_with("reuseport-lb/src/kernel/")
         || place.starts_with("reuseport-lb-ebpf/")
         || place == "reuseport-lb-common/src/shared.rs"
-        || ["bench/", "testkit/", "tests/"].iter().any(|folder| place.starts_with(folder))
+        || ["bench/", "examples/", "testkit/", "tests/"].iter().any(|folder| place.starts_with(folder))
         || place.starts_with("xtask/");
     if !may_be_unsafe && text.contains("unsafe {") {
         broken.push(format!("{place} has unsafe code: it belongs into reuseport-lb/src/kernel/"));
