@@ -5,8 +5,20 @@ use anyhow::Result;
 use crate::setup;
 use crate::shell::{self, quietly, repository, step};
 
+/// The manifest of the example.
+const EXAMPLE: &str = "examples/key/rust/Cargo.toml";
+
 pub(crate) fn run() -> Result<()> {
     package("reuseport-lb-ebpf")
+}
+
+/// Builds the example of a key function in Rust, a workspace of its own, as target/ebpf/…/release/rtp.
+pub(crate) fn example() -> Result<()> {
+    let toolchain = setup::run()?;
+    step("building the example of a key function in Rust", || {
+        quietly(toolchain.cargo("build", "rtp", "target/ebpf")?.args(["--manifest-path", EXAMPLE]))
+    })?;
+    Ok(())
 }
 
 /// Builds the kernel program or programs of a package.

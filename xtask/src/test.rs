@@ -7,6 +7,7 @@ use std::process::Command;
 use anyhow::Result;
 
 use crate::build;
+use crate::build_ebpf;
 use crate::packages;
 use crate::run::is_root;
 use crate::shell::{self, cargo_for_all, prepend};
@@ -43,11 +44,15 @@ const NEEDED: &[(&str, &str)] = &[
     ("uvicorn", "uvicorn"),
 ];
 
+/// The compiler of key functions: fetched apart, so that browsers and servers are not fetched again for it.
+const COMPILER: &[(&str, &str)] = &[("clang", "clang")];
+
 pub(crate) fn run(filter: &[String]) -> Result<()> {
     if !is_root()? {
         return without_root(filter);
     }
     build::run()?;
+    build_ebpf::example()?;
     let mut test = cargo_test();
     // One run shows all failures.
     test.arg("--no-fail-fast");
@@ -81,9 +86,10 @@ pub(crate) fn cargo_test() -> Command {
     test
 }
 
-/// Fetches programs of [`NEEDED`] that the system lacks, and those of Python's package index; returns their folders.
+/// Fetches programs of [`NEEDED`] and [`COMPILER`] that the system lacks, and those of Python's package index; returns their folders.
 pub(crate) fn programs() -> Result<Vec<PathBuf>> {
     let of_packages = packages::programs("test-programs", NEEDED)?;
+    let compiler = packages::programs("test-compiler", COMPILER)?;
     let of_wheels = wheels::programs("test-wheels", of_packages.as_deref())?;
-    Ok(of_packages.into_iter().chain([of_wheels]).collect())
+    Ok(of_packages.into_iter().chain(compiler).chain([of_wheels]).collect())
 }

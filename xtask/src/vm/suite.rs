@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use super::exceptions;
 use crate::shell::quietly;
-use crate::{build, test};
+use crate::{build, build_ebpf, test};
 
 /// A test of a test binary.
 pub(super) struct Test {
@@ -32,6 +32,7 @@ impl Test {
 /// Builds everything; returns the privileged tests, and the unit tests of the kernel layer.
 pub(super) fn tests() -> Result<Vec<Test>> {
     build::run()?;
+    build_ebpf::example()?;
     let mut cargo = test::cargo_test();
     cargo.args(["--no-run", "--message-format=json-render-diagnostics"]).stderr(Stdio::inherit());
     let output = cargo.output().context("cannot run cargo")?;
