@@ -15,10 +15,13 @@ use crate::daemon::{Daemon, until};
 pub fn traced(daemon: &Daemon, service: &str, count: usize, mut ask: impl FnMut()) -> Vec<TracedDecision> {
     let mut trace = daemon.paths().command(&["trace", service, "--count", &count.to_string(), "--json"]);
     let mut trace = trace.stdout(Stdio::piped()).spawn().expect("cannot run `trace`");
+    let stdout = trace.stdout.take().expect("it is piped");
+    // Meanwhile: a pipe has room for some 200 decisions, and then `trace` would wait.
+    let reader = std::thread::spawn(|| io::read_to_string(stdout));
     until("the decisions to be traced", || {
         ask();
         trace.try_wait().expect("cannot wait for `trace`")
     });
-    let lines = io::read_to_string(trace.stdout.take().expect("it is piped")).expect("it is text");
+    let lines = reader.join().expect("its thread goes on").expect("it is text");
     lines.lines().map(|line| serde_json::from_str(line).expect("a decision a line")).collect()
 }
