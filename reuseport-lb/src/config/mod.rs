@@ -22,8 +22,8 @@ mod warnings;
 mod written;
 
 pub use choices::{
-    Affinity, Balance, DrainUntil, Flows, KeyFunction, LogFormat, OnCrash, OnStall, PayloadBytes, Replace, SocketOwner,
-    SocketSource, WhenBusy, WhenEmpty,
+    Affinity, Balance, DrainUntil, Flows, KeyFunction, LogFormat, OnCrash, OnStall, PayloadBytes, Replace,
+    SocketOwner, SocketSource, WhenBusy, WhenEmpty,
 };
 pub use connections::ConnectionSettings;
 pub use environment::{check_directory, check_program, check_variable};
