@@ -13,6 +13,11 @@ fn main() -> ExitCode {
     if let Some(kept) = cmd::keeper(std::env::args_os()) {
         return kept.map_or_else(|error| failed(&error), |()| ExitCode::SUCCESS);
     }
+    match cmd::complete(std::env::args_os()) {
+        Ok(false) => {}
+        Ok(true) => return ExitCode::SUCCESS,
+        Err(error) => return failed(&error),
+    }
     let cli = match Cli::parse(std::env::args_os()) {
         Ok(cli) => cli,
         Err(error) if error.use_stderr() => return misused(&error),

@@ -5,10 +5,12 @@ mod build;
 mod build_ebpf;
 mod chaos;
 mod ci;
+mod dist;
 mod faults;
 mod fuzz;
 mod msrv;
 mod packages;
+mod roots;
 mod run;
 mod setup;
 mod shell;
@@ -32,10 +34,16 @@ struct Cli {
 enum Verb {
     /// Get what is needed to build the kernel program (the other verbs do this by themselves)
     Setup,
-    /// Build the kernel program
+    /// Build the kernel program, and put it beside the sources that include it
     BuildEbpf,
     /// Build everything for use: target/release/reuseport-lb
     Build,
+    /// Build packages, tarballs and images: target/dist
+    Dist {
+        /// Then install, use and remove each of them in a root of its own; needs root
+        #[arg(long)]
+        test: bool,
+    },
     /// Build everything and run `reuseport-lb ARGS`, by default `run`
     Run {
         /// Arguments of reuseport-lb
@@ -92,6 +100,7 @@ fn main() -> ExitCode {
         Verb::Setup => setup::run().map(drop),
         Verb::BuildEbpf => build_ebpf::run(),
         Verb::Build => build::run(),
+        Verb::Dist { test } => dist::run(test),
         Verb::Run { arguments } => run::run(&arguments),
         Verb::Test { filter } => test::run(&filter),
         Verb::Faults(arguments) => faults::run(&arguments),

@@ -217,7 +217,7 @@ pub(crate) fn libraries(root: &Path) -> Result<PathBuf> {
 }
 
 /// Updates package lists in the cache: those of the system may be missing or old, and updating them needs root.
-fn update() -> Result<()> {
+pub(crate) fn update() -> Result<()> {
     let lists = cache()?.join("apt/lists");
     let fresh = fs::metadata(lists.join("fresh"))
         .and_then(|stamp| stamp.modified())
@@ -231,7 +231,7 @@ fn update() -> Result<()> {
     Ok(())
 }
 
-fn apt(program: &str) -> Result<Command> {
+pub(crate) fn apt(program: &str) -> Result<Command> {
     let own = cache()?.join("apt");
     fs::create_dir_all(own.join("cache/archives/partial"))?;
     let mut command = Command::new(program);

@@ -107,6 +107,21 @@ pub(crate) fn step<T>(what: &str, act: impl FnOnce() -> Result<T>) -> Result<T> 
     result
 }
 
+/// Flags for a compiler whose output names no folder of this machine.
+pub(crate) fn same_paths_everywhere() -> Vec<String> {
+    let home = |variable, folder| {
+        let below_home = || std::env::var_os("HOME").map(|home| Path::new(&home).join(folder));
+        std::env::var_os(variable).map(PathBuf::from).or_else(below_home)
+    };
+    let mut known = vec![(repository().to_owned(), "/reuseport-lb")];
+    // The folder of each registry has its name.
+    let registries =
+        home("CARGO_HOME", ".cargo").and_then(|cargo| cargo.join("registry/src").read_dir().ok());
+    known.extend(registries.into_iter().flatten().flatten().map(|folder| (folder.path(), "/cargo")));
+    known.extend(home("RUSTUP_HOME", ".rustup").map(|path| (path, "/rustup")));
+    known.into_iter().map(|(from, to)| format!("--remap-path-prefix={}={to}", from.display())).collect()
+}
+
 /// Finds `program` on the PATH.
 pub(crate) fn find(program: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH")?;

@@ -3,6 +3,7 @@
 mod adopt;
 mod check;
 mod client;
+mod complete;
 mod doctor;
 mod drain;
 mod events;
@@ -29,6 +30,8 @@ mod weight;
 use std::ffi::OsString;
 
 use anyhow::{Context, Result};
+
+pub use complete::{COMPLETE, complete};
 
 use crate::cli::{Cli, Verb};
 use crate::daemon::Paths;

@@ -154,7 +154,8 @@ pub fn hear(socket: &impl AsRawFd, buffer: &mut [u8]) -> io::Result<(usize, Send
                     sender = Some(data.cast::<libc::ucred>().read_unaligned());
                 }
                 (libc::SOL_SOCKET, libc::SCM_RIGHTS) => {
-                    let bytes = message.cmsg_len - libc::CMSG_LEN(0) as usize;
+                    #[expect(clippy::unnecessary_cast, reason = "the length is a u32 in musl")]
+                    let bytes = message.cmsg_len as usize - libc::CMSG_LEN(0) as usize;
                     for nth in 0..bytes / size_of::<RawFd>() {
                         let fd = data.cast::<RawFd>().add(nth).read_unaligned();
                         unwanted.push(OwnedFd::from_raw_fd(fd));

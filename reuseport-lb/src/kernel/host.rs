@@ -310,8 +310,9 @@ pub(super) fn keep_at_exec(fd: RawFd) -> io::Result<()> {
 /// Closes all descriptors from `first` on. For a process that has just started, or is about to execute another program:
 /// no value may own any of them.
 pub(super) fn close_from(first: RawFd) -> io::Result<()> {
+    // musl has no function for it.
     // SAFETY: closes descriptors; all are inherited, and none has an owner here.
-    match unsafe { libc::close_range(first as u32, u32::MAX, 0) } {
+    match unsafe { libc::syscall(libc::SYS_close_range, first as u32, u32::MAX, 0) } {
         0 => Ok(()),
         _ => Err(io::Error::last_os_error()),
     }
