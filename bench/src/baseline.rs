@@ -7,7 +7,7 @@ use aya::{Ebpf, EbpfLoader};
 use reuseport_lb::domain::listener::{Listener, Protocol};
 use socket2::{Domain, Socket, Type};
 
-use testkit::world::repository;
+use testkit::world::target;
 
 /// Sockets in a group, and the program that selects one; gone on drop.
 pub struct Baseline {
@@ -25,7 +25,7 @@ impl Baseline {
     /// # Errors
     /// If the kernel refuses any of it, or nothing is built.
     pub fn load(program: &str, listener: &Listener, workers: u16) -> Result<Self> {
-        let object = repository().join("target/ebpf/bpfel-unknown-none/release/baselines");
+        let object = target().join("ebpf/bpfel-unknown-none/release/baselines");
         let object = std::fs::read(&object).with_context(|| format!("cannot read {}", object.display()))?;
         // Of other numbers `bare_spread` and `bare_table` take the power of two below.
         let mask = (1u32 << workers.ilog2()) - 1;

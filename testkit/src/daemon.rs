@@ -11,7 +11,7 @@ use reuseport_lb_client::control::{ControlClient, ControlError};
 
 use crate::config::Config;
 use crate::patience::patience;
-use crate::world::{World, repository};
+use crate::world::{World, target};
 
 /// Waits until `look` finds something.
 ///
@@ -51,7 +51,7 @@ pub fn throughout(time: Duration, mut look: impl FnMut()) {
 /// If it is not built.
 #[must_use]
 pub fn binary() -> PathBuf {
-    let binary = repository().join("target/release/reuseport-lb");
+    let binary = target().join("release/reuseport-lb");
     assert!(binary.is_file(), "{} is not built: run `cargo xtask build`", binary.display());
     binary
 }

@@ -109,6 +109,15 @@ pub fn repository() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap_or(Path::new("/"))
 }
 
+/// Cargo's target folder, which this program was built into.
+#[must_use]
+pub fn target() -> PathBuf {
+    let program = std::env::current_exe().unwrap_or_default();
+    // Cargo marks it for programs that make backups.
+    let marked = program.ancestors().find(|folder| folder.join("CACHEDIR.TAG").is_file());
+    marked.map_or_else(|| repository().join("target"), Path::to_owned)
+}
+
 /// Where a program is that tests need.
 ///
 /// # Panics

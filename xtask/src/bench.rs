@@ -49,7 +49,7 @@ pub(crate) fn run(what: Option<What>, quick: bool, record: bool, only: &[String]
         prepend(&mut all, "PATH", &packages::wrapped(&root, &["haproxy", "nginx"])?);
         all.env("NGINX_MODULES", root.join("usr/lib/nginx/modules"));
     }
-    let to = repository().join(if record { "docs/bench" } else { "target/bench" });
+    let to = if record { repository().join("docs/bench") } else { build::target().join("bench") };
     all.arg("--").arg(to);
     if quick {
         all.arg("--quick");

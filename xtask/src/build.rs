@@ -17,7 +17,9 @@ pub(crate) fn binary() -> PathBuf {
     target().join("release/reuseport-lb")
 }
 
-/// Cargo's target folder. The README names it, so CARGO_TARGET_DIR does not change it.
+/// Cargo's target folder: CARGO_TARGET_DIR, from where xtask was started, or `target` in the repository.
 pub(crate) fn target() -> PathBuf {
-    repository().join("target")
+    let wanted = std::env::var_os("CARGO_TARGET_DIR").filter(|folder| !folder.is_empty());
+    let wanted = wanted.and_then(|folder| std::path::absolute(folder).ok());
+    wanted.unwrap_or_else(|| repository().join("target"))
 }

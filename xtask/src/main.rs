@@ -98,7 +98,7 @@ enum Verb {
 fn main() -> ExitCode {
     let done = match Cli::parse().verb {
         Verb::Setup => setup::run().map(drop),
-        Verb::BuildEbpf => build_ebpf::run(),
+        Verb::BuildEbpf => build_ebpf::again(),
         Verb::Build => build::run(),
         Verb::Dist { test } => dist::run(test),
         Verb::Run { arguments } => run::run(&arguments),

@@ -1,7 +1,7 @@
 //! `setup`: finds or fetches the toolchain of the kernel program. A rustup nightly with rust-src
 //! and a bpf-linker if they are installed; else packages of the distribution, unpacked into a cache.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result, bail};
@@ -62,7 +62,7 @@ impl Toolchain {
     }
 
     /// Makes the command `cargo VERB` of the kernel program for the BPF target, with `target` as its target folder.
-    pub(crate) fn cargo(&self, verb: &str, package: &str, target: &str) -> Result<Command> {
+    pub(crate) fn cargo(&self, verb: &str, package: &str, target: &Path) -> Result<Command> {
         let arguments = &[
             verb,
             "--locked",
@@ -73,7 +73,7 @@ impl Toolchain {
             "--package",
             package,
             "--target-dir",
-            target,
+            &*target.to_string_lossy(),
         ];
         let mut command = match self {
             Self::Nightly => {
@@ -94,9 +94,27 @@ impl Toolchain {
                 command
             }
         };
-        command.env("RUSTFLAGS", "-C debuginfo=2 -C link-arg=--btf");
-        command.env_remove("CARGO_ENCODED_RUSTFLAGS");
+        let mut flags = vec!["-Cdebuginfo=2".into(), "-Clink-arg=--btf".into()];
+        flags.extend(crate::shell::same_paths_everywhere());
+        command.env("CARGO_ENCODED_RUSTFLAGS", flags.join("\u{1f}")).env_remove("RUSTFLAGS");
         Ok(command)
+    }
+
+    /// Version of the compiler.
+    pub(crate) fn version(&self) -> Result<String> {
+        let mut rustc = match self {
+            Self::Nightly => {
+                let mut rustc = Command::new("rustc");
+                rustc.arg("+nightly").env_remove("RUSTUP_TOOLCHAIN");
+                rustc
+            }
+            Self::Unpacked { root, .. } => {
+                let mut rustc = Command::new(root.join("usr/bin/rustc"));
+                prepend(&mut rustc, "LD_LIBRARY_PATH", &packages::libraries(root)?);
+                rustc
+            }
+        };
+        Ok(quietly(rustc.arg("--version"))?.trim().to_owned())
     }
 }
 

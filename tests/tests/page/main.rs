@@ -14,7 +14,7 @@ use testkit::client::{ask, http};
 use testkit::config::Config;
 use testkit::daemon::{Daemon, signal, throughout, until, until_within};
 use testkit::patience::slow;
-use testkit::world::{World, repository};
+use testkit::world::{World, target};
 
 use browser::Browser;
 
@@ -23,7 +23,7 @@ const PAGE: &str = "http://127.0.0.1:9465/";
 
 /// Where the pictures of the page go, which docs/page has a copy of.
 fn pictures() -> PathBuf {
-    let folder = repository().join("target/page");
+    let folder = target().join("page");
     fs::create_dir_all(&folder).unwrap();
     folder
 }

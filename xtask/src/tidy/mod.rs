@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Result, bail};
 
+use crate::build_ebpf;
 use crate::shell::{quietly, repository};
 
 /// Most lines of a file.
@@ -34,6 +35,7 @@ pub(crate) fn run() -> Result<()> {
         sleeps(path, text, &mut broken);
     }
     sizes(&files, &mut broken);
+    objects(&mut broken);
     arrows::check(&files, &mut broken);
     members(&files, &mut broken);
     counters(&files, &mut broken);
@@ -85,6 +87,13 @@ fn unsafe_code(path: &Path, text: &str, broken: &mut Vec<String>) {
         || place.starts_with("xtask/");
     if !may_be_unsafe && text.contains("unsafe {") {
         broken.push(format!("{place} has unsafe code: it belongs into reuseport-lb/src/kernel/"));
+    }
+}
+
+/// Kernel programs that were made from other sources than those that are here.
+fn objects(broken: &mut Vec<String>) {
+    if !build_ebpf::sources::are_those_of(&build_ebpf::objects(), repository()) {
+        broken.push("reuseport-lb/objects are of other sources: run `cargo xtask build-ebpf`".into());
     }
 }
 
