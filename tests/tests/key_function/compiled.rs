@@ -6,7 +6,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use testkit::world::{World, program, repository, run};
+use testkit::world::{World, program, repository, run, target};
 
 fn examples() -> PathBuf {
     repository().join("examples/key")
@@ -42,7 +42,7 @@ pub(crate) fn compile(world: &World, source: &Path, target: &str) -> PathBuf {
 /// If it is not built.
 #[must_use]
 pub(crate) fn object_of_rust(world: &World) -> PathBuf {
-    let object = repository().join("target/ebpf/bpfel-unknown-none/release/rtp");
+    let object = target().join("ebpf/bpfel-unknown-none/release/rtp");
     assert!(object.is_file(), "{} is not built: run `cargo xtask test`", object.display());
     let copy = world.path("rtp_in_rust.o");
     fs::copy(object, &copy).unwrap();
