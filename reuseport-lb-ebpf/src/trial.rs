@@ -2,7 +2,7 @@
 #![no_std]
 #![no_main]
 // The place of a user's function is made of instructions: `own.rs`.
-#![feature(asm_experimental_arch)]
+#![cfg_attr(target_arch = "bpf", feature(asm_experimental_arch))]
 #![expect(unsafe_code, reason = "map values are raw pointers here")]
 #![expect(missing_docs, unreachable_pub, reason = "aya's macros make public items without docs")]
 
