@@ -163,7 +163,12 @@ pub fn find_group(name: &str) -> Result<(), String> {
 /// The text of a file, with the rights that the daemon keeps (root's to read any file is not among them), so that a
 /// reload can read what the start has read. Fails with one line of text.
 pub fn read_text(path: &Path) -> Result<String, String> {
-    let read = rights::as_daemon(|| fs::read_to_string(path)).map_err(|error| format!("{error:#}"))?;
+    read_as_daemon(path, || fs::read_to_string(path))
+}
+
+/// Reads a file with the rights that the daemon keeps; one line of text says why that failed.
+fn read_as_daemon<T>(path: &Path, read: impl FnOnce() -> io::Result<T>) -> Result<T, String> {
+    let read = rights::as_daemon(read).map_err(|error| format!("{error:#}"))?;
     read.map_err(|error| {
         let mend = if error.kind() == io::ErrorKind::PermissionDenied {
             "; the daemon gives up root's right to read any file, so it must be the daemon's user's, or readable for others"
@@ -177,7 +182,7 @@ pub fn read_text(path: &Path) -> Result<String, String> {
 /// The content of a file of root's that nobody else can change, such as code. Fails with one line of text.
 pub fn read_of_root(path: &Path) -> Result<Vec<u8>, String> {
     let shown = printable::path(path);
-    let read = rights::as_daemon(|| -> io::Result<_> {
+    let (about, content) = read_as_daemon(path, || {
         // Not a FIFO, on which opening would wait.
         let mut file = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path)?;
         let about = file.metadata()?;
@@ -186,9 +191,7 @@ pub fn read_of_root(path: &Path) -> Result<Vec<u8>, String> {
             file.read_to_end(&mut content)?;
         }
         Ok((about, content))
-    });
-    let read = read.map_err(|error| format!("{error:#}"))?;
-    let (about, content) = read.map_err(|error| format!("cannot read {shown}: {error}"))?;
+    })?;
     if !about.is_file() {
         return Err(format!("{shown} is no regular file"));
     }
