@@ -55,7 +55,8 @@ pub(super) fn refused(error: &ProgramError, function: &KeyFunction) -> Option<an
 /// said of it.
 fn said(log: &str, before: usize) -> Option<String> {
     let lines = || log.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with(';'));
-    let of_function = lines().skip_while(|line| !line.starts_with(&format!("Validating {KEY_FUNCTION}()")));
+    let beginning = format!("Validating {KEY_FUNCTION}()");
+    let of_function = lines().skip_while(|line| !line.starts_with(&beginning));
     let mut numbered = of_function.filter_map(|line| {
         let (number, rest) = line.split_once(": ")?;
         Some((number.parse::<usize>().ok()?, rest))

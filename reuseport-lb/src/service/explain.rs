@@ -118,7 +118,12 @@ impl Service {
         what: Explainable,
         occupants: &HashMap<u16, Occupant>,
     ) -> Result<Explanation> {
-        let (affinity, when_busy) = (self.config().affinity.clone(), self.config().when_busy);
+        let config = self.config();
+        let unknown = match what {
+            Explainable::Client(_) => why_unknown(&config.affinity),
+            Explainable::Key(_) => None,
+        };
+        let (by_cpu, when_busy) = (config.affinity == Affinity::Cpu, config.when_busy);
         let mut explanation = nothing_known(listener);
         let sockets: SlotSet = match self.engine.ports().0.group_mut(id) {
             Some(group) => group.group.occupied(occupants.keys().copied())?.into_iter().collect(),
@@ -165,9 +170,8 @@ impl Service {
             let known = occupants.get(&slot).map(|occupant| occupant.place.clone());
             (slot != NO_SLOT).then(|| known.unwrap_or(Place { slot, worker: None, state: None }))
         };
-        let unknown = if matches!(what, Explainable::Key(_)) { None } else { why_unknown(&affinity) };
         if let Some(why) = unknown {
-            let cpus = (affinity == Affinity::Cpu).then(|| dataplane.cpus());
+            let cpus = by_cpu.then(|| dataplane.cpus());
             let chance = |(slot, buckets): (u16, u32)| Chance {
                 goes_to: place(slot),
                 share: f64::from(buckets) / BUCKETS as f64,

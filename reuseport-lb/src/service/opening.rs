@@ -213,6 +213,8 @@ impl Service {
         let dataplane = self.engine.dataplane();
         let word = dataplane.word();
         let owner = Owner { config: &settings.config, surroundings, tracer, connections, word };
+        let decides_as_before =
+            Policy::from(&settings.config) == Policy::from(&self.engine.settings().config);
         for asked in &settings.config.listen {
             let same =
                 |id: &ListenerId| dataplane.get(*id).is_some_and(|group| group.asked == asked.listener);
@@ -228,7 +230,7 @@ impl Service {
                 Some(at) => {
                     let id = known.remove(at);
                     let Some(group) = dataplane.get(id) else { continue };
-                    if Policy::from(&settings.config) == Policy::from(&self.engine.settings().config) {
+                    if decides_as_before {
                         continue;
                     }
                     let which = (&group.asked, group.group.listener());
