@@ -9,7 +9,7 @@ use clap_complete::env::{Bash, EnvCompleter, Fish, Zsh};
 use reuseport_lb::cli::Cli;
 use reuseport_lb::cmd::COMPLETE;
 
-const NAME: &str = "reuseport-lb";
+use crate::about::NAME;
 
 /// The file of each shell's completions. They ask the program itself, which asks the daemon.
 const SHELLS: [(&dyn EnvCompleter, &str); 3] =

@@ -24,11 +24,12 @@ const PATIENCE: Duration = Duration::from_secs(1);
 type Names = fn() -> Vec<CompletionCandidate>;
 
 /// What may stand where: command, argument, names.
-const ARGUMENTS: [(&str, &str, Names); 12] = [
+const ARGUMENTS: [(&str, &str, Names); 13] = [
     ("adopt", "service", services),
     ("drain", "worker", workers),
     ("events", "what", both),
     ("exec", "service", services),
+    ("policy", "service", services),
     ("release", "service", services),
     ("restart", "what", both),
     ("scale", "service", services),
