@@ -175,6 +175,7 @@ impl Location {
             "invalid type",
             "invalid value",
             "invalid length",
+            "data did not match any variant",
             "unknown variant",
             "wanted string",
             "wanted exactly",

@@ -192,6 +192,7 @@ fn errors_name_the_line_and_the_fix() {
             4,
             "`affinity` cannot be { paylod = … }: write \"flow\", \"source\", \"random\", \"cpu\" or a table like",
         ),
+        ("affinity = { program = 5 }", 4, "cannot be { program = 5 }: write \"flow\""),
         ("affinity = {}", 4, "`affinity` cannot be {}: write \"flow\""),
         ("affinity = { payload = {} }", 4, "missing field `length`: `payload` needs it"),
         ("affinity = { payload = { ofset = 1, length = 1 } }", 4, "did you mean `offset`?"),

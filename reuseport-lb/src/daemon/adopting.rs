@@ -159,8 +159,8 @@ fn service(name: &str, asked: Adopt) -> Result<ServiceConfig, String> {
     let listen: Vec<Listener> = listen.iter().map(listener).collect::<Result<_, _>>()?;
     let affinity: Affinity = affinity
         .map_or(Ok(Affinity::Flow), |affinity| affinity.parse())
-        .and_then(|affinity: Affinity| affinity.read(host::read_of_root))
-        .map_err(|error| format!("`affinity`: {error}"))?;
+        .map_err(|error| format!("`affinity`: {error}"))
+        .and_then(|affinity: Affinity| affinity.read(host::read_of_root))?;
     let ready = Ready::Immediate;
     let service = ServiceConfig { adopt, affinity, ready, ..ServiceConfig::new(name, listen, 0) };
     service.validate()?;

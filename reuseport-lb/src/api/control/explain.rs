@@ -8,7 +8,7 @@ use crate::domain::listener::Listener;
 pub(super) fn question(query: Option<&str>) -> Result<(Explainable, Option<Listener>), Refusal> {
     let wrong = |what: &str| {
         Refusal::Malformed(format!(
-            "{what}: write explain?client=192.0.2.7:40000, or with &listen=tcp://127.0.0.1:3000"
+            "{what}: write explain?client=192.0.2.7:40000 or explain?key=1234abcd, or with &listen=tcp://127.0.0.1:3000"
         ))
     };
     let (mut what, mut listen): (Option<Explainable>, Option<Listener>) = (None, None);
