@@ -9,6 +9,7 @@ pub mod counters;
 pub mod cpus;
 pub mod daemon;
 pub mod datagrams;
+pub mod documents;
 pub mod fault;
 pub mod flood;
 pub mod flows;

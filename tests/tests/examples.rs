@@ -10,15 +10,8 @@ use std::process::Command;
 
 use testkit::config::Config;
 use testkit::daemon::{Daemon, Paths, binary, until};
-use testkit::world::{World, repository};
-
-/// The block of a document, between its fences, in which `text` stands.
-fn block(document: &str, text: &str) -> String {
-    let document = fs::read_to_string(repository().join(document)).unwrap();
-    let mut blocks = document.split("\n```").skip(1).step_by(2);
-    let found = blocks.find(|block| block.contains(text)).unwrap_or_else(|| panic!("no block with {text:?}"));
-    found.split_once('\n').unwrap().1.to_owned()
-}
+use testkit::documents::Document;
+use testkit::world::World;
 
 #[test]
 fn the_server_of_the_readme_serves() {
@@ -32,7 +25,7 @@ fn the_server_of_the_readme_serves() {
     fs::write(&path, wrapper).unwrap();
     fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
     let mut command = Command::new("sh");
-    command.args(["-c", &format!("exec {}", block("README.md", "http.server 8080"))]);
+    command.args(["-c", &format!("exec {}", Document::read("README.md").block("http.server 8080").text)]);
     command.env("PATH", format!("{}:{}", at.display(), std::env::var("PATH").unwrap()));
     let daemon = Daemon::start_as(&world, command);
     assert_eq!(daemon.workers().len(), 2);
@@ -48,7 +41,10 @@ fn the_server_of_the_readme_serves() {
 fn the_python_of_the_page_on_joining_joins() {
     let world = World::new();
     let daemon = Daemon::with(&world, &Config::web().workers(0));
-    let program = block("docs/JOIN.md", "recv_fds")
+    let document = Document::read("docs/JOIN.md");
+    let program = document
+        .block("recv_fds")
+        .text
         .replace("/run/reuseport-lb", &world.path("run").display().to_string());
     let program = format!("{program}\nlisteners[0].accept()\n");
     let mut joined = Command::new("python3").args(["-c", &program]).spawn().unwrap();
