@@ -4,7 +4,7 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on shall panic")]
 
 use std::fs;
-use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -13,6 +13,7 @@ use nix::sys::signal::Signal;
 use testkit::client::ask;
 use testkit::config::Config;
 use testkit::daemon::{Daemon, Paths, binary, signal, until};
+use testkit::guests::USER;
 use testkit::said::{assert_said, said};
 use testkit::world::World;
 
@@ -71,6 +72,22 @@ fn nothing_is_mounted_over_what_somebody_has() {
 }
 
 /// The daemon with another place for pins.
+#[test]
+fn pins_do_not_go_where_another_user_could_move_them() {
+    let world = World::new();
+    let all = world.bpffs().join("reuseport-lb");
+    let starts = || Paths::of(&world).output(&[&["run"], &LISTEN[..], &["--workers", "1"]].concat());
+    for (owner, mode) in [(USER, 0o700), (0, 0o777)] {
+        fs::create_dir(&all).unwrap();
+        fs::set_permissions(&all, fs::Permissions::from_mode(mode)).unwrap();
+        chown(&all, Some(owner), None).unwrap();
+        assert_said(&starts(), 1, &["others than the daemon's user may write", &all.to_string_lossy()]);
+        assert_eq!(fs::read_dir(&all).unwrap().count(), 0);
+        fs::remove_dir(&all).unwrap();
+    }
+    Daemon::start(&world, &[&LISTEN[..], &["--workers", "1"]].concat()).stop();
+}
+
 fn daemon_on(world: &World, bpffs: &Path) -> Daemon {
     let mut command = Paths::of(world).command(&[&["run", "--workers", "1"], &LISTEN[..]].concat());
     command.arg("--bpffs").arg(bpffs);

@@ -5,7 +5,7 @@ use std::cell::Cell;
 use std::fs::{self, DirBuilder};
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -19,7 +19,7 @@ use rustix::mount::{
 use tracing::{info, warn};
 use xxhash_rust::xxh3::xxh3_64;
 
-use super::connections;
+use super::{connections, host};
 
 /// How names of pins end until their program is attached.
 pub(super) const UNATTACHED: &str = "-new";
@@ -68,12 +68,14 @@ impl Pins {
             }
             MountPoint::Other => bail!("{place} is no directory: {mend}"),
         }
+        check_owner(&all_pins(bpffs))?;
         Ok(pins)
     }
 
     fn mount(&self) -> Result<()> {
         let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
-        mount("bpf", &self.bpffs, "bpf", flags, None).map_err(|error| explained(error, &self.bpffs))?;
+        mount("bpf", &self.bpffs, "bpf", flags, Some(c"mode=0700"))
+            .map_err(|error| explained(error, &self.bpffs))?;
         let place = self.bpffs.display();
         if is_standard(&self.bpffs) {
             info!("mounted a BPF file system on {place}, which stays");
@@ -129,6 +131,8 @@ impl Pins {
             .mode(0o700)
             .create(&directory)
             .with_context(|| format!("cannot make the directory {} for pins", directory.display()))?;
+        // Another user may have made it meanwhile, where all may write.
+        check_owner(&all_pins(&self.bpffs))?;
         Ok(directory)
     }
 
@@ -186,6 +190,20 @@ impl Pins {
             }
         }
     }
+}
+
+/// Fails if others could move pins: a BPF file system may be one that all users write.
+fn check_owner(all: &Path) -> Result<()> {
+    let Ok(about) = fs::symlink_metadata(all) else { return Ok(()) };
+    let own = about.uid() == 0 || about.uid() == host::own_uid();
+    if own && about.is_dir() && about.mode() & 0o022 == 0 {
+        return Ok(());
+    }
+    bail!(
+        "others than the daemon's user may write {}, where its pins go: remove it (`rm -r`), and let root alone write the \
+         BPF file system (`mount -o remount,mode=0700`, or chmod)",
+        all.display()
+    )
 }
 
 /// The directory of the pins of all daemons.
