@@ -37,7 +37,9 @@ pub enum ControlError {
         source: io::Error,
     },
     /// This user may not use the control socket.
-    #[error("cannot reach {path}: only root may; run it with sudo")]
+    #[error(
+        "cannot reach {path}: only root may, and to ask what changes nothing a group that `monitors` names; run it with sudo"
+    )]
     NotPermitted {
         /// The control socket.
         path: PathBuf,

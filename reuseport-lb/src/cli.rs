@@ -37,7 +37,7 @@ Examples:
   reuseport-lb status                                           what happens
 
 `run` needs root or eight capabilities (docs/SYSTEMD.md). Commands that speak to a daemon are for root and the daemon's \
-user; `exec` is for whom the service lets join.
+user, those that only ask also for the group that `monitors` names; `exec` is for whom the service lets join.
 
 Exit codes: 0 done, 1 failed, 2 usage or invalid configuration.";
 
@@ -347,6 +347,10 @@ pub(crate) struct RunArgs {
     /// (docs/HTTP.md); counts more than [http] of a file
     #[arg(long, value_name = "ADDRESS")]
     pub(crate) http: Option<HttpAddress>,
+    /// A group whose members may ask what changes nothing (status, events, top, trace --explain), by name or number;
+    /// counts more than monitors of a file
+    #[arg(long, value_name = "GROUP")]
+    pub(crate) monitors: Option<String>,
     /// How the log looks: text, or json, one object a line; counts more than log_format of a file, and is text without
     /// both
     #[arg(long, value_name = "FORMAT")]

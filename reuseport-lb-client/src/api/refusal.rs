@@ -11,6 +11,9 @@ pub enum Refusal {
     /// The request cannot be parsed (400).
     #[error("{0}")]
     Malformed(String),
+    /// This user may not ask for that (403).
+    #[error("{0}")]
+    Forbidden(String),
     /// No path, service or worker has that name (404).
     #[error("{0}")]
     Unknown(String),
@@ -91,6 +94,7 @@ impl Refusal {
     pub fn status(&self) -> u16 {
         match self {
             Self::Malformed(_) => 400,
+            Self::Forbidden(_) => 403,
             Self::Unknown(_) => 404,
             Self::WrongMethod(_) => 405,
             Self::Late(_) => 408,
@@ -112,6 +116,7 @@ impl Refusal {
     pub fn from_wire(status: u16, body: RefusalBody) -> Self {
         let RefusalBody { error, invalid } = body;
         match status {
+            403 => Self::Forbidden(error),
             404 => Self::Unknown(error),
             405 => Self::WrongMethod(error),
             408 => Self::Late(error),

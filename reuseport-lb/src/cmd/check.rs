@@ -10,7 +10,7 @@ use crate::daemon::{HERE, startable};
 use crate::printable::{self, inline};
 
 pub(super) fn run(arguments: &cli::CheckArgs) -> Result<()> {
-    let Configuration { services, http, metrics, log_format } = match arguments.offline {
+    let Configuration { services, http, metrics, monitors, log_format } = match arguments.offline {
         true => config::read(&arguments.file, Machine::ANOTHER)?,
         false => config::read(&arguments.file, HERE)?,
     };
@@ -29,6 +29,7 @@ pub(super) fn run(arguments: &cli::CheckArgs) -> Result<()> {
             "services": described,
             "http": http,
             "metrics": metrics,
+            "monitors": monitors,
             "log_format": log_format,
             "warnings": warnings,
         });
@@ -38,6 +39,9 @@ pub(super) fn run(arguments: &cli::CheckArgs) -> Result<()> {
     if let Some(address) = http {
         let series = if metrics.per_listener { "for each listener" } else { "summed over listeners" };
         described += &format!("  answers at {address}, with metrics {series}\n");
+    }
+    if let Some(group) = monitors {
+        described += &format!("  group {group} may ask what changes nothing\n");
     }
     described += &format!("  log_format {log_format}\n");
     let warned: String = warnings.iter().map(|line| format!("warning: {line}\n")).collect();

@@ -10,17 +10,25 @@ use crate::daemon::{self, Overruling, Paths, Source};
 use crate::kernel::{host, socket};
 
 pub(super) fn run(arguments: cli::RunArgs, paths: &Paths) -> Result<()> {
-    let overruling = Overruling { http: arguments.http.clone(), log_format: arguments.log_format };
+    if let Some(group) = &arguments.monitors {
+        host::find_group(group).map_err(|error| Invalid(format!("--monitors: {error}")))?;
+    }
+    let overruling = Overruling {
+        http: arguments.http.clone(),
+        monitors: arguments.monitors.clone(),
+        log_format: arguments.log_format,
+    };
     let source = match &arguments.config {
         Some(file) => Source::File { path: std::path::absolute(file)?, overruling },
         None => {
             let services = vec![service(arguments).map_err(Invalid)?];
-            let Overruling { http, log_format } = overruling;
+            let Overruling { http, monitors, log_format } = overruling;
             let log_format = log_format.unwrap_or_default();
             Source::Arguments(Box::new(Configuration {
                 services,
                 http,
                 metrics: MetricsConfig::default(),
+                monitors,
                 log_format,
             }))
         }

@@ -45,9 +45,11 @@ use std::collections::HashMap;
 use std::path::Path;
 
 use serde::Deserialize;
+use toml::Spanned;
 
 use crate::domain::listener::Listener;
 use crate::printable;
+use environment::Id;
 use errors::located;
 use written::Written;
 
@@ -60,6 +62,9 @@ pub struct Configuration {
     pub http: Option<HttpAddress>,
     /// Which series it has there.
     pub metrics: MetricsConfig,
+    /// The group whose members may ask at the control socket what changes nothing, by name or number; `None`: nobody but
+    /// root and the daemon's user.
+    pub monitors: Option<String>,
     /// How the daemon's log looks.
     pub log_format: LogFormat,
 }
@@ -132,7 +137,18 @@ pub fn parse(text: &str, machine: Machine) -> Result<Configuration, Invalid> {
     }
     let metrics = file.http.as_ref().map(http::Written::metrics).unwrap_or_default();
     let http = file.http.map(|written| written.validated(text, machine)).transpose()?;
-    Ok(Configuration { services, http, metrics, log_format: file.log_format })
+    let monitors = file.monitors.map(|group| {
+        let (span, Id(name)) = (group.span(), group.into_inner());
+        (machine.group)(&name).map_err(|error| Invalid(located(text, Some(span), &error)))?;
+        Ok(name)
+    });
+    Ok(Configuration {
+        services,
+        http,
+        metrics,
+        monitors: monitors.transpose()?,
+        log_format: file.log_format,
+    })
 }
 
 /// Says why `*` and `[::]` of one port do not go together.
@@ -165,6 +181,7 @@ struct File {
     #[serde(default)]
     service: Vec<Written>,
     http: Option<http::Written>,
+    monitors: Option<Spanned<Id>>,
     #[serde(default)]
     log_format: LogFormat,
 }

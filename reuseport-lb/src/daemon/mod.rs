@@ -48,7 +48,7 @@ use apply::{Configurator, Occasion};
 use http::HttpServer;
 use runtime_dir::Files;
 use services::Registry;
-use sockets::Sockets;
+use sockets::{Control, Sockets};
 
 /// Time limit of the search for workers of an earlier daemon.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -67,7 +67,7 @@ enum End {
 /// Runs the services of `source` until SIGTERM, SIGINT or `stop`; a second signal kills the workers. Returns when no
 /// process, pin or socket file is left; with `stop --keep`, at once.
 pub fn run(source: &Source, paths: &Paths) -> Result<()> {
-    let Configuration { services, http, metrics, .. } = source.read()?;
+    let Configuration { services, http, metrics, monitors, .. } = source.read()?;
     config::warnings(&services).iter().for_each(|line| warn!("{line}"));
     rights::require()?;
     for service in &services {
@@ -83,11 +83,11 @@ pub fn run(source: &Source, paths: &Paths) -> Result<()> {
         let _entered = runtime.enter();
         http::open(http, None)?
     };
+    let control = Control::new(paths, monitors.as_deref())?;
     let waits = Waits::load().inspect_err(|error| warn!("{error:#}")).ok();
     let pins = Pins::prepare(&paths.bpffs, &paths.runtime_dir)?;
     let (ours, runtime_dir) = (RefCell::default(), paths.runtime_dir.clone());
     let (failures, failed) = mpsc::unbounded_channel();
-    let starting = Starting::default();
     let surroundings = Rc::new(Surroundings {
         pins,
         ours,
@@ -100,7 +100,7 @@ pub fn run(source: &Source, paths: &Paths) -> Result<()> {
         failures,
         events: Rc::default(),
         outputs: Outputs::default(),
-        starting,
+        starting: Starting::default(),
     });
     let registry = Rc::<Registry>::default();
     let daemon = Daemon {
@@ -111,8 +111,10 @@ pub fn run(source: &Source, paths: &Paths) -> Result<()> {
         surroundings: surroundings.clone(),
         abandoned: Rc::default(),
     };
-    let end = LocalSet::new()
-        .block_on(&runtime, offload::measured("the daemon", daemon.serve(services, (http, metrics), failed)));
+    let end = LocalSet::new().block_on(
+        &runtime,
+        offload::measured("the daemon", daemon.serve(services, (http, metrics), control, failed)),
+    );
     if matches!(end, Ok(End::Keep | End::Failed)) {
         files.keep.set(true);
         anyhow::ensure!(matches!(end, Ok(End::Keep)), "the start failed; see above");
@@ -138,11 +140,12 @@ impl Daemon<'_> {
         self,
         services: Vec<config::ServiceConfig>,
         (http, metrics): (http::Change, MetricsConfig),
+        control: Control,
         mut failures: mpsc::UnboundedReceiver<anyhow::Error>,
     ) -> Result<End> {
         let mut signals = [signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?];
         let mut hangup = signal(SignalKind::hangup())?;
-        let sockets = Sockets::make(&self.files.paths)?;
+        let sockets = Sockets::make(&self.files.paths, control.clone())?;
         let interactive = io::stderr().is_terminal();
 
         let (orders, mut ordered) = mpsc::unbounded_channel();
@@ -191,7 +194,7 @@ impl Daemon<'_> {
                         outcome = Ok(if keep { End::Keep } else { End::InOrder });
                         break asker;
                     }
-                    Order::Reload(answer, asker) => self.reload(answer, asker, &handle, &answers),
+                    Order::Reload(answer, asker) => self.reload(answer, asker, &handle, (&answers, &control)),
                     Order::DryRun(answer) => self.dry_run(answer, &answers),
                     Order::Adopt(name, asked, answer, asker) => {
                         let configurator = self.configurator.clone();
@@ -218,8 +221,8 @@ impl Daemon<'_> {
                     if interactive {
                         break asker;
                     }
-                    // The answer is dropped: the outcome is logged.
-                    self.reload(oneshot::channel().0, asker, &handle, &answers);
+                    // The answer is dropped: the log has the outcome.
+                    self.reload(oneshot::channel().0, asker, &handle, (&answers, &control));
                 }
                 Some(error) = failures.recv() => {
                     outcome = Err(error);

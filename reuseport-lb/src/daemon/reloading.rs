@@ -9,6 +9,7 @@ use tracing::{info, warn};
 use super::Daemon;
 use super::apply::Occasion;
 use super::http::HttpServer;
+use super::sockets::Control;
 use super::source::read_again;
 use crate::config::Configuration;
 use crate::handle::Handle;
@@ -22,21 +23,25 @@ impl Daemon<'_> {
         answer: oneshot::Sender<Result<String, Refusal>>,
         asker: Option<Requester>,
         handle: &Handle,
-        answers: &Rc<HttpServer>,
+        (answers, control): (&Rc<HttpServer>, &Control),
     ) {
         let (source, runtime_dir) = (self.source.clone(), self.surroundings.runtime_dir.clone());
         let (configurator, handle, answers) = (self.configurator.clone(), handle.clone(), answers.clone());
+        let control = control.clone();
         let events = self.surroundings.events.clone();
         systemd::reloading();
         tokio::task::spawn_local(async move {
             let outcome = async {
-                let Configuration { services, http, metrics, log_format } =
+                let Configuration { services, http, metrics, monitors, log_format } =
                     read_again(source, runtime_dir).await?;
                 let change =
                     answers.prepare(http).map_err(|error| format!("nothing is changed: {error:#}"))?;
                 let changes = configurator.apply(services, Occasion::Reload, asker.clone()).await?;
                 answers.apply(change);
                 answers.use_metrics(metrics);
+                if let Err(error) = control.open_to(monitors.as_deref()) {
+                    warn!("{error:#}");
+                }
                 logging::use_format(log_format);
                 Ok::<_, Refusal>(changes)
             }

@@ -1,7 +1,9 @@
 //! The daemon's own sockets, `control.sock` and `join.sock`, which are made again if they are removed (by a
 //! cleaner of temporary files, for example). Not: their protocols (`api/`).
 
-use std::path::Path;
+use std::fs;
+use std::os::unix::fs::{PermissionsExt, chown};
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -13,11 +15,15 @@ use tracing::warn;
 
 use super::Paths;
 use super::services::Registry;
-use crate::api::control;
+use crate::api::control::{self, Monitors};
 use crate::api::join;
 use crate::handle::Handle;
 use crate::kernel::host::Inode;
 use crate::kernel::{closing, host};
+
+/// Permissions of the control socket, with the bits of its group if that may ask.
+const MODE: u32 = 0o600;
+const OF_GROUP: u32 = 0o060;
 
 /// Interval between looks whether the sockets are there.
 const LOOK: Duration = Duration::from_secs(1);
@@ -35,18 +41,65 @@ impl Serving {
     }
 }
 
+/// The control socket's file, and the group that may ask there.
+#[derive(Clone)]
+pub(super) struct Control {
+    path: PathBuf,
+    monitors: Monitors,
+}
+
+impl Control {
+    pub(super) fn new(paths: &Paths, group: Option<&str>) -> Result<Self> {
+        let control = Self { path: paths.control(), monitors: Monitors::default() };
+        control.set_monitors(group)?;
+        Ok(control)
+    }
+
+    fn set_monitors(&self, group: Option<&str>) -> Result<()> {
+        self.monitors.set(group.map(host::group).transpose()?);
+        Ok(())
+    }
+
+    /// Lets the members of this group ask from now on, and those of no other.
+    pub(super) fn open_to(&self, group: Option<&str>) -> Result<()> {
+        self.set_monitors(group)?;
+        self.set_group().with_context(|| format!("cannot change who may ask at {}", self.path.display()))
+    }
+
+    fn set_group(&self) -> std::io::Result<()> {
+        let mode = |bits| fs::set_permissions(&self.path, fs::Permissions::from_mode(bits));
+        mode(MODE)?;
+        if let Some(group) = self.monitors.get() {
+            chown(&self.path, None, Some(group))?;
+            mode(MODE | OF_GROUP)?;
+        }
+        Ok(())
+    }
+
+    /// For the daemon's user only from its first moment, until its group may ask.
+    fn listen(&self) -> Result<UnixListener> {
+        let path = &self.path;
+        let listener = host::with_umask(!MODE & 0o777, || UnixListener::bind(path))
+            .with_context(|| format!("cannot make the control socket {}", path.display()))?;
+        closing::refuse_descriptors(&listener);
+        self.set_group().with_context(|| format!("cannot give {} to its group", path.display()))?;
+        Ok(listener)
+    }
+}
+
 /// Both sockets, listening.
 pub(super) struct Sockets {
+    file: Control,
     control: UnixListener,
     join: UnixListener,
 }
 
 impl Sockets {
-    /// Makes both sockets; the control socket is for the daemon's user only from its first moment.
-    pub(super) fn make(paths: &Paths) -> Result<Self> {
-        let control = listen_for_administrators(&paths.control())?;
+    /// Makes both sockets.
+    pub(super) fn make(paths: &Paths, file: Control) -> Result<Self> {
+        let control = file.listen()?;
         let join = join::listen(&reuseport_lb_client::join::path(&paths.runtime_dir))?;
-        Ok(Self { control, join })
+        Ok(Self { file, control, join })
     }
 
     /// Serves both sockets as long as the runtime lives. Each second calls `look`, which makes other files again, and
@@ -54,26 +107,21 @@ impl Sockets {
     pub(super) async fn serve(self, paths: Paths, handle: Handle, registry: Rc<Registry>, look: impl Fn()) {
         let (joining, requests) = mpsc::unbounded_channel();
         tokio::task::spawn_local(registry.pass_on(requests));
-        let answer = |listener| tokio::task::spawn_local(control::serve(listener, handle.clone()));
+        let file = self.file;
+        let answer = |listener| {
+            tokio::task::spawn_local(control::serve(listener, handle.clone(), file.monitors.clone()))
+        };
         let serve_join = |listener| tokio::task::spawn_local(join::serve(listener, joining.clone()));
-        let (control_path, join_path) =
-            (paths.control(), reuseport_lb_client::join::path(&paths.runtime_dir));
-        let mut control = Serving::begun(&control_path, answer(self.control));
+        let join_path = reuseport_lb_client::join::path(&paths.runtime_dir);
+        let mut control = Serving::begun(&file.path, answer(self.control));
         let mut join = Serving::begun(&join_path, serve_join(self.join));
         loop {
             tokio::time::sleep(LOOK).await;
             look();
-            again(&control_path, &mut control, listen_for_administrators, answer);
+            again(&file.path, &mut control, |_| file.listen(), answer);
             again(&join_path, &mut join, join::listen, serve_join);
         }
     }
-}
-
-fn listen_for_administrators(path: &Path) -> Result<UnixListener> {
-    let listener = host::with_umask(0o177, || UnixListener::bind(path))
-        .with_context(|| format!("cannot make the control socket {}", path.display()))?;
-    closing::refuse_descriptors(&listener);
-    Ok(listener)
 }
 
 /// Makes a socket again if it was removed; open connections stay.

@@ -41,6 +41,8 @@ pub enum Source {
 pub struct Overruling {
     /// Where to answer over HTTP.
     pub http: Option<HttpAddress>,
+    /// Whose members may ask at the control socket.
+    pub monitors: Option<String>,
     /// How the log looks.
     pub log_format: Option<LogFormat>,
 }
@@ -63,9 +65,14 @@ fn read(
     overruling: Overruling,
     use_format: impl FnOnce(LogFormat),
 ) -> Result<Configuration, Invalid> {
-    let Overruling { http, log_format } = overruling;
+    let Overruling { http, monitors, log_format } = overruling;
     let file = config::read_with(path, HERE, |format| use_format(log_format.unwrap_or(format)))?;
-    Ok(Configuration { http: http.or(file.http), log_format: log_format.unwrap_or(file.log_format), ..file })
+    Ok(Configuration {
+        http: http.or(file.http),
+        monitors: monitors.or(file.monitors),
+        log_format: log_format.unwrap_or(file.log_format),
+        ..file
+    })
 }
 
 /// Reads the configuration again, in a thread so that it does not hold the loop up.

@@ -20,7 +20,7 @@ use tokio::task::LocalSet;
 const LIMIT: Duration = Duration::from_secs(3);
 
 /// docs/CONTROL.md, and what hyper says to what is no HTTP.
-const STATUS: [&str; 10] = ["100", "200", "400", "404", "405", "414", "422", "431", "500", "503"];
+const STATUS: [&str; 11] = ["100", "200", "400", "403", "404", "405", "414", "422", "431", "500", "503"];
 
 struct Daemon {
     runtime: Runtime,
@@ -40,7 +40,7 @@ impl Daemon {
             let (orders, mut ordered) = mpsc::unbounded_channel();
             let listener = UnixListener::from_std(listener).expect("a listener of the runtime");
             let handle = Handle::new(Services::default(), orders, Rc::default());
-            tokio::task::spawn_local(control::serve(listener, handle));
+            tokio::task::spawn_local(control::serve(listener, handle, control::Monitors::default()));
             tokio::task::spawn_local(async move {
                 while let Some(order) = ordered.recv().await {
                     if let Order::Reload(answer, _) | Order::DryRun(answer) = order {

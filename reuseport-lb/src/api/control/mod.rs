@@ -5,7 +5,10 @@
 mod body;
 mod explain;
 mod progress;
+mod rights;
 mod streams;
+
+pub use rights::Monitors;
 
 use std::rc::Rc;
 
@@ -23,15 +26,16 @@ use crate::domain::number::Number;
 use crate::handle::Handle;
 use crate::kernel::host;
 use body::{parse, parse_or_default};
+use rights::{Caller, Right};
 
 /// Answers requests as long as the runtime lives.
-pub async fn serve(listener: UnixListener, handle: Handle) {
+pub async fn serve(listener: UnixListener, handle: Handle, monitors: Monitors) {
     let converse = |stream: UnixStream, permit| {
-        let (handle, peer) = (handle.clone(), stream.peer_cred().ok());
+        let (handle, peer, monitors) = (handle.clone(), stream.peer_cred().ok(), monitors.clone());
         exchange::converse(stream, permit, "control socket", move |request, permit| {
-            let handle = handle.clone();
+            let (handle, monitors) = (handle.clone(), monitors.get());
             async move {
-                let answer = answer(request, handle, peer, &permit).await;
+                let answer = answer(request, handle, Caller { peer, monitors }, &permit).await;
                 answer.unwrap_or_else(|refusal| exchange::refused(&refusal))
             }
         })
@@ -93,10 +97,29 @@ impl<'a> Route<'a> {
     }
 }
 
+impl Route<'_> {
+    /// Who may ask for it. Each route is judged here by its name.
+    fn right(self) -> Right {
+        match self {
+            Self::Status(_) | Self::Events(_) | Self::Explain(..) => Right::Monitor,
+            // It takes every decision off the fast path.
+            Self::Trace(_) => Right::Administer,
+            Self::Adopt(_)
+            | Self::Release(_)
+            | Self::Scale(_)
+            | Self::Restart(..)
+            | Self::Drain(..)
+            | Self::Weight(..)
+            | Self::Reload
+            | Self::Stop => Right::Administer,
+        }
+    }
+}
+
 async fn answer(
     request: Request<Incoming>,
     mut handle: Handle,
-    peer: Option<UCred>,
+    caller: Caller,
     permit: &Rc<Permit>,
 ) -> Answer {
     let (parts, body) = request.into_parts();
@@ -106,12 +129,17 @@ async fn answer(
     if parts.method != takes {
         return Ok(exchange::wrong_method(path, &takes, &parts.method));
     }
+    let administers = caller.require(route.right())?;
     let body = body::read(body).await?;
     permit.busy();
     if takes == Method::POST {
-        handle = handle.asked_by(requester(peer));
+        handle = handle.asked_by(requester(caller.peer));
     }
-    let answer = act(route, &body, &handle, permit).await;
+    let answer = match (route, administers) {
+        // A command may have a secret among its arguments.
+        (Route::Status(only), false) => status(&handle, only, false).await,
+        _ => act(route, &body, &handle, permit).await,
+    };
     // A connection with a trace or with progress is not idle: its answer goes on.
     let goes_on = answer.as_ref().is_ok_and(|answer| !answer.headers().contains_key(CONTENT_TYPE));
     if !goes_on || matches!(route, Route::Restart(..)) {
@@ -119,6 +147,16 @@ async fn answer(
         permit.idle();
     }
     answer
+}
+
+async fn status(handle: &Handle, only: Option<&str>, settings: bool) -> Answer {
+    let text = handle.status(only, move |mut status| {
+        if !settings {
+            status.services.iter_mut().for_each(|service| service.settings.clear());
+        }
+        json::line(&status)
+    });
+    Ok(exchange::json_text(text.await?))
 }
 
 /// Who asks, for those who watch the daemon.
@@ -131,9 +169,7 @@ fn requester(peer: Option<UCred>) -> Requester {
 /// Carries a request out.
 async fn act(route: Route<'_>, body: &Bytes, handle: &Handle, permit: &Rc<Permit>) -> Answer {
     match route {
-        Route::Status(only) => {
-            Ok(exchange::json_text(handle.status(only, |status| json::line(&status)).await?))
-        }
+        Route::Status(only) => status(handle, only, true).await,
         Route::Events(query) => match query {
             None | Some("" | "follow=false") => Ok(streams::events(handle, false)),
             Some("follow=true") => Ok(streams::events(handle, true)),

@@ -18,7 +18,7 @@ fn with_server(name: &str, clients: impl FnOnce(&dyn Fn() -> StdStream) + Send +
     tokio::task::LocalSet::new().block_on(&runtime, async {
         let listener = UnixListener::from_std(listener).unwrap();
         let handle = Handle::new(Services::default(), mpsc::unbounded_channel().0, Rc::default());
-        tokio::task::spawn_local(serve(listener, handle));
+        tokio::task::spawn_local(serve(listener, handle, Monitors::default()));
         tokio::task::spawn_blocking(move || clients(&|| StdStream::connect_addr(&address).unwrap()))
             .await
             .unwrap();
