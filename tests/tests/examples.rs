@@ -1,7 +1,5 @@
 //! Examples of the documents, as they stand there.
 
-#![expect(clippy::unwrap_used, reason = "a test that cannot go on shall panic")]
-
 use std::fs;
 use std::io::{Read, Write};
 use std::net::TcpStream;
