@@ -2,12 +2,14 @@
 """100 connections, one worker of which is stopped and then killed with a full queue: who answers?
 
 With three acceptors on plain SO_REUSEPORT that it starts itself:   docs/experiment.py plain
-With a worker of a running service, on 127.0.0.1:3000 (as root):    docs/experiment.py PID
+With a worker of a running service, on 127.0.0.1:3000 (as root):    docs/experiment.py WORKER
 """
 
+import json
 import os
 import signal
 import socket
+import subprocess
 import sys
 import time
 
@@ -39,6 +41,11 @@ def start_acceptors():
     return pids
 
 
+def process_of(worker):
+    status = json.loads(subprocess.check_output(["reuseport-lb", "status", worker, "--json"]))
+    return status["services"][0]["workers"][0]["pid"]
+
+
 def ask(to, victim):
     os.kill(victim, signal.SIGSTOP)  # it accepts nothing any more
     clients = [socket.create_connection(to) for _ in range(100)]
@@ -65,4 +72,4 @@ if sys.argv[1] == "plain":
     for pid in acceptors[:2]:
         os.kill(pid, signal.SIGKILL)
 else:
-    ask(OURS, int(sys.argv[1]))
+    ask(OURS, process_of(sys.argv[1]))

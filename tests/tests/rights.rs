@@ -17,7 +17,8 @@ use testkit::client::ask;
 use testkit::config::Config;
 use testkit::daemon::{Daemon, Paths, binary, executed, signal, until};
 use testkit::rights::{ORDINARY, command, limit, needed};
-use testkit::world::{World, program, repository};
+use testkit::units;
+use testkit::world::{World, repository};
 
 /// A port that not everybody may listen on, workers of others, one of a command, one of the daemon's own.
 fn services() -> Config {
@@ -274,21 +275,7 @@ fn a_manager_whose_socket_is_full_of_pings_hears_that_all_is_up_when_it_listens(
 #[test]
 fn systemd_takes_the_units_as_they_are() {
     let world = World::new();
-    let units = world.path("units");
-    fs::create_dir(&units).unwrap();
-    let mut verify = Command::new(program("systemd-analyze"));
-    verify.args(["verify", "--man=no"]);
-    for name in ["reuseport-lb.service", "reuseport-lb-worker@.service"] {
-        let unit = fs::read_to_string(repository().join("reuseport-lb/systemd").join(name)).unwrap();
-        let unit = unit.replace("/usr/bin/reuseport-lb", &binary().to_string_lossy());
-        fs::write(units.join(name), unit).unwrap();
-        verify.arg(units.join(name));
-    }
-    // What every system has; so it does not depend on what this one has.
-    fs::write(units.join("sysinit.target"), "[Unit]\nDescription=stub\n").unwrap();
-    let output = verify.env("SYSTEMD_UNIT_PATH", &units).output().unwrap();
-    let says = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success() && says.is_empty(), "{says}");
+    units::verify(&world, &[]);
 }
 
 #[test]
