@@ -11,7 +11,7 @@ use crate::shell::{self, KERNEL_PROGRAMS, cargo, cargo_for_all, step};
 use crate::{build_ebpf, fuzz, msrv, setup, test, tidy, vm};
 
 /// Seconds for each fuzz target: enough for the seeds and many thousand inputs made from them.
-const FUZZING: u64 = 4;
+const FUZZING: u64 = 6;
 
 /// Most packages that the client, which other programs link, is built from, with itself.
 const PACKAGES_OF_CLIENT: usize = 20;
