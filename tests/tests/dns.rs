@@ -19,8 +19,10 @@ use testkit::background::beside;
 use testkit::config::Config;
 use testkit::counters::Counters;
 use testkit::daemon::{Daemon, selected, settled, until};
+use testkit::dns::{answer, query, resolved};
 use testkit::fault::times;
 use testkit::patience::{at_most, fewer, lasts};
+use testkit::requests::steadily;
 use testkit::world::{World, program};
 
 const PORT: &str = "5300";
@@ -77,26 +79,15 @@ fn answer_after(time: Duration, socket: &UdpSocket, over: &AtomicBool) {
     });
 }
 
-/// An address for the name that a query asks for.
-fn answer(query: &[u8]) -> Vec<u8> {
-    let question = &query[12..];
-    let name = question.iter().position(|byte| *byte == 0).unwrap();
-    let flags_and_counts = [0x81, 0x80, 0, 1, 0, 1, 0, 0, 0, 0];
-    let record = [0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 60, 0, 4, 192, 0, 2, 1];
-    [&query[..2], &flags_and_counts, &question[..name + 5], &record].concat()
-}
-
 /// Asks for a name of its own below `slow.`; whether that was answered.
 fn ask_slowly(number: usize) -> bool {
     let client = UdpSocket::bind("127.0.0.1:0").unwrap();
     client.connect(format!("127.0.0.1:{PORT}")).unwrap();
     client.set_read_timeout(Some(at_most(Duration::from_secs(20)))).unwrap();
-    let name = format!("n{number}");
-    let head = [0, 1, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0, name.len() as u8];
-    let query = [&head[..], name.as_bytes(), b"\x04slow\x00\x00\x01\x00\x01"].concat();
+    let query = query(1, &format!("n{number}.slow"));
     client.send(&query).unwrap();
     let mut answer = [0; 512];
-    client.recv(&mut answer).is_ok_and(|length| answer[..length].ends_with(&[192, 0, 2, 1]))
+    client.recv(&mut answer).is_ok_and(|length| resolved(&query, &answer[..length]).is_ok())
 }
 
 /// Makes sd_booted(3) say yes in this world, and nowhere else.
@@ -184,17 +175,7 @@ fn restart_in_flight(flows: &str) -> (usize, usize) {
     let config = unbound(&world).workers(2).set("idle_timeout", "5s").set("drain_timeout", "30s");
     let daemon = Daemon::with(&world, &config.set("flows", flows).set("ready", "notify"));
     let before = daemon.workers();
-    let asking = |over: &AtomicBool| {
-        std::thread::scope(|scope| {
-            let mut all = Vec::new();
-            while !over.load(Ordering::Relaxed) {
-                let number = all.len();
-                all.push(scope.spawn(move || ask_slowly(number)));
-                lasts("the time between two of ten queries a second", Duration::from_millis(100));
-            }
-            all.into_iter().map(|one| one.join().unwrap()).collect::<Vec<bool>>()
-        })
-    };
+    let asking = |over: &AtomicBool| steadily(over, Duration::from_millis(100), ask_slowly);
     let restart = || {
         until("queries to be in flight", || {
             daemon.service().workers.iter().all(|worker| selected(worker) > 5).then_some(())

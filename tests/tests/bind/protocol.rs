@@ -4,6 +4,7 @@ use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream, UdpSocket};
 use std::time::Duration;
 
+use testkit::dns::{query, resolved};
 use testkit::patience::at_most;
 
 /// Where all servers of these tests listen.
@@ -39,8 +40,10 @@ enum Connected {
     Datagrams(UdpSocket),
 }
 
-/// The address of `www.test`, question 4711.
-const QUERY: &[u8] = b"\x12\x67\x01\x00\x00\x01\x00\x00\x00\x00\x00\x00\x03www\x04test\x00\x00\x01\x00\x01";
+/// The address of `www.test`.
+fn question() -> Vec<u8> {
+    query(4711, "www.test")
+}
 
 impl Protocol {
     /// The listener that it needs.
@@ -53,7 +56,7 @@ impl Protocol {
         let patience = Some(at_most(Duration::from_secs(10)));
         if self == Self::Dns {
             let socket = UdpSocket::bind("127.0.0.1:0").map_err(|error| format!("bind: {error}"))?;
-            let sent = socket.connect(to()).and_then(|()| socket.send(QUERY));
+            let sent = socket.connect(to()).and_then(|()| socket.send(&question()));
             sent.and_then(|_| socket.set_read_timeout(patience)).map_err(|error| format!("send: {error}"))?;
             return Ok(Asked { protocol: self, socket: Connected::Datagrams(socket) });
         }
@@ -61,7 +64,7 @@ impl Protocol {
         let question: &[u8] = match self {
             Self::Http => b"GET / HTTP/1.0\r\nHost: test\r\n\r\n",
             Self::Redis => b"PING\r\n",
-            Self::DnsOverTcp => &[&[0, QUERY.len() as u8], QUERY].concat(),
+            Self::DnsOverTcp => &[&[0, question().len() as u8], &*question()].concat(),
             Self::Greeting | Self::Dns => b"",
         };
         let sent = stream.set_read_timeout(patience).and_then(|()| stream.write_all(question));
@@ -83,7 +86,7 @@ impl Asked {
             Connected::Datagrams(socket) => {
                 let mut answer = [0; 512];
                 let length = socket.recv(&mut answer).map_err(failed)?;
-                resolved(&answer[..length])
+                resolved(&question(), &answer[..length]).map(|()| String::new())
             }
             Connected::Stream(mut stream) => match self.protocol {
                 Protocol::DnsOverTcp => {
@@ -91,7 +94,7 @@ impl Asked {
                     stream.read_exact(&mut length).map_err(failed)?;
                     let mut answer = vec![0; u16::from_be_bytes(length).into()];
                     stream.read_exact(&mut answer).map_err(failed)?;
-                    resolved(&answer)
+                    resolved(&question(), &answer).map(|()| String::new())
                 }
                 Protocol::Redis => {
                     let mut answer = [0; 7];
@@ -111,16 +114,6 @@ impl Asked {
             },
         }
     }
-}
-
-/// Whether a message of DNS answers [`QUERY`] with a record and without an error.
-fn resolved(message: &[u8]) -> Result<String, String> {
-    let right = message.len() > QUERY.len()
-        && message[..2] == QUERY[..2]
-        && message[2] & 0x80 != 0
-        && message[3] & 0xf == 0
-        && message[7] > 0;
-    right.then(String::new).ok_or_else(|| format!("answer: no address: {message:?}"))
 }
 
 /// Asks so often on connections of their own, in turn by each protocol; what went wrong.

@@ -9,6 +9,7 @@ use std::time::Duration;
 use testkit::background::beside;
 use testkit::config::Config;
 use testkit::daemon::{Daemon, settled, until};
+use testkit::dns::answer;
 use testkit::patience::{fewer, lasts};
 use testkit::world::{World, program};
 
@@ -35,13 +36,8 @@ fn answer_all(over: &AtomicBool) {
     let mut query = [0; 512];
     while !over.load(Ordering::Relaxed) {
         let Ok((length, from)) = socket.recv_from(&mut query) else { continue };
-        let question = &query[12..length];
-        let name = question.iter().position(|byte| *byte == 0).unwrap();
-        let flags_and_counts = [0x81, 0x80, 0, 1, 0, 1, 0, 0, 0, 0];
-        let record = [0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 60, 0, 4, 192, 0, 2, 1];
-        let answer = [&query[..2], &flags_and_counts, &question[..name + 5], &record].concat();
         // unbound may have given up on it.
-        let _ = socket.send_to(&answer, from);
+        let _ = socket.send_to(&answer(&query[..length]), from);
     }
 }
 

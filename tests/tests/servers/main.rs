@@ -19,7 +19,7 @@ use testkit::server;
 use testkit::world::World;
 
 use programs::{application, downloads, haproxy, nginx, uvicorn, words};
-use requests::{PATIENCE, get, get_from, long, short_ones};
+use requests::{PATIENCE, get, long, short_ones};
 
 fn pids(service: &ServiceStatus) -> Vec<i32> {
     service.workers.iter().filter_map(|worker| worker.pid).collect()
@@ -64,7 +64,7 @@ fn uvicorn_serves_both_families_from_one_socket() {
     let config = Config::service("web").listen("tcp://*:3000").workers(2).command(&uvicorn(&world));
     let daemon = Daemon::with(&world, &config);
     for address in ["127.0.0.1:3000", "[::1]:3000"] {
-        let answer = get_from(address.parse().unwrap(), "/", PATIENCE).unwrap();
+        let answer = testkit::requests::get(address.parse().unwrap(), "/", PATIENCE).unwrap();
         assert!(answer.ends_with("ok"), "{address}: {answer}");
     }
     assert_eq!(daemon.service().groups.len(), 1);

@@ -1,12 +1,12 @@
 //! A restart finishes what is in flight, with the signal that the server ends in order with.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use reuseport_lb::config::{SaysReady, known_server};
 use testkit::background::beside;
 use testkit::daemon::{Daemon, Paths, throughout, until};
-use testkit::patience::lasts;
+use testkit::requests::steadily;
 use testkit::server;
 use testkit::world::World;
 
@@ -59,16 +59,8 @@ fn restart_in_flight(
         config.set("stop_signal", &stop.signal).set("stop_mode", &stop.mode).set("ready", stop.ready);
     let daemon = Daemon::with(&world, &config.workers(2));
     let before = daemon.workers();
-    let long_ones = |over: &AtomicBool| {
-        std::thread::scope(|scope| {
-            let mut all = Vec::new();
-            while !over.load(Ordering::Relaxed) {
-                all.push(scope.spawn(|| get("/slow", long() * 3)));
-                lasts("the time between two of ten long requests a second", Duration::from_millis(100));
-            }
-            all.into_iter().map(|one| one.join().unwrap()).collect::<Vec<_>>()
-        })
-    };
+    let long_ones =
+        |over: &AtomicBool| steadily(over, Duration::from_millis(100), |_| get("/slow", long() * 3));
     let restart = || {
         let accepted = || daemon.service().workers.iter().all(|worker| worker.sockets[0].selected > 20);
         until("requests to be in flight", || accepted().then_some(()));
