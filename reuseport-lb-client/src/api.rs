@@ -2,11 +2,13 @@
 
 mod event;
 mod explained;
+mod machine;
 mod refusal;
 mod status;
 
 pub use event::{EventKind, EventLine, EventRecord, Requester};
 pub use explained::{Chance, ClientAddress, Explainable, Explained, Explanation, Place};
+pub use machine::{HostDrain, HostDrained, HostHealth, HostUndrain};
 pub use refusal::{Refusal, RefusalBody};
 pub use status::{
     Adopts, FlowCounts, GroupStatus, LastReload, ServiceStatus, ServiceTotals, SocketStatus, Status, Usage,
@@ -135,6 +137,10 @@ impl Default for Restart {
 pub struct Stop {
     /// Workers, sockets and buckets stay for the next daemon.
     pub keep: bool,
+    /// How long to go on serving, in milliseconds, while everyone who asks is told that the services are ending; without it
+    /// as long as `lame_duck` of each service says.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub announce_ms: Option<u64>,
 }
 
 /// Body of `POST /v1/reload`.

@@ -12,9 +12,9 @@ use serde::de::DeserializeOwned;
 use thiserror::Error;
 
 use crate::api::{
-    Adopt, Adopted, Drain, Drained, EventLine, Explainable, Explained, Progress, Refusal, RefusalBody,
-    Release, Released, Reload, Reloaded, Restart, Scale, Scaled, Status, Stop, Stopping, Traced, Wait,
-    Weight,
+    Adopt, Adopted, Drain, Drained, EventLine, Explainable, Explained, HostDrain, HostHealth, HostUndrain,
+    Progress, Refusal, RefusalBody, Release, Released, Reload, Reloaded, Restart, Scale, Scaled, Status,
+    Stop, Stopping, Traced, Wait, Weight,
 };
 use crate::http::{self, Body, Response, Until};
 use crate::stream;
@@ -101,6 +101,24 @@ impl ControlClient {
     /// Status of the daemon and one service.
     pub fn status_of(&self, service: &str) -> Result<Status, ControlError> {
         self.soon("GET", &format!("/v1/status/{}", name(service)?), &[])
+    }
+
+    /// Whether new traffic should be sent to the daemon's machine: of all services, or of one.
+    pub fn health(&self, service: Option<&str>) -> Result<HostHealth, ControlError> {
+        match service {
+            None => self.soon("GET", "/v1/health", &[]),
+            Some(service) => self.soon("GET", &format!("/v1/health/{}", name(service)?), &[]),
+        }
+    }
+
+    /// Tells everyone who asks that the machine is to get nothing new.
+    pub fn host_drain(&self, request: &HostDrain) -> Result<HostHealth, ControlError> {
+        self.soon("POST", "/v1/host/drain", &json(request)?)
+    }
+
+    /// Ends [`host_drain`](Self::host_drain).
+    pub fn host_undrain(&self) -> Result<HostHealth, ControlError> {
+        self.soon("POST", "/v1/host/undrain", &json(&HostUndrain::default())?)
     }
 
     /// Changes the number of workers of a service. Answered when that has begun.

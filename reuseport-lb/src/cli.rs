@@ -2,12 +2,14 @@
 
 mod changes;
 mod launch;
+mod machine;
 mod questions;
 mod values;
 
 pub(crate) use changes::{
     AdoptArgs, DrainArgs, ReleaseArgs, ReloadArgs, RestartArgs, ScaleArgs, StopArgs, WeightArgs,
 };
+pub(crate) use machine::{HealthArgs, HostArgs, HostVerb};
 pub(crate) use questions::{
     CheckArgs, DoctorArgs, EventsArgs, PolicyArgs, PolicyTestArgs, PolicyVerb, StatusArgs, TopArgs, TraceArgs,
 };
@@ -229,6 +231,12 @@ A new process is started beside each old one. When it is ready, and the first on
 the old one leaves in order. If it does not become ready, it is stopped, the old one stays, and no other worker is \
 replaced. With replace = \"stop-first\" the old process ends first.")]
     Restart(RestartArgs),
+    /// Say whether new traffic should be sent to this machine, and how much
+    #[command(after_help = machine::HEALTH)]
+    Health(HealthArgs),
+    /// Tell everyone who asks whether this machine is to get anything new
+    #[command(after_help = machine::HOST)]
+    Host(HostArgs),
     /// Read the configuration again, and apply it whole, or not at all
     #[command(after_help = "\
 Examples:
@@ -244,6 +252,7 @@ It is for a daemon that was started with --config. docs/CONFIGURATION.md says wh
 Examples:
   reuseport-lb stop
   reuseport-lb stop --keep                      workers go on; the next `run` takes them over
+  reuseport-lb stop --announce 10s              say so first, for 10 s
   reuseport-lb stop --runtime-dir /run/other")]
     Stop(StopArgs),
     #[command(name = COMMAND, hide = true)]
@@ -270,6 +279,9 @@ impl Verb {
             Self::Weight(arguments) => arguments.json,
             Self::Drain(arguments) => arguments.json,
             Self::Restart(arguments) => arguments.json,
+            Self::Health(arguments) => arguments.json,
+            Self::Host(HostArgs { verb: HostVerb::Drain(arguments) }) => arguments.json,
+            Self::Host(HostArgs { verb: HostVerb::Undrain(arguments) }) => arguments.json,
             Self::Reload(arguments) => arguments.json,
             Self::Stop(arguments) => arguments.json,
             Self::Run(_) | Self::Exec(_) | Self::Top(_) => false,
@@ -351,6 +363,10 @@ pub(crate) struct RunArgs {
     /// counts more than monitors of a file
     #[arg(long, value_name = "GROUP")]
     pub(crate) monitors: Option<String>,
+    /// Answer agent checks of HAProxy at this address, like 127.0.0.1:9466 (docs/MACHINES.md); counts more than [agent] of a
+    /// file
+    #[arg(long, value_name = "ADDRESS", value_parser = config::agent)]
+    pub(crate) agent: Option<std::net::SocketAddr>,
     /// How the log looks: text, or json, one object a line; counts more than log_format of a file, and is text without
     /// both
     #[arg(long, value_name = "FORMAT")]

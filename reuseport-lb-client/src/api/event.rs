@@ -79,6 +79,13 @@ pub enum EventKind {
         /// Whether workers, sockets and buckets stay for the next daemon.
         keep: bool,
     },
+    /// The machine is to get nothing new.
+    HostDrained {
+        /// Until when, in seconds since 1970; `null`: until it is undrained.
+        until: Option<f64>,
+    },
+    /// The machine is to get new traffic again.
+    HostUndrained,
     /// All workers of the service became ready for the first time.
     Up,
     /// This daemon goes on with the workers of an earlier one.

@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use super::HostDrained;
+
 /// Status of a daemon.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Status {
@@ -19,6 +21,9 @@ pub struct Status {
     /// The last reload; `null`: none yet.
     #[serde(default)]
     pub last_reload: Option<LastReload>,
+    /// That the machine is to get nothing new; `null` if it is not drained.
+    #[serde(default)]
+    pub host_drained: Option<HostDrained>,
     /// Longest time in milliseconds that one step has kept the daemon's loop from everything else.
     #[serde(default)]
     pub longest_step_ms: f64,

@@ -24,7 +24,11 @@ fn requests_are_written_as_documented() {
     both_ways(&Restart::default(), r#"{"parallel":1}"#);
     let all = Restart { parallel: 4, timeout_ms: Some(1), trial_ms: Some(2) };
     both_ways(&all, r#"{"parallel":4,"timeout_ms":1,"trial_ms":2}"#);
-    both_ways(&Stop { keep: true }, r#"{"keep":true}"#);
+    both_ways(&Stop { keep: true, announce_ms: None }, r#"{"keep":true}"#);
+    both_ways(&Stop { keep: false, announce_ms: Some(10_000) }, r#"{"keep":false,"announce_ms":10000}"#);
+    both_ways(&HostDrain { for_ms: Some(600_000) }, r#"{"for_ms":600000}"#);
+    both_ways(&HostDrain::default(), "{}");
+    both_ways(&HostUndrain {}, "{}");
     both_ways(&Reload { dry_run: true }, r#"{"dry_run":true}"#);
 }
 
@@ -32,7 +36,7 @@ fn requests_are_written_as_documented() {
 fn what_is_left_out_has_its_default_and_what_is_unknown_is_an_error() {
     assert_eq!(from_str::<Drain>("{}").unwrap(), Drain::default());
     assert_eq!(from_str::<Restart>("{}").unwrap(), Restart::default());
-    assert_eq!(from_str::<Stop>("{}").unwrap(), Stop { keep: false });
+    assert_eq!(from_str::<Stop>("{}").unwrap(), Stop { keep: false, announce_ms: None });
     assert_eq!(from_str::<Scale>("{}").unwrap(), Scale::default());
     assert_eq!(from_str::<Reload>("{}").unwrap(), Reload { dry_run: false });
     assert!(from_str::<Weight>("{}").unwrap_err().to_string().contains("missing field `weight`"));
@@ -42,6 +46,8 @@ fn what_is_left_out_has_its_default_and_what_is_unknown_is_an_error() {
         from_str::<Drain>(r#"{"x":1}"#).unwrap_err(),
         from_str::<Restart>(r#"{"x":1}"#).unwrap_err(),
         from_str::<Stop>(r#"{"x":1}"#).unwrap_err(),
+        from_str::<HostDrain>(r#"{"x":1}"#).unwrap_err(),
+        from_str::<HostUndrain>(r#"{"x":1}"#).unwrap_err(),
         from_str::<Reload>(r#"{"x":1}"#).unwrap_err(),
     ];
     assert!(unknown.iter().all(|error| error.to_string().contains("unknown field `x`")), "{unknown:?}");
@@ -50,6 +56,9 @@ fn what_is_left_out_has_its_default_and_what_is_unknown_is_an_error() {
 #[test]
 fn answers_are_read_as_documented() {
     both_ways(&Scaled { before: 3, after: 4 }, r#"{"before":3,"after":4}"#);
+    let health =
+        HostHealth { state: "drained".into(), weight: 0, reasons: vec!["the host is drained".into()] };
+    both_ways(&health, r#"{"state":"drained","weight":0,"reasons":["the host is drained"]}"#);
     both_ways(&Stopping { pid: 22099 }, r#"{"pid":22099}"#);
     both_ways(&Reloaded { changes: "web: new".into() }, r#"{"changes":"web: new"}"#);
     both_ways(

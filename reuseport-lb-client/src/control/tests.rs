@@ -63,7 +63,7 @@ fn a_request_goes_where_it_belongs() {
     assert_eq!(error.to_string(), "there is no worker web/9; there is web/0");
     let error = client.reload(&Reload::default()).unwrap_err();
     assert!(matches!(error, ControlError::Refused(Refusal::InvalidConfiguration(_))), "{error:?}");
-    let error = client.stop(&Stop { keep: true }).unwrap_err();
+    let error = client.stop(&Stop { keep: true, announce_ms: None }).unwrap_err();
     assert!(matches!(error, ControlError::Unexpected(_)), "{error:?}");
     assert_eq!(
         served.join().unwrap(),

@@ -143,6 +143,10 @@ pub(crate) struct StopArgs {
     /// End the daemon only: workers, sockets and buckets stay for the next one
     #[arg(long)]
     pub(crate) keep: bool,
+    /// Go on serving for so long, like 10s, while everyone who asks is told that this ends; without it as long as lame_duck of
+    /// each service says
+    #[arg(long, value_name = "TIME", conflicts_with = "keep", value_parser = config::duration)]
+    pub(crate) announce: Option<Duration>,
     /// One JSON object a line (docs/CONTROL.md)
     #[arg(long)]
     pub(crate) json: bool,

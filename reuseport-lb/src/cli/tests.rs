@@ -55,7 +55,7 @@ fn every_option_of_run_is_documented_with_its_default() {
         }
     }
     // A file says all of that itself; some overrule it.
-    let overrule = ["config", "http", "monitors", "log_format"];
+    let overrule = ["agent", "config", "http", "monitors", "log_format"];
     let others = run.get_arguments().map(Arg::get_id).filter(|id| !overrule.contains(&id.as_str()));
     for other in others {
         let config = run.get_arguments().find(|it| it.get_id() == "config").expect("an option");

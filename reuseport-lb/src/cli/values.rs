@@ -1,5 +1,6 @@
 //! Values of options: numbers with their limits, `+1`; and commands that do not exist.
 
+use std::net::IpAddr;
 use std::time::Duration;
 
 use clap::Command;
@@ -58,6 +59,18 @@ pub(super) fn in_all(text: &str) -> Result<u64, String> {
 pub(super) fn seconds(text: &str) -> Result<Duration, String> {
     let seconds: Option<f64> = text.parse().ok().filter(|seconds| (0.1..=3600.0).contains(seconds));
     seconds.map(Duration::from_secs_f64).ok_or_else(|| "write seconds, from 0.1 to 3600".into())
+}
+
+/// Reads a prefix to announce, like 10.9.9.9/32.
+pub(super) fn prefix(text: &str) -> Result<String, String> {
+    let parsed = text.split_once('/').and_then(|(address, length)| {
+        let address: IpAddr = address.parse().ok()?;
+        let length: u8 = length.parse().ok()?;
+        Some((address, length)).filter(|_| length <= if address.is_ipv4() { 32 } else { 128 })
+    });
+    let (address, length) =
+        parsed.ok_or("write an address and a length, like 10.9.9.9/32 or 2001:db8::9/128")?;
+    Ok(format!("{address}/{length}"))
 }
 
 /// Reads the order in which a worker is replaced.

@@ -10,7 +10,7 @@ use crate::daemon::{HERE, startable};
 use crate::printable::{self, inline};
 
 pub(super) fn run(arguments: &cli::CheckArgs) -> Result<()> {
-    let Configuration { services, http, metrics, monitors, log_format } = match arguments.offline {
+    let Configuration { services, answers, log_format } = match arguments.offline {
         true => config::read(&arguments.file, Machine::ANOTHER)?,
         false => config::read(&arguments.file, HERE)?,
     };
@@ -23,24 +23,28 @@ pub(super) fn run(arguments: &cli::CheckArgs) -> Result<()> {
     let warnings = config::warnings(&services);
     if arguments.json {
         let described: Vec<_> = services.iter().map(as_json).collect();
-        let http = http.map(|address| address.to_string());
-        let metrics = json!({ "per_listener": metrics.per_listener });
+        let http = answers.http.map(|address| address.to_string());
+        let metrics = json!({ "per_listener": answers.metrics.per_listener });
         let all = json!({
             "services": described,
             "http": http,
             "metrics": metrics,
-            "monitors": monitors,
+            "monitors": answers.monitors,
+            "agent": answers.agent,
             "log_format": log_format,
             "warnings": warnings,
         });
         return print_json(&serde_json::to_string_pretty(&all)?);
     }
     let mut described: String = services.iter().map(as_text).collect();
-    if let Some(address) = http {
-        let series = if metrics.per_listener { "for each listener" } else { "summed over listeners" };
+    if let Some(address) = answers.http {
+        let series = if answers.metrics.per_listener { "for each listener" } else { "summed over listeners" };
         described += &format!("  answers at {address}, with metrics {series}\n");
     }
-    if let Some(group) = monitors {
+    if let Some(address) = answers.agent {
+        described += &format!("  answers agent checks at {address}\n");
+    }
+    if let Some(group) = answers.monitors {
         described += &format!("  group {group} may ask what changes nothing\n");
     }
     described += &format!("  log_format {log_format}\n");

@@ -24,11 +24,12 @@ const PATIENCE: Duration = Duration::from_secs(1);
 type Names = fn() -> Vec<CompletionCandidate>;
 
 /// What may stand where: command, argument, names.
-const ARGUMENTS: [(&str, &str, Names); 13] = [
+const ARGUMENTS: [(&str, &str, Names); 14] = [
     ("adopt", "service", services),
     ("drain", "worker", workers),
     ("events", "what", both),
     ("exec", "service", services),
+    ("health", "service", services),
     ("policy", "service", services),
     ("release", "service", services),
     ("restart", "what", both),
@@ -77,9 +78,11 @@ fn both() -> Vec<CompletionCandidate> {
 fn known() -> Vec<ServiceStatus> {
     let (tell, told) = mpsc::channel();
     let paths = Paths { runtime_dir: runtime_dir(std::env::args_os()), bpffs: PathBuf::new() };
-    std::thread::spawn(move || tell.send(ControlClient::new(paths.control()).status()));
-    let status = told.recv_timeout(PATIENCE).ok().and_then(Result::ok);
-    status.map(|status| status.services).unwrap_or_default()
+    std::thread::spawn(move || {
+        let services = ControlClient::new(paths.control()).status().map(|status| status.services);
+        tell.send(services.unwrap_or_default())
+    });
+    told.recv_timeout(PATIENCE).unwrap_or_default()
 }
 
 /// The directory that the line names, which may not be complete yet.

@@ -7,6 +7,7 @@ use reuseport_lb_client::api::{EventKind, EventLine, EventRecord, Refusal, Reque
 
 use super::client::client;
 use super::print::{print, print_json};
+use super::render::drained_until;
 use crate::cli;
 use crate::daemon::Paths;
 use crate::printable::inline;
@@ -76,6 +77,10 @@ fn what(kind: &EventKind) -> String {
         EventKind::ReloadFailed => "refused a reload".into(),
         EventKind::Stopping { keep: true } => "is ending; workers stay for the next one".into(),
         EventKind::Stopping { keep: false } => "is stopping".into(),
+        EventKind::HostDrained { until } => {
+            format!("tells all who ask that nothing new should come, until {}", drained_until(*until))
+        }
+        EventKind::HostUndrained => "tells all who ask that new traffic is welcome again".into(),
         EventKind::Up => "is up".into(),
         EventKind::TakenOver { workers } => format!("taken over with {workers} workers that run"),
         EventKind::Ending => "is to end".into(),

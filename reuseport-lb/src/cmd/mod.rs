@@ -9,6 +9,8 @@ mod drain;
 mod events;
 mod exec;
 mod explain;
+mod health;
+mod host;
 mod meanwhile;
 mod names;
 mod policy;
@@ -82,6 +84,8 @@ fn act(verb: Verb, paths: &Paths) -> Result<()> {
         Verb::Weight(arguments) => weight::run(&arguments, paths),
         Verb::Drain(arguments) => drain::run(&arguments, paths),
         Verb::Restart(arguments) => restart::run(&arguments, paths),
+        Verb::Health(arguments) => health::run(&arguments, paths),
+        Verb::Host(arguments) => host::run(&arguments, paths),
         Verb::Reload(arguments) => reload::run(&arguments, paths),
         Verb::Stop(arguments) => stop::run(&arguments, paths),
         Verb::Launch(arguments) => crate::embedded::run(launch::launch(arguments.into())?),

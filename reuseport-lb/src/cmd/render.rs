@@ -1,11 +1,21 @@
 //! Texts and tables that commands print.
 
 use std::collections::HashMap;
+use std::time::{Duration, UNIX_EPOCH};
 
 use comfy_table::{CellAlignment, Table, presets};
-use reuseport_lb_client::api::{Awaited, GroupStatus, ServiceStatus, Status, Waiting, WorkerStatus};
+use reuseport_lb_client::api::{
+    Awaited, GroupStatus, HostDrained, ServiceStatus, Status, Waiting, WorkerStatus,
+};
 
 use crate::printable::inline;
+
+/// Until when a host is drained, from seconds since 1970.
+pub(super) fn drained_until(until: Option<f64>) -> String {
+    until.map_or("`host undrain`".into(), |until| {
+        humantime::format_rfc3339_seconds(UNIX_EPOCH + Duration::from_secs_f64(until.max(0.0))).to_string()
+    })
+}
 
 /// How many of the workers that are waited for are named.
 const NAMED: usize = 3;
@@ -46,6 +56,9 @@ pub(super) type Rates = HashMap<String, f64>;
 #[must_use]
 pub(super) fn status(of: &Status, only: Option<&str>, rates: Option<&Rates>) -> String {
     let mut text = format!("reuseport-lb {}, pid {}, Linux {}\n", of.version, of.pid, of.kernel);
+    if let Some(HostDrained { until, .. }) = &of.host_drained {
+        text += &format!("the host is drained until {}: nothing new should come\n", drained_until(*until));
+    }
     for service in &of.services {
         let ready = service.ready();
         text += &format!(

@@ -5,7 +5,7 @@ use tracing::warn;
 
 use crate::cli;
 use crate::config::adopt::Adoption;
-use crate::config::{self, Configuration, Invalid, MetricsConfig, ServiceConfig, StopSettings};
+use crate::config::{self, AnswersConfig, Configuration, Invalid, ServiceConfig, StopSettings};
 use crate::daemon::{self, Overruling, Paths, Source};
 use crate::kernel::{host, socket};
 
@@ -15,6 +15,7 @@ pub(super) fn run(arguments: cli::RunArgs, paths: &Paths) -> Result<()> {
     }
     let overruling = Overruling {
         http: arguments.http.clone(),
+        agent: arguments.agent,
         monitors: arguments.monitors.clone(),
         log_format: arguments.log_format,
     };
@@ -22,15 +23,10 @@ pub(super) fn run(arguments: cli::RunArgs, paths: &Paths) -> Result<()> {
         Some(file) => Source::File { path: std::path::absolute(file)?, overruling },
         None => {
             let services = vec![service(arguments).map_err(Invalid)?];
-            let Overruling { http, monitors, log_format } = overruling;
+            let Overruling { http, agent, monitors, log_format } = overruling;
+            let answers = AnswersConfig { http, agent, monitors, ..AnswersConfig::default() };
             let log_format = log_format.unwrap_or_default();
-            Source::Arguments(Box::new(Configuration {
-                services,
-                http,
-                metrics: MetricsConfig::default(),
-                monitors,
-                log_format,
-            }))
+            Source::Arguments(Box::new(Configuration { services, answers, log_format }))
         }
     };
     daemon::run(&source, paths)

@@ -84,6 +84,7 @@ pub(super) fn status(services: Vec<ServiceStatus>) -> Status {
         pid: 1,
         start_time: 0.0,
         last_reload: None,
+        host_drained: None,
         longest_step_ms: 0.0,
         services,
     }

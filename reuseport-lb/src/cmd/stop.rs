@@ -14,7 +14,8 @@ use crate::daemon::{self, Paths};
 const LOOK: Duration = Duration::from_millis(10);
 
 pub(super) fn run(arguments: &cli::StopArgs, paths: &Paths) -> Result<()> {
-    let stopping = client(paths).stop(&Stop { keep: arguments.keep })?;
+    let announce_ms = arguments.announce.map(|time| time.as_millis() as u64);
+    let stopping = client(paths).stop(&Stop { keep: arguments.keep, announce_ms })?;
     let Stopping { pid } = stopping;
     // The daemon releases its lock last, after it has removed everything else.
     meanwhile(paths, None, arguments.json, || {

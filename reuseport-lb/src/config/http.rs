@@ -169,7 +169,7 @@ mod tests {
 
     fn http(written: &str) -> Result<Option<HttpAddress>, String> {
         let text = format!("{SERVICE}{written}");
-        parse(&text, Machine::ANOTHER).map(|all| all.http).map_err(|error| error.to_string())
+        parse(&text, Machine::ANOTHER).map(|all| all.answers.http).map_err(|error| error.to_string())
     }
 
     #[test]
@@ -188,7 +188,7 @@ mod tests {
     fn series_are_of_each_listener_unless_the_file_says_otherwise() {
         let per_listener = |written: &str| {
             let text = format!("{SERVICE}[http]\nlisten = \"127.0.0.1:1\"\n{written}\n");
-            parse(&text, Machine::ANOTHER).unwrap().metrics.per_listener
+            parse(&text, Machine::ANOTHER).unwrap().answers.metrics.per_listener
         };
         assert!(
             per_listener("")
@@ -196,7 +196,7 @@ mod tests {
                 && per_listener("metrics = { per_listener = true }")
         );
         assert!(!per_listener("metrics = { per_listener = false }"));
-        assert!(parse(SERVICE, Machine::ANOTHER).unwrap().metrics.per_listener);
+        assert!(parse(SERVICE, Machine::ANOTHER).unwrap().answers.metrics.per_listener);
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! The configuration: a file → validated settings. Not: what a running service does with its own.
 
 pub mod adopt;
+mod agent;
 mod choices;
 mod connections;
 mod environment;
@@ -21,6 +22,7 @@ mod values;
 mod warnings;
 mod written;
 
+pub use agent::agent;
 pub use choices::{
     Affinity, Balance, DrainUntil, Flows, KeyFunction, LogFormat, OnCrash, OnStall, PayloadBytes, Replace,
     SocketOwner, SocketSource, WhenBusy, WhenEmpty,
@@ -42,6 +44,7 @@ pub use values::{Overload, Ready, duration};
 pub use warnings::warnings;
 
 use std::collections::HashMap;
+use std::net::SocketAddr;
 use std::path::Path;
 
 use serde::Deserialize;
@@ -58,15 +61,24 @@ use written::Written;
 pub struct Configuration {
     /// All services; at least one.
     pub services: Vec<ServiceConfig>,
-    /// Where the daemon answers over HTTP; `None`: nowhere.
+    /// What the daemon answers to others than its administrators.
+    pub answers: AnswersConfig,
+    /// How the daemon's log looks.
+    pub log_format: LogFormat,
+}
+
+/// Where the daemon answers programs that watch it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct AnswersConfig {
+    /// Over HTTP; `None`: nowhere.
     pub http: Option<HttpAddress>,
-    /// Which series it has there.
+    /// Which series `/metrics` has there.
     pub metrics: MetricsConfig,
+    /// Agent checks of HAProxy; `None`: nowhere.
+    pub agent: Option<SocketAddr>,
     /// The group whose members may ask at the control socket what changes nothing, by name or number; `None`: nobody but
     /// root and the daemon's user.
     pub monitors: Option<String>,
-    /// How the daemon's log looks.
-    pub log_format: LogFormat,
 }
 
 /// Reads and validates the configuration file of `machine`.
@@ -142,11 +154,10 @@ pub fn parse(text: &str, machine: Machine) -> Result<Configuration, Invalid> {
         (machine.group)(&name).map_err(|error| Invalid(located(text, Some(span), &error)))?;
         Ok(name)
     });
+    let agent = file.agent.map(|written| written.validated(text)).transpose()?;
     Ok(Configuration {
         services,
-        http,
-        metrics,
-        monitors: monitors.transpose()?,
+        answers: AnswersConfig { http, metrics, agent, monitors: monitors.transpose()? },
         log_format: file.log_format,
     })
 }
@@ -182,6 +193,7 @@ struct File {
     service: Vec<Written>,
     http: Option<http::Written>,
     monitors: Option<Spanned<Id>>,
+    agent: Option<agent::Written>,
     #[serde(default)]
     log_format: LogFormat,
 }

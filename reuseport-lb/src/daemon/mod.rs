@@ -2,10 +2,14 @@
 
 mod abandoned;
 mod adopting;
+mod agent;
+mod answers;
 mod apply;
 mod forgotten;
+mod host_drain;
 mod http;
 mod listener_moves;
+mod orders;
 mod own_rights;
 mod paths;
 mod preview;
@@ -26,13 +30,13 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use anyhow::{Result, anyhow};
-use reuseport_lb_client::api::{EventKind, Refusal, Requester, Stop};
+use reuseport_lb_client::api::{EventKind, Requester, Stop};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::LocalSet;
 use tracing::{info, warn};
 
-use crate::config::{self, Configuration, MetricsConfig};
+use crate::config::{self, Configuration};
 use crate::handle::{Handle, Order};
 use crate::kernel::bpffs::Pins;
 use crate::kernel::cgroup::Cgroups;
@@ -44,11 +48,12 @@ use crate::offload;
 use crate::service::state_file::{self, SavedService, StateFile};
 use crate::service::{self, Claims, Command, Outputs, Service, Sight, Surroundings};
 use abandoned::{claimant, deciding, end_abandoned, end_in_time, holders, successors};
+use answers::{Answers, Opened};
 use apply::{Configurator, Occasion};
-use http::HttpServer;
+use host_drain::HostDraining;
 use runtime_dir::Files;
 use services::Registry;
-use sockets::{Control, Sockets};
+use sockets::Sockets;
 
 /// Time limit of the search for workers of an earlier daemon.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -67,7 +72,7 @@ enum End {
 /// Runs the services of `source` until SIGTERM, SIGINT or `stop`; a second signal kills the workers. Returns when no
 /// process, pin or socket file is left; with `stop --keep`, at once.
 pub fn run(source: &Source, paths: &Paths) -> Result<()> {
-    let Configuration { services, http, metrics, monitors, .. } = source.read()?;
+    let Configuration { services, answers, .. } = source.read()?;
     config::warnings(&services).iter().for_each(|line| warn!("{line}"));
     rights::require()?;
     for service in &services {
@@ -79,11 +84,10 @@ pub fn run(source: &Source, paths: &Paths) -> Result<()> {
     host::return_memory();
     let open_files = host::raise_open_files();
     let files = Rc::new(Files::make(paths)?);
-    let http = {
+    let answers = {
         let _entered = runtime.enter();
-        http::open(http, None)?
+        answers::open(answers, paths)?
     };
-    let control = Control::new(paths, monitors.as_deref())?;
     let waits = Waits::load().inspect_err(|error| warn!("{error:#}")).ok();
     let pins = Pins::prepare(&paths.bpffs, &paths.runtime_dir)?;
     let (ours, runtime_dir) = (RefCell::default(), paths.runtime_dir.clone());
@@ -111,10 +115,8 @@ pub fn run(source: &Source, paths: &Paths) -> Result<()> {
         surroundings: surroundings.clone(),
         abandoned: Rc::default(),
     };
-    let end = LocalSet::new().block_on(
-        &runtime,
-        offload::measured("the daemon", daemon.serve(services, (http, metrics), control, failed)),
-    );
+    let end = LocalSet::new()
+        .block_on(&runtime, offload::measured("the daemon", daemon.serve(services, answers, failed)));
     if matches!(end, Ok(End::Keep | End::Failed)) {
         files.keep.set(true);
         anyhow::ensure!(matches!(end, Ok(End::Keep)), "the start failed; see above");
@@ -139,21 +141,20 @@ impl Daemon<'_> {
     async fn serve(
         self,
         services: Vec<config::ServiceConfig>,
-        (http, metrics): (http::Change, MetricsConfig),
-        control: Control,
+        opened: Opened,
         mut failures: mpsc::UnboundedReceiver<anyhow::Error>,
     ) -> Result<End> {
         let mut signals = [signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?];
         let mut hangup = signal(SignalKind::hangup())?;
-        let sockets = Sockets::make(&self.files.paths, control.clone())?;
+        let sockets = Sockets::make(&self.files.paths, opened.control.clone())?;
         let interactive = io::stderr().is_terminal();
 
         let (orders, mut ordered) = mpsc::unbounded_channel();
         let registry = &self.registry;
         let handle = Handle::new(registry.services.clone(), orders, self.surroundings.events.clone());
-        let answers = Rc::new(HttpServer::new(handle.clone()));
-        answers.use_metrics(metrics);
-        answers.apply(http);
+        let events = self.surroundings.events.clone();
+        let draining = HostDraining::new(&self.surroundings.runtime_dir, handle.clone(), events);
+        let answers = Rc::new(Answers::new(&handle, opened));
         let (pid, version) = (std::process::id(), env!("CARGO_PKG_VERSION").to_owned());
         self.surroundings.events.add(EventKind::Started { pid, version }, None, None);
         self.surroundings.starting.begun();
@@ -186,28 +187,17 @@ impl Daemon<'_> {
         self.surroundings.starting.done();
 
         let mut outcome = Ok(End::InOrder);
+        let mut announce = None;
         let asker = loop {
             tokio::select! {
                 signal = any(&mut signals) => break Some(signal),
                 Some(order) = ordered.recv() => match order {
-                    Order::Stop(Stop { keep }, asker) => {
+                    Order::Stop(Stop { keep, announce_ms }, asker) => {
                         outcome = Ok(if keep { End::Keep } else { End::InOrder });
+                        announce = announce_ms.map(Duration::from_millis);
                         break asker;
                     }
-                    Order::Reload(answer, asker) => self.reload(answer, asker, &handle, (&answers, &control)),
-                    Order::DryRun(answer) => self.dry_run(answer, &answers),
-                    Order::Adopt(name, asked, answer, asker) => {
-                        let configurator = self.configurator.clone();
-                        tokio::task::spawn_local(async move {
-                            let _ = answer.send(configurator.adopt(&name, *asked, asker).await);
-                        });
-                    }
-                    Order::Release(name, answer, asker) => {
-                        let configurator = self.configurator.clone();
-                        tokio::task::spawn_local(async move {
-                            let _ = answer.send(configurator.release(&name, asker).await);
-                        });
-                    }
+                    other => self.obey(other, &handle, &answers, &draining),
                 },
                 () = registry.ended.notified() => {
                     if let Some(error) = registry.broken() {
@@ -222,7 +212,7 @@ impl Daemon<'_> {
                         break asker;
                     }
                     // The answer is dropped: the log has the outcome.
-                    self.reload(oneshot::channel().0, asker, &handle, (&answers, &control));
+                    self.reload(oneshot::channel().0, asker, &handle, &answers);
                 }
                 Some(error) = failures.recv() => {
                     outcome = Err(error);
@@ -239,7 +229,7 @@ impl Daemon<'_> {
             registry.tell(&asker, || Command::Keep);
         } else {
             info!("stopping: workers finish what they have");
-            registry.tell(&asker, || Command::Retire);
+            registry.tell(&asker, || Command::Retire(announce));
             // Abandoned workers need not wait for new ones to be ready.
             for state in self.abandoned.take() {
                 end_abandoned(&state).await;
@@ -257,12 +247,7 @@ impl Daemon<'_> {
                 Some(order) = ordered.recv() => match order {
                     // The time of lame ducks is over.
                     Order::Stop(_, asker) => registry.tell(&asker, || Command::Stop),
-                    Order::Reload(answer, _) | Order::DryRun(answer) => {
-                        let refusal = Refusal::Impossible("the daemon is ending".into());
-                        drop(answer.send(Err(refusal)));
-                    }
-                    // The answer is dropped: the caller is told that the daemon is ending.
-                    Order::Adopt(..) | Order::Release(..) => {}
+                    other => Self::refuse(other),
                 },
                 signal = any(&mut signals) => {
                     warn!("a second signal: workers are killed");

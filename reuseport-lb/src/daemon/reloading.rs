@@ -7,9 +7,8 @@ use tokio::sync::oneshot;
 use tracing::{info, warn};
 
 use super::Daemon;
+use super::answers::Answers;
 use super::apply::Occasion;
-use super::http::HttpServer;
-use super::sockets::Control;
 use super::source::read_again;
 use crate::config::Configuration;
 use crate::handle::Handle;
@@ -23,25 +22,20 @@ impl Daemon<'_> {
         answer: oneshot::Sender<Result<String, Refusal>>,
         asker: Option<Requester>,
         handle: &Handle,
-        (answers, control): (&Rc<HttpServer>, &Control),
+        answers: &Rc<Answers>,
     ) {
         let (source, runtime_dir) = (self.source.clone(), self.surroundings.runtime_dir.clone());
         let (configurator, handle, answers) = (self.configurator.clone(), handle.clone(), answers.clone());
-        let control = control.clone();
         let events = self.surroundings.events.clone();
         systemd::reloading();
         tokio::task::spawn_local(async move {
             let outcome = async {
-                let Configuration { services, http, metrics, monitors, log_format } =
+                let Configuration { services, answers: wanted, log_format } =
                     read_again(source, runtime_dir).await?;
                 let change =
-                    answers.prepare(http).map_err(|error| format!("nothing is changed: {error:#}"))?;
+                    answers.prepare(&wanted).map_err(|error| format!("nothing is changed: {error:#}"))?;
                 let changes = configurator.apply(services, Occasion::Reload, asker.clone()).await?;
-                answers.apply(change);
-                answers.use_metrics(metrics);
-                if let Err(error) = control.open_to(monitors.as_deref()) {
-                    warn!("{error:#}");
-                }
+                answers.apply(change, wanted.monitors.as_deref());
                 logging::use_format(log_format);
                 Ok::<_, Refusal>(changes)
             }
@@ -64,14 +58,14 @@ impl Daemon<'_> {
     }
 
     /// Answers what [`Daemon::reload`] would change now, or why it would fail.
-    pub(super) fn dry_run(&self, answer: oneshot::Sender<Result<String, Refusal>>, answers: &Rc<HttpServer>) {
+    pub(super) fn dry_run(&self, answer: oneshot::Sender<Result<String, Refusal>>, answers: &Rc<Answers>) {
         let (source, runtime_dir) = (self.source.clone(), self.surroundings.runtime_dir.clone());
         let (configurator, answers) = (self.configurator.clone(), answers.clone());
         tokio::task::spawn_local(async move {
             let outcome = async {
-                let Configuration { services, http, .. } = read_again(source, runtime_dir).await?;
+                let Configuration { services, answers: wanted, .. } = read_again(source, runtime_dir).await?;
                 // Opened, and closed again.
-                answers.prepare(http).map_err(|error| format!("nothing is changed: {error:#}"))?;
+                answers.prepare(&wanted).map_err(|error| format!("nothing is changed: {error:#}"))?;
                 Ok::<_, Refusal>(configurator.preview(services).await?)
             };
             let _ = answer.send(outcome.await);

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 use tracing::{info, warn};
 
-use super::Paths;
+use super::{Paths, host_drain};
 use crate::doctor::places::RuntimeDir;
 use crate::kernel::{host, locks};
 use crate::service::sd_notify;
@@ -163,6 +163,9 @@ impl Drop for Files {
         // Fails if a service has left a state file: then the next daemon is to know what this one knew.
         let state = state_file::directory(&self.paths.runtime_dir);
         if fs::remove_dir(&state).is_err() && state.exists() {
+            return;
+        }
+        if host_drain::is_left(&self.paths.runtime_dir) {
             return;
         }
         let _ = fs::remove_file(self.paths.runtime_dir.join(LOCK));

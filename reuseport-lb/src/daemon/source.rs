@@ -1,5 +1,6 @@
 //! Where the configuration comes from, and reading it, also again for a reload.
 
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -7,7 +8,7 @@ use reuseport_lb_client::api::Refusal;
 use tracing::warn;
 
 use super::startable;
-use crate::config::{self, Configuration, HttpAddress, Invalid, LogFormat, Machine};
+use crate::config::{self, AnswersConfig, Configuration, HttpAddress, Invalid, LogFormat, Machine};
 use crate::kernel::host;
 use crate::{logging, offload};
 
@@ -43,6 +44,8 @@ pub struct Overruling {
     pub http: Option<HttpAddress>,
     /// Whose members may ask at the control socket.
     pub monitors: Option<String>,
+    /// Where to answer agent checks.
+    pub agent: Option<SocketAddr>,
     /// How the log looks.
     pub log_format: Option<LogFormat>,
 }
@@ -65,14 +68,15 @@ fn read(
     overruling: Overruling,
     use_format: impl FnOnce(LogFormat),
 ) -> Result<Configuration, Invalid> {
-    let Overruling { http, monitors, log_format } = overruling;
+    let Overruling { http, agent, monitors, log_format } = overruling;
     let file = config::read_with(path, HERE, |format| use_format(log_format.unwrap_or(format)))?;
-    Ok(Configuration {
-        http: http.or(file.http),
-        monitors: monitors.or(file.monitors),
-        log_format: log_format.unwrap_or(file.log_format),
-        ..file
-    })
+    let answers = AnswersConfig {
+        http: http.or(file.answers.http),
+        agent: agent.or(file.answers.agent),
+        monitors: monitors.or(file.answers.monitors),
+        metrics: file.answers.metrics,
+    };
+    Ok(Configuration { answers, log_format: log_format.unwrap_or(file.log_format), ..file })
 }
 
 /// Reads the configuration again, in a thread so that it does not hold the loop up.

@@ -12,6 +12,7 @@ pub mod foresight;
 pub mod health;
 pub mod incident;
 pub mod incidents;
+pub mod judgement;
 pub mod listener;
 pub mod listeners;
 pub mod log_limit;
@@ -27,6 +28,7 @@ pub mod slots;
 mod startup;
 pub mod table;
 pub mod tally;
+
 pub mod watchdog;
 pub mod whose;
 pub mod worker;

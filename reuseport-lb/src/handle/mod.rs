@@ -1,9 +1,11 @@
 //! A handle of a daemon and its services, for tasks on its loop: requests in, answers, progress and refusals out, in
 //! the types of the client package. Not: protocols (`api/`), nor carrying requests out (`service/`, `daemon/`).
 
+mod machine;
 mod services;
 mod trace;
 
+pub use machine::measure;
 pub use services::{ServiceHandle, Services};
 pub use trace::Trace;
 
@@ -12,8 +14,9 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use reuseport_lb_client::api::{
-    Adopt, Adopted, Drain, Drained, Explainable, Explained, LastReload, Progress, Refusal, Released, Reload,
-    Reloaded, Requester, Restart, Scale, Scaled, ServiceStatus, Status, Stop, Stopping, Weight,
+    Adopt, Adopted, Drain, Drained, Explainable, Explained, HostDrain, HostDrained, LastReload, Progress,
+    Refusal, Released, Reload, Reloaded, Requester, Restart, Scale, Scaled, ServiceStatus, Status, Stop,
+    Stopping, Weight,
 };
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, timeout_at};
@@ -38,6 +41,8 @@ pub enum Order {
     DryRun(oneshot::Sender<Result<String, Refusal>>),
     /// Start a service of this name that adopts sockets of others; answered when they are found.
     Adopt(String, Box<Adopt>, oneshot::Sender<Result<Adopted, Refusal>>, Option<Requester>),
+    /// Make the machine get nothing new, or (`None`) new traffic again.
+    Host(Option<HostDrain>, oneshot::Sender<Result<(), Refusal>>, Option<Requester>),
     /// End the service of this name, which adopts sockets of others.
     Release(String, oneshot::Sender<Result<Released, Refusal>>, Option<Requester>),
 }
@@ -49,6 +54,7 @@ pub struct Handle {
     orders: mpsc::UnboundedSender<Order>,
     start_time: f64,
     last_reload: Rc<Cell<Option<LastReload>>>,
+    host_drained: Rc<Cell<Option<HostDrained>>>,
     events: Rc<EventLog>,
     asker: Option<Requester>,
 }
@@ -57,8 +63,8 @@ impl Handle {
     /// Makes a handle of these services, to which this happens; `orders` go to the daemon.
     #[must_use]
     pub fn new(services: Services, orders: mpsc::UnboundedSender<Order>, events: Rc<EventLog>) -> Self {
-        let (start_time, last_reload) = (host::now(), Rc::default());
-        Self { services, orders, start_time, last_reload, events, asker: None }
+        let (last_reload, host_drained) = (Rc::default(), Rc::default());
+        Self { services, orders, start_time: host::now(), last_reload, host_drained, events, asker: None }
     }
 
     /// A handle for what `asker` asks for.
@@ -92,6 +98,7 @@ impl Handle {
         let reports = self.reports(only).await?;
         let longest_step_ms = offload::longest().as_secs_f64() * 1000.0;
         let (start_time, last_reload) = (self.start_time, self.last_reload.get());
+        let host_drained = self.host_drained();
         let completed = service::complete(reports, move |services| {
             then(Status {
                 version: env!("CARGO_PKG_VERSION").into(),
@@ -99,6 +106,7 @@ impl Handle {
                 pid: std::process::id(),
                 start_time,
                 last_reload,
+                host_drained,
                 longest_step_ms,
                 services,
             })
@@ -109,7 +117,12 @@ impl Handle {
     /// The status of all services without flows, strangers and sockets, which take long. A service that is busy is shown
     /// as it was before.
     pub async fn glances(&self) -> Result<Vec<ServiceStatus>, Refusal> {
-        Ok(self.reports(None).await?.into_iter().map(|report| report.service).collect())
+        self.glances_of(None).await
+    }
+
+    /// The same of all services, or of one.
+    async fn glances_of(&self, only: Option<&str>) -> Result<Vec<ServiceStatus>, Refusal> {
+        Ok(self.reports(only).await?.into_iter().map(|report| report.service).collect())
     }
 
     async fn reports(&self, only: Option<&str>) -> Result<Vec<ServiceReport>, Refusal> {
@@ -230,11 +243,15 @@ impl Handle {
     }
 
     /// Ends the daemon; answered at once.
-    #[must_use]
-    pub fn stop(&self, stop: Stop) -> Stopping {
+    pub fn stop(&self, stop: Stop) -> Result<Stopping, Refusal> {
+        if stop.keep && stop.announce_ms.is_some() {
+            return Err(Refusal::Malformed(
+                "`announce_ms` and `keep` exclude each other: with `keep` the workers serve on".into(),
+            ));
+        }
         // The daemon may be ending already.
         let _ = self.orders.send(Order::Stop(stop, self.asker.clone()));
-        Stopping { pid: std::process::id() }
+        Ok(Stopping { pid: std::process::id() })
     }
 }
 

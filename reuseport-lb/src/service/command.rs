@@ -124,8 +124,8 @@ pub enum Command {
     Trace(oneshot::Sender<broadcast::Receiver<TracedDecision>>),
     /// A subscriber of [`Command::Trace`] is gone.
     TraceEnded,
-    /// The daemon is to end: [`Command::Stop`] after `lame_duck`.
-    Retire,
+    /// The daemon is to end: [`Command::Stop`] after this time, or after `lame_duck`.
+    Retire(Option<Duration>),
     /// Drain all workers, then end.
     Stop,
     /// Kill all workers and end.

@@ -304,7 +304,7 @@ impl Service {
                 drop(answer.send(subscribed));
             }
             Command::TraceEnded => self.engine.dataplane().trace(),
-            Command::Retire => self.retire(by, now),
+            Command::Retire(announce) => self.retire(announce, by, now),
             Command::Stop => {
                 self.retires = None;
                 self.engine.handle(Input::Stop, now);
@@ -315,14 +315,18 @@ impl Service {
         }
     }
 
-    /// Ends the service after `lame_duck`.
-    fn retire(&mut self, by: Option<Requester>, now: Instant) {
+    /// Ends the service after this time, or after `lame_duck`.
+    fn retire(&mut self, announce: Option<Duration>, by: Option<Requester>, now: Instant) {
         let config::ServiceConfig { name: service, lame_duck, .. } = self.config();
-        if lame_duck.is_zero() {
+        let (goes_on, whose) = match announce {
+            Some(announce) => (announce, "announce"),
+            None => (*lame_duck, "lame_duck"),
+        };
+        if goes_on.is_zero() {
             return self.engine.handle(Input::Stop, now);
         }
-        info!(service, "goes on for {lame_duck:?} (lame_duck), and says that it is ending");
-        self.retires = Some((now + *lame_duck, by));
+        info!(service, "goes on for {goes_on:?} ({whose}), and says that it is ending");
+        self.retires = Some((now + goes_on, by));
     }
 
     /// Drops the prepared settings and what was made for them.

@@ -22,6 +22,7 @@ pub(super) const VALUES: &[&str] = &[
     "domain::listener",
     "domain::number",
     "domain::observed",
+    "domain::judgement",
     "domain::whose",
     "kernel::findings",
     "placeholders",

@@ -15,7 +15,7 @@ use std::rc::Rc;
 use hyper::body::{Bytes, Incoming};
 use hyper::header::CONTENT_TYPE;
 use hyper::{Method, Request};
-use reuseport_lb_client::api::{Drain, Refusal, Release, Requester, Scale};
+use reuseport_lb_client::api::{Drain, HostUndrain, Refusal, Release, Requester, Scale};
 use tokio::net::unix::UCred;
 use tokio::net::{UnixListener, UnixStream};
 
@@ -53,6 +53,10 @@ enum Route<'a> {
     Trace(&'a str),
     /// Where a client of a service would go; what is asked is in the query.
     Explain(&'a str, Option<&'a str>),
+    /// Whether new traffic should be sent here: of one service, or of all.
+    Health(Option<&'a str>),
+    HostDrain,
+    HostUndrain,
     Adopt(&'a str),
     Release(&'a str),
     Scale(&'a str),
@@ -71,6 +75,10 @@ impl<'a> Route<'a> {
         Some(match path.as_slice() {
             ["v1", "status"] => Self::Status(None),
             ["v1", "status", service] => Self::Status(Some(service)),
+            ["v1", "health"] => Self::Health(None),
+            ["v1", "health", service] => Self::Health(Some(service)),
+            ["v1", "host", "drain"] => Self::HostDrain,
+            ["v1", "host", "undrain"] => Self::HostUndrain,
             ["v1", "events"] => Self::Events(query),
             ["v1", "services", service, "trace"] => Self::Trace(service),
             ["v1", "services", service, "explain"] => Self::Explain(service, query),
@@ -89,10 +97,11 @@ impl<'a> Route<'a> {
 
     /// The HTTP method that the route takes.
     fn method(self) -> Method {
-        if matches!(self, Self::Status(_) | Self::Events(_) | Self::Trace(_) | Self::Explain(..)) {
-            Method::GET
-        } else {
-            Method::POST
+        match self {
+            Self::Status(_) | Self::Health(_) | Self::Events(_) | Self::Trace(_) | Self::Explain(..) => {
+                Method::GET
+            }
+            _ => Method::POST,
         }
     }
 }
@@ -101,10 +110,12 @@ impl Route<'_> {
     /// Who may ask for it. Each route is judged here by its name.
     fn right(self) -> Right {
         match self {
-            Self::Status(_) | Self::Events(_) | Self::Explain(..) => Right::Monitor,
+            Self::Status(_) | Self::Health(_) | Self::Events(_) | Self::Explain(..) => Right::Monitor,
             // It takes every decision off the fast path.
             Self::Trace(_) => Right::Administer,
-            Self::Adopt(_)
+            Self::HostDrain
+            | Self::HostUndrain
+            | Self::Adopt(_)
             | Self::Release(_)
             | Self::Scale(_)
             | Self::Restart(..)
@@ -180,6 +191,12 @@ async fn act(route: Route<'_>, body: &Bytes, handle: &Handle, permit: &Rc<Permit
             Ok(exchange::json(&handle.explain(service, what, listen).await?))
         }
         Route::Trace(service) => streams::trace(handle, service).await,
+        Route::Health(only) => Ok(exchange::json(&handle.health(only).await?)),
+        Route::HostDrain => Ok(exchange::json(&handle.host_drain(parse_or_default(body)?).await?)),
+        Route::HostUndrain => {
+            let HostUndrain {} = parse_or_default(body)?;
+            Ok(exchange::json(&handle.host_undrain().await?))
+        }
         Route::Adopt(service) => Ok(exchange::json(&handle.adopt(service, parse(body)?).await?)),
         Route::Release(service) => {
             let Release {} = parse_or_default(body)?;
@@ -216,7 +233,7 @@ async fn act(route: Route<'_>, body: &Bytes, handle: &Handle, permit: &Rc<Permit
             Ok(exchange::json(&handle.weight(service, number, parse(body)?).await?))
         }
         Route::Reload => Ok(exchange::json(&handle.reload(parse_or_default(body)?).await?)),
-        Route::Stop => Ok(exchange::json(&handle.stop(parse_or_default(body)?))),
+        Route::Stop => Ok(exchange::json(&handle.stop(parse_or_default(body)?)?)),
     }
 }
 

@@ -13,8 +13,9 @@ use reuseport_lb_client::api::{
 };
 use reuseport_lb_common::counters::{Counter, Stage};
 
-use super::health;
 use crate::config::MetricsConfig;
+use crate::domain::judgement::Judgement;
+use crate::handle::measure;
 
 /// The label that is missing where series are sums over listeners.
 const LISTENER: &str = "listener";
@@ -96,6 +97,7 @@ metrics! {
     StartTime "start_time_seconds" Gauge [] "when the daemon was started, since 1970";
     ReloadSuccessful "config_last_reload_successful" Gauge [] "1 if the last reload was applied, or there was none";
     ReloadTime "config_last_reload_timestamp_seconds" Gauge [] "when the last reload, or the start, was applied or refused, since 1970";
+    HostDrained "host_drained" Gauge [] "1 if the machine is to get nothing new (`host drain`)";
     LongestStep "longest_step_seconds" Gauge [] "longest time that one step kept the daemon's loop from all else";
     ServiceReady "service_ready" Gauge ["service"] "1 if a worker is ready and gets connections, and the service is not ending: what /readyz says";
     ServiceEnding "service_ending" Gauge ["service"] "1 if the service is to end";
@@ -229,6 +231,7 @@ impl Samples<'_> {
             Metric::StartTime => self.add(&[], status.start_time),
             Metric::ReloadSuccessful => self.add(&[], flag(reload.is_none_or(|reload| reload.successful))),
             Metric::ReloadTime => self.add(&[], reload.map_or(status.start_time, |reload| reload.time)),
+            Metric::HostDrained => self.add(&[], flag(status.host_drained.is_some())),
             Metric::LongestStep => self.add(&[], status.longest_step_ms / 1000.0),
             _ => {
                 for (service, workers) in status.services.iter().zip(workers) {
@@ -240,7 +243,7 @@ impl Samples<'_> {
 
     fn of_service(&mut self, service: &ServiceStatus, workers: &[Named<'_>]) {
         let value = match self.metric {
-            Metric::ServiceReady => flag(health::unready(std::slice::from_ref(service)).is_empty()),
+            Metric::ServiceReady => flag(Judgement::of(false, &[measure(service)]).weight() > 0),
             Metric::ServiceEnding => flag(service.ending),
             Metric::WorkersWanted => service.wanted as f64,
             Metric::WorkersReady => {

@@ -1,7 +1,6 @@
 //! The daemon's answers over HTTP for whoever may connect, mostly programs that watch it (docs/HTTP.md): what is, and
 //! nothing that changes it. Answers wait for no service that is busy. Not: what administrators ask (`control/`).
 
-mod health;
 mod live;
 mod metrics;
 mod page;
@@ -95,11 +94,11 @@ async fn respond(request: Request<Incoming>, all: &Rc<Shared>, permit: &Permit) 
 async fn answer(path: &str, service: Option<&str>, headers: &HeaderMap, all: &Rc<Shared>) -> Answer {
     Ok(match path {
         "/livez" => text("ok\n"),
-        "/readyz" => match all.judged(service, health::unready).await? {
-            reasons if reasons.is_empty() => text("ready\n"),
+        "/readyz" => match all.judged(service).await?.reasons() {
+            [] => text("ready\n"),
             reasons => unavailable(reasons.join("\n") + "\n"),
         },
-        "/weight" => text(format!("{}\n", all.judged(service, health::weight).await?)),
+        "/weight" => text(format!("{}\n", all.judged(service).await?.weight())),
         "/metrics" => {
             let format = Format::accepted(headers.get_all(ACCEPT).iter().filter_map(|it| it.to_str().ok()));
             exchange::typed(format.content_type(), all.text(Text::Metrics(format)).await?)

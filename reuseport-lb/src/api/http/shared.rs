@@ -17,6 +17,7 @@ use super::super::json;
 use super::metrics::Format;
 use super::page;
 use crate::config::MetricsConfig;
+use crate::domain::judgement::Judgement;
 use crate::handle::Handle;
 use crate::offload;
 
@@ -165,16 +166,12 @@ impl Shared {
         self.statuses.share(self.handle.status(None, shown)).await
     }
 
-    /// What `judge` says of all services, or of one; it sees their status without what takes long.
-    pub(super) async fn judged<J>(
-        &self,
-        only: Option<&str>,
-        judge: impl FnOnce(&[ServiceStatus]) -> J,
-    ) -> Result<J, Refusal> {
+    /// Whether new traffic should be sent here, for all services or for one.
+    pub(super) async fn judged(&self, only: Option<&str>) -> Result<Judgement, Refusal> {
         let all = self.glances.share(async { self.handle.glances().await.map(Arc::new) }).await?;
-        let Some(name) = only else { return Ok(judge(&all)) };
+        let Some(name) = only else { return Ok(self.handle.judge(&all)) };
         match all.iter().find(|service| service.name == name) {
-            Some(service) => Ok(judge(from_ref(service))),
+            Some(service) => Ok(self.handle.judge(from_ref(service))),
             None => Err(Refusal::unknown_service(name, all.iter().map(|service| &*service.name))),
         }
     }
