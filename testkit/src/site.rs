@@ -138,8 +138,9 @@ impl Site {
     pub fn interrupt(&self, command: &str, there: impl Fn(&str) -> bool) {
         let log = self.world.path("said");
         let file = File::create(&log).expect("cannot make a file");
-        // Programs write each line at once, as to a terminal.
-        let mut bash = self.bash(&format!("exec stdbuf -oL bash -c {}", quoted(command)));
+        // Programs write each line at once, as to a terminal; and Ctrl-C ends them where a runner in the background ignores it.
+        let mut bash =
+            self.bash(&format!("exec env --default-signal=INT stdbuf -oL bash -c {}", quoted(command)));
         bash.stdin(Stdio::null()).stdout(file.try_clone().expect("cannot share a file")).stderr(file);
         let mut child = bash.process_group(0).spawn().expect("cannot start bash");
         let said = || fs::read_to_string(&log).unwrap_or_default();
