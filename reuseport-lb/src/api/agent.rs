@@ -88,7 +88,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_verdict_in_the_words_of_haproxy() {
+    fn a_judgement_in_the_words_of_haproxy() {
         let why = || vec!["web has no worker that is ready".to_owned(), "dns\nis ending".to_owned()];
         assert_eq!(line(&Judgement::Up(75)), "up ready 75%\n");
         assert_eq!(line(&Judgement::Drained(why())), "up drain\n");

@@ -1,13 +1,11 @@
 //! `events`: prints what happened, and what happens, each with its reason and who asked for it.
 
-use std::time::{Duration, UNIX_EPOCH};
-
 use anyhow::{Result, bail};
 use reuseport_lb_client::api::{EventKind, EventLine, EventRecord, Refusal, Requester};
 
 use super::client::client;
 use super::print::{print, print_json};
-use super::render::drained_until;
+use super::render::{drained_until, moment};
 use crate::cli;
 use crate::daemon::Paths;
 use crate::printable::inline;
@@ -53,8 +51,7 @@ pub(super) fn concerns(event: &EventRecord, what: Option<&str>) -> bool {
 
 /// An event on one line, with its time.
 fn render(event: &EventRecord) -> String {
-    let time = UNIX_EPOCH + Duration::try_from_secs_f64(event.time).unwrap_or_default();
-    format!("{} {}", humantime::format_rfc3339_seconds(time), text(event))
+    format!("{} {}", moment(event.time), text(event))
 }
 
 /// An event on one line, without its time.

@@ -10,11 +10,15 @@ use reuseport_lb_client::api::{
 
 use crate::printable::inline;
 
-/// Until when a host is drained, from seconds since 1970.
+/// A moment, from seconds since 1970.
+pub(super) fn moment(seconds: f64) -> String {
+    let time = UNIX_EPOCH + Duration::try_from_secs_f64(seconds).unwrap_or_default();
+    humantime::format_rfc3339_seconds(time).to_string()
+}
+
+/// Until when a host is drained.
 pub(super) fn drained_until(until: Option<f64>) -> String {
-    until.map_or("`host undrain`".into(), |until| {
-        humantime::format_rfc3339_seconds(UNIX_EPOCH + Duration::from_secs_f64(until.max(0.0))).to_string()
-    })
+    until.map_or("`host undrain`".into(), moment)
 }
 
 /// How many of the workers that are waited for are named.

@@ -1,19 +1,22 @@
 //! What the daemon answers to others than its administrators, and where: changed together with a configuration, or not at all.
 
+use std::cell::Cell;
+use std::rc::Rc;
+
 use anyhow::Result;
 use tracing::warn;
 
-use super::Paths;
-use super::agent::{self, AgentServer};
-use super::http::{self, HttpServer};
 use super::sockets::Control;
+use super::{Paths, agent, http};
 use crate::config::{AnswersConfig, MetricsConfig};
 use crate::handle::Handle;
 
 /// All addresses that are served now.
 pub(super) struct Answers {
-    http: HttpServer,
-    agent: AgentServer,
+    handle: Handle,
+    http: http::Served,
+    metrics: Rc<Cell<MetricsConfig>>,
+    agent: agent::Served,
     control: Control,
 }
 
@@ -33,15 +36,18 @@ pub(super) struct Opened {
 /// Opens all addresses, and looks up the group.
 pub(super) fn open(wanted: AnswersConfig, paths: &Paths) -> Result<Opened> {
     let AnswersConfig { http, metrics, agent, monitors } = wanted;
-    let change = Change { http: http::open(http, None)?, agent: agent::open(agent, None)?, metrics };
+    let (http, agent) =
+        (http::Change::prepare(http, None, http::open)?, agent::Change::prepare(agent, None, agent::open)?);
+    let change = Change { http, agent, metrics };
     Ok(Opened { change, control: Control::new(paths, monitors.as_deref())? })
 }
 
 impl Answers {
     /// Answers there from now on.
     pub(super) fn new(handle: &Handle, opened: Opened) -> Self {
-        let (http, agent) = (HttpServer::new(handle.clone()), AgentServer::new(handle.clone()));
-        let answers = Self { http, agent, control: opened.control };
+        let (http, agent) = (http::Served::default(), agent::Served::default());
+        let (handle, metrics, control) = (handle.clone(), Rc::default(), opened.control);
+        let answers = Self { handle, http, metrics, agent, control };
         answers.change(opened.change);
         answers
     }
@@ -49,7 +55,8 @@ impl Answers {
     /// Opens what is not served already.
     pub(super) fn prepare(&self, wanted: &AnswersConfig) -> Result<Change> {
         let AnswersConfig { http, metrics, agent, .. } = wanted.clone();
-        Ok(Change { http: self.http.prepare(http)?, agent: self.agent.prepare(agent)?, metrics })
+        let (http, agent) = (self.http.prepare(http, http::open)?, self.agent.prepare(agent, agent::open)?);
+        Ok(Change { http, agent, metrics })
     }
 
     /// Answers there, and to the members of this group, from now on.
@@ -61,8 +68,11 @@ impl Answers {
     }
 
     fn change(&self, change: Change) {
-        self.http.apply(change.http);
-        self.http.use_metrics(change.metrics);
-        self.agent.apply(change.agent);
+        let handle = || self.handle.clone();
+        self.http.apply(change.http, |address, opened| {
+            http::serve(address, opened, handle(), self.metrics.clone())
+        });
+        self.metrics.set(change.metrics);
+        self.agent.apply(change.agent, |address, listener| agent::serve(address, listener, handle()));
     }
 }

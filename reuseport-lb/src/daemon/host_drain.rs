@@ -2,9 +2,8 @@
 //! (`domain/judgement.rs`).
 
 use std::cell::RefCell;
-use std::fs::{self, File};
-use std::io::{self, Write as _};
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::Duration;
@@ -133,10 +132,6 @@ impl HostDraining {
     }
 
     fn write(&self, drained: &HostDrained) -> io::Result<()> {
-        let new = self.file.with_extension("new");
-        let _ = fs::remove_file(&new);
-        let mut file = File::options().write(true).create_new(true).mode(0o600).open(&new)?;
-        file.write_all(&serde_json::to_vec(drained)?)?;
-        fs::rename(&new, &self.file)
+        host::replace_file(&self.file, &serde_json::to_vec(drained)?)
     }
 }

@@ -1,7 +1,6 @@
-//! Where the daemon answers over HTTP: opened before a configuration is applied, so that one whose address cannot be
-//! opened changes nothing. Not: what is answered (`api/http/`).
+//! Where the daemon answers over HTTP. Not: what is answered (`api/http/`).
 
-use std::cell::{Cell, RefCell};
+use std::cell::Cell;
 use std::fs;
 use std::net::SocketAddr;
 use std::os::unix::fs::{FileTypeExt as _, PermissionsExt as _, chown};
@@ -15,92 +14,46 @@ use tokio::net::{TcpListener, UnixListener};
 use tokio::task::JoinHandle;
 use tracing::{info, warn};
 
+use super::served;
 use crate::api::http::{self, Listening};
 use crate::config::{HttpAddress, MetricsConfig};
 use crate::handle::Handle;
 use crate::kernel::host::Inode;
 use crate::kernel::{closing, host};
 
-/// The address that is served now, if any.
-pub(super) struct HttpServer {
-    handle: Handle,
-    metrics: Rc<Cell<MetricsConfig>>,
-    now: RefCell<Option<Serving>>,
-}
+pub(super) type Served = served::Served<HttpAddress, Option<SocketFile>>;
+pub(super) type Change = served::Change<HttpAddress, Opened>;
 
-struct Serving {
-    address: HttpAddress,
-    task: JoinHandle<()>,
-    /// Removed when it is dropped.
-    _file: Option<SocketFile>,
-}
+/// What listens at an address, and the file of a UNIX socket, which is removed when it is dropped.
+pub(super) type Opened = (Listening, Option<SocketFile>);
 
-impl Drop for Serving {
-    fn drop(&mut self) {
-        self.task.abort();
-    }
-}
-
-/// A change of the address, of which everything that can fail is done.
-pub(super) enum Change {
-    /// It stays.
-    None,
-    /// To no address.
-    Close,
-    /// To this one.
-    Open(HttpAddress, Listening, Option<SocketFile>),
-}
-
-impl HttpServer {
-    pub(super) fn new(handle: Handle) -> Self {
-        Self { handle, metrics: Rc::default(), now: RefCell::default() }
-    }
-
-    /// `/metrics` has these series from now on.
-    pub(super) fn use_metrics(&self, metrics: MetricsConfig) {
-        self.metrics.set(metrics);
-    }
-
-    /// Opens `wanted`, unless it is served already.
-    pub(super) fn prepare(&self, wanted: Option<HttpAddress>) -> Result<Change> {
-        open(wanted, self.now.borrow().as_ref().map(|now| &now.address))
-    }
-
-    /// Answers at another address from now on.
-    pub(super) fn apply(&self, change: Change) {
-        let (address, listening, mut file) = match change {
-            Change::None => return,
-            Change::Close => return drop(self.now.take()),
-            Change::Open(address, listening, file) => (address, listening, file),
-        };
-        if let Some(file) = &mut file
-            && let Err(error) = file.place()
-        {
-            warn!("{error:#}");
-        }
-        info!("answers at {address}");
-        let task =
-            tokio::task::spawn_local(http::serve(listening, self.handle.clone(), self.metrics.clone()));
-        self.now.replace(Some(Serving { address, task, _file: file }));
-    }
-}
-
-/// Opens `wanted`, unless it is the address `now`.
-pub(super) fn open(wanted: Option<HttpAddress>, now: Option<&HttpAddress>) -> Result<Change> {
-    let Some(address) = wanted else { return Ok(Change::Close) };
-    if now == Some(&address) {
-        return Ok(Change::None);
-    }
+/// Listens at `address`; at `now` this daemon answers already.
+pub(super) fn open(address: &HttpAddress, now: Option<&HttpAddress>) -> Result<Opened> {
     let own = now.and_then(HttpAddress::path);
-    let (listening, file) = match &address {
-        HttpAddress::Tcp(at) => (Listening::Tcp(listen(*at)?), None),
+    match address {
+        HttpAddress::Tcp(at) => Ok((Listening::Tcp(listen(*at)?), None)),
         HttpAddress::Unix { path, mode, group } => {
             let (listener, file) = SocketFile::make(path, *mode, group.as_deref(), own == Some(path))
                 .with_context(|| format!("cannot answer over HTTP at {}", path.display()))?;
-            (Listening::Unix(listener), Some(file))
+            Ok((Listening::Unix(listener), Some(file)))
         }
-    };
-    Ok(Change::Open(address, listening, file))
+    }
+}
+
+/// Answers there, with these series at `/metrics`, which may change meanwhile.
+pub(super) fn serve(
+    address: &HttpAddress,
+    (listening, mut file): Opened,
+    handle: Handle,
+    metrics: Rc<Cell<MetricsConfig>>,
+) -> (JoinHandle<()>, Option<SocketFile>) {
+    if let Some(file) = &mut file
+        && let Err(error) = file.place()
+    {
+        warn!("{error:#}");
+    }
+    info!("answers at {address}");
+    (tokio::task::spawn_local(http::serve(listening, handle, metrics)), file)
 }
 
 /// Bytes of an answer that the kernel keeps for one connection (it doubles them). By itself it would keep megabytes,

@@ -15,6 +15,7 @@ mod paths;
 mod preview;
 mod reloading;
 mod runtime_dir;
+mod served;
 mod services;
 mod sockets;
 mod source;

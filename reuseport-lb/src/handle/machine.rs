@@ -32,7 +32,7 @@ impl Handle {
         Ok(self.judge(&self.glances_of(only).await?))
     }
 
-    /// The same, as it is told.
+    /// The judgement of all services, or of one, as programs are told it.
     pub async fn health(&self, only: Option<&str>) -> Result<HostHealth, Refusal> {
         Ok(health(&self.judged(only).await?))
     }

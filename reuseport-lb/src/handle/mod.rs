@@ -120,7 +120,7 @@ impl Handle {
         self.glances_of(None).await
     }
 
-    /// The same of all services, or of one.
+    /// The status of all services, or of one, as [`glances`](Self::glances) has it.
     async fn glances_of(&self, only: Option<&str>) -> Result<Vec<ServiceStatus>, Refusal> {
         Ok(self.reports(only).await?.into_iter().map(|report| report.service).collect())
     }

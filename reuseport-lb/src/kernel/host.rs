@@ -1,7 +1,7 @@
 //! This process and the kernel that it runs on: limits, version, users, files.
 
 use std::fs::{self, DirBuilder, File, Metadata, OpenOptions};
-use std::io::{self, IsTerminal, Read as _};
+use std::io::{self, IsTerminal, Read as _, Write as _};
 use std::mem::MaybeUninit;
 use std::ops::RangeInclusive;
 use std::os::fd::RawFd;
@@ -242,6 +242,15 @@ pub fn inode_at(path: &Path) -> Option<Inode> {
 #[must_use]
 pub fn is_there(path: &Path, made: Option<Inode>) -> bool {
     made.is_some() && inode_at(path) == made
+}
+
+/// Puts a file that only its owner may read at `path`, whole or not at all; until then it is at `path` with the extension
+/// `new`.
+pub fn replace_file(path: &Path, content: &[u8]) -> io::Result<()> {
+    let new = path.with_extension("new");
+    let _ = fs::remove_file(&new);
+    File::options().write(true).create_new(true).mode(0o600).open(&new)?.write_all(content)?;
+    fs::rename(&new, path)
 }
 
 /// Removes the file at `path` if it is a socket.

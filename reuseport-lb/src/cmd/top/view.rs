@@ -9,6 +9,7 @@ use ratatui::style::{Color, Modifier, Style};
 use ratatui::text::{Line, Span};
 use ratatui::widgets::{Clear, Paragraph};
 
+use super::super::render::moment;
 use super::app::{Action, App, Mode};
 use super::columns::{self, Column, GAP, Sized, padded};
 use super::model::{Row, Section};
@@ -236,9 +237,7 @@ fn help() -> Vec<Line<'static>> {
 
 /// The time of day, as the log has it.
 fn time(seconds: f64) -> String {
-    let time = std::time::UNIX_EPOCH + Duration::from_secs(seconds.max(0.0) as u64);
-    let whole = humantime::format_rfc3339_seconds(time).to_string();
-    whole.split('T').nth(1).unwrap_or_default().to_owned()
+    moment(seconds).split('T').nth(1).unwrap_or_default().to_owned()
 }
 
 #[cfg(test)]

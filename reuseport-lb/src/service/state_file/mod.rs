@@ -8,9 +8,8 @@ mod id;
 #[cfg(test)]
 mod tests;
 
-use std::fs::{self, File};
-use std::io::{self, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -270,13 +269,7 @@ impl StateFile {
             if !self.directory.exists() {
                 make_directory(&self.directory)?;
             }
-            self.copies().iter().try_for_each(|copy| {
-                let new = copy.with_extension("new");
-                let _ = fs::remove_file(&new);
-                let mut file = File::options().write(true).create_new(true).mode(0o600).open(&new)?;
-                file.write_all(&text)?;
-                fs::rename(&new, copy)
-            })
+            self.copies().iter().try_for_each(|copy| host::replace_file(copy, &text))
         });
         match written {
             Ok(()) => {
