@@ -1,8 +1,20 @@
-//! What goes on in a thread of its own until it is told to end.
+//! What goes on in a thread, or a process, of its own until it is told to end.
 
+use std::process::Child;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
+
+/// A process; killed on drop.
+pub struct Killed(pub Child);
+
+impl Drop for Killed {
+    fn drop(&mut self) {
+        // One that has ended is fine as well.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
 
 /// Work in this thread's namespace, which ends when it looks at its flag next.
 pub struct Background<T> {

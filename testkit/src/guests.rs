@@ -2,11 +2,12 @@
 
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Command, ExitStatus, Stdio};
 
 use nix::sys::signal::Signal;
 use reuseport_lb_client::api::{ServiceStatus, WorkerStatus};
 
+use crate::background::Killed;
 use crate::daemon::{Paths, binary, signal, until};
 use crate::server;
 use crate::world::World;
@@ -76,7 +77,7 @@ impl Guests {
     pub fn exec<T: AsRef<str>>(&self, arguments: &[&str], command: &[T]) -> Guest {
         let command: Vec<&str> = command.iter().map(AsRef::as_ref).collect();
         let all = [&["exec"], arguments, &["--"], &command].concat();
-        Guest(self.command(USER, &all).spawn().expect("cannot start reuseport-lb"))
+        Guest(Killed(self.command(USER, &all).spawn().expect("cannot start reuseport-lb")))
     }
 
     /// `exec` with these arguments and a server of this manner, by [`USER`].
@@ -90,12 +91,12 @@ impl Guests {
 }
 
 /// A process that joins; killed on drop.
-pub struct Guest(Child);
+pub struct Guest(Killed);
 
 impl Guest {
     #[must_use]
     pub fn pid(&self) -> i32 {
-        i32::try_from(self.0.id()).expect("a process id")
+        i32::try_from(self.0.0.id()).expect("a process id")
     }
 
     pub fn tell(&self, what: Signal) {
@@ -114,14 +115,6 @@ impl Guest {
     /// If it does not.
     #[must_use]
     pub fn end(mut self) -> ExitStatus {
-        until("a guest to end", || self.0.try_wait().expect("cannot wait for a guest"))
-    }
-}
-
-impl Drop for Guest {
-    fn drop(&mut self) {
-        // One that has ended is fine as well.
-        let _ = self.0.kill();
-        let _ = self.0.wait();
+        until("a guest to end", || self.0.0.try_wait().expect("cannot wait for a guest"))
     }
 }

@@ -5,11 +5,12 @@
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::net::TcpStream;
-use std::process::{Child, Stdio};
+use std::process::Stdio;
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
 use serde_json::Value;
+use testkit::background::Killed;
 use testkit::client::ask;
 use testkit::config::Config;
 use testkit::daemon::{Daemon, signal, throughout, until};
@@ -124,22 +125,12 @@ fn each_event_has_its_reason_and_who_asked_for_it() {
     assert!(text.contains("web/2 ready → draining: it is drained (by reuseport-lb, pid "), "{text}");
 }
 
-/// Follows events.
-struct Follower(Child);
-
-impl Drop for Follower {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
 #[test]
 fn a_reader_that_follows_gets_each_event_until_the_daemon_ends() {
     let world = World::new();
     let daemon = Daemon::with(&world, &Config::web().workers(1));
     let mut command = daemon.paths().command(&["events"]);
-    let mut follower = Follower(command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap());
+    let mut follower = Killed(command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap());
     let mut lines = BufReader::new(follower.0.stdout.take().unwrap()).lines();
     let mut next = || serde_json::from_str::<Value>(&lines.next().unwrap().unwrap()).unwrap();
     while next()["event"] != "up" {}

@@ -8,10 +8,11 @@ use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
+use testkit::background::Killed;
 use testkit::client::{Connection, ask, http};
 use testkit::config::Config;
 use testkit::daemon::{Daemon, Paths, is_alive, signal, until};
@@ -170,16 +171,6 @@ fn a_drained_host_stays_drained_for_later_daemons_until_its_time_is_over() {
     daemon.stop();
 }
 
-/// A process that this test started; killed at its end.
-struct Running(Child);
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
 #[test]
 fn exabgp_is_told_of_changes_and_of_no_daemon_that_is_away_for_a_moment() {
     let world = World::new();
@@ -187,7 +178,7 @@ fn exabgp_is_told_of_changes_and_of_no_daemon_that_is_away_for_a_moment() {
     let daemon = Daemon::with(&world, &config);
     let watch = |options: &[&str]| {
         let mut command = daemon.paths().command(&[&["health", "--watch"], options].concat());
-        let mut watching = Running(command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap());
+        let mut watching = Killed(command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap());
         let lines = BufReader::new(watching.0.stdout.take().unwrap()).lines().map(Result::unwrap);
         (watching, lines)
     };
@@ -229,7 +220,7 @@ fn a_stop_is_announced_first() {
     let workers = daemon.workers();
     assert_said(&daemon.paths().output(&["stop", "--keep", "--announce", "1s"]), 2, &["cannot be used with"]);
     let mut stop =
-        Running(daemon.paths().command(&["stop", "--announce", "1h"]).stdout(Stdio::null()).spawn().unwrap());
+        Killed(daemon.paths().command(&["stop", "--announce", "1h"]).stdout(Stdio::null()).spawn().unwrap());
     until("the end to be announced", || (readyz() == (503, "web is ending\n".into())).then_some(()));
     daemon.says("goes on for 3600s (announce), and says that it is ending");
     assert_said(&daemon.paths().output(&["health"]), 1, &["drained: web is ending"]);
@@ -289,7 +280,7 @@ fn haproxy_sends_what_can_be_taken() {
         ),
     );
     let mut front = Command::new(program("haproxy"));
-    let _front = Running(front.args(["-db", "-f"]).arg(config).stdin(Stdio::null()).spawn().unwrap());
+    let _front = Killed(front.args(["-db", "-f"]).arg(config).stdin(Stdio::null()).spawn().unwrap());
     let shown = |web: (&str, &str), api: (&str, &str)| {
         let wanted = [("api", api), ("web", web)];
         let wanted: BTreeMap<_, _> = wanted
