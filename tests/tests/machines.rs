@@ -12,6 +12,7 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
+use reuseport_lb_client::control::ControlClient;
 use testkit::background::Killed;
 use testkit::client::{Connection, ask, http};
 use testkit::config::Config;
@@ -204,7 +205,10 @@ fn exabgp_is_told_of_changes_and_of_no_daemon_that_is_away_for_a_moment() {
     let away = lines.next().unwrap();
     assert!(away.starts_with("down: ") && away.contains("no daemon runs there"), "{away}");
     assert!(ask(at(3000)).unwrap().worker.starts_with("web/"));
-    let daemon = Daemon::with(&world, &config);
+    let daemon = Daemon::start_until(&world, Paths::of(&world).run(), |_| true);
+    let control = ControlClient::new(daemon.paths().control());
+    // Its first answers are about what the daemon before has left.
+    (0..100).for_each(|_| assert_eq!(control.health(None).unwrap().state, "up"));
     assert_eq!(lines.next().unwrap(), "up, weight 100");
     daemon.run(&["host", "drain"]);
     // The other one, which holds for a minute, has said nothing in between.

@@ -35,13 +35,15 @@ impl Judgement {
         if drained {
             quiet.push("the host is drained".to_owned());
         }
-        for Measure { service, ending, serving, ready, .. } in services {
+        for Measure { service, ending, wanted, serving, ready } in services {
             if *ending {
                 quiet.push(format!("{service} is ending"));
             } else if *ready == 0 {
                 down.push(format!("{service} has no worker that is ready"));
+            } else if *wanted == 0 {
+                quiet.push(format!("{service} has no worker with a weight"));
             } else if *serving == 0 {
-                quiet.push(format!("{service} has no worker that gets anything new"));
+                down.push(format!("{service} has no worker that gets anything new"));
             }
         }
         if services.is_empty() {
@@ -97,7 +99,7 @@ mod tests {
         let ending = Measure { ending: true, ..WEB };
         let nothing = Measure { serving: 0, ready: 0, ..DNS };
         let unweighed = Measure { wanted: 0, serving: 0, ..WEB };
-        let cases: [(bool, &[Measure<'_>], Judgement); 14] = [
+        let cases: [(bool, &[Measure<'_>], Judgement); 15] = [
             (false, &[], Judgement::Down(why(&["there is no service"]))),
             (false, &[WEB, DNS], Judgement::Up(100)),
             (false, &[Measure { serving: 2, ..WEB }, DNS], Judgement::Up(50)),
@@ -115,7 +117,13 @@ mod tests {
             (
                 false,
                 &[unweighed, DNS],
-                Judgement::Drained(why(&["web has no worker that gets anything new"])),
+                Judgement::Drained(why(&["web has no worker with a weight"])),
+            ),
+            // Some are ready, and wait for those that start with them.
+            (
+                false,
+                &[Measure { serving: 0, ready: 3, ..WEB }, DNS],
+                Judgement::Down(why(&["web has no worker that gets anything new"])),
             ),
             (false, &[WEB, nothing.clone()], Judgement::Down(why(&["dns has no worker that is ready"]))),
             // What ends does so in order, also when its last worker is gone.

@@ -67,7 +67,7 @@ pub fn measure(service: &ServiceStatus) -> Measure<'_> {
         service: &service.name,
         ending: service.ending,
         wanted: sum(WorkerStatus::is_wanted),
-        serving: sum(|worker| worker.state == "ready" && worker.buckets > 0),
+        serving: sum(|worker| worker.state == "ready" && worker.member),
         ready: service.workers.iter().filter(|worker| worker.state == "ready").count(),
     }
 }

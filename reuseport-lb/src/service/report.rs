@@ -10,6 +10,7 @@ use reuseport_lb_client::api::{
     Adopts, FlowCounts, GroupStatus, ServiceStatus, ServiceTotals, SocketStatus, Usage, WorkerStatus,
 };
 use reuseport_lb_common::counters::Counter;
+use reuseport_lb_common::table::BUCKETS;
 use socket2::Socket;
 use tracing::warn;
 
@@ -82,15 +83,25 @@ pub fn coming(config: &config::ServiceConfig, is: &str) -> ServiceStatus {
 #[must_use]
 pub fn left(state: &state_file::SavedService) -> ServiceStatus {
     let name = &state.config.name;
-    let worker = |written: &state_file::SavedWorker| WorkerStatus {
-        slot: written.slot,
-        pid: written.process.identity.map(|process| process.pid),
-        weight: written.weight,
-        restarts: written.life.restarts,
-        kills: written.life.kills,
-        joined: written.life.origin == Origin::Joined,
-        successor: written.trial,
-        ..shown_worker(name, WorkerId::from(written.id).into(), written.life.state)
+    let members = || state.workers.iter().filter(|written| is_member(written));
+    let sum: u64 = members().map(|written| u64::from(written.weight)).sum();
+    let worker = |written: &state_file::SavedWorker| {
+        // The table gives the few buckets that are left over to some of them.
+        let member = is_member(written);
+        let buckets = if member { BUCKETS as u64 * u64::from(written.weight) / sum } else { 0 };
+        WorkerStatus {
+            slot: written.slot,
+            pid: written.process.identity.map(|process| process.pid),
+            weight: written.weight,
+            member,
+            share: buckets as f64 / BUCKETS as f64,
+            buckets: buckets as u32,
+            restarts: written.life.restarts,
+            kills: written.life.kills,
+            joined: written.life.origin == Origin::Joined,
+            successor: written.trial,
+            ..shown_worker(name, WorkerId::from(written.id).into(), written.life.state)
+        }
     };
     ServiceStatus {
         moved: state.moved,
@@ -108,6 +119,11 @@ pub fn left(state: &state_file::SavedService) -> ServiceStatus {
         workers: state.workers.iter().map(worker).collect(),
         ..coming(&state.config, "is being taken over from the daemon before")
     }
+}
+
+/// Whether new flows went to a worker when this was written.
+fn is_member(written: &state_file::SavedWorker) -> bool {
+    written.life.state == State::Ready && written.holds_slot && !written.trial && written.weight > 0
 }
 
 /// A service's state, without the parts that take milliseconds to find out.
@@ -264,5 +280,38 @@ fn shown_worker(service: &str, number: Number, state: State) -> WorkerStatus {
         dropped_bytes: 0,
         last_words: Vec::new(),
         sockets: Vec::new(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_daemon_left_gets_new_flows_as_before() {
+        let state = |(weight, of, holds_slot, trial): (u32, State, bool, bool)| {
+            let mut written = state_file::tests::state().workers.remove(0);
+            (written.weight, written.holds_slot, written.trial) = (weight, holds_slot, trial);
+            written.life.state = of;
+            written
+        };
+        let workers = [
+            (1, State::Ready, true, false),
+            (3, State::Ready, true, false),
+            (0, State::Ready, true, false),
+            (2, State::Ready, true, true),
+            (2, State::Ready, false, false),
+            (2, State::Held, true, false),
+            (2, State::Draining, true, false),
+        ];
+        let saved = state_file::SavedService {
+            workers: workers.into_iter().map(state).collect(),
+            ..state_file::tests::state()
+        };
+        let shown = left(&saved).workers;
+        let of = |worker: &WorkerStatus| (worker.member, worker.buckets, worker.share);
+        let none = (false, 0, 0.0);
+        let wanted = [(true, 16_384, 0.25), (true, 49_152, 0.75), none, none, none, none, none];
+        assert_eq!(shown.iter().map(of).collect::<Vec<_>>(), wanted);
     }
 }

@@ -6,7 +6,7 @@
 
 mod id;
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;
 
 use std::fs;
 use std::io;

@@ -2,7 +2,8 @@
 
 use super::*;
 
-fn state() -> SavedService {
+/// A state with something in each field.
+pub(in crate::service) fn state() -> SavedService {
     let listener: Listener = "tcp://127.0.0.1:80".parse().unwrap();
     let config = config::ServiceConfig::new("web", vec![listener], 1);
     let place = SavedSocket { listener, cookie: u64::MAX, selected_before: 7 };
