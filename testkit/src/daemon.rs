@@ -379,10 +379,12 @@ pub fn signal(pid: i32, signal: nix::sys::signal::Signal) {
     }
 }
 
-/// Whether all workers are ready and have their buckets.
+/// Whether all workers are ready and have their buckets, and nothing is under way: what a daemon shows while it takes over has
+/// no counts.
 #[must_use]
 pub fn settled(service: &ServiceStatus) -> bool {
-    service.workers.iter().all(|worker| worker.state == "ready" && worker.buckets > 0)
+    let ready = |worker: &WorkerStatus| worker.state == "ready" && worker.buckets > 0;
+    service.busy.is_none() && service.workers.iter().all(ready)
 }
 
 /// Selections of a worker over all its sockets.

@@ -114,11 +114,7 @@ mod tests {
             ),
             (true, &[WEB], Judgement::Drained(why(&["the host is drained"]))),
             (false, &[ending.clone(), DNS], Judgement::Drained(why(&["web is ending"]))),
-            (
-                false,
-                &[unweighed, DNS],
-                Judgement::Drained(why(&["web has no worker with a weight"])),
-            ),
+            (false, &[unweighed, DNS], Judgement::Drained(why(&["web has no worker with a weight"]))),
             // Some are ready, and wait for those that start with them.
             (
                 false,
