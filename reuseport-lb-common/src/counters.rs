@@ -17,7 +17,7 @@ pub struct Counters {
 pub const EVENTS: usize = 32;
 
 /// The stage that a counter belongs to. Sums: all of `Arrival` equals all of `Owner`; all of
-/// `Owner` but [`Counter::OwnerTaken`] and [`Counter::OwnerKept`] equals all of `Detour`; all of `Arrival` equals the
+/// `Owner` but [`Counter::OwnerTaken`], [`Counter::OwnerKept`] and [`Counter::OwnerDirected`] equals all of `Detour`; all of `Arrival` equals the
 /// selections of all slots plus [`Counter::Refused`] and [`Counter::DetourKernel`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stage {
@@ -88,16 +88,17 @@ counters! {
     OwnerFuller "owner_fuller" Owner "the worker of the bucket had more connections than `balance` gives it";
     QuicRouted "quic_routed" Incident "a connection id of QUIC named its worker, which was selected; `owner_taken` as well";
     QuicUnroutable "quic_unroutable" Incident "a connection id of QUIC named nobody who is there, as that of a client's first datagrams: its flow decided";
+    OwnerDirected "owner_directed" Owner "the worker of the bucket was not asked: the daemon's own connection or datagram went to the one it is for";
 }
 
 /// Fills in the two counters of the fast path, which writes nothing but its slot's selections:
 /// packets that arrived, and owners that were taken. `selected` is the sum over all slots.
 pub fn complete(events: &mut [u64; EVENTS], selected: u64) {
     use Counter::{
-        DetourCandidate, DetourHold, DetourKernel, DetourOwner, DetourReady, Migration, OwnerKept,
-        OwnerTaken, Packet, Refused,
+        DetourCandidate, DetourHold, DetourKernel, DetourOwner, DetourReady, Migration, OwnerDirected,
+        OwnerKept, OwnerTaken, Packet, Refused,
     };
-    let others: u64 = [OwnerKept, DetourCandidate, DetourOwner, DetourReady, DetourHold]
+    let others: u64 = [OwnerKept, OwnerDirected, DetourCandidate, DetourOwner, DetourReady, DetourHold]
         .iter()
         .map(|counter| events[counter.index()])
         .sum();

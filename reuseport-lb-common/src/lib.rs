@@ -1,7 +1,7 @@
 //! The contract between the kernel program and the daemon, and the decision itself.
 //!
 //! What both sides read and write, one structure per file: [`entry`] and [`table`], [`activity`], [`load`],
-//! [`connections`], [`counters`]. What is decided: [`steer`] makes a key of a packet, and [`select`] a slot of the key.
+//! [`connections`], [`directed`], [`counters`]. What is decided: [`steer`] makes a key of a packet, and [`select`] a slot of the key.
 //! [`program`] lists the kernel programs. [`trace_word`] is a decision as it is logged.
 //!
 //! Nothing here knows of sockets, processes or system calls, so all of it runs on the host under
@@ -12,6 +12,7 @@
 pub mod activity;
 pub mod connections;
 pub mod counters;
+pub mod directed;
 pub mod entry;
 pub mod load;
 pub mod offsets;

@@ -1,5 +1,6 @@
 //! What is said of the workers off the fast path: fitness of slots, queues, rosters. Not: who judges them.
 
+use crate::directed::DirectedPorts;
 use crate::entry::Entry;
 use crate::shared::Shared;
 use crate::slots::MAX_SLOTS;
@@ -160,6 +161,8 @@ pub struct Load {
     pub by_cpu: CpuSlots,
     /// Where connections are counted: what goes for all workers.
     pub shares: Shares,
+    /// Connections of the daemon's own.
+    pub directed: DirectedPorts,
 }
 
 /// What goes for all workers of a service whose connections are counted.
@@ -180,7 +183,7 @@ impl Shares {
 }
 
 impl Load {
-    /// Takes over all that `other` says.
+    /// Takes over all that `other` says but of connections of the daemon's own.
     #[cfg(not(target_arch = "bpf"))]
     pub fn copy(&self, other: &Self) {
         for (own, other) in self.lines.iter().zip(&other.lines) {

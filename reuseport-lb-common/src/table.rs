@@ -15,6 +15,8 @@ pub mod attention {
     /// Where nobody can be selected the kernel chooses among all sockets of its group, instead of a refusal: they are
     /// those of a server that others have started.
     pub const OPEN: u32 = 1 << 2;
+    /// Some connections are the daemon's own; see [`DirectedPorts`](crate::directed::DirectedPorts).
+    pub const DIRECT: u32 = 1 << 3;
 }
 
 /// The one value of map `TABLE`: written by the daemon through mmap, read by the program. Its entries

@@ -118,6 +118,11 @@ impl<K: Kind> Group for KernelGroup<K> {
     }
 
     #[inline(always)]
+    fn loopback_port(&self) -> u16 {
+        KernelPacket(&SkReuseportContext::new(self.md)).loopback_port()
+    }
+
+    #[inline(always)]
     fn is_migrating(&self) -> bool {
         SkReuseportContext::new(self.md).migrating_sk().is_some()
     }

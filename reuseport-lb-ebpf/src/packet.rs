@@ -1,5 +1,6 @@
 //! What steering reads, out of the program's context: the packet, or the connection that is being migrated.
 
+use core::net::{Ipv4Addr, Ipv6Addr};
 use core::ptr;
 
 use aya_ebpf::EbpfContext as _;
@@ -65,6 +66,20 @@ impl KernelPacket<'_> {
         if failed == 0 {
             line.family = family::V6 - is_v4 as u8 * (family::V6 - family::V4);
         }
+    }
+
+    /// The client's port, in host order, if its address is the loopback address of its family; else 0.
+    #[inline(always)]
+    pub fn loopback_port(&self) -> u16 {
+        let is_loopback = if self.is_v4() {
+            self.network_header(V4_SOURCE) == Some(Ipv4Addr::LOCALHOST.octets())
+        } else {
+            self.network_header(V6_SOURCE) == Some(Ipv6Addr::LOCALHOST.octets())
+        };
+        let mut port = [0; 2];
+        // SAFETY: the helper fills both bytes, or with zeros if it fails.
+        unsafe { bpf_skb_load_bytes(self.0.as_ptr(), SOURCE_PORT, port.as_mut_ptr().cast(), 2) };
+        if is_loopback { u16::from_be_bytes(port) } else { 0 }
     }
 }
 

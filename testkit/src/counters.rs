@@ -89,7 +89,7 @@ impl Counters {
             self.0.iter().filter(|(name, _)| name.starts_with(stage)).map(|(_, count)| count).sum()
         };
         let one = |name: &str| self.get(name);
-        let went_on = of("owner_") - one("owner_taken") - one("owner_kept");
+        let went_on = of("owner_") - one("owner_taken") - one("owner_kept") - one("owner_directed");
         let sums =
             [(of("arrival_"), of("owner_")), (went_on, of("detour_")), (one("detour_none"), one("refused"))];
         assert!(sums.iter().all(|(one, other)| one == other), "the sums do not hold: {sums:?} of {self:?}");

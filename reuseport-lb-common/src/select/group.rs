@@ -30,6 +30,8 @@ pub trait Group {
     fn connections(&self, slot: u16) -> u32;
     /// How many live connections the service has.
     fn all_connections(&self) -> u32;
+    /// The port of whoever sends, in host order, if their address is the loopback address; else 0.
+    fn loopback_port(&self) -> u16;
     /// Whether it is about a connection whose listener closes; else about one that begins, or a datagram.
     fn is_migrating(&self) -> bool;
     /// Counts a flow that stayed with the previous worker of its bucket, off the path of [`Group::count`].

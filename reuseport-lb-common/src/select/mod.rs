@@ -21,7 +21,7 @@ use crate::table::attention;
 
 /// Decides.
 ///
-/// Order: in a moving bucket, the previous worker, for flows that were there before; the bucket's
+/// Order: the worker that a connection of the daemon's own is for; in a moving bucket, the previous worker, for flows that were there before; the bucket's
 /// worker; if it is gone or not fit, the next candidates of the same key that are fit; an owner that is
 /// merely overloaded; any ready worker; one where connections can wait; else none. The [`SelectPolicy`] may
 /// pass over workers that are there, and take the best of those in the end. A decision is never left to the
@@ -50,7 +50,8 @@ fn entry(hint: Hint, group: &impl Group) -> Entry {
         Hint::Cpu { cpu, .. } if !group.is_migrating() => {
             let entry = group.load().map_or(Entry::steady(NO_SLOT), |load| load.by_cpu.entry(cpu));
             // The entries of buckets have that in their slow bits.
-            let slow = group.table().attention.get() & (attention::TRACE | attention::AVOID) != 0;
+            let looks = attention::TRACE | attention::AVOID | attention::DIRECT;
+            let slow = group.table().attention.get() & looks != 0;
             entry.with_slow(slow)
         }
         Hint::Key(key) | Hint::Cpu { key, .. } => group.table().entry(key),
@@ -120,6 +121,14 @@ fn moving(key: u32, entry: Entry, group: &mut impl Group) -> Option<Decision> {
 fn slowly(key: u32, entry: Entry, group: &mut impl Group) -> Decision {
     // A fast path that came here has tried the owner.
     let mut tried = !entry.is_slow();
+    if entry.is_slow()
+        && let Some(slot) = directed(key, group)
+    {
+        if group.select(slot) {
+            return Decision::taken(Counter::OwnerDirected, slot, 0);
+        }
+        return Decision::detoured(Counter::OwnerGone as u32, Counter::DetourNone, NO_SLOT, 1);
+    }
     let mut failed = 0;
     if let Some(activity) = group.activity() {
         if !entry.is_moving() {
@@ -133,4 +142,13 @@ fn slowly(key: u32, entry: Entry, group: &mut impl Group) -> Decision {
         }
     }
     candidates::walk(key, entry.slot(), tried, failed, group)
+}
+
+/// The slot of the worker that a connection or datagram of the daemon's own is for.
+#[inline(always)]
+fn directed(key: u32, group: &impl Group) -> Option<u16> {
+    if group.table().attention.get() & attention::DIRECT == 0 || group.is_migrating() {
+        return None;
+    }
+    group.load()?.directed.find(group.loopback_port(), key)
 }

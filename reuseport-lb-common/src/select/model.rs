@@ -32,6 +32,8 @@ pub struct Model<P> {
     pub busy: BTreeMap<u16, u32>,
     /// Connections of each slot's worker, where they are counted.
     pub connections: BTreeMap<u16, u32>,
+    /// The port of the loopback address that is sent from; 0: another address.
+    pub loopback_port: u16,
     /// Slots that the last decision tried to select, in order.
     pub tried: Vec<u16>,
     /// Keys of the decisions that were traced.
@@ -53,6 +55,7 @@ impl<P: SelectPolicy> Model<P> {
             sockets: slots.iter().copied().collect(),
             busy: BTreeMap::new(),
             connections: BTreeMap::new(),
+            loopback_port: 0,
             tried: Vec::new(),
             traced: Vec::new(),
             migrating: false,
@@ -157,6 +160,10 @@ impl<P: SelectPolicy> Group for &mut Model<P> {
 
     fn all_connections(&self) -> u32 {
         self.connections.values().sum()
+    }
+
+    fn loopback_port(&self) -> u16 {
+        self.loopback_port
     }
 
     fn is_migrating(&self) -> bool {

@@ -31,6 +31,46 @@ fn a_slow_entry_alone_changes_nothing() {
     assert_eq!((&model.tried[..], &model.traced[..]), (&[5][..], &[1][..]));
 }
 
+/// What is the daemon's own goes to the worker that it is for, ready or not, and marks no flow; nothing else does.
+#[test]
+fn what_is_the_daemons_own_goes_where_it_says() {
+    fn check<P: SelectPolicy>(mut model: Model<P>) {
+        const PORT: u16 = 40_001;
+        model.sockets.insert(9);
+        model.table.attention.set(attention::DIRECT);
+        model.table.set_entry(1, Entry::steady(5).with_slow(true));
+        assert!(model.load.directed.set(PORT, 9) && !model.load.directed.set(PORT ^ 1 << 10, 3));
+        for (port, slot) in [(PORT, 9), (0, 5), (PORT ^ 1 << 10, 5), (PORT + 1, 5)] {
+            model.loopback_port = port;
+            let (decision, directed) = (model.arrive(0x0003_0001), slot == 9);
+            assert_eq!((decision.slot(), decision.detour()), (Some(slot), None), "{port}");
+            let owner = if directed { Counter::OwnerDirected } else { Counter::OwnerTaken };
+            assert_eq!((decision.owner(), &model.tried[..]), (owner, &[slot][..]), "{port}");
+            let marked = model.activity.as_ref().map_or(0, |it| it.live(1, 0).count_ones());
+            assert!(!directed || marked == 0, "{port}");
+        }
+        assert_eq!(model.load.directed.met(PORT), Some(0x0003_0001));
+        let counted = model.counted();
+        assert_eq!(counted[Counter::OwnerDirected.index()], 1);
+        assert_eq!((counted[Counter::Packet.index()], counted[Counter::OwnerTaken.index()]), (4, 3));
+
+        // A connection that is being migrated has another listener's port; and nobody else gets what is for one who is gone.
+        model.loopback_port = PORT;
+        assert_ne!(model.migrate(1).slot(), Some(9));
+        model.sockets.remove(&9);
+        let decision = model.arrive(1);
+        assert_eq!((decision.slot(), decision.refuses(), decision.failed), (None, true, 1));
+        model.load.directed.clear(PORT);
+        assert_eq!(model.arrive(1).slot(), Some(5));
+        assert!(model.load.directed.set(PORT, 3) && model.load.directed.met(PORT).is_none());
+        model.table.attention.set(0);
+        assert_eq!(model.arrive(1).slot(), Some(5), "nobody looks where nothing asks for it");
+    }
+    check(Model::<FirstFit>::new(&[3, 5]));
+    check(Model::<FirstFit>::new(&[3, 5]).tracking());
+    check(Model::<PreferWaiting>::new(&[3, 5]));
+}
+
 #[test]
 fn a_flow_that_was_there_before_stays_and_others_go_to_the_new_one() {
     let mut model = Model::<FirstFit>::new(&[3, 5]).tracking();

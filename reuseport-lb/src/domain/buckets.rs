@@ -10,6 +10,7 @@ use std::ops::Deref;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use reuseport_lb_common::activity::Activity;
+use reuseport_lb_common::directed::DirectedPorts;
 use reuseport_lb_common::entry::Entry;
 use reuseport_lb_common::load::Fitness;
 use reuseport_lb_common::slots::{MAX_SLOTS, NO_SLOT};
@@ -23,6 +24,8 @@ pub trait SharedMemory {
     fn table(&self) -> &Table;
     /// Tells the program the fitness of the worker in `slot`.
     fn set_fitness(&self, slot: u16, fitness: Fitness);
+    /// The ports of connections of the daemon's own.
+    fn directed(&self) -> &DirectedPorts;
     /// Whether the group tracks flows (UDP); of a TCP connection only the first packet is decided about.
     fn tracks(&self) -> bool;
     /// The marks of live flows; `None` if the group does not track flows, or they cannot be mapped now. Mapping may
@@ -52,6 +55,8 @@ impl LiveFlows {
 pub struct Buckets {
     /// Slots that new connections avoid; their buckets are marked for the slow path.
     unfit: BTreeMap<u16, Fitness>,
+    /// Ports of connections of the daemon's own, and the bucket that each comes to; `None`: any. These are marked as well.
+    directed: BTreeMap<u16, Option<u16>>,
     writes: Cell<u64>,
     counted: Arc<Mutex<Option<(CountedAt, LiveFlows)>>>,
 }
@@ -118,7 +123,8 @@ impl Buckets {
     }
 
     fn set(&self, memory: &impl SharedMemory, bucket: u16, entry: Entry) {
-        let slow = is_traced(memory) || self.unfit.contains_key(&entry.slot());
+        let directed = || self.directed.values().any(|at| at.is_none_or(|at| at == bucket));
+        let slow = is_traced(memory) || self.unfit.contains_key(&entry.slot()) || directed();
         memory.table().set_entry(bucket, entry.with_slow(slow));
         self.wrote();
     }
@@ -217,7 +223,48 @@ impl Buckets {
             return;
         }
         draw_attention(memory, attention::TRACE, on);
-        entries(memory).for_each(|(bucket, entry)| self.set(memory, bucket, entry));
+        self.mark(memory, None);
+    }
+
+    /// Has what comes from `port` of the loopback address go to `slot`, until [`Buckets::undirect`]. It comes to `bucket`; if
+    /// that is not known, all are marked, which takes about 50 us. False if there is no room for the port.
+    pub fn direct(&mut self, memory: &impl SharedMemory, port: u16, slot: u16, bucket: Option<u16>) -> bool {
+        if !memory.directed().set(port, slot) {
+            return false;
+        }
+        self.directed.insert(port, bucket);
+        draw_attention(memory, attention::DIRECT, true);
+        self.mark(memory, bucket);
+        true
+    }
+
+    /// Whether something has come from `port` that was directed. If it will always come to the `same` bucket, only that one
+    /// stays marked, and is returned.
+    pub fn directed(&mut self, memory: &impl SharedMemory, port: u16, same: bool) -> Option<Option<u16>> {
+        let before = self.directed.get(&port)?;
+        let bucket = memory.directed().met(port)? as u16;
+        if !same || before.is_some() {
+            return Some(*before);
+        }
+        self.directed.insert(port, Some(bucket));
+        self.mark(memory, None);
+        Some(Some(bucket))
+    }
+
+    /// Ends [`Buckets::direct`].
+    pub fn undirect(&mut self, memory: &impl SharedMemory, port: u16) {
+        let Some(bucket) = self.directed.remove(&port) else { return };
+        memory.directed().clear(port);
+        draw_attention(memory, attention::DIRECT, !self.directed.is_empty());
+        self.mark(memory, bucket);
+    }
+
+    /// Marks a bucket, or each, for the slow path as it has to be now.
+    fn mark(&self, memory: &impl SharedMemory, bucket: Option<u16>) {
+        match bucket {
+            Some(bucket) => self.set(memory, bucket, memory.table().entry(bucket.into())),
+            None => entries(memory).for_each(|(bucket, entry)| self.set(memory, bucket, entry)),
+        }
     }
 }
 

@@ -183,6 +183,11 @@ impl<P: SelectPolicy> Group for Imagined<'_, P> {
             .sum()
     }
 
+    /// Whoever is asked about is not the daemon itself.
+    fn loopback_port(&self) -> u16 {
+        0
+    }
+
     fn is_migrating(&self) -> bool {
         false
     }

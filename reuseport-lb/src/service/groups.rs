@@ -6,6 +6,7 @@ use std::rc::Rc;
 
 use anyhow::Result;
 use reuseport_lb_common::activity::Activity;
+use reuseport_lb_common::directed::DirectedPorts;
 use reuseport_lb_common::load::Fitness;
 use reuseport_lb_common::table::{Table, attention};
 use socket2::Socket;
@@ -35,6 +36,10 @@ impl SharedMemory for GroupMemory {
 
     fn set_fitness(&self, slot: u16, fitness: Fitness) {
         self.load().line(slot).set_fitness(fitness);
+    }
+
+    fn directed(&self) -> &DirectedPorts {
+        &self.load().directed
     }
 
     fn tracks(&self) -> bool {
@@ -67,6 +72,8 @@ pub(super) struct ListenerGroup {
     pub(super) asked: Listener,
     pub(super) group: PinnedGroup,
     pub(super) buckets: Buckets,
+    /// Ports of this daemon's own connections, and the buckets that they come to.
+    pub(super) ports: Vec<(u16, u16)>,
     /// Name of the group's directory of pins.
     pub(super) name: String,
     /// The group was made at a takeover because only sockets were left of the one before.
@@ -173,14 +180,15 @@ impl ListenerGroup {
         let reader = tokio::task::spawn_local(trace::follow(log));
         let (service, surroundings) = (owner.config.name.clone(), owner.surroundings.clone());
         group.decides = surroundings.claims.claim(asked, &service);
-        if owner.config.adopt.is_some() {
-            let attention = &group.memory().table().attention;
-            attention.set(attention.get() | attention::OPEN);
-        }
+        let attention = &group.memory().table().attention;
+        let open = if owner.config.adopt.is_some() { attention::OPEN } else { 0 };
+        // Connections that an earlier daemon made for itself are over.
+        attention.set(attention.get() & !attention::DIRECT | open);
         Ok(Self {
             asked,
             group,
             buckets: Buckets::default(),
+            ports: Vec::new(),
             name,
             is_new: false,
             reader,

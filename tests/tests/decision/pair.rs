@@ -30,8 +30,9 @@ use testkit::world::World;
 
 use crate::keys::{key, loopback, session, session_key};
 
-/// What these questions never lead to: `affinity`, `payload` and `quic_ids` show it.
-const SEEN_ELSEWHERE: [Counter; 3] = [Counter::KeyFallback, Counter::QuicRouted, Counter::QuicUnroutable];
+/// What these questions never lead to: `affinity`, `payload`, `quic_ids` and `directed` show it.
+const SEEN_ELSEWHERE: [Counter; 4] =
+    [Counter::KeyFallback, Counter::QuicRouted, Counter::QuicUnroutable, Counter::OwnerDirected];
 
 /// Slots that a group of these tests may use.
 const SLOTS: u16 = 8;

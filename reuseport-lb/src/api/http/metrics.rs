@@ -112,7 +112,7 @@ metrics! {
     Drains "drain_seconds" Histogram ["service"] "time from the move of a worker's buckets until it was removed";
     Arrivals "arrivals" Counter ["service" "listener" "kind"] "decisions, by why the program ran (stage Arrival)";
     Owners "owners" Counter ["service" "listener" "outcome"] "decisions, by what became of the bucket's own worker (stage Owner)";
-    Detours "detours" Counter ["service" "listener" "to"] "decisions whose owner was neither taken nor kept, by who was asked instead (stage Detour)";
+    Detours "detours" Counter ["service" "listener" "to"] "decisions whose owner was asked, and neither taken nor kept, by who was asked instead (stage Detour)";
     Refused "refused" Counter ["service" "listener"] "decisions that selected nobody";
     SelectFailed "select_failed" Counter ["service" "listener"] "single attempts at a socket that failed";
     KeyFallback "key_fallback" Counter ["service" "listener"] "decisions for which what the key is made of could not be read";

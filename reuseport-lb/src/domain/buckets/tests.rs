@@ -7,8 +7,10 @@ use std::rc::Rc;
 
 use proptest::prelude::*;
 use reuseport_lb_common::activity::Activity;
+use reuseport_lb_common::directed::DirectedPorts;
 use reuseport_lb_common::entry::{EPOCHS, Entry};
 use reuseport_lb_common::load::Fitness;
+use reuseport_lb_common::shared::Zeroable as _;
 use reuseport_lb_common::slots::NO_SLOT;
 use reuseport_lb_common::table::{Table, attention};
 
@@ -21,6 +23,7 @@ struct Fake {
     table: Box<Table>,
     activity: Option<Box<Activity>>,
     fitness: RefCell<BTreeMap<u16, Fitness>>,
+    directed: Box<DirectedPorts>,
 }
 
 impl SharedMemory for Fake {
@@ -30,6 +33,10 @@ impl SharedMemory for Fake {
 
     fn set_fitness(&self, slot: u16, fitness: Fitness) {
         self.fitness.borrow_mut().insert(slot, fitness);
+    }
+
+    fn directed(&self) -> &DirectedPorts {
+        &self.directed
     }
 
     fn tracks(&self) -> bool {
@@ -50,6 +57,10 @@ impl SharedMemory for Rc<Fake> {
         Fake::set_fitness(self, slot, fitness);
     }
 
+    fn directed(&self) -> &DirectedPorts {
+        &self.directed
+    }
+
     fn tracks(&self) -> bool {
         Fake::tracks(self)
     }
@@ -67,6 +78,7 @@ impl Fake {
             table: Box::new(Table::zeroed()),
             activity: tracks.then(|| Box::new(Activity::zeroed())),
             fitness: RefCell::default(),
+            directed: DirectedPorts::boxed(),
         });
         let fake = make.unwrap().join().unwrap();
         (0..=u16::MAX).for_each(|bucket| fake.table.set_entry(bucket, Entry::steady(NO_SLOT)));
@@ -243,6 +255,29 @@ fn tracing_marks_all_and_leaves_the_unfit_marked() {
     assert_eq!(buckets.writes.get(), writes);
     buckets.trace(&fake, false);
     assert_eq!((marked(&fake), fake.table.attention.get()), ([1].into(), attention::AVOID));
+}
+
+#[test]
+fn where_the_daemons_own_come_is_marked_as_long_as_they_do() {
+    let (fake, mut buckets) = (Fake::new(false), Buckets::default());
+    buckets.publish(&fake, [(1, 1), (2, 2), (3, 3)], every_slot);
+    buckets.set_fitness(&fake, 3, Fitness::Overloaded);
+    assert!(buckets.direct(&fake, 40_000, 2, None));
+    assert_eq!(marked(&fake), [1, 2, 3].into());
+    assert_eq!(fake.table.attention.get(), attention::AVOID | attention::DIRECT);
+    assert!(!buckets.direct(&fake, 40_000 + 64, 2, None), "both are in one place");
+    assert!(buckets.direct(&fake, 40_001, 1, Some(2)));
+    assert_eq!(buckets.directed(&fake, 40_000, true), None, "nothing has come yet");
+    assert_eq!(fake.directed.find(40_000, 0x0007_0001), Some(2));
+    assert_eq!(buckets.directed(&fake, 40_000, false), Some(None), "the next one may come anywhere");
+    assert_eq!((buckets.directed(&fake, 40_000, true), marked(&fake)), (Some(Some(1)), [1, 2, 3].into()));
+    buckets.publish(&fake, [(1, 5), (2, 5)], every_slot);
+    assert_eq!(marked(&fake), [1, 2, 3].into(), "what is published is marked as well");
+    buckets.undirect(&fake, 40_000);
+    assert_eq!((marked(&fake), fake.directed.find(40_000, 1)), ([2, 3].into(), None));
+    assert_eq!(buckets.directed(&fake, 40_000, true), None, "it is over");
+    buckets.undirect(&fake, 40_001);
+    assert_eq!((marked(&fake), fake.table.attention.get()), ([3].into(), attention::AVOID));
 }
 
 #[derive(Clone, Debug)]
