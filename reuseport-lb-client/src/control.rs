@@ -1,5 +1,9 @@
 //! The client of `control.sock`, for the commands and any other program. Not: requests and answers (`api.rs`).
 
+mod error;
+
+pub use error::ControlError;
+
 use std::io;
 use std::marker::PhantomData;
 use std::net::Shutdown;
@@ -9,7 +13,6 @@ use std::time::{Duration, Instant};
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use thiserror::Error;
 
 use crate::api::{
     Adopt, Adopted, Drain, Drained, EventLine, Explainable, Explained, HostDrain, HostHealth, HostUndrain,
@@ -18,61 +21,10 @@ use crate::api::{
 };
 use crate::http::{self, Body, Response, Until};
 use crate::stream;
+use error::{PATIENCE, broken_off, parsed};
 
-/// How long an answer is waited for; usually it takes milliseconds.
-const PATIENCE: Duration = Duration::from_secs(10);
-
-/// Why a request has failed.
-#[derive(Debug, Error)]
-#[non_exhaustive]
-pub enum ControlError {
-    /// No daemon listens on the control socket.
-    #[error(
-        "cannot reach {path}: no daemon runs there; start one with `reuseport-lb run`, or give its --runtime-dir"
-    )]
-    NoDaemon {
-        /// The control socket.
-        path: PathBuf,
-        /// Error of the kernel.
-        source: io::Error,
-    },
-    /// This user may not use the control socket.
-    #[error(
-        "cannot reach {path}: only root may, and to ask what changes nothing a group that `monitors` names; run it with sudo"
-    )]
-    NotPermitted {
-        /// The control socket.
-        path: PathBuf,
-        /// Error of the kernel.
-        source: io::Error,
-    },
-    /// Connecting to the control socket failed for another reason.
-    #[error("cannot reach {path}: the connection failed")]
-    Unreachable {
-        /// The control socket.
-        path: PathBuf,
-        /// Error of the kernel.
-        source: io::Error,
-    },
-    /// No answer came in time.
-    #[error("the daemon does not answer within {patience:?}; is it stopped?")]
-    Silent {
-        /// How long the answer was waited for.
-        patience: Duration,
-    },
-    /// The daemon ended before its answer was complete.
-    #[error("the daemon went away")]
-    Gone(#[source] io::Error),
-    /// The daemon refuses the request.
-    #[error(transparent)]
-    Refused(#[from] Refusal),
-    /// No service and no worker can have this name.
-    #[error("{0:?} is no name of a service or a worker: write it like web or web/2")]
-    NotAName(String),
-    /// This version does not understand the answer.
-    #[error("the daemon's answer is not what this version expects")]
-    Unexpected(#[source] io::Error),
-}
+/// How long a connection to a worker is waited for: a little longer than the daemon does.
+const CONNECTING: Duration = Duration::from_secs(15);
 
 /// A client of the daemon with this control socket; each request has a connection of its own.
 #[derive(Clone, Debug)]
@@ -161,6 +113,18 @@ impl ControlClient {
         self.lines("POST", &path?, &json(request)?)
     }
 
+    /// Connects to a worker, like `web/2`, whatever its share and state are: at its first listener, of TCP if there is one, or
+    /// at the one that is written like `listen`.
+    pub fn connect(&self, worker: &str, listen: Option<&str>) -> Result<WorkerStream, ControlError> {
+        let query = listen.map(|listen| format!("?listen={listen}")).unwrap_or_default();
+        let path = of_worker(worker, &format!("connect{query}"))?;
+        let stream = stream::connected(&self.path, PATIENCE).map_err(|error| self.unreachable(error))?;
+        let stream = Until::new(stream, Some(Instant::now() + CONNECTING));
+        let response = accepted(http::upgrade(stream, &path, "tcp").map_err(broken_off)?)?;
+        let (stream, received) = response.body.into_parts();
+        Ok(WorkerStream { stream: stream.forever().map_err(ControlError::Gone)?, received })
+    }
+
     /// Makes the sockets of a server that others have started the workers of a new service. Answered when they are found.
     pub fn adopt(&self, service: &str, request: &Adopt) -> Result<Adopted, ControlError> {
         self.patiently("POST", &of_service(service, "adopt")?, &json(request)?)
@@ -235,17 +199,7 @@ impl ControlClient {
         end: Option<Instant>,
     ) -> Result<Response<Until>, ControlError> {
         let stream = stream::connected(&self.path, PATIENCE).map_err(|error| self.unreachable(error))?;
-        let response = http::send(Until::new(stream, end), method, path, body).map_err(broken_off)?;
-        if (200..300).contains(&response.status) {
-            return Ok(response);
-        }
-        let status = response.status;
-        let said = response.body.whole().map_err(broken_off)?;
-        let body = serde_json::from_slice::<RefusalBody>(&said).map_err(|_| {
-            let said = String::from_utf8_lossy(&said);
-            ControlError::Unexpected(io::Error::other(format!("status {status} and {said:?}")))
-        })?;
-        Err(Refusal::from_wire(status, body).into())
+        accepted(http::send(Until::new(stream, end), method, path, body).map_err(broken_off)?)
     }
 
     fn unreachable(&self, source: io::Error) -> ControlError {
@@ -259,6 +213,30 @@ impl ControlClient {
             _ => ControlError::Unreachable { path, source },
         }
     }
+}
+
+/// A connection to one worker, which the daemon carries on. Of UDP each write is a datagram, and those that come are not
+/// told apart.
+#[derive(Debug)]
+pub struct WorkerStream {
+    /// The connection.
+    pub stream: UnixStream,
+    /// What the worker has said already.
+    pub received: Vec<u8>,
+}
+
+/// The answer, if it is no refusal; that becomes an error.
+fn accepted(response: Response<Until>) -> Result<Response<Until>, ControlError> {
+    let status = response.status;
+    if (200..300).contains(&status) || status == 101 {
+        return Ok(response);
+    }
+    let said = response.body.whole().map_err(broken_off)?;
+    let body = serde_json::from_slice::<RefusalBody>(&said).map_err(|_| {
+        let said = String::from_utf8_lossy(&said);
+        ControlError::Unexpected(io::Error::other(format!("status {status} and {said:?}")))
+    })?;
+    Err(Refusal::from_wire(status, body).into())
 }
 
 /// An answer that comes line by line, until it ends or this value is dropped.
@@ -342,18 +320,6 @@ impl<T> Lines<T> {
             }
         }
     }
-}
-
-fn broken_off(error: io::Error) -> ControlError {
-    match error.kind() {
-        io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => ControlError::Silent { patience: PATIENCE },
-        io::ErrorKind::InvalidData => ControlError::Unexpected(error),
-        _ => ControlError::Gone(error),
-    }
-}
-
-fn parsed<T: DeserializeOwned>(text: &[u8]) -> Result<T, ControlError> {
-    serde_json::from_slice(text).map_err(|error| ControlError::Unexpected(error.into()))
 }
 
 fn json(body: &impl Serialize) -> Result<Vec<u8>, ControlError> {

@@ -55,18 +55,29 @@ pub(crate) fn send<S: Read + Write>(
     );
     // If the daemon has closed the connection already, its answer says why.
     let written = stream.write_all(&[head.as_bytes(), body].concat());
-    match receive(stream) {
+    match receive(stream, false) {
         Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Err(written.err().unwrap_or(error)),
         received => received,
     }
 }
 
-fn receive<S: Read>(stream: S) -> io::Result<Response<S>> {
+/// Asks for another protocol on the connection; the answer has status 101 if it is spoken from now on.
+pub(crate) fn upgrade<S: Read + Write>(mut stream: S, path: &str, protocol: &str) -> io::Result<Response<S>> {
+    let head = format!(
+        "POST {path} HTTP/1.1\r\nhost: localhost\r\nconnection: upgrade\r\nupgrade: {protocol}\r\n\
+         content-length: 0\r\n\r\n"
+    );
+    stream.write_all(head.as_bytes())?;
+    receive(stream, true)
+}
+
+/// `switches`: 101 is an answer, after which the body is another protocol.
+fn receive<S: Read>(stream: S, switches: bool) -> io::Result<Response<S>> {
     let mut body = Body { stream, buffer: Vec::new(), framing: Framing::UntilClosed };
     loop {
         if let Some((status, length, framing)) = head(&body.buffer)? {
             // An informational answer (1xx) comes before the final one.
-            let is_final = status >= 200;
+            let is_final = status >= 200 || (switches && status == 101);
             body.buffer.drain(..length);
             if is_final {
                 body.framing = framing;
@@ -106,6 +117,13 @@ fn head(bytes: &[u8]) -> io::Result<Option<(u16, usize, Framing)>> {
 
 fn broken(why: &str) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, format!("the answer is not HTTP that is understood: {why}"))
+}
+
+impl<S> Body<S> {
+    /// The connection, and what was received of it and not read.
+    pub(crate) fn into_parts(self) -> (S, Vec<u8>) {
+        (self.stream, self.buffer)
+    }
 }
 
 impl<S: Read> Body<S> {
@@ -209,6 +227,13 @@ impl Until {
         let Some(end) = self.end else { return Ok(None) };
         let left = end.saturating_duration_since(Instant::now());
         if left.is_zero() { Err(io::ErrorKind::WouldBlock.into()) } else { Ok(Some(left)) }
+    }
+
+    /// The connection, without a deadline.
+    pub(crate) fn forever(self) -> io::Result<UnixStream> {
+        self.stream.set_read_timeout(None)?;
+        self.stream.set_write_timeout(None)?;
+        Ok(self.stream)
     }
 
     /// One more descriptor of the connection.

@@ -5,6 +5,7 @@ mod launch;
 mod machine;
 mod questions;
 mod values;
+mod worker;
 
 pub(crate) use changes::{
     AdoptArgs, DrainArgs, ReleaseArgs, ReloadArgs, RestartArgs, ScaleArgs, StopArgs, WeightArgs,
@@ -13,6 +14,7 @@ pub(crate) use machine::{HealthArgs, HostArgs, HostVerb};
 pub(crate) use questions::{
     CheckArgs, DoctorArgs, EventsArgs, PolicyArgs, PolicyTestArgs, PolicyVerb, StatusArgs, TopArgs, TraceArgs,
 };
+pub(crate) use worker::{ConnectArgs, ExecArgs};
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -109,17 +111,11 @@ Without --config and --listen it listens on tcp and udp of 127.0.0.1:8080 and [:
 and `reuseport-lb stop` end it in order; a second signal ends it at once.")]
     Run(RunArgs),
     /// Join a running daemon as a worker, from anywhere, and become a command
-    #[command(after_help = "\
-Examples:
-  reuseport-lb exec web -- ./server
-  reuseport-lb exec web --name 7 -- ./server          worker web/7, in whose buckets it comes back
-  reuseport-lb exec web --weight 3 -- haproxy -db -f haproxy.cfg
-  reuseport-lb exec web --sockets bind -- nginx -g 'daemon off;'
-
-The command gets its sockets as descriptors 3, 4, … and finds LISTEN_FDS, LISTEN_PID, LISTEN_FDNAMES, NOTIFY_SOCKET and \
-REUSEPORT_LB_WORKER, _SERVICE and _INDEX in its environment, as from `run` (docs/JOIN.md). It keeps the process id and \
-the user, which `join` of the service must allow. The worker leaves when the process ends, or when it says STOPPING=1.")]
+    #[command(after_help = worker::EXEC)]
     Exec(ExecArgs),
+    /// Speak with one worker, through the listener that everyone uses
+    #[command(after_help = worker::CONNECT)]
+    Connect(ConnectArgs),
     /// Show services, listeners and workers
     #[command(after_help = "\
 Examples:
@@ -284,7 +280,7 @@ impl Verb {
             Self::Host(HostArgs { verb: HostVerb::Undrain(arguments) }) => arguments.json,
             Self::Reload(arguments) => arguments.json,
             Self::Stop(arguments) => arguments.json,
-            Self::Run(_) | Self::Exec(_) | Self::Top(_) => false,
+            Self::Run(_) | Self::Exec(_) | Self::Connect(_) | Self::Top(_) => false,
             Self::Launch(_) | Self::TryCalls | Self::Unmount { .. } => false,
         }
     }
@@ -373,25 +369,6 @@ pub(crate) struct RunArgs {
     pub(crate) log_format: Option<LogFormat>,
     /// The program of a worker, and its arguments; without it the embedded one
     #[arg(last = true, value_name = "COMMAND")]
-    pub(crate) command: Vec<String>,
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct ExecArgs {
-    /// The service
-    pub(crate) service: String,
-    /// Which worker to be, like web/7 or 7; without it the lowest number that is free
-    #[arg(long, value_name = "WORKER")]
-    pub(crate) name: Option<String>,
-    /// Its share is its weight over the sum of all; from 0 to 1,000,000
-    #[arg(long, value_name = "W", default_value = "1", value_parser = values::weight_within, allow_negative_numbers = true)]
-    pub(crate) weight: u32,
-    /// How the command comes by its sockets: pass (it gets them, LISTEN_FDS), or bind (it opens its own; without
-    /// CAP_SYS_ADMIN it gets no_new_privs)
-    #[arg(long, value_name = "HOW", default_value = "pass", value_parser = values::passed_or_bound)]
-    pub(crate) sockets: SocketSource,
-    /// The program, and its arguments
-    #[arg(last = true, required = true, value_name = "COMMAND")]
     pub(crate) command: Vec<String>,
 }
 

@@ -32,7 +32,7 @@ pub(super) type Body = BoxBody<Bytes, Infallible>;
 pub(super) type Answer = Result<Response<Body>, Refusal>;
 
 /// A connection.
-pub(super) trait Stream: AsyncRead + AsyncWrite + Unpin {
+pub(super) trait Stream: AsyncRead + AsyncWrite + Unpin + Send + 'static {
     /// Writes what there is room for.
     fn write_now(&self, bytes: &[u8]) -> io::Result<usize>;
 }
@@ -71,7 +71,8 @@ pub(super) async fn converse<F: Future<Output = Response<Body>>>(
         .timer(TokioTimer::new())
         .header_read_timeout(PATIENCE)
         .max_buf_size(LONGEST_HEAD)
-        .serve_connection(TokioIo::new(stream), respond);
+        .serve_connection(TokioIo::new(stream), respond)
+        .with_upgrades();
     tokio::select! {
         biased;
         ended = &mut connection => if let Err(error) = ended {
@@ -81,7 +82,9 @@ pub(super) async fn converse<F: Future<Output = Response<Body>>>(
             // An error within an answer that has begun could not be understood.
             if !answered.get() {
                 // If the socket has no room, the peer does not read.
-                let _ = connection.into_parts().io.inner().write_now(crowded().as_bytes());
+                if let Some(parts) = connection.into_parts() {
+                    let _ = parts.io.inner().write_now(crowded().as_bytes());
+                }
             }
         }
     }

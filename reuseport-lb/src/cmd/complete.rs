@@ -24,8 +24,9 @@ const PATIENCE: Duration = Duration::from_secs(1);
 type Names = fn() -> Vec<CompletionCandidate>;
 
 /// What may stand where: command, argument, names.
-const ARGUMENTS: [(&str, &str, Names); 14] = [
+const ARGUMENTS: [(&str, &str, Names); 15] = [
     ("adopt", "service", services),
+    ("connect", "worker", workers),
     ("drain", "worker", workers),
     ("events", "what", both),
     ("exec", "service", services),

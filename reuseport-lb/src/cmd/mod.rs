@@ -4,6 +4,7 @@ mod adopt;
 mod check;
 mod client;
 mod complete;
+mod connect;
 mod doctor;
 mod drain;
 mod events;
@@ -71,6 +72,7 @@ fn act(verb: Verb, paths: &Paths) -> Result<()> {
             ended
         }
         Verb::Exec(arguments) => exec::run(&arguments, paths),
+        Verb::Connect(arguments) => connect::run(&arguments, paths),
         Verb::Status(arguments) => status::run(&arguments, paths),
         Verb::Check(arguments) => check::run(&arguments),
         Verb::Doctor(arguments) => doctor::run(&arguments, paths),

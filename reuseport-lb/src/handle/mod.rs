@@ -1,10 +1,12 @@
 //! A handle of a daemon and its services, for tasks on its loop: requests in, answers, progress and refusals out, in
 //! the types of the client package. Not: protocols (`api/`), nor carrying requests out (`service/`, `daemon/`).
 
+mod directed;
 mod machine;
 mod services;
 mod trace;
 
+pub use directed::{Connected, Transport};
 pub use machine::measure;
 pub use services::{ServiceHandle, Services};
 pub use trace::Trace;

@@ -21,6 +21,7 @@ pub mod journal;
 pub mod launch;
 pub mod liveness;
 pub mod locks;
+pub mod loopback;
 pub mod marks;
 pub mod offsets;
 pub mod opened;

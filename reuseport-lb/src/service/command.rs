@@ -8,6 +8,7 @@ use reuseport_lb_client::api::{
 };
 use tokio::sync::{broadcast, mpsc, oneshot};
 
+use super::direction::{Directed, DirectedAt};
 use super::joining::Request;
 use super::report::ServiceReport;
 use crate::config;
@@ -120,6 +121,12 @@ pub enum Command {
     Decides(oneshot::Sender<()>),
     /// Say where a client's next connection or datagram would go, or one with a key, to this listener or to any.
     Explain(Explainable, Option<Listener>, oneshot::Sender<Result<Explained, Refusal>>),
+    /// Begin a connection to the worker with this number, at this listener or its first one.
+    Direct(Number, Option<Listener>, oneshot::Sender<Result<Directed, Refusal>>),
+    /// Say whether such a connection has come to its worker; see `directed.rs`.
+    Directed(DirectedAt, oneshot::Sender<Result<Option<bool>, Refusal>>),
+    /// Such a connection was made, or is over.
+    Undirect(DirectedAt),
     /// Report single decisions.
     Trace(oneshot::Sender<broadcast::Receiver<TracedDecision>>),
     /// A subscriber of [`Command::Trace`] is gone.

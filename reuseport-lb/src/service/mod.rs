@@ -7,6 +7,8 @@ mod calls;
 mod claims;
 mod command;
 mod dataplane;
+mod directed;
+mod direction;
 pub mod event_log;
 mod explain;
 mod groups;
@@ -25,6 +27,7 @@ pub mod trace;
 
 pub use claims::Claims;
 pub use command::{Asked, Command, MOVING, Prepare};
+pub use direction::{Directed, DirectedAt};
 pub use opening::with_user;
 pub use report::{ServiceReport, Shown, coming, complete, left};
 pub use surroundings::{Outputs, Sight, Surroundings};
@@ -298,6 +301,13 @@ impl Service {
             Command::Explain(what, listen, answer) => {
                 drop(answer.send(self.explain(what, listen)));
             }
+            Command::Direct(number, listen, answer) => {
+                if let Err(Ok(directed)) = answer.send(self.direct(number, listen)) {
+                    self.undirect(directed.at);
+                }
+            }
+            Command::Directed(at, answer) => drop(answer.send(Ok(self.has_met(at)))),
+            Command::Undirect(at) => self.undirect(at),
             Command::Trace(answer) => {
                 let subscribed = self.tracer.subscribe();
                 self.engine.dataplane().trace();

@@ -3,6 +3,7 @@
 //! no other connection.
 
 mod body;
+mod connect;
 mod explain;
 mod progress;
 mod rights;
@@ -64,6 +65,8 @@ enum Route<'a> {
     Restart(&'a str, Option<&'a str>),
     Drain(&'a str, &'a str),
     Weight(&'a str, &'a str),
+    /// A connection to the worker with this number; at which listener is in the query.
+    Connect(&'a str, &'a str, Option<&'a str>),
     Reload,
     Stop,
 }
@@ -89,6 +92,7 @@ impl<'a> Route<'a> {
             ["v1", "workers", service, number, "restart"] => Self::Restart(service, Some(number)),
             ["v1", "workers", service, number, "drain"] => Self::Drain(service, number),
             ["v1", "workers", service, number, "weight"] => Self::Weight(service, number),
+            ["v1", "workers", service, number, "connect"] => Self::Connect(service, number, query),
             ["v1", "reload"] => Self::Reload,
             ["v1", "stop"] => Self::Stop,
             _ => return None,
@@ -111,8 +115,8 @@ impl Route<'_> {
     fn right(self) -> Right {
         match self {
             Self::Status(_) | Self::Health(_) | Self::Events(_) | Self::Explain(..) => Right::Monitor,
-            // It takes every decision off the fast path.
-            Self::Trace(_) => Right::Administer,
+            // These take decisions off the fast path, and a worker may trust what comes from the loopback address.
+            Self::Trace(_) | Self::Connect(..) => Right::Administer,
             Self::HostDrain
             | Self::HostUndrain
             | Self::Adopt(_)
@@ -128,11 +132,12 @@ impl Route<'_> {
 }
 
 async fn answer(
-    request: Request<Incoming>,
+    mut request: Request<Incoming>,
     mut handle: Handle,
     caller: Caller,
     permit: &Rc<Permit>,
 ) -> Answer {
+    let upgrade = hyper::upgrade::on(&mut request);
     let (parts, body) = request.into_parts();
     let path = parts.uri.path();
     let route = Route::find(path, parts.uri.query()).ok_or_else(|| Refusal::unknown_path(path))?;
@@ -149,7 +154,7 @@ async fn answer(
     let answer = match (route, administers) {
         // A command may have a secret among its arguments.
         (Route::Status(only), false) => status(&handle, only, false).await,
-        _ => act(route, &body, &handle, permit).await,
+        _ => act(route, &body, connect::Upgrade { headers: parts.headers, upgrade }, &handle, permit).await,
     };
     // A connection with a trace or with progress is not idle: its answer goes on.
     let goes_on = answer.as_ref().is_ok_and(|answer| !answer.headers().contains_key(CONTENT_TYPE));
@@ -178,7 +183,13 @@ fn requester(peer: Option<UCred>) -> Requester {
 }
 
 /// Carries a request out.
-async fn act(route: Route<'_>, body: &Bytes, handle: &Handle, permit: &Rc<Permit>) -> Answer {
+async fn act(
+    route: Route<'_>,
+    body: &Bytes,
+    upgrade: connect::Upgrade,
+    handle: &Handle,
+    permit: &Rc<Permit>,
+) -> Answer {
     match route {
         Route::Status(only) => status(handle, only, true).await,
         Route::Events(query) => match query {
@@ -231,6 +242,10 @@ async fn act(route: Route<'_>, body: &Bytes, handle: &Handle, permit: &Rc<Permit
         Route::Weight(service, worker) => {
             let number = number(service, worker)?;
             Ok(exchange::json(&handle.weight(service, number, parse(body)?).await?))
+        }
+        Route::Connect(service, worker, query) => {
+            let number = number(service, worker)?;
+            connect::connect(handle, (service, number), query, upgrade, permit).await
         }
         Route::Reload => Ok(exchange::json(&handle.reload(parse_or_default(body)?).await?)),
         Route::Stop => Ok(exchange::json(&handle.stop(parse_or_default(body)?)?)),
