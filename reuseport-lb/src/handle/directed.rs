@@ -92,7 +92,7 @@ impl Handle {
         };
         // Where all buckets are marked for it, they are no longer than needed.
         let direction = Some(direction).filter(|_| same);
-        Ok(Connected { transport: Transport::Tcp(stream), worker, listener, direction: direction })
+        Ok(Connected { transport: Transport::Tcp(stream), worker, listener, direction })
     }
 }
 

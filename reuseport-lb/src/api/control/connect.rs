@@ -67,7 +67,7 @@ fn listen(query: Option<&str>) -> Result<Option<Listener>, Refusal> {
     let malformed = |why: String| Refusal::Malformed(format!("?{query}: {why}"));
     let listen =
         query.strip_prefix("listen=").ok_or_else(|| malformed("connect takes ?listen=URL".into()))?;
-    listen.parse().map(Some).map_err(|error| malformed(format!("{error}")))
+    listen.parse().map(Some).map_err(malformed)
 }
 
 fn wants(headers: &HeaderMap) -> bool {
