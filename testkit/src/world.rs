@@ -112,10 +112,14 @@ pub fn repository() -> &'static Path {
 /// Cargo's target folder, which this program was built into.
 #[must_use]
 pub fn target() -> PathBuf {
-    let program = std::env::current_exe().unwrap_or_default();
-    // Cargo marks it for programs that make backups.
-    let marked = program.ancestors().find(|folder| folder.join("CACHEDIR.TAG").is_file());
-    marked.map_or_else(|| repository().join("target"), Path::to_owned)
+    target_of(&std::env::current_exe().unwrap_or_default())
+        .map_or_else(|| repository().join("target"), Path::to_owned)
+}
+
+/// The folder that has one for each profile. Cargo marks it, with a file, only if it has made it.
+fn target_of(program: &Path) -> Option<&Path> {
+    let is_profile = |folder: &&Path| ["debug", "release"].iter().any(|profile| folder.ends_with(profile));
+    program.ancestors().find(is_profile)?.parent()
 }
 
 /// Where a program is that tests need.
@@ -130,4 +134,16 @@ pub fn program(name: &str) -> PathBuf {
     found.unwrap_or_else(|| {
         panic!("there is no {name}: `cargo xtask test` gets it on Debian and Ubuntu, elsewhere install it")
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_target_folder_of_any_name_is_found_without_cargos_mark() {
+        for program in ["/var/elsewhere/debug/deps/words-0123", "/var/elsewhere/release/bench"] {
+            assert_eq!(target_of(Path::new(program)), Some(Path::new("/var/elsewhere")));
+        }
+    }
 }
