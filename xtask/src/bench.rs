@@ -1,10 +1,10 @@
 //! `bench`: runs the measurements, each beside its baseline in the same run. Not: the measurements (`bench/`).
 
-use anyhow::{Result, bail};
+use anyhow::Result;
 
-use crate::run::is_root;
+use crate::run::needs_root;
 use crate::shell::{self, cargo, prepend, quietly, repository};
-use crate::{build, build_ebpf, packages};
+use crate::{apt, build, build_ebpf, packages};
 
 /// Packages of the servers that are measured for comparison.
 const PEERS: &[&str] = &["haproxy", "nginx", "libnginx-mod-stream"];
@@ -19,16 +19,15 @@ pub(crate) enum What {
 
 /// Measures one thing, or everything with a report.
 pub(crate) fn run(what: Option<What>, quick: bool, record: bool, only: &[String]) -> Result<()> {
-    if !is_root()? {
-        bail!("measuring needs root, for the kernel's statistics");
-    }
+    needs_root("measuring")?;
+    let peers = if what.is_none() && apt::available() {
+        Some(packages::unpacked("bench-programs", PEERS)?)
+    } else {
+        None
+    };
     build::run()?;
     build_ebpf::package("bench-ebpf")?;
-    let run = |bench: &str| {
-        let mut run = cargo(&["run", "--release", "--quiet", "--package", "bench", "--bin", bench]);
-        run.env("CARGO_TARGET_DIR", build::target());
-        run
-    };
+    let run = |bench: &str| cargo(&["run", "--release", "--quiet", "--package", "bench", "--bin", bench]);
     match what {
         Some(What::Decision) => return shell::run(&mut run("bench-decision")),
         Some(What::Table) => return shell::run(&mut run("bench-table")),
@@ -37,15 +36,12 @@ pub(crate) fn run(what: Option<What>, quick: bool, record: bool, only: &[String]
     shell::step("building the benchmark", || {
         // `bench` runs `bench-decision`.
         let bins = ["--bin", "bench", "--bin", "bench-decision"];
-        let mut build = cargo(&["build", "--release", "--quiet", "--package", "bench"]);
-        quietly(build.args(bins).env("CARGO_TARGET_DIR", build::target()))?;
+        quietly(cargo(&["build", "--release", "--quiet", "--package", "bench"]).args(bins))?;
         // The helper server, which the measurements start.
-        let mut server = cargo(&["build", "--release", "--quiet", "--package", "tests", "--bin", "server"]);
-        quietly(server.env("CARGO_TARGET_DIR", build::target()))
+        quietly(&mut cargo(&["build", "--release", "--quiet", "--package", "tests", "--bin", "server"]))
     })?;
     let mut all = run("bench");
-    if packages::available() {
-        let root = packages::unpacked("bench-programs", PEERS)?;
+    if let Some(root) = peers {
         prepend(&mut all, "PATH", &packages::wrapped(&root, &["haproxy", "nginx"])?);
         all.env("NGINX_MODULES", root.join("usr/lib/nginx/modules"));
     }

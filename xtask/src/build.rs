@@ -9,7 +9,7 @@ use crate::shell::{self, cargo, repository};
 
 pub(crate) fn run() -> Result<()> {
     build_ebpf::run()?;
-    shell::run(cargo(&["build", "--release", "--package", "reuseport-lb"]).env("CARGO_TARGET_DIR", target()))
+    shell::run(&mut cargo(&["build", "--release", "--package", "reuseport-lb"]))
 }
 
 /// Path of the binary after [`run`].

@@ -4,6 +4,7 @@
 use anyhow::Result;
 
 use crate::build;
+use crate::run::needs_root;
 use crate::shell::{self, cargo};
 
 #[derive(clap::Args)]
@@ -17,9 +18,10 @@ pub(crate) struct Arguments {
 }
 
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {
+    needs_root("chaos")?;
     build::run()?;
     let mut test = cargo(&["test", "--quiet", "--package", "tests", "--test", "chaos", "--", "--nocapture"]);
-    test.env("CARGO_TARGET_DIR", build::target()).env("REUSEPORT_LB_CHAOS", arguments.seconds.to_string());
+    test.env("REUSEPORT_LB_CHAOS", arguments.seconds.to_string());
     if let Some(seed) = arguments.seed {
         test.env("REUSEPORT_LB_SEED", seed.to_string());
     }

@@ -17,19 +17,14 @@ const FUZZING: u64 = 6;
 const PACKAGES_OF_CLIENT: usize = 20;
 
 pub(crate) fn run() -> Result<()> {
-    let ours = |arguments: &[&str]| {
-        let mut command = cargo(arguments);
-        command.env("CARGO_TARGET_DIR", target());
-        command
-    };
-    step("format", || shell::run(&mut ours(&["fmt", "--all", "--check"])))?;
+    step("format", || shell::run(&mut cargo(&["fmt", "--all", "--check"])))?;
     step("format of the fuzz targets", || {
-        shell::run(&mut ours(&["fmt", "--manifest-path", "tests/fuzz/Cargo.toml", "--check"]))
+        shell::run(&mut cargo(&["fmt", "--manifest-path", "tests/fuzz/Cargo.toml", "--check"]))
     })?;
     step("tidy", tidy::run)?;
     step("packages of the client", || {
         let arguments = ["tree", "--package", "reuseport-lb-client", "--edges", "normal", "--prefix", "none"];
-        let tree = shell::quietly(&mut ours(&arguments))?;
+        let tree = shell::quietly(&mut cargo(&arguments))?;
         let of = |line: &str| line.split(' ').take(2).map(str::to_owned).collect::<Vec<String>>();
         let packages: BTreeSet<Vec<String>> = tree.lines().filter(|line| !line.is_empty()).map(of).collect();
         let count = packages.len();
@@ -44,8 +39,7 @@ pub(crate) fn run() -> Result<()> {
     })?;
     step("clippy", || {
         let mut clippy = cargo_for_all("clippy");
-        clippy.args(["--all-targets", "--", "-D", "warnings"]);
-        shell::run(clippy.env("CARGO_TARGET_DIR", target()))
+        shell::run(clippy.args(["--all-targets", "--", "-D", "warnings"]))
     })?;
     step("clippy of the kernel programs", || {
         // By the compiler of everything else, for this machine: that of the BPF target may have no clippy.
@@ -56,7 +50,7 @@ pub(crate) fn run() -> Result<()> {
         shell::run(clippy.env("CARGO_TARGET_DIR", target().join("ebpf-clippy")))
     })?;
     msrv::check()?;
-    step("tests of xtask", || shell::quietly(&mut ours(&["test", "--quiet", "--package", "xtask"])))?;
+    step("tests of xtask", || shell::quietly(&mut cargo(&["test", "--quiet", "--package", "xtask"])))?;
     step("warnings of the kernel programs", || {
         let toolchain = setup::run()?;
         for package in KERNEL_PROGRAMS {
@@ -67,8 +61,7 @@ pub(crate) fn run() -> Result<()> {
     })?;
     step("documentation", || {
         let mut doc = cargo_for_all("doc");
-        doc.args(["--no-deps", "--quiet"]).env("CARGO_TARGET_DIR", target());
-        shell::run(doc.env("RUSTDOCFLAGS", "-D warnings"))
+        shell::run(doc.args(["--no-deps", "--quiet"]).env("RUSTDOCFLAGS", "-D warnings"))
     })?;
     fuzz::run(&fuzz::Arguments::for_seconds(FUZZING))?;
     // Without root, `test` runs all privileged tests in a virtual machine.

@@ -19,17 +19,21 @@ const DYNAMIC: &str = "x86_64-unknown-linux-gnu";
 const STATIC: [&str; 2] = ["x86_64-unknown-linux-musl", "aarch64-unknown-linux-musl"];
 
 pub(crate) fn run(test: bool) -> Result<()> {
+    let clean = if test { Some(trial::clean_root()?) } else { None };
+    for triple in STATIC.iter().chain([&DYNAMIC]) {
+        has_library(triple)?;
+    }
     build_ebpf::run()?;
     let (work, to) = (target().join("packaging"), folder());
     let _ = fs::remove_dir_all(&to);
     fs::create_dir_all(&to).with_context(|| format!("cannot make {}", to.display()))?;
     let mut pack = cargo(&["run", "--quiet", "--package", "packaging", "--"]);
-    pack.env("CARGO_TARGET_DIR", target()).args(["--date", &date()?]).arg("--dynamic").arg(named(DYNAMIC)?);
+    pack.args(["--date", &date()?]).arg("--dynamic").arg(named(DYNAMIC)?);
     for target in STATIC {
         pack.arg("--static").arg(named(target)?);
     }
     shell::run(pack.arg("--made").arg(work.join("made")).arg("--to").arg(to))?;
-    if test { trial::run() } else { Ok(()) }
+    clean.map_or(Ok(()), |clean| trial::run(&clean))
 }
 
 /// Where the packages are.
@@ -51,7 +55,6 @@ fn date() -> Result<String> {
 
 /// Builds for a target; returns `ARCHITECTURE=BINARY`.
 fn named(triple: &str) -> Result<String> {
-    has_library(triple)?;
     let work = target().join("packaging");
     step(&format!("building for {triple}"), || {
         let mut build = cargo(&[

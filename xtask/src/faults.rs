@@ -8,6 +8,7 @@ use std::process::Stdio;
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
+use crate::run::needs_root;
 use crate::shell::{cargo, prepend, repository};
 use crate::{build, test};
 
@@ -59,11 +60,13 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
 
 /// Runs all tests of the matrix, which must pass; returns their output.
 fn matrix() -> Result<String> {
+    needs_root("the fault matrix")?;
+    let programs = test::programs()?;
     build::run()?;
     let mut command = cargo(&["test", "--quiet", "--package", "tests"]);
     command.args(FILES.map(|file| format!("--test={file}")));
-    command.args(["--", "--nocapture", "--test-threads", "1"]).env("CARGO_TARGET_DIR", build::target());
-    for programs in test::programs()? {
+    command.args(["--", "--nocapture", "--test-threads", "1"]);
+    for programs in programs {
         prepend(&mut command, "PATH", &programs);
     }
     let output = command.stderr(Stdio::inherit()).output().context("cannot run cargo")?;

@@ -11,7 +11,7 @@ use std::process::{Command, Stdio};
 use anyhow::{Context, Result, bail};
 
 use crate::build::target;
-use crate::shell::{self, find, quietly, repository, step, unlocked};
+use crate::shell::{self, needs_cxx, quietly, repository, step, unlocked};
 use crate::{build_ebpf, packages};
 
 /// Flags of rustc that count every edge of the control flow and record operands of comparisons.
@@ -74,13 +74,7 @@ fn targets() -> Result<BTreeSet<String>> {
 
 /// Builds the fuzz targets; returns the folder of their binaries.
 fn build(targets: &BTreeSet<String>) -> Result<PathBuf> {
-    if std::env::var_os("CXX").is_none() && !["c++", "g++", "clang++"].iter().any(|name| find(name).is_some())
-    {
-        bail!(
-            "fuzzing needs a C++ compiler, for libFuzzer: on Debian and Ubuntu `apt-get install g++`, elsewhere the \
-             distribution's package of one, or name it in CXX"
-        );
-    }
+    needs_cxx("libFuzzer, which runs them,")?;
     build_ebpf::run()?;
     let folder = target().join("fuzz");
     same_versions(&folder)?;

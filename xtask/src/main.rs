@@ -1,5 +1,6 @@
 //! `cargo xtask VERB`: one file per verb.
 
+mod apt;
 mod bench;
 mod build;
 mod build_ebpf;

@@ -6,8 +6,9 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 
+use crate::apt;
 use crate::shell::{find, quietly, step};
 
 /// The system's own Python, which its packages are made for.
@@ -24,24 +25,13 @@ pub(crate) fn cache() -> Result<PathBuf> {
     Ok(cache)
 }
 
-/// Whether this machine has the programs to fetch and unpack packages.
-pub(crate) fn available() -> bool {
-    ["apt-get", "apt-cache", "dpkg"].iter().all(|program| find(program).is_some())
-}
-
-/// Whether the distribution offers all of `packages`.
-pub(crate) fn offered(packages: &[&str]) -> Result<bool> {
-    update()?;
-    Ok(quietly(apt("apt-cache")?.arg("show").args(packages)).is_ok())
-}
-
 /// Unpacks `packages` with their missing dependencies; returns the folder, which has `usr/` and so on. Done again only
 /// if the list changes.
 pub(crate) fn unpacked(name: &str, packages: &[&str]) -> Result<PathBuf> {
     unpack(name, packages, || {
         // A simulated installation lists what is missing. Conflicts do not matter: nothing is installed.
         let plan = quietly(
-            apt("apt-get")?
+            apt::command("apt-get")?
                 .args(["install", "--simulate", "--no-install-recommends", "--yes"])
                 .args(packages),
         )
@@ -66,14 +56,15 @@ pub(crate) fn unpacked_alone(package: &str) -> Result<PathBuf> {
     unpack(package, &[package], || Ok(vec![package.to_owned()]))
 }
 
-/// The names of packages that match a regular expression, in no order.
+/// The names of packages that match a regular expression, at least one, in no order.
 pub(crate) fn named(pattern: &str) -> Result<Vec<String>> {
-    // Without network, older lists are used.
-    if let Err(error) = update() {
-        eprintln!("  the lists of packages are old: {error:#}");
-    }
-    let found = quietly(apt("apt-cache")?.args(["search", "--names-only", pattern]))?;
-    Ok(found.lines().filter_map(|line| Some(line.split(' ').next()?.to_owned())).collect())
+    apt::look(|| {
+        let found = quietly(apt::command("apt-cache")?.args(["search", "--names-only", pattern]))?;
+        let names: Vec<String> =
+            found.lines().filter_map(|line| Some(line.split(' ').next()?.to_owned())).collect();
+        ensure!(!names.is_empty(), "this distribution offers no package with a name like {pattern}");
+        Ok(names)
+    })
 }
 
 fn unpack(name: &str, packages: &[&str], list: impl FnOnce() -> Result<Vec<String>>) -> Result<PathBuf> {
@@ -83,14 +74,11 @@ fn unpack(name: &str, packages: &[&str], list: impl FnOnce() -> Result<Vec<Strin
     if fs::read_to_string(&stamp).is_ok_and(|have| have == wanted) {
         return Ok(root);
     }
-    update()?;
-    let list = list()?;
+    let list = apt::look(list)?;
     let _ = fs::remove_dir_all(&root);
     let archives = root.join("archives");
     fs::create_dir_all(&archives).with_context(|| format!("cannot make {}", archives.display()))?;
-    step(&format!("downloading {} packages for {name}", list.len()), || {
-        quietly(apt("apt-get")?.arg("download").args(&list).current_dir(&archives))
-    })?;
+    apt::download(name, list.iter(), &archives)?;
     step(&format!("unpacking {name}"), || {
         for archive in fs::read_dir(&archives)? {
             quietly(Command::new("dpkg").arg("-x").arg(archive?.path()).arg(&root))?;
@@ -114,7 +102,7 @@ pub(crate) fn programs(name: &str, needed: &[(&str, &str)]) -> Result<Option<Pat
         return Ok(None);
     }
     let names: Vec<&str> = missing.iter().map(|(_, package)| *package).collect();
-    if !available() {
+    if !apt::available() {
         bail!("this needs {}: install them with your distribution's package manager", names.join(", "));
     }
     let root = unpacked(name, &names)?;
@@ -214,31 +202,4 @@ pub(crate) fn libraries(root: &Path) -> Result<PathBuf> {
         Some(path) => Ok(path),
         None => bail!("{} has no folder of libraries", library.display()),
     }
-}
-
-/// Updates package lists in the cache: those of the system may be missing or old, and updating them needs root.
-pub(crate) fn update() -> Result<()> {
-    let lists = cache()?.join("apt/lists");
-    let fresh = fs::metadata(lists.join("fresh"))
-        .and_then(|stamp| stamp.modified())
-        .is_ok_and(|at| at.elapsed().is_ok_and(|age| age.as_secs() < 6 * 3600));
-    if fresh {
-        return Ok(());
-    }
-    fs::create_dir_all(lists.join("partial"))?;
-    step("reading the lists of packages", || quietly(apt("apt-get")?.arg("update")))?;
-    fs::write(lists.join("fresh"), "")?;
-    Ok(())
-}
-
-pub(crate) fn apt(program: &str) -> Result<Command> {
-    let own = cache()?.join("apt");
-    fs::create_dir_all(own.join("cache/archives/partial"))?;
-    let mut command = Command::new(program);
-    command.env("LC_ALL", "C").env("DEBIAN_FRONTEND", "noninteractive");
-    command.arg("-o").arg(format!("Dir::State::Lists={}", own.join("lists").display()));
-    command.arg("-o").arg(format!("Dir::Cache={}", own.join("cache").display()));
-    // No file of the system is written, so neither locks nor the sandbox user are needed.
-    command.args(["-o", "Debug::NoLocking=1", "-o", "APT::Sandbox::User=", "-o", "Acquire::Retries=3"]);
-    Ok(command)
 }

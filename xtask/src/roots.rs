@@ -9,7 +9,8 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, ensure};
 
-use crate::packages::{apt, cache, update};
+use crate::apt;
+use crate::packages::cache;
 use crate::shell::{quietly, step};
 
 /// What each system has.
@@ -26,22 +27,21 @@ pub(crate) fn root(name: &str, packages: &[&str]) -> Result<PathBuf> {
     if fs::read_to_string(&stamp).is_ok_and(|have| have == wanted) {
         return Ok(root);
     }
-    update()?;
     let _ = fs::remove_dir_all(&root);
     let archives = cache()?.join(format!("{name}.archives"));
     let _ = fs::remove_dir_all(&archives);
     fs::create_dir_all(&archives)?;
     let nothing = archives.join("status");
     fs::write(&nothing, "")?;
-    let mut plan = apt("apt-get")?;
+    let mut plan = apt::command("apt-get")?;
     plan.arg("-o").arg(format!("Dir::State::status={}", nothing.display()));
     plan.args(["install", "--simulate", "--no-install-recommends", "--yes"]).args(wanted.split(' '));
-    let plan = quietly(&mut plan).with_context(|| format!("this distribution does not offer {wanted}"))?;
+    let plan = apt::look(|| {
+        quietly(&mut plan).with_context(|| format!("this distribution does not offer {wanted}"))
+    })?;
     let names: BTreeSet<&str> =
         plan.lines().filter_map(|line| line.strip_prefix("Inst ")?.split(' ').next()).collect();
-    step(&format!("downloading {} packages for {name}", names.len()), || {
-        quietly(apt("apt-get")?.arg("download").args(&names).current_dir(&archives))
-    })?;
+    apt::download(name, names.iter(), &archives)?;
     step(&format!("making {name}"), || {
         prepare(&root)?;
         let mut known = String::new();

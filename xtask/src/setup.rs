@@ -4,10 +4,11 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, anyhow, bail};
 
+use crate::apt;
 use crate::packages;
-use crate::shell::{cargo, find, prepend, quietly, step, unlocked};
+use crate::shell::{cargo, find, needs_cxx, prepend, quietly, step, unlocked};
 
 /// A compiler with `core` for the BPF target already built, and the LLVM that it was built with.
 const DEBIAN: &[&str] =
@@ -15,6 +16,11 @@ const DEBIAN: &[&str] =
 
 /// Version of bpf-linker that is built with LLVM 22; newer ones need other versions.
 const BPF_LINKER: &str = "0.13.0";
+
+const WANTED: &str = "building the kernel program needs a nightly Rust with its source and bpf-linker. Run
+  rustup toolchain install nightly --component rust-src
+  cargo install bpf-linker
+and try again.";
 
 /// The toolchain of the kernel program.
 pub(crate) enum Toolchain {
@@ -29,24 +35,23 @@ pub(crate) fn run() -> Result<Toolchain> {
     if find("bpf-linker").is_some() && nightly_has_source() {
         return Ok(Toolchain::Nightly);
     }
-    if !packages::available() || !packages::offered(DEBIAN)? {
-        bail!(
-            "building the kernel program needs a nightly Rust with its source and bpf-linker, and this \
-             distribution has no packages of them that are known here. Run\n  \
-             rustup toolchain install nightly --component rust-src\n  cargo install bpf-linker\n\
-             and try again"
-        );
+    if !apt::available() {
+        bail!(WANTED);
     }
-    let root = packages::unpacked("toolchain", DEBIAN)?;
+    let root = packages::unpacked("toolchain", DEBIAN)
+        .map_err(|error| anyhow!("{error:#}\nWithout these packages {WANTED}"))?;
     let tools = packages::cache()?.join(format!("bpf-linker-{BPF_LINKER}"));
     if !tools.join("bin/bpf-linker").is_file() {
+        needs_cxx("bpf-linker")?;
         step(&format!("building bpf-linker {BPF_LINKER}"), || {
             let mut install = cargo(&["install", "bpf-linker", "--version", BPF_LINKER]);
             install.args(["--no-default-features", "--features", "llvm-22", "--root"]).arg(&tools);
+            // It is built once, for all target folders: in a temporary one.
+            install.env_remove("CARGO_TARGET_DIR");
             // Without this bpf-linker would link against another LLVM of the system, and fail.
             install.env("LLVM_PREFIX", root.join("usr/lib/llvm-22"));
             prepend(&mut install, "LD_LIBRARY_PATH", &packages::libraries(&root)?);
-            quietly(&mut install).context("bpf-linker needs a C++ compiler: on Debian, `apt-get install g++`")
+            quietly(&mut install)
         })?;
     }
     Ok(Toolchain::Unpacked { root, tools })

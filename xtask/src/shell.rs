@@ -8,6 +8,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
+use crate::build::target;
+
 /// A step that ends within this time is not announced.
 const QUIET: Duration = Duration::from_secs(2);
 
@@ -28,7 +30,7 @@ pub(crate) fn cargo_for_all(verb: &str) -> Command {
     command
 }
 
-/// Makes a cargo command in the repository, with the versions of the lock file.
+/// Makes a cargo command in the repository, with the versions of the lock file, for the target folder of xtask.
 pub(crate) fn cargo(arguments: &[&str]) -> Command {
     let mut command = unlocked(&arguments[..1]);
     // `cargo fmt` has no `--locked`.
@@ -42,7 +44,8 @@ pub(crate) fn cargo(arguments: &[&str]) -> Command {
 /// Makes a cargo command in the repository without `--locked`, for packages with a lock file of their own.
 pub(crate) fn unlocked(arguments: &[&str]) -> Command {
     let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    command.args(arguments).current_dir(repository());
+    // A relative one is from where xtask was started.
+    command.args(arguments).current_dir(repository()).env("CARGO_TARGET_DIR", target());
     command
 }
 
@@ -126,6 +129,18 @@ pub(crate) fn same_paths_everywhere() -> Vec<String> {
 pub(crate) fn find(program: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH")?;
     std::env::split_paths(&path).map(|directory| directory.join(program)).find(|file| file.is_file())
+}
+
+/// Fails if `what` cannot be built because there is no C++ compiler.
+pub(crate) fn needs_cxx(what: &str) -> Result<()> {
+    if std::env::var_os("CXX").is_none() && !["c++", "g++", "clang++"].iter().any(|name| find(name).is_some())
+    {
+        bail!(
+            "{what} needs a C++ compiler: on Debian and Ubuntu `apt-get install g++`, elsewhere the distribution's \
+             package of one, or name it in CXX"
+        );
+    }
+    Ok(())
 }
 
 /// Puts `value` in front of a list of paths in the environment that `command` has so far.

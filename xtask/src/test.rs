@@ -53,13 +53,14 @@ pub(crate) fn run(filter: &[String]) -> Result<()> {
     if !is_root()? {
         return without_root(filter);
     }
+    let programs = programs()?;
     build::run()?;
     build_ebpf::example()?;
     let mut test = cargo_test();
     // One run shows all failures.
     test.arg("--no-fail-fast");
-    for programs in programs()? {
-        prepend(&mut test, "PATH", &programs);
+    for folder in programs {
+        prepend(&mut test, "PATH", &folder);
     }
     if !filter.is_empty() {
         test.arg("--").args(filter);
@@ -69,22 +70,21 @@ pub(crate) fn run(filter: &[String]) -> Result<()> {
 
 /// Runs unit tests here, and the privileged tests, which load programs into the kernel, in a virtual machine.
 fn without_root(filter: &[String]) -> Result<()> {
-    let mut units = cargo_for_all("test");
+    eprintln!("  not root: the privileged tests will run in a virtual machine");
+    // With a filter there may be none of them to run.
+    if filter.is_empty() {
+        vm::Requirements::get(&[])?;
+    }
     build::run()?;
-    shell::run(
-        units
-            .args(["--exclude", "xtask", "--lib", "--bins", "--"])
-            .args(filter)
-            .env("CARGO_TARGET_DIR", build::target()),
-    )?;
-    eprintln!("  not root: the privileged tests run in a virtual machine");
+    let mut units = cargo_for_all("test");
+    shell::run(units.args(["--exclude", "xtask", "--lib", "--bins", "--"]).args(filter))?;
     vm::run_if_any(filter)
 }
 
 /// Makes the command `cargo test` of all packages that run on this machine.
 pub(crate) fn cargo_test() -> Command {
     let mut test = cargo_for_all("test");
-    test.args(["--exclude", "xtask", "--tests"]).env("CARGO_TARGET_DIR", build::target());
+    test.args(["--exclude", "xtask", "--tests"]);
     test
 }
 

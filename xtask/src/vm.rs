@@ -11,7 +11,7 @@ mod suite;
 
 use std::fs;
 use std::panic::resume_unwind;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::thread::ScopedJoinHandle;
 use std::time::Instant;
 
@@ -26,40 +26,61 @@ use crate::{build, test};
 /// Seconds of a guest's time after which it ends a test, if the guest is not slow.
 const LIMIT: u32 = 300;
 
+/// Folders in which the guest has file systems of its own.
+const OWN: [&str; 4] = ["/dev", "/proc", "/run", "/sys"];
+
+/// What the virtual machine needs, found or fetched before anything is built.
+pub(crate) struct Requirements {
+    tools: Tools,
+    kernels: Vec<Kernel>,
+    programs: Vec<PathBuf>,
+}
+
+impl Requirements {
+    pub(crate) fn get(kernels: &[String]) -> Result<Self> {
+        if let Some(own) = OWN.iter().find(|own| build::target().starts_with(own)) {
+            bail!("the virtual machine has {own} of its own, so CARGO_TARGET_DIR cannot be there");
+        }
+        let tools = machine::tools()?;
+        let kernels = if kernels.is_empty() {
+            vec![Kernel::find(None, &tools.busybox)?]
+        } else {
+            kernels.iter().map(|it| Kernel::find(Some(it), &tools.busybox)).collect::<Result<_>>()?
+        };
+        Ok(Self { tools, kernels, programs: test::programs()? })
+    }
+}
+
 /// Runs the tests whose names contain one of `filter`; each part of `filter` must match a test.
 pub(crate) fn run(kernels: &[String], filter: &[String]) -> Result<()> {
+    let needs = Requirements::get(kernels)?;
     let all = suite::tests()?;
     if let Some(part) = filter.iter().find(|part| !all.iter().any(|test| test.name.contains(*part))) {
         bail!("there is no test whose name contains {part}");
     }
-    under_each(kernels, &suite::matching(all, filter))
+    under_each(&needs, &suite::matching(all, filter))
 }
 
 /// Runs the marked tests only (`short.rs`), as `ci` does: all tests would take too long without KVM.
 pub(crate) fn run_short(kernels: &[String]) -> Result<()> {
-    under_each(kernels, &short::among(suite::tests()?)?)
+    let needs = Requirements::get(kernels)?;
+    under_each(&needs, &short::among(suite::tests()?)?)
 }
 
 /// Runs tests like [`run`], but a filter need not match any: that of `test` may be for unit tests.
 pub(crate) fn run_if_any(filter: &[String]) -> Result<()> {
     let tests = suite::matching(suite::tests()?, filter);
-    if tests.is_empty() { Ok(()) } else { under_each(&[], &tests) }
+    if tests.is_empty() { Ok(()) } else { under_each(&Requirements::get(&[])?, &tests) }
 }
 
-fn under_each(kernels: &[String], tests: &[Test]) -> Result<()> {
-    let tools = machine::tools()?;
-    let kernels: Vec<Kernel> = if kernels.is_empty() {
-        vec![Kernel::find(None, &tools.busybox)?]
-    } else {
-        kernels.iter().map(|it| Kernel::find(Some(it), &tools.busybox)).collect::<Result<_>>()?
-    };
+fn under_each(needs: &Requirements, tests: &[Test]) -> Result<()> {
     let (mut speed, why) = Speed::best();
     if let Some(why) = why {
         eprintln!("  {why}: without KVM the kernel is emulated, which is slow");
     }
     let mut failed = Vec::new();
-    for kernel in &kernels {
-        if !under(kernel, &tools, tests, &mut speed)? {
+    for kernel in &needs.kernels {
+        if !under(kernel, needs, tests, &mut speed)? {
             failed.push(&*kernel.name);
         }
     }
@@ -70,10 +91,10 @@ fn under_each(kernels: &[String], tests: &[Test]) -> Result<()> {
 }
 
 /// Runs `tests` under one kernel, and prints a summary; true if all passed.
-fn under(kernel: &Kernel, tools: &Tools, tests: &[Test], speed: &mut Speed) -> Result<bool> {
+fn under(kernel: &Kernel, needs: &Requirements, tests: &[Test], speed: &mut Speed) -> Result<bool> {
     let folder = build::target().join("vm");
     let begun = Instant::now();
-    let (mut guests, plan) = boot(kernel, tools, tests, speed, &folder)?;
+    let (mut guests, plan) = boot(kernel, needs, tests, speed, &folder)?;
     println!("running {} tests", plan.run.len());
     let speed = *speed;
     let all: Vec<Ended> = std::thread::scope(|scope| {
@@ -129,7 +150,7 @@ impl<'a> Plan<'a> {
 /// of its tests.
 fn boot<'a>(
     kernel: &Kernel,
-    tools: &Tools,
+    Requirements { tools, programs, .. }: &Requirements,
     tests: &'a [Test],
     speed: &mut Speed,
     folder: &Path,
@@ -137,7 +158,7 @@ fn boot<'a>(
     loop {
         let plan = Plan::new(tests, kernel, *speed);
         let count = speed.guests().clamp(1, plan.run.len().max(1));
-        let environment = environment(kernel, *speed)?;
+        let environment = environment(kernel, *speed, programs);
         let mut guests = Vec::new();
         for nth in 0..count {
             let folder = folder.join(nth.to_string());
@@ -214,8 +235,8 @@ fn watch(guest: &Guest, speed: Speed) -> Result<Ended> {
 }
 
 /// Makes a script that sets the environment of the tests.
-fn environment(kernel: &Kernel, speed: Speed) -> Result<String> {
-    let mut path: Vec<String> = test::programs()?.iter().map(|folder| folder.display().to_string()).collect();
+fn environment(kernel: &Kernel, speed: Speed, programs: &[PathBuf]) -> String {
+    let mut path: Vec<String> = programs.iter().map(|folder| folder.display().to_string()).collect();
     path.push("/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin".to_owned());
     path.extend(std::env::var("PATH"));
     let mut variables = vec![
@@ -230,5 +251,5 @@ fn environment(kernel: &Kernel, speed: Speed) -> Result<String> {
     }
     let lines =
         variables.iter().map(|(name, value)| format!("export {name}='{}'\n", value.replace('\'', r"'\''")));
-    Ok(lines.collect())
+    lines.collect()
 }

@@ -7,6 +7,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 
+use crate::apt;
 use crate::packages;
 use crate::shell::{find, quietly, step};
 
@@ -37,7 +38,11 @@ pub(crate) fn programs(name: &str, programs: Option<&Path>) -> Result<PathBuf> {
     let mut pip = Command::new(&python);
     match unpacked_pip()? {
         Some(wheel) => pip.arg(wheel.join("pip")),
-        None => pip.args(["-m", "pip"]),
+        None => {
+            quietly(Command::new(&python).args(["-m", "pip", "--version"]))
+                .context("this needs pip: install it with your distribution's package manager")?;
+            pip.args(["-m", "pip"])
+        }
     };
     pip.args([
         "install",
@@ -49,8 +54,7 @@ pub(crate) fn programs(name: &str, programs: Option<&Path>) -> Result<PathBuf> {
     pip.args(["--require-hashes", "--only-binary=:all:", "--no-deps", "--target"]).arg(&modules);
     pip.arg("--requirement").arg(&list);
     step("downloading programs and modules of Python", || {
-        quietly(&mut pip)
-            .context("if python3 has no pip: install it with your distribution's package manager")
+        quietly(&mut pip).context("cannot download them; is there a network?")
     })?;
     fs::create_dir_all(&folder)?;
     for program in PROGRAMS {
@@ -76,7 +80,7 @@ fn python(programs: Option<&Path>) -> Option<PathBuf> {
 
 /// The distribution's pip, as a file that Python can run; `None`: there are no packages here.
 fn unpacked_pip() -> Result<Option<PathBuf>> {
-    if !packages::available() {
+    if !apt::available() {
         return Ok(None);
     }
     let folder = packages::unpacked_alone("python3-pip-whl")?.join("usr/share/python-wheels");

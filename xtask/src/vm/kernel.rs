@@ -7,6 +7,7 @@ use std::process::Command;
 use anyhow::{Context, Result, bail};
 
 use super::exceptions::Version;
+use crate::apt;
 use crate::packages;
 use crate::shell::{quietly, step};
 
@@ -91,7 +92,7 @@ fn version(image: &Path) -> Result<Version> {
 }
 
 fn package_of(package: &str) -> Result<PathBuf> {
-    if !packages::available() {
+    if !apt::available() {
         bail!(
             "kernel packages are known here on Debian and Ubuntu only: give a folder with boot/vmlinuz-* and \
              lib/modules/* (with virtio, 9p and overlay), like `--kernel ./unpacked`"
@@ -103,10 +104,11 @@ fn package_of(package: &str) -> Result<PathBuf> {
 /// The newest package of the usual kernel.
 fn usual() -> Result<String> {
     let number = |name: &String| name.split('-').nth(3).and_then(|number| number.parse().ok()).unwrap_or(0);
-    let offered = if packages::available() { packages::named(USUAL)? } else { Vec::new() };
-    offered.into_iter().max_by_key(number).context(
-        "this distribution offers no Linux 6.1: name one of its kernel packages, or a folder with \
-         boot/vmlinuz-* and lib/modules/* (with virtio, 9p and overlay), with `--kernel`",
+    let offered = || if apt::available() { packages::named(USUAL) } else { bail!("there is no apt") };
+    let newest = offered().map(|names| names.into_iter().max_by_key(number));
+    newest.map(Option::unwrap_or_default).context(
+        "no Linux 6.1 is known: name a kernel package of this distribution, or a folder with boot/vmlinuz-* and \
+         lib/modules/* (with virtio, 9p and overlay), with `--kernel`",
     )
 }
 

@@ -11,6 +11,7 @@ use anyhow::{Context, Result, bail};
 
 use super::kernel::Kernel;
 use super::speed::Speed;
+use crate::apt;
 use crate::packages;
 use crate::shell::find;
 
@@ -32,7 +33,7 @@ pub(super) fn tools() -> Result<Tools> {
         bail!("`vm` runs x86-64 kernels, so it needs an x86-64 machine");
     }
     let on_system = find("qemu-system-x86_64");
-    if packages::available() {
+    if apt::available() {
         let busybox = packages::unpacked_alone("busybox-static")?.join("bin/busybox");
         if let Some(qemu) = on_system {
             return Ok(Tools { qemu, busybox, unpacked: None });
