@@ -103,3 +103,61 @@ pub(crate) fn compressed(content: &[u8]) -> Result<Vec<u8>> {
     gzip.write_all(content)?;
     Ok(gzip.finish()?)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+    use std::path::Component;
+
+    use super::*;
+
+    const DOCUMENTS: &str = "/usr/share/doc/reuseport-lb";
+
+    /// What documents refer to and packages lack: sources, tests, the benchmark's report, pictures of the page; and
+    /// licences, which are elsewhere there.
+    const NOT_PACKED: [&str; 9] = [
+        "docs/bench",
+        "docs/page",
+        "packaging",
+        "reuseport-lb",
+        "reuseport-lb-client",
+        "reuseport-lb-quic",
+        "tests",
+        "LICENSE-APACHE",
+        "LICENSE-MIT",
+    ];
+
+    /// Where a link leads, from a document.
+    fn target(document: &Path, link: &str) -> PathBuf {
+        let mut path = document.parent().unwrap().to_owned();
+        for part in Path::new(link).components() {
+            if part == Component::ParentDir { assert!(path.pop()) } else { path.push(part) }
+        }
+        path
+    }
+
+    #[test]
+    fn what_packed_documents_refer_to_is_packed() {
+        let repository = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
+        let made = tempfile::tempdir().unwrap();
+        crate::made::write(made.path()).unwrap();
+        // Any file does for the binary.
+        let binary = &repository.join("README.md");
+        let files = files(Kind::Deb, &Sources { repository, made: made.path(), binary }).unwrap();
+        let packed: BTreeSet<&Path> = files.iter().map(|file| Path::new(&file.path)).collect();
+        let known = |path: &Path| packed.contains(path) || packed.iter().any(|file| file.starts_with(path));
+        let mut examples = 0;
+        for file in files.iter().filter(|file| file.path.ends_with(".md")) {
+            let text = String::from_utf8_lossy(&file.content);
+            let links = text.split("](").skip(1).filter_map(|rest| rest.split([')', '#']).next());
+            for link in links.filter(|link| !link.is_empty() && !link.contains("://")) {
+                let path = target(Path::new(&file.path), link);
+                let place = path.strip_prefix(DOCUMENTS).unwrap();
+                let excused = NOT_PACKED.iter().any(|folder| place.starts_with(folder));
+                assert!(known(&path) || excused, "{}: {link}", file.path);
+                examples += usize::from(place.starts_with("examples"));
+            }
+        }
+        assert!(examples > 0, "no document refers to an example");
+    }
+}

@@ -21,6 +21,7 @@ debian systemd-analyze verify /usr/lib/systemd/system/reuseport-lb.service
 step "man pages"
 has "$(debian man reuseport-lb)" "reuseport-lb-drain(1)"
 has "$(debian man reuseport-lb-drain)" "Let a worker leave in order"
+has "$(debian man reuseport-lb-drain)" EXAMPLES
 
 step "the demo"
 has "$(debian reuseport-lb check /etc/reuseport-lb.toml)" demo
