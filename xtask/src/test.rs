@@ -46,8 +46,10 @@ const NEEDED: &[(&str, &str)] = &[
     ("uvicorn", "uvicorn"),
 ];
 
-/// The compiler of key functions: fetched apart, so that browsers and servers are not fetched again for it.
+/// The compiler of key functions, and shells that complete: fetched apart, so that browsers and servers are not fetched
+/// again for them.
 const COMPILER: &[(&str, &str)] = &[("clang", "clang")];
+const SHELLS: &[(&str, &str)] = &[("bash", "bash"), ("fish", "fish"), ("zsh", "zsh")];
 
 pub(crate) fn run(filter: &[String]) -> Result<()> {
     if !is_root()? {
@@ -88,10 +90,11 @@ pub(crate) fn cargo_test() -> Command {
     test
 }
 
-/// Fetches programs of [`NEEDED`] and [`COMPILER`] that the system lacks, and those of Python's package index; returns their folders.
+/// Fetches programs of [`NEEDED`], [`COMPILER`] and [`SHELLS`] that the system lacks, and those of Python's package index; returns their folders.
 pub(crate) fn programs() -> Result<Vec<PathBuf>> {
     let of_packages = packages::programs("test-programs", NEEDED)?;
     let compiler = packages::programs("test-compiler", COMPILER)?;
+    let shells = packages::programs("test-shells", SHELLS)?;
     let of_wheels = wheels::programs("test-wheels", of_packages.as_deref())?;
-    Ok(of_packages.into_iter().chain(compiler).chain([of_wheels]).collect())
+    Ok(of_packages.into_iter().chain(compiler).chain(shells).chain([of_wheels]).collect())
 }
