@@ -123,6 +123,7 @@ pub(crate) fn wrapped(root: &Path, programs: &[&str]) -> Result<PathBuf> {
         };
         // Variables are set for each program only. Libraries of systemd and of PulseAudio are in folders of their own.
         let libraries = libraries(root).unwrap_or_else(|_| root.join("usr/lib"));
+        let erlang = erlang(root).filter(|_| *program == "erl");
         let script = if is_python(place) {
             let modules = root.join("usr/lib/python3/dist-packages");
             // They may need modules of the system.
@@ -131,7 +132,6 @@ pub(crate) fn wrapped(root: &Path, programs: &[&str]) -> Result<PathBuf> {
         } else {
             // uWSGI looks for its plugins in /usr/lib only.
             let plugins = root.join("usr/lib/uwsgi/plugins");
-            let erlang = erlang(root).filter(|_| *program == "erl");
             let older = root.join("lib").join(libraries.file_name().unwrap_or_default());
             format!(
                 "{}{}{}UWSGI_PLUGINS_DIR={} LD_LIBRARY_PATH={}:{}:{}:{} exec {} \"$@\"\n",
@@ -147,6 +147,11 @@ pub(crate) fn wrapped(root: &Path, programs: &[&str]) -> Result<PathBuf> {
             )
         };
         wrap(&folder.join(program), &script)?;
+        if let Some(erlang) = erlang {
+            let (compiler, by) = (erlang.with_file_name("erlc"), folder.join(program));
+            let script = format!("ERLC_EMULATOR={} exec {} \"$@\"\n", by.display(), compiler.display());
+            wrap(&folder.join("erlc"), &script)?;
+        }
     }
     Ok(folder)
 }

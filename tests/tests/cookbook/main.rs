@@ -1,4 +1,4 @@
-//! docs/COOKBOOK.md: each of its pages as it stands there, under what the packages' unit allows.
+//! The cookbook: each of its pages as it stands there, under what the packages' unit allows.
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on shall panic")]
 
@@ -10,7 +10,8 @@ mod web;
 
 use testkit::documents::Document;
 
-const COOKBOOK: &str = "docs/COOKBOOK.md";
+/// The first one has the table.
+const COOKBOOK: [&str; 2] = ["docs/COOKBOOK.md", "docs/cookbook/dns.md"];
 
 /// A test for each page: the heading, and what proves it.
 macro_rules! pages {
@@ -32,6 +33,7 @@ pages! {
     granian: "granian" => web::WEB;
     node: "Node" => web::WEB;
     go: "Go" => web::WEB;
+    erlang: "Erlang" => web::WEB;
     unbound: "unbound" => dns::Names { asks: true };
     knot: "Knot" => dns::Names { asks: false };
     dnsdist: "dnsdist" => dns::Names { asks: true };
@@ -39,8 +41,8 @@ pages! {
 
 #[test]
 fn every_page_is_tested() {
-    let document = Document::read(COOKBOOK);
-    let pages: Vec<&str> =
-        document.headings.iter().filter(|(level, _)| *level == 2).map(|(_, heading)| &**heading).collect();
+    let documents = COOKBOOK.map(Document::read);
+    let headings = documents.iter().flat_map(|document| &document.headings);
+    let pages: Vec<&str> = headings.filter(|(level, _)| *level == 2).map(|(_, heading)| &**heading).collect();
     assert_eq!(pages, TESTED);
 }

@@ -25,10 +25,10 @@ pub(crate) struct Page {
 impl Page {
     /// Lays its files.
     pub(crate) fn lay(heading: &'static str) -> Self {
-        let document = Document::read(COOKBOOK);
+        let documents = COOKBOOK.map(Document::read);
         let world = World::new();
         let mut unit = Unit::new(&world);
-        let blocks: Vec<&Block> = document.under(heading).collect();
+        let blocks: Vec<&Block> = documents.iter().flat_map(|document| document.under(heading)).collect();
         assert!(blocks.iter().any(|block| block.path() == Some(SERVICES)), "{heading} has no service");
         for block in blocks {
             match block.path() {
@@ -43,8 +43,8 @@ impl Page {
             }
         }
         unit.users_of(&fs::read_to_string(SERVICES).unwrap());
-        let link = format!("[{heading}](#");
-        let row = document.lines.iter().find(|line| line.starts_with("| ") && line.contains(&link));
+        let link = format!("[{heading}](");
+        let row = documents[0].lines.iter().find(|line| line.starts_with("| ") && line.contains(&link));
         let row = row.unwrap_or_else(|| panic!("the table has no row for {heading}"));
         let row = row.split('|').skip(2).map(|column| column.trim().to_owned()).collect();
         Self { row, unit, world }
