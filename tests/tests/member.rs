@@ -1,4 +1,4 @@
-//! Programs that join with the library.
+//! Programs that join with the library, and the one of docs/JOIN.md that joins without it.
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on shall panic")]
 
@@ -18,6 +18,7 @@ use testkit::background::beside;
 use testkit::config::Config;
 use testkit::counters::Counters;
 use testkit::daemon::{Daemon, settled, signal, until};
+use testkit::documents::Document;
 use testkit::guests::USER;
 use testkit::traces::Traces;
 use testkit::world::World;
@@ -207,5 +208,26 @@ fn servers_that_are_made_like_the_example_replace_each_other_and_lose_nothing() 
         signal(server.id().try_into().unwrap(), Signal::SIGTERM);
         assert!(until("it to end", || server.try_wait().unwrap()).success());
     }
+    daemon.stop();
+}
+
+#[test]
+fn the_python_of_the_page_on_joining_joins() {
+    let world = World::new();
+    let daemon = Daemon::with(&world, &Config::web().workers(0));
+    let document = Document::read("docs/JOIN.md");
+    let program = document
+        .block("recv_fds")
+        .text
+        .replace("/run/reuseport-lb", &world.path("run").display().to_string());
+    let program = format!("{program}\nlisteners[0].accept()\n");
+    let mut joined = Command::new("python3").args(["-c", &program]).spawn().unwrap();
+    let worker = until("it to be ready", || {
+        daemon.service().workers.pop().filter(|worker| worker.state == "ready" && worker.buckets == 65_536)
+    });
+    assert_eq!((worker.joined, worker.pid), (true, i32::try_from(joined.id()).ok()));
+    TcpStream::connect("127.0.0.1:3000").unwrap();
+    assert!(joined.wait().unwrap().success(), "it accepts");
+    until("it to be gone", || daemon.service().workers.is_empty().then_some(()));
     daemon.stop();
 }
