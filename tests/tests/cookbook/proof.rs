@@ -74,7 +74,7 @@ pub(crate) fn prove(page: &Page, client: &dyn Client) {
         if !client.has_long_ones() {
             return Vec::new();
         }
-        steadily(over, Duration::from_millis(100), |number| ask(true, number))
+        steadily(over, Duration::from_millis(50), |number| ask(true, number))
     };
     let act = || changes(&daemon, &before, client.reloads());
     let ((phases, long), mut all) = beside(short_ones, || beside(long_ones, act));
@@ -126,7 +126,7 @@ fn changes(daemon: &Daemon, before: &ServiceStatus, reloads: bool) -> Vec<Phase>
     let phases = RefCell::new(Vec::new());
     let pids = || daemon.workers();
     let phase = |what: &'static str, act: &dyn Fn()| {
-        // Something is in flight at each worker: as many questions as 50 and 10 a second make in some time.
+        // Something is in flight at each worker: as many questions as 50 and 20 a second make in some time.
         let asked_before = asked(&daemon.service());
         until("questions", || (asked(&daemon.service()) >= asked_before + 20).then_some(()));
         let begun = Instant::now();

@@ -14,7 +14,7 @@ use crate::proof::{Client, prove};
 
 /// How a server over HTTP is asked.
 pub(crate) struct Web {
-    /// What takes it about a second.
+    /// What takes it about half a second.
     pub(crate) slow: &'static str,
     /// Whether it needs a server behind it.
     pub(crate) behind: bool,
@@ -24,7 +24,7 @@ pub(crate) struct Web {
 pub(crate) const WEB: Web = Web { slow: "/slow", behind: false, reloads: false };
 
 /// How long a long request takes.
-const SLOW: Duration = Duration::from_secs(1);
+const SLOW: Duration = Duration::from_millis(500);
 
 impl Web {
     pub(crate) fn proves(&self, heading: &'static str) {
@@ -35,7 +35,7 @@ impl Web {
         if self.slow.starts_with("/downloads") {
             fs::create_dir_all("/srv/web/downloads").unwrap();
             fs::write("/srv/web/index.html", "ok").unwrap();
-            fs::write("/srv/web/downloads/slow", "x".repeat(200 * 1024)).unwrap();
+            fs::write("/srv/web/downloads/slow", "x".repeat(150 * 1024)).unwrap();
         }
         prove(&page, self);
     }
