@@ -1,9 +1,13 @@
 //! What goes on in a thread, or a process, of its own until it is told to end.
 
-use std::process::Child;
+use std::os::unix::process::CommandExt as _;
+use std::process::{Child, Command};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
+
+use nix::sys::signal::{Signal, killpg};
+use nix::unistd::Pid;
 
 /// A process; killed on drop.
 pub struct Killed(pub Child);
@@ -13,6 +17,32 @@ impl Drop for Killed {
         // One that has ended is fine as well.
         let _ = self.0.kill();
         let _ = self.0.wait();
+    }
+}
+
+/// A process and those that it starts, like a script's; all killed on drop.
+pub struct KilledAll(Killed);
+
+impl KilledAll {
+    /// Starts it.
+    ///
+    /// # Panics
+    /// If it cannot be started.
+    #[must_use]
+    pub fn start(command: &mut Command) -> Self {
+        Self(Killed(command.process_group(0).spawn().unwrap_or_else(|error| panic!("{command:?}: {error}"))))
+    }
+
+    #[must_use]
+    pub fn pid(&self) -> i32 {
+        i32::try_from(self.0.0.id()).expect("a process id")
+    }
+}
+
+impl Drop for KilledAll {
+    fn drop(&mut self) {
+        // All may have ended.
+        let _ = killpg(Pid::from_raw(self.pid()), Signal::SIGKILL);
     }
 }
 

@@ -103,6 +103,31 @@ impl Document {
     }
 }
 
+/// Holds a document's table to what a run has shown: the lines of the table under a heading, the first two of which name its
+/// columns. With `REUSEPORT_LB_WRITE=1` in the environment it is written instead.
+///
+/// # Panics
+/// If it is another one, with what it should be.
+pub fn hold_table(path: &str, heading: &str, rows: &[String]) {
+    let file = repository().join(path);
+    let text = fs::read_to_string(&file).unwrap_or_else(|error| panic!("{path}: {error}"));
+    let lines: Vec<&str> = text.lines().collect();
+    let under = lines.iter().position(|line| line.trim_start_matches('#').trim() == heading);
+    let under = under.unwrap_or_else(|| panic!("{path} has no heading {heading:?}"));
+    let from = under + lines[under..].iter().position(|line| line.starts_with('|')).expect("a table") + 2;
+    let to = from + lines[from..].iter().take_while(|line| line.starts_with('|')).count();
+    if lines[from..to] == *rows {
+        return;
+    }
+    let rows = rows.join("\n");
+    assert!(
+        std::env::var_os("REUSEPORT_LB_WRITE").is_some(),
+        "{path} has another table under {heading:?} than this run has shown (REUSEPORT_LB_WRITE=1 writes it):\n{rows}"
+    );
+    let text = [&lines[..from], &[&rows], &lines[to..]].concat().join("\n") + "\n";
+    fs::write(&file, text).unwrap_or_else(|error| panic!("{path}: {error}"));
+}
+
 #[cfg(test)]
 mod tests {
     use super::Document;

@@ -19,6 +19,7 @@ pub mod key_function;
 pub mod limit;
 pub mod load;
 pub mod matrix;
+pub mod network;
 pub mod patience;
 pub mod plain;
 pub mod quic;

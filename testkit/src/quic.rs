@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
-use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
+use std::net::{SocketAddr, UdpSocket};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -18,6 +18,7 @@ use tokio::time::{MissedTickBehavior, interval, timeout};
 
 use crate::config::Config;
 use crate::daemon::until;
+use crate::network::towards;
 use crate::patience::at_most;
 use crate::world::World;
 
@@ -253,8 +254,7 @@ impl Shared {
 
     /// From its beginning to its end; the error is why that came too early.
     async fn connection(&self, index: usize, stopping: &watch::Receiver<bool>) -> Result<(), String> {
-        let endpoint =
-            Endpoint::client((Ipv4Addr::LOCALHOST, 0).into()).map_err(|error| error.to_string())?;
+        let endpoint = Endpoint::client(towards(self.to)).map_err(|error| error.to_string())?;
         let opening = endpoint.connect_with(self.trusted.clone(), self.to, "localhost");
         let opening = opening.map_err(|error| error.to_string())?;
         let opened = timeout(long(), opening).await.map_err(|_| "not open in time".to_owned())?;
@@ -284,7 +284,7 @@ impl Shared {
             if told != std::mem::replace(&mut moved, told)
                 || (restless > 0 && (message + index as u64).is_multiple_of(restless))
             {
-                let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).map_err(|error| error.to_string())?;
+                let socket = UdpSocket::bind(towards(self.to)).map_err(|error| error.to_string())?;
                 endpoint.rebind(socket).map_err(|error| error.to_string())?;
                 self.lock().report.moved += 1;
             }

@@ -90,11 +90,17 @@ pub(crate) fn cargo_test() -> Command {
     test
 }
 
-/// Fetches programs of [`NEEDED`], [`COMPILER`] and [`SHELLS`] that the system lacks, and those of Python's package index; returns their folders.
+/// The router of docs/MACHINES.md, fetched apart as well.
+const ROUTER: &[(&str, &str)] = &[("bird", "bird2"), ("birdc", "bird2")];
+
+/// Fetches programs of all these lists that the system lacks, and those of Python's package index; returns their folders.
 pub(crate) fn programs() -> Result<Vec<PathBuf>> {
     let of_packages = packages::programs("test-programs", NEEDED)?;
-    let compiler = packages::programs("test-compiler", COMPILER)?;
-    let shells = packages::programs("test-shells", SHELLS)?;
     let of_wheels = wheels::programs("test-wheels", of_packages.as_deref())?;
-    Ok(of_packages.into_iter().chain(compiler).chain(shells).chain([of_wheels]).collect())
+    let mut folders = vec![of_wheels];
+    folders.extend(of_packages);
+    for (name, programs) in [("test-compiler", COMPILER), ("test-shells", SHELLS), ("test-router", ROUTER)] {
+        folders.extend(packages::programs(name, programs)?);
+    }
+    Ok(folders)
 }

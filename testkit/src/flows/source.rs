@@ -9,8 +9,10 @@ use socket2::{Domain, Socket, Type};
 
 use crate::world::run;
 
-/// The addresses: 127.1.0.1 and so on, and those of a private network that loopback is given.
+/// The addresses: 127.1.0.1 and so on, to other machines 198.18.0.1 and so on (RFC 2544: for such tests), and those of a
+/// private network. Loopback is given the latter two.
 const V4: Ipv4Addr = Ipv4Addr::new(127, 1, 0, 0);
+const V4_FAR: Ipv4Addr = Ipv4Addr::new(198, 18, 0, 0);
 const V6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0x1b, 0, 0, 0, 0, 0, 0);
 
 /// A port of its own on all addresses.
@@ -21,8 +23,9 @@ pub(super) struct Source {
     port: u16,
 }
 
-/// Makes every address of [`V6`] one of this namespace; those of 127/8 are anyway.
+/// Makes every address of [`V4_FAR`] and [`V6`] one of this namespace; those of 127/8 are anyway.
 pub(super) fn make_room() {
+    run("ip", &["route", "replace", "local", &format!("{V4_FAR}/16"), "dev", "lo"]);
     run("ip", &["-6", "route", "replace", "local", &format!("{V6}/64"), "dev", "lo"]);
 }
 
@@ -50,7 +53,10 @@ impl Source {
     pub(super) fn local(&self, nth: usize) -> SocketAddr {
         let host = 1 + nth as u32;
         let address: IpAddr = match self.to {
-            SocketAddr::V4(_) => Ipv4Addr::from(u32::from(V4) + host).into(),
+            SocketAddr::V4(to) => {
+                let network = if to.ip().is_loopback() { V4 } else { V4_FAR };
+                Ipv4Addr::from(u32::from(network) + host).into()
+            }
             SocketAddr::V6(_) => Ipv6Addr::from(u128::from(V6) + u128::from(host)).into(),
         };
         SocketAddr::new(address, self.port)
