@@ -228,9 +228,16 @@ fn a_stop_is_announced_first() {
     until("the end to be announced", || (readyz() == (503, "web is ending\n".into())).then_some(()));
     daemon.says("goes on for 3600s (announce), and says that it is ending");
     assert_said(&daemon.paths().output(&["health"]), 1, &["drained: web is ending"]);
+    let mut watch = daemon.paths().command(&["health", "--watch", "--exabgp", "10.9.9.9/32", "--graceful"]);
+    let mut watch = Killed(watch.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap());
+    let mut routes = BufReader::new(watch.0.stdout.take().unwrap()).lines().map(Result::unwrap);
+    let leaves = "announce route 10.9.9.9/32 next-hop self community [65535:0]";
+    assert_eq!(routes.next().unwrap(), leaves);
     assert!(workers.contains(&ask(at(3000)).unwrap().pid));
     assert_said(&daemon.paths().output(&["stop"]), 0, &["stopped"]);
     assert!(stop.0.wait().unwrap().success());
+    // At once: the workers of a daemon that has ended in order do not serve on.
+    assert_eq!(routes.next().unwrap(), "withdraw route 10.9.9.9/32 next-hop self");
     assert!(workers.iter().all(|pid| !is_alive(*pid)));
     assert_eq!(daemon.paths().leftovers(), Vec::<PathBuf>::new());
 }

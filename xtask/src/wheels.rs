@@ -15,7 +15,7 @@ use crate::shell::{find, quietly, step};
 const WANTED: &str = include_str!("wheels.txt");
 
 /// Programs among it.
-const PROGRAMS: &[&str] = &["granian"];
+const PROGRAMS: &[&str] = &["exabgp", "granian"];
 
 /// Python itself, with all of it.
 const PYTHON: &str = "python3-with-wheels";

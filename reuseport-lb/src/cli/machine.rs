@@ -14,13 +14,13 @@ Examples:
   reuseport-lb health web
   reuseport-lb health --weight web          for keepalived's MISC_CHECK with misc_dynamic
   reuseport-lb health --watch               a line at each change
-  reuseport-lb health --watch --exabgp 10.9.9.9/32
+  reuseport-lb health --watch --exabgp 10.9.9.9/32 --graceful
 
 up: new traffic is welcome, and the weight says how much of what is wanted serves, from 1 to 100. drained: what is here goes \
 on, and nothing new should come (`host drain`, `stop --announce`, lame_duck). down: a service has no worker that is ready.
 
 Exit codes: 0 up, 1 drained, down or no daemon. With --weight: 2 + weight, 2 if drained, 1 if down or no daemon. With --watch a \
-daemon that is away, for its own upgrade perhaps, leaves what was said last for --hold: its workers serve on.";
+daemon that is away, for its own upgrade perhaps, leaves what was said last for --hold: its workers serve on. One that has ended in order leaves nothing.";
 
 /// Ends the help of `host`.
 pub(super) const HOST: &str = "\
@@ -45,6 +45,10 @@ pub(crate) struct HealthArgs {
     /// With --watch: print announce and withdraw of this route in the words of exabgp; may be repeated
     #[arg(long, value_name = "PREFIX", requires = "watch", conflicts_with = "json", value_parser = values::prefix)]
     pub(crate) exabgp: Vec<String>,
+    /// With --exabgp: when drained, announce with GRACEFUL_SHUTDOWN (RFC 8326) in place of withdrawing, for routers that keep
+    /// live connections then
+    #[arg(long, requires = "exabgp")]
+    pub(crate) graceful: bool,
     /// With --watch: how long what was said last holds while no daemon answers
     #[arg(long, value_name = "TIME", requires = "watch", default_value = "1m", value_parser = config::duration)]
     pub(crate) hold: Duration,

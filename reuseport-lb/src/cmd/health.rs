@@ -14,7 +14,7 @@ use super::client::client;
 use super::names;
 use super::print::{Reported, print, print_object};
 use crate::cli;
-use crate::daemon::Paths;
+use crate::daemon::{Paths, leaves_services};
 use crate::printable::inline;
 
 /// Time between two looks of `--watch`.
@@ -28,7 +28,7 @@ pub(super) fn run(arguments: &cli::HealthArgs, paths: &Paths) -> Result<()> {
     let service = arguments.service.as_deref().map(|name| names::service(name, "health")).transpose()?;
     let client = client(paths);
     if arguments.watch {
-        return watch(arguments, service, &client);
+        return watch(arguments, service, &client, paths);
     }
     let health = client.health(service)?;
     if arguments.weight {
@@ -64,7 +64,12 @@ fn exit_code(health: &HostHealth) -> i32 {
 }
 
 /// Prints each change, without end.
-fn watch(arguments: &cli::HealthArgs, service: Option<&str>, client: &ControlClient) -> Result<()> {
+fn watch(
+    arguments: &cli::HealthArgs,
+    service: Option<&str>,
+    client: &ControlClient,
+    paths: &Paths,
+) -> Result<()> {
     if !arguments.exabgp.is_empty() {
         // exabgp answers each line; what nobody reads would hold it up.
         thread::spawn(|| io::copy(&mut io::stdin(), &mut io::sink()));
@@ -72,7 +77,8 @@ fn watch(arguments: &cli::HealthArgs, service: Option<&str>, client: &ControlCli
     let mut watched = Watched { hold: arguments.hold, heard: None };
     let mut said = None;
     loop {
-        let health = watched.look(client.health(service), Instant::now())?;
+        let left = || leaves_services(&paths.runtime_dir);
+        let health = watched.look(client.health(service), Instant::now(), left)?;
         if said.as_ref() != Some(&health) {
             say(arguments, said.as_ref(), &health)?;
             said = Some(health);
@@ -88,13 +94,23 @@ fn say(arguments: &cli::HealthArgs, before: Option<&HostHealth>, health: &HostHe
     if arguments.exabgp.is_empty() {
         return print(&format!("{}\n", line(health)));
     }
-    let up = is_up(health);
-    if before.map(is_up) == Some(up) {
+    let now = route(health, arguments.graceful);
+    if before.map(|before| route(before, arguments.graceful)) == Some(now) {
         return Ok(());
     }
-    let verb = if up { "announce" } else { "withdraw" };
-    let routes = arguments.exabgp.iter().map(|prefix| format!("{verb} route {prefix} next-hop self\n"));
-    print(&routes.collect::<String>())
+    let (verb, attributes) = now;
+    let line = |prefix: &String| format!("{verb} route {prefix} next-hop self{attributes}\n");
+    print(&arguments.exabgp.iter().map(line).collect::<String>())
+}
+
+/// What exabgp is told to do with a route, and the route's attributes. `graceful`: a drained machine announces
+/// GRACEFUL_SHUTDOWN (RFC 8326).
+fn route(health: &HostHealth, graceful: bool) -> (&'static str, &'static str) {
+    match &*health.state {
+        "up" => ("announce", ""),
+        "drained" if graceful => ("announce", " community [65535:0]"),
+        _ => ("withdraw", ""),
+    }
 }
 
 /// What is known of a daemon, also while it is away.
@@ -105,8 +121,14 @@ struct Watched {
 }
 
 impl Watched {
-    /// What is to be said after this answer. Fails if asking again is of no use.
-    fn look(&mut self, answer: Result<HostHealth, ControlError>, now: Instant) -> Result<HostHealth> {
+    /// What is to be said after this answer; `left`: whether a daemon that is away has left services, whose workers serve on.
+    /// Fails if asking again is of no use.
+    fn look(
+        &mut self,
+        answer: Result<HostHealth, ControlError>,
+        now: Instant,
+        left: impl FnOnce() -> bool,
+    ) -> Result<HostHealth> {
         match answer {
             Ok(health) => {
                 self.heard = Some((health.clone(), now));
@@ -116,7 +138,9 @@ impl Watched {
             // A service may be new in a file that is still to be read.
             Err(ControlError::Refused(refusal)) => Ok(down(refusal.to_string())),
             Err(error) => match &self.heard {
-                Some((health, heard)) if now.duration_since(*heard) < self.hold => Ok(health.clone()),
+                Some((health, heard)) if now.duration_since(*heard) < self.hold && left() => {
+                    Ok(health.clone())
+                }
                 _ => Ok(down(error.to_string())),
             },
         }
@@ -157,15 +181,32 @@ mod tests {
     }
 
     #[test]
+    fn a_route_by_judgement() {
+        for (state, graceful, wanted) in [
+            ("up", false, ("announce", "")),
+            ("up", true, ("announce", "")),
+            ("drained", false, ("withdraw", "")),
+            ("drained", true, ("announce", " community [65535:0]")),
+            ("down", true, ("withdraw", "")),
+        ] {
+            assert_eq!(route(&health(state, 0, &[]), graceful), wanted, "{state} {graceful}");
+        }
+    }
+
+    #[test]
     fn a_daemon_that_is_away_leaves_what_was_said_for_a_while() {
         let gone = || Err(ControlError::Gone(io::ErrorKind::UnexpectedEof.into()));
         let (begun, up) = (Instant::now(), health("up", 50, &[]));
         let at = |seconds| begun + Duration::from_secs(seconds);
         let mut watched = Watched { hold: Duration::from_secs(60), heard: None };
-        assert_eq!(watched.look(gone(), begun).unwrap().state, "down", "nothing was ever heard");
-        assert_eq!(watched.look(Ok(up.clone()), at(1)).unwrap(), up);
-        assert_eq!(watched.look(gone(), at(60)).unwrap(), up);
-        assert_eq!(watched.look(gone(), at(61)).unwrap(), health("down", 0, &["the daemon went away"]));
-        assert_eq!(watched.look(Ok(up.clone()), at(70)).unwrap(), up);
+        assert_eq!(watched.look(gone(), begun, || true).unwrap().state, "down", "nothing was ever heard");
+        assert_eq!(watched.look(Ok(up.clone()), at(1), || true).unwrap(), up);
+        assert_eq!(watched.look(gone(), at(60), || true).unwrap(), up);
+        assert_eq!(
+            watched.look(gone(), at(61), || true).unwrap(),
+            health("down", 0, &["the daemon went away"])
+        );
+        assert_eq!(watched.look(Ok(up.clone()), at(70), || true).unwrap(), up);
+        assert_eq!(watched.look(gone(), at(71), || false).unwrap().state, "down", "it has ended in order");
     }
 }

@@ -22,7 +22,7 @@ mod source;
 pub mod startable;
 
 pub use paths::Paths;
-pub use runtime_dir::{about_directory, is_locked, left_in};
+pub use runtime_dir::{about_directory, is_locked, leaves_services, left_in};
 pub use source::{HERE, Overruling, Source};
 
 use std::cell::RefCell;

@@ -262,6 +262,15 @@ pub fn left_in(directory: &Path) -> (usize, HashSet<u64>) {
     (left.len(), sockets.map(|socket| socket.cookie).collect())
 }
 
+/// Whether a daemon that is gone has left services there, whose workers serve on; true if this user may not look.
+#[must_use]
+pub fn leaves_services(directory: &Path) -> bool {
+    match fs::read_dir(state_file::directory(directory)) {
+        Ok(mut files) => files.next().is_some(),
+        Err(error) => error.kind() != io::ErrorKind::NotFound,
+    }
+}
+
 /// The most bytes of a runtime directory's path, if `directory` has more.
 fn too_long(directory: &Path) -> Option<usize> {
     let longest = sd_notify::directory(directory).as_os_str().len() + 1 + NOTIFY_NAME;

@@ -60,15 +60,26 @@ fn example(name: &str) -> PathBuf {
     repository().join("examples/machines/bird").join(name)
 }
 
+/// Makes what programs that [`start`] starts there find as `reuseport-lb`: the one that is tried, for the daemon there.
+pub(crate) fn put_on_path(node: &Node) {
+    let own = Paths::of(node.world()).command(&[]);
+    let words = [own.get_program()].into_iter().chain(own.get_args());
+    let words: Vec<String> = words.map(|it| it.to_string_lossy().into_owned()).collect();
+    fs::create_dir(node.world().path("bin")).unwrap();
+    let text = format!("#!/bin/sh\nexec {} \"$@\"\n", words.join(" "));
+    let wrapper = node.world().file("bin/reuseport-lb", &text);
+    fs::set_permissions(wrapper, fs::Permissions::from_mode(0o755)).unwrap();
+}
+
 /// Starts a program there, with `reuseport-lb` on its path, which is the one that is tried, and a log in the node's directory.
-fn start(node: &Node, log: &str, command: &mut Command) -> KilledAll {
+pub(crate) fn start(node: &Node, log: &str, command: &mut Command) -> KilledAll {
     let log = File::create(node.world().path(log)).unwrap();
     let path = format!("{}:{}", node.world().path("bin").display(), std::env::var("PATH").unwrap());
     command.env("PATH", path).stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log);
     node.inside(|| KilledAll::start(command))
 }
 
-fn bird(node: &Node, config: &str) -> KilledAll {
+pub(crate) fn bird(node: &Node, config: &str) -> KilledAll {
     node.inside(|| fs::create_dir_all("/run/bird")).unwrap();
     start(node, "bird.log", Command::new(program("bird")).arg("-f").arg("-c").arg(example(config)))
 }
@@ -89,17 +100,7 @@ impl Host {
         });
         let config = web.and(identity.echo(echo(), &[env!("CARGO_BIN_EXE_quic-echo")]).workers(2));
         let daemon = Some(node.inside(|| Daemon::with(node.world(), &config)));
-        // What the script finds on its path.
-        let own = Paths::of(node.world()).command(&[]);
-        let words: Vec<String> = [own.get_program()]
-            .into_iter()
-            .chain(own.get_args())
-            .map(|it| it.to_string_lossy().into_owned())
-            .collect();
-        fs::create_dir(node.world().path("bin")).unwrap();
-        let wrapper =
-            node.world().file("bin/reuseport-lb", &format!("#!/bin/sh\nexec {} \"$@\"\n", words.join(" ")));
-        fs::set_permissions(wrapper, fs::Permissions::from_mode(0o755)).unwrap();
+        put_on_path(&node);
         let bird = bird(&node, "host.conf");
         let mut announce = Command::new(example("announce"));
         let announce =
