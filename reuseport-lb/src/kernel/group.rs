@@ -51,8 +51,9 @@ const RENEWED: [&str; 5] = [PROGRAM, TABLE, LOAD, COUNTERS, ACTIVITY];
 pub struct PinnedGroup {
     listener: Listener,
     pins: PathBuf,
-    ebpf: Ebpf,
-    program: &'static str,
+    /// What the program came from, until its log is read: all other programs are in it as well, and take megabytes.
+    ebpf: Option<Ebpf>,
+    program: SkReuseport,
     sockets: ReusePortSockArray<MapData>,
     memory: GroupMemory,
     /// Map `ACTIVITY` of the program that decides, until this one does.
@@ -146,10 +147,7 @@ impl PinnedGroup {
         if !self.decides.get() {
             return Ok(());
         }
-        let program =
-            self.ebpf.program(self.program).ok_or_else(|| io::Error::other("the object has no program"))?;
-        let attached = <&SkReuseport>::try_from(program).and_then(|program| program.attach(socket));
-        attached.map_err(|error| match error {
+        self.program.attach(socket).map_err(|error| match error {
             ProgramError::SkReuseportError(SkReuseportError::SetsockoptError { io_error, .. }) => io_error,
             other => io::Error::other(other),
         })
@@ -265,7 +263,8 @@ impl PinnedGroup {
 
     /// The reader of the program's log ring, which hands each line to `sink`. There is only one.
     pub fn take_log<T: log::Log>(&mut self, sink: T) -> Result<EbpfLogger<T>> {
-        EbpfLogger::init_with_logger(&mut self.ebpf, sink).context("cannot read the log ring of the program")
+        let mut ebpf = self.ebpf.take().context("the log ring of the program is read already")?;
+        EbpfLogger::init_with_logger(&mut ebpf, sink).context("cannot read the log ring of the program")
     }
 
     /// The program's id, as `bpftool prog` shows it.

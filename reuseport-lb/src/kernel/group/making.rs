@@ -7,6 +7,7 @@ use std::sync::Mutex;
 use anyhow::{Context, Result, bail};
 use aya::maps::Map;
 use aya::programs::SkReuseport;
+use aya::programs::sk_reuseport::SkReuseportAttachType;
 use reuseport_lb_common::LAYOUT_VERSION;
 use reuseport_lb_common::activity::Activity;
 use reuseport_lb_common::entry::Entry;
@@ -165,10 +166,10 @@ impl PinnedGroup {
             let refused = policy.key_function().and_then(|function| refused(&error, function));
             refused.unwrap_or_else(|| explained(error.into(), tried))
         })?;
-        let program_id = program.info()?.id();
-        program
-            .pin(pins.join(renewed(PROGRAM)))
-            .with_context(|| format!("cannot pin the program in {}", pins.display()))?;
+        let (program_id, pin) = (program.info()?.id(), pins.join(renewed(PROGRAM)));
+        program.pin(&pin).with_context(|| format!("cannot pin the program in {}", pins.display()))?;
+        let program = SkReuseport::from_pin(&pin, SkReuseportAttachType::SelectOrMigrate)
+            .context("cannot open the program's pin")?;
 
         let mut take = |name: &str| -> Result<Map> {
             ebpf.take_map(name).with_context(|| format!("the object has no map {name}"))
@@ -185,8 +186,8 @@ impl PinnedGroup {
         Ok(Self {
             listener: *listener,
             pins: pins.to_owned(),
-            ebpf,
-            program: name,
+            ebpf: Some(ebpf),
+            program,
             sockets,
             memory: GroupMemory::new(table, load, activity),
             activity_before: RefCell::new(None),
