@@ -153,6 +153,7 @@ fn under_load_each_meets_its_worker_and_nobody_else_does_for_that_reason() {
         report.summary()
     );
     let counters = Counters::difference(&before, &daemon.service());
+    println!("{counters:?}; {}", report.summary());
     counters.assert_only(&["arrival_packet", "owner_taken", "owner_directed"], &[]);
     assert_eq!(counters.get("owner_directed"), asked, "{counters:?}");
     daemon.stop();
